@@ -1,0 +1,8 @@
+//! Everything of Jan Server that owns state.
+//!
+//! Supervised actors, the worker processes that run llama.cpp, and the engine inside a worker. This crate
+//! knows nothing of HTTP: the edge (`src/` of the root package) sends typed messages and shapes the answers.
+//!
+//! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
+
+pub mod model;

@@ -1,0 +1,1 @@
+//! The engine inside a worker process: scheduler, prefix cache, sampler, text assembly, llama.cpp.

@@ -1,0 +1,6 @@
+//! Models: what a caller asks of them ([`types`]) and the engine that answers ([`engine`]).
+
+pub mod engine;
+pub mod types;
+
+pub use types::*;

@@ -1,0 +1,239 @@
+//! What a caller asks of a model and what comes back: the vocabulary between the edge and the actors.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A token's number in its model's vocabulary (`llama_token`).
+pub type Token = i32;
+
+/// What the model is to continue.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompt {
+    /// Chat messages as OpenAI's wire objects (`role`, `content` as a string, `name`, …), already validated;
+    /// the worker renders them with the model's own chat template.
+    Chat {
+        /// One JSON object a message, in order.
+        messages: Vec<serde_json::Value>,
+    },
+    /// Plain text, tokenized as it stands (with the model's BOS where the model wants one).
+    Text(String),
+    /// Tokens, taken as they are.
+    Tokens(Vec<Token>),
+}
+
+/// How the next token is chosen. Defaults are OpenAI's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SamplingParams {
+    /// 0 is greedy; OpenAI allows 0 to 2.
+    pub temperature: f32,
+    /// Nucleus: the smallest set of tokens whose probability reaches this; 1 is off. In (0, 1], 0 is greedy.
+    pub top_p: f32,
+    /// Only the k likeliest tokens; 0 is off.
+    pub top_k: u32,
+    /// Only tokens at least this fraction as likely as the likeliest; 0 is off.
+    pub min_p: f32,
+    /// OpenAI's presence penalty over the generated tokens, -2 to 2.
+    pub presence_penalty: f32,
+    /// OpenAI's frequency penalty over the generated tokens, -2 to 2.
+    pub frequency_penalty: f32,
+    /// Added to these tokens' logits, each -100 to 100 (-100 bans, 100 forces).
+    pub logit_bias: Vec<(Token, f32)>,
+    /// The draw for position *i* depends on (seed, i) alone, so that a resumed request draws the same.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// One generation: one prompt, one answer. `n` answers are `n` of these; the engine reads a shared prompt once.
+#[derive(Clone, Debug)]
+pub struct GenerationRequest {
+    /// The HTTP request's id, for logs.
+    pub request_id: String,
+    /// The model's id or alias, as the caller named it.
+    pub model: String,
+    /// Whom to be fair to: the principal's id (until there are principals: the peer's address).
+    pub user: String,
+    /// What to continue.
+    pub prompt: Prompt,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Texts that end the answer and are not part of it.
+    pub stop: Vec<String>,
+    /// Most tokens to generate; `None`: to the end of the context. 0: only read the prompt.
+    pub max_tokens: Option<u32>,
+    /// Whether [`GenerationEvent::Accepted`] should carry the prompt as text (`echo`).
+    pub want_prompt_text: bool,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended by itself or a stop text appeared.
+    Stop,
+    /// `max_tokens` or the end of the context was reached.
+    Length,
+}
+
+/// Real token counts of one generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenUsage {
+    /// Tokens of the prompt as the model read it.
+    pub prompt_tokens: u32,
+    /// How many of those came from the prefix cache.
+    pub cached_tokens: u32,
+    /// Tokens generated (the end-of-generation token not counted).
+    pub completion_tokens: u32,
+}
+
+/// What a generation's channel carries, in this order:
+/// `Accepted`, `Started`, any number of `Delta`, then one `Finished`; or one `Failed` at any point.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GenerationEvent {
+    /// The prompt is rendered, tokenized and fits; it may still wait in the queue.
+    Accepted {
+        /// Length of the prompt in tokens.
+        prompt_tokens: u32,
+        /// The prompt as text, where it was asked for.
+        prompt_text: Option<String>,
+    },
+    /// The request left the queue and is being read.
+    Started {
+        /// Prompt tokens taken from the prefix cache.
+        cached_tokens: u32,
+    },
+    /// More of the answer: whole UTF-8 characters, never part of a stop text.
+    Delta {
+        /// The new text; can be empty.
+        text: String,
+        /// The tokens behind it.
+        tokens: Vec<Token>,
+    },
+    /// The end, with what it took.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// What it took.
+        usage: TokenUsage,
+    },
+    /// The end, without an answer.
+    Failed(GenerationError),
+}
+
+/// Why a generation could not be done. Each maps to one HTTP status at the edge.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum GenerationError {
+    /// No model of that id is configured (404 `model_not_found`).
+    #[error("the model `{0}` does not exist")]
+    ModelNotFound(String),
+    /// Prompt and answer do not fit (400 `context_length_exceeded`).
+    #[error(
+        "this model's maximum context length is {limit} tokens; the prompt has {prompt_tokens} and {requested} were asked for in the answer"
+    )]
+    ContextLengthExceeded {
+        /// The model's context in tokens.
+        limit: u32,
+        /// The prompt's length in tokens.
+        prompt_tokens: u32,
+        /// `max_tokens`, or 1 where none was given.
+        requested: u32,
+    },
+    /// The model cannot take this prompt, e.g. its template refuses it or a token is out of range (400).
+    #[error("{message}")]
+    InvalidPrompt {
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// A sampling parameter does not fit this model, e.g. a `logit_bias` token out of range (400).
+    #[error("{message}")]
+    InvalidParameter {
+        /// The field's name.
+        param: &'static str,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// The queue is full (503, Retry-After).
+    #[error("the queue of model `{model}` is full ({limit} requests); try again later")]
+    QueueFull {
+        /// The model's id.
+        model: String,
+        /// The queue's length.
+        limit: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The request waited its longest (503, Retry-After).
+    #[error("no capacity came free within {waited:?}; try again later")]
+    QueueTimeout {
+        /// How long it waited.
+        waited: Duration,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The model is not loaded and could not be (503, Retry-After).
+    #[error("the model `{model}` is unavailable: {reason}")]
+    ModelUnavailable {
+        /// The model's id.
+        model: String,
+        /// Why, e.g. what is wrong with its file.
+        reason: String,
+        /// When it is tried again.
+        retry_after: Duration,
+    },
+    /// This request ended its worker twice (500 `engine_crashed`).
+    #[error("the engine crashed twice while answering this request, so it was given up")]
+    EngineCrashed,
+    /// The server is stopping (503, Retry-After).
+    #[error("the server is stopping")]
+    ShuttingDown,
+    /// A defect of ours (500).
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Whether a model can answer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelStatus {
+    /// A worker is starting or reading the file.
+    Loading,
+    /// Ready to answer.
+    Ready,
+    /// Some replicas are down.
+    Degraded,
+    /// Loading failed or the worker keeps dying; it is tried again later.
+    Unhealthy,
+}
+
+/// A model as `GET /models` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelDescription {
+    /// The id that callers use.
+    pub id: String,
+    /// The model behind it: differs from `id` for an alias.
+    pub root: String,
+    /// Unix seconds: the model file's modification time (process start for the embedded model).
+    pub created: u64,
+    /// Who made it.
+    pub owned_by: String,
+    /// Context in tokens, once loaded.
+    pub context_length: Option<u32>,
+    /// Whether it can answer now.
+    pub status: ModelStatus,
+    /// What is wrong, where something is.
+    pub problem: Option<String>,
+}
