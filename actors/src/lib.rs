@@ -5,4 +5,8 @@
 //!
 //! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
 
+pub mod config;
 pub mod model;
+pub mod system;
+
+pub use system::{StartError, System};

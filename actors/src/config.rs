@@ -1,0 +1,155 @@
+//! Settings of the actors. The edge reads them from its configuration file, environment and flags.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that [`crate::System::start`] needs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ActorsConfig {
+    /// Where state and unpacked model files lie.
+    pub storage: StorageConfig,
+    /// The models to serve. The bundled model is always there beside them.
+    pub models: Vec<ModelConfig>,
+    /// Sizes and targets of every model's engine, unless the model overrides them.
+    pub engine: EngineConfig,
+    /// Waiting and admission.
+    pub queue: QueueConfig,
+    /// Worker processes.
+    pub worker: WorkerConfig,
+}
+
+/// `[storage]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageConfig {
+    /// Folder for everything that the server keeps (`--data-dir`).
+    pub path: PathBuf,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::from("data") }
+    }
+}
+
+/// One of `[[models]]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelConfig {
+    /// The id that callers use as `model`.
+    pub id: String,
+    /// The GGUF file.
+    pub path: PathBuf,
+    /// Shown as `owned_by`. Default: `jan`.
+    #[serde(default = "owned_by_jan")]
+    pub owned_by: String,
+    /// Other ids for the same model.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// How many workers serve this model, each with its own context.
+    #[serde(default = "one")]
+    pub replicas: u32,
+    /// Context of one sequence in tokens. Default: the model's own, at most `engine.context_length`.
+    #[serde(default)]
+    pub context_length: Option<u32>,
+    /// A Jinja chat template file in place of the one in the GGUF.
+    #[serde(default)]
+    pub chat_template: Option<PathBuf>,
+}
+
+fn owned_by_jan() -> String {
+    "jan".to_owned()
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// `[engine]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineConfig {
+    /// Most tokens of one sequence, prompt and answer; a model trained on fewer has fewer.
+    pub context_length: u32,
+    /// KV cells of one context, shared by all sequences and the prefix cache; at least `context_length`.
+    /// 0: four times the context of one sequence.
+    pub kv_cells: u32,
+    /// Most sequences that run at the same time in one context.
+    pub max_sequences: u16,
+    /// Finished sequences whose KV stays as prefix cache, beside the running ones.
+    pub cached_sequences: u16,
+    /// Compute threads. 0: one a core. Fewer are used while other processes keep the cores busy.
+    pub threads: u32,
+    /// Largest prompt chunk of one step in tokens.
+    pub prefill_chunk: u32,
+    /// While long prompts are read, running streams get a token about this often (milliseconds).
+    pub inter_token_target_ms: u64,
+    /// A request waits for another one's prefill when that saves at least this many tokens.
+    pub share_min_tokens: u32,
+    /// Layers to offload to a GPU where the build has one.
+    pub gpu_layers: u32,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            context_length: 8192,
+            kv_cells: 0,
+            max_sequences: 32,
+            cached_sequences: 32,
+            threads: 0,
+            prefill_chunk: 256,
+            inter_token_target_ms: 100,
+            share_min_tokens: 32,
+            gpu_layers: 0,
+        }
+    }
+}
+
+/// `[queue]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueueConfig {
+    /// Most requests of one model that run or wait; one more gets 503 with Retry-After.
+    pub max_requests: usize,
+    /// Longest time from a request's arrival to the start of its prefill (milliseconds); then 503.
+    pub max_wait_ms: u64,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self { max_requests: 1024, max_wait_ms: 120_000 }
+    }
+}
+
+/// `[worker]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerConfig {
+    /// The program that is started with `worker`. Unset: this program.
+    pub program: Option<PathBuf>,
+    /// Longest time to load a model (milliseconds).
+    pub load_timeout_ms: u64,
+    /// A worker that owes a step and is silent for this long counts as dead (milliseconds).
+    pub step_timeout_ms: u64,
+    /// More restarts than this within `restart_window_ms` make the model unhealthy.
+    pub max_restarts: u32,
+    /// The window of `max_restarts` (milliseconds).
+    pub restart_window_ms: u64,
+    /// How long an unhealthy model rests before it is tried again (milliseconds).
+    pub cooldown_ms: u64,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            program: None,
+            load_timeout_ms: 600_000,
+            step_timeout_ms: 30_000,
+            max_restarts: 10,
+            restart_window_ms: 60_000,
+            cooldown_ms: 30_000,
+        }
+    }
+}
