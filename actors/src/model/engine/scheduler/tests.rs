@@ -1,3 +1,4 @@
 mod backend;
+mod cases;
 mod harness;
 mod state_machine;
