@@ -6,3 +6,4 @@
 //! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
 
 pub mod model;
+pub mod supervision;
