@@ -112,6 +112,7 @@ fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildS
                 replica,
                 link: LinkConfig {
                     program: program.clone(),
+                    arguments: config.worker_arguments.clone(),
                     model: model.spec.clone(),
                     load_timeout: Duration::from_millis(worker.load_timeout_ms),
                     step_timeout: Duration::from_millis(worker.step_timeout_ms),

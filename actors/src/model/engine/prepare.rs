@@ -129,12 +129,10 @@ impl Preparer {
     ) -> Result<(Vec<Token>, Option<String>), Rejection> {
         match prompt {
             Prompt::Chat { messages } => {
-                let input = ChatInput::new(messages);
-                let text = self.template.render(&input).map_err(|error| match error {
-                    TemplateError::Refused(message) => Rejection::InvalidPrompt(format!(
-                        "the model's chat template refuses these messages: {message}"
-                    )),
-                    other => Rejection::Internal(format!("the model's chat template failed: {other}")),
+                let input = ChatInput { messages, add_generation_prompt: true, ..ChatInput::default() };
+                // The template itself parsed when the model was loaded: what fails now is in the messages.
+                let text = self.template.render(&input).map_err(|error| {
+                    Rejection::InvalidPrompt(format!("the model's chat template refuses these messages: {error}"))
                 })?;
                 let has_bos = !self.bos_text.is_empty() && text.starts_with(&self.bos_text);
                 let tokens = self.tokenize(model, &text, !has_bos)?;

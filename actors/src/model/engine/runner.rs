@@ -55,13 +55,14 @@ impl<'model> Engine<'model> {
     /// When llama.cpp cannot make the context.
     pub fn new(model: &'model Model, settings: &EngineSettings) -> Result<Self, LlamaError> {
         let slots = settings.max_sequences.saturating_add(settings.cached_sequences).min(256);
-        let outputs = u32::from(settings.max_sequences);
+        // llama.cpp wants room for one output a sequence id, running or cached.
+        let outputs = u32::from(slots);
         let context = Context::new(
             model,
             ContextSizes {
                 cells: settings.kv_cells,
                 slots,
-                batch: settings.prefill_chunk + outputs,
+                batch: settings.prefill_chunk + u32::from(settings.max_sequences),
                 outputs,
                 threads: settings.threads,
             },

@@ -26,13 +26,15 @@ const WATCH: Duration = Duration::from_millis(250);
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// HTTP/2 window: a step or a long prompt must not wait for window updates.
-const WINDOW: u32 = 8 << 20;
+pub const WINDOW: u32 = 8 << 20;
 
 /// What a link needs.
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
     /// The program that is started with the argument `worker`.
     pub program: PathBuf,
+    /// More arguments for it.
+    pub arguments: Vec<String>,
     /// What it is to load.
     pub model: ModelSpec,
     /// Longest time for that.
@@ -83,6 +85,9 @@ fn start(config: &LinkConfig) -> std::io::Result<(Child, UnixStream)> {
     ours.set_nonblocking(true)?;
     let child = Command::new(&config.program)
         .arg("worker")
+        .args(&config.arguments)
+        // ggml would start a debugger on itself and make a crash last seconds.
+        .env("GGML_NO_BACKTRACE", "1")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         // A Ctrl-C in the terminal is for the server, which lets its workers finish.

@@ -51,9 +51,14 @@ fn begin() -> std::io::Result<()> {
         let service = worker_server::WorkerServer::new(WorkerService {})
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        // The stream of connections must not end: the server would not wait for the one it has.
+        let incoming = tokio_stream::once(Ok::<_, std::io::Error>(connection))
+            .chain(futures_util::stream::pending());
         tonic::transport::Server::builder()
+            .initial_stream_window_size(super::link::WINDOW)
+            .initial_connection_window_size(super::link::WINDOW)
             .add_service(service)
-            .serve_with_incoming(tokio_stream::iter([Ok::<_, std::io::Error>(connection)]))
+            .serve_with_incoming(incoming)
             .await
             .map_err(std::io::Error::other)
     });
