@@ -11,7 +11,8 @@
 //! that is no number fail where Jinja2 says 0; looping over `none` does nothing where Python fails.
 //!
 //! Rendering is pure (the time is an input) and bounded: a template that loops or grows without end fails with
-//! [`TemplateError::TooCostly`].
+//! [`TemplateError::TooCostly`]. One hole is left: a template made to do so can nest lists so deeply that dropping them
+//! overflows the stack, which ends the process. Messages can't cause it, only a malicious model file.
 //!
 //! [`apply_chat_template`]: https://huggingface.co/docs/transformers/chat_templating
 
