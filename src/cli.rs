@@ -50,9 +50,6 @@ enum Command {
     /// Serve one model to the server that started this process. Internal.
     #[command(hide = true)]
     Worker {
-        /// Where to listen, as `unix:PATH`.
-        #[arg(long)]
-        listen: String,
         /// How log lines look; the server passes its own.
         #[arg(long, value_enum, default_value_t)]
         log_format: LogFormat,
@@ -141,9 +138,9 @@ pub fn main() -> ExitCode {
             Ok(config) => print(&config.to_masked_toml()),
             Err(error) => fail(&error, 2),
         },
-        Some(Command::Worker { listen, log_format, log_level }) => {
+        Some(Command::Worker { log_format, log_level }) => {
             logging::init(&LogConfig { format: log_format, level: log_level });
-            jan_actors::System::worker_main(&listen)
+            jan_actors::System::worker_main()
         }
     }
 }

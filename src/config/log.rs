@@ -28,3 +28,16 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+impl LogConfig {
+    /// The same settings as command line arguments, for worker processes.
+    #[must_use]
+    pub fn to_arguments(&self) -> Vec<String> {
+        let format = match self.format {
+            LogFormat::Auto => "auto",
+            LogFormat::Human => "human",
+            LogFormat::Json => "json",
+        };
+        ["--log-format", format, "--log-level", &self.level].map(str::to_owned).to_vec()
+    }
+}

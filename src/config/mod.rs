@@ -72,6 +72,8 @@ impl Config {
             engine: self.engine.clone(),
             queue: self.queue.clone(),
             worker: self.worker.clone(),
+            // Workers log as the server does.
+            worker_arguments: self.log.to_arguments(),
         }
     }
 
