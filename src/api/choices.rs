@@ -145,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_heard_before_the_start_is_lost() {
-        let slow = stream::unfold(vec![finished(), delta("x"), started(), accepted()], |mut events| async {
+        let slow = unfold(vec![finished(), delta("x"), started(), accepted()], |mut events| async {
             tokio::task::yield_now().await;
             let event = events.pop()?;
             Some(((1, event), events))

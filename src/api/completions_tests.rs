@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::RequestId;
 
-fn check(body: &Value) -> Result<super::Checked, ApiError> {
+fn check(body: &Value) -> Result<Checked, ApiError> {
     http_json::parse::<CompletionRequest>(body.to_string().as_bytes(), UNSUPPORTED)?.value.check()
 }
 

@@ -7,8 +7,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use jan_actors::model::{SamplingParams, Token};
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
-use serde::{Deserialize as DeriveDeserialize, Serialize};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::ApiError;
@@ -26,7 +26,7 @@ const MAX_SAFETY_IDENTIFIER: usize = 64;
 pub type Metadata = BTreeMap<String, String>;
 
 /// Streaming options.
-#[derive(Clone, Copy, Debug, Default, DeriveDeserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 pub struct StreamOptions {
     /// Send one more chunk before `[DONE]` with the token usage and no choices.
     pub include_usage: Option<bool>,
@@ -36,7 +36,7 @@ pub struct StreamOptions {
 }
 
 /// How fast the request is to be served; there is one tier, `default`.
-#[derive(Clone, Copy, Debug, DeriveDeserialize, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceTier {
     /// As the server sees fit.

@@ -221,21 +221,24 @@ pub fn is_section(path: &str) -> bool {
     })
 }
 
-/// The known key or section that looks most like `path`, where one is near enough to be what was meant.
+/// The known key, or section where `path` has no dot, that looks most like `path`, if one is near enough to
+/// be what was meant.
 #[must_use]
 pub fn nearest(path: &str) -> Option<&'static str> {
-    let sections = KEYS.iter().filter_map(|key| key.path.split(['.', '[']).next());
-    let name = path.rsplit('.').next().unwrap_or(path);
-    KEYS.iter()
-        .map(|key| key.path)
-        .chain(sections)
-        .map(|known| {
-            let known_name = known.rsplit('.').next().unwrap_or(known);
-            // A key in the wrong section is as good a guess as a misspelt one.
-            let by_name = strsim::jaro_winkler(name, known_name) - 0.05;
-            (strsim::jaro_winkler(path, known).max(by_name), known)
-        })
-        .filter(|(likeness, _)| *likeness > 0.75)
+    let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let keys = KEYS.iter().map(|key| {
+        let (known_section, known_name) = key.path.rsplit_once('.').unwrap_or(("", key.path));
+        let likeness = strsim::jaro_winkler(name, known_name);
+        // A key in the wrong section is nearly as good a guess as a misspelt one.
+        (if section == known_section { likeness } else { likeness * 0.95 }, key.path)
+    });
+    let sections = KEYS
+        .iter()
+        .filter(|_| section.is_empty())
+        .filter_map(|key| key.path.split(['.', '[']).next())
+        .map(|known| (strsim::jaro_winkler(name, known), known));
+    keys.chain(sections)
+        .filter(|(likeness, _)| *likeness > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, known)| known)
 }

@@ -172,9 +172,7 @@ where
 fn environment_value(kind: &Kind, text: String) -> Value {
     match kind {
         Kind::Text | Kind::Path | Kind::Address | Kind::LogLevel | Kind::Choice(_) => Value::String(text),
-        Kind::Integer { .. } | Kind::TextList => {
-            parse_toml(text.trim()).unwrap_or_else(|| Value::String(text))
-        }
+        Kind::Integer { .. } | Kind::TextList => parse_toml(text.trim()).unwrap_or(Value::String(text)),
     }
 }
 

@@ -66,7 +66,8 @@ impl Connections {
         let service = service_fn(move |request| {
             let running = activity.begin_request();
             let shared = Arc::clone(shared);
-            async move { Ok::<_, Infallible>(shared.edge.respond(request, peer, running).await) }
+            // hyper keeps room for this future while a connection is idle; boxed, that is one pointer.
+            Box::pin(async move { Ok::<_, Infallible>(shared.edge.respond(request, peer, running).await) })
         });
         let mut connection = pin!(self.builder.serve_connection(io, service));
         let result = tokio::select! {

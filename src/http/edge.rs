@@ -21,6 +21,7 @@ use warp::Reply;
 use warp::filters::BoxedFilter;
 
 use super::cors::Cors;
+use super::error::prefix;
 use super::io::RunningRequest;
 use super::{ApiError, Lifecycle, RequestId, Response};
 
@@ -71,7 +72,7 @@ impl Edge {
             "request",
             request_id = %id,
             method = %request.method(),
-            path = &path[..path.floor_char_boundary(200)],
+            path = prefix(path, 200),
             peer = %peer.ip(),
         );
         let mut exchange = Exchange {
@@ -153,7 +154,9 @@ impl Drop for Exchange {
             }
             Some((status, Some(error))) => {
                 let (status, code, message) = (status.as_u16(), error.code(), error.message());
-                if status >= 500 {
+                if self.quiet {
+                    tracing::debug!(status, duration_ms, code, error = message, "probe failed");
+                } else if status >= 500 {
                     tracing::warn!(status, duration_ms, code, error = message, "request failed");
                 } else {
                     tracing::info!(status, duration_ms, code, error = message, "request refused");

@@ -281,12 +281,14 @@ fn capitalize(text: &str) -> String {
     }
 }
 
-fn shorten(mut text: String) -> String {
-    if text.len() > MESSAGE_LIMIT {
-        text.truncate(text.floor_char_boundary(MESSAGE_LIMIT));
-        text.push('…');
-    }
-    text
+fn shorten(text: String) -> String {
+    if text.len() > MESSAGE_LIMIT { format!("{}…", prefix(&text, MESSAGE_LIMIT)) } else { text }
+}
+
+/// The longest beginning of `text` that has whole characters and at most `limit` bytes.
+pub(super) fn prefix(text: &str, limit: usize) -> &str {
+    let ends = text.char_indices().map(|(start, character)| start + character.len_utf8());
+    &text[..ends.take_while(|end| *end <= limit).last().unwrap_or(0)]
 }
 
 #[cfg(test)]

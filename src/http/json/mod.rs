@@ -1,0 +1,184 @@
+//! Request bodies as JSON: two passes, neither of which builds a tree of the body.
+//!
+//! The first checks the syntax of everything (fields that nobody knows included) and looks at the fields
+//! that are part of the API but not of this server. The second reads the typed request, names the field
+//! where a type is wrong and collects the fields that nobody knows.
+
+mod outline;
+
+use serde::de::{DeserializeOwned, Deserializer};
+use serde_ignored::Path;
+
+use super::ApiError;
+use outline::Outline;
+pub use outline::{Checked, Given, Unsupported};
+
+/// Most ignored fields that are named; the rest is summed up as `…`.
+const NAMED_FIELDS: usize = 32;
+/// Longest name that is shown, in bytes.
+const NAME_LENGTH: usize = 100;
+
+/// A request, and the fields of it that nobody knows.
+#[derive(Debug)]
+pub struct Parsed<T> {
+    /// The request.
+    pub value: T,
+    /// The unknown fields' paths, printable ASCII, for the response header `X-Ignored-Fields`.
+    pub ignored: Vec<String>,
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// 400 `invalid_json` with line and column; `unsupported_parameter`, `missing_required_parameter` or
+/// `invalid_type` with the field.
+pub fn parse<T: DeserializeOwned>(
+    body: &[u8],
+    unsupported: &'static [Unsupported],
+) -> Result<Parsed<T>, ApiError> {
+    check_utf8(body)?;
+    let given = outline(body, unsupported)?;
+    for (field, given) in &given {
+        if given != &Given::Null && !field.harmless.iter().any(|harmless| given.is(harmless)) {
+            return Err(ApiError::unsupported(
+                field.field,
+                format!("Unsupported parameter: '{}' is not supported by this server.", field.field),
+            ));
+        }
+    }
+    typed(body, unsupported)
+}
+
+fn check_utf8(body: &[u8]) -> Result<(), ApiError> {
+    let Err(error) = std::str::from_utf8(body) else { return Ok(()) };
+    let before = &body[..error.valid_up_to()];
+    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+    let column = 1 + before.iter().rev().take_while(|byte| **byte != b'\n').count();
+    Err(ApiError::invalid_json(format!(
+        "The request's body is not valid JSON: invalid UTF-8 at line {line} column {column}"
+    )))
+}
+
+fn syntax_error(error: &serde_json::Error) -> ApiError {
+    ApiError::invalid_json(format!("The request's body is not valid JSON: {error}"))
+}
+
+fn outline(
+    body: &[u8],
+    unsupported: &'static [Unsupported],
+) -> Result<Vec<(&'static Unsupported, Given)>, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let outline = json.deserialize_any(Outline(unsupported)).and_then(|given| json.end().map(|()| given));
+    match outline {
+        Ok(given) => Ok(given),
+        Err(error) if error.is_data() => {
+            Err(ApiError::invalid_type(None, "The request's body must be a JSON object."))
+        }
+        Err(error) => Err(syntax_error(&error)),
+    }
+}
+
+fn typed<T: DeserializeOwned>(
+    body: &[u8],
+    unsupported: &'static [Unsupported],
+) -> Result<Parsed<T>, ApiError> {
+    let mut ignored = Vec::new();
+    let mut more = false;
+    let mut track = serde_path_to_error::Track::new();
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    let value = serde_ignored::deserialize(tracked, |path: Path<'_>| {
+        if is_listed(&path, unsupported) {
+            return;
+        }
+        more = ignored.len() == NAMED_FIELDS;
+        if !more {
+            ignored.push(printable(&shown(&path)));
+        }
+    });
+    if more {
+        ignored.push("...".to_owned());
+    }
+    match value {
+        Ok(value) => Ok(Parsed { value, ignored }),
+        Err(error) if error.is_data() => Err(type_error(&error, &track.path().to_string())),
+        Err(error) => Err(syntax_error(&error)),
+    }
+}
+
+fn type_error(error: &serde_json::Error, path: &str) -> ApiError {
+    let text = error.to_string();
+    // serde_json adds the place; the field says more.
+    let text = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
+    let parent = if path == "." { "" } else { path };
+    let field = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    if let Some(field) = field {
+        let dot = if parent.is_empty() { "" } else { "." };
+        return ApiError::missing(format!("{parent}{dot}{field}"));
+    }
+    if parent.is_empty() {
+        return ApiError::invalid_type(None, format!("Invalid request: {}", plain(text)));
+    }
+    let message = format!("Invalid value for '{parent}': {}", plain(text));
+    if text.starts_with("invalid type") {
+        ApiError::invalid_type(Some(parent.to_owned()), message)
+    } else {
+        ApiError::invalid_value(parent, message)
+    }
+}
+
+/// Rust's names for types, as JSON has them.
+fn plain(text: &str) -> String {
+    let Some((before, expected)) = text.rsplit_once("expected ") else { return text.to_owned() };
+    let expected = match expected {
+        "f64" => "a number",
+        "i64" | "u64" | "u32" | "i32" => "an integer",
+        "a sequence" => "an array",
+        "a map" => "an object",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    };
+    let before = before
+        .replace("invalid type: map", "invalid type: object")
+        .replace("invalid type: sequence", "invalid type: array")
+        .replace("invalid type: floating point", "invalid type: number");
+    format!("{before}expected {expected}")
+}
+
+fn is_listed(path: &Path<'_>, unsupported: &[Unsupported]) -> bool {
+    match path {
+        Path::Map { parent: Path::Root, key } => unsupported.iter().any(|field| field.field == key),
+        _ => false,
+    }
+}
+
+/// `messages[0].name`
+fn shown(path: &Path<'_>) -> String {
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", shown(parent)),
+        Path::Map { parent, key } => {
+            let parent = shown(parent);
+            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
+        }
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            shown(parent)
+        }
+    }
+}
+
+/// A header takes printable ASCII only, and commas separate the names in it.
+fn printable(name: &str) -> String {
+    let mut shown: String = name
+        .bytes()
+        .take(NAME_LENGTH)
+        .map(|byte| if byte.is_ascii_graphic() && byte != b',' { char::from(byte) } else { '?' })
+        .collect();
+    if name.len() > NAME_LENGTH {
+        shown.push_str("...");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests;

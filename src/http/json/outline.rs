@@ -1,0 +1,209 @@
+//! The first pass: what is checked without being kept.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// A field of the API that this server does not have (yet).
+#[derive(Debug)]
+pub struct Unsupported {
+    /// Its name.
+    pub field: &'static str,
+    /// Values that ask for nothing this server does not do anyway; null is always one.
+    pub harmless: &'static [Given],
+}
+
+/// The outline of a value: enough to tell a harmless one.
+#[derive(Debug, PartialEq)]
+pub enum Given {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool(bool),
+    /// Any number
+    Number(f64),
+    /// Any text
+    Text(String),
+    /// A text in a table of harmless values.
+    Word(&'static str),
+    /// `[]`
+    EmptyList,
+    /// `["…"]`
+    ListOf(&'static str),
+    /// `{}`
+    EmptyObject,
+    /// `{"type": "…"}`
+    ObjectOfType(&'static str),
+    /// Any other list, with its only element where that is a text.
+    List(Option<String>),
+    /// Any other object, with its `type` where that is a text and its only member.
+    Object(Option<String>),
+}
+
+impl Given {
+    pub(super) fn is(&self, harmless: &Self) -> bool {
+        match (self, harmless) {
+            (Self::Text(text), Self::Word(word)) => text == word,
+            (Self::List(Some(text)), Self::ListOf(word)) => text == word,
+            (Self::Object(Some(text)), Self::ObjectOfType(word)) => text == word,
+            (given, harmless) => given == harmless,
+        }
+    }
+}
+
+/// Visits the body's top level; everything below is only checked.
+pub(super) struct Outline(pub(super) &'static [Unsupported]);
+
+impl<'de> Visitor<'de> for Outline {
+    type Value = Vec<(&'static Unsupported, Given)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut given = Vec::new();
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            match self.0.iter().find(|field| field.field == key) {
+                Some(field) => given.push((field, map.next_value()?)),
+                None => {
+                    map.next_value::<Checked>()?;
+                }
+            }
+        }
+        Ok(given)
+    }
+}
+
+/// Any value, fully checked and thrown away. `IgnoredAny` would let bad escapes, numbers out of range and
+/// any depth of nesting pass.
+#[derive(Debug, Default, PartialEq)]
+pub struct Checked;
+
+impl<'de> Deserialize<'de> for Checked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CheckedVisitor)
+    }
+}
+
+struct CheckedVisitor;
+
+impl<'de> Visitor<'de> for CheckedVisitor {
+    type Value = Checked;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Checked, E> {
+        Ok(Checked)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Checked, E> {
+        Ok(Checked)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Checked, E> {
+        Ok(Checked)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Checked, E> {
+        Ok(Checked)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Checked, E> {
+        Ok(Checked)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Checked, E> {
+        Ok(Checked)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Checked, A::Error> {
+        while seq.next_element::<Checked>()?.is_some() {}
+        Ok(Checked)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Checked, A::Error> {
+        while map.next_key::<Checked>()?.is_some() {
+            map.next_value::<Checked>()?;
+        }
+        Ok(Checked)
+    }
+}
+
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(GivenVisitor)
+    }
+}
+
+struct GivenVisitor;
+
+impl<'de> Visitor<'de> for GivenVisitor {
+    type Value = Given;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Given, E> {
+        Ok(Given::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Given, E> {
+        Ok(Given::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Given, E> {
+        Ok(Given::Number(value as f64))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Given, E> {
+        Ok(Given::Number(value as f64))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Given, E> {
+        Ok(Given::Number(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Given, E> {
+        Ok(Given::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Given, A::Error> {
+        let Some(first) = seq.next_element_seed(TextOrAnything)? else { return Ok(Given::EmptyList) };
+        let mut alone = true;
+        while seq.next_element::<Checked>()?.is_some() {
+            alone = false;
+        }
+        Ok(Given::List(first.filter(|_| alone)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Given, A::Error> {
+        let Some(key) = map.next_key::<String>()? else { return Ok(Given::EmptyObject) };
+        let first = map.next_value_seed(TextOrAnything)?;
+        let mut alone = true;
+        while map.next_key::<Checked>()?.is_some() {
+            map.next_value::<Checked>()?;
+            alone = false;
+        }
+        Ok(Given::Object(first.filter(|_| alone && key == "type")))
+    }
+}
+
+/// A text, or `None` for anything else, which is checked.
+struct TextOrAnything;
+
+impl<'de> DeserializeSeed<'de> for TextOrAnything {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
+        Ok(match Given::deserialize(deserializer)? {
+            Given::Text(text) => Some(text),
+            _ => None,
+        })
+    }
+}

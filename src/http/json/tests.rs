@@ -1,0 +1,163 @@
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Debug, Deserialize)]
+struct Request {
+    model: String,
+    #[serde(default)]
+    items: Vec<Item>,
+    limit: Option<i64>,
+    ratio: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Item {
+    #[allow(dead_code)]
+    name: Option<String>,
+}
+
+static FIELDS: &[Unsupported] = &[
+    Unsupported { field: "tools", harmless: &[Given::EmptyList] },
+    Unsupported { field: "format", harmless: &[Given::ObjectOfType("text")] },
+    Unsupported { field: "modalities", harmless: &[Given::ListOf("text")] },
+    Unsupported { field: "choice", harmless: &[Given::Word("none"), Given::Bool(false)] },
+];
+
+fn read(body: &str) -> Result<Parsed<Request>, ApiError> {
+    parse(body.as_bytes(), FIELDS)
+}
+
+fn refused(body: &str) -> (&'static str, Option<String>, String) {
+    let error = read(body).unwrap_err();
+    assert_eq!(error.status(), 400, "{body}");
+    (error.code(), error.param().map(str::to_owned), error.message().to_owned())
+}
+
+#[test]
+fn wrong_types_name_the_field() {
+    for (body, param, words) in [
+        (r#"{"model": 1}"#, "model", "expected a string"),
+        (r#"{"model": "m", "limit": "x"}"#, "limit", "expected an integer"),
+        (r#"{"model": "m", "limit": 1.5}"#, "limit", "expected an integer"),
+        (r#"{"model": "m", "limit": 99999999999999999999}"#, "limit", "expected an integer"),
+        (r#"{"model": "m", "ratio": []}"#, "ratio", "expected a number"),
+        (r#"{"model": "m", "items": {}}"#, "items", "expected an array"),
+        (r#"{"model": "m", "items": [{}, 3]}"#, "items[1]", "expected an object"),
+        (r#"{"model": "m", "items": [{"name": "n"}, {"name": false}]}"#, "items[1].name", "a string"),
+    ] {
+        let (code, got, message) = refused(body);
+        assert_eq!((code, got.as_deref()), ("invalid_type", Some(param)), "{body}");
+        assert!(message.contains(words) && message.contains(param), "{message}");
+    }
+}
+
+#[test]
+fn missing_fields_are_named() {
+    let (code, param, _) = refused("{}");
+    assert_eq!((code, param.as_deref()), ("missing_required_parameter", Some("model")));
+}
+
+#[test]
+fn a_body_that_is_no_object_is_refused() {
+    for body in ["[]", "1", "\"x\"", "null", "true"] {
+        assert_eq!(refused(body).0, "invalid_type", "{body}");
+    }
+}
+
+#[test]
+fn bad_json_says_where_even_in_fields_that_nobody_knows() {
+    let deep = format!(r#"{{"model": "m", "x": {}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+    let deep_known = format!(r#"{{"items": {}"#, r#"[{"a":"#.repeat(100_000));
+    for body in [
+        "",
+        "{",
+        r#"{"model": "m",}"#,
+        r#"{"model": "m"} x"#,
+        r#"{"model": "\ud800"}"#,
+        r#"{"model": "m", "x": "\ud800"}"#,
+        r#"{"model": "m", "x": 1e400}"#,
+        r#"{"model": "m", "ratio": 1e400}"#,
+        "{\"model\": \"a\0b\"}",
+        "{\"model\": \"a\nb\"}",
+        r#"{"model": NaN}"#,
+        "\u{feff}{}",
+        &deep,
+        &deep_known,
+    ] {
+        let (code, _, message) = refused(body);
+        assert_eq!(code, "invalid_json", "{message}");
+        assert!(message.contains(" at line ") && message.contains(" column "), "{message}");
+    }
+    let error = parse::<Request>(b"{\n\"model\": \"\xff\"}", FIELDS).unwrap_err();
+    assert!(error.message().contains("line 2 column 11"), "{}", error.message());
+}
+
+#[test]
+fn unknown_fields_are_named_and_known_ones_are_not() {
+    let body = r#"{"model": "m", "a": 1, "tools": [], "items": [{"b": {}, "name": null}], "c,ü": 1}"#;
+    assert_eq!(read(body).unwrap().ignored, ["a", "items[0].b", "c???"]);
+}
+
+#[test]
+fn many_unknown_fields_are_summed_up() {
+    let fields: Vec<String> = (0..1000).map(|i| format!("\"f{i}{}\": 1", "x".repeat(200))).collect();
+    let parsed = read(&format!(r#"{{"model": "m", {}}}"#, fields.join(","))).unwrap();
+    assert_eq!(parsed.ignored.len(), NAMED_FIELDS + 1);
+    assert!(parsed.ignored.join(", ").len() < 5000);
+}
+
+#[test]
+fn unsupported_fields_are_refused_unless_harmless() {
+    for harmless in [
+        r#""tools": []"#,
+        r#""tools": null"#,
+        r#""format": {"type": "text"}"#,
+        r#""modalities": ["text"]"#,
+        r#""choice": "none""#,
+        r#""choice": false"#,
+    ] {
+        assert!(read(&format!(r#"{{"model": "m", {harmless}}}"#)).is_ok(), "{harmless}");
+    }
+    for (wrong, param) in [
+        (r#""tools": [{}]"#, "tools"),
+        (r#""tools": {}"#, "tools"),
+        (r#""tools": false"#, "tools"),
+        (r#""format": {"type": "json_object"}"#, "format"),
+        (r#""format": {"type": "text", "x": 1}"#, "format"),
+        (r#""format": {"kind": "text"}"#, "format"),
+        (r#""format": {}"#, "format"),
+        (r#""modalities": ["text", "audio"]"#, "modalities"),
+        (r#""modalities": ["audio"]"#, "modalities"),
+        (r#""choice": "auto""#, "choice"),
+        (r#""choice": true"#, "choice"),
+    ] {
+        let (code, got, _) = refused(&format!(r#"{{"model": "m", {wrong}}}"#));
+        assert_eq!((code, got.as_deref()), ("unsupported_parameter", Some(param)), "{wrong}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_request_or_a_400(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+        if let Err(error) = parse::<Request>(&body, FIELDS) {
+            prop_assert_eq!(error.status(), 400);
+        }
+    }
+
+    #[test]
+    fn ignored_names_fit_a_header(name in any::<String>()) {
+        let body = serde_json::json!({"model": "m", name: 1}).to_string();
+        if let Ok(parsed) = read(&body) {
+            prop_assert!(http::HeaderValue::from_str(&parsed.ignored.join(", ")).is_ok());
+        }
+    }
+}
+
+#[test]
+fn values_arrive() {
+    let parsed = read(r#"{"model": "m", "items": [{}], "limit": 3, "ratio": 1}"#).unwrap().value;
+    assert_eq!((parsed.model.as_str(), parsed.items.len()), ("m", 1));
+    assert_eq!((parsed.limit, parsed.ratio), (Some(3), Some(1.0)));
+}
