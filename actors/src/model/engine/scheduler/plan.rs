@@ -7,10 +7,6 @@ use super::{BatchToken, Phase, PrefixReuse, Scheduler, SequenceId, Step};
 use crate::model::engine::cells::Slot;
 use crate::model::engine::prefix::common_prefix;
 
-/// Cells that must stay free for each admitted sequence when another one is admitted, so that it isn't
-/// preempted again within a few steps.
-const HEADROOM: u32 = 8;
-
 /// How a sequence is to begin.
 enum Beginning {
     /// Compute, from what the source holds on.
@@ -64,8 +60,8 @@ impl Scheduler {
                         len - source.len + self.kv.cells().unpinned_in(source.slot, source.len)
                     }
                 };
-                let headroom = HEADROOM * (self.admitted.len() as u32 + 1);
-                if needed + self.owed() + headroom > self.kv.cells().available() {
+                let headroom = self.config.headroom.saturating_mul(self.admitted.len() as u32 + 1);
+                if (needed + self.owed()).saturating_add(headroom) > self.kv.cells().available() {
                     return;
                 }
             }
