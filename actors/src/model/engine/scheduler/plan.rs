@@ -24,13 +24,17 @@ impl Scheduler {
         let mut step = Step::default();
         self.start_followers(&mut step);
         self.admit(&mut step);
-        let idle = self.decoding() == 0;
-        let budget = if idle { prefill_budget.max(1) } else { prefill_budget };
-        self.make_room(budget > 0);
+        self.make_room(prefill_budget);
+        let budget = self.effective_budget(prefill_budget);
         self.batch_decodes(&mut step);
         self.batch_prefills(&mut step, budget);
         step.ops = self.kv.take_ops();
         step
+    }
+
+    /// The budget, but something is read where otherwise nothing would be computed.
+    fn effective_budget(&self, prefill_budget: usize) -> usize {
+        if self.decoding() == 0 { prefill_budget.max(1) } else { prefill_budget }
     }
 
     /// Lets followers begin whose leader has computed what they share, or no longer will.
@@ -134,10 +138,11 @@ impl Scheduler {
     }
 
     /// Preempts until every decoding sequence gets a cell, and the oldest sequence makes progress.
-    fn make_room(&mut self, may_read: bool) {
+    fn make_room(&mut self, prefill_budget: usize) {
         loop {
             let Some(&oldest) = self.admitted.values().next() else { return };
             let mover = self.leader_of(oldest);
+            let may_read = self.effective_budget(prefill_budget) > 0;
             let mover_reads = may_read && self.computed_while_reading(mover).is_some();
             let needed = self.decoding() as u32 + u32::from(mover_reads);
             if self.kv.cells().available() >= needed {
