@@ -66,6 +66,9 @@ pub struct SchedulerConfig {
     /// Most cells to keep for prefixes that no live sequence uses. Under a unified KV cache every sequence
     /// attends over all cells in use, so a large cache slows decoding down.
     pub cache_cells: u32,
+    /// Cells that have to be left for each admitted sequence when another one is admitted, so that it isn't
+    /// preempted again as soon as they have generated a few tokens.
+    pub headroom: u32,
     /// What may be shared.
     pub reuse: PrefixReuse,
     /// How many tokens another sequence's prefill has to spare a new one for that to wait for it.

@@ -7,10 +7,6 @@ use super::{BatchToken, Phase, PrefixReuse, Scheduler, SequenceId, Step};
 use crate::model::engine::cells::Slot;
 use crate::model::engine::prefix::common_prefix;
 
-/// Cells that must stay free for each admitted sequence when another one is admitted, so that it isn't
-/// preempted again within a few steps.
-const HEADROOM: u32 = 8;
-
 /// How a sequence is to begin.
 enum Beginning {
     /// Compute, from what the source holds on.
@@ -28,13 +24,17 @@ impl Scheduler {
         let mut step = Step::default();
         self.start_followers(&mut step);
         self.admit(&mut step);
-        let idle = self.decoding() == 0;
-        let budget = if idle { prefill_budget.max(1) } else { prefill_budget };
-        self.make_room(budget > 0);
+        self.make_room(prefill_budget);
+        let budget = self.effective_budget(prefill_budget);
         self.batch_decodes(&mut step);
         self.batch_prefills(&mut step, budget);
         step.ops = self.kv.take_ops();
         step
+    }
+
+    /// The budget, but something is read where otherwise nothing would be computed.
+    fn effective_budget(&self, prefill_budget: usize) -> usize {
+        if self.decoding() == 0 { prefill_budget.max(1) } else { prefill_budget }
     }
 
     /// Lets followers begin whose leader has computed what they share, or no longer will.
@@ -64,8 +64,8 @@ impl Scheduler {
                         len - source.len + self.kv.cells().unpinned_in(source.slot, source.len)
                     }
                 };
-                let headroom = HEADROOM * (self.admitted.len() as u32 + 1);
-                if needed + self.owed() + headroom > self.kv.cells().available() {
+                let headroom = self.config.headroom.saturating_mul(self.admitted.len() as u32 + 1);
+                if (needed + self.owed()).saturating_add(headroom) > self.kv.cells().available() {
                     return;
                 }
             }
@@ -138,10 +138,11 @@ impl Scheduler {
     }
 
     /// Preempts until every decoding sequence gets a cell, and the oldest sequence makes progress.
-    fn make_room(&mut self, may_read: bool) {
+    fn make_room(&mut self, prefill_budget: usize) {
         loop {
             let Some(&oldest) = self.admitted.values().next() else { return };
             let mover = self.leader_of(oldest);
+            let may_read = self.effective_budget(prefill_budget) > 0;
             let mover_reads = may_read && self.computed_while_reading(mover).is_some();
             let needed = self.decoding() as u32 + u32::from(mover_reads);
             if self.kv.cells().available() >= needed {

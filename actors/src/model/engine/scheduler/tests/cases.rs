@@ -12,6 +12,7 @@ fn config() -> SchedulerConfig {
         cells: 4096,
         context: 2048,
         cache_cells: u32::MAX,
+        headroom: 8,
         reuse: PrefixReuse::Partial,
         share_min: 16,
     }
@@ -45,6 +46,18 @@ fn a_prefix_that_arrives_many_times_at_once_is_read_once() {
         assert_eq!(rest, (1..8).map(|n| (n, 1000)).collect::<Vec<_>>(), "{reuse:?}");
         harness.run_to_end(128).unwrap();
         assert_eq!(harness.prefilled, 1000 + 8 * 10, "{reuse:?}");
+    }
+}
+
+#[test]
+fn equal_prompts_that_arrive_at_once_are_read_once_but_for_their_last_token() {
+    for reuse in [PrefixReuse::Partial, PrefixReuse::WholeSequence] {
+        let mut harness = Harness::new(SchedulerConfig { reuse, ..config() });
+        for n in 0..4 {
+            harness.submit(n, "ann", &text(1, 100), 0, 1);
+        }
+        harness.run_to_end(64).unwrap();
+        assert_eq!(harness.prefilled, 99 + 4, "{reuse:?}");
     }
 }
 
@@ -191,6 +204,10 @@ fn the_last_admitted_of_the_busiest_user_is_preempted_and_ends_none_the_worse() 
     let computes: Vec<u64> =
         harness.step(256, &[]).unwrap().batch.iter().filter_map(|token| Some(token.sample_for?.0)).collect();
     assert_eq!(computes, [0, 2], "the second of ann's had to go, though bob's came later");
+    harness.submit(3, "cleo", &text(3, 2), 0, 1);
+    while started(&mut harness, 1, 256).is_empty() {}
+    let phase = harness.scheduler.sequences.get(&SequenceId(1)).map(|sequence| sequence.phase);
+    assert_ne!(phase, Some(Phase::Waiting), "the preempted one is not overtaken by a new one");
     harness.run_to_end(256).unwrap();
     assert!(harness.scheduler.stats().preemptions < 4, "no ping-pong");
 }
@@ -243,6 +260,33 @@ fn admission_leaves_room_for_what_has_been_admitted() {
     assert_eq!((stats.running, stats.waiting), (2, 1));
     harness.run_to_end(100).unwrap();
     assert_eq!(harness.scheduler.stats().preemptions, 0);
+}
+
+#[test]
+fn admission_counts_cached_cells_that_it_would_pin() {
+    let mut harness = Harness::new(SchedulerConfig { cells: 1000, context: 1000, ..config() });
+    harness.submit(0, "ann", &text(1, 600), 0, 1);
+    harness.run_to_end(600).unwrap();
+    harness.submit(1, "ann", &text(2, 400), 0, 1);
+    harness.submit(2, "ann", &text(1, 610), 0, 1);
+    harness.step(10, &[]).unwrap();
+    // It would read 10 tokens only, but the 600 that it takes over could no longer be evicted.
+    assert_eq!(harness.scheduler.stats().waiting, 1);
+    harness.run_to_end(100).unwrap();
+    assert_eq!(harness.scheduler.stats().preemptions, 0);
+}
+
+#[test]
+fn of_equal_sources_one_in_use_is_preferred() {
+    let mut harness = Harness::new(config());
+    // Too short to be waited for: both read it.
+    harness.submit(0, "ann", &prompt(10, 1, 300), 0, 1);
+    harness.submit(1, "ann", &prompt(10, 2, 10), 0, 1);
+    harness.step(100, &[]).unwrap();
+    harness.submit(2, "ann", &prompt(10, 3, 300), 0, 1);
+    harness.step(100, &[]).unwrap();
+    let stats = harness.scheduler.stats();
+    assert_eq!((stats.running, stats.cached_cells), (2, 20), "what the finished one read may be evicted");
 }
 
 #[test]

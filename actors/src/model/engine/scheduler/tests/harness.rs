@@ -62,7 +62,16 @@ impl Harness {
     /// One step; `cancel` goes between the plan and the commit.
     pub fn step(&mut self, budget: usize, cancel: &[u64]) -> Result<Step, TestCaseError> {
         let had_work = self.scheduler.has_work();
+        let oldest = self.oldest();
         let step = self.scheduler.plan(budget);
+        if let Some(oldest) = oldest {
+            // An older one may have come back, but whoever was the oldest goes on.
+            prop_assert!(
+                self.scheduler.admitted.values().any(|&id| id == oldest),
+                "the oldest was preempted"
+            );
+        }
+        self.check_progress(&step, budget)?;
         self.steps += 1;
         self.prefilled += step.prefill_tokens;
         prop_assert_eq!(step.batch.len(), step.prefill_tokens + step.decode_tokens);
@@ -93,6 +102,25 @@ impl Harness {
             self.finish(id)?;
         }
         Ok(step)
+    }
+
+    fn oldest(&self) -> Option<SequenceId> {
+        self.scheduler.admitted.values().next().copied()
+    }
+
+    /// The sequence admitted first, or the one it follows, computes in every step.
+    fn check_progress(&self, step: &Step, budget: usize) -> Result<(), TestCaseError> {
+        let Some(oldest) = self.oldest() else { return Ok(()) };
+        let phase = |id: SequenceId| self.scheduler.sequences[&id].phase;
+        let mover = match phase(oldest) {
+            Phase::Following { leader, .. } => phase(leader),
+            phase => phase,
+        };
+        let (Phase::Reading(slot) | Phase::Sampling(slot)) = mover else {
+            return Err(TestCaseError::fail(format!("{oldest:?} is {mover:?} after a plan")));
+        };
+        prop_assert!(budget == 0 || step.batch.iter().any(|token| token.slot == slot), "the oldest stands");
+        Ok(())
     }
 
     fn is_full(&self, id: SequenceId, outcome: &Outcome) -> bool {
