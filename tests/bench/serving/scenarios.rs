@@ -19,7 +19,7 @@ pub async fn throughput(target: &Target, widths: &[usize], tokens: u32, words: u
     target.chat(None, &unlike(0, words), 16, |_| true).await?;
     for &width in widths {
         let row = one_width(target, width, tokens, words).await?;
-        eprintln!("\r{width:>3} streams: {} tok/s while all run", row["decode_tokens_per_s"]);
+        eprintln!("\r{width:>3} streams: {:.1} tok/s while all run", row["decode_tokens_per_s"].as_f64().unwrap_or(0.0));
         rows.push(row);
     }
     Ok(json!({"scenario": "throughput", "tokens": tokens, "prompt_words": words, "rows": rows}))
@@ -161,10 +161,12 @@ pub async fn interference(
     stop.store(true, Ordering::Relaxed);
     let steady = all(steady).await?;
 
-    // A stall counts where it ends, so the first gap that ends after the begin is in and none after the end.
-    let inside = |from: Instant, to: Instant| {
+    // A stall counts where it ends. Each stream was stopped by its first token after `end`, so that a stall
+    // that lasted until then is in as well.
+    let inside = |from: Instant, to: Option<Instant>| {
         let times = steady.iter().flat_map(|answer| {
-            answer.events.windows(2).filter(move |pair| from < pair[1] && pair[1] <= to).map(|pair| pair[1] - pair[0])
+            let within = move |at: Instant| from < at && to.is_none_or(|to| at <= to);
+            answer.events.windows(2).filter(move |pair| within(pair[1])).map(|pair| pair[1] - pair[0])
         });
         summary(times.collect())
     };
@@ -176,8 +178,8 @@ pub async fn interference(
         "long_prompt_tokens": finished.first().map(|answer| answer.prompt_tokens),
         "long_ttft": summary(finished.iter().filter_map(Answer::ttft).collect()),
         "all_done_s": (end - begin).as_secs_f64(),
-        "steady_inter_token_before": inside(begin - Duration::from_secs(3), begin),
-        "steady_inter_token": inside(begin, end),
+        "steady_inter_token_before": inside(begin - Duration::from_secs(3), Some(begin)),
+        "steady_inter_token": inside(begin, None),
     }))
 }
 
