@@ -119,7 +119,7 @@ def soak(server, requests, abandoned_share=0.3, progress=lambda done: None):
     if after["worker_pid"] != before["worker_pid"]:
         problems.append("the worker is another one")
     # Every sequence can be had: as many endless answers at a time as there are sequences.
-    full = [server.stream(max_tokens=64, logit_bias=ENDLESS) for _ in range(8)]
+    full = [server.stream(max_tokens=1900, logit_bias=ENDLESS) for _ in range(8)]
     if not all(any(delta(event) for event in stream.events()) for stream in full):
         problems.append("not every sequence is free")
     for stream in full:

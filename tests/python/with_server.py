@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Runs a command with the real server beside it: with_server.py -- COMMAND...
 
-The command finds the server's address in JAN_BASE_URL (…/api/v1) and the process id in JAN_SERVER_PID.
+The command finds the server's address in JAN_BASE_URL (…/api/v1), and JAN_MODEL, JAN_IS_BUNDLED, JAN_ENDLESS.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 
-from harness import MODEL, IS_BUNDLED, Server
+from harness import ENDLESS, IS_BUNDLED, MODEL, Server
 
 
 def main():
@@ -22,7 +23,8 @@ def main():
                 "JAN_BASE_URL": server.base_url,
                 "JAN_MODEL": MODEL,
                 "JAN_IS_BUNDLED": str(int(IS_BUNDLED)),
-                "JAN_SERVER_PID": str(server.pid),
+                # `logit_bias` that keeps the model from ending its answer.
+                "JAN_ENDLESS": json.dumps(ENDLESS),
             }
             status = subprocess.run(sys.argv[2:], env=environment, check=False).returncode
             if status != 0:
