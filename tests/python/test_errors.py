@@ -116,7 +116,7 @@ def cases():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(("path", "field", "value"), cases())
+@pytest.mark.parametrize(("path", "field", "value"), list(cases()))
 def test_bad_value(server, path, field, value, stream):
     body = body_of(path, field, value)
     if field != "stream":
