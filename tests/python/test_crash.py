@@ -327,7 +327,7 @@ def test_restart_intensity(make_server):
     own = make_server(
         env={
             "JAN_SERVER__WORKER__MAX_RESTARTS": 2,
-            "JAN_SERVER__WORKER__RESTART_WINDOW_MS": 60_000,
+            "JAN_SERVER__WORKER__RESTART_WINDOW_MS": 8_000,
             "JAN_SERVER__WORKER__COOLDOWN_MS": 4_000,
         }
     )
