@@ -53,6 +53,5 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed:
         for one in Server.running:
-            tail = "\n".join(one.log().splitlines()[-60:])
-            report.sections.append((f"log of server {one.pid}", tail))
+            report.sections.append((f"log of server {one.pid}", one.log_tail()))
     return report

@@ -95,10 +95,10 @@ class Server:
             try:
                 self._wait_for_port()
                 path = "/readyz" if wait == "ready" else "/livez"
-                wait_until(lambda: self._alive() and self.get(path).status == 200, path, START_TIMEOUT)
+                wait_until(lambda: self._alive() and self.get(path).status == 200, path, START_TIMEOUT, every=0.1)
             except BaseException as error:
                 self.close()
-                raise AssertionError(f"server did not start: {error}\n{self.log()}") from error
+                raise AssertionError(f"server did not start: {error}\n{self.log_tail()}") from error
 
     def _wait_for_port(self):
         found = wait_until(
@@ -110,12 +110,16 @@ class Server:
 
     def _alive(self):
         if self.process.poll() is not None:
-            raise AssertionError(f"server ended with {self.process.returncode}\n{self.log()}")
+            raise AssertionError(f"server ended with {self.process.returncode}\n{self.log_tail()}")
         return True
 
     def log(self):
         """Everything that it printed, without terminal colours."""
         return re.sub(r"\x1b\[[0-9;]*m", "", self.log_path.read_text(errors="replace"))
+
+    def log_tail(self, lines=60):
+        """The end of it, without the polling of this harness."""
+        return "\n".join([line for line in self.log().splitlines() if "/readyz" not in line][-lines:])
 
     @property
     def url(self):

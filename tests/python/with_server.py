@@ -28,7 +28,7 @@ def main():
             }
             status = subprocess.run(sys.argv[2:], env=environment, check=False).returncode
             if status != 0:
-                print("\n".join(server.log().splitlines()[-60:]), file=sys.stderr)
+                print(server.log_tail(), file=sys.stderr)
         finally:
             server.close()
     sys.exit(status)
