@@ -18,6 +18,9 @@ pub struct ActorsConfig {
     pub queue: QueueConfig,
     /// Worker processes.
     pub worker: WorkerConfig,
+    /// Arguments that every worker gets behind `worker`, e.g. how to log. Not a setting.
+    #[serde(skip)]
+    pub worker_arguments: Vec<String>,
 }
 
 /// `[storage]`

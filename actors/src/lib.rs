@@ -7,6 +7,8 @@
 
 pub mod config;
 pub mod model;
+pub mod supervision;
+pub mod supervisor;
 pub mod system;
 
 pub use system::{StartError, System};

@@ -1,14 +1,26 @@
 //! The whole actor system behind one handle.
 
-use std::time::Duration;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ractor::{Actor, ActorRef};
+use tokio::task::JoinHandle;
 
 use crate::config::ActorsConfig;
 use crate::model::Models;
+use crate::model::actor::{ModelActor, ModelActorArguments};
+use crate::model::catalog::Catalog;
+use crate::model::worker::link::LinkConfig;
+use crate::supervision::RestartPolicy;
+use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMessage};
 
 /// Everything that runs behind the edge, under one root supervisor.
 #[derive(Debug)]
 pub struct System {
     models: Models,
+    root: ActorRef<SupervisorMessage>,
+    ended: JoinHandle<()>,
 }
 
 /// Why the system could not start.
@@ -18,8 +30,13 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// The data folder cannot be used.
-    #[error("cannot use the data folder: {0}")]
-    Storage(#[from] std::io::Error),
+    #[error("cannot use the data folder {path}: {error}")]
+    Storage {
+        /// The folder.
+        path: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// An actor did not start.
     #[error("cannot start the actors: {0}")]
     Actor(String),
@@ -31,8 +48,24 @@ impl System {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: ActorsConfig) -> Result<Self, StartError> {
-        let _ = config;
-        Ok(Self { models: Models {} })
+        let folder = &config.storage.path;
+        std::fs::create_dir_all(folder)
+            .map_err(|error| StartError::Storage { path: folder.display().to_string(), error })?;
+        let catalog = Arc::new(Catalog::new(&config)?);
+        let models = Models::new(Arc::clone(&catalog));
+        let supervisor = || Supervisor;
+        let model_supervisor = SupervisorArguments {
+            children: model_children(&config, &catalog)?,
+            policy: RestartPolicy::default(),
+        };
+        let root = SupervisorArguments {
+            children: vec![ChildSpec::new("model supervisor", supervisor, model_supervisor)],
+            policy: RestartPolicy::default(),
+        };
+        let (root, ended) = Actor::spawn(None, Supervisor, root)
+            .await
+            .map_err(|error| StartError::Actor(error.to_string()))?;
+        Ok(Self { models, root, ended })
     }
 
     /// The door to the models.
@@ -42,13 +75,53 @@ impl System {
 
     /// Refuses new requests, waits for running ones up to `grace`, then ends every worker.
     pub async fn shutdown(self, grace: Duration) {
-        let _ = grace;
+        self.models.stop();
+        let deadline = Instant::now() + grace;
+        while self.models.in_flight() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.root.stop(None);
+        let _ = self.ended.await;
     }
 
-    /// The worker process's main function (`jan-server worker --listen unix:PATH`): serves one model over
-    /// the worker protocol until its server goes away. Returns the exit status.
-    pub fn worker_main(listen: &str) -> std::process::ExitCode {
-        let _ = listen;
-        std::process::ExitCode::FAILURE
+    /// The worker process's main function (`jan-server worker`): serves one model over the connection on
+    /// standard input until the server goes away. Returns only when it could not begin.
+    pub fn worker_main() -> ExitCode {
+        crate::model::worker::serve::main()
     }
+}
+
+fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildSpec>, StartError> {
+    let worker = &config.worker;
+    let program = match &worker.program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe()
+            .map_err(|error| StartError::Actor(format!("this program cannot be found: {error}")))?,
+    };
+    let restarts = RestartPolicy {
+        max_restarts: worker.max_restarts,
+        within: Duration::from_millis(worker.restart_window_ms),
+        cooldown: Duration::from_millis(worker.cooldown_ms),
+        ..RestartPolicy::default()
+    };
+    let mut children = Vec::new();
+    for model in catalog.models() {
+        for replica in 0..model.replicas.len() {
+            let arguments = ModelActorArguments {
+                model: Arc::clone(model),
+                replica,
+                link: LinkConfig {
+                    program: program.clone(),
+                    arguments: config.worker_arguments.clone(),
+                    model: model.spec.clone(),
+                    load_timeout: Duration::from_millis(worker.load_timeout_ms),
+                    step_timeout: Duration::from_millis(worker.step_timeout_ms),
+                },
+                restarts: restarts.clone(),
+                queue: config.queue.clone(),
+            };
+            children.push(ChildSpec::new(format!("model {} #{replica}", model.id), || ModelActor, arguments));
+        }
+    }
+    Ok(children)
 }

@@ -1,49 +1,128 @@
 //! The edge's door to the models.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use tokio::sync::mpsc;
 
+use super::actor::ModelMessage;
+use super::catalog::{Catalog, Model, Replica, combine};
+use super::inflight::{CHANNEL, SharedTable, Submission};
 use super::types::{GenerationError, GenerationEvent, GenerationRequest, ModelDescription, ModelStatus};
+
+/// When to try again where nothing better is known.
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// A model actor answers a submission at once; this long means that it is stuck.
+const SUBMIT_TIMEOUT_MS: u64 = 10_000;
 
 /// The models that this server answers from. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Models {}
+pub struct Models {
+    catalog: Arc<Catalog>,
+    stopping: Arc<AtomicBool>,
+    next_id: Arc<AtomicU64>,
+}
 
 impl Models {
+    pub(crate) fn new(catalog: Arc<Catalog>) -> Self {
+        Self { catalog, stopping: Arc::default(), next_id: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// Refuses new requests from now on.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests in flight, over all models.
+    pub fn in_flight(&self) -> usize {
+        let replicas = self.catalog.models().iter().flat_map(|m| &m.replicas);
+        replicas.map(|r| r.table.lock().len()).sum()
+    }
+
     /// Hands a request to its model. Returns when it has its place in the queue; what becomes of it comes
     /// through the [`Generation`].
     ///
     /// # Errors
     /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable` or `ShuttingDown`.
     pub async fn generate(&self, request: GenerationRequest) -> Result<Generation, GenerationError> {
-        Err(GenerationError::ModelNotFound(request.model))
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(GenerationError::ShuttingDown);
+        }
+        let Some(model) = self.catalog.find(&request.model) else {
+            return Err(GenerationError::ModelNotFound(request.model));
+        };
+        // The place is taken before the mailbox: a mailbox has no bound of its own.
+        let Ok(permit) = Arc::clone(&model.permits).try_acquire_owned() else {
+            return Err(GenerationError::QueueFull {
+                model: model.id.clone(),
+                limit: model.places,
+                retry_after: RETRY_AFTER,
+            });
+        };
+        let replica = least_loaded(model);
+        let restarting = || GenerationError::ModelUnavailable {
+            model: model.id.clone(),
+            reason: "its actor is being restarted".to_owned(),
+            retry_after: RETRY_AFTER,
+        };
+        let actor = replica.actor().ok_or_else(restarting)?;
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (events_in, events) = mpsc::channel(CHANNEL);
+        // Made before the submission, so that a caller that goes away meanwhile cancels it.
+        let generation = Generation { events, id, table: replica.table.clone() };
+        let submission = Box::new(Submission { id, request, events: events_in, permit });
+        match ractor::call_t!(actor, ModelMessage::Submit, SUBMIT_TIMEOUT_MS, submission) {
+            Ok(Ok(())) => Ok(generation),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(restarting()),
+        }
     }
 
     /// Every model and alias, in the order of the configuration, the bundled one last.
     pub async fn list(&self) -> Vec<ModelDescription> {
-        Vec::new()
+        let models = self.catalog.models().iter();
+        models.flat_map(|m| std::iter::once(&m.id).chain(&m.aliases).map(|id| m.describe(id))).collect()
     }
 
     /// One model by id or alias.
     pub async fn describe(&self, id: &str) -> Option<ModelDescription> {
-        let _ = id;
-        None
+        self.catalog.find(id).map(|model| model.describe(id))
     }
 
     /// The state of all models together: `Ready` when all are, `Degraded` when some can answer.
     pub async fn status(&self) -> ModelStatus {
-        ModelStatus::Loading
+        combine(self.catalog.models().iter().map(|m| m.status()))
     }
+}
+
+/// The replica with the fewest requests, one that can answer rather than one that cannot.
+fn least_loaded(model: &Model) -> &Arc<Replica> {
+    let load = |r: &&Arc<Replica>| (r.status() == ModelStatus::Unhealthy, r.table.lock().len());
+    // A model has at least one replica: the catalog refuses 0.
+    model.replicas.iter().min_by_key(load).unwrap_or(&model.replicas[0])
 }
 
 /// A running generation. Dropping it cancels: its sequence is free within one decode step.
 #[derive(Debug)]
 pub struct Generation {
     events: mpsc::Receiver<GenerationEvent>,
+    id: u64,
+    table: SharedTable,
 }
 
 impl Generation {
     /// The next event; `None` after `Finished` or `Failed`.
     pub async fn recv(&mut self) -> Option<GenerationEvent> {
         self.events.recv().await
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        // Closed first: a submission still in the mailbox then sees that nobody waits for it.
+        self.events.close();
+        self.table.lock().cancel(self.id, Instant::now());
     }
 }

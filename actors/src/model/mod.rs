@@ -1,8 +1,13 @@
-//! Models: what a caller asks of them ([`types`]) and the engine that answers ([`engine`]).
+//! Models: what a caller asks of them ([`types`]), the actors that answer for them, the worker processes
+//! behind those, and the engine inside a worker.
 
+pub mod actor;
+pub mod catalog;
 pub mod engine;
 pub mod handle;
+pub mod inflight;
 pub mod types;
+pub mod worker;
 
 pub use handle::{Generation, Models};
 pub use types::*;

@@ -1,1 +1,109 @@
 //! The engine inside a worker process: scheduler, prefix cache, sampler, text assembly, llama.cpp.
+//!
+//! [`prepare`] turns a prompt into tokens, [`runner`] is the loop of decode steps. What decides (scheduler,
+//! prefix tree, budget, threads, sampler, text assembly) is pure and knows neither llama.cpp nor a clock.
+
+pub mod budget;
+pub mod cells;
+pub mod llama;
+pub mod output;
+pub mod prefix;
+pub mod prepare;
+pub mod queue;
+pub mod runner;
+pub mod sampler;
+pub mod scheduler;
+pub mod template;
+pub mod threads;
+
+use super::types::{FinishReason, SamplingParams, Token};
+
+/// Sizes and targets of one engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineSettings {
+    /// Most tokens of one sequence.
+    pub context_length: u32,
+    /// KV cells of the context.
+    pub kv_cells: u32,
+    /// Most sequences that run at the same time.
+    pub max_sequences: u16,
+    /// Sequence ids beside those, for finished sequences that stay as prefix cache.
+    pub cached_sequences: u16,
+    /// Compute threads on a quiet machine.
+    pub threads: usize,
+    /// Most prompt tokens of one step.
+    pub prefill_chunk: u32,
+    /// Target for running streams while prompts are read.
+    pub inter_token_target: std::time::Duration,
+    /// A request waits for another one's prefill when that saves at least this many tokens.
+    pub share_min_tokens: u32,
+}
+
+/// A sequence to generate, its prompt as tokens.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// Chosen by the server, unique in this worker.
+    pub id: u64,
+    /// Whom to be fair to.
+    pub user: String,
+    /// What to continue.
+    pub prompt: Vec<Token>,
+    /// What was generated and delivered before a crash.
+    pub generated: Vec<Token>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
+    /// Most tokens to generate, `generated` included; already cut to the context.
+    pub max_tokens: u32,
+}
+
+/// What became of a sequence in a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SequenceEvent {
+    /// It left the queue; so many prompt tokens came from the prefix cache.
+    Started {
+        /// Prompt tokens not read again.
+        cached_tokens: u32,
+    },
+    /// It generated.
+    Output {
+        /// The new tokens.
+        tokens: Vec<Token>,
+        /// The text that became certain with them; can be empty.
+        text: String,
+    },
+    /// It ended.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Text that was held back.
+        text: String,
+    },
+}
+
+/// One decode step's outcome.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// Events by sequence id, in order.
+    pub events: Vec<(u64, SequenceEvent)>,
+    /// What the engine holds after the step.
+    pub load: EngineLoad,
+}
+
+/// What an engine holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineLoad {
+    /// Sequences being read or generated.
+    pub running: u32,
+    /// Sequences in the queue.
+    pub waiting: u32,
+    /// KV cells in use, cached ones included.
+    pub used_cells: u32,
+    /// KV cells that only the prefix cache holds.
+    pub cached_cells: u32,
+    /// Sequences that were set back for lack of cells, since the start.
+    pub preemptions: u64,
+    /// Threads of the last step.
+    pub threads: u32,
+}

@@ -1,0 +1,202 @@
+//! The actor of one model replica: its worker's life and its requests' admission.
+//!
+//! The worker's steps never pass through the mailbox: the link routes them straight into the shared
+//! [`InFlight`](super::inflight::InFlight) table, which outlives both worker and actor.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::task::JoinHandle;
+
+use super::catalog::{Model, Replica};
+use super::inflight::Submission;
+use super::types::{GenerationError, ModelStatus};
+use super::worker::link::{self, LinkConfig, LinkEnd};
+use super::worker::protocol::Ready;
+use crate::config::QueueConfig;
+use crate::supervision::{Decision, RestartPolicy, RestartTracker};
+
+/// How often waiting requests and slow clients are looked after.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What a model actor is told.
+#[derive(Debug)]
+pub enum ModelMessage {
+    /// Take this request in.
+    Submit(Box<Submission>, RpcReplyPort<Result<(), GenerationError>>),
+    /// Start a worker now.
+    StartWorker,
+    /// The worker of that generation has loaded the model.
+    WorkerReady(u64, Ready),
+    /// The worker of that generation is gone.
+    WorkerEnded(u64, LinkEnd),
+    /// Time passed.
+    Tick,
+}
+
+/// One replica's actor.
+#[derive(Debug)]
+pub struct ModelActor;
+
+/// What a model actor needs.
+#[derive(Clone, Debug)]
+pub struct ModelActorArguments {
+    /// Its model.
+    pub model: Arc<Model>,
+    /// Its replica's number.
+    pub replica: usize,
+    /// How its worker is started.
+    pub link: LinkConfig,
+    /// How often the worker may be restarted.
+    pub restarts: RestartPolicy,
+    /// Waiting.
+    pub queue: QueueConfig,
+}
+
+/// A model actor's state.
+#[derive(Debug)]
+pub struct ModelState {
+    arguments: ModelActorArguments,
+    replica: Arc<Replica>,
+    tracker: RestartTracker,
+    /// Counts workers, so that a late word of an earlier one is not taken for the present one's.
+    generation: u64,
+    link: Option<LinkTask>,
+}
+
+/// The link's task; it and its process end with the actor.
+#[derive(Debug)]
+struct LinkTask(JoinHandle<()>);
+
+impl Drop for LinkTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[ractor::async_trait]
+impl Actor for ModelActor {
+    type Msg = ModelMessage;
+    type State = ModelState;
+    type Arguments = ModelActorArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let replica = Arc::clone(&arguments.model.replicas[arguments.replica]);
+        // A predecessor that panicked leaves its requests in the table and a dead worker's handle with them.
+        replica.table.lock().detach();
+        replica.set_actor(Some(myself.clone()));
+        myself.cast(ModelMessage::StartWorker)?;
+        myself.send_interval(TICK, || ModelMessage::Tick);
+        let tracker = RestartTracker::new(arguments.restarts.clone());
+        Ok(ModelState { arguments, replica, tracker, generation: 0, link: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            ModelMessage::Submit(submission, reply) => {
+                let answer = state.submit(*submission);
+                if !reply.is_closed() {
+                    let _ = reply.send(answer);
+                }
+            }
+            ModelMessage::StartWorker => state.start_worker(&myself),
+            ModelMessage::WorkerReady(generation, ready) if generation == state.generation => {
+                tracing::info!(
+                    model = state.arguments.model.id,
+                    replica = state.arguments.replica,
+                    context_length = ready.context_length,
+                    kv_cells = ready.kv_cells,
+                    "model ready"
+                );
+                state.tracker.on_stable(Instant::now());
+                state.replica.set_ready(ready);
+            }
+            ModelMessage::WorkerEnded(generation, end) if generation == state.generation => {
+                state.worker_ended(&myself, end);
+            }
+            // Words of an earlier worker.
+            ModelMessage::WorkerReady(..) | ModelMessage::WorkerEnded(..) => {}
+            ModelMessage::Tick => {
+                let queue = &state.arguments.queue;
+                let max_wait = Duration::from_millis(queue.max_wait_ms);
+                state.replica.table.lock().tick(Instant::now(), max_wait, super::handle::RETRY_AFTER);
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+        state.replica.set_actor(None);
+        state.link = None;
+        state.replica.table.lock().fail_all(&GenerationError::ShuttingDown);
+        Ok(())
+    }
+}
+
+impl ModelState {
+    fn submit(&mut self, submission: Submission) -> Result<(), GenerationError> {
+        if let Some(error) = self.replica.unavailable(&self.arguments.model.id, Instant::now()) {
+            return Err(error);
+        }
+        self.replica.table.lock().insert(submission, Instant::now());
+        Ok(())
+    }
+
+    fn start_worker(&mut self, myself: &ActorRef<ModelMessage>) {
+        self.generation += 1;
+        let generation = self.generation;
+        self.replica.set_status(ModelStatus::Loading);
+        let link = self.arguments.link.clone();
+        let table = self.replica.table.clone();
+        let actor = myself.clone();
+        self.link = Some(LinkTask(tokio::spawn(async move {
+            let ready_actor = actor.clone();
+            let end = link::run(&link, &table, move |ready| {
+                let _ = ready_actor.cast(ModelMessage::WorkerReady(generation, ready));
+            })
+            .await;
+            let _ = actor.cast(ModelMessage::WorkerEnded(generation, end));
+        })));
+    }
+
+    fn worker_ended(&mut self, myself: &ActorRef<ModelMessage>, end: LinkEnd) {
+        self.link = None;
+        let now = Instant::now();
+        let in_flight = {
+            let mut table = self.replica.table.lock();
+            table.detach();
+            table.len()
+        };
+        let id = &self.arguments.model.id;
+        let (reason, wait) = match end {
+            LinkEnd::Died(reason) => match self.tracker.on_failure(now) {
+                Decision::RestartAfter(wait) => {
+                    tracing::warn!(model = id, %reason, in_flight, ?wait, "worker lost, another one is started");
+                    self.replica.set_status(ModelStatus::Loading);
+                    myself.send_after(wait, || ModelMessage::StartWorker);
+                    return;
+                }
+                Decision::GiveUp { retry_after } => {
+                    (format!("its worker keeps dying; the last time: {reason}"), retry_after)
+                }
+            },
+            LinkEnd::Refused(reason) => (reason, self.arguments.restarts.cooldown),
+        };
+        tracing::error!(model = id, %reason, in_flight, retry_after = ?wait, "model unhealthy");
+        self.replica.set_unhealthy(reason, now + wait);
+        if let Some(error) = self.replica.unavailable(id, now) {
+            self.replica.table.lock().fail_all(&error);
+        }
+        myself.send_after(wait, || ModelMessage::StartWorker);
+    }
+}

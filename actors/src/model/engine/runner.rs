@@ -1,0 +1,302 @@
+//! The loop of decode steps. Owns the llama.cpp context; everything that decides is asked of pure parts.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+use super::budget::StepBudget;
+use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
+use super::output::TextAssembler;
+use super::sampler::{self, Scratch, TokenCounts};
+use super::scheduler::{
+    Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Step,
+};
+use super::threads::ThreadTuner;
+use super::{EngineLoad, EngineSettings, Sequence, SequenceEvent, StepReport};
+use crate::model::types::{FinishReason, Token};
+
+/// What the engine is told between steps.
+#[derive(Debug)]
+pub enum Command {
+    /// Generate this.
+    Submit(Box<Sequence>),
+    /// Stop generating that; its cells become prefix cache within one step.
+    Cancel(u64),
+}
+
+/// A step may take this long while nobody waits for a token: it bounds how late a cancel or arrival is seen.
+const IDLE_STEP: Duration = Duration::from_millis(400);
+
+/// A sequence's own state beside what the scheduler knows.
+#[derive(Debug)]
+struct Running {
+    sequence: Sequence,
+    counts: TokenCounts,
+    text: TextAssembler,
+    generated: u32,
+    started: bool,
+}
+
+/// The engine of one worker.
+#[derive(Debug)]
+pub struct Engine<'model> {
+    model: &'model Model,
+    context: Context<'model>,
+    scheduler: Scheduler,
+    budget: StepBudget,
+    threads: ThreadTuner,
+    running: HashMap<SequenceId, Running>,
+    scratch: Scratch,
+    batch: Vec<BatchEntry>,
+}
+
+impl<'model> Engine<'model> {
+    /// # Errors
+    /// When llama.cpp cannot make the context.
+    pub fn new(model: &'model Model, settings: &EngineSettings) -> Result<Self, LlamaError> {
+        let slots = settings.max_sequences.saturating_add(settings.cached_sequences).min(256);
+        // llama.cpp wants room for one output a sequence id, running or cached.
+        let outputs = u32::from(slots);
+        let context = Context::new(
+            model,
+            ContextSizes {
+                cells: settings.kv_cells,
+                slots,
+                batch: settings.prefill_chunk + u32::from(settings.max_sequences),
+                outputs,
+                threads: settings.threads,
+            },
+        )?;
+        let reuse =
+            if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
+        let scheduler = Scheduler::new(SchedulerConfig {
+            slots,
+            max_running: settings.max_sequences,
+            cells: settings.kv_cells,
+            cache_cells: settings.kv_cells,
+            context: settings.context_length,
+            reuse,
+            share_min: settings.share_min_tokens,
+        })
+        .map_err(|error| LlamaError::Load(error.to_string()))?;
+        Ok(Self {
+            model,
+            context,
+            scheduler,
+            budget: StepBudget::new(settings.inter_token_target, IDLE_STEP, settings.prefill_chunk as usize),
+            threads: ThreadTuner::new(settings.threads),
+            running: HashMap::new(),
+            scratch: Scratch::default(),
+            batch: Vec::new(),
+        })
+    }
+
+    /// Runs until the command channel closes. Every step is reported; the report of the sequences that left
+    /// the queue goes out before their first decode, so that a crash can be blamed on those it ran.
+    ///
+    /// # Errors
+    /// A failed decode: the caller must end the process, since the context is not to be trusted any more.
+    pub fn run(
+        mut self,
+        commands: &Receiver<Command>,
+        mut report: impl FnMut(StepReport),
+    ) -> Result<(), LlamaError> {
+        loop {
+            if !self.scheduler.has_work() {
+                match commands.recv() {
+                    Ok(command) => self.take(command, &mut report),
+                    Err(_) => return Ok(()),
+                }
+            }
+            loop {
+                match commands.try_recv() {
+                    Ok(command) => self.take(command, &mut report),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                }
+            }
+            if self.scheduler.has_work() {
+                self.step(&mut report)?;
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command, report: &mut impl FnMut(StepReport)) {
+        match command {
+            Command::Submit(sequence) => {
+                let id = sequence.id;
+                if let Some(event) = self.submit(*sequence) {
+                    report(StepReport { events: vec![(id, event)], load: self.load() });
+                }
+            }
+            Command::Cancel(id) => {
+                if self.running.remove(&SequenceId(id)).is_some() {
+                    self.scheduler.cancel(SequenceId(id));
+                    tracing::debug!(sequence = id, "sequence cancelled");
+                }
+            }
+        }
+    }
+
+    /// Takes a sequence in, or says how it ends at once.
+    fn submit(&mut self, sequence: Sequence) -> Option<SequenceEvent> {
+        let id = SequenceId(sequence.id);
+        let mut text = TextAssembler::new(&sequence.stop);
+        let mut counts = TokenCounts::default();
+        // A resumed sequence's text was delivered before the crash: replaying it restores what is held back.
+        let mut stopped = false;
+        for &token in &sequence.generated {
+            counts.record(token);
+            stopped = stopped || text.push(&self.model.piece(token)).stopped;
+        }
+        let generated = u32::try_from(sequence.generated.len()).unwrap_or(u32::MAX);
+        if stopped {
+            return Some(SequenceEvent::Finished { reason: FinishReason::Stop, text: String::new() });
+        }
+        if generated >= sequence.max_tokens {
+            return Some(text_end(&mut text, FinishReason::Length));
+        }
+        let mut tokens = sequence.prompt.clone();
+        tokens.extend_from_slice(&sequence.generated);
+        let arrival = Arrival { id, user: sequence.user.clone(), tokens, generated };
+        if let Err(error) = self.scheduler.submit(arrival) {
+            // Preparing checked the length, and ids come from one counter: this would be our defect, and
+            // ending the sequence keeps it from hanging.
+            tracing::error!(sequence = id.0, %error, "the scheduler refused a prepared sequence");
+            return Some(text_end(&mut text, FinishReason::Length));
+        }
+        self.running.insert(id, Running { sequence, counts, text, generated, started: false });
+        None
+    }
+
+    fn step(&mut self, report: &mut impl FnMut(StepReport)) -> Result<(), LlamaError> {
+        let budget = self.budget.next(self.scheduler.decoding());
+        let step = self.scheduler.plan(budget);
+        self.report_started(&step, report);
+        for op in &step.ops {
+            match *op {
+                KvOp::Copy { from, to, len } => self.context.copy(from.0, to.0, len),
+                KvOp::Truncate { slot, len } => self.context.truncate(slot.0, len),
+            }
+        }
+        if step.batch.is_empty() {
+            // The scheduler promises progress in every step; a pause keeps a defect from burning a core.
+            tracing::error!("the scheduler planned an empty step");
+            std::thread::sleep(Duration::from_millis(10));
+            return Ok(());
+        }
+        self.batch.clear();
+        self.batch.extend(step.batch.iter().map(|t| BatchEntry {
+            token: t.token,
+            position: t.position,
+            slot: t.slot.0,
+            logits: t.sample_for.is_some(),
+        }));
+        let threads = self.threads.next();
+        let begin = Instant::now();
+        self.context.decode(&self.batch, threads)?;
+        let took = begin.elapsed();
+        self.budget.observe(step.decode_tokens, step.prefill_tokens, took);
+        self.threads.observe(threads, step.decode_tokens, step.prefill_tokens, took);
+        let events = self.sample(&step);
+        let mut load = self.load();
+        load.threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        report(StepReport { events, load });
+        Ok(())
+    }
+
+    fn report_started(&mut self, step: &Step, report: &mut impl FnMut(StepReport)) {
+        let mut events = Vec::new();
+        for &(id, cached_tokens) in &step.started {
+            let Some(running) = self.running.get_mut(&id) else { continue };
+            if !running.started {
+                running.started = true;
+                events.push((id.0, SequenceEvent::Started { cached_tokens }));
+            }
+        }
+        if !events.is_empty() {
+            report(StepReport { events, load: self.load() });
+        }
+    }
+
+    fn sample(&mut self, step: &Step) -> Vec<(u64, SequenceEvent)> {
+        let mut events = Vec::new();
+        let mut outcomes = Vec::new();
+        for (index, entry) in step.batch.iter().enumerate() {
+            let Some(id) = entry.sample_for else { continue };
+            let Some(running) = self.running.get_mut(&id) else { continue };
+            let token = sampler::sample(
+                self.context.logits(index),
+                &running.sequence.sampling,
+                &running.counts,
+                u64::from(running.generated),
+                &mut self.scratch,
+            );
+            // Without a token that may be chosen (all banned) the answer ends here.
+            let next = match token {
+                Some(token) => running.accept(self.model, token, &mut events),
+                None => {
+                    events.push((id.0, text_end(&mut running.text, FinishReason::Stop)));
+                    None
+                }
+            };
+            outcomes.push((id, next.map_or(Outcome::Finished, Outcome::Continue)));
+            if next.is_none() {
+                self.running.remove(&id);
+            }
+        }
+        // No sequence is longer than the context (`max_tokens` is cut to it), so none ends in `commit`.
+        let _ = self.scheduler.commit(outcomes);
+        events
+    }
+
+    fn load(&self) -> EngineLoad {
+        let stats = self.scheduler.stats();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        EngineLoad {
+            running: count(stats.running),
+            waiting: count(stats.waiting),
+            used_cells: stats.used_cells,
+            cached_cells: stats.cached_cells,
+            preemptions: stats.preemptions,
+            threads: 0,
+        }
+    }
+}
+
+/// The end of an answer, with the text that was held back. A stop text that is certain only now counts.
+fn text_end(text: &mut TextAssembler, reason: FinishReason) -> SequenceEvent {
+    let last = text.finish();
+    let reason = if last.stopped { FinishReason::Stop } else { reason };
+    SequenceEvent::Finished { reason, text: last.text }
+}
+
+impl Running {
+    /// Takes the sampled token. `None` when the sequence ends with it.
+    fn accept(
+        &mut self,
+        model: &Model,
+        token: Token,
+        events: &mut Vec<(u64, SequenceEvent)>,
+    ) -> Option<Token> {
+        let id = self.sequence.id;
+        if model.is_end_of_generation(token) {
+            events.push((id, text_end(&mut self.text, FinishReason::Stop)));
+            return None;
+        }
+        self.generated += 1;
+        self.counts.record(token);
+        let push = self.text.push(&model.piece(token));
+        events.push((id, SequenceEvent::Output { tokens: vec![token], text: push.text }));
+        if push.stopped {
+            let text = String::new();
+            events.push((id, SequenceEvent::Finished { reason: FinishReason::Stop, text }));
+            None
+        } else if self.generated >= self.sequence.max_tokens {
+            events.push((id, text_end(&mut self.text, FinishReason::Length)));
+            None
+        } else {
+            Some(token)
+        }
+    }
+}

@@ -1,0 +1,4 @@
+mod backend;
+mod cases;
+mod harness;
+mod state_machine;

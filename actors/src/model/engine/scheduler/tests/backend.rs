@@ -1,0 +1,113 @@
+//! A stand-in for llama.cpp with a toy model: cells with a position, a token and the slots that see them.
+//! It refuses whatever llama.cpp would refuse or get wrong.
+
+use std::collections::BTreeMap;
+
+use proptest::test_runner::TestCaseError;
+use proptest::{prop_assert, prop_assert_eq};
+
+use super::super::*;
+
+#[derive(Clone, Debug)]
+struct Cell {
+    position: u32,
+    token: Token,
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Backend {
+    reuse: PrefixReuse,
+    cells: Vec<Option<Cell>>,
+}
+
+impl Backend {
+    pub fn new(config: &SchedulerConfig) -> Self {
+        Self { reuse: config.reuse, cells: vec![None; config.cells as usize] }
+    }
+
+    pub fn used(&self) -> usize {
+        self.cells.iter().flatten().count()
+    }
+
+    /// The tokens of a slot in the order of their positions, which must be 0, 1, 2, …
+    pub fn content(&self, slot: Slot) -> Result<Vec<Token>, TestCaseError> {
+        let seen = self.cells.iter().flatten().filter(|cell| cell.slots.contains(&slot));
+        let mut tokens = BTreeMap::new();
+        for cell in seen {
+            prop_assert!(tokens.insert(cell.position, cell.token).is_none(), "two tokens at one position");
+        }
+        prop_assert!(tokens.keys().copied().eq(0..tokens.len() as u32), "a gap in slot {}", slot);
+        Ok(tokens.into_values().collect())
+    }
+
+    pub fn execute(&mut self, op: KvOp) -> Result<(), TestCaseError> {
+        match op {
+            KvOp::Copy { from, to, len } => {
+                let held = self.content(from)?.len() as u32;
+                prop_assert!(from != to && len > 0 && len <= held, "{:?} of {}", op, held);
+                prop_assert!(self.reuse != PrefixReuse::None);
+                prop_assert!(self.reuse == PrefixReuse::Partial || len == held, "a part of a state");
+                prop_assert!(self.content(to)?.is_empty(), "a copy over other tokens");
+                for cell in self.cells.iter_mut().flatten() {
+                    if cell.slots.contains(&from) && cell.position < len {
+                        cell.slots.push(to);
+                    }
+                }
+            }
+            KvOp::Truncate { slot, len } => {
+                prop_assert!(self.reuse == PrefixReuse::Partial || len == 0, "a state was cut");
+                prop_assert!((self.content(slot)?.len() as u32) > len, "nothing to cut");
+                for place in &mut self.cells {
+                    if let Some(cell) = place {
+                        if cell.position >= len {
+                            cell.slots.retain(|&other| other != slot);
+                        }
+                        if cell.slots.is_empty() {
+                            *place = None;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the batch in cells and returns, for each token with logits, all tokens these depend on.
+    pub fn decode(&mut self, batch: &[BatchToken]) -> Result<Vec<(SequenceId, Vec<Token>)>, TestCaseError> {
+        let mut sampled = Vec::new();
+        for entry in batch {
+            prop_assert_eq!(self.content(entry.slot)?.len() as u32, entry.position, "a token out of place");
+            let free = self.cells.iter_mut().find(|place| place.is_none());
+            let Some(place) = free else { return Err(TestCaseError::fail("no free cell for the batch")) };
+            *place = Some(Cell { position: entry.position, token: entry.token, slots: vec![entry.slot] });
+            if let Some(id) = entry.sample_for {
+                sampled.push((id, self.content(entry.slot)?));
+            }
+        }
+        Ok(sampled)
+    }
+}
+
+/// The toy model's next token, which depends on all tokens before; None is the end.
+pub fn next_token(tokens: &[Token]) -> Option<Token> {
+    // FNV-1a
+    let hash = tokens.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &token| {
+        (hash ^ (token as u64 + 1)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let hash = hash ^ (hash >> 29);
+    (!hash.is_multiple_of(23)).then_some((hash >> 7 & 1) as Token)
+}
+
+/// What a request is to come to: one at a time, without any cache.
+pub fn reference(tokens: &[Token], generated: u32, max_tokens: u32, context: u32) -> Vec<Token> {
+    let mut tokens = tokens.to_vec();
+    let mut generated = generated;
+    // As many as there are positions, and one more that is only sampled.
+    while generated < max_tokens && tokens.len() <= context as usize {
+        let Some(token) = next_token(&tokens) else { break };
+        tokens.push(token);
+        generated += 1;
+    }
+    tokens
+}

@@ -1,0 +1,320 @@
+//! What the scheduler promises beyond correct outputs: what is read how often, who goes first, who has to go.
+
+use proptest::prelude::*;
+
+use super::super::*;
+use super::harness::Harness;
+
+fn config() -> SchedulerConfig {
+    SchedulerConfig {
+        slots: 16,
+        max_running: 8,
+        cells: 4096,
+        context: 2048,
+        cache_cells: u32::MAX,
+        reuse: PrefixReuse::Partial,
+        share_min: 16,
+    }
+}
+
+/// `len` tokens that have no prefix in common with those of another `kind`, nor with any of the toy model's.
+fn text(kind: i32, len: usize) -> Vec<Token> {
+    (0..len as i32).map(|position| 1000 * (kind + 1) + position % 997).collect()
+}
+
+fn prompt(shared: usize, kind: i32, own: usize) -> Vec<Token> {
+    [text(0, shared), text(kind, own)].concat()
+}
+
+fn started(harness: &mut Harness, steps: usize, budget: usize) -> Vec<(u64, u32)> {
+    let steps = (0..steps).flat_map(|_| harness.step(budget, &[]).unwrap().started);
+    steps.map(|(id, cached)| (id.0, cached)).collect()
+}
+
+#[test]
+fn a_prefix_that_arrives_many_times_at_once_is_read_once() {
+    for reuse in [PrefixReuse::Partial, PrefixReuse::WholeSequence] {
+        let mut harness = Harness::new(SchedulerConfig { reuse, ..config() });
+        for n in 0..8 {
+            harness.submit(n, "ann", &prompt(1000, n as i32 + 1, 10), 0, 1);
+        }
+        let first = started(&mut harness, 1, 128);
+        assert_eq!(first, [(0, 0)]);
+        assert_eq!(harness.scheduler.stats().following, 7);
+        let rest = started(&mut harness, 20, 128);
+        assert_eq!(rest, (1..8).map(|n| (n, 1000)).collect::<Vec<_>>(), "{reuse:?}");
+        harness.run_to_end(128).unwrap();
+        assert_eq!(harness.prefilled, 1000 + 8 * 10, "{reuse:?}");
+    }
+}
+
+#[test]
+fn without_reuse_everything_is_read_and_nothing_kept() {
+    let mut harness = Harness::new(SchedulerConfig { reuse: PrefixReuse::None, ..config() });
+    for n in 0..4 {
+        harness.submit(n, "ann", &prompt(100, n as i32 + 1, 10), 0, 3);
+    }
+    harness.run_to_end(128).unwrap();
+    assert_eq!(harness.prefilled, 4 * 110);
+    assert_eq!(harness.scheduler.stats().cached_cells, 0);
+}
+
+#[test]
+fn followers_go_on_when_their_leader_is_cancelled() {
+    for reuse in [PrefixReuse::Partial, PrefixReuse::WholeSequence] {
+        let mut harness = Harness::new(SchedulerConfig { reuse, ..config() });
+        for n in 0..4 {
+            harness.submit(n, "ann", &prompt(1000, n as i32 + 1, 10), 0, 1);
+        }
+        harness.step(400, &[]).unwrap();
+        harness.step(400, &[0]).unwrap();
+        // What the cancelled one had read is not lost, and again one goes ahead of the others.
+        assert_eq!(started(&mut harness, 1, 100), [(1, 800)], "{reuse:?}");
+        assert_eq!(harness.scheduler.stats().following, 2);
+        harness.run_to_end(400).unwrap();
+        assert_eq!(harness.prefilled, 1000 + 3 * 10, "{reuse:?}");
+    }
+}
+
+#[test]
+fn a_prefix_not_worth_waiting_for_is_not_waited_for() {
+    let mut harness = Harness::new(config());
+    harness.submit(0, "ann", &prompt(15, 1, 100), 0, 1);
+    harness.submit(1, "ann", &prompt(15, 2, 100), 0, 1);
+    assert_eq!(started(&mut harness, 1, 64), [(0, 0), (1, 0)]);
+}
+
+#[test]
+fn the_next_turn_of_a_conversation_goes_on_in_the_same_slot() {
+    let mut harness = Harness::new(config());
+    let first = text(1, 200);
+    harness.submit(0, "ann", &first, 0, 1);
+    harness.run_to_end(512).unwrap();
+    harness.submit(1, "ann", &[first, text(2, 20)].concat(), 0, 1);
+    let step = harness.step(512, &[]).unwrap();
+    assert_eq!((step.ops, step.started, step.prefill_tokens), (vec![], vec![(SequenceId(1), 200)], 20));
+}
+
+#[test]
+fn an_identical_request_reads_only_its_last_token() {
+    let mut harness = Harness::new(config());
+    harness.submit(0, "ann", &text(1, 200), 0, 1);
+    harness.run_to_end(512).unwrap();
+    harness.submit(1, "ann", &text(1, 200), 0, 1);
+    let step = harness.step(512, &[]).unwrap();
+    assert_eq!((step.started, step.prefill_tokens), (vec![(SequenceId(1), 199)], 1));
+}
+
+#[test]
+fn a_running_sequence_shares_what_it_generates() {
+    let mut harness = Harness::new(config());
+    harness.submit(0, "ann", &text(1, 50), 0, 500);
+    harness.step(512, &[]).unwrap();
+    while harness.scheduler.tokens(SequenceId(0)).is_some_and(|tokens| tokens.len() < 60) {
+        harness.step(512, &[]).unwrap();
+    }
+    let tokens = harness.scheduler.tokens(SequenceId(0)).unwrap().to_vec();
+    harness.submit(1, "bob", &[&tokens[..55], &text(2, 5)].concat(), 0, 1);
+    let used = harness.scheduler.stats().used_cells;
+    assert_eq!(started(&mut harness, 1, 512), [(1, 55)]);
+    // Five of its own, and one for the token that the first one decoded.
+    assert_eq!(harness.scheduler.stats().used_cells + harness.scheduler.stats().cached_cells, used + 6);
+}
+
+#[test]
+fn short_prompts_pass_long_ones_which_still_get_half() {
+    let mut harness = Harness::new(config());
+    harness.submit(0, "ann", &text(1, 1000), 0, 1);
+    harness.submit(1, "bob", &text(2, 1000), 0, 1);
+    harness.submit(2, "cleo", &text(3, 30), 0, 1);
+    let step = harness.step(64, &[]).unwrap();
+    let mut read: Vec<(Token, usize)> = Vec::new();
+    for token in &step.batch {
+        let kind = token.token / 1000 - 1;
+        match read.last_mut() {
+            Some((last, count)) if *last == kind => *count += 1,
+            _ => read.push((kind, 1)),
+        }
+    }
+    read.sort_unstable();
+    assert_eq!(read, [(1, 34), (3, 30)]);
+    assert_eq!(harness.live(), [0, 1], "the short one has its token in the first step");
+}
+
+#[test]
+fn a_follower_lends_its_age_to_its_leader() {
+    let mut harness = Harness::new(SchedulerConfig { cells: 8192, ..config() });
+    // 1 is in front of 2 by age, but follows 0's prefix only as long as 0 is there.
+    harness.submit(0, "ann", &prompt(500, 1, 10), 0, 1);
+    harness.submit(1, "ann", &prompt(500, 2, 10), 0, 1);
+    harness.submit(2, "ann", &text(3, 400), 0, 1);
+    let step = harness.step(100, &[]).unwrap();
+    assert_eq!(step.batch.iter().filter(|token| token.token < 2000).count(), 50);
+}
+
+#[test]
+fn users_are_admitted_in_turn() {
+    let mut harness = Harness::new(SchedulerConfig { max_running: 1, ..config() });
+    for n in 0..3 {
+        harness.submit(n, "ann", &text(n as i32, 10), 0, 1);
+    }
+    harness.submit(10, "bob", &text(10, 10), 0, 1);
+    harness.submit(11, "bob", &text(11, 10), 0, 1);
+    let order: Vec<u64> = started(&mut harness, 5, 64).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(order, [0, 10, 1, 11, 2]);
+}
+
+#[test]
+fn what_is_resumed_after_a_crash_goes_first() {
+    let mut harness = Harness::new(SchedulerConfig { max_running: 1, ..config() });
+    harness.submit(0, "ann", &text(0, 40), 0, 1);
+    harness.submit(1, "bob", &text(1, 30), 10, 11);
+    assert_eq!(started(&mut harness, 1, 64), [(1, 0)]);
+    // Of a resumed one only the prompt's tokens count as cached prompt tokens.
+    harness.submit(2, "bob", &text(1, 35), 15, 16);
+    assert_eq!(started(&mut harness, 1, 64), [(2, 20)]);
+}
+
+#[test]
+fn the_last_admitted_of_the_busiest_user_is_preempted_and_ends_none_the_worse() {
+    let mut harness = Harness::new(SchedulerConfig { cells: 256, context: 256, ..config() });
+    // Tokens whose toy continuation is long.
+    let long = |kind| (0..50).map(|n| text(10 * kind + n, 60)).find(|tokens| generates(tokens, 50)).unwrap();
+    harness.submit(0, "ann", &long(0), 0, 50);
+    harness.submit(1, "ann", &long(1), 0, 50);
+    harness.submit(2, "bob", &long(2), 0, 50);
+    while harness.scheduler.stats().preemptions == 0 {
+        harness.step(256, &[]).unwrap();
+    }
+    let stats = harness.scheduler.stats();
+    assert_eq!((stats.waiting, stats.running), (1, 2));
+    let computes: Vec<u64> =
+        harness.step(256, &[]).unwrap().batch.iter().filter_map(|token| Some(token.sample_for?.0)).collect();
+    assert_eq!(computes, [0, 2], "the second of ann's had to go, though bob's came later");
+    harness.run_to_end(256).unwrap();
+    assert!(harness.scheduler.stats().preemptions < 4, "no ping-pong");
+}
+
+fn generates(tokens: &[Token], more: u32) -> bool {
+    super::backend::reference(tokens, 0, more, 4096).len() == tokens.len() + more as usize
+}
+
+#[test]
+fn eviction_takes_the_least_recently_used_tail_first() {
+    let mut harness = Harness::new(SchedulerConfig { cells: 1000, context: 800, ..config() });
+    for n in 1..4 {
+        harness.submit(n, "ann", &text(n as i32, 300), 0, 1);
+        harness.run_to_end(512).unwrap();
+    }
+    // The first is used again, so the second is now the oldest; 300 more cells are needed, 100 are free.
+    harness.submit(4, "ann", &[text(1, 300), text(9, 1)].concat(), 0, 1);
+    harness.run_to_end(512).unwrap();
+    harness.submit(5, "ann", &text(5, 300), 0, 1);
+    harness.run_to_end(512).unwrap();
+    let cached = |kind| {
+        let mut harness = harness.clone();
+        harness.submit(6, "ann", &text(kind, 301), 0, 1);
+        started(&mut harness, 1, 512)[0].1
+    };
+    assert_eq!(cached(1), 300);
+    assert_eq!(cached(3), 300);
+    assert_eq!(cached(2), 99, "cut, not dropped");
+}
+
+#[test]
+fn the_cache_is_kept_within_its_limit() {
+    let mut harness = Harness::new(SchedulerConfig { cache_cells: 250, ..config() });
+    for n in 1..4 {
+        harness.submit(n, "ann", &text(n as i32, 100), 0, 1);
+    }
+    harness.run_to_end(512).unwrap();
+    assert_eq!(harness.scheduler.stats().cached_cells, 250);
+}
+
+#[test]
+fn admission_leaves_room_for_what_has_been_admitted() {
+    let mut harness = Harness::new(SchedulerConfig { cells: 1000, context: 1000, ..config() });
+    harness.submit(0, "ann", &text(1, 600), 0, 1);
+    harness.submit(1, "ann", &text(2, 600), 0, 1);
+    harness.submit(2, "bob", &text(3, 10), 0, 1);
+    harness.step(10, &[]).unwrap();
+    // Bob's would fit, and takes its turn before ann's second; that one would not fit.
+    let stats = harness.scheduler.stats();
+    assert_eq!((stats.running, stats.waiting), (2, 1));
+    harness.run_to_end(100).unwrap();
+    assert_eq!(harness.scheduler.stats().preemptions, 0);
+}
+
+#[test]
+fn a_sequence_ends_where_the_context_does() {
+    let mut harness = Harness::new(SchedulerConfig { cells: 64, context: 64, ..config() });
+    let tokens = (0..50).map(|n| text(n, 60)).find(|tokens| generates(tokens, 20)).unwrap();
+    harness.submit(0, "ann", &tokens, 0, 20);
+    harness.run_to_end(64).unwrap();
+    assert_eq!(harness.prefilled, 60);
+    assert_eq!(harness.steps, 5, "one more token is sampled than there are positions to decode");
+}
+
+#[test]
+fn bad_configurations_are_refused() {
+    let new = |change: fn(&mut SchedulerConfig)| {
+        let mut config = config();
+        change(&mut config);
+        Scheduler::new(config).err()
+    };
+    assert_eq!(new(|_| ()), None);
+    assert_eq!(new(|config| config.max_running = 0), Some(ConfigError::Zero));
+    assert_eq!(new(|config| config.context = 0), Some(ConfigError::Zero));
+    assert_eq!(
+        new(|config| config.max_running = 17),
+        Some(ConfigError::TooFewSlots { max_running: 17, slots: 16 })
+    );
+    assert_eq!(
+        new(|config| config.cells = 2047),
+        Some(ConfigError::TooFewCells { context: 2048, cells: 2047 })
+    );
+}
+
+#[test]
+fn bad_arrivals_are_refused() {
+    let mut scheduler = Scheduler::new(config()).unwrap();
+    let mut submit = |len: usize, generated| {
+        let user = "ann".to_owned();
+        scheduler.submit(Arrival { id: SequenceId(1), user, tokens: text(1, len), generated })
+    };
+    assert_eq!(submit(0, 0), Err(SubmitError::Empty));
+    assert_eq!(submit(2049, 0), Err(SubmitError::TooLong { len: 2049, context: 2048 }));
+    assert_eq!(submit(3, 4), Err(SubmitError::Generated { generated: 4, len: 3 }));
+    assert_eq!(submit(2048, 0), Ok(()));
+    assert_eq!(submit(5, 0), Err(SubmitError::Duplicate(SequenceId(1))));
+    assert!(scheduler.cancel(SequenceId(1)));
+    assert!(!scheduler.cancel(SequenceId(1)));
+    assert!(!scheduler.has_work());
+    assert_eq!(scheduler.plan(10), Step::default());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Clients that arrive at any time while the prefix is read, with any tails: it is read once, but for the
+    /// few tokens that are not worth waiting for.
+    #[test]
+    fn a_shared_prefix_is_read_once_whenever_its_users_arrive(
+        mut arrivals in prop::collection::vec((0..12usize, 1..20usize), 1..8),
+        budget in 8..200usize,
+    ) {
+        let mut harness = Harness::new(config());
+        arrivals.sort_unstable();
+        for (id, &(at, own)) in arrivals.iter().enumerate() {
+            while harness.steps < at {
+                harness.step(budget, &[])?;
+            }
+            harness.submit(id as u64, "ann", &prompt(600, id as i32 + 1, own), 0, 1);
+        }
+        harness.run_to_end(budget)?;
+        let least = 600 + arrivals.iter().map(|(_, own)| own).sum::<usize>();
+        let not_worth_waiting = config().share_min as usize - 1;
+        prop_assert!(harness.prefilled >= least);
+        prop_assert!(harness.prefilled <= least + not_worth_waiting * (arrivals.len() - 1));
+    }
+}

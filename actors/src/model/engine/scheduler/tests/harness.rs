@@ -1,0 +1,182 @@
+//! The runner's loop over the simulated backend, with every step checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::test_runner::TestCaseError;
+use proptest::{prop_assert, prop_assert_eq};
+
+use super::super::*;
+use super::backend::{Backend, next_token, reference};
+
+#[derive(Clone, Debug)]
+struct Live {
+    tokens: Vec<Token>,
+    generated: u32,
+    max_tokens: u32,
+    expected: Vec<Token>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Harness {
+    pub scheduler: Scheduler,
+    config: SchedulerConfig,
+    backend: Backend,
+    live: BTreeMap<SequenceId, Live>,
+    started: BTreeSet<SequenceId>,
+    /// Steps done, and prompt tokens read in them.
+    pub steps: usize,
+    pub prefilled: usize,
+}
+
+impl Harness {
+    pub fn new(config: SchedulerConfig) -> Self {
+        Self {
+            scheduler: Scheduler::new(config.clone()).unwrap(),
+            backend: Backend::new(&config),
+            config,
+            live: BTreeMap::new(),
+            started: BTreeSet::new(),
+            steps: 0,
+            prefilled: 0,
+        }
+    }
+
+    /// `max_tokens` counts all generated tokens, also those of before a crash.
+    pub fn submit(&mut self, id: u64, user: &str, tokens: &[Token], generated: u32, max_tokens: u32) {
+        let (id, user, tokens) = (SequenceId(id), user.to_owned(), tokens.to_vec());
+        let expected = reference(&tokens, generated, max_tokens, self.config.context);
+        self.live.insert(id, Live { tokens: tokens.clone(), generated, max_tokens, expected });
+        self.scheduler.submit(Arrival { id, user, tokens, generated }).unwrap();
+    }
+
+    pub fn cancel(&mut self, id: u64) -> bool {
+        let known = self.scheduler.cancel(SequenceId(id));
+        assert_eq!(known, self.live.remove(&SequenceId(id)).is_some());
+        known
+    }
+
+    pub fn live(&self) -> Vec<u64> {
+        self.live.keys().map(|id| id.0).collect()
+    }
+
+    /// One step; `cancel` goes between the plan and the commit.
+    pub fn step(&mut self, budget: usize, cancel: &[u64]) -> Result<Step, TestCaseError> {
+        let had_work = self.scheduler.has_work();
+        let step = self.scheduler.plan(budget);
+        self.steps += 1;
+        self.prefilled += step.prefill_tokens;
+        prop_assert_eq!(step.batch.len(), step.prefill_tokens + step.decode_tokens);
+        prop_assert_eq!(!step.batch.is_empty(), had_work, "each step makes progress while there is work");
+        prop_assert!(step.decode_tokens <= usize::from(self.config.max_running));
+        let allowed = if step.decode_tokens == 0 { budget.max(1) } else { budget };
+        prop_assert!(step.prefill_tokens <= allowed, "over the budget");
+        for &(id, cached) in &step.started {
+            prop_assert!(self.started.insert(id), "started twice");
+            let live = &self.live[&id];
+            prop_assert!(cached as usize <= live.tokens.len() - live.generated as usize);
+            prop_assert!((cached as usize) < live.tokens.len());
+        }
+        for &op in &step.ops {
+            self.backend.execute(op)?;
+        }
+        let sampled = self.backend.decode(&step.batch)?;
+        self.check_step(&step)?;
+        for &id in cancel {
+            self.cancel(id);
+        }
+        let outcomes = self.sample(sampled)?;
+        let at_end: Vec<_> =
+            outcomes.iter().copied().filter(|(id, outcome)| self.is_full(*id, outcome)).collect();
+        let full = self.scheduler.commit(outcomes);
+        prop_assert_eq!(&full, &at_end.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        for id in full {
+            self.finish(id)?;
+        }
+        Ok(step)
+    }
+
+    fn is_full(&self, id: SequenceId, outcome: &Outcome) -> bool {
+        let over = self.live.get(&id).is_some_and(|live| live.tokens.len() > self.config.context as usize);
+        over && matches!(outcome, Outcome::Continue(_))
+    }
+
+    /// The cells are counted right, and every batch went on with a live sequence's own tokens.
+    fn check_step(&self, step: &Step) -> Result<(), TestCaseError> {
+        let stats = self.scheduler.stats();
+        prop_assert_eq!((stats.used_cells + stats.cached_cells) as usize, self.backend.used());
+        prop_assert_eq!(stats.used_cells + stats.cached_cells + stats.free_cells, self.config.cells);
+        let slots: BTreeSet<Slot> = step.batch.iter().map(|entry| entry.slot).collect();
+        for slot in slots {
+            let content = self.backend.content(slot)?;
+            prop_assert!(self.live.values().any(|live| live.tokens.starts_with(&content)));
+        }
+        let mut sampled = BTreeSet::new();
+        for entry in step.batch.iter().filter_map(|entry| entry.sample_for) {
+            prop_assert!(sampled.insert(entry), "sampled twice");
+        }
+        Ok(())
+    }
+
+    fn sample(
+        &mut self,
+        sampled: Vec<(SequenceId, Vec<Token>)>,
+    ) -> Result<Vec<(SequenceId, Outcome)>, TestCaseError> {
+        let mut outcomes = Vec::new();
+        for (id, content) in sampled {
+            let Some(live) = self.live.get_mut(&id) else {
+                // Cancelled after the plan: the runner may still report something for it.
+                outcomes.push((id, Outcome::Continue(0)));
+                continue;
+            };
+            prop_assert_eq!(&content, &live.tokens, "the logits of {:?} depend on other tokens", id);
+            let next = next_token(&content).filter(|_| live.generated < live.max_tokens);
+            if let Some(token) = next {
+                live.tokens.push(token);
+                live.generated += 1;
+            }
+            match next {
+                Some(token) if live.generated < live.max_tokens => {
+                    outcomes.push((id, Outcome::Continue(token)));
+                }
+                _ => {
+                    outcomes.push((id, Outcome::Finished));
+                    self.finish(id)?;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn finish(&mut self, id: SequenceId) -> Result<(), TestCaseError> {
+        let live = self.live.remove(&id).unwrap();
+        prop_assert_eq!(live.tokens, live.expected, "{:?} differs from the reference", id);
+        prop_assert!(self.started.remove(&id), "finished without a start");
+        Ok(())
+    }
+
+    /// Runs until everything has ended. Everything has to: the oldest sequence moves in each step, so each
+    /// of them is done within as many steps as it has tokens once it is the oldest.
+    pub fn run_to_end(&mut self, budget: usize) -> Result<(), TestCaseError> {
+        let bound = self.live.len() * (2 * self.config.context as usize + 4);
+        for _ in 0..bound {
+            if !self.scheduler.has_work() {
+                break;
+            }
+            self.step(budget, &[])?;
+        }
+        prop_assert!(self.live.is_empty() && !self.scheduler.has_work(), "starved: {:?}", self.live);
+        Ok(())
+    }
+
+    /// With nothing live and the cache dropped, nothing is left in the cells.
+    pub fn check_nothing_leaks(&mut self) -> Result<(), TestCaseError> {
+        prop_assert_eq!(self.scheduler.stats().used_cells, 0);
+        self.scheduler.drop_cached();
+        self.step(0, &[])?;
+        prop_assert_eq!(self.backend.used(), 0, "leaked cells");
+        let stats = self.scheduler.stats();
+        prop_assert_eq!(stats.free_cells, self.config.cells);
+        prop_assert_eq!((stats.waiting, stats.running, stats.cached_slots), (0, 0, 0));
+        Ok(())
+    }
+}

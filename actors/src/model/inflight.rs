@@ -1,0 +1,384 @@
+//! The table of requests in flight on one replica: what makes a stream outlive its worker.
+//!
+//! Every request's prompt and every token delivered so far are kept here, so that the next worker goes on
+//! where the last one died. The table outlives worker processes and model actors alike.
+//!
+//! **Blame.** A request that kills its worker must not take the others down for ever. A request is *proven*
+//! in a worker once it got a token there. When a worker dies while exactly one of its started requests is
+//! unproven, that one gets a strike; two strikes and it is given up ([`GenerationError::EngineCrashed`]),
+//! one token and its strikes are forgotten. After a crash the requests that were running go to the next
+//! worker one after the other, each proven before the next follows (the proven ones keep running), so that
+//! a culprit is soon alone under suspicion; what merely waited follows behind them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::types::{
+    FinishReason, GenerationError, GenerationEvent, GenerationRequest, Token, TokenUsage,
+};
+use super::worker::protocol::{self, Cancel, Submit, ToWorker, event, to_worker};
+
+/// Strikes after which a request is given up.
+const STRIKES: u32 = 2;
+
+/// Events a request's channel holds; a slower client's are merged in the table.
+pub const CHANNEL: usize = 64;
+
+/// Messages on their way to the worker.
+pub type ToWorkerSender = mpsc::UnboundedSender<ToWorker>;
+
+/// The table, shared by its model actor, its worker link and the requests' own handles.
+#[derive(Clone, Debug, Default)]
+pub struct SharedTable(Arc<Mutex<InFlight>>);
+
+impl SharedTable {
+    /// Locks the table; every critical section is a few map operations long.
+    pub fn lock(&self) -> MutexGuard<'_, InFlight> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request on its way into the table.
+#[derive(Debug)]
+pub struct Submission {
+    /// From one counter for the whole process, so that order of ids is order of arrival.
+    pub id: u64,
+    /// What is asked.
+    pub request: GenerationRequest,
+    /// Where its events go.
+    pub events: mpsc::Sender<GenerationEvent>,
+    /// Its place in the queue; freed with the entry.
+    pub permit: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct Entry {
+    request: GenerationRequest,
+    events: mpsc::Sender<GenerationEvent>,
+    /// Events that the channel had no room for.
+    pending: VecDeque<GenerationEvent>,
+    _permit: OwnedSemaphorePermit,
+    arrived: Instant,
+    prompt: Option<Vec<Token>>,
+    generated: Vec<Token>,
+    cached_tokens: u32,
+    started: bool,
+    /// Whether the present worker has it.
+    submitted: bool,
+    /// Whether the present worker began to read it.
+    running: bool,
+    /// Whether the present worker gave a token for it.
+    proven: bool,
+    strikes: u32,
+}
+
+impl Entry {
+    /// Whether the present worker could die of it: it is being prepared or run, not merely waiting.
+    fn could_be_guilty(&self) -> bool {
+        self.submitted && (self.running || self.prompt.is_none())
+    }
+
+    fn send(&mut self, event: GenerationEvent) {
+        let event = if self.pending.is_empty() {
+            match self.events.try_send(event) {
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
+                Err(mpsc::error::TrySendError::Full(event)) => event,
+            }
+        } else {
+            event
+        };
+        // Deltas are merged, so that a client that does not read costs its answer's length and no more.
+        if let (Some(GenerationEvent::Delta { text, tokens }), GenerationEvent::Delta { text: more, tokens: t }) =
+            (self.pending.back_mut(), &event)
+        {
+            text.push_str(more);
+            tokens.extend_from_slice(t);
+        } else {
+            self.pending.push_back(event);
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(event) = self.pending.pop_front() {
+            match self.events.try_send(event) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => self.pending.clear(),
+                Err(mpsc::error::TrySendError::Full(event)) => {
+                    self.pending.push_front(event);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends the last event. What a slow client has not taken yet is delivered as it reads.
+    fn close(mut self, last: GenerationEvent) {
+        self.send(last);
+        if self.pending.is_empty() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (events, pending) = (self.events, self.pending);
+            runtime.spawn(async move {
+                for event in pending {
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    entries: BTreeMap<u64, Entry>,
+    worker: Option<ToWorkerSender>,
+    /// Requests that ran when a worker died and are not yet proven in the next.
+    quarantine: VecDeque<u64>,
+    /// When the worker last gave a sign of life while it owed one.
+    last_sign: Option<Instant>,
+}
+
+impl InFlight {
+    /// How many requests are in flight.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Takes a request in and hands it to the worker, if there is one and nobody must be proven first.
+    pub fn insert(&mut self, submission: Submission, now: Instant) {
+        if submission.events.is_closed() {
+            return;
+        }
+        let entry = Entry {
+            request: submission.request,
+            events: submission.events,
+            pending: VecDeque::new(),
+            _permit: submission.permit,
+            arrived: now,
+            prompt: None,
+            generated: Vec::new(),
+            cached_tokens: 0,
+            started: false,
+            submitted: false,
+            running: false,
+            proven: false,
+            strikes: 0,
+        };
+        self.entries.insert(submission.id, entry);
+        if self.quarantine.is_empty() {
+            self.submit(submission.id, now);
+        }
+    }
+
+    fn submit(&mut self, id: u64, now: Instant) {
+        let (Some(worker), Some(entry)) = (&self.worker, self.entries.get_mut(&id)) else { return };
+        let message = Submit::new(id, &entry.request, entry.prompt.as_deref(), &entry.generated);
+        if worker.send(to_worker(to_worker::Message::Submit(message))).is_ok() {
+            entry.submitted = true;
+            self.last_sign.get_or_insert(now);
+        }
+    }
+
+    /// A worker is ready: hands it everything that is in flight.
+    pub fn attach(&mut self, worker: ToWorkerSender, now: Instant) {
+        self.worker = Some(worker);
+        self.last_sign = None;
+        match self.quarantine.front() {
+            Some(&first) => self.submit(first, now),
+            None => self.submit_rest(now),
+        }
+    }
+
+    fn submit_rest(&mut self, now: Instant) {
+        let rest: Vec<u64> = self.entries.iter().filter(|(_, e)| !e.submitted).map(|(&id, _)| id).collect();
+        for id in rest {
+            self.submit(id, now);
+        }
+    }
+
+    /// The worker is gone. Blames who is to blame and prepares the rest for the next worker.
+    pub fn detach(&mut self) {
+        self.worker = None;
+        self.last_sign = None;
+        let suspects: Vec<u64> =
+            self.entries.iter().filter(|(_, e)| e.could_be_guilty()).map(|(&id, _)| id).collect();
+        let mut unproven = suspects.iter().copied().filter(|id| !self.entries[id].proven);
+        let culprit = unproven.next().filter(|_| unproven.next().is_none());
+        drop(unproven);
+        if let Some(id) = culprit
+            && let Some(entry) = self.entries.get_mut(&id)
+        {
+            entry.strikes += 1;
+            if entry.strikes >= STRIKES {
+                let request_id = entry.request.request_id.clone();
+                tracing::error!(%request_id, "request given up: its worker died of it twice");
+                self.fail(id, GenerationError::EngineCrashed);
+            }
+        }
+        // Still unproven from the crash before: they are under suspicion as well.
+        let mut quarantine: Vec<u64> = self.quarantine.drain(..).chain(suspects).collect();
+        quarantine.retain(|id| self.entries.contains_key(id));
+        quarantine.sort_unstable_by_key(|id| (self.entries[id].strikes, *id));
+        quarantine.dedup();
+        self.quarantine = quarantine.into();
+        for entry in self.entries.values_mut() {
+            entry.submitted = false;
+            entry.running = false;
+            entry.proven = false;
+        }
+    }
+
+    /// The request is proven or gone: the next one in quarantine, or everything else, may follow.
+    fn release(&mut self, id: u64, now: Instant) {
+        let Some(position) = self.quarantine.iter().position(|&q| q == id) else { return };
+        self.quarantine.remove(position);
+        match self.quarantine.front() {
+            Some(&next) => {
+                if self.entries.get(&next).is_some_and(|e| !e.submitted) {
+                    self.submit(next, now);
+                }
+            }
+            None => self.submit_rest(now),
+        }
+    }
+
+    /// A client has gone: forgets its request and tells the worker.
+    pub fn cancel(&mut self, id: u64, now: Instant) {
+        let Some(entry) = self.entries.remove(&id) else { return };
+        if entry.submitted
+            && let Some(worker) = &self.worker
+        {
+            let _ = worker.send(to_worker(to_worker::Message::Cancel(Cancel { id })));
+        }
+        self.release(id, now);
+    }
+
+    /// Ends one request with an error.
+    pub fn fail(&mut self, id: u64, error: GenerationError) {
+        if let Some(entry) = self.entries.remove(&id) {
+            entry.close(GenerationEvent::Failed(error));
+        }
+    }
+
+    /// Ends every request with an error.
+    pub fn fail_all(&mut self, error: &GenerationError) {
+        self.quarantine.clear();
+        for (_, entry) in std::mem::take(&mut self.entries) {
+            entry.close(GenerationEvent::Failed(error.clone()));
+        }
+    }
+
+    /// Passes on one step of the worker.
+    pub fn route(&mut self, step: protocol::Step, now: Instant) {
+        self.last_sign = Some(now);
+        for event in step.events {
+            if let Some(happened) = event.event {
+                self.route_event(event.id, happened, now);
+            }
+        }
+        if !self.entries.values().any(|e| e.submitted) {
+            self.last_sign = None;
+        }
+    }
+
+    fn route_event(&mut self, id: u64, happened: event::Event, now: Instant) {
+        // An event of a request that was cancelled meanwhile is nobody's.
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        match happened {
+            event::Event::Accepted(accepted) => {
+                if entry.prompt.is_none() {
+                    let prompt_tokens = count(&accepted.prompt_tokens);
+                    entry.prompt = Some(accepted.prompt_tokens);
+                    entry.send(GenerationEvent::Accepted { prompt_tokens, prompt_text: accepted.prompt_text });
+                }
+            }
+            event::Event::Rejected(rejected) => {
+                self.fail(id, rejected.into());
+                self.release(id, now);
+            }
+            event::Event::Started(started) => {
+                entry.running = true;
+                if !entry.started {
+                    entry.started = true;
+                    let prompt = entry.prompt.as_deref().map_or(0, count);
+                    entry.cached_tokens = started.cached_tokens.min(prompt);
+                    entry.send(GenerationEvent::Started { cached_tokens: entry.cached_tokens });
+                }
+            }
+            event::Event::Output(output) => {
+                entry.generated.extend_from_slice(&output.tokens);
+                entry.proven = true;
+                entry.strikes = 0;
+                entry.send(GenerationEvent::Delta { text: output.text, tokens: output.tokens });
+                self.release(id, now);
+            }
+            event::Event::Finished(finished) => {
+                let Some(mut entry) = self.entries.remove(&id) else { return };
+                if !entry.started {
+                    // It ended without a step of its own, e.g. with `max_tokens` 0.
+                    entry.send(GenerationEvent::Started { cached_tokens: 0 });
+                }
+                if !finished.text.is_empty() {
+                    entry.send(GenerationEvent::Delta { text: finished.text, tokens: Vec::new() });
+                }
+                let reason = match protocol::FinishReason::try_from(finished.reason) {
+                    Ok(protocol::FinishReason::Length) => FinishReason::Length,
+                    _ => FinishReason::Stop,
+                };
+                let usage = TokenUsage {
+                    prompt_tokens: entry.prompt.as_deref().map_or(0, count),
+                    cached_tokens: entry.cached_tokens,
+                    completion_tokens: count(&entry.generated),
+                };
+                entry.close(GenerationEvent::Finished { reason, usage });
+                self.release(id, now);
+            }
+        }
+    }
+
+    /// What time brings: room in slow clients' channels, and the end of the longest wait.
+    pub fn tick(&mut self, now: Instant, max_wait: Duration, retry_after: Duration) {
+        let mut expired = Vec::new();
+        for (&id, entry) in &mut self.entries {
+            entry.flush();
+            if !entry.started && now.saturating_duration_since(entry.arrived) > max_wait {
+                expired.push(id);
+            }
+        }
+        for id in expired {
+            if let Some(entry) = self.entries.remove(&id) {
+                if entry.submitted
+                    && let Some(worker) = &self.worker
+                {
+                    let _ = worker.send(to_worker(to_worker::Message::Cancel(Cancel { id })));
+                }
+                entry.close(GenerationEvent::Failed(GenerationError::QueueTimeout {
+                    waited: max_wait,
+                    retry_after,
+                }));
+            }
+            self.release(id, now);
+        }
+    }
+
+    /// How long the worker has owed a step, if it owes one.
+    pub fn silent_for(&self, now: Instant) -> Option<Duration> {
+        let sign = self.last_sign?;
+        self.entries.values().any(|e| e.submitted).then(|| now.saturating_duration_since(sign))
+    }
+}
+
+fn count(tokens: &[Token]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,209 @@
+//! The wire messages (generated from `proto/worker.proto`) and their translation to our own types.
+
+#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
+mod generated {
+    tonic::include_proto!("jan.worker.v1");
+}
+
+pub use generated::*;
+
+use super::super::types;
+use crate::model::engine::prepare::{Draft, Prepared, Rejection};
+use crate::model::engine::{EngineLoad as Load, SequenceEvent, StepReport};
+
+/// Raised with every change that an older peer would misread.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Largest message either side takes: prompts go up to the HTTP body limit.
+pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
+
+/// Wraps for the server's direction.
+pub fn to_worker(message: to_worker::Message) -> ToWorker {
+    ToWorker { message: Some(message) }
+}
+
+/// Wraps for the worker's direction.
+pub fn from_worker(message: from_worker::Message) -> FromWorker {
+    FromWorker { message: Some(message) }
+}
+
+impl Submit {
+    /// The message for a request, going on behind `generated`. `prompt_tokens`: the tokens that the prompt
+    /// had when it was first accepted; a resumed request takes exactly these.
+    pub fn new(
+        id: u64,
+        request: &types::GenerationRequest,
+        prompt_tokens: Option<&[types::Token]>,
+        generated: &[types::Token],
+    ) -> Self {
+        let prompt = match (prompt_tokens, &request.prompt) {
+            (Some(tokens), _) => submit::Prompt::Tokens(Tokens { tokens: tokens.to_vec() }),
+            (None, types::Prompt::Chat { messages }) => {
+                submit::Prompt::Chat(serde_json::Value::Array(messages.clone()).to_string())
+            }
+            (None, types::Prompt::Text(text)) => submit::Prompt::Text(text.clone()),
+            (None, types::Prompt::Tokens(tokens)) => {
+                submit::Prompt::Tokens(Tokens { tokens: tokens.clone() })
+            }
+        };
+        Self {
+            id,
+            request_id: request.request_id.clone(),
+            user: request.user.clone(),
+            prompt: Some(prompt),
+            generated: generated.to_vec(),
+            sampling: Some(Sampling::from(&request.sampling)),
+            stop: request.stop.clone(),
+            max_tokens: request.max_tokens,
+            want_prompt_text: request.want_prompt_text,
+        }
+    }
+
+    /// The worker's view of the message.
+    ///
+    /// # Errors
+    /// A message that a server of this version does not send.
+    pub fn into_draft(self) -> Result<Draft, Rejection> {
+        let malformed = |what: &str| Rejection::Internal(format!("malformed submit message: {what}"));
+        let prompt = match self.prompt.ok_or_else(|| malformed("no prompt"))? {
+            submit::Prompt::Chat(json) => types::Prompt::Chat {
+                messages: serde_json::from_str(&json).map_err(|error| malformed(&error.to_string()))?,
+            },
+            submit::Prompt::Text(text) => types::Prompt::Text(text),
+            submit::Prompt::Tokens(tokens) => types::Prompt::Tokens(tokens.tokens),
+        };
+        Ok(Draft {
+            id: self.id,
+            user: self.user,
+            prompt,
+            generated: self.generated,
+            sampling: self.sampling.ok_or_else(|| malformed("no sampling"))?.into(),
+            stop: self.stop,
+            max_tokens: self.max_tokens,
+            want_prompt_text: self.want_prompt_text,
+        })
+    }
+}
+
+impl From<&types::SamplingParams> for Sampling {
+    fn from(p: &types::SamplingParams) -> Self {
+        Self {
+            temperature: p.temperature,
+            top_p: p.top_p,
+            top_k: p.top_k,
+            min_p: p.min_p,
+            presence_penalty: p.presence_penalty,
+            frequency_penalty: p.frequency_penalty,
+            logit_bias: p.logit_bias.iter().map(|&(token, bias)| LogitBias { token, bias }).collect(),
+            seed: p.seed,
+        }
+    }
+}
+
+impl From<Sampling> for types::SamplingParams {
+    fn from(p: Sampling) -> Self {
+        Self {
+            temperature: p.temperature,
+            top_p: p.top_p,
+            top_k: p.top_k,
+            min_p: p.min_p,
+            presence_penalty: p.presence_penalty,
+            frequency_penalty: p.frequency_penalty,
+            logit_bias: p.logit_bias.iter().map(|b| (b.token, b.bias)).collect(),
+            seed: p.seed,
+        }
+    }
+}
+
+impl From<types::FinishReason> for FinishReason {
+    fn from(reason: types::FinishReason) -> Self {
+        match reason {
+            types::FinishReason::Stop => Self::Stop,
+            types::FinishReason::Length => Self::Length,
+        }
+    }
+}
+
+impl From<Load> for EngineLoad {
+    fn from(load: Load) -> Self {
+        Self {
+            running: load.running,
+            waiting: load.waiting,
+            used_cells: load.used_cells,
+            cached_cells: load.cached_cells,
+            preemptions: load.preemptions,
+            threads: load.threads,
+        }
+    }
+}
+
+fn event(id: u64, event: event::Event) -> Event {
+    Event { id, event: Some(event) }
+}
+
+/// The message for a step.
+pub fn step_message(report: StepReport) -> FromWorker {
+    let events = report
+        .events
+        .into_iter()
+        .map(|(id, happened)| {
+            event(
+                id,
+                match happened {
+                    SequenceEvent::Started { cached_tokens } => event::Event::Started(Started { cached_tokens }),
+                    SequenceEvent::Output { tokens, text } => event::Event::Output(Output { tokens, text }),
+                    SequenceEvent::Finished { reason, text } => {
+                        event::Event::Finished(Finished { reason: FinishReason::from(reason).into(), text })
+                    }
+                },
+            )
+        })
+        .collect();
+    from_worker(from_worker::Message::Step(Step { events, load: Some(report.load.into()) }))
+}
+
+/// The message that answers a submit.
+pub fn prepared_message(id: u64, prepared: Result<&Prepared, Rejection>) -> FromWorker {
+    let happened = match prepared {
+        Ok(prepared) => event::Event::Accepted(Accepted {
+            prompt_tokens: prepared.sequence.prompt.clone(),
+            prompt_text: prepared.prompt_text.clone(),
+        }),
+        Err(rejection) => event::Event::Rejected(Rejected {
+            reason: Some(match rejection {
+                Rejection::ContextLengthExceeded { limit, prompt_tokens, requested } => {
+                    rejected::Reason::ContextLengthExceeded(ContextLengthExceeded {
+                        limit,
+                        prompt_tokens,
+                        requested,
+                    })
+                }
+                Rejection::InvalidPrompt(message) => rejected::Reason::InvalidPrompt(message),
+                Rejection::InvalidParameter { param, message } => {
+                    rejected::Reason::InvalidParameter(InvalidParameter { param: param.to_owned(), message })
+                }
+                Rejection::Internal(message) => rejected::Reason::Internal(message),
+            }),
+        }),
+    };
+    from_worker(from_worker::Message::Step(Step { events: vec![event(id, happened)], load: None }))
+}
+
+impl From<Rejected> for types::GenerationError {
+    fn from(rejected: Rejected) -> Self {
+        match rejected.reason {
+            Some(rejected::Reason::ContextLengthExceeded(e)) => Self::ContextLengthExceeded {
+                limit: e.limit,
+                prompt_tokens: e.prompt_tokens,
+                requested: e.requested,
+            },
+            Some(rejected::Reason::InvalidPrompt(message)) => Self::InvalidPrompt { message },
+            // `logit_bias` is the one parameter that depends on the model.
+            Some(rejected::Reason::InvalidParameter(e)) => {
+                Self::InvalidParameter { param: "logit_bias", message: e.message }
+            }
+            Some(rejected::Reason::Internal(message)) => Self::Internal(message),
+            None => Self::Internal("the worker refused without a reason".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The worker process: serves one model over the connection on its standard input.
+//!
+//! The server hands over one end of a Unix socket pair as file descriptor 0. When that connection ends, for
+//! whatever reason, so does the process: a server that was killed leaves no orphan.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::bundled;
+use super::protocol::{
+    FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, ToWorker, Welcome,
+    from_worker, prepared_message, step_message, to_worker, worker_server,
+};
+use crate::model::engine::EngineSettings;
+use crate::model::engine::llama::{Backend, Model};
+use crate::model::engine::prepare::Preparer;
+use crate::model::engine::runner::{Command, Engine};
+
+/// Messages on their way to the server; the engine waits when the server does not read.
+const OUTGOING: usize = 256;
+
+/// The worker's main function. Returns only when it could not begin.
+pub fn main() -> ExitCode {
+    match begin() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the worker cannot begin; it is started by the server, not by hand");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn begin() -> std::io::Result<()> {
+    let socket = std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    socket.peer_addr()?;
+    socket.set_nonblocking(true)?;
+    // One thread for the protocol is enough, and leaves the cores to the engine.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let result = runtime.block_on(async {
+        let connection = UnixStream::from_std(socket)?;
+        let service = worker_server::WorkerServer::new(WorkerService {})
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        // The stream of connections must not end: the server would not wait for the one it has.
+        let incoming = tokio_stream::once(Ok::<_, std::io::Error>(connection))
+            .chain(futures_util::stream::pending());
+        tonic::transport::Server::builder()
+            .initial_stream_window_size(super::link::WINDOW)
+            .initial_connection_window_size(super::link::WINDOW)
+            .add_service(service)
+            .serve_with_incoming(incoming)
+            .await
+            .map_err(std::io::Error::other)
+    });
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection to the server ended");
+    }
+    end_process()
+}
+
+/// Ends the process at once: an engine thread inside llama.cpp cannot be joined, and running C++ destructors
+/// beside it would crash.
+fn end_process() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    std::process::abort()
+}
+
+/// The gRPC service; a worker has one stream in its life.
+#[derive(Clone, Copy, Debug)]
+struct WorkerService {}
+
+#[tonic::async_trait]
+impl worker_server::Worker for WorkerService {
+    type ServeStream = Pin<Box<dyn Stream<Item = Result<FromWorker, Status>> + Send>>;
+
+    async fn serve(
+        &self,
+        request: Request<Streaming<ToWorker>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
+        let mut incoming = request.into_inner();
+        let hello = match incoming.next().await {
+            Some(Ok(ToWorker { message: Some(to_worker::Message::Hello(hello)) })) => hello,
+            _ => return Err(Status::invalid_argument("the first message must be Hello")),
+        };
+        check_version(&hello)?;
+        let spec = hello.model.ok_or_else(|| Status::invalid_argument("Hello without a model"))?;
+        let (outgoing, outgoing_stream) = mpsc::channel(OUTGOING);
+        let (to_prepare, from_server) = std_mpsc::channel();
+        let welcome = Welcome {
+            protocol_version: PROTOCOL_VERSION,
+            worker_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        // The channel is new and empty: there is room.
+        let _ = outgoing.try_send(Ok(from_worker(from_worker::Message::Welcome(welcome))));
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || work(&spec, from_server, outgoing))
+            .map_err(|error| Status::internal(format!("cannot start the engine thread: {error}")))?;
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = incoming.next().await {
+                if to_prepare.send(message).is_err() {
+                    break;
+                }
+            }
+            tracing::debug!("the server has gone; the worker ends");
+            end_process();
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing_stream))))
+    }
+}
+
+fn check_version(hello: &Hello) -> Result<(), Status> {
+    if hello.protocol_version == PROTOCOL_VERSION {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "this worker ({}) speaks worker protocol {PROTOCOL_VERSION}, the server ({}) speaks {}; \
+         run the same version of both",
+        env!("CARGO_PKG_VERSION"),
+        hello.server_version,
+        hello.protocol_version
+    )))
+}
+
+type Outgoing = mpsc::Sender<Result<FromWorker, Status>>;
+
+/// Loads the model and works until the server goes away. Runs on the engine thread.
+fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: Outgoing) {
+    let send = |message: FromWorker| outgoing.blocking_send(Ok(message)).is_ok();
+    let fail = |message: String| {
+        send(from_worker(from_worker::Message::LoadFailed(LoadFailed { message })));
+        // The server closes the connection, which ends the process.
+        std::thread::sleep(Duration::from_secs(10));
+        end_process()
+    };
+    let loaded = match load(spec) {
+        Ok(loaded) => loaded,
+        Err(message) => return fail(message),
+    };
+    let Loaded { model, preparer, settings, created } = &loaded;
+    let engine = match Engine::new(model, settings) {
+        Ok(engine) => engine,
+        Err(error) => return fail(error.to_string()),
+    };
+    let ready = Ready {
+        context_length: settings.context_length,
+        kv_cells: settings.kv_cells,
+        vocabulary: model.vocabulary(),
+        created: *created,
+        architecture: model.metadata("general.architecture").unwrap_or_default(),
+        name: model.metadata("general.name").unwrap_or_default(),
+    };
+    send(from_worker(from_worker::Message::Ready(ready)));
+    let (to_engine, commands) = std_mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| prepare_loop(model, preparer, from_server, &to_engine, &outgoing));
+        let result = engine.run(&commands, |report| {
+            let _ = outgoing.blocking_send(Ok(step_message(report)));
+        });
+        if let Err(error) = result {
+            tracing::error!(%error, "decode failed; the worker ends and its requests are resumed in another");
+        }
+        // The other thread may be inside llama.cpp's tokenizer; nothing is left to tidy up.
+        end_process();
+    });
+}
+
+/// Renders and tokenizes in order of arrival, so that a cancel never overtakes its submit.
+fn prepare_loop(
+    model: &Model,
+    preparer: &Preparer,
+    from_server: std_mpsc::Receiver<ToWorker>,
+    to_engine: &std_mpsc::Sender<Command>,
+    outgoing: &Outgoing,
+) {
+    for message in from_server {
+        let command = match message.message {
+            Some(to_worker::Message::Submit(submit)) => {
+                let id = submit.id;
+                let prepared = submit.into_draft().and_then(|draft| preparer.prepare(model, draft));
+                match prepared {
+                    Ok(prepared) => {
+                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Ok(&prepared))));
+                        Command::Submit(Box::new(prepared.sequence))
+                    }
+                    Err(rejection) => {
+                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Err(rejection))));
+                        continue;
+                    }
+                }
+            }
+            Some(to_worker::Message::Cancel(cancel)) => Command::Cancel(cancel.id),
+            Some(to_worker::Message::Hello(_)) | None => continue,
+        };
+        if to_engine.send(command).is_err() {
+            return;
+        }
+    }
+}
+
+/// A model ready to be run.
+struct Loaded {
+    model: Model,
+    preparer: Preparer,
+    settings: EngineSettings,
+    created: u64,
+}
+
+/// Loads what the server asked for, or says what is wrong with it and what to do.
+fn load(spec: &ModelSpec) -> Result<Loaded, String> {
+    let path = if spec.path.is_empty() {
+        bundled::unpack(Path::new(&spec.unpack_folder))
+            .map_err(|error| format!("cannot unpack the bundled model into {}: {error}", spec.unpack_folder))?
+    } else {
+        PathBuf::from(&spec.path)
+    };
+    let created = check_file(&path)?;
+    let backend = Backend::init().map_err(|error| error.to_string())?;
+    let model = Model::load(&backend, &path, spec.gpu_layers)
+        .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
+    // llama.cpp stays initialised until the process ends.
+    std::mem::forget(backend);
+    if !model.can_generate() {
+        return Err(format!("{} holds an encoder without a decoder; it cannot generate text", path.display()));
+    }
+    let settings = settings(spec, &model);
+    check_memory(&model, &settings)?;
+    let template = (!spec.chat_template.is_empty()).then_some(spec.chat_template.as_str());
+    let preparer = Preparer::new(&model, template, settings.context_length)
+        .map_err(|error| format!("the chat template of {} cannot be used: {error}", path.display()))?;
+    Ok(Loaded { model, preparer, settings, created })
+}
+
+/// Checks what llama.cpp would report less clearly. Returns the file's modification time in Unix seconds.
+fn check_file(path: &Path) -> Result<u64, String> {
+    use std::io::Read;
+
+    let shown = path.display();
+    let mut file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("there is no file {shown}"),
+        _ => format!("cannot open {shown}: {error}"),
+    })?;
+    let metadata = file.metadata().map_err(|error| format!("cannot read {shown}: {error}"))?;
+    if metadata.is_dir() {
+        return Err(format!("{shown} is a folder; name the GGUF file in it"));
+    }
+    let mut magic = [0; 4];
+    if file.read_exact(&mut magic).is_err() || &magic != b"GGUF" {
+        return Err(format!("{shown} is not a GGUF file (it does not begin with `GGUF`)"));
+    }
+    let modified = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    Ok(modified.map_or(0, |d| d.as_secs()))
+}
+
+fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
+    let trained = model.trained_context().max(1);
+    let context_length = if spec.context_length == 0 { trained } else { spec.context_length.min(trained) };
+    let kv_cells = if spec.kv_cells == 0 { context_length.saturating_mul(4) } else { spec.kv_cells };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    EngineSettings {
+        context_length,
+        // llama.cpp pads to 256 itself; doing it here keeps both counts the same.
+        kv_cells: kv_cells.max(context_length).next_multiple_of(256),
+        max_sequences: u16::try_from(spec.max_sequences).unwrap_or(u16::MAX).clamp(1, 128),
+        cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
+        threads: if spec.threads == 0 { cores } else { spec.threads as usize },
+        prefill_chunk: spec.prefill_chunk.max(16),
+        inter_token_target: Duration::from_millis(spec.inter_token_target_ms.max(1)),
+        share_min_tokens: spec.share_min_tokens.max(1),
+    }
+}
+
+/// Refuses a KV cache that the machine has no memory for: the kernel would kill the worker while it answers.
+fn check_memory(model: &Model, settings: &EngineSettings) -> Result<(), String> {
+    let needed = u64::from(settings.kv_cells) * model.kv_bytes_per_cell();
+    let Some(available) = available_memory() else { return Ok(()) };
+    if needed <= available {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes >> 20;
+    Err(format!(
+        "{} KV cells take {} MiB and {} MiB of memory are available; lower engine.kv_cells or \
+         engine.context_length",
+        settings.kv_cells,
+        mib(needed),
+        mib(available)
+    ))
+}
+
+/// Bytes that the kernel could give out now, where it tells.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib << 10)
+}
