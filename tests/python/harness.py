@@ -32,7 +32,7 @@ VOCABULARY = Vocabulary(MODEL_FILE)
 ENDLESS = {str(token): -100 for token in VOCABULARY.end_of_generation}
 
 #: (time limit, what is being waited for) of everything that a fresh server does; generous for slow machines.
-START_TIMEOUT = 120
+START_TIMEOUT = 60
 
 
 def wait_until(condition, what, timeout=30.0, every=0.02):

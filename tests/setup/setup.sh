@@ -51,32 +51,29 @@ package_of() {
 }
 
 install_missing() {
-    local missing=() packages=() manager root=() tool
-    mapfile -t missing < <(missing_tools)
-    [ ${#missing[@]} -gt 0 ] || return 0
+    # Word lists rather than arrays: macOS has bash 3.2.
+    local missing packages="" manager root="" tool
+    missing=$(missing_tools | xargs)
+    [ -n "$missing" ] || return 0
     if have apt-get; then manager=apt; elif have dnf; then manager=dnf; elif have brew; then manager=brew
-    else die "missing: ${missing[*]}. Install them with your system's package manager and run this again."; fi
-    for tool in "${missing[@]}"; do
-        read -ra names < <(package_of "$manager" "$tool")
-        packages+=("${names[@]}")
-    done
+    else die "missing: $missing. Install them with your system's package manager and run this again."; fi
+    for tool in $missing; do packages="$packages $(package_of "$manager" "$tool")"; done
     if [ "$manager" != brew ] && [ "$(id -u)" -ne 0 ]; then
-        have sudo || die "missing: ${missing[*]}. As root, run: $manager install ${packages[*]}"
-        root=(sudo)
+        have sudo || die "missing: $missing. As root, install:$packages"
+        root=sudo
         say "installing needs root, so sudo may ask for your password"
     fi
-    say "installing ${packages[*]}"
+    say "installing$packages"
     case $manager in
     apt)
-        "${root[@]}" apt-get update -qq
-        "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-            "${packages[@]}" >/dev/null
+        $root apt-get update -qq
+        $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
         ;;
-    dnf) "${root[@]}" dnf install -y -q "${packages[@]}" ;;
-    brew) brew install "${packages[@]}" ;;
+    dnf) $root dnf install -y -q $packages ;;
+    brew) brew install $packages ;;
     esac
-    mapfile -t missing < <(missing_tools)
-    [ ${#missing[@]} -eq 0 ] || die "still missing after installing: ${missing[*]}"
+    missing=$(missing_tools | xargs)
+    [ -z "$missing" ] || die "still missing after installing: $missing"
 }
 
 check_rust() {
