@@ -1,2 +1,7 @@
-//! The command line of Jan Server.
-fn main() {}
+//! The `jan-server` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    jan_server::cli::main()
+}

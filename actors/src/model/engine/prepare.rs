@@ -129,7 +129,14 @@ impl Preparer {
     ) -> Result<(Vec<Token>, Option<String>), Rejection> {
         match prompt {
             Prompt::Chat { messages } => {
-                let input = ChatInput { messages, add_generation_prompt: true, ..ChatInput::default() };
+                let input = ChatInput {
+                    messages: &messages,
+                    tools: None,
+                    documents: None,
+                    add_generation_prompt: true,
+                    extra: None,
+                    now: jiff::Zoned::now(),
+                };
                 // The template itself parsed when the model was loaded: what fails now is in the messages.
                 let text = self.template.render(&input).map_err(|error| {
                     Rejection::InvalidPrompt(format!("the model's chat template refuses these messages: {error}"))

@@ -1,0 +1,88 @@
+//! Probes: `/health` and `/livez` say that the process answers, `/readyz` that a model does.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::{AppState, into_response, json, status, with};
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{api_v1, get_or_head, other_methods};
+use crate::http::{ApiError, Response};
+
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+
+/// `/health` (also under the API's prefixes), `/livez` and `/readyz`
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let alive = warp::path("health")
+        .or(warp::path("livez"))
+        .unify()
+        .or(api_v1().and(warp::path("health")))
+        .unify()
+        .and(warp::path::end());
+    let ready = warp::path!("readyz");
+    alive
+        .and(get_or_head())
+        .map(health)
+        .or(other_methods(alive, ALLOW))
+        .unify()
+        .or(ready.and(get_or_head()).and(with(state)).then(async |state| into_response(readyz(state).await)))
+        .unify()
+        .or(other_methods(ready, ALLOW))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(paths(health, readyz), components(schemas(Health)))]
+pub struct Doc;
+
+/// The process is well.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`.
+    #[schema(example = "ok")]
+    status: &'static str,
+    /// Now, RFC 3339 in UTC.
+    #[schema(example = "2024-01-01T12:00:00Z")]
+    timestamp: String,
+}
+
+/// Whether the process answers. Asks nothing of the models.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "status",
+    operation_id = "getHealth",
+    responses((status = 200, description = "It does", body = Health))
+)]
+fn health() -> Response {
+    let now = jiff::Timestamp::now();
+    let now = now.round(jiff::Unit::Millisecond).unwrap_or(now);
+    json(&Health { status: "ok", timestamp: now.to_string() })
+}
+
+/// Whether a model can answer now.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "status",
+    operation_id = "getReadiness",
+    responses(
+        (status = 200, description = "One can", body = Health),
+        (status = 503, description = "None can, or the server is stopping", body = ErrorResponse),
+    )
+)]
+async fn readyz(state: AppState) -> Result<Response, ApiError> {
+    if state.lifecycle.draining.is_cancelled() {
+        return Err(ApiError::shutting_down());
+    }
+    if !status::can_answer(&state).await {
+        let message = "No model can answer yet; GET /v1/models says why.";
+        return Err(ApiError::unavailable("not_ready", message, Duration::from_secs(1)));
+    }
+    Ok(health())
+}

@@ -1,0 +1,170 @@
+//! `GET /models` and `GET /models/{id}`.
+
+use jan_actors::model::{ModelDescription, ModelStatus};
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::path::Tail;
+
+use super::{AppState, into_response, json, with};
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{api_v1, get_or_head, other_methods};
+use crate::http::{ApiError, Response};
+
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+
+/// `/models` and everything below.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let all = api_v1().and(warp::path("models")).and(warp::path::end());
+    // An id may hold slashes, so it is all the rest of the path.
+    let one = api_v1().and(warp::path("models"));
+    all.and(get_or_head())
+        .and(with(state))
+        .then(list)
+        .or(other_methods(all, ALLOW))
+        .unify()
+        .or(one
+            .and(warp::path::tail())
+            .and(get_or_head())
+            .and(with(state))
+            .then(async |id: Tail, state| into_response(retrieve(state, id.as_str()).await)))
+        .unify()
+        .or(other_methods(one, ALLOW))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(paths(list, retrieve), components(schemas(Model, ModelList, Status)))]
+pub struct Doc;
+
+/// All models and aliases.
+#[utoipa::path(
+    get,
+    path = "/models",
+    tag = "models",
+    operation_id = "listModels",
+    responses((status = 200, description = "The models", body = ModelList))
+)]
+async fn list(state: AppState) -> Response {
+    let data = state.models.list().await.into_iter().map(Model::from).collect();
+    json(&ModelList { object: "list", data })
+}
+
+/// One model or alias.
+#[utoipa::path(
+    get,
+    path = "/models/{id}",
+    tag = "models",
+    operation_id = "retrieveModel",
+    params(("id" = String, Path, description = "The model's id; may hold slashes")),
+    responses(
+        (status = 200, description = "The model", body = Model),
+        (status = 404, description = "There is no such model", body = ErrorResponse),
+    )
+)]
+async fn retrieve(state: AppState, id: &str) -> Result<Response, ApiError> {
+    let id = percent_decode_str(id).decode_utf8_lossy();
+    match state.models.describe(&id).await {
+        Some(model) => Ok(json(&Model::from(model))),
+        None => Err(ApiError::model_not_found(&id)),
+    }
+}
+
+/// The models.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelList {
+    /// Always `list`.
+    object: &'static str,
+    /// In the order of the configuration, the bundled model last.
+    data: Vec<Model>,
+}
+
+/// A model that can be asked for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Model {
+    /// What to ask for.
+    #[schema(example = "jan-v1-4b")]
+    id: String,
+    /// Always `model`.
+    object: &'static str,
+    /// Unix seconds: when the model's file was made.
+    created: u64,
+    /// Who made it.
+    owned_by: String,
+    /// The model that answers; differs from `id` for an alias.
+    root: String,
+    /// Its context in tokens; null until it is loaded.
+    context_length: Option<u32>,
+    /// Whether it can answer now.
+    status: Status,
+    /// What is wrong, where something is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+/// Whether a model can answer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It is being loaded.
+    Loading,
+    /// It can.
+    Ready,
+    /// It can, with some of its workers down.
+    Degraded,
+    /// It cannot; it is tried again later.
+    Unhealthy,
+}
+
+impl From<ModelStatus> for Status {
+    fn from(status: ModelStatus) -> Self {
+        match status {
+            ModelStatus::Loading => Self::Loading,
+            ModelStatus::Ready => Self::Ready,
+            ModelStatus::Degraded => Self::Degraded,
+            ModelStatus::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
+impl From<ModelDescription> for Model {
+    fn from(model: ModelDescription) -> Self {
+        Self {
+            id: model.id,
+            object: "model",
+            created: model.created,
+            owned_by: model.owned_by,
+            root: model.root,
+            context_length: model.context_length,
+            status: model.status.into(),
+            problem: model.problem,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_openais_object_and_more() {
+        let model = Model::from(ModelDescription {
+            id: "jan-v1-4b".to_owned(),
+            root: "jan-tiny".to_owned(),
+            created: 7,
+            owned_by: "jan".to_owned(),
+            context_length: Some(2048),
+            status: ModelStatus::Ready,
+            problem: None,
+        });
+        let expected = serde_json::json!({
+            "id": "jan-v1-4b", "object": "model", "created": 7, "owned_by": "jan",
+            "root": "jan-tiny", "context_length": 2048, "status": "ready",
+        });
+        assert_eq!(serde_json::to_value(model).unwrap(), expected);
+    }
+}

@@ -1,0 +1,354 @@
+//! Checks of the fields that chat and text completions share. Types are checked by then; this is about
+//! ranges. Source of both: `CreateChatCompletionRequest` and `CreateCompletionRequest` in OpenAI's API
+//! description; `top_k` and `min_p` as vLLM and llama.cpp have them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use jan_actors::model::{SamplingParams, Token};
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::{Deserialize as DeriveDeserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::http::ApiError;
+
+/// Most answers to one prompt.
+pub const MAX_N: i64 = 128;
+/// Most stop texts.
+const MAX_STOPS: usize = 4;
+const MAX_METADATA: usize = 16;
+const MAX_METADATA_KEY: usize = 64;
+const MAX_METADATA_VALUE: usize = 512;
+const MAX_SAFETY_IDENTIFIER: usize = 64;
+
+/// `metadata`: up to 16 pairs of text.
+pub type Metadata = BTreeMap<String, String>;
+
+/// Streaming options.
+#[derive(Clone, Copy, Debug, Default, DeriveDeserialize, ToSchema)]
+pub struct StreamOptions {
+    /// Send one more chunk before `[DONE]` with the token usage and no choices.
+    pub include_usage: Option<bool>,
+    /// Accepted and without effect: chunks carry no padding.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub include_obfuscation: Option<bool>,
+}
+
+/// How fast the request is to be served; there is one tier, `default`.
+#[derive(Clone, Copy, Debug, DeriveDeserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceTier {
+    /// As the server sees fit.
+    Auto,
+    /// The one tier there is.
+    Default,
+    /// Taken as `default`.
+    Flex,
+    /// Taken as `default`.
+    Scale,
+    /// Taken as `default`.
+    Priority,
+    /// Taken as `default`.
+    Fast,
+}
+
+/// `stop`: a text or a list of up to four.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stop(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct StopVisitor;
+        impl<'de> Visitor<'de> for StopVisitor {
+            type Value = Stop;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of up to 4 strings")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Stop, E> {
+                Ok(Stop(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Stop, A::Error> {
+                let mut stops = Vec::new();
+                while let Some(stop) = seq.next_element()? {
+                    if stops.len() == MAX_STOPS {
+                        return Err(A::Error::custom("too many stop sequences, expected at most 4"));
+                    }
+                    stops.push(stop);
+                }
+                Ok(Stop(stops))
+            }
+        }
+        deserializer.deserialize_any(StopVisitor)
+    }
+}
+
+/// The sampling fields of a request.
+#[derive(Debug, Default)]
+pub struct Sampling<'a> {
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    pub top_k: Option<i64>,
+    pub min_p: Option<f64>,
+    pub presence_penalty: Option<f64>,
+    pub frequency_penalty: Option<f64>,
+    pub logit_bias: Option<&'a BTreeMap<String, f64>>,
+    pub seed: Option<i64>,
+}
+
+impl Sampling<'_> {
+    /// Checks the fields and fills in OpenAI's defaults; without a seed, a random one.
+    pub fn check(&self) -> Result<SamplingParams, ApiError> {
+        let defaults = SamplingParams::default();
+        let number = |param, value, range, default| {
+            number(param, value, range).map(|value| value.map_or(default, |value| value as f32))
+        };
+        let top_k = integer("top_k", self.top_k, -1..=i64::from(i32::MAX))?.unwrap_or(0);
+        Ok(SamplingParams {
+            temperature: number("temperature", self.temperature, 0.0..=2.0, defaults.temperature)?,
+            top_p: number("top_p", self.top_p, 0.0..=1.0, defaults.top_p)?,
+            // -1 is how vLLM switches it off.
+            top_k: u32::try_from(top_k).unwrap_or(0),
+            min_p: number("min_p", self.min_p, 0.0..=1.0, defaults.min_p)?,
+            presence_penalty: number("presence_penalty", self.presence_penalty, -2.0..=2.0, 0.0)?,
+            frequency_penalty: number("frequency_penalty", self.frequency_penalty, -2.0..=2.0, 0.0)?,
+            logit_bias: self.logit_bias.map_or(Ok(Vec::new()), logit_bias)?,
+            seed: self.seed.map_or_else(random_seed, i64::cast_unsigned),
+        })
+    }
+}
+
+fn random_seed() -> u64 {
+    // A version 4 UUID has 122 random bits; folding its halves covers the fixed ones.
+    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+    high ^ low.rotate_left(17)
+}
+
+/// The seed of the `index`-th answer to a prompt: a SplitMix64 step of the request's seed, so that the
+/// answers differ from each other and each is the same again with the same seed, whatever `n` is.
+pub fn choice_seed(seed: u64, index: u32) -> u64 {
+    let mut mixed = seed.wrapping_add(u64::from(index).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+fn logit_bias(biases: &BTreeMap<String, f64>) -> Result<Vec<(Token, f32)>, ApiError> {
+    biases
+        .iter()
+        .map(|(key, bias)| {
+            let token = key.parse::<Token>().ok().filter(|token| *token >= 0).ok_or_else(|| {
+                let message = "Invalid 'logit_bias': its keys are token ids, integers from 0 on.";
+                ApiError::invalid_value("logit_bias", message)
+            })?;
+            let bias = number(&format!("logit_bias.{token}"), Some(*bias), -100.0..=100.0)?.unwrap_or(0.0);
+            Ok((token, bias as f32))
+        })
+        .collect()
+}
+
+/// Checks a number's range.
+pub fn number(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
+    match value {
+        Some(value) if !range.contains(&value) => Err(ApiError::invalid_value(
+            param,
+            format!(
+                "Invalid '{param}': {value} is out of range, it must be between {} and {}.",
+                range.start(),
+                range.end()
+            ),
+        )),
+        value => Ok(value),
+    }
+}
+
+/// Checks an integer's range.
+pub fn integer(param: &str, value: Option<i64>, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+    match value {
+        Some(value) if !range.contains(&value) => Err(ApiError::invalid_value(
+            param,
+            format!(
+                "Invalid '{param}': {value} is out of range, it must be between {} and {}.",
+                range.start(),
+                range.end()
+            ),
+        )),
+        value => Ok(value),
+    }
+}
+
+/// Checks `max_tokens` and its like: at least `least`.
+pub fn token_count(param: &str, value: Option<i64>, least: i64) -> Result<Option<u32>, ApiError> {
+    let value = integer(param, value, least..=i64::from(i32::MAX))?;
+    Ok(value.and_then(|value| u32::try_from(value).ok()))
+}
+
+/// Checks `n`; 1 where it is not given.
+pub fn choice_count(n: Option<i64>) -> Result<u32, ApiError> {
+    let n = integer("n", n, 1..=MAX_N)?.unwrap_or(1);
+    Ok(u32::try_from(n).expect("the range was checked"))
+}
+
+/// Checks `stop`; no stop texts where it is not given.
+pub fn stops(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
+    let stops = stop.unwrap_or_default().0;
+    if stops.iter().any(String::is_empty) {
+        return Err(ApiError::invalid_value("stop", "Invalid 'stop': a stop sequence must not be empty."));
+    }
+    Ok(stops)
+}
+
+/// Checks the model's id.
+pub fn model(id: &str) -> Result<(), ApiError> {
+    if id.trim().is_empty() {
+        return Err(ApiError::invalid_value("model", "Invalid 'model': you must name a model."));
+    }
+    Ok(())
+}
+
+/// Checks `stream_options`, which only a stream may have. Whether to send usage.
+pub fn include_usage(stream: bool, options: Option<StreamOptions>) -> Result<bool, ApiError> {
+    match options {
+        Some(_) if !stream => Err(ApiError::invalid_value(
+            "stream_options",
+            "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
+        )),
+        options => Ok(options.unwrap_or_default().include_usage.unwrap_or(false)),
+    }
+}
+
+/// Checks the fields that only describe the request.
+pub fn descriptive(metadata: Option<&Metadata>, safety_identifier: Option<&str>) -> Result<(), ApiError> {
+    if let Some(metadata) = metadata {
+        if metadata.len() > MAX_METADATA {
+            return Err(ApiError::invalid_value(
+                "metadata",
+                format!("Invalid 'metadata': {} pairs, at most {MAX_METADATA} are allowed.", metadata.len()),
+            ));
+        }
+        for (key, value) in metadata {
+            if key.chars().count() > MAX_METADATA_KEY {
+                return Err(ApiError::invalid_value(
+                    "metadata",
+                    format!("Invalid 'metadata': keys have at most {MAX_METADATA_KEY} characters."),
+                ));
+            }
+            if value.chars().count() > MAX_METADATA_VALUE {
+                return Err(ApiError::invalid_value(
+                    format!("metadata.{key}"),
+                    format!("Invalid 'metadata': values have at most {MAX_METADATA_VALUE} characters."),
+                ));
+            }
+        }
+    }
+    if safety_identifier.is_some_and(|id| id.chars().count() > MAX_SAFETY_IDENTIFIER) {
+        return Err(ApiError::invalid_value(
+            "safety_identifier",
+            format!("Invalid 'safety_identifier': at most {MAX_SAFETY_IDENTIFIER} characters are allowed."),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn defaults_are_openais() {
+        let sampling = Sampling { seed: Some(-1), ..Sampling::default() }.check().unwrap();
+        assert_eq!(sampling, SamplingParams { seed: u64::MAX, ..SamplingParams::default() });
+        let random = |()| Sampling::default().check().unwrap().seed;
+        assert_ne!(random(()), random(()));
+    }
+
+    #[test]
+    fn ranges_are_openais() {
+        let with = |edit: fn(&mut Sampling<'_>, f64), value| {
+            let mut sampling = Sampling::default();
+            edit(&mut sampling, value);
+            sampling.check().map_err(|error| error.param().unwrap_or_default().to_owned())
+        };
+        type Edit = fn(&mut Sampling<'_>, f64);
+        let cases: [(&str, Edit, f64, f64); 5] = [
+            ("temperature", |s, v| s.temperature = Some(v), 0.0, 2.0),
+            ("top_p", |s, v| s.top_p = Some(v), 0.0, 1.0),
+            ("min_p", |s, v| s.min_p = Some(v), 0.0, 1.0),
+            ("presence_penalty", |s, v| s.presence_penalty = Some(v), -2.0, 2.0),
+            ("frequency_penalty", |s, v| s.frequency_penalty = Some(v), -2.0, 2.0),
+        ];
+        for (param, edit, low, high) in cases {
+            assert!(with(edit, low).is_ok() && with(edit, high).is_ok(), "{param}");
+            for wrong in [low - 0.01, high + 0.01, f64::NAN, f64::INFINITY] {
+                assert_eq!(with(edit, wrong), Err(param.to_owned()), "{param} {wrong}");
+            }
+        }
+        assert_eq!(Sampling { top_k: Some(-1), ..Sampling::default() }.check().unwrap().top_k, 0);
+        assert!(Sampling { top_k: Some(-2), ..Sampling::default() }.check().is_err());
+    }
+
+    #[test]
+    fn logit_biases_are_tokens_and_bounded() {
+        let check = |key: &str, bias| {
+            let biases = BTreeMap::from([(key.to_owned(), bias)]);
+            Sampling { logit_bias: Some(&biases), ..Sampling::default() }.check()
+        };
+        assert_eq!(check("42", -100.0).unwrap().logit_bias, [(42, -100.0)]);
+        assert_eq!(check("42", 100.5).unwrap_err().param(), Some("logit_bias.42"));
+        for wrong in ["", "x", "-1", "1.5", "99999999999"] {
+            assert_eq!(check(wrong, 0.0).unwrap_err().param(), Some("logit_bias"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_bounded() {
+        let pairs = |count: usize| (0..count).map(|i| (format!("k{i}"), String::new())).collect::<Metadata>();
+        assert!(descriptive(Some(&pairs(16)), None).is_ok());
+        assert!(descriptive(Some(&pairs(17)), None).is_err());
+        let one = |key: usize, value: usize| Metadata::from([("ä".repeat(key), "ä".repeat(value))]);
+        assert!(descriptive(Some(&one(64, 512)), None).is_ok());
+        assert!(descriptive(Some(&one(65, 0)), None).is_err());
+        assert!(descriptive(Some(&one(1, 513)), None).is_err());
+        assert!(descriptive(None, Some(&"x".repeat(64))).is_ok());
+        assert!(descriptive(None, Some(&"x".repeat(65))).is_err());
+    }
+
+    #[test]
+    fn stops_are_a_text_or_up_to_four() {
+        let read = |json: &str| serde_json::from_str::<Stop>(json).map(|stop| stop.0);
+        assert_eq!(read(r#""a""#).unwrap(), ["a"]);
+        assert_eq!(read(r#"["a", "b", "c", "d"]"#).unwrap().len(), 4);
+        assert!(read("[]").unwrap().is_empty());
+        for wrong in [r#"["a", "b", "c", "d", "e"]"#, "[1]", "1", "{}", "[null]"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert!(stops(Some(Stop(vec![String::new()]))).is_err());
+    }
+
+    #[test]
+    fn stream_options_need_a_stream() {
+        let options = Some(StreamOptions { include_usage: Some(true), include_obfuscation: None });
+        assert!(include_usage(false, options).is_err());
+        assert!(include_usage(true, options).unwrap());
+        assert!(!include_usage(true, None).unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn answers_to_one_prompt_draw_differently(seed: u64, a in 0u32..128, b in 0u32..128) {
+            prop_assert_eq!(choice_seed(seed, a) == choice_seed(seed, b), a == b);
+        }
+    }
+
+    /// Seeds are part of what callers rely on: the same request gives the same answer in the next release.
+    #[test]
+    fn choice_seeds_never_change() {
+        assert_eq!(choice_seed(0, 0), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(choice_seed(0, 1), 0x6e78_9e6a_a1b9_65f4);
+    }
+}

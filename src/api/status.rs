@@ -1,0 +1,131 @@
+//! `GET /status`: what works, measured when it is asked for.
+
+use std::time::{Duration, Instant};
+
+use jan_actors::model::ModelStatus;
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::{AppState, json, with};
+use crate::http::Response;
+use crate::http::routes::{api_v1, get_or_head, other_methods};
+
+/// A part that does not say how it is within this is not well.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A ready task that has to wait this long for its turn means that the server cannot keep up.
+const SLOW_TURN: Duration = Duration::from_millis(250);
+
+/// `/status`
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let path = api_v1().and(warp::path!("status"));
+    path.and(get_or_head())
+        .and(with(state))
+        .then(status)
+        .or(other_methods(path, "GET, HEAD, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(paths(status), components(schemas(SystemStatus, ExternalApis, Health)))]
+pub struct Doc;
+
+/// What works and what does not.
+#[utoipa::path(
+    get,
+    path = "/status",
+    tag = "status",
+    operation_id = "getStatus",
+    responses((status = 200, description = "The state of every part", body = SystemStatus))
+)]
+async fn status(state: AppState) -> Response {
+    json(&SystemStatus {
+        api_gateway: gateway(&state).await,
+        inference_model: inference(&state).await,
+        database: Health::NotConfigured,
+        external_apis: ExternalApis { serper: Health::NotConfigured },
+    })
+}
+
+/// The state of every part.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SystemStatus {
+    /// This server's HTTP side.
+    api_gateway: Health,
+    /// All models together.
+    inference_model: Health,
+    /// The store.
+    database: Health,
+    /// Services elsewhere.
+    external_apis: ExternalApis,
+}
+
+/// Services elsewhere.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ExternalApis {
+    /// Web search.
+    serper: Health,
+}
+
+/// The state of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It works.
+    Healthy,
+    /// It works in part, or not yet.
+    Degraded,
+    /// It does not work.
+    Unhealthy,
+    /// It is not there, by configuration.
+    NotConfigured,
+}
+
+async fn gateway(state: &AppState) -> Health {
+    let asked = Instant::now();
+    tokio::task::yield_now().await;
+    // With a tenth of the connections left, the next burst will be refused.
+    let crowded = state.lifecycle.connections() >= state.config.max_connections.div_ceil(10) * 9;
+    if crowded || asked.elapsed() > SLOW_TURN || state.lifecycle.draining.is_cancelled() {
+        Health::Degraded
+    } else {
+        Health::Healthy
+    }
+}
+
+async fn inference(state: &AppState) -> Health {
+    match tokio::time::timeout(PATIENCE, state.models.status()).await {
+        Ok(ModelStatus::Ready) => Health::Healthy,
+        Ok(ModelStatus::Degraded | ModelStatus::Loading) => Health::Degraded,
+        Ok(ModelStatus::Unhealthy) | Err(_) => Health::Unhealthy,
+    }
+}
+
+/// Whether a model can answer now.
+pub(super) async fn can_answer(state: &AppState) -> bool {
+    let status = tokio::time::timeout(PATIENCE, state.models.status()).await;
+    matches!(status, Ok(ModelStatus::Ready | ModelStatus::Degraded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shape_is_the_documented_one() {
+        let status = SystemStatus {
+            api_gateway: Health::Healthy,
+            inference_model: Health::Degraded,
+            database: Health::NotConfigured,
+            external_apis: ExternalApis { serper: Health::Unhealthy },
+        };
+        let expected = serde_json::json!({
+            "api_gateway": "healthy", "inference_model": "degraded", "database": "not_configured",
+            "external_apis": {"serper": "unhealthy"},
+        });
+        assert_eq!(serde_json::to_value(status).unwrap(), expected);
+    }
+}

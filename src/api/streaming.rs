@@ -1,0 +1,63 @@
+//! Answers as server-sent events, for chat and text completions alike.
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+
+use super::choices::{ChoiceEvent, Choices};
+use crate::http::{ApiError, RequestId, sse};
+
+/// Turns what the answers say into the chunks of one API.
+pub trait Encoder: Send + Sync + 'static {
+    /// What comes before any answer's text.
+    fn opening(&mut self, buffer: &mut Vec<u8>);
+    /// One event of one answer.
+    fn event(&mut self, index: usize, event: ChoiceEvent, buffer: &mut Vec<u8>);
+    /// What comes after the last answer's end, without `[DONE]`.
+    fn closing(&mut self, buffer: &mut Vec<u8>);
+}
+
+enum Stage<E> {
+    Opening(Choices, E),
+    Running(Choices, E),
+    Ended,
+}
+
+/// The events of a whole response, `[DONE]` included. A failure ends it with an error event.
+pub fn events<E: Encoder>(
+    choices: Choices,
+    encoder: E,
+    id: RequestId,
+    prompt_param: &'static str,
+) -> impl Stream<Item = Bytes> + Send + Sync {
+    unfold((Stage::Opening(choices, encoder), id), move |(stage, id)| async move {
+        let mut buffer = Vec::new();
+        let (mut choices, mut encoder) = match stage {
+            Stage::Ended => return None,
+            Stage::Opening(choices, mut encoder) => {
+                encoder.opening(&mut buffer);
+                if !buffer.is_empty() {
+                    return Some((buffer.into(), (Stage::Running(choices, encoder), id)));
+                }
+                (choices, encoder)
+            }
+            Stage::Running(choices, encoder) => (choices, encoder),
+        };
+        match choices.next().await {
+            Some(Ok((index, event))) => {
+                encoder.event(index, event, &mut buffer);
+                Some((buffer.into(), (Stage::Running(choices, encoder), id)))
+            }
+            Some(Err(error)) => {
+                let error = ApiError::from_generation(error, prompt_param);
+                tracing::warn!(code = error.code(), error = error.message(), "stream failed");
+                Some((sse::failure(&error, &id), (Stage::Ended, id)))
+            }
+            None => {
+                encoder.closing(&mut buffer);
+                buffer.extend_from_slice(sse::DONE);
+                Some((buffer.into(), (Stage::Ended, id)))
+            }
+        }
+    })
+}

@@ -1,0 +1,66 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HttpConfig {
+    /// `host:port` to listen on; port 0 takes a free one.
+    pub listen: String,
+    /// How long running requests may finish after a stop signal (milliseconds).
+    pub drain_timeout_ms: u64,
+    /// Longest time from a request's first byte to the end of its headers (milliseconds).
+    pub header_timeout_ms: u64,
+    /// Longest time to receive a request's body (milliseconds); then 408.
+    pub body_timeout_ms: u64,
+    /// Largest request body (bytes); then 413.
+    pub body_limit_bytes: u64,
+    /// A stream that has been silent this long gets a comment (milliseconds).
+    pub keep_alive_ms: u64,
+    /// A connection without a request is closed after this (milliseconds).
+    pub idle_timeout_ms: u64,
+    /// A client that takes no bytes for this long is cut off (milliseconds).
+    pub write_timeout_ms: u64,
+    /// Most connections at a time; one more gets 503.
+    pub max_connections: usize,
+    /// Origins whose pages may call the API from a browser; `*` is any.
+    pub cors_allowed_origins: Vec<String>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            drain_timeout_ms: 30_000,
+            header_timeout_ms: 15_000,
+            body_timeout_ms: 60_000,
+            body_limit_bytes: 32 * 1024 * 1024,
+            keep_alive_ms: 15_000,
+            idle_timeout_ms: 120_000,
+            write_timeout_ms: 60_000,
+            max_connections: 10_000,
+            cors_allowed_origins: vec!["*".to_owned()],
+        }
+    }
+}
+
+impl HttpConfig {
+    /// [`Self::drain_timeout_ms`] as a duration.
+    #[must_use]
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+
+    /// [`Self::body_timeout_ms`] as a duration.
+    #[must_use]
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// [`Self::keep_alive_ms`] as a duration.
+    #[must_use]
+    pub fn keep_alive(&self) -> Duration {
+        Duration::from_millis(self.keep_alive_ms)
+    }
+}

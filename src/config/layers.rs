@@ -1,0 +1,237 @@
+//! Laying the configuration's sources over each other, each checked where it comes in.
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::keys::{self, Key, Kind};
+
+/// Environment variables that set keys begin with this: `JAN_SERVER__HTTP__LISTEN` is `http.listen`.
+pub const ENV_PREFIX: &str = "JAN_SERVER__";
+
+/// What is wrong with the configuration.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}: {problem}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        problem: String,
+    },
+    /// The file is not TOML.
+    #[error("the configuration file {path} is not valid TOML: {problem}")]
+    Syntax {
+        /// The file.
+        path: String,
+        /// Where and why.
+        problem: String,
+    },
+    /// There is no such key.
+    #[error("unknown setting `{key}` in {origin}{}; see `jan-server config` for all settings",
+        .nearest.as_ref().map(|n| format!(": did you mean `{n}`?")).unwrap_or_default())]
+    UnknownKey {
+        /// The key, or the variable's name.
+        key: String,
+        /// Where it was found.
+        origin: String,
+        /// The known one that looks most like it.
+        nearest: Option<String>,
+    },
+    /// A value is of the wrong type or out of range, or a required one is missing.
+    #[error("invalid setting `{key}` in {origin}: {problem}")]
+    Value {
+        /// The key.
+        key: String,
+        /// Where it was found.
+        origin: String,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+}
+
+/// A setting given on the command line.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Override {
+    /// One key.
+    Set {
+        /// The key's path.
+        key: &'static str,
+        /// Its value.
+        value: Value,
+        /// The flag, for messages.
+        flag: &'static str,
+    },
+    /// `--model ID=PATH`: adds a model or moves the one of that id to another file.
+    Model {
+        /// The model's id.
+        id: String,
+        /// Its GGUF file.
+        path: String,
+    },
+}
+
+/// Reads and checks a configuration file.
+pub fn read_file(path: &Path) -> Result<Table, ConfigError> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::Read { path: shown.clone(), problem: error.to_string() })?;
+    let table = text
+        .parse::<Table>()
+        .map_err(|error| ConfigError::Syntax { path: shown.clone(), problem: error.to_string() })?;
+    check_table(table, "", "", &format!("the file {shown}"))
+}
+
+/// Checks a table and everything in it. `path` has list indexes as `[]`, `shown` as numbers.
+fn check_table(table: Table, path: &str, shown: &str, origin: &str) -> Result<Table, ConfigError> {
+    let join = |prefix: &str, name: &str| {
+        if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+    };
+    let invalid =
+        |key: String, problem: String| ConfigError::Value { key, origin: origin.to_owned(), problem };
+    for key in keys::KEYS.iter().filter(|key| key.required) {
+        let missing = key.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.'));
+        if let Some(name) = missing.filter(|name| !table.contains_key(*name)) {
+            return Err(invalid(join(shown, name), format!("is missing; it takes {}", key.kind.allowed())));
+        }
+    }
+    let mut checked = Table::new();
+    for (name, value) in table {
+        let (inner, inner_shown) = (join(path, &name), join(shown, &name));
+        let value = if let Some(key) = keys::find(&inner) {
+            key.kind.check(value).map_err(|problem| invalid(inner_shown, problem))?
+        } else if keys::is_section(&format!("{inner}[]")) {
+            let Value::Array(items) = value else {
+                return Err(invalid(inner_shown, format!("must be a list of tables, as in `[[{inner}]]`")));
+            };
+            let mut list = Vec::with_capacity(items.len());
+            for (index, item) in items.into_iter().enumerate() {
+                let item_shown = format!("{inner_shown}[{index}]");
+                let Value::Table(item) = item else {
+                    return Err(invalid(item_shown, "must be a table".to_owned()));
+                };
+                list.push(Value::Table(check_table(item, &format!("{inner}[]"), &item_shown, origin)?));
+            }
+            Value::Array(list)
+        } else if keys::is_section(&inner) {
+            let Value::Table(section) = value else {
+                return Err(invalid(inner_shown, format!("must be a table, as in `[{inner}]`")));
+            };
+            Value::Table(check_table(section, &inner, &inner_shown, origin)?)
+        } else {
+            return Err(ConfigError::UnknownKey {
+                nearest: keys::nearest(&inner).map(str::to_owned),
+                key: inner_shown,
+                origin: origin.to_owned(),
+            });
+        };
+        checked.insert(name, value);
+    }
+    Ok(checked)
+}
+
+/// Lays the variables that begin with [`ENV_PREFIX`] over `table`.
+pub fn apply_environment<E>(table: &mut Table, environment: E) -> Result<(), ConfigError>
+where
+    E: IntoIterator<Item = (String, String)>,
+{
+    let mut variables: Vec<(String, String)> =
+        environment.into_iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+    // Which of several wrong variables is named should not depend on the system's order.
+    variables.sort();
+    for (name, text) in variables {
+        let path = name[ENV_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+        let origin = format!("the environment ({name})");
+        if let Some(key) = keys::find(&path).filter(|_| !path.contains("[]")) {
+            let value = check(key, environment_value(&key.kind, text), &origin)?;
+            set(table, key.path, value);
+        } else if keys::is_section(&format!("{path}[]")) {
+            let problem = |problem: String| ConfigError::Value {
+                key: path.clone(),
+                origin: origin.clone(),
+                problem: format!("{problem}; write a TOML list, such as [{{id = \"a\", path = \"a.gguf\"}}]"),
+            };
+            let list = parse_toml(&text).ok_or_else(|| problem(format!("{text:?} is not TOML")))?;
+            let layer = check_table(Table::from_iter([(path.clone(), list)]), "", "", &origin)?;
+            table.extend(layer);
+        } else {
+            let nearest = keys::nearest(&path).filter(|known| !known.contains("[]"));
+            return Err(ConfigError::UnknownKey {
+                key: name,
+                origin: "the environment".to_owned(),
+                nearest: nearest
+                    .map(|known| format!("{ENV_PREFIX}{}", known.replace('.', "__").to_ascii_uppercase())),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A variable's text as the value its key wants: numbers and lists as TOML writes them, text as it stands.
+fn environment_value(kind: &Kind, text: String) -> Value {
+    match kind {
+        Kind::Text | Kind::Path | Kind::Address | Kind::LogLevel | Kind::Choice(_) => Value::String(text),
+        Kind::Integer { .. } | Kind::TextList => {
+            parse_toml(text.trim()).unwrap_or_else(|| Value::String(text))
+        }
+    }
+}
+
+fn parse_toml(text: &str) -> Option<Value> {
+    // A line break would let a value bring keys of its own.
+    if text.contains(['\n', '\r']) {
+        return None;
+    }
+    format!("value = {text}").parse::<Table>().ok()?.remove("value")
+}
+
+/// Lays flags over `table`.
+pub fn apply_overrides(table: &mut Table, flags: &[Override]) -> Result<(), ConfigError> {
+    for flag in flags {
+        match flag {
+            Override::Set { key, value, flag } => {
+                let key = keys::find(key).expect("flags are declared with keys of the table");
+                let value = check(key, value.clone(), &format!("the flag {flag}"))?;
+                set(table, key.path, value);
+            }
+            Override::Model { id, path } => add_model(table, id, path),
+        }
+    }
+    Ok(())
+}
+
+fn add_model(table: &mut Table, id: &str, path: &str) {
+    let models = table.entry("models").or_insert_with(|| Value::Array(Vec::new()));
+    let Value::Array(models) = models else { return };
+    let path = Value::String(path.to_owned());
+    let same = models
+        .iter_mut()
+        .filter_map(Value::as_table_mut)
+        .find(|model| model.get("id").and_then(Value::as_str) == Some(id));
+    match same {
+        Some(model) => {
+            model.insert("path".to_owned(), path);
+        }
+        None => models.push(Value::Table(Table::from_iter([
+            ("id".to_owned(), Value::String(id.to_owned())),
+            ("path".to_owned(), path),
+        ]))),
+    }
+}
+
+fn check(key: &Key, value: Value, origin: &str) -> Result<Value, ConfigError> {
+    key.kind.check(value).map_err(|problem| ConfigError::Value {
+        key: key.path.to_owned(),
+        origin: origin.to_owned(),
+        problem,
+    })
+}
+
+fn set(table: &mut Table, path: &str, value: Value) {
+    let (section, name) = path.split_once('.').expect("every key outside a list lies in a section");
+    let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(section) = section {
+        section.insert(name.to_owned(), value);
+    }
+}

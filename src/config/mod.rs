@@ -1,0 +1,91 @@
+//! Settings: defaults < TOML file < environment < flags.
+//!
+//! [`keys::KEYS`] says of every key what it may hold; each layer is checked against it as it is laid over
+//! the one below, so that an error can name the file, the variable or the flag it came from. A test holds
+//! the table against the structs, and another holds `docs/configuration.md` against the table.
+
+mod http;
+pub mod keys;
+mod layers;
+mod log;
+pub mod reference;
+
+use std::path::Path;
+
+use jan_actors::config::{ActorsConfig, EngineConfig, ModelConfig, QueueConfig, StorageConfig, WorkerConfig};
+use serde::{Deserialize, Serialize};
+
+pub use http::HttpConfig;
+pub use layers::{ConfigError, ENV_PREFIX, Override};
+pub use log::{LogConfig, LogFormat};
+
+/// The whole configuration; each field is one section of the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Listening, limits and timeouts.
+    pub http: HttpConfig,
+    /// What is logged and how.
+    pub log: LogConfig,
+    /// Where state lies.
+    pub storage: StorageConfig,
+    /// The engine of every model.
+    pub engine: EngineConfig,
+    /// Waiting and admission.
+    pub queue: QueueConfig,
+    /// Worker processes.
+    pub worker: WorkerConfig,
+    /// The models to serve beside the bundled one.
+    pub models: Vec<ModelConfig>,
+}
+
+impl Config {
+    /// Puts the layers together: `file` where one is given, then the variables of `environment` that begin
+    /// with [`ENV_PREFIX`], then `flags`, later ones over earlier ones.
+    ///
+    /// # Errors
+    /// A file that cannot be read or parsed, an unknown key (with the nearest known one), a value of the
+    /// wrong type or out of range: each names the key, where it came from and what is allowed.
+    pub fn load<E>(file: Option<&Path>, environment: E, flags: &[Override]) -> Result<Self, ConfigError>
+    where
+        E: IntoIterator<Item = (String, String)>,
+    {
+        let mut table = match file {
+            Some(path) => layers::read_file(path)?,
+            None => toml::Table::new(),
+        };
+        layers::apply_environment(&mut table, environment)?;
+        layers::apply_overrides(&mut table, flags)?;
+        serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|error| ConfigError::Value {
+            key: error.path().to_string(),
+            origin: "the merged configuration".to_owned(),
+            problem: error.inner().message().to_owned(),
+        })
+    }
+
+    /// The part that [`jan_actors::System`] needs.
+    #[must_use]
+    pub fn actors(&self) -> ActorsConfig {
+        ActorsConfig {
+            storage: self.storage.clone(),
+            models: self.models.clone(),
+            engine: self.engine.clone(),
+            queue: self.queue.clone(),
+            worker: self.worker.clone(),
+            // Workers log as the server does.
+            worker_arguments: self.log.to_arguments(),
+        }
+    }
+
+    /// The effective settings as TOML that can be used as a configuration file again, except that secrets
+    /// read `***`.
+    #[must_use]
+    pub fn to_masked_toml(&self) -> String {
+        let mut value = toml::Value::try_from(self).expect("plain structs of TOML's own types serialize");
+        keys::mask_secrets(&mut value);
+        toml::to_string_pretty(&value).expect("a TOML value serializes")
+    }
+}
+
+#[cfg(test)]
+mod tests;

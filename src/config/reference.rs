@@ -1,0 +1,83 @@
+//! The reference page of all settings, `docs/configuration.md`, made from [`KEYS`] and the defaults.
+
+use std::fmt::Write;
+
+use toml::Value;
+
+use super::Config;
+use super::keys::{KEYS, Key};
+
+const INTRODUCTION: &str = "\
+# Configuration
+
+Every setting has a default, so the server needs no configuration file. Settings come from, later ones over
+earlier ones:
+
+1. the defaults below,
+2. a TOML file: `jan-server serve --config FILE` (or `JAN_SERVER_CONFIG=FILE`),
+3. environment variables: `JAN_SERVER__SECTION__KEY`, e.g. `JAN_SERVER__HTTP__LISTEN=0.0.0.0:8080`; a list is
+   written as TOML (`[\"a\", \"b\"]`) or with commas (`a,b`), `JAN_SERVER__MODELS` as
+   `[{id = \"a\", path = \"a.gguf\"}]`,
+4. flags: `--listen`, `--data-dir`, `--model ID=PATH` (adds a model), `--log-format`, `--log-level`.
+
+An unknown key is an error that names the nearest known one; a wrong value is an error that says what is
+allowed and where it came from. `jan-server config` takes the same flags and prints the settings in effect,
+secrets masked, in a form that can be used as a file. Paths are relative to the folder that the server is
+started in.
+
+```toml
+[http]
+listen = \"0.0.0.0:8080\"
+
+[[models]]
+id = \"smollm2\"
+path = \"/models/SmolLM2-135M-Instruct.Q4_1.gguf\"
+```
+
+This page is printed by `jan-server config --reference`.
+";
+
+/// The page in Markdown.
+#[must_use]
+pub fn markdown() -> String {
+    let defaults = Value::try_from(Config::default()).expect("the defaults serialize");
+    // A model's optional keys have defaults too, which show in a model that sets only the required ones.
+    let model: jan_actors::config::ModelConfig =
+        toml::from_str("id = \"\"\npath = \"\"").expect("id and path are all that a model needs");
+    let model = Value::try_from(model).expect("a model serializes");
+    let mut page = INTRODUCTION.to_owned();
+    let mut section = "";
+    for key in KEYS {
+        let (this, name) = key.path.split_once('.').expect("every key lies in a section");
+        if this != section {
+            section = this;
+            let heading = match this.strip_suffix("[]") {
+                Some(list) => format!("[[{list}]]"),
+                None => format!("[{this}]"),
+            };
+            let _ = write!(
+                page,
+                "\n## `{heading}`\n\n| key | default | unit | allowed | meaning |\n|---|---|---|---|---|\n"
+            );
+        }
+        let default =
+            if this.ends_with("[]") { model.get(name) } else { defaults.get(this).and_then(|s| s.get(name)) };
+        let _ = writeln!(
+            page,
+            "| `{name}` | {} | {} | {} | {} |",
+            shown_default(key, default),
+            key.kind.unit(),
+            key.kind.allowed(),
+            key.doc
+        );
+    }
+    page
+}
+
+fn shown_default(key: &Key, default: Option<&Value>) -> String {
+    match default {
+        _ if key.required => "required".to_owned(),
+        None => "unset".to_owned(),
+        Some(value) => format!("`{value}`"),
+    }
+}

@@ -1,0 +1,155 @@
+//! Request bodies: their type, their size and the time they may take.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use warp::{Filter, Rejection};
+
+use super::{ApiError, RequestContext};
+
+/// After a refusal, this much of the body is still taken and thrown away, so that a client that sends before
+/// it reads finds the answer rather than a reset connection.
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
+/// The longest that is done.
+const LINGER_TIME: Duration = Duration::from_secs(5);
+
+type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
+
+/// A request whose body has yet to be read.
+pub struct ApiRequest {
+    /// The id and the peer.
+    pub context: RequestContext,
+    headers: HeaderMap,
+    body: BodyStream,
+}
+
+impl std::fmt::Debug for ApiRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiRequest").field("context", &self.context).finish_non_exhaustive()
+    }
+}
+
+/// Extracts an [`ApiRequest`].
+pub fn request() -> impl Filter<Extract = (ApiRequest,), Error = Rejection> + Copy {
+    warp::ext::get::<RequestContext>().and(warp::header::headers_cloned()).and(warp::body::stream()).map(
+        |context, headers, body| {
+            let body: BodyStream = Box::pin(body_bytes(body));
+            ApiRequest { context, headers, body }
+        },
+    )
+}
+
+fn body_bytes<S, B>(body: S) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + Sync
+where
+    S: Stream<Item = Result<B, warp::Error>> + Send + Sync,
+    B: Buf,
+{
+    body.map(|chunk| chunk.map(|mut chunk| chunk.copy_to_bytes(chunk.remaining())))
+}
+
+impl ApiRequest {
+    /// Reads a JSON body of at most `limit` bytes within `timeout`.
+    ///
+    /// # Errors
+    /// 415 for another content type (none at all passes), 413, 408, and 400 for a body that breaks off.
+    pub async fn read_json(mut self, limit: u64, timeout: Duration) -> Result<Bytes, ApiError> {
+        check_type(&self.headers)?;
+        let announced = self
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > limit) {
+            // Such a client waits for leave to send and has sent nothing.
+            if !self.headers.contains_key(EXPECT) {
+                linger(self.body);
+            }
+            return Err(ApiError::request_too_large(limit));
+        }
+        match tokio::time::timeout(timeout, collect(&mut self.body, limit)).await {
+            Err(_elapsed) => Err(ApiError::request_timeout(timeout)),
+            Ok(Err(CollectError::Broken)) => {
+                Err(ApiError::invalid_json("The request's body broke off before its end."))
+            }
+            Ok(Err(CollectError::TooLarge)) => {
+                linger(self.body);
+                Err(ApiError::request_too_large(limit))
+            }
+            Ok(Ok(bytes)) => Ok(bytes),
+        }
+    }
+}
+
+/// JSON, and not compressed. A missing type passes: the parser will tell.
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|value| *value != "identity") {
+        return Err(ApiError::unsupported_media_type(format!(
+            "Unsupported content encoding {encoding:?}: send the body uncompressed."
+        )));
+    }
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let subtype = essence.to_ascii_lowercase();
+    if subtype == "application/json" || (subtype.starts_with("application/") && subtype.ends_with("+json")) {
+        return Ok(());
+    }
+    Err(ApiError::unsupported_media_type(format!(
+        "Unsupported content type {value:?}: send `Content-Type: application/json`."
+    )))
+}
+
+enum CollectError {
+    TooLarge,
+    Broken,
+}
+
+async fn collect(body: &mut BodyStream, limit: u64) -> Result<Bytes, CollectError> {
+    // Room is made as bytes arrive, not as they are announced: promises are free.
+    let mut all = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|_| CollectError::Broken)?;
+        if (all.len() + chunk.len()) as u64 > limit {
+            return Err(CollectError::TooLarge);
+        }
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all.freeze())
+}
+
+fn linger(mut body: BodyStream) {
+    tokio::spawn(tokio::time::timeout(LINGER_TIME, async move {
+        let mut taken = 0;
+        while let Some(Ok(chunk)) = body.next().await {
+            taken += chunk.len();
+            if taken > LINGER_BYTES {
+                break;
+            }
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn json_types_pass_and_others_do_not() {
+        let typed =
+            |text: &'static str| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(text))]);
+        for fine in ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"] {
+            assert!(check_type(&typed(fine)).is_ok(), "{fine}");
+        }
+        for wrong in ["text/plain", "application/x-www-form-urlencoded", "json", "", "text/x+json"] {
+            assert_eq!(check_type(&typed(wrong)).unwrap_err().status(), 415, "{wrong}");
+        }
+        assert!(check_type(&HeaderMap::new()).is_ok());
+        let zipped = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
+        assert_eq!(check_type(&zipped).unwrap_err().status(), 415);
+    }
+}

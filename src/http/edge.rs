@@ -1,0 +1,210 @@
+//! What every request gets, whatever its route: an id, a log line, CORS headers, a JSON body for errors, a
+//! 500 for panics, a 503 when its time is up while the server stops.
+
+use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{CONTENT_LENGTH, ORIGIN};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use tower::ServiceExt;
+use tracing::{Instrument, Span};
+use warp::Reply;
+use warp::filters::BoxedFilter;
+
+use super::cors::Cors;
+use super::io::RunningRequest;
+use super::{ApiError, Lifecycle, RequestId, Response};
+
+/// What a handler may know of a request beyond its path, headers and body.
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    /// The request's id.
+    pub id: RequestId,
+    /// Where the connection comes from.
+    pub peer: SocketAddr,
+}
+
+impl RequestContext {
+    /// Whom to be fair to. Until there are principals, one address is one user.
+    #[must_use]
+    pub fn fairness_key(&self) -> String {
+        match self.peer.ip() {
+            // The same client over a dual-stack socket.
+            IpAddr::V6(ip) => ip.to_canonical().to_string(),
+            IpAddr::V4(ip) => ip.to_string(),
+        }
+    }
+}
+
+/// Answers requests from the routes.
+#[derive(Debug)]
+pub struct Edge {
+    routes: BoxedFilter<(Response,)>,
+    cors: Cors,
+    lifecycle: Lifecycle,
+}
+
+impl Edge {
+    pub fn new(routes: BoxedFilter<(Response,)>, cors: Cors, lifecycle: Lifecycle) -> Self {
+        Self { routes, cors, lifecycle }
+    }
+
+    /// Answers one request. `running` lives as long as the response's body.
+    pub async fn respond(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        running: RunningRequest,
+    ) -> http::Response<EdgeBody> {
+        let id = RequestId::from_header(request.headers().get("x-request-id"));
+        let path = request.uri().path();
+        let span = tracing::info_span!(
+            "request",
+            request_id = %id,
+            method = %request.method(),
+            path = &path[..path.floor_char_boundary(200)],
+            peer = %peer.ip(),
+        );
+        let mut exchange = Exchange {
+            span: span.clone(),
+            started: Instant::now(),
+            quiet: matches!(path, "/health" | "/livez" | "/readyz"),
+            outcome: None,
+            complete: false,
+            _running: running,
+        };
+        let method = request.method().clone();
+        let origin = request.headers().get(ORIGIN).cloned();
+        let response = if Cors::is_preflight(request.method(), request.headers()) {
+            let mut response = StatusCode::NO_CONTENT.into_response();
+            self.cors.answer_preflight(request.headers(), response.headers_mut());
+            response
+        } else {
+            let context = RequestContext { id: id.clone(), peer };
+            let mut response = self.route(request, context).instrument(span).await;
+            self.cors.add_headers(origin.as_ref(), response.headers_mut());
+            response
+        };
+
+        let (mut parts, body) = response.into_parts();
+        parts.headers.insert("x-request-id", id.to_header());
+        let error = parts.extensions.remove::<ApiError>();
+        let mut body = match &error {
+            Some(error) => {
+                let json = Full::new(Bytes::from(error.to_json(Some(id.as_str()))));
+                json.map_err(|never| match never {}).boxed_unsync()
+            }
+            None => body.map_err(Into::into).boxed_unsync(),
+        };
+        if method == Method::HEAD {
+            if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+                parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        }
+        exchange.outcome = Some((parts.status, error));
+        http::Response::from_parts(parts, EdgeBody { inner: body, exchange })
+    }
+
+    async fn route(&self, mut request: Request<Incoming>, context: RequestContext) -> Response {
+        request.extensions_mut().insert(context);
+        let answer = warp::service(self.routes.clone()).oneshot(request);
+        tokio::select! {
+            answer = AssertUnwindSafe(answer).catch_unwind() => match answer {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                // The panic hook has logged it, under this request's span.
+                Err(_panic) => ApiError::internal().into_response(),
+            },
+            () = self.lifecycle.cut_off.cancelled() => ApiError::shutting_down().into_response(),
+        }
+    }
+}
+
+/// One request from its head to the end of its response; writes the log line when it is dropped.
+#[derive(Debug)]
+struct Exchange {
+    span: Span,
+    started: Instant,
+    /// Probes come every few seconds and would bury everything else.
+    quiet: bool,
+    outcome: Option<(StatusCode, Option<ApiError>)>,
+    complete: bool,
+    _running: RunningRequest,
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let _span = self.span.enter();
+        let duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &self.outcome {
+            None => tracing::info!(duration_ms, "client went away before the response"),
+            Some((status, _)) if !self.complete => {
+                tracing::info!(status = status.as_u16(), duration_ms, "client went away during the response");
+            }
+            Some((status, Some(error))) => {
+                let (status, code, message) = (status.as_u16(), error.code(), error.message());
+                if status >= 500 {
+                    tracing::warn!(status, duration_ms, code, error = message, "request failed");
+                } else {
+                    tracing::info!(status, duration_ms, code, error = message, "request refused");
+                }
+            }
+            Some((status, None)) if self.quiet => {
+                tracing::debug!(status = status.as_u16(), duration_ms, "request answered");
+            }
+            Some((status, None)) => {
+                tracing::info!(status = status.as_u16(), duration_ms, "request answered");
+            }
+        }
+    }
+}
+
+/// A response's body, which knows when it has been sent or given up.
+#[derive(Debug)]
+pub struct EdgeBody {
+    inner: UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>,
+    exchange: Exchange,
+}
+
+impl Body for EdgeBody {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        let _span = this.exchange.span.enter();
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        if frame.is_none() {
+            this.exchange.complete = true;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for EdgeBody {
+    fn drop(&mut self) {
+        // hyper need not ask for the end of a body whose length it knows.
+        self.exchange.complete |= self.inner.is_end_stream();
+    }
+}

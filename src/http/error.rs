@@ -1,0 +1,391 @@
+//! Errors in OpenAI's shape, and the one place that maps the actors' errors to them.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jan_actors::model::GenerationError;
+use serde::Serialize;
+use utoipa::ToSchema;
+use warp::Reply;
+
+use super::Response;
+
+/// Longest message that is sent: a caller's own megabytes need not come back.
+const MESSAGE_LIMIT: usize = 1000;
+
+/// An error as a caller sees it.
+///
+/// Source: the `ErrorResponse` schema of OpenAI's API description.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    code: &'static str,
+    message: String,
+    param: Option<String>,
+    retry_after: Option<Duration>,
+    allow: Option<&'static str>,
+    retry_is_useless: bool,
+}
+
+/// The body of every error.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorResponse<'a> {
+    /// The error.
+    #[schema(inline)]
+    pub error: ErrorBody<'a>,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody<'a> {
+    /// What was wrong, what is allowed and what to do.
+    pub message: Cow<'a, str>,
+    /// The kind: `invalid_request_error`, `rate_limit_error` or `server_error`.
+    #[serde(rename = "type")]
+    #[schema(example = "invalid_request_error")]
+    pub kind: &'a str,
+    /// The field that is wrong, e.g. `messages[0].content`.
+    #[schema(example = "messages[0].content")]
+    pub param: Option<&'a str>,
+    /// What programs can tell errors apart by.
+    #[schema(example = "invalid_value")]
+    pub code: &'a str,
+    /// The request's id, as in the `X-Request-Id` header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        let kind = match status.as_u16() {
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        Self {
+            status,
+            kind,
+            code,
+            message: shorten(message.into()),
+            param: None,
+            retry_after: None,
+            allow: None,
+            retry_is_useless: false,
+        }
+    }
+
+    /// 400 `invalid_json`: the body is not JSON.
+    pub fn invalid_json(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_json", message)
+    }
+
+    /// 400 `invalid_value`: a field's value is not allowed.
+    pub fn invalid_value(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).with_param(param)
+    }
+
+    /// 400 `invalid_type`: a field is of the wrong type. No `param` means the body as a whole.
+    pub fn invalid_type(param: Option<String>, message: impl Into<String>) -> Self {
+        Self { param, ..Self::new(StatusCode::BAD_REQUEST, "invalid_type", message) }
+    }
+
+    /// 400 `missing_required_parameter`.
+    pub fn missing(param: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!("Missing required parameter: '{param}'.");
+        Self::new(StatusCode::BAD_REQUEST, "missing_required_parameter", message).with_param(param)
+    }
+
+    /// 400 `unsupported_parameter`: a field of the API that this server does not have.
+    pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message).with_param(param)
+    }
+
+    /// 404 `model_not_found`.
+    #[must_use]
+    pub fn model_not_found(model: &str) -> Self {
+        let message = format!("The model `{model}` does not exist. GET /v1/models lists the models.");
+        Self::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("model")
+    }
+
+    /// 404 `unknown_url`.
+    #[must_use]
+    pub fn unknown_url(method: &str, path: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown_url", format!("Invalid URL ({method} {path})"))
+    }
+
+    /// 405 `method_not_allowed`, with the `Allow` header.
+    #[must_use]
+    pub fn method_not_allowed(method: &str, path: &str, allow: &'static str) -> Self {
+        let message = format!("Not allowed to {method} on {path}; allowed: {allow}.");
+        Self {
+            allow: Some(allow),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        }
+    }
+
+    /// 408 `request_timeout`: the body did not arrive in time.
+    #[must_use]
+    pub fn request_timeout(limit: Duration) -> Self {
+        let message = format!("The request's body did not arrive within {limit:?}.");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+    }
+
+    /// 413 `request_too_large`.
+    #[must_use]
+    pub fn request_too_large(limit: u64) -> Self {
+        let message =
+            format!("The request's body is larger than {limit} bytes, the most that this server takes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    }
+
+    /// 415 `unsupported_media_type`.
+    pub fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+    }
+
+    /// 500 `internal_error`.
+    #[must_use]
+    pub fn internal() -> Self {
+        let message = "The server had an error while processing the request; its log says more.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    }
+
+    /// 503 with `Retry-After`.
+    pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message) }
+    }
+
+    /// 503 `shutting_down`.
+    #[must_use]
+    pub fn shutting_down() -> Self {
+        Self::unavailable("shutting_down", "The server is stopping; try again soon.", Duration::from_secs(5))
+    }
+
+    /// Maps what the actors say. `prompt_param` is the field that holds the prompt: `messages` or `prompt`.
+    #[must_use]
+    pub fn from_generation(error: GenerationError, prompt_param: &'static str) -> Self {
+        let message = capitalize(&error.to_string());
+        match error {
+            GenerationError::ModelNotFound(model) => Self::model_not_found(&model),
+            GenerationError::ContextLengthExceeded { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
+                    .with_param(prompt_param)
+            }
+            GenerationError::InvalidPrompt { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "invalid_prompt", message).with_param(prompt_param)
+            }
+            GenerationError::InvalidParameter { param, .. } => Self::invalid_value(param, message),
+            GenerationError::QueueFull { retry_after, .. } => {
+                Self::unavailable("queue_full", message, retry_after)
+            }
+            GenerationError::QueueTimeout { retry_after, .. } => {
+                Self::unavailable("queue_timeout", message, retry_after)
+            }
+            GenerationError::ModelUnavailable { retry_after, .. } => {
+                Self::unavailable("model_unavailable", message, retry_after)
+            }
+            GenerationError::EngineCrashed => Self {
+                // It ended its worker twice: a client's automatic retry would do so again.
+                retry_is_useless: true,
+                ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_crashed", message)
+            },
+            GenerationError::ShuttingDown => Self::shutting_down(),
+            GenerationError::Internal(reason) => {
+                tracing::error!(reason, "generation failed");
+                Self::internal()
+            }
+        }
+    }
+
+    fn with_param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(shorten(param.into()));
+        self
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What programs can tell errors apart by.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// What was wrong.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The field that is wrong.
+    #[must_use]
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
+    /// The JSON body.
+    #[must_use]
+    pub fn to_json(&self, request_id: Option<&str>) -> Vec<u8> {
+        let error = ErrorBody {
+            message: Cow::Borrowed(&self.message),
+            kind: self.kind,
+            param: self.param.as_deref(),
+            code: self.code,
+            request_id,
+        };
+        serde_json::to_vec(&ErrorResponse { error }).expect("texts serialize")
+    }
+
+    /// Headers beyond the body's own.
+    fn add_headers(&self, headers: &mut HeaderMap) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(after) = self.retry_after {
+            // Whole seconds, RFC 9110 section 10.2.3; 0 would invite a busy loop.
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.retry_is_useless {
+            // OpenAI's SDKs retry every 500 unless this says no.
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+    }
+}
+
+impl Reply for ApiError {
+    /// Status and headers; the error itself goes along as an extension, because the body carries the
+    /// request's id, which the edge knows.
+    fn into_response(self) -> Response {
+        let mut response = Response::default();
+        *response.status_mut() = self.status;
+        self.add_headers(response.headers_mut());
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+fn capitalize(text: &str) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
+fn shorten(mut text: String) -> String {
+    if text.len() > MESSAGE_LIMIT {
+        text.truncate(text.floor_char_boundary(MESSAGE_LIMIT));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped(error: GenerationError) -> (u16, &'static str, Option<String>, Response) {
+        let error = ApiError::from_generation(error, "messages");
+        (error.status().as_u16(), error.code(), error.param().map(str::to_owned), error.into_response())
+    }
+
+    #[test]
+    fn every_generation_error_has_its_status() {
+        let retry_after = Duration::from_millis(1200);
+        let model = || "m".to_owned();
+        let text = || "why".to_owned();
+        let cases = [
+            (GenerationError::ModelNotFound(model()), 404, "model_not_found", Some("model"), None),
+            (
+                GenerationError::ContextLengthExceeded { limit: 8, prompt_tokens: 9, requested: 1 },
+                400,
+                "context_length_exceeded",
+                Some("messages"),
+                None,
+            ),
+            (
+                GenerationError::InvalidPrompt { message: text() },
+                400,
+                "invalid_prompt",
+                Some("messages"),
+                None,
+            ),
+            (
+                GenerationError::InvalidParameter { param: "logit_bias", message: text() },
+                400,
+                "invalid_value",
+                Some("logit_bias"),
+                None,
+            ),
+            (
+                GenerationError::QueueFull { model: model(), limit: 1, retry_after },
+                503,
+                "queue_full",
+                None,
+                Some("2"),
+            ),
+            (
+                GenerationError::QueueTimeout { waited: retry_after, retry_after: Duration::ZERO },
+                503,
+                "queue_timeout",
+                None,
+                Some("1"),
+            ),
+            (
+                GenerationError::ModelUnavailable { model: model(), reason: text(), retry_after },
+                503,
+                "model_unavailable",
+                None,
+                Some("2"),
+            ),
+            (GenerationError::EngineCrashed, 500, "engine_crashed", None, None),
+            (GenerationError::ShuttingDown, 503, "shutting_down", None, Some("5")),
+            (GenerationError::Internal(text()), 500, "internal_error", None, None),
+        ];
+        for (error, status, code, param, retry) in cases {
+            let shown = format!("{error:?}");
+            let (got_status, got_code, got_param, response) = mapped(error);
+            assert_eq!((got_status, got_code, got_param.as_deref()), (status, code, param), "{shown}");
+            let header = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap());
+            assert_eq!(header, retry, "{shown}");
+        }
+    }
+
+    #[test]
+    fn internal_reasons_stay_inside() {
+        let error = ApiError::from_generation(GenerationError::Internal("/secret/path".to_owned()), "prompt");
+        assert!(!error.message().contains("/secret/path"));
+    }
+
+    #[test]
+    fn a_crashing_request_is_not_to_be_retried() {
+        let (_, _, _, response) = mapped(GenerationError::EngineCrashed);
+        assert_eq!(response.headers()["x-should-retry"], "false");
+    }
+
+    #[test]
+    fn the_body_is_openais() {
+        let error = ApiError::invalid_value("top_p", "no");
+        let body: serde_json::Value = serde_json::from_slice(&error.to_json(Some("r-1"))).unwrap();
+        let expected = serde_json::json!({"error": {
+            "message": "no", "type": "invalid_request_error", "param": "top_p",
+            "code": "invalid_value", "request_id": "r-1",
+        }});
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn long_messages_are_cut_at_a_character() {
+        let error = ApiError::invalid_json("ä".repeat(5000));
+        assert!(error.message().len() <= MESSAGE_LIMIT + '…'.len_utf8());
+    }
+}

@@ -1,0 +1,276 @@
+//! A TCP stream that gives up on peers that stall.
+//!
+//! hyper's own header timeout runs on idle keep-alive connections too, and hyper-util's protocol detection
+//! has none at all, so reading is timed here: a short limit from a request's first byte to the end of its
+//! head, a long one between requests. Writing is timed as well: a client that stops taking bytes would hold
+//! its sequence for ever.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+/// How long a peer may stall.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// From a request's first byte to the end of its head.
+    pub header: Duration,
+    /// Without any request.
+    pub idle: Duration,
+    /// Without taking any of the bytes that are to be written.
+    pub write: Duration,
+}
+
+/// What a connection is doing, shared between its stream and its requests.
+#[derive(Clone, Debug)]
+pub struct Activity(Arc<Mutex<Phase>>);
+
+/// The pure part of [`Activity`].
+#[derive(Debug, PartialEq)]
+struct Phase {
+    /// Requests whose response is not yet complete.
+    requests: usize,
+    /// Since when there is none.
+    idle_since: Instant,
+    /// When the first byte after that arrived.
+    head_since: Option<Instant>,
+    http2: Option<bool>,
+}
+
+impl Phase {
+    fn new(now: Instant) -> Self {
+        Self { requests: 0, idle_since: now, head_since: None, http2: None }
+    }
+
+    fn on_bytes(&mut self, now: Instant, bytes: &[u8]) {
+        // An HTTP/2 connection begins with "PRI * HTTP/2.0"; no HTTP/1 method begins so.
+        let http2 = *self.http2.get_or_insert_with(|| bytes.starts_with(b"PRI "));
+        // Frames come on idle HTTP/2 connections too, so their first byte says nothing.
+        if self.requests == 0 && !http2 {
+            self.head_since.get_or_insert(now);
+        } else if http2 {
+            self.idle_since = now;
+        }
+    }
+
+    fn on_request(&mut self) {
+        self.requests += 1;
+        self.head_since = None;
+    }
+
+    fn on_response_end(&mut self, now: Instant) {
+        self.requests -= 1;
+        self.idle_since = now;
+    }
+
+    /// When the peer has stalled for too long if nothing happens until then; `None` while a request runs.
+    fn deadline(&self, patience: &Patience) -> Option<Instant> {
+        match self.head_since {
+            _ if self.requests > 0 => None,
+            Some(since) => Some(since + patience.header),
+            None => Some(self.idle_since + patience.idle),
+        }
+    }
+}
+
+impl Activity {
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Phase::new(Instant::now()))))
+    }
+
+    /// Says that a request's head is complete; its response is complete when the result is dropped.
+    pub fn begin_request(&self) -> RunningRequest {
+        self.lock().on_request();
+        RunningRequest(self.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        // A panic cannot leave a phase half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request whose response is not yet complete.
+#[derive(Debug)]
+pub struct RunningRequest(Activity);
+
+impl Drop for RunningRequest {
+    fn drop(&mut self) {
+        self.0.lock().on_response_end(Instant::now());
+    }
+}
+
+/// A timer that is made when it is first needed.
+#[derive(Debug, Default)]
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    /// Ready when `deadline` has passed; else the task is woken at it, or earlier.
+    fn poll_at(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx)
+    }
+
+    /// Ready about once in `period`; cheaper than a deadline that moves with every call.
+    fn poll_every(&mut self, cx: &mut Context<'_>, period: Duration) -> Poll<()> {
+        match &mut self.sleep {
+            Some(sleep) if !sleep.is_elapsed() => sleep.as_mut().poll(cx),
+            _ => self.poll_at(cx, Instant::now() + period),
+        }
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct TimedStream {
+    stream: TcpStream,
+    activity: Activity,
+    patience: Patience,
+    read_timer: Timer,
+    write_timer: Timer,
+    /// When the write that is now waiting has waited for too long.
+    write_deadline: Option<Instant>,
+}
+
+impl TimedStream {
+    pub fn new(stream: TcpStream, activity: Activity, patience: Patience) -> Self {
+        Self {
+            stream,
+            activity,
+            patience,
+            read_timer: Timer::default(),
+            write_timer: Timer::default(),
+            write_deadline: None,
+        }
+    }
+
+    fn timed_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if result.is_ready() {
+            self.write_deadline = None;
+            return result;
+        }
+        let deadline = *self.write_deadline.get_or_insert_with(|| Instant::now() + self.patience.write);
+        ready!(self.write_timer.poll_at(cx, deadline));
+        Poll::Ready(Err(timed_out("the client takes no bytes")))
+    }
+}
+
+fn timed_out(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+impl AsyncRead for TimedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buffer) {
+            let bytes = &buffer.filled()[before..];
+            if !bytes.is_empty() {
+                this.activity.lock().on_bytes(Instant::now(), bytes);
+            }
+            return Poll::Ready(result);
+        }
+        loop {
+            let deadline = this.activity.lock().deadline(&this.patience);
+            if let Some(deadline) = deadline {
+                ready!(this.read_timer.poll_at(cx, deadline));
+                return Poll::Ready(Err(timed_out("the client sends nothing")));
+            }
+            // hyper need not poll again when the response ends, so a later look is due all the same.
+            ready!(this.read_timer.poll_every(cx, this.patience.idle));
+        }
+    }
+}
+
+impl AsyncWrite for TimedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.timed_write(cx, result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.timed_write(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        header: Duration::from_secs(10),
+        idle: Duration::from_secs(100),
+        write: Duration::from_secs(1),
+    };
+
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn head_and_idle_time_are_limited_apart() {
+        let start = Instant::now();
+        let mut phase = Phase::new(start);
+        assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 100)));
+        phase.on_bytes(at(start, 5), b"GET ");
+        phase.on_bytes(at(start, 9), b"/ ");
+        assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 15)), "later bytes win no time");
+        phase.on_request();
+        phase.on_bytes(at(start, 50), b"body");
+        assert_eq!(phase.deadline(&PATIENCE), None);
+        phase.on_response_end(at(start, 60));
+        assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 160)));
+        phase.on_bytes(at(start, 70), b"G");
+        assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 80)));
+    }
+
+    #[test]
+    fn http2_frames_without_a_request_only_count_as_signs_of_life() {
+        let start = Instant::now();
+        let mut phase = Phase::new(start);
+        phase.on_bytes(start, b"PRI * HTTP/2.0");
+        phase.on_bytes(at(start, 30), b"ping");
+        assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 130)));
+        phase.on_request();
+        phase.on_request();
+        phase.on_response_end(at(start, 40));
+        assert_eq!(phase.deadline(&PATIENCE), None);
+        phase.on_response_end(at(start, 50));
+        assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 150)));
+    }
+}

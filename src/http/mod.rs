@@ -1,0 +1,28 @@
+//! HTTP: connections and their limits, what every request gets (an id, a log line, CORS, panics as 500s),
+//! errors in OpenAI's shape, request bodies and server-sent events.
+
+pub mod body;
+mod connection;
+mod cors;
+mod edge;
+pub mod error;
+mod io;
+pub mod json;
+mod lifecycle;
+mod request_id;
+pub mod routes;
+mod server;
+pub mod sse;
+
+pub use body::ApiRequest;
+pub use edge::RequestContext;
+pub use error::ApiError;
+pub use lifecycle::Lifecycle;
+pub use request_id::RequestId;
+pub use server::{BindError, Listener, Server};
+
+/// The response that handlers make.
+pub type Response = warp::reply::Response;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! The accept loop, and how it stops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use warp::filters::BoxedFilter;
+
+use super::connection::Connections;
+use super::cors::Cors;
+use super::edge::Edge;
+use super::io::Patience;
+use super::{ApiError, Lifecycle, Response};
+use crate::config::HttpConfig;
+
+/// Connections that the system may hold for us while we are busy; it caps this at its own limit.
+const BACKLOG: u32 = 4096;
+/// What cut-off requests get to send their last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {problem}")]
+pub struct BindError {
+    address: String,
+    problem: String,
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on `host:port`; of a name's addresses, on the first that can be.
+    ///
+    /// # Errors
+    /// The name has no address, or none of them can be listened on.
+    pub async fn bind(address: &str) -> Result<Self, BindError> {
+        let failed = |problem: String| BindError { address: address.to_owned(), problem };
+        let candidates = tokio::net::lookup_host(address).await.map_err(|error| failed(error.to_string()))?;
+        let mut problem = "the name has no address".to_owned();
+        for candidate in candidates {
+            match listen(candidate) {
+                Ok(listener) => {
+                    let address = listener.local_addr().map_err(|error| failed(error.to_string()))?;
+                    return Ok(Self { listener, address });
+                }
+                Err(error) => problem = explain(&error, candidate),
+            }
+        }
+        Err(failed(problem))
+    }
+
+    /// Where it listens; the real port where 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart need not wait for the last run's connections to time out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn explain(error: &std::io::Error, address: SocketAddr) -> String {
+    let advice = match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!(
+                "another program listens there; stop it or choose another with --listen {}:PORT",
+                address.ip()
+            )
+        }
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges".to_owned(),
+        std::io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        _ => return error.to_string(),
+    };
+    format!("{error}; {advice}")
+}
+
+/// A server that accepts connections.
+#[derive(Debug)]
+pub struct Server {
+    lifecycle: Lifecycle,
+    abandoned: CancellationToken,
+    tasks: TaskTracker,
+    drain_timeout: Duration,
+}
+
+impl Server {
+    /// Serves `routes` on `listener` until [`Self::drain`].
+    pub fn start(
+        listener: Listener,
+        routes: BoxedFilter<(Response,)>,
+        lifecycle: Lifecycle,
+        config: HttpConfig,
+    ) -> Self {
+        let edge = Edge::new(routes, Cors::new(&config.cors_allowed_origins), lifecycle.clone());
+        let patience = Patience {
+            header: Duration::from_millis(config.header_timeout_ms),
+            idle: Duration::from_millis(config.idle_timeout_ms),
+            write: Duration::from_millis(config.write_timeout_ms),
+        };
+        let abandoned = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let connections =
+            Arc::new(Connections::new(edge, patience, lifecycle.draining.clone(), abandoned.clone()));
+        let accepting = Accepting {
+            listener: listener.listener,
+            connections,
+            lifecycle: lifecycle.clone(),
+            tasks: tasks.clone(),
+            limit: config.max_connections,
+        };
+        tasks.spawn(accepting.run());
+        Self { lifecycle, abandoned, tasks, drain_timeout: config.drain_timeout() }
+    }
+
+    /// Stops: takes no more connections, closes idle ones, gives running requests their time, then ends
+    /// streams with an error event and other requests with 503.
+    pub async fn drain(self) {
+        self.lifecycle.draining.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(self.drain_timeout, self.tasks.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(connections = self.lifecycle.connections(), "cutting off the requests still running");
+        self.lifecycle.cut_off.cancel();
+        if tokio::time::timeout(LAST_WORDS, self.tasks.wait()).await.is_err() {
+            self.abandoned.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+struct Accepting {
+    listener: TcpListener,
+    connections: Arc<Connections>,
+    lifecycle: Lifecycle,
+    tasks: TaskTracker,
+    limit: usize,
+}
+
+impl Accepting {
+    async fn run(self) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = self.lifecycle.draining.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => match self.lifecycle.admit(self.limit) {
+                    Some(permit) => {
+                        let serving = Arc::clone(&self.connections).serve(stream, peer);
+                        self.tasks.spawn(async move {
+                            serving.await;
+                            drop(permit);
+                        });
+                    }
+                    None => {
+                        tracing::warn!(limit = self.limit, "too many connections");
+                        self.tasks.spawn(tokio::time::timeout(Duration::from_secs(1), refuse(stream)));
+                    }
+                },
+                // The peer left the queue before its turn.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    // Mostly no file descriptor left: connections that end bring some back.
+                    tracing::error!(%error, "cannot accept connections");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Answers without reading: there is no room for this connection.
+async fn refuse(mut stream: TcpStream) {
+    let error =
+        ApiError::unavailable("too_many_connections", "The server has no connection left.", Duration::ZERO);
+    let body = error.to_json(None);
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         retry-after: 1\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    // The client may be gone already, and there is no one else to tell.
+    let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+    let _ = stream.shutdown().await;
+}

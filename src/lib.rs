@@ -1,0 +1,14 @@
+//! The edge of Jan Server: command line, configuration and HTTP. It owns no state: everything that does
+//! lives in [`jan_actors`], and a handler only translates between HTTP and typed messages.
+//!
+//! - [`cli`]: the commands; [`serve`]: what `jan-server serve` does from start to stop
+//! - [`config`]: the settings, where they come from and how they are checked
+//! - [`http`]: connections, limits, errors, server-sent events
+//! - [`api`]: one file a resource
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod logging;
+pub mod serve;

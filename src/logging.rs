@@ -1,0 +1,38 @@
+//! Logs: human lines or JSON on standard error, and panics as log events.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Starts logging for this process. A second call changes nothing.
+pub fn init(config: &LogConfig) {
+    let terminal = std::io::stderr().is_terminal();
+    let filter = EnvFilter::builder().parse_lossy(&config.level);
+    let registry = tracing_subscriber::registry().with(filter);
+    let json = match config.format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Human => false,
+        LogFormat::Json => true,
+    };
+    // An error here says that logging was started before.
+    let _ = if json {
+        let layer = tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .with_writer(std::io::stderr);
+        registry.with(layer).try_init()
+    } else {
+        let layer = tracing_subscriber::fmt::layer().with_ansi(terminal).with_writer(std::io::stderr);
+        registry.with(layer).try_init()
+    };
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(message, place, "panic");
+    }));
+}

@@ -1,0 +1,163 @@
+//! `jan-server serve`: from the settings to the exit status.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use jan_actors::System;
+use jan_actors::model::ModelDescription;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::api::{self, AppState};
+use crate::config::Config;
+use crate::http::{Listener, Server};
+
+/// What the workers get to end in, once every request is done or cut off.
+const WORKER_GRACE: Duration = Duration::from_secs(2);
+/// The same after a second signal.
+const HURRIED_GRACE: Duration = Duration::from_millis(500);
+
+/// Serves until a signal; see [`Server::drain`] for how it stops.
+///
+/// # Errors
+/// The address cannot be listened on, or the actors do not start.
+pub fn run(config: Config) -> anyhow::Result<ExitCode> {
+    raise_open_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(serve(config))?;
+    // Blocking work that is still under way must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(code)
+}
+
+async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    // Signals count from here on, so that one during the start is not lost.
+    let mut signals = Signals::new()?;
+    // The address first: it is what fails most often, and before any worker is started.
+    let listener = Listener::bind(&config.http.listen).await?;
+    let address = listener.address();
+    let system = System::start(config.actors()).await?;
+    let state = AppState::new(system.models().clone(), config.http.clone());
+    announce(address, &system.models().list().await);
+    let server = Server::start(listener, api::routes(state.clone()), state.lifecycle.clone(), config.http);
+
+    let first = signals.recv().await;
+    tracing::info!(signal = first.name(), "stopping: no new connections, running requests may finish");
+    let code = tokio::select! {
+        () = server.drain() => ExitCode::SUCCESS,
+        second = signals.recv() => {
+            tracing::warn!(signal = second.name(), "stopping at once");
+            // The shell's convention for a process that a signal ended.
+            let code = ExitCode::from(128 + second.number());
+            let _ = tokio::time::timeout(HURRIED_GRACE, system.shutdown(Duration::ZERO)).await;
+            return Ok(code);
+        }
+    };
+    tokio::select! {
+        () = system.shutdown(WORKER_GRACE) => {}
+        _ = signals.recv() => tracing::warn!("stopping at once"),
+    }
+    tracing::info!("stopped");
+    Ok(code)
+}
+
+#[derive(Clone, Copy)]
+enum StopSignal {
+    Terminate,
+    Interrupt,
+}
+
+impl StopSignal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Terminate => 15,
+            Self::Interrupt => 2,
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn recv(&mut self) -> StopSignal {
+        tokio::select! {
+            _ = self.terminate.recv() => StopSignal::Terminate,
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
+        }
+    }
+}
+
+/// Tells on standard output where the server is and how to try it; warns of aliases in the log.
+fn announce(address: SocketAddr, models: &[ModelDescription]) {
+    for alias in models.iter().filter(|model| model.id != model.root) {
+        tracing::warn!(
+            alias = alias.id,
+            root = alias.root,
+            "this model id is an alias; configure a model of that id to serve real weights under it"
+        );
+    }
+    let url = reachable_url(address);
+    let model = models.first().map_or("jan-tiny", |model| model.root.as_str());
+    let text = format!(
+        "Jan Server {version} listens on {url}\n\
+         OpenAI base URL: {url}/v1 (also {url}/api/v1)\n\
+         OpenAPI document: {url}/api/swagger/openapi.json\n\
+         Try it: curl {url}/v1/chat/completions -H 'Content-Type: application/json' \
+         -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n",
+        version = env!("CARGO_PKG_VERSION"),
+    );
+    // The server serves all the same where nobody reads its output.
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// A URL that works on this machine: an unspecified address is reached through loopback.
+fn reachable_url(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}")
+}
+
+/// Raises the soft limit of open files to the hard one: each connection takes one, and many systems start
+/// a process with 1024.
+fn raise_open_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, current = limit.current, "cannot raise the limit of open files");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_reachable_ones() {
+        assert_eq!(reachable_url("0.0.0.0:80".parse().unwrap()), "http://127.0.0.1:80");
+        assert_eq!(reachable_url("[::]:80".parse().unwrap()), "http://[::1]:80");
+        assert_eq!(reachable_url("10.1.2.3:80".parse().unwrap()), "http://10.1.2.3:80");
+    }
+}
