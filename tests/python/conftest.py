@@ -1,0 +1,57 @@
+"""Fixtures: `server` (shared, default settings), `make_server` (one with settings of its own), SDK clients."""
+
+import openai
+import pytest
+from harness import Server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """One server with default settings that the tests share; no test may disturb it."""
+    running = Server(tmp_path_factory.mktemp("server"))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def make_server(tmp_path):
+    """Starts servers with settings of their own and ends them with the test."""
+    started = []
+
+    def make(*args, **settings):
+        one = Server(tmp_path / f"server{len(started)}", *args, **settings)
+        started.append(one)
+        return one
+
+    yield make
+    for one in started:
+        one.close()
+
+
+def sdk(server, **options):
+    """The SDK as a user sets it up, but failing at the first error."""
+    return openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0, timeout=120, **options)
+
+
+@pytest.fixture
+def client(server):
+    with sdk(server) as one:
+        yield one
+
+
+@pytest.fixture
+async def async_client(server):
+    async with openai.AsyncOpenAI(
+        base_url=server.base_url, api_key="none", max_retries=0, timeout=120
+    ) as one:
+        yield one
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Shows the servers' last log lines with a failed test."""
+    report = yield
+    if report.failed:
+        for one in Server.running:
+            report.sections.append((f"log of server {one.pid}", one.log_tail()))
+    return report

@@ -1,0 +1,313 @@
+"""Starts the real binary with a real model on a free port and looks at it from outside.
+
+Settings of the environment:
+  JAN_SERVER_BIN   the binary; default target/release/jan-server
+  JAN_TEST_MODEL   a GGUF file to run the suite with; default: the bundled model
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import time
+
+from gguf_vocab import Vocabulary
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = pathlib.Path(os.environ.get("JAN_SERVER_BIN") or ROOT / "target/release/jan-server")
+BUNDLED = ROOT / "fixtures/models/jan-tiny.gguf"
+_given = os.environ.get("JAN_TEST_MODEL") or None
+MODEL_FILE = pathlib.Path(_given).resolve() if _given else BUNDLED
+#: Whether the suite runs with the model in the binary, whose answers are known.
+IS_BUNDLED = _given is None
+#: The id that the API reference uses: an alias of the bundled model, or the given model's own id.
+MODEL = "jan-v1-4b"
+VOCABULARY = Vocabulary(MODEL_FILE)
+#: `logit_bias` that keeps the model from ending its answer, for streams that must last.
+ENDLESS = {str(token): -100 for token in VOCABULARY.end_of_generation}
+
+#: (time limit, what is being waited for) of everything that a fresh server does; generous for slow machines.
+START_TIMEOUT = 60
+
+
+def wait_until(condition, what, timeout=30.0, every=0.02):
+    """Polls until `condition()` is truthy and returns that value; fails after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout} s: {what}")
+        time.sleep(every)
+
+
+class Response:
+    """A whole HTTP answer."""
+
+    def __init__(self, status, headers, body):
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def error(self):
+        return self.json()["error"]
+
+    def __repr__(self):
+        return f"{self.status} {dict(self.headers)} {self.body[:500]!r}"
+
+
+class Server:
+    """One running `jan-server serve`."""
+
+    running = []
+
+    def __init__(self, folder, *args, env=None, config=None, model=True, wait="ready"):
+        """`wait`: "ready" for a model that answers, "live" for the HTTP port alone, None for neither."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [str(BINARY), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(folder / "data")]
+        if config is not None:
+            (folder / "jan-server.toml").write_text(config)
+            command += ["--config", str(folder / "jan-server.toml")]
+        if model and not IS_BUNDLED:
+            command += ["--model", f"{MODEL}={MODEL_FILE}"]
+        self.log_path = folder / "server.log"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("JAN_SERVER_")}
+        environment |= {k: str(v) for k, v in (env or {}).items()}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                command + list(args), env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        Server.running.append(self)
+        self.pid = self.process.pid
+        self.port = None
+        if wait:
+            try:
+                self._wait_for_port()
+                path = "/readyz" if wait == "ready" else "/livez"
+                wait_until(lambda: self._alive() and self.get(path).status == 200, path, START_TIMEOUT, every=0.1)
+            except BaseException as error:
+                self.close()
+                raise AssertionError(f"server did not start: {error}\n{self.log_tail()}") from error
+
+    def _wait_for_port(self):
+        found = wait_until(
+            lambda: self._alive() and re.search(r"http://127\.0\.0\.1:(\d+)", self.log()),
+            "the address in the output",
+            START_TIMEOUT,
+        )
+        self.port = int(found[1])
+
+    def _alive(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"server ended with {self.process.returncode}\n{self.log_tail()}")
+        return True
+
+    def log(self):
+        """Everything that it printed, without terminal colours."""
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.log_path.read_text(errors="replace"))
+
+    def log_tail(self, lines=60):
+        """The end of it, without the polling of this harness."""
+        return "\n".join([line for line in self.log().splitlines() if "/readyz" not in line][-lines:])
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def base_url(self):
+        return self.url + "/api/v1"
+
+    def get(self, path, headers=None):
+        return self.request("GET", path, headers=headers)
+
+    def post(self, path, body, headers=None, timeout=120):
+        """POSTs JSON (an object) or bytes as they are."""
+        headers = {"Content-Type": "application/json"} | (headers or {})
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.request("POST", path, data, headers, timeout)
+
+    def request(self, method, path, body=None, headers=None, timeout=120):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return Response(answer.status, answer.headers, answer.read())
+
+    def chat(self, content="Hello", **fields):
+        """POST /chat/completions of one user message."""
+        return self.post(
+            "/api/v1/chat/completions",
+            {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": 8} | fields,
+        )
+
+    def stream(self, path="/api/v1/chat/completions", **fields):
+        """An open stream; `max_tokens` and the rest come from `fields`."""
+        body = {"model": MODEL, "stream": True} | fields
+        if path.endswith("/chat/completions"):
+            body = {"messages": [{"role": "user", "content": "Tell me a story"}]} | body
+        return Stream(self, path, body)
+
+    def connect(self):
+        """A raw socket to the server."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+    def workers(self):
+        """Process ids of the live workers, oldest first."""
+        found = []
+        for pid in children(self.pid):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+                if b"worker" in command and state != "Z":
+                    found.append(pid)
+        return sorted(found)
+
+    def worker(self):
+        """The process id of the worker that serves the suite's model; waits until it runs."""
+
+        def find():
+            pids = self.workers()
+            if IS_BUNDLED:
+                return pids[-1] if len(pids) == 1 else None
+            for pid in pids:
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if MODEL_FILE.name in pathlib.Path(f"/proc/{pid}/maps").read_text():
+                        return pid
+            return None
+
+        return wait_until(find, f"a worker of {MODEL_FILE.name} among {self.workers()}", 60)
+
+    def wait_ready(self, timeout=60):
+        """Waits until the suite's model answers again."""
+        wait_until(
+            lambda: self.get(f"/api/v1/models/{MODEL}").json().get("status") == "ready", "the model is ready", timeout
+        )
+
+    def wait_idle(self, timeout=20):
+        """Waits until nothing runs or waits; needs no more than a request's own figures."""
+        self.chat(max_tokens=1)
+
+    def terminate(self):
+        self.process.send_signal(signal.SIGTERM)
+
+    def close(self):
+        """Ends it, however it stands."""
+        if self in Server.running:
+            Server.running.remove(self)
+        workers = self.workers() if self.process.poll() is None else []
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(30)
+
+
+def children(parent):
+    """Process ids of a process's children."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                    found.append(int(entry.name))
+    return found
+
+
+@contextlib.contextmanager
+def stopped(pid):
+    """Holds a process still (SIGSTOP) inside the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def rss_kib(pid):
+    """Resident memory of a process in KiB."""
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    raise AssertionError(f"process {pid} has no memory")
+
+
+def open_files(pid):
+    """How many file descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Stream:
+    """A streaming answer read event by event, as the bytes come."""
+
+    def __init__(self, server, path, body, timeout=120):
+        self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout)
+        self.connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        self.answer = self.connection.getresponse()
+        self.status = self.answer.status
+        self.headers = self.answer.headers
+        self.raw = b""
+        self.done = False
+
+    def events(self):
+        """Yields each event's data as an object, then ends at `[DONE]`."""
+        assert self.status == 200, (self.status, self.answer.read())
+        for line in self.answer:
+            self.raw += line
+            line = line.rstrip(b"\r\n")
+            if line.startswith(b"data:"):
+                data = line[5:].strip()
+                if data == b"[DONE]":
+                    self.done = True
+                    continue
+                yield json.loads(data)
+
+    def read(self):
+        """All events to the end. The end must be a whole one: http.client raises on a cut-off body."""
+        return list(self.events())
+
+    def close(self):
+        """Goes away, like a client that was killed."""
+        with contextlib.suppress(OSError):
+            if self.connection.sock:
+                self.connection.sock.shutdown(socket.SHUT_RDWR)
+        self.answer.close()
+        self.connection.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def delta(event):
+    """The text of a chat or completion event, "" where it has none."""
+    choices = event.get("choices") or []
+    if not choices:
+        return ""
+    choice = choices[0]
+    return (choice["delta"].get("content") if "delta" in choice else choice.get("text")) or ""
+
+
+def text_of(events):
+    return "".join(delta(event) for event in events)
+
+
+def parse_sse(raw):
+    """Splits a raw event stream into its data lines, comments left out."""
+    frames = [frame for frame in raw.split(b"\n\n") if frame.strip()]
+    return [frame for frame in frames if not frame.startswith(b":")]

@@ -1,0 +1,278 @@
+"""Chat completions through the OpenAI Python SDK."""
+
+import asyncio
+
+import pytest
+from harness import ENDLESS, IS_BUNDLED, MODEL, VOCABULARY
+
+STORY = [{"role": "user", "content": "Tell me a story"}]
+
+
+def test_plain(client):
+    answer = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "Hello"}], max_tokens=30, temperature=0
+    )
+    assert answer.object == "chat.completion"
+    assert answer.id.startswith("chatcmpl-")
+    assert answer.model == MODEL
+    (choice,) = answer.choices
+    assert (choice.index, choice.message.role) == (0, "assistant")
+    assert choice.message.content.strip()
+    assert choice.finish_reason in ("stop", "length")
+    assert 0 < answer.usage.completion_tokens <= 30
+    assert answer.usage.prompt_tokens > 0
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    if IS_BUNDLED:
+        assert choice.finish_reason == "stop"
+
+
+def test_stream_equals_plain(client):
+    request = {"model": MODEL, "messages": STORY, "max_tokens": 60, "temperature": 0}
+    plain = client.chat.completions.create(**request)
+    chunks = list(client.chat.completions.create(**request, stream=True, stream_options={"include_usage": True}))
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk.created for chunk in chunks}) == 1
+    *deltas, usage = chunks
+    assert deltas[0].choices[0].delta.role == "assistant"
+    assert all(chunk.choices[0].delta.role is None for chunk in deltas[1:])
+    assert [c.choices[0].finish_reason for c in deltas[:-1]] == [None] * (len(deltas) - 1)
+    assert deltas[-1].choices[0].finish_reason == plain.choices[0].finish_reason
+    assert usage.choices == []
+    assert usage.usage.completion_tokens == plain.usage.completion_tokens
+    assert usage.usage.prompt_tokens == plain.usage.prompt_tokens
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in deltas)
+    assert text == plain.choices[0].message.content
+
+
+def test_no_usage_chunk_unless_asked(client):
+    for chunk in client.chat.completions.create(model=MODEL, messages=STORY, max_tokens=5, stream=True):
+        assert len(chunk.choices) == 1
+        assert chunk.usage is None
+
+
+async def test_async(async_client):
+    async def one(i):
+        answer = await async_client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": f"Hello number {i}"}], max_tokens=10
+        )
+        return answer.choices[0].message.content
+
+    assert all(await asyncio.gather(*(one(i) for i in range(8))))
+
+
+async def test_async_stream(async_client):
+    stream = await async_client.chat.completions.create(model=MODEL, messages=STORY, max_tokens=20, stream=True)
+    parts = [chunk.choices[0].delta.content or "" async for chunk in stream]
+    assert "".join(parts).strip()
+
+
+def test_cancel_mid_stream_then_ask_again(client):
+    """Closing a stream leaves client and server able to go on at once."""
+    for _ in range(5):
+        with client.chat.completions.create(
+            model=MODEL, messages=STORY, max_tokens=1000, logit_bias=ENDLESS, stream=True
+        ) as stream:
+            for count, _chunk in enumerate(stream):
+                if count == 5:
+                    break
+        answer = client.chat.completions.create(model=MODEL, messages=STORY, max_tokens=3)
+        assert answer.usage.completion_tokens == 3
+
+
+async def test_async_cancel(async_client):
+    async def endless():
+        async for _ in await async_client.chat.completions.create(
+            model=MODEL, messages=STORY, max_tokens=1000, logit_bias=ENDLESS, stream=True
+        ):
+            pass
+
+    task = asyncio.create_task(endless())
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    answer = await async_client.chat.completions.create(model=MODEL, messages=STORY, max_tokens=3)
+    assert answer.usage.completion_tokens == 3
+
+
+def test_n_answers(client):
+    answer = client.chat.completions.create(
+        model=MODEL, messages=STORY, n=4, max_tokens=25, temperature=1.5, seed=7, logit_bias=ENDLESS
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.usage.completion_tokens == 100
+    assert len({choice.message.content for choice in answer.choices}) > 1, "n answers must be n draws"
+
+
+def test_n_answers_streamed(client):
+    texts, reasons = {}, {}
+    for chunk in client.chat.completions.create(
+        model=MODEL, messages=STORY, n=3, max_tokens=15, temperature=0, stream=True, logit_bias=ENDLESS
+    ):
+        (choice,) = chunk.choices
+        texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+        if choice.finish_reason:
+            reasons[choice.index] = choice.finish_reason
+    assert set(texts) == {0, 1, 2}
+    assert reasons == {0: "length", 1: "length", 2: "length"}
+
+
+def test_max_tokens_and_max_completion_tokens(client):
+    for field in ("max_tokens", "max_completion_tokens"):
+        answer = client.chat.completions.create(
+            model=MODEL, messages=STORY, logit_bias=ENDLESS, **{field: 11}
+        )
+        assert answer.usage.completion_tokens == 11
+        assert answer.choices[0].finish_reason == "length"
+
+
+def greedy(client, **fields):
+    return client.chat.completions.create(
+        **({"model": MODEL, "messages": STORY, "max_tokens": 60, "temperature": 0} | fields)
+    ).choices[0]
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_stop_text_is_never_part_of_the_answer(client, as_list):
+    whole = greedy(client).message.content
+    # A text from the middle of the answer that starts inside a word, so that it straddles tokens.
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 5]
+    expected = whole[: whole.index(stop)]
+    choice = greedy(client, stop=[stop, "\u0000never"] if as_list else stop)
+    assert choice.message.content == expected
+    assert choice.finish_reason == "stop"
+    streamed = client.chat.completions.create(
+        model=MODEL, messages=STORY, max_tokens=60, temperature=0, stop=stop, stream=True
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == expected
+
+
+def test_temperature_zero_is_deterministic(client):
+    assert len({greedy(client).message.content for _ in range(3)}) == 1
+
+
+def test_seed(client):
+    def draw(seed):
+        return greedy(client, temperature=1.3, seed=seed, max_tokens=40, logit_bias=ENDLESS).message.content
+
+    assert draw(1) == draw(1)
+    assert len({draw(seed) for seed in range(6)}) > 1
+
+
+def test_narrow_samplers_are_greedy(client):
+    """Hot sampling that leaves one candidate takes the likeliest, like temperature 0."""
+    best = greedy(client, max_tokens=20).message.content
+    assert greedy(client, max_tokens=20, temperature=2, top_p=0.000001).message.content == best
+    for field in ({"top_k": 1}, {"min_p": 1.0}):
+        assert greedy(client, max_tokens=20, temperature=2, extra_body=field).message.content == best
+
+
+def test_logit_bias_forces_and_bans(client):
+    token = VOCABULARY.ids_of("a")[0]
+    forced = greedy(client, max_tokens=5, logit_bias={str(token): 100}).message.content
+    assert forced == "aaaaa"
+    first = greedy(client, max_tokens=1)
+    ids = VOCABULARY.ids_of(first.message.content)
+    assert ids, f"{first.message.content!r} is a token"
+    banned = greedy(client, max_tokens=1, logit_bias={str(i): -100 for i in ids}).message.content
+    assert banned != first.message.content
+
+
+def test_penalties(client):
+    """A forced token stops coming once its penalties outgrow the bias on it."""
+    token = VOCABULARY.ids_of("a")[0]
+
+    def count_of_a(**penalty):
+        choice = greedy(client, max_tokens=40, logit_bias={str(token): 40} | ENDLESS, **penalty)
+        return len(choice.message.content) - len(choice.message.content.lstrip("a"))
+
+    plain = count_of_a()
+    assert plain == 40
+    assert count_of_a(frequency_penalty=2.0) < plain
+    assert count_of_a(frequency_penalty=-2.0) == plain
+    best = greedy(client, max_tokens=60).message.content
+    assert greedy(client, max_tokens=60, presence_penalty=2.0, frequency_penalty=2.0).message.content != best
+
+
+def test_content_parts_equal_a_string(client):
+    text = greedy(client, messages=[{"role": "user", "content": "Tell me a story"}], max_tokens=20)
+    parts = greedy(
+        client, messages=[{"role": "user", "content": [{"type": "text", "text": "Tell me a story"}]}], max_tokens=20
+    )
+    assert text.message.content == parts.message.content
+
+
+def test_roles_and_names(client):
+    messages = [
+        {"role": "system", "content": "You are brief."},
+        {"role": "user", "content": "Hello", "name": "ann"},
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "Again?"},
+    ]
+    assert greedy(client, messages=messages).finish_reason
+    messages[0]["role"] = "developer"
+    assert greedy(client, messages=messages).finish_reason
+
+
+def test_cached_tokens_are_true(client):
+    """The second of two equal prompts comes from the prefix cache, a new prompt does not."""
+    unlike = [{"role": "user", "content": "zebra quartz " * 40}]
+    first = client.chat.completions.create(model=MODEL, messages=unlike, max_tokens=1).usage
+    again = client.chat.completions.create(model=MODEL, messages=unlike, max_tokens=1).usage
+    assert first.prompt_tokens == again.prompt_tokens > 80
+    assert first.prompt_tokens_details.cached_tokens < 60
+    # All of it but the last token, which must be read for its logits.
+    assert again.prompt_tokens - 40 <= again.prompt_tokens_details.cached_tokens < again.prompt_tokens
+
+
+def test_usage_counts_the_template(client):
+    """Prompt tokens grow with the messages by what the text takes."""
+
+    def prompt_tokens(content):
+        request = {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+        return client.chat.completions.create(**request).usage.prompt_tokens
+
+    short, long = prompt_tokens("a"), prompt_tokens("a" + " a" * 50)
+    # A sentence-piece or byte-level vocabulary has " a" as one token; a byte fallback would take two.
+    assert 50 <= long - short <= 100
+
+
+def test_utf8_is_whole_in_every_chunk(client):
+    """A character of three byte tokens comes out whole in streams too, though each token is a part of it."""
+    pieces = [VOCABULARY.pieces.index(bytes([byte])) for byte in "ツ".encode()]
+    streamed_whole = 0
+    for seed in range(6):
+        request = {
+            "model": MODEL,
+            "messages": STORY,
+            "max_tokens": 60,
+            "temperature": 2,
+            "seed": seed,
+            # So far above the rest that only the character's three bytes are drawn, in any order.
+            "logit_bias": {str(token): 100 for token in pieces},
+        }
+        plain = client.chat.completions.create(**request).choices[0].message.content
+        stream = client.chat.completions.create(**request, stream=True)
+        parts = [chunk.choices[0].delta.content or "" for chunk in stream]
+        assert "".join(parts) == plain
+        streamed_whole += sum(part.count("ツ") for part in parts)
+    assert streamed_whole > 0
+
+
+def test_bundled_model_knows_itself(client):
+    answer = greedy(client, messages=[{"role": "user", "content": "Who are you?"}], max_tokens=100)
+    if IS_BUNDLED:
+        assert "jan" in answer.message.content.lower()
+        assert answer.finish_reason == "stop"
+    else:
+        assert answer.message.content
+
+
+def test_bundled_model_tells_a_long_story(client):
+    answer = client.chat.completions.create(model=MODEL, messages=STORY, max_tokens=600, temperature=0)
+    if IS_BUNDLED:
+        assert answer.usage.completion_tokens >= 150
+        assert answer.choices[0].finish_reason == "stop"
+    else:
+        assert answer.usage.completion_tokens > 20

@@ -1,0 +1,90 @@
+"""Text completions through the OpenAI Python SDK."""
+
+from harness import ENDLESS, IS_BUNDLED, MODEL, VOCABULARY
+
+PROMPT = "The meaning of life is"
+
+
+def create(client, **fields):
+    return client.completions.create(**({"model": MODEL, "prompt": PROMPT, "max_tokens": 16, "temperature": 0} | fields))
+
+
+def test_string_prompt(client):
+    answer = create(client)
+    assert answer.object == "text_completion"
+    assert answer.id.startswith("cmpl-")
+    assert answer.choices[0].text.strip()
+    assert answer.choices[0].index == 0
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    if IS_BUNDLED:
+        assert len(answer.choices[0].text.split()) > 3
+
+
+def test_stream_equals_plain(client):
+    plain = create(client)
+    chunks = list(create(client, stream=True, stream_options={"include_usage": True}))
+    *deltas, usage = chunks
+    assert {chunk.object for chunk in chunks} == {"text_completion"}
+    assert "".join(chunk.choices[0].text for chunk in deltas) == plain.choices[0].text
+    assert deltas[-1].choices[0].finish_reason == plain.choices[0].finish_reason
+    assert usage.choices == []
+    assert usage.usage == plain.usage or usage.usage.completion_tokens == plain.usage.completion_tokens
+
+
+def test_default_max_tokens_is_16(client):
+    answer = client.completions.create(model=MODEL, prompt=PROMPT, logit_bias=ENDLESS)
+    assert answer.usage.completion_tokens == 16
+
+
+def test_list_of_strings_keeps_order(client):
+    prompts = [PROMPT, "Hello", "One two three"]
+    together = create(client, prompt=prompts, logit_bias=ENDLESS)
+    assert [choice.index for choice in together.choices] == [0, 1, 2]
+    for prompt, choice in zip(prompts, together.choices, strict=True):
+        alone = create(client, prompt=prompt, logit_bias=ENDLESS, echo=True)
+        assert alone.choices[0].text.startswith(prompt)
+        assert choice.text
+    assert together.usage.completion_tokens == 48
+
+
+def test_n_answers_of_each_prompt(client):
+    answer = create(client, prompt=["a", "b"], n=2, max_tokens=4, temperature=1, logit_bias=ENDLESS)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.usage.completion_tokens == 16
+
+
+def test_echo(client):
+    plain = create(client).choices[0].text
+    assert create(client, echo=True).choices[0].text == PROMPT + plain
+    streamed = create(client, echo=True, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == PROMPT + plain
+
+
+def test_echo_alone(client):
+    answer = create(client, echo=True, max_tokens=0)
+    assert answer.choices[0].text == PROMPT
+    assert answer.usage.completion_tokens == 0
+
+
+def test_token_array_is_taken_as_it_is(client):
+    tokens = [VOCABULARY.ids_of(letter)[0] for letter in "abc"]
+    answer = create(client, prompt=tokens, echo=True, max_tokens=3)
+    assert answer.choices[0].text.startswith("abc")
+    assert answer.usage.prompt_tokens == 3
+
+
+def test_list_of_token_arrays(client):
+    a, b = (VOCABULARY.ids_of(letter)[0] for letter in "ab")
+    answer = create(client, prompt=[[a, b], [b]], echo=True, max_tokens=2)
+    assert [choice.text[:1] for choice in answer.choices] == ["a", "b"]
+    assert answer.choices[0].text.startswith("ab")
+    assert answer.usage.prompt_tokens == 3
+
+
+def test_stop(client):
+    whole = create(client, max_tokens=40).choices[0].text
+    stop = whole[8:12]
+    answer = create(client, max_tokens=40, stop=[stop])
+    assert answer.choices[0].text == whole[: whole.index(stop)]
+    assert answer.choices[0].finish_reason == "stop"

@@ -1,0 +1,370 @@
+"""Streams survive whatever happens to the worker process."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+from harness import ENDLESS, IS_BUNDLED, MODEL, VOCABULARY, delta, parse_sse, stopped, wait_until
+
+CHAT = "/api/v1/chat/completions"
+TOPICS = (
+    "a river", "a fox", "the moon", "an old house", "a king", "two friends", "a lost key", "the sea", "a small town",
+    "a bird", "winter", "a garden", "a train", "a clock", "a long road", "a mountain", "bread", "a letter", "rain",
+    "a teacher",
+)  # fmt: skip
+TIE = 0.05
+
+
+class Run:
+    """One stream's outcome."""
+
+    def __init__(self):
+        self.pieces = []
+        self.reason = None
+        self.usage = None
+        self.problem = None
+
+    @property
+    def text(self):
+        return "".join(self.pieces)
+
+
+def story_request(topic, **fields):
+    return {
+        "model": MODEL, "messages": [{"role": "user", "content": f"Tell me a story about {topic}"}],
+        "max_tokens": 120, "temperature": 0,
+    } | fields  # fmt: skip
+
+
+def run_streams(server, requests, on_piece=lambda: None):
+    """Streams all requests at once; `on_piece` is called for every piece of text that comes."""
+    runs = [Run() for _ in requests]
+
+    def one(run, request):
+        try:
+            with server.stream(stream_options={"include_usage": True}, **request) as stream:
+                for event in stream.events():
+                    if "error" in event:
+                        run.problem = event["error"]
+                        continue
+                    if event.get("usage"):
+                        run.usage = event["usage"]
+                    if piece := delta(event):
+                        run.pieces.append(piece)
+                        on_piece()
+                    for choice in event["choices"]:
+                        run.reason = choice["finish_reason"] or run.reason
+                if not stream.done:
+                    run.problem = run.problem or "no [DONE]"
+        except Exception as error:  # noqa: BLE001 - it is the outcome
+            run.problem = repr(error)
+
+    threads = [
+        threading.Thread(target=one, args=(run, request), daemon=True)
+        for run, request in zip(runs, requests, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(240)
+        assert not thread.is_alive(), "a stream hangs"
+    return runs
+
+
+class Killer:
+    """Counts pieces of text over all streams and signals the worker each time a threshold is passed."""
+
+    def __init__(self, server, thresholds, number):
+        self.server = server
+        self.thresholds = sorted(thresholds)
+        self.number = number
+        self.count = 0
+        self.killed = []
+        self.moved = threading.Condition()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def piece(self):
+        with self.moved:
+            self.count += 1
+            self.moved.notify()
+
+    def _run(self):
+        for threshold in self.thresholds:
+            with self.moved:
+                if not self.moved.wait_for(lambda t=threshold: self.count >= t, timeout=200):
+                    return
+            # Not only where a token has just come out, but anywhere in a step.
+            time.sleep(random.uniform(0, 0.02))
+            pid = wait_until(lambda: next((p for p in [self.server.worker()] if p not in self.killed), None), "a worker")
+            os.kill(pid, self.number)
+            self.killed.append(pid)
+
+
+def tokens_of(piece):
+    return VOCABULARY.ids_of(piece) if piece else VOCABULARY.end_of_generation
+
+
+def shows_tie(server, request, prefix, wanted):
+    """Whether the greedy choice after `prefix` is `wanted` once that token's logit is raised by `TIE`."""
+    ids = tokens_of(wanted)
+    bias = dict(request.get("logit_bias") or {}) | {str(token): TIE for token in ids}
+    answer = server.post(CHAT, request | {"logit_bias": bias}).json()["choices"][0]
+    text = answer["message"]["content"]
+    if not wanted:
+        return text == prefix and answer["finish_reason"] == "stop"
+    return bool(ids) and text.startswith(prefix + wanted)
+
+
+def assert_same(server, request, expected, actual):
+    """Equal texts; or texts that part at a step where two tokens were within `TIE` of each other.
+
+    The gap is measured from outside: if raising either candidate's logit by `TIE` makes it the greedy choice,
+    then their log-probabilities are at most `TIE` apart. Returns whether there was such a tie.
+    """
+    assert actual.problem is None, actual.problem
+    if actual.text == expected.text:
+        assert actual.reason == expected.reason
+        assert actual.usage["completion_tokens"] == expected.usage["completion_tokens"]
+        return False
+    same = 0
+    for ours, theirs in zip(expected.pieces, actual.pieces, strict=False):
+        if ours != theirs:
+            break
+        same += 1
+    prefix = "".join(expected.pieces[:same])
+    first = expected.pieces[same] if same < len(expected.pieces) else ""
+    second = actual.pieces[same] if same < len(actual.pieces) else ""
+    where = f"after {prefix[-60:]!r}: {first!r} or {second!r}"
+    assert shows_tie(server, request, prefix, first), f"the texts differ, and not at a tie, {where}"
+    assert shows_tie(server, request, prefix, second), f"the texts differ, and not at a tie, {where}"
+    print(f"tie {where}")
+    return True
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server):
+    """What 20 greedy streams give when nothing happens."""
+    requests = [story_request(topic) for topic in TOPICS]
+    runs = run_streams(server, requests)
+    for run in runs:
+        assert run.problem is None
+        assert run.pieces
+        assert run.reason
+    return requests, runs
+
+
+def test_the_comparison_can_fail(server, undisturbed):
+    """A lost or doubled token is noticed, so that the tests below mean something."""
+    requests, runs = undisturbed
+    for broken in (runs[0].pieces[:5] + runs[0].pieces[6:], runs[0].pieces[:6] + runs[0].pieces[5:]):
+        actual = Run()
+        actual.pieces, actual.reason, actual.usage = broken, runs[0].reason, runs[0].usage
+        with pytest.raises(AssertionError, match="not at a tie"):
+            assert_same(server, requests[0], runs[0], actual)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_streams_survive_worker_deaths(make_server, server, undisturbed, number):
+    requests, expected = undisturbed
+    own = make_server()
+    total = sum(len(run.pieces) for run in expected)
+    kills = 5 if number == signal.SIGKILL else 2
+    thresholds = [random.randrange(1, int(total * 0.7)) for _ in range(kills)]
+    killer = Killer(own, thresholds, number)
+    actual = run_streams(own, requests, killer.piece)
+    killer.thread.join(30)
+    assert len(killer.killed) == kills, f"killed {killer.killed} of {thresholds}, {killer.count} pieces came"
+    print(f"killed at pieces {killer.thresholds} of {total}")
+    ties = [assert_same(server, *case) for case in zip(requests, expected, actual, strict=True)]
+    # A tie is a rare thing; if it were the rule, the comparison would show nothing.
+    assert sum(ties) <= len(ties) // 4
+    assert own.chat().status == 200
+
+
+def test_sampled_streams_survive_too(make_server):
+    """The draw at each position depends on the seed and the position alone, so it is the same after a resume."""
+    own = make_server()
+    requests = [story_request(topic, temperature=1.0, seed=i, max_tokens=80) for i, topic in enumerate(TOPICS[:6])]
+    expected = run_streams(own, requests)
+    killer = Killer(own, [sum(len(run.pieces) for run in expected) // 2], signal.SIGKILL)
+    actual = run_streams(own, requests, killer.piece)
+    assert killer.killed
+    for run in actual:
+        assert run.problem is None
+    # Another batch changes the last bits of the logits, which can move a draw at a boundary; rarely.
+    assert sum(a.text == b.text for a, b in zip(expected, actual, strict=True)) >= 5
+
+
+def test_plain_answers_survive(make_server):
+    own = make_server()
+    request = story_request("a river", max_tokens=200, logit_bias=ENDLESS, n=4)
+    expected = own.post(CHAT, request).json()
+    results = []
+    thread = threading.Thread(target=lambda: results.append(own.post(CHAT, request)))
+    with stopped(own.worker()):
+        thread.start()
+        time.sleep(0.3)
+        os.kill(own.worker(), signal.SIGKILL)
+    thread.join(100)
+    (answer,) = results
+    assert answer.status == 200, answer
+    assert answer.json()["usage"]["completion_tokens"] == 800
+    texts = [{choice["message"]["content"] for choice in each["choices"]} for each in (answer.json(), expected)]
+    assert texts[0] & texts[1]
+
+
+def test_hung_worker_is_replaced(make_server):
+    own = make_server(env={"JAN_SERVER__WORKER__STEP_TIMEOUT_MS": 1500})
+    request = story_request("a river", logit_bias=ENDLESS)
+    (expected,) = run_streams(own, [request])
+    first = own.worker()
+    hung = threading.Event()
+
+    def hang():
+        if not hung.is_set():
+            hung.set()
+            os.kill(first, signal.SIGSTOP)
+
+    (actual,) = run_streams(own, [request], hang)
+    assert_same(own, request, expected, actual)
+    assert own.worker() != first
+    assert first not in own.workers()
+
+
+def test_idle_hung_worker_is_noticed_when_it_matters(make_server):
+    own = make_server(env={"JAN_SERVER__WORKER__STEP_TIMEOUT_MS": 1500})
+    os.kill(own.worker(), signal.SIGSTOP)
+    answer = own.chat()
+    assert answer.status == 200, answer
+
+
+def poison_request():
+    """Its prompt takes long to read, so that the worker can be killed while it is at it."""
+    context = VOCABULARY.context
+    words = " ".join(f"word{i}" for i in range(min(context, 2048) // 8))
+    return {
+        "model": MODEL, "messages": [{"role": "user", "content": f"{time.time_ns()} {words}"}], "max_tokens": 1,
+        "temperature": 0,
+    }  # fmt: skip
+
+
+def kill_while_it_reads(own, finished, already):
+    """Kills each worker soon after it got the request, until the request is over."""
+    while not finished.wait(0.02) and len(already) < 8:
+        pid = own.worker()
+        if pid in already:
+            continue
+        wait_until(
+            lambda: finished.is_set() or own.get(f"/api/v1/models/{MODEL}").json()["status"] == "ready",
+            "the next worker is ready", 60, every=0.002,
+        )  # fmt: skip
+        if finished.wait(0.02):
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        already.append(pid)
+    return already
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_poison_fails_alone(make_server, stream):
+    """A request whose worker dies twice over it is given up; one that ran beside it goes on unharmed."""
+    own = make_server()
+    innocent = story_request("a fox", max_tokens=1500, logit_bias=ENDLESS)
+    (expected,) = run_streams(own, [innocent])
+    runs, started = [], threading.Event()
+    beside = threading.Thread(target=lambda: runs.extend(run_streams(own, [innocent], started.set)), daemon=True)
+    beside.start()
+    assert started.wait(60)
+
+    answers, finished = [], threading.Event()
+
+    def ask():
+        answers.append(own.post(CHAT, poison_request() | {"stream": stream}))
+        finished.set()
+
+    poison = threading.Thread(target=ask, daemon=True)
+    poison.start()
+    killed = kill_while_it_reads(own, finished, [])
+    poison.join(60)
+    (answer,) = answers
+    print(f"workers killed: {len(killed)}, answer {answer}")
+    assert len(killed) >= 2, "one death is not enough to blame a request"
+    if stream and answer.status == 200:
+        error = json.loads(parse_sse(answer.body)[-2][6:])["error"]
+    else:
+        assert answer.status == 500, answer
+        error = answer.error
+    assert error["code"] == "engine_crashed"
+    assert error["type"] == "server_error"
+    beside.join(200)
+    (run,) = runs
+    assert_same(own, innocent, expected, run)
+    assert own.chat().status == 200
+
+
+def test_one_death_is_not_held_against_a_request(make_server):
+    own = make_server()
+    answers = []
+    first = own.worker()
+    with stopped(first):
+        thread = threading.Thread(target=lambda: answers.append(own.post(CHAT, poison_request())), daemon=True)
+        thread.start()
+        time.sleep(0.3)
+        os.kill(first, signal.SIGKILL)
+    thread.join(100)
+    assert answers[0].status == 200, answers
+
+
+def test_restart_intensity(make_server):
+    """Too many deaths make the model unhealthy: 503 with Retry-After; later it is tried again."""
+    own = make_server(
+        env={
+            "JAN_SERVER__WORKER__MAX_RESTARTS": 2,
+            "JAN_SERVER__WORKER__RESTART_WINDOW_MS": 8_000,
+            "JAN_SERVER__WORKER__COOLDOWN_MS": 4_000,
+        }
+    )
+    killed = []
+    for _ in range(3):
+        pid = wait_until(lambda: next((p for p in [own.worker()] if p not in killed), None), "a worker")
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+
+    def status():
+        return own.get(f"/api/v1/models/{MODEL}").json()["status"]
+
+    wait_until(lambda: status() == "unhealthy", "unhealthy", 20)
+    answer = own.chat()
+    assert answer.status == 503, answer
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert answer.error["type"] == "server_error"
+    streaming = own.chat(stream=True)
+    assert streaming.status == 503, streaming
+    assert own.get("/livez").status == 200
+    assert own.get("/api/v1/status").json()["inference_model"] == ("unhealthy" if IS_BUNDLED else "degraded")
+    if IS_BUNDLED:
+        assert own.get("/readyz").status == 503
+    own.wait_ready(30)
+    assert own.chat().status == 200
+    assert own.get("/readyz").status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_orphan_worker(make_server, number):
+    own = make_server()
+    stream = own.stream(max_tokens=1500, logit_bias=ENDLESS)
+    next(stream.events())
+    workers = own.workers()
+    assert workers
+    if number == signal.SIGTERM:
+        stream.close()
+    os.kill(own.pid, number)
+    own.process.wait(40)
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "the workers end", 10)

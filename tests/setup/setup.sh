@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Installs what is missing and says what it cannot install.
+#   setup.sh build   what building needs: cmake, make, a C++17 compiler, libclang, the Rust toolchain
+#   setup.sh test    that, and what the tests need: Python environment, Node, both OpenAI SDKs, a second model
+# It does nothing, and quickly, where everything is there already.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+goal=${1:-build}
+
+say() { printf '==> %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# bindgen loads libclang when llama.cpp's bindings are generated.
+have_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return 0
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
+    compgen -G '/usr/lib*/libclang*.so*' >/dev/null && return 0
+    compgen -G '/usr/lib/*/libclang*.so*' >/dev/null && return 0
+    [ -e /Library/Developer/CommandLineTools/usr/lib/libclang.dylib ] && return 0
+    compgen -G '/Applications/Xcode*.app/Contents/Developer/Toolchains/XcodeDefault.xctoolchain/usr/lib/libclang.dylib' \
+        >/dev/null && return 0
+    compgen -G '/opt/homebrew/opt/llvm/lib/libclang.dylib' >/dev/null && return 0
+    compgen -G '/usr/local/opt/llvm/lib/libclang.dylib' >/dev/null
+}
+
+# Prints the missing tools, one a line, by the names that `package_of` knows.
+missing_tools() {
+    have cmake || echo cmake
+    have make || echo make
+    { have c++ || have g++ || have clang++; } || echo c++
+    have_libclang || echo libclang
+    [ "$goal" = test ] || return 0
+    # Creating an environment needs ensurepip, which Debian keeps in a package of its own.
+    { have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || echo python3
+    have curl || echo curl
+}
+
+# package_of MANAGER TOOL: the packages that bring the tool.
+package_of() {
+    case "$1:$2" in
+    apt:c++) echo build-essential ;;
+    apt:libclang) echo libclang-dev ;;
+    apt:python3) echo python3 python3-venv ;;
+    dnf:c++) echo gcc-c++ ;;
+    dnf:libclang) echo clang-devel ;;
+    brew:libclang) echo llvm ;;
+    brew:python3) echo python@3.12 ;;
+    *) echo "$2" ;;
+    esac
+}
+
+install_missing() {
+    # Word lists rather than arrays: macOS has bash 3.2.
+    local missing packages="" manager root="" tool
+    missing=$(missing_tools | xargs)
+    [ -n "$missing" ] || return 0
+    if have apt-get; then manager=apt; elif have dnf; then manager=dnf; elif have brew; then manager=brew
+    else die "missing: $missing. Install them with your system's package manager and run this again."; fi
+    for tool in $missing; do packages="$packages $(package_of "$manager" "$tool")"; done
+    if [ "$manager" != brew ] && [ "$(id -u)" -ne 0 ]; then
+        have sudo || die "missing: $missing. As root, install:$packages"
+        root=sudo
+        say "installing needs root, so sudo may ask for your password"
+    fi
+    say "installing$packages"
+    case $manager in
+    apt)
+        $root apt-get update -qq
+        $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
+        ;;
+    dnf) $root dnf install -y -q $packages ;;
+    brew) brew install $packages ;;
+    esac
+    missing=$(missing_tools | xargs)
+    [ -z "$missing" ] || die "still missing after installing: $missing"
+}
+
+check_rust() {
+    local need found
+    need=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    have cargo && have rustc || die "there is no Rust toolchain. Install one with rustup:
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh
+then open a new shell (or run: . \"\$HOME/.cargo/env\") and run this again. Rust $need or newer is needed."
+    found=$(rustc --version | awk '{print $2}')
+    [ "$(printf '%s\n' "$need" "${found%%-*}" | sort -V | head -1)" = "$need" ] ||
+        die "Rust $found is too old; $need or newer is needed. Run: rustup update stable"
+    [ "$goal" = test ] || return 0
+    if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+        have rustup || die "rustfmt and clippy are missing; install them with your Rust toolchain's packages"
+        say "adding rustfmt and clippy to the Rust toolchain"
+        rustup component add rustfmt clippy
+    fi
+}
+
+# Python packages and Node live in .venv; the stamp holds what they were installed from.
+set_up_clients() {
+    local wanted
+    wanted=$(cat tests/python/requirements.txt tests/node/package-lock.json | cksum)
+    if [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && [ -d tests/node/node_modules/openai ]; then return 0; fi
+    say "setting up the Python environment in .venv"
+    rm -rf .venv
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt
+    say "installing the Node packages"
+    (cd tests/node && PATH="$PWD/../../.venv/bin:$PATH" npm ci --no-audit --no-fund --loglevel=error)
+    printf '%s' "$wanted" >.venv/installed
+}
+
+install_missing
+check_rust
+if [ "$goal" = test ]; then
+    set_up_clients
+    .venv/bin/python tests/setup/second_model.py
+fi
