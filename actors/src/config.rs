@@ -76,7 +76,7 @@ pub struct EngineConfig {
     /// Most tokens of one sequence, prompt and answer; a model trained on fewer has fewer.
     pub context_length: u32,
     /// KV cells of one context, shared by all sequences and the prefix cache; at least `context_length`.
-    /// 0: four times the context of one sequence.
+    /// 0: twice the context of one sequence.
     pub kv_cells: u32,
     /// Most sequences that run at the same time in one context.
     pub max_sequences: u16,

@@ -1,3 +1,142 @@
-//! stub
-#[derive(Debug)] pub struct StepBudget(usize);
-impl StepBudget { pub fn new(_: std::time::Duration, _: std::time::Duration, m: usize) -> Self { Self(m) } pub fn next(&mut self, d: usize) -> usize { if d>0 {32} else {self.0} } pub fn observe(&mut self, _: usize, _: usize, _: std::time::Duration) {} }
+//! How many prompt tokens one step may read.
+//!
+//! A feedback controller, not a cost model: the budget is scaled by target time over measured time, so it
+//! settles where a step takes about as long as it may, whatever decoding, context and machine cost. With a
+//! step time of `c + b·n` the scaling converges without overshooting (its slope at the fixed point is
+//! `1 − b·n/target`, between 0 and 1).
+
+use std::time::Duration;
+
+/// Prompts advance by at least this much a step, however late the streams are.
+const LEAST: usize = 8;
+
+/// Where the budget begins: small enough for a slow machine, a few steps away from any other size.
+const FIRST: usize = 32;
+
+/// One controlled size, with its target.
+#[derive(Clone, Debug)]
+struct Controlled {
+    target: f64,
+    budget: f64,
+    /// The last measurements of target over step time; the median of three is deaf to a single outlier.
+    ratios: [f64; 3],
+    measured: usize,
+}
+
+impl Controlled {
+    fn new(target: Duration, first: usize) -> Self {
+        Self { target: target.as_secs_f64(), budget: first as f64, ratios: [1.0; 3], measured: 0 }
+    }
+
+    fn observe(&mut self, read: usize, took: Duration, most: usize) {
+        let ratio = self.target / took.as_secs_f64().max(1e-6);
+        // A step that had less to read than it might says nothing about how much more would fit.
+        if ratio > 1.0 && (read as f64) < 0.75 * self.budget.floor() {
+            return;
+        }
+        self.ratios[self.measured % 3] = ratio;
+        self.measured += 1;
+        let mut sorted = self.ratios;
+        sorted.sort_unstable_by(f64::total_cmp);
+        let scaled = self.budget * sorted[1].clamp(0.5, 1.5);
+        self.budget = scaled.clamp(LEAST.min(most) as f64, most as f64);
+    }
+}
+
+/// The prefill budget of the next step, from how long the last ones took.
+#[derive(Clone, Debug)]
+pub struct StepBudget {
+    /// While streams wait for their next token.
+    streaming: Controlled,
+    /// While nobody does; bounded too, since a step bounds how late arrivals and cancels are seen.
+    idle: Controlled,
+    most: usize,
+}
+
+impl StepBudget {
+    /// `inter_token`: what a step may take while streams decode; `idle`: what it may take otherwise; `most`:
+    /// the largest prompt chunk of a batch.
+    pub fn new(inter_token: Duration, idle: Duration, most: usize) -> Self {
+        let most = most.max(1);
+        let first = FIRST.min(most);
+        Self { streaming: Controlled::new(inter_token, first), idle: Controlled::new(idle, first), most }
+    }
+
+    /// Prompt tokens that the next step may read while `decoding` streams wait for a token. 1 or more.
+    pub fn next(&self, decoding: usize) -> usize {
+        let controlled = if decoding > 0 { &self.streaming } else { &self.idle };
+        (controlled.budget as usize).clamp(1, self.most)
+    }
+
+    /// Learns from a step.
+    pub fn observe(&mut self, decode_tokens: usize, prefill_tokens: usize, took: Duration) {
+        if prefill_tokens == 0 {
+            return;
+        }
+        let most = self.most;
+        let controlled = if decode_tokens > 0 { &mut self.streaming } else { &mut self.idle };
+        controlled.observe(prefill_tokens, took, most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settle(budget: &mut StepBudget, fixed: f64, per_token: f64, steps: usize) -> f64 {
+        let mut took = 0.0;
+        for _ in 0..steps {
+            let n = budget.next(4);
+            took = fixed + per_token * n as f64;
+            budget.observe(4, n, Duration::from_secs_f64(took));
+        }
+        took
+    }
+
+    proptest! {
+        /// Whatever is measured, the budget stays in its bounds.
+        #[test]
+        fn stays_in_bounds(most in 1usize..2000, steps in prop::collection::vec((0usize..40, 0usize..3000, 0u64..5_000_000), 0..200)) {
+            let mut budget = StepBudget::new(Duration::from_millis(100), Duration::from_millis(400), most);
+            for (decode, prefill, micros) in steps {
+                budget.observe(decode, prefill, Duration::from_micros(micros));
+                for decoding in [0, 1, decode] {
+                    prop_assert!((1..=most).contains(&budget.next(decoding)));
+                }
+            }
+        }
+
+        /// For a linear step time it settles on the target, or at the bound where the target is out of reach.
+        #[test]
+        fn settles_on_the_target(fixed in 0.0f64..0.2, per_token in 1e-5f64..0.02) {
+            let mut budget = StepBudget::new(Duration::from_millis(100), Duration::from_millis(400), 512);
+            let took = settle(&mut budget, fixed, per_token, 60);
+            let least = fixed + per_token * LEAST as f64;
+            let most = fixed + per_token * 512.0;
+            let wanted = 0.1f64.clamp(least, most.max(least));
+            prop_assert!((took - wanted).abs() <= per_token + 0.15 * wanted, "{took} against {wanted}");
+        }
+    }
+
+    #[test]
+    fn one_outlier_changes_nothing() {
+        let mut budget = StepBudget::new(Duration::from_millis(100), Duration::from_millis(400), 512);
+        settle(&mut budget, 0.02, 0.002, 60);
+        let before = budget.next(4);
+        budget.observe(4, before, Duration::from_secs(20));
+        assert!(budget.next(4) * 10 >= before * 9, "{} after {before}", budget.next(4));
+    }
+
+    #[test]
+    fn a_short_prompt_does_not_inflate_the_budget() {
+        let mut budget = StepBudget::new(Duration::from_millis(100), Duration::from_millis(400), 512);
+        settle(&mut budget, 0.02, 0.002, 60);
+        let before = budget.next(4);
+        for _ in 0..50 {
+            budget.observe(4, 3, Duration::from_millis(26));
+        }
+        assert_eq!(budget.next(4), before);
+    }
+}

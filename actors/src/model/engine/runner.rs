@@ -11,7 +11,7 @@ use super::sampler::{self, Scratch, TokenCounts};
 use super::scheduler::{
     Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Step,
 };
-use super::threads::ThreadTuner;
+use super::threads::{StepSample, ThreadTuner};
 use super::{EngineLoad, EngineSettings, Sequence, SequenceEvent, StepReport};
 use crate::model::types::{FinishReason, Token};
 
@@ -193,11 +193,12 @@ impl<'model> Engine<'model> {
             logits: t.sample_for.is_some(),
         }));
         let threads = self.threads.next();
-        let begin = Instant::now();
+        let (begin, cpu_begin) = (Instant::now(), cpu_time());
         self.context.decode(&self.batch, threads)?;
-        let took = begin.elapsed();
-        self.budget.observe(step.decode_tokens, step.prefill_tokens, took);
-        self.threads.observe(threads, step.decode_tokens, step.prefill_tokens, took);
+        let (wall, cpu) = (begin.elapsed(), cpu_time().saturating_sub(cpu_begin));
+        let (decode_tokens, prefill_tokens) = (step.decode_tokens, step.prefill_tokens);
+        self.budget.observe(decode_tokens, prefill_tokens, wall);
+        self.threads.observe(StepSample { decode_tokens, prefill_tokens, wall, cpu });
         let events = self.sample(&step);
         let mut load = self.load();
         load.threads = u32::try_from(threads).unwrap_or(u32::MAX);
@@ -262,6 +263,12 @@ impl<'model> Engine<'model> {
             threads: 0,
         }
     }
+}
+
+/// Processor time that this process has used.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// The end of an answer, with the text that was held back. A stop text that is certain only now counts.

@@ -265,7 +265,7 @@ fn check_file(path: &Path) -> Result<u64, String> {
 fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
     let trained = model.trained_context().max(1);
     let context_length = if spec.context_length == 0 { trained } else { spec.context_length.min(trained) };
-    let kv_cells = if spec.kv_cells == 0 { context_length.saturating_mul(4) } else { spec.kv_cells };
+    let kv_cells = if spec.kv_cells == 0 { context_length.saturating_mul(2) } else { spec.kv_cells };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     EngineSettings {
         context_length,
