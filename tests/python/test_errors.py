@@ -204,7 +204,7 @@ def test_answer_to_the_end_of_the_context(server):
     answer = server.post(TEXT, body)
     assert answer.status == 200, answer
     assert answer.json()["usage"]["total_tokens"] == context
-    fill = " a" * (context - 400)
+    fill = " a" * (context - 150)
     chat = {"model": MODEL, "messages": [{"role": "user", "content": fill}], "logit_bias": ENDLESS}
     answer = server.post(CHAT, chat)
     assert answer.status == 200, answer
