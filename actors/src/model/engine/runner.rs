@@ -27,6 +27,9 @@ pub enum Command {
 /// A step may take this long while nobody waits for a token: it bounds how late a cancel or arrival is seen.
 const IDLE_STEP: Duration = Duration::from_millis(400);
 
+/// Cells kept free for each running sequence when another one is admitted.
+const HEADROOM: u32 = 32;
+
 /// A sequence's own state beside what the scheduler knows.
 #[derive(Debug)]
 struct Running {
@@ -74,6 +77,7 @@ impl<'model> Engine<'model> {
             max_running: settings.max_sequences,
             cells: settings.kv_cells,
             cache_cells: settings.kv_cells,
+            headroom: HEADROOM,
             context: settings.context_length,
             reuse,
             share_min: settings.share_min_tokens,
