@@ -8,9 +8,7 @@ use super::budget::StepBudget;
 use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
 use super::output::TextAssembler;
 use super::sampler::{self, Scratch, TokenCounts};
-use super::scheduler::{
-    Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Step,
-};
+use super::scheduler::{Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Step};
 use super::threads::{StepSample, ThreadTuner};
 use super::{EngineLoad, EngineSettings, Sequence, SequenceEvent, StepReport};
 use crate::model::types::{FinishReason, Token};
@@ -70,8 +68,7 @@ impl<'model> Engine<'model> {
                 threads: settings.threads,
             },
         )?;
-        let reuse =
-            if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
+        let reuse = if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
         let scheduler = Scheduler::new(SchedulerConfig {
             slots,
             max_running: settings.max_sequences,
