@@ -152,6 +152,9 @@ fn run(plans: &[Plan], width: usize, kill_every: Option<usize>) -> (Vec<Outcome>
         if !alive || killed {
             poisoned += usize::from(!alive);
             survived = 0;
+            // A kill between a submit and its acceptance, a millisecond apart, would look like the request's
+            // own doing.
+            worker.listen(&mut table, now);
             table.detach();
             worker = Worker::attach(&mut table, width, now);
         }
