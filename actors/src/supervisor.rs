@@ -114,8 +114,7 @@ impl Actor for Supervisor {
     ) -> Result<Self::State, ActorProcessingErr> {
         let policy = arguments.policy;
         let children = arguments.children.into_iter();
-        let children =
-            children.map(|spec| Child { spec, tracker: RestartTracker::new(policy), id: None });
+        let children = children.map(|spec| Child { spec, tracker: RestartTracker::new(policy), id: None });
         let state = SupervisorState { children: children.collect() };
         for number in 0..state.children.len() {
             myself.cast(SupervisorMessage::Start(number))?;

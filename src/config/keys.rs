@@ -125,7 +125,7 @@ pub static KEYS: &[Key] = &[
     key(
         "engine.kv_cells",
         integer(0, 268_435_456, "tokens"),
-        "KV cells of one context, shared by all sequences and the prefix cache; at least `engine.context_length`. 0: four times the context of one sequence.",
+        "KV cells of one context, shared by all sequences and the prefix cache; at least `engine.context_length`. 0: twice the context of one sequence.",
     ),
     key(
         "engine.max_sequences",

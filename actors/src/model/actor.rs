@@ -135,7 +135,11 @@ impl Actor for ModelActor {
         Ok(())
     }
 
-    async fn post_stop(&self, _: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
         state.replica.set_actor(None);
         state.link = None;
         state.replica.table.lock().fail_all(&GenerationError::ShuttingDown);

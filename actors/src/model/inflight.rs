@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::types::{
-    FinishReason, GenerationError, GenerationEvent, GenerationRequest, Token, TokenUsage,
-};
+use super::types::{FinishReason, GenerationError, GenerationEvent, GenerationRequest, Token, TokenUsage};
 use super::worker::protocol::{self, Cancel, Submit, ToWorker, event, to_worker};
 
 /// Strikes after which a request is given up.
@@ -91,8 +89,10 @@ impl Entry {
             event
         };
         // Deltas are merged, so that a client that does not read costs its answer's length and no more.
-        if let (Some(GenerationEvent::Delta { text, tokens }), GenerationEvent::Delta { text: more, tokens: t }) =
-            (self.pending.back_mut(), &event)
+        if let (
+            Some(GenerationEvent::Delta { text, tokens }),
+            GenerationEvent::Delta { text: more, tokens: t },
+        ) = (self.pending.back_mut(), &event)
         {
             text.push_str(more);
             tokens.extend_from_slice(t);
@@ -300,7 +300,8 @@ impl InFlight {
                 if entry.prompt.is_none() {
                     let prompt_tokens = count(&accepted.prompt_tokens);
                     entry.prompt = Some(accepted.prompt_tokens);
-                    entry.send(GenerationEvent::Accepted { prompt_tokens, prompt_text: accepted.prompt_text });
+                    entry
+                        .send(GenerationEvent::Accepted { prompt_tokens, prompt_text: accepted.prompt_text });
                 }
             }
             event::Event::Rejected(rejected) => {
@@ -382,3 +383,7 @@ impl InFlight {
 fn count(tokens: &[Token]) -> u32 {
     u32::try_from(tokens.len()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+#[path = "inflight_tests.rs"]
+mod tests;

@@ -44,11 +44,7 @@ impl Target {
         let rest = url.strip_prefix("http://").ok_or("--url must begin with http://")?;
         let authority = rest.split('/').next().unwrap_or(rest);
         let bias = ban.iter().map(|token| (token.to_string(), json!(-100))).collect();
-        Ok(Self {
-            authority: authority.to_owned(),
-            model: model.to_owned(),
-            logit_bias: Value::Object(bias),
-        })
+        Ok(Self { authority: authority.to_owned(), model: model.to_owned(), logit_bias: Value::Object(bias) })
     }
 
     /// Streams one chat completion to its end. `seen` is called at each event with text; the stream is

@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Short words that most vocabularies hold as one token each.
 const WORDS: [&str; 24] = [
-    "the", "house", "stands", "by", "a", "river", "and", "people", "come", "from", "far", "to", "see", "how", "old",
-    "it", "is", "while", "birds", "sing", "in", "trees", "all", "day",
+    "the", "house", "stands", "by", "a", "river", "and", "people", "come", "from", "far", "to", "see", "how",
+    "old", "it", "is", "while", "birds", "sing", "in", "trees", "all", "day",
 ];
 
 /// About `words` words that begin with a number of this run and `number`, so that no two prompts share more

@@ -13,13 +13,21 @@ use crate::prompts::unlike;
 use crate::stats::{gaps, milliseconds, summary};
 
 /// Streams of `tokens` tokens each, at several widths.
-pub async fn throughput(target: &Target, widths: &[usize], tokens: u32, words: usize) -> Result<Value, String> {
+pub async fn throughput(
+    target: &Target,
+    widths: &[usize],
+    tokens: u32,
+    words: usize,
+) -> Result<Value, String> {
     let mut rows = Vec::new();
     // Not measured: the first request pays for pages and threads that no later one does.
     target.chat(None, &unlike(0, words), 16, |_| true).await?;
     for &width in widths {
         let row = one_width(target, width, tokens, words).await?;
-        eprintln!("\r{width:>3} streams: {:.1} tok/s while all run", row["decode_tokens_per_s"].as_f64().unwrap_or(0.0));
+        eprintln!(
+            "\r{width:>3} streams: {:.1} tok/s while all run",
+            row["decode_tokens_per_s"].as_f64().unwrap_or(0.0)
+        );
         rows.push(row);
     }
     Ok(json!({"scenario": "throughput", "tokens": tokens, "prompt_words": words, "rows": rows}))
@@ -49,7 +57,10 @@ async fn one_width(target: &Target, width: usize, tokens: u32, words: usize) -> 
     let wall = begin.elapsed();
     let produced: u64 = answers.iter().map(|answer| answer.completion_tokens).sum();
     if produced != width as u64 * u64::from(tokens) {
-        return Err(format!("{produced} tokens came, not {}; is --ban complete?", width as u64 * u64::from(tokens)));
+        return Err(format!(
+            "{produced} tokens came, not {}; is --ban complete?",
+            width as u64 * u64::from(tokens)
+        ));
     }
     Ok(json!({
         "streams": width,
@@ -79,7 +90,12 @@ fn rate_while_all_run(answers: &[Answer]) -> Option<f64> {
 }
 
 /// `clients` requests at once that share a system prompt of about `words` tokens.
-pub async fn shared_prefix(target: &Target, clients: usize, words: usize, tokens: u32) -> Result<Value, String> {
+pub async fn shared_prefix(
+    target: &Target,
+    clients: usize,
+    words: usize,
+    tokens: u32,
+) -> Result<Value, String> {
     target.chat(None, &unlike(0, 8), 4, |_| true).await?;
     let system = Arc::new(unlike(1, words));
     let mut streams = JoinSet::new();
@@ -186,7 +202,8 @@ pub async fn interference(
 /// One stream's rate, quiet and beside a busy process.
 pub async fn spin(target: &Target, tokens: u32) -> Result<Value, String> {
     let rate = async |label: &str| {
-        let answer = target.chat(None, &format!("{} Tell a long story.", unlike(0, 8)), tokens, |_| true).await?;
+        let answer =
+            target.chat(None, &format!("{} Tell a long story.", unlike(0, 8)), tokens, |_| true).await?;
         let rate = rate_while_all_run(&[answer]).ok_or("the answer was too short")?;
         eprintln!("{label}: {rate:.1} tok/s");
         Ok::<f64, String>(rate)
@@ -212,7 +229,8 @@ struct Burner(Child);
 impl Burner {
     fn start() -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|e| e.to_string())?;
-        let child = Command::new(program).arg("burn").stdin(Stdio::null()).spawn().map_err(|e| e.to_string())?;
+        let child =
+            Command::new(program).arg("burn").stdin(Stdio::null()).spawn().map_err(|e| e.to_string())?;
         Ok(Self(child))
     }
 }

@@ -183,7 +183,8 @@ impl Model {
         if token < 0 {
             return String::new();
         }
-        String::from_utf8_lossy(&self.inner.vocab().token_to_piece(LlamaToken(token), true, None)).into_owned()
+        String::from_utf8_lossy(&self.inner.vocab().token_to_piece(LlamaToken(token), true, None))
+            .into_owned()
     }
 
     /// BOS, or a negative number.

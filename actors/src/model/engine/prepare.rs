@@ -89,7 +89,9 @@ impl Preparer {
     /// [`Rejection`], which says what is wrong.
     pub fn prepare(&self, model: &Model, draft: Draft) -> Result<Prepared, Rejection> {
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
-        if let Some(&(token, _)) = draft.sampling.logit_bias.iter().find(|(t, _)| !(0..vocabulary).contains(t)) {
+        if let Some(&(token, _)) =
+            draft.sampling.logit_bias.iter().find(|(t, _)| !(0..vocabulary).contains(t))
+        {
             return Err(Rejection::InvalidParameter {
                 param: "logit_bias",
                 message: format!("token {token} is not in this model's vocabulary of {vocabulary} tokens"),
@@ -139,7 +141,9 @@ impl Preparer {
                 };
                 // The template itself parsed when the model was loaded: what fails now is in the messages.
                 let text = self.template.render(&input).map_err(|error| {
-                    Rejection::InvalidPrompt(format!("the model's chat template refuses these messages: {error}"))
+                    Rejection::InvalidPrompt(format!(
+                        "the model's chat template refuses these messages: {error}"
+                    ))
                 })?;
                 let has_bos = !self.bos_text.is_empty() && text.starts_with(&self.bos_text);
                 let tokens = self.tokenize(model, &text, !has_bos)?;

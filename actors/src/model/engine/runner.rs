@@ -8,9 +8,7 @@ use super::budget::StepBudget;
 use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
 use super::output::TextAssembler;
 use super::sampler::{self, Scratch, TokenCounts};
-use super::scheduler::{
-    Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Step,
-};
+use super::scheduler::{Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Step};
 use super::threads::{StepSample, ThreadTuner};
 use super::{EngineLoad, EngineSettings, Sequence, SequenceEvent, StepReport};
 use crate::model::types::{FinishReason, Token};
@@ -26,6 +24,9 @@ pub enum Command {
 
 /// A step may take this long while nobody waits for a token: it bounds how late a cancel or arrival is seen.
 const IDLE_STEP: Duration = Duration::from_millis(400);
+
+/// Cells kept free for each running sequence when another one is admitted.
+const HEADROOM: u32 = 32;
 
 /// A sequence's own state beside what the scheduler knows.
 #[derive(Debug)]
@@ -67,13 +68,13 @@ impl<'model> Engine<'model> {
                 threads: settings.threads,
             },
         )?;
-        let reuse =
-            if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
+        let reuse = if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
         let scheduler = Scheduler::new(SchedulerConfig {
             slots,
             max_running: settings.max_sequences,
             cells: settings.kv_cells,
             cache_cells: settings.kv_cells,
+            headroom: HEADROOM,
             context: settings.context_length,
             reuse,
             share_min: settings.share_min_tokens,

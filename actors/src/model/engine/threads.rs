@@ -116,8 +116,7 @@ impl ThreadTuner {
         let Some(trial) = &self.trial else { return };
         let pairs = || {
             trial.samples.iter().filter_map(|new| {
-                let old: Vec<f64> =
-                    self.window.iter().filter(|old| old.comparable(new)).map(pace).collect();
+                let old: Vec<f64> = self.window.iter().filter(|old| old.comparable(new)).map(pace).collect();
                 (!old.is_empty()).then(|| pace(new) / median(old))
             })
         };

@@ -142,7 +142,9 @@ async fn converse(
     match tokio::time::timeout(config.load_timeout, await_ready(&mut incoming)).await {
         Ok(Ok(ready)) => on_ready(ready),
         Ok(Err(end)) => return end,
-        Err(_) => return LinkEnd::Refused(format!("the model did not load within {:?}", config.load_timeout)),
+        Err(_) => {
+            return LinkEnd::Refused(format!("the model did not load within {:?}", config.load_timeout));
+        }
     }
     table.lock().attach(to_worker, Instant::now());
     let mut watch = tokio::time::interval(WATCH);

@@ -150,7 +150,9 @@ pub fn step_message(report: StepReport) -> FromWorker {
             event(
                 id,
                 match happened {
-                    SequenceEvent::Started { cached_tokens } => event::Event::Started(Started { cached_tokens }),
+                    SequenceEvent::Started { cached_tokens } => {
+                        event::Event::Started(Started { cached_tokens })
+                    }
                     SequenceEvent::Output { tokens, text } => event::Event::Output(Output { tokens, text }),
                     SequenceEvent::Finished { reason, text } => {
                         event::Event::Finished(Finished { reason: FinishReason::from(reason).into(), text })

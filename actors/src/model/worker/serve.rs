@@ -52,8 +52,8 @@ fn begin() -> std::io::Result<()> {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         // The stream of connections must not end: the server would not wait for the one it has.
-        let incoming = tokio_stream::once(Ok::<_, std::io::Error>(connection))
-            .chain(futures_util::stream::pending());
+        let incoming =
+            tokio_stream::once(Ok::<_, std::io::Error>(connection)).chain(futures_util::stream::pending());
         tonic::transport::Server::builder()
             .initial_stream_window_size(super::link::WINDOW)
             .initial_connection_window_size(super::link::WINDOW)
@@ -219,8 +219,9 @@ struct Loaded {
 /// Loads what the server asked for, or says what is wrong with it and what to do.
 fn load(spec: &ModelSpec) -> Result<Loaded, String> {
     let path = if spec.path.is_empty() {
-        bundled::unpack(Path::new(&spec.unpack_folder))
-            .map_err(|error| format!("cannot unpack the bundled model into {}: {error}", spec.unpack_folder))?
+        bundled::unpack(Path::new(&spec.unpack_folder)).map_err(|error| {
+            format!("cannot unpack the bundled model into {}: {error}", spec.unpack_folder)
+        })?
     } else {
         PathBuf::from(&spec.path)
     };
@@ -231,7 +232,10 @@ fn load(spec: &ModelSpec) -> Result<Loaded, String> {
     // llama.cpp stays initialised until the process ends.
     std::mem::forget(backend);
     if !model.can_generate() {
-        return Err(format!("{} holds an encoder without a decoder; it cannot generate text", path.display()));
+        return Err(format!(
+            "{} holds an encoder without a decoder; it cannot generate text",
+            path.display()
+        ));
     }
     let settings = settings(spec, &model);
     check_memory(&model, &settings)?;
