@@ -36,7 +36,7 @@ pytest_with() { JAN_SERVER_BIN=$target/release/jan-server JAN_TEST_MODEL=$1 .ven
 
 node_with() {
     JAN_SERVER_BIN=$target/release/jan-server JAN_TEST_MODEL=$1 PATH="$PWD/.venv/bin:$PATH" \
-        .venv/bin/python tests/python/with_server.py -- node --test tests/node/
+        .venv/bin/python tests/python/with_server.py -- node --test "tests/node/*.test.js"
 }
 
 case $target in /*) ;; *) target=$PWD/$target ;; esac
