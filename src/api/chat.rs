@@ -4,6 +4,7 @@
 //! description.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use jan_actors::model::{GenerationRequest, Prompt};
 use serde::Serialize;
@@ -120,7 +121,7 @@ fn generation_requests(chat: CheckedChat, context: &RequestContext) -> Vec<Gener
         request_id: context.id.as_str().to_owned(),
         model: chat.model,
         user: context.fairness_key(),
-        prompt: Prompt::Chat { messages: chat.messages },
+        prompt: Arc::new(Prompt::Chat { messages: chat.messages }),
         sampling: chat.sampling,
         stop: chat.stop,
         max_tokens: chat.max_tokens,

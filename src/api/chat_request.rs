@@ -36,9 +36,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "store", harmless: &[Given::Bool(false)] },
     Unsupported { field: "best_of", harmless: &[Given::Number(1.0)] },
     Unsupported { field: "suffix", harmless: &[Given::Word("")] },
-    Unsupported { field: "typical_p", harmless: &[Given::Number(1.0)] },
-    Unsupported { field: "repetition_penalty", harmless: &[Given::Number(1.0)] },
-    Unsupported { field: "repeat_penalty", harmless: &[Given::Number(1.0)] },
     Unsupported { field: "guided_json", harmless: &[] },
     Unsupported { field: "guided_regex", harmless: &[] },
     Unsupported { field: "guided_choice", harmless: &[] },
@@ -76,6 +73,16 @@ pub struct ChatRequest {
     /// Only tokens at least this fraction as likely as the likeliest.
     #[schema(minimum = 0, maximum = 1, default = 0)]
     pub min_p: Option<f64>,
+    /// Only the most typical tokens, those whose surprise is nearest to the expected one, whose probabilities add up
+    /// to this.
+    #[schema(exclusive_minimum = 0, maximum = 1, default = 1)]
+    pub typical_p: Option<f64>,
+    /// Above 1 lowers, below 1 raises the likelihood of tokens that the prompt or the answer already has.
+    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
+    pub repeat_penalty: Option<f64>,
+    /// Another name of `repeat_penalty`.
+    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
+    pub repetition_penalty: Option<f64>,
     /// How many answers.
     #[schema(minimum = 1, maximum = 128, default = 1)]
     pub n: Option<i64>,
@@ -263,6 +270,9 @@ impl ChatRequest {
             top_p: self.top_p,
             top_k: self.top_k,
             min_p: self.min_p,
+            typical_p: self.typical_p,
+            repeat_penalty: self.repeat_penalty,
+            repetition_penalty: self.repetition_penalty,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             logit_bias: self.logit_bias.as_ref(),

@@ -39,7 +39,7 @@ fn a_full_request_arrives() {
     let (chat, ignored) = check(&json!({
         "model": "m", "messages": [{"role": "user", "content": "Hi", "name": "ann"}],
         "max_completion_tokens": 9, "max_tokens": 9, "temperature": 0, "top_p": 0.5, "top_k": 3, "min_p": 0.25,
-        "n": 2, "seed": -1, "stop": "x", "stream": true, "stream_options": {"include_usage": true},
+        "typical_p": 0.75, "repeat_penalty": 1.5, "repetition_penalty": 1.5, "n": 2, "seed": -1, "stop": "x", "stream": true, "stream_options": {"include_usage": true},
         "presence_penalty": 1, "frequency_penalty": -1.5, "logit_bias": {"5": -100}, "user": "u",
         "metadata": {"k": "v"}, "service_tier": "auto", "safety_identifier": "s", "prompt_cache_key": "p",
         "tools": [], "store": false, "response_format": {"type": "text"}, "modalities": ["text"],
@@ -54,6 +54,8 @@ fn a_full_request_arrives() {
             top_p: 0.5,
             top_k: 3,
             min_p: 0.25,
+            typical_p: 0.75,
+            repeat_penalty: 1.5,
             presence_penalty: 1.0,
             frequency_penalty: -1.5,
             logit_bias: vec![(5, -100.0)],
@@ -75,6 +77,9 @@ fn null_is_as_if_not_given() {
         "top_p",
         "top_k",
         "min_p",
+        "typical_p",
+        "repeat_penalty",
+        "repetition_penalty",
         "n",
         "seed",
         "stop",
@@ -107,6 +112,10 @@ fn wrong_values_name_their_field() {
         ("top_p", json!(-0.1), "top_p"),
         ("top_k", json!(-2), "top_k"),
         ("min_p", json!(1.1), "min_p"),
+        ("typical_p", json!(0), "typical_p"),
+        ("typical_p", json!("x"), "typical_p"),
+        ("repeat_penalty", json!(2.1), "repeat_penalty"),
+        ("repetition_penalty", json!(0), "repetition_penalty"),
         ("n", json!(0), "n"),
         ("n", json!(129), "n"),
         ("n", json!(1.5), "n"),
@@ -139,6 +148,9 @@ fn wrong_values_name_their_field() {
     let mut both = with("max_tokens", json!(1));
     both["max_completion_tokens"] = json!(2);
     assert_eq!(refused(&both).1, "max_tokens");
+    let mut both = with("repeat_penalty", json!(1.1));
+    both["repetition_penalty"] = json!(1.2);
+    assert_eq!(refused(&both).1, "repeat_penalty");
 }
 
 #[test]
@@ -162,7 +174,6 @@ fn fields_of_later_versions_are_refused_by_name() {
         ("chat_template_kwargs", json!({"x": 1})),
         ("best_of", json!(2)),
         ("suffix", json!("s")),
-        ("repetition_penalty", json!(1.1)),
     ] {
         assert_eq!(refused(&with(field, value)), ("unsupported_parameter", field.to_owned()));
     }
@@ -283,6 +294,9 @@ const FIELDS: &[&str] = &[
     "top_p",
     "top_k",
     "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "repetition_penalty",
     "n",
     "seed",
     "stop",
@@ -317,6 +331,8 @@ proptest! {
                 prop_assert!((1..=128).contains(&chat.n) && chat.max_tokens != Some(0));
                 prop_assert!((0.0..=2.0).contains(&chat.sampling.temperature));
                 prop_assert!((0.0..=1.0).contains(&chat.sampling.top_p));
+                prop_assert!(chat.sampling.typical_p > 0.0 && chat.sampling.typical_p <= 1.0);
+                prop_assert!(chat.sampling.repeat_penalty > 0.0 && chat.sampling.repeat_penalty <= 2.0);
                 prop_assert!(chat.stop.len() <= 4 && !chat.messages.is_empty());
             }
         }

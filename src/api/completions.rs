@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jan_actors::model::{GenerationRequest, Prompt, SamplingParams};
 use serde::{Deserialize, Serialize};
@@ -34,9 +35,6 @@ static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "logprobs", harmless: &[] },
     Unsupported { field: "best_of", harmless: &[Given::Number(1.0)] },
     Unsupported { field: "response_format", harmless: &[Given::ObjectOfType("text")] },
-    Unsupported { field: "typical_p", harmless: &[Given::Number(1.0)] },
-    Unsupported { field: "repetition_penalty", harmless: &[Given::Number(1.0)] },
-    Unsupported { field: "repeat_penalty", harmless: &[Given::Number(1.0)] },
     Unsupported { field: "guided_json", harmless: &[] },
     Unsupported { field: "guided_regex", harmless: &[] },
     Unsupported { field: "guided_choice", harmless: &[] },
@@ -139,6 +137,16 @@ pub struct CompletionRequest {
     /// Only tokens at least this fraction as likely as the likeliest.
     #[schema(minimum = 0, maximum = 1, default = 0)]
     pub min_p: Option<f64>,
+    /// Only the most typical tokens, those whose surprise is nearest to the expected one, whose probabilities add up
+    /// to this.
+    #[schema(exclusive_minimum = 0, maximum = 1, default = 1)]
+    pub typical_p: Option<f64>,
+    /// Above 1 lowers, below 1 raises the likelihood of tokens that the prompt or the answer already has.
+    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
+    pub repeat_penalty: Option<f64>,
+    /// Another name of `repeat_penalty`.
+    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
+    pub repetition_penalty: Option<f64>,
     /// How many answers to each prompt.
     #[schema(minimum = 1, maximum = 128, default = 1)]
     pub n: Option<i64>,
@@ -192,6 +200,9 @@ impl CompletionRequest {
             top_p: self.top_p,
             top_k: self.top_k,
             min_p: self.min_p,
+            typical_p: self.typical_p,
+            repeat_penalty: self.repeat_penalty,
+            repetition_penalty: self.repetition_penalty,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             logit_bias: self.logit_bias.as_ref(),
@@ -233,7 +244,7 @@ fn generation_requests(checked: Checked, context: &RequestContext) -> Vec<Genera
             request_id: context.id.as_str().to_owned(),
             model: checked.model.clone(),
             user: context.fairness_key(),
-            prompt,
+            prompt: Arc::new(prompt),
             sampling: checked.sampling.clone(),
             stop: checked.stop.clone(),
             max_tokens: Some(checked.max_tokens),

@@ -36,6 +36,8 @@ fn wrong_values_name_their_field() {
         ("echo", json!("yes"), "echo"),
         ("n", json!(129), "n"),
         ("temperature", json!(3), "temperature"),
+        ("typical_p", json!(0), "typical_p"),
+        ("repetition_penalty", json!(2.1), "repetition_penalty"),
         ("stream_options", json!({}), "stream_options"),
         ("suffix", json!("x"), "suffix"),
         ("logprobs", json!(0), "logprobs"),
@@ -67,11 +69,12 @@ fn answers_come_by_prompt_and_draw_as_if_asked_alone() {
     body["seed"] = json!(5);
     body["echo"] = json!(true);
     let requests = generation_requests(check(&body).unwrap(), &context());
-    let prompts: Vec<&Prompt> = requests.iter().map(|request| &request.prompt).collect();
+    let prompts: Vec<&Prompt> = requests.iter().map(|request| &*request.prompt).collect();
     let (a, b) = (Prompt::Text("a".to_owned()), Prompt::Text("b".to_owned()));
     assert_eq!(prompts, [&a, &a, &b, &b]);
     let seeds: Vec<u64> = requests.iter().map(|request| request.sampling.seed).collect();
     assert_eq!(seeds, [choice_seed(5, 0), choice_seed(5, 1), choice_seed(5, 0), choice_seed(5, 1)]);
+    assert!(Arc::ptr_eq(&requests[0].prompt, &requests[1].prompt), "a prompt is not copied for each answer");
     assert!(requests.iter().all(|request| request.want_prompt_text && request.user == "10.0.0.1"));
 }
 

@@ -1,6 +1,6 @@
 //! Checks of the fields that chat and text completions share. Types are checked by then; this is about
 //! ranges. Source of both: `CreateChatCompletionRequest` and `CreateCompletionRequest` in OpenAI's API
-//! description; `top_k` and `min_p` as vLLM and llama.cpp have them.
+//! description; `top_k`, `min_p`, `typical_p` and the repeat penalty as vLLM and llama.cpp have them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -93,6 +93,11 @@ pub struct Sampling<'a> {
     pub top_p: Option<f64>,
     pub top_k: Option<i64>,
     pub min_p: Option<f64>,
+    pub typical_p: Option<f64>,
+    /// llama.cpp's name of the penalty.
+    pub repeat_penalty: Option<f64>,
+    /// transformers' and vLLM's name of the same.
+    pub repetition_penalty: Option<f64>,
     pub presence_penalty: Option<f64>,
     pub frequency_penalty: Option<f64>,
     pub logit_bias: Option<&'a BTreeMap<String, f64>>,
@@ -113,11 +118,25 @@ impl Sampling<'_> {
             // -1 is how vLLM switches it off.
             top_k: u32::try_from(top_k).unwrap_or(0),
             min_p: number("min_p", self.min_p, 0.0..=1.0, defaults.min_p)?,
+            typical_p: positive("typical_p", self.typical_p, 1.0)?.unwrap_or(defaults.typical_p),
+            repeat_penalty: self.repeat_penalty()?.unwrap_or(defaults.repeat_penalty),
             presence_penalty: number("presence_penalty", self.presence_penalty, -2.0..=2.0, 0.0)?,
             frequency_penalty: number("frequency_penalty", self.frequency_penalty, -2.0..=2.0, 0.0)?,
             logit_bias: self.logit_bias.map_or(Ok(Vec::new()), logit_bias)?,
             seed: self.seed.map_or_else(random_seed, i64::cast_unsigned),
         })
+    }
+
+    fn repeat_penalty(&self) -> Result<Option<f32>, ApiError> {
+        let repeat = positive("repeat_penalty", self.repeat_penalty, 2.0)?;
+        let repetition = positive("repetition_penalty", self.repetition_penalty, 2.0)?;
+        match (repeat, repetition) {
+            (Some(repeat), Some(repetition)) if repeat != repetition => Err(ApiError::invalid_value(
+                "repeat_penalty",
+                "'repeat_penalty' and 'repetition_penalty' mean the same and differ; give only one.",
+            )),
+            (repeat, repetition) => Ok(repeat.or(repetition)),
+        }
     }
 }
 
@@ -162,6 +181,17 @@ pub fn number(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Re
             ),
         )),
         value => Ok(value),
+    }
+}
+
+/// Checks that a number is above 0, as an f32 too, and at most `most`.
+fn positive(param: &str, value: Option<f64>, most: f64) -> Result<Option<f32>, ApiError> {
+    match value {
+        Some(value) if !(value as f32 > 0.0 && value <= most) => Err(ApiError::invalid_value(
+            param,
+            format!("Invalid '{param}': {value} is out of range, it must be above 0 and at most {most}."),
+        )),
+        value => Ok(value.map(|value| value as f32)),
     }
 }
 
@@ -288,8 +318,33 @@ mod tests {
                 assert_eq!(with(edit, wrong), Err(param.to_owned()), "{param} {wrong}");
             }
         }
+        let cases: [(&str, Edit, f64); 3] = [
+            ("typical_p", |s, v| s.typical_p = Some(v), 1.0),
+            ("repeat_penalty", |s, v| s.repeat_penalty = Some(v), 2.0),
+            ("repetition_penalty", |s, v| s.repetition_penalty = Some(v), 2.0),
+        ];
+        for (param, edit, high) in cases {
+            assert!(with(edit, 0.01).is_ok() && with(edit, high).is_ok(), "{param}");
+            // The last is 0 as an f32.
+            for wrong in [0.0, -0.01, high + 0.01, f64::NAN, f64::INFINITY, 1e-60] {
+                assert_eq!(with(edit, wrong), Err(param.to_owned()), "{param} {wrong}");
+            }
+        }
         assert_eq!(Sampling { top_k: Some(-1), ..Sampling::default() }.check().unwrap().top_k, 0);
         assert!(Sampling { top_k: Some(-2), ..Sampling::default() }.check().is_err());
+    }
+
+    #[test]
+    fn the_repeat_penalty_has_two_names() {
+        let check = |repeat_penalty, repetition_penalty| {
+            Sampling { repeat_penalty, repetition_penalty, ..Sampling::default() }
+                .check()
+                .map(|sampling| sampling.repeat_penalty)
+        };
+        for (repeat, repetition) in [(Some(1.5), None), (None, Some(1.5)), (Some(1.5), Some(1.5))] {
+            assert_eq!(check(repeat, repetition).unwrap(), 1.5);
+        }
+        assert_eq!(check(Some(1.5), Some(1.0)).unwrap_err().param(), Some("repeat_penalty"));
     }
 
     #[test]

@@ -195,6 +195,27 @@ def test_penalties(client):
     assert greedy(client, max_tokens=60, presence_penalty=2.0, frequency_penalty=2.0).message.content != best
 
 
+def test_typical_p(client):
+    """A share so small that one token has it leaves nothing to the draw."""
+
+    def draws(**fields):
+        return {
+            greedy(client, temperature=1.5, seed=seed, max_tokens=8, logit_bias=ENDLESS, extra_body=fields).message.content
+            for seed in range(6)
+        }
+
+    assert len(draws()) > 1
+    assert len(draws(typical_p=1e-6)) == 1
+
+
+def test_repeat_penalty(client):
+    best = greedy(client).message.content
+    penalised = greedy(client, extra_body={"repeat_penalty": 1.8}).message.content
+    assert penalised != best
+    assert greedy(client, extra_body={"repetition_penalty": 1.8}).message.content == penalised
+    assert greedy(client, extra_body={"repeat_penalty": 1}).message.content == best
+
+
 def test_content_parts_equal_a_string(client):
     text = greedy(client, messages=[{"role": "user", "content": "Tell me a story"}], max_tokens=20)
     parts = greedy(

@@ -54,6 +54,18 @@ def test_n_answers_of_each_prompt(client):
     assert answer.usage.completion_tokens == 16
 
 
+def test_repeat_penalty_counts_prompt_and_answer(client):
+    a, b, c = (VOCABULARY.ids_of(letter)[0] for letter in "abc")
+
+    def answer(prompt, **fields):
+        # Both far above the rest, even halved; "a" above "b" unless it alone is halved.
+        return create(client, prompt=[prompt], max_tokens=3, logit_bias={a: 100, b: 80}, extra_body=fields).choices[0].text
+
+    assert answer(c) == "aaa"
+    assert answer(c, repeat_penalty=2) == "aba"
+    assert answer(a, repeat_penalty=2) == "baa"
+
+
 def test_echo(client):
     plain = create(client).choices[0].text
     assert create(client, echo=True).choices[0].text == PROMPT + plain

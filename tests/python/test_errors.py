@@ -28,6 +28,14 @@ BOTH = [
     ("min_p", -0.1),
     ("min_p", 1.1),
     ("min_p", "x"),
+    ("typical_p", 0),
+    ("typical_p", 1.1),
+    ("typical_p", "x"),
+    ("repeat_penalty", 0),
+    ("repeat_penalty", 2.1),
+    ("repeat_penalty", "x"),
+    ("repetition_penalty", -1),
+    ("repetition_penalty", 2.1),
     ("n", 0),
     ("n", -1),
     ("n", 129),
@@ -150,12 +158,22 @@ def test_stream_options_without_stream(server):
     assert answer.error["param"].startswith("stream_options")
 
 
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_two_names_of_one_penalty(server, path):
+    same = body_of(path) | {"repeat_penalty": 1.2, "repetition_penalty": 1.2}
+    assert server.post(path, same).status == 200
+    answer = server.post(path, same | {"repetition_penalty": 1.3})
+    assert answer.status == 400
+    assert answer.error["param"] == "repeat_penalty"
+
+
 def test_good_limits_are_accepted(server):
     """The ends of the ranges and nulls, which OpenAI takes for the defaults."""
     for field, value in [
         ("temperature", 0), ("temperature", 2), ("top_p", 1), ("presence_penalty", -2), ("presence_penalty", 2),
         ("frequency_penalty", 2), ("logit_bias", {"5": 100}), ("logit_bias", {"5": -100}), ("logit_bias", {}),
         ("stop", ["a", "b", "c", "d"]), ("stop", "a"), ("seed", 0), ("seed", 2**31), ("user", "ann"), ("n", 1),
+        ("typical_p", 0.001), ("typical_p", 1), ("repeat_penalty", 0.001), ("repetition_penalty", 2),
     ]:  # fmt: skip
         for path in (CHAT, TEXT):
             assert server.post(path, body_of(path, field, value)).status == 200, (path, field, value)

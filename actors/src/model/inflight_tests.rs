@@ -20,7 +20,7 @@ fn request(id: u64) -> GenerationRequest {
         request_id: id.to_string(),
         model: "m".to_owned(),
         user: String::new(),
-        prompt: Prompt::Tokens(vec![1, 2, 3]),
+        prompt: Prompt::Tokens(vec![1, 2, 3]).into(),
         sampling: SamplingParams::default(),
         stop: Vec::new(),
         max_tokens: None,

@@ -1,5 +1,6 @@
 //! What a caller asks of a model and what comes back: the vocabulary between the edge and the actors.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,12 @@ pub struct SamplingParams {
     pub top_k: u32,
     /// Only tokens at least this fraction as likely as the likeliest; 0 is off.
     pub min_p: f32,
+    /// Locally typical sampling: of the tokens whose surprise is nearest to the expected one, the fewest whose
+    /// probability reaches this; 1 is off. In (0, 1]. (Meister et al. 2022, <https://arxiv.org/abs/2202.00666>.)
+    pub typical_p: f32,
+    /// Divides the positive and multiplies the negative logits of tokens that the prompt or the answer has; 1 is
+    /// off. In (0, 2]. (Keskar et al. 2019, <https://arxiv.org/abs/1909.05858>; transformers' `repetition_penalty`.)
+    pub repeat_penalty: f32,
     /// OpenAI's presence penalty over the generated tokens, -2 to 2.
     pub presence_penalty: f32,
     /// OpenAI's frequency penalty over the generated tokens, -2 to 2.
@@ -50,6 +57,8 @@ impl Default for SamplingParams {
             top_p: 1.0,
             top_k: 0,
             min_p: 0.0,
+            typical_p: 1.0,
+            repeat_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
@@ -67,8 +76,8 @@ pub struct GenerationRequest {
     pub model: String,
     /// Whom to be fair to: the principal's id (until there are principals: the peer's address).
     pub user: String,
-    /// What to continue.
-    pub prompt: Prompt,
+    /// What to continue; shared, since the `n` requests for `n` answers all have it.
+    pub prompt: Arc<Prompt>,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
     /// Texts that end the answer and are not part of it.

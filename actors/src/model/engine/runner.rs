@@ -144,6 +144,9 @@ impl<'model> Engine<'model> {
         let id = SequenceId(sequence.id);
         let mut text = TextAssembler::new(&sequence.stop);
         let mut counts = TokenCounts::default();
+        if sequence.sampling.repeat_penalty != 1.0 {
+            sequence.prompt.iter().for_each(|&token| counts.record_prompt(token));
+        }
         // A resumed sequence's text was delivered before the crash: replaying it restores what is held back.
         let mut stopped = false;
         for &token in &sequence.generated {

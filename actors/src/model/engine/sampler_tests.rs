@@ -10,8 +10,23 @@ fn greedy() -> SamplingParams {
     SamplingParams { temperature: 0.0, ..SamplingParams::default() }
 }
 
-/// The definition, in f64 and without any shortcut.
-fn reference(logits: &[f32], params: &SamplingParams, generated: &[Token], draw: f64) -> Option<Token> {
+/// What a request has seen: the tokens of its prompt and of its answer.
+type Seen<'a> = (&'a [Token], &'a [Token]);
+
+fn counts_of((prompt, generated): Seen<'_>) -> TokenCounts {
+    let mut counts: TokenCounts = generated.iter().copied().collect();
+    prompt.iter().for_each(|&token| counts.record_prompt(token));
+    counts
+}
+
+/// The definition, in f64 and without any shortcut. The expected surprise is taken for larger by `surprise_by` of it.
+fn reference(
+    logits: &[f32],
+    params: &SamplingParams,
+    (prompt, generated): Seen<'_>,
+    draw: f64,
+    surprise_by: f64,
+) -> Option<Token> {
     let mut adjusted: Vec<f64> = logits
         .iter()
         .map(|&l| if l.is_nan() { f64::NEG_INFINITY } else { f64::from(below_infinity(l)) })
@@ -22,6 +37,10 @@ fn reference(logits: &[f32], params: &SamplingParams, generated: &[Token], draw:
         }
     }
     for (token, logit) in adjusted.iter_mut().enumerate() {
+        if prompt.contains(&(token as Token)) || generated.contains(&(token as Token)) {
+            let penalty = f64::from(params.repeat_penalty);
+            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+        }
         let count = generated.iter().filter(|&&g| g as usize == token).count() as f64;
         *logit -= count * f64::from(params.frequency_penalty);
         *logit -= if count > 0.0 { f64::from(params.presence_penalty) } else { 0.0 };
@@ -49,6 +68,21 @@ fn reference(logits: &[f32], params: &SamplingParams, generated: &[Token], draw:
         ranked.truncate(enough.map_or(ranked.len(), |index| index + 1));
     }
     ranked.retain(|(_, weight)| *weight >= f64::from(params.min_p));
+    if params.typical_p < 1.0 {
+        let total: f64 = ranked.iter().map(|(_, w)| w).sum();
+        let surprise = |weight: f64| -(weight / total).ln();
+        ranked.retain(|(_, weight)| *weight > 0.0);
+        let expected: f64 = ranked.iter().map(|&(_, weight)| weight / total * surprise(weight)).sum();
+        let expected = expected + (expected + 1.0) * surprise_by;
+        let distance = |weight: f64| (surprise(weight) - expected).abs();
+        ranked.sort_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
+        let mut reached = 0.0;
+        let enough = ranked.iter().position(|(_, weight)| {
+            reached += weight;
+            reached >= f64::from(params.typical_p) * total
+        });
+        ranked.truncate(enough.map_or(ranked.len(), |index| index + 1));
+    }
     ranked.sort_by_key(|(token, _)| *token);
     let target = draw * ranked.iter().map(|(_, w)| w).sum::<f64>();
     let mut reached = 0.0;
@@ -61,20 +95,19 @@ fn reference(logits: &[f32], params: &SamplingParams, generated: &[Token], draw:
 
 /// Whether `token` is the reference's choice, or would be after a nudge to the draw or to a filter that is as small
 /// as f32 arithmetic can cause.
-fn agrees(token: Token, logits: &[f32], params: &SamplingParams, generated: &[Token], draw: f64) -> bool {
-    let nudges = [0.0f32, 2e-5, -2e-5];
-    nudges.iter().any(|&draw_by| {
-        nudges.iter().any(|&top_p_by| {
-            nudges.iter().any(|&min_p_by| {
-                let nudged = SamplingParams {
-                    top_p: if params.top_p < 1.0 { params.top_p * (1.0 + top_p_by) } else { params.top_p },
-                    min_p: params.min_p * (1.0 + min_p_by),
-                    ..params.clone()
-                };
-                let draw = (draw + f64::from(draw_by)).clamp(0.0, 1.0);
-                reference(logits, &nudged, generated, draw) == Some(token)
-            })
-        })
+fn agrees(token: Token, logits: &[f32], params: &SamplingParams, seen: Seen<'_>, draw: f64) -> bool {
+    let nudge = |value: f32, by: f32| if value < 1.0 { value * (1.0 + by) } else { value };
+    // The digits in base 3 say which way each of five is nudged; 0 is not at all.
+    (0..3usize.pow(5)).any(|which| {
+        let by = |digit: u32| [0.0f32, 5e-5, -5e-5][which / 3usize.pow(digit) % 3];
+        let nudged = SamplingParams {
+            top_p: nudge(params.top_p, by(1)),
+            min_p: params.min_p * (1.0 + by(2)),
+            typical_p: nudge(params.typical_p, by(3)),
+            ..params.clone()
+        };
+        let draw = (draw + f64::from(by(0))).clamp(0.0, 1.0);
+        reference(logits, &nudged, seen, draw, f64::from(by(4))) == Some(token)
     })
 }
 
@@ -111,19 +144,33 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
         prop_oneof![Just(1.0f32), 0.01f32..1.0],
         prop_oneof![Just(0u32), 1u32..200],
         prop_oneof![Just(0.0f32), 0.001f32..1.0],
+        prop_oneof![2 => Just(1.0f32), 1 => 0.01f32..1.0],
+        prop_oneof![2 => Just(1.0f32), 1 => 0.5f32..=2.0],
         prop_oneof![Just((0.0f32, 0.0f32)), (-2.0f32..2.0, -2.0f32..2.0)],
         prop::collection::vec((0i32..400, -100.0f32..100.0), 0..4),
         any::<u64>(),
     )
         .prop_map(
-            |(temperature, top_p, top_k, min_p, (frequency_penalty, presence_penalty), logit_bias, seed)| {
+            |(
+                temperature,
+                top_p,
+                top_k,
+                min_p,
+                typical_p,
+                repeat_penalty,
+                (frequency, presence),
+                logit_bias,
+                seed,
+            )| {
                 SamplingParams {
                     temperature,
                     top_p,
                     top_k,
                     min_p,
-                    presence_penalty,
-                    frequency_penalty,
+                    typical_p,
+                    repeat_penalty,
+                    presence_penalty: presence,
+                    frequency_penalty: frequency,
                     logit_bias,
                     seed,
                 }
@@ -138,13 +185,15 @@ proptest! {
     fn chooses_what_the_definition_chooses(
         logits in any_logits(),
         params in any_params(),
+        prompt in prop::collection::vec(0i32..400, 0..20),
         generated in prop::collection::vec(0i32..400, 0..20),
         position in any::<u64>(),
     ) {
         // A reused scratch must not carry anything over.
         let mut scratch = Scratch::default();
         sample(&[3.0; 700], &SamplingParams::default(), &TokenCounts::default(), 1, &mut scratch);
-        let counts: TokenCounts = generated.iter().copied().collect();
+        let seen = (&prompt[..], &generated[..]);
+        let counts = counts_of(seen);
         let draw = uniform(params.seed, position);
         let chosen = sample(&logits, &params, &counts, position, &mut scratch);
         let again = sample(&logits, &params, &counts, position, &mut scratch);
@@ -153,8 +202,8 @@ proptest! {
             // With a penalty or bias two f32 logits can tie or swap that differ in f64, so a greedy choice may differ
             // by as much as rounding.
             Some(token) if params.temperature == 0.0 => {
-                let best = reference(&logits, &params, &generated, draw).expect("something was chosen");
-                if params.logit_bias.is_empty() && params.frequency_penalty == 0.0 {
+                let best = reference(&logits, &params, seen, draw, 0.0).expect("something was chosen");
+                if std::ptr::eq(adjust(&logits, &params, &counts, &mut Vec::new()), &logits[..]) {
                     prop_assert_eq!(token, best);
                 } else {
                     let adjusted = |t: Token| {
@@ -165,10 +214,10 @@ proptest! {
                 }
             }
             Some(token) => prop_assert!(
-                agrees(token, &logits, &params, &generated, draw),
-                "chose {}, the reference {:?}", token, reference(&logits, &params, &generated, draw)
+                agrees(token, &logits, &params, seen, draw),
+                "chose {}, the reference {:?}", token, reference(&logits, &params, seen, draw, 0.0)
             ),
-            None => prop_assert_eq!(reference(&logits, &params, &generated, draw), None),
+            None => prop_assert_eq!(reference(&logits, &params, seen, draw, 0.0), None),
         }
     }
 
@@ -216,6 +265,7 @@ proptest! {
     fn any_bits_are_survived(
         bits in prop::collection::vec(any::<u32>(), 0..300),
         temperature in any::<u32>(), top_p in any::<u32>(), min_p in any::<u32>(), top_k: u32,
+        typical_p in any::<u32>(), repeat_penalty in any::<u32>(),
         bias in prop::collection::vec((any::<i32>(), any::<u32>()), 0..3),
         position: u64,
     ) {
@@ -225,10 +275,14 @@ proptest! {
             top_p: f32::from_bits(top_p),
             min_p: f32::from_bits(min_p),
             top_k,
+            typical_p: f32::from_bits(typical_p),
+            repeat_penalty: f32::from_bits(repeat_penalty),
             logit_bias: bias.into_iter().map(|(token, bias)| (token, f32::from_bits(bias))).collect(),
             ..SamplingParams::default()
         };
-        if let Some(token) = choose(&logits, &params, position) {
+        let seen: Vec<Token> = (0..10).collect();
+        let chosen = sample(&logits, &params, &counts_of((&seen, &seen[5..])), position, &mut Scratch::default());
+        if let Some(token) = chosen {
             prop_assert!(!logits[token as usize].is_nan());
         }
     }
@@ -283,6 +337,42 @@ fn penalties_are_openais() {
     assert_eq!(sample(&[4.0, 4.0, 3.5], &params, &generated, 0, &mut Scratch::default()), Some(2));
     assert_eq!(generated.count(0), 3);
     assert_eq!(generated.count(2), 0);
+}
+
+#[test]
+fn the_repeat_penalty_takes_prompt_and_answer_and_comes_first() {
+    let seen = counts_of((&[0, 0, 3], &[1, 3, 9]));
+    let params = SamplingParams { repeat_penalty: 2.0, ..greedy() };
+    let mut buffer = Vec::new();
+    assert_eq!(adjust(&[4.0, -4.0, 4.0, 0.0], &params, &seen, &mut buffer), [2.0, -8.0, 4.0, 0.0]);
+    let params = SamplingParams { frequency_penalty: 0.5, presence_penalty: 0.25, ..params };
+    assert_eq!(adjust(&[4.0, -4.0, 4.0, 0.0], &params, &seen, &mut buffer), [2.0, -8.75, 4.0, -0.75]);
+    let params = SamplingParams { logit_bias: vec![(0, 6.0)], repeat_penalty: 0.5, ..greedy() };
+    assert_eq!(adjust(&[4.0, -4.0, 4.0, 0.0], &params, &seen, &mut buffer), [20.0, -2.0, 4.0, 0.0]);
+    for off in [1.0, 0.0, -1.0, f32::NAN] {
+        let params = SamplingParams { repeat_penalty: off, ..greedy() };
+        assert_eq!(adjust(&[4.0, -4.0], &params, &seen, &mut buffer), [4.0, -4.0]);
+    }
+}
+
+#[test]
+fn typical_tokens_need_not_be_the_likeliest() {
+    // The expected surprise is 1.09; the tokens' are 0.51, 1.61 and twice 2.30.
+    let logits: Vec<f32> = [0.6f32, 0.2, 0.1, 0.1].iter().map(|p| p.ln()).collect();
+    let chosen = |typical_p: f32, top_k: u32| {
+        let params = SamplingParams { typical_p, top_k, ..SamplingParams::default() };
+        (0..500).filter_map(|at| choose(&logits, &params, at)).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(chosen(0.19, 0), [1].into());
+    assert_eq!(chosen(0.21, 0), [0, 1].into());
+    assert_eq!(chosen(0.79, 0), [0, 1].into());
+    assert_eq!(chosen(0.81, 0), [0, 1, 2].into());
+    assert_eq!(chosen(0.91, 0), [0, 1, 2, 3].into());
+    // Judged after the other filters: of the first two alone the expected surprise is 0.56, the first's 0.29.
+    assert_eq!(chosen(0.19, 2), [0].into());
+    for off in [1.0, 0.0, -1.0, 2.0, f32::NAN] {
+        assert_eq!(chosen(off, 0).len(), 4);
+    }
 }
 
 #[test]

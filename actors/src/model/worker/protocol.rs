@@ -12,7 +12,7 @@ use crate::model::engine::prepare::{Draft, Prepared, Rejection};
 use crate::model::engine::{EngineLoad as Load, SequenceEvent, StepReport};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -36,10 +36,11 @@ impl Submit {
         prompt_tokens: Option<&[types::Token]>,
         generated: &[types::Token],
     ) -> Self {
-        let prompt = match (prompt_tokens, &request.prompt) {
+        let prompt = match (prompt_tokens, &*request.prompt) {
             (Some(tokens), _) => submit::Prompt::Tokens(Tokens { tokens: tokens.to_vec() }),
             (None, types::Prompt::Chat { messages }) => {
-                submit::Prompt::Chat(serde_json::Value::Array(messages.clone()).to_string())
+                let json = serde_json::to_string(messages);
+                submit::Prompt::Chat(json.expect("JSON values always serialise: their keys are strings"))
             }
             (None, types::Prompt::Text(text)) => submit::Prompt::Text(text.clone()),
             (None, types::Prompt::Tokens(tokens)) => {
@@ -92,6 +93,8 @@ impl From<&types::SamplingParams> for Sampling {
             top_p: p.top_p,
             top_k: p.top_k,
             min_p: p.min_p,
+            typical_p: p.typical_p,
+            repeat_penalty: p.repeat_penalty,
             presence_penalty: p.presence_penalty,
             frequency_penalty: p.frequency_penalty,
             logit_bias: p.logit_bias.iter().map(|&(token, bias)| LogitBias { token, bias }).collect(),
@@ -107,6 +110,8 @@ impl From<Sampling> for types::SamplingParams {
             top_p: p.top_p,
             top_k: p.top_k,
             min_p: p.min_p,
+            typical_p: p.typical_p,
+            repeat_penalty: p.repeat_penalty,
             presence_penalty: p.presence_penalty,
             frequency_penalty: p.frequency_penalty,
             logit_bias: p.logit_bias.iter().map(|b| (b.token, b.bias)).collect(),
