@@ -190,26 +190,72 @@ fn what_is_resumed_after_a_crash_goes_first() {
 
 #[test]
 fn the_last_admitted_of_the_busiest_user_is_preempted_and_ends_none_the_worse() {
-    let mut harness = Harness::new(SchedulerConfig { cells: 256, context: 256, ..config() });
-    // Tokens whose toy continuation is long.
-    let long = |kind| (0..50).map(|n| text(10 * kind + n, 60)).find(|tokens| generates(tokens, 50)).unwrap();
-    harness.submit(0, "ann", &long(0), 0, 50);
-    harness.submit(1, "ann", &long(1), 0, 50);
-    harness.submit(2, "bob", &long(2), 0, 50);
+    let mut harness = Harness::new(SchedulerConfig { max_running: 3, cells: 256, context: 256, ..config() });
+    for (id, user) in [(0, "ann"), (1, "ann"), (2, "bob")] {
+        harness.submit(id, user, &talkative(id as i32, 60, 50), 0, 50);
+        harness.step(256, &[]).unwrap();
+    }
+    harness.submit(3, "cleo", &text(3, 2), 0, 1);
     while harness.scheduler.stats().preemptions == 0 {
         harness.step(256, &[]).unwrap();
     }
     let stats = harness.scheduler.stats();
-    assert_eq!((stats.waiting, stats.running), (1, 2));
+    assert_eq!((stats.waiting, stats.running), (2, 2));
     let computes: Vec<u64> =
         harness.step(256, &[]).unwrap().batch.iter().filter_map(|token| Some(token.sample_for?.0)).collect();
     assert_eq!(computes, [0, 2], "the second of ann's had to go, though bob's came later");
-    harness.submit(3, "cleo", &text(3, 2), 0, 1);
     while started(&mut harness, 1, 256).is_empty() {}
     let phase = harness.scheduler.sequences.get(&SequenceId(1)).map(|sequence| sequence.phase);
     assert_ne!(phase, Some(Phase::Waiting), "the preempted one is not overtaken by a new one");
     harness.run_to_end(256).unwrap();
     assert!(harness.scheduler.stats().preemptions < 4, "no ping-pong");
+}
+
+#[test]
+fn the_oldest_is_not_preempted_even_where_its_user_is_the_busiest() {
+    let mut harness = Harness::new(SchedulerConfig { cells: 340, context: 340, headroom: 0, ..config() });
+    harness.submit(0, "ann", &talkative(0, 100, 60), 0, 60);
+    harness.submit(1, "bob", &talkative(1, 100, 60), 0, 60);
+    harness.run_until(200, |harness| harness.prefilled == 200);
+    // Cleo's is read so slowly that it is still not read when the cells run out, and ann's waits for it.
+    harness.submit(2, "cleo", &prompt(90, 2, 10), 0, 1);
+    harness.submit(3, "ann", &prompt(90, 3, 10), 0, 1);
+    harness.run_until(1, |harness| harness.scheduler.stats().preemptions > 0);
+    assert_eq!(harness.scheduler.stats().following, 1);
+    // The harness checks in every step that it is not 0 that has to go.
+    harness.run_to_end(10).unwrap();
+}
+
+#[test]
+fn whom_the_oldest_follows_is_not_preempted_either() {
+    let mut harness =
+        Harness::new(SchedulerConfig { cells: 208, context: 208, headroom: 0, share_min: 4, ..config() });
+    let prompts = [
+        ("ann", talkative(0, 20, 50), 50),
+        ("ann", text(1, 100), 1),
+        ("dave", talkative(2, 20, 180), 180),
+        ("cleo", [text(1, 100), text(3, 10)].concat(), 1),
+    ];
+    for (id, (user, tokens, max_tokens)) in (0..).zip(prompts) {
+        harness.submit(id, user, &tokens, 0, max_tokens);
+        harness.step(20, &[]).unwrap();
+    }
+    // 1 reads, 3 follows it; 1 is preempted, 3 reads; 0 ends, and 1 comes back, now the oldest, following 3.
+    harness.run_until(1, |harness| harness.scheduler.stats().preemptions == 1);
+    let follows = Phase::Following { leader: SequenceId(3), shared: 99 };
+    harness.run_until(1, |harness| {
+        let oldest = harness.scheduler.admitted.values().next();
+        oldest == Some(&SequenceId(1)) && harness.scheduler.sequences[&SequenceId(1)].phase == follows
+    });
+    // Now nothing is read, until 2 needs more cells than there are.
+    harness.run_until(0, |harness| harness.scheduler.stats().preemptions == 2);
+    assert_eq!(harness.scheduler.sequences[&SequenceId(1)].phase, follows);
+    harness.run_to_end(10).unwrap();
+}
+
+/// A prompt of `len` tokens that the toy model continues with at least `more`.
+fn talkative(kind: i32, len: usize, more: u32) -> Vec<Token> {
+    (0..).map(|n| text(10 * n + kind, len)).find(|tokens| generates(tokens, more)).unwrap()
 }
 
 fn generates(tokens: &[Token], more: u32) -> bool {
@@ -292,8 +338,7 @@ fn of_equal_sources_one_in_use_is_preferred() {
 #[test]
 fn a_sequence_ends_where_the_context_does() {
     let mut harness = Harness::new(SchedulerConfig { cells: 64, context: 64, ..config() });
-    let tokens = (0..50).map(|n| text(n, 60)).find(|tokens| generates(tokens, 20)).unwrap();
-    harness.submit(0, "ann", &tokens, 0, 20);
+    harness.submit(0, "ann", &talkative(1, 60, 20), 0, 20);
     harness.run_to_end(64).unwrap();
     assert_eq!(harness.prefilled, 60);
     assert_eq!(harness.steps, 5, "one more token is sampled than there are positions to decode");

@@ -182,6 +182,14 @@ impl Harness {
         Ok(())
     }
 
+    /// Runs until `done`, which has to come to pass while there is work.
+    pub fn run_until(&mut self, budget: usize, done: impl Fn(&Self) -> bool) {
+        while !done(self) {
+            assert!(self.scheduler.has_work(), "it never came to pass");
+            self.step(budget, &[]).unwrap();
+        }
+    }
+
     /// Runs until everything has ended. Everything has to: the oldest sequence moves in each step, so each
     /// of them is done within as many steps as it has tokens once it is the oldest.
     pub fn run_to_end(&mut self, budget: usize) -> Result<(), TestCaseError> {
