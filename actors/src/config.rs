@@ -82,6 +82,9 @@ pub struct EngineConfig {
     pub max_sequences: u16,
     /// Finished sequences whose KV stays as prefix cache, beside the running ones.
     pub cached_sequences: u16,
+    /// Most KV cells kept for prefixes that no running sequence uses. Every step looks at all cells in use, so
+    /// a larger cache slows decoding down on a CPU. 0: none but what running sequences share.
+    pub cache_cells: u32,
     /// Compute threads. 0: one a core. Fewer are used while other processes keep the cores busy.
     pub threads: u32,
     /// Largest prompt chunk of one step in tokens.
@@ -101,6 +104,7 @@ impl Default for EngineConfig {
             kv_cells: 0,
             max_sequences: 32,
             cached_sequences: 32,
+            cache_cells: 4096,
             threads: 0,
             prefill_chunk: 256,
             inter_token_target_ms: 100,

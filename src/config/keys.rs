@@ -138,6 +138,11 @@ pub static KEYS: &[Key] = &[
         "Finished sequences whose KV stays as prefix cache, beside the running ones.",
     ),
     key(
+        "engine.cache_cells",
+        integer(0, 268_435_456, "tokens"),
+        "Most KV cells kept for prefixes that no running sequence uses. Every step looks at all cells in use, so a larger cache slows decoding down on a CPU. 0: none but what running sequences share.",
+    ),
+    key(
         "engine.threads",
         integer(0, 1024, "threads"),
         "Compute threads. 0: one a core. Fewer are used while other processes keep the cores busy.",

@@ -253,5 +253,6 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         inter_token_target_ms: engine.inter_token_target_ms,
         share_min_tokens: engine.share_min_tokens,
         gpu_layers: engine.gpu_layers,
+        cache_cells: engine.cache_cells,
     }
 }

@@ -29,6 +29,8 @@ pub struct EngineSettings {
     pub max_sequences: u16,
     /// Sequence ids beside those, for finished sequences that stay as prefix cache.
     pub cached_sequences: u16,
+    /// Most cells kept for prefixes that no running sequence uses.
+    pub cache_cells: u32,
     /// Compute threads on a quiet machine.
     pub threads: usize,
     /// Most prompt tokens of one step.

@@ -73,7 +73,7 @@ impl<'model> Engine<'model> {
             slots,
             max_running: settings.max_sequences,
             cells: settings.kv_cells,
-            cache_cells: settings.kv_cells,
+            cache_cells: settings.cache_cells.min(settings.kv_cells),
             headroom: HEADROOM,
             context: settings.context_length,
             reuse,

@@ -277,6 +277,7 @@ fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
         kv_cells: kv_cells.max(context_length).next_multiple_of(256),
         max_sequences: u16::try_from(spec.max_sequences).unwrap_or(u16::MAX).clamp(1, 128),
         cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
+        cache_cells: spec.cache_cells,
         threads: if spec.threads == 0 { cores } else { spec.threads as usize },
         prefill_chunk: spec.prefill_chunk.max(16),
         inter_token_target: Duration::from_millis(spec.inter_token_target_ms.max(1)),
