@@ -117,7 +117,7 @@ fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildS
                     load_timeout: Duration::from_millis(worker.load_timeout_ms),
                     step_timeout: Duration::from_millis(worker.step_timeout_ms),
                 },
-                restarts: restarts.clone(),
+                restarts,
                 queue: config.queue.clone(),
             };
             children.push(ChildSpec::new(format!("model {} #{replica}", model.id), || ModelActor, arguments));

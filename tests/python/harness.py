@@ -96,6 +96,9 @@ class Server:
                 self._wait_for_port()
                 path = "/readyz" if wait == "ready" else "/livez"
                 wait_until(lambda: self._alive() and self.get(path).status == 200, path, START_TIMEOUT, every=0.1)
+                if wait == "ready":
+                    # With another model beside it, the server is ready before this one is.
+                    self.wait_ready(START_TIMEOUT)
             except BaseException as error:
                 self.close()
                 raise AssertionError(f"server did not start: {error}\n{self.log_tail()}") from error
@@ -194,10 +197,6 @@ class Server:
         wait_until(
             lambda: self.get(f"/api/v1/models/{MODEL}").json().get("status") == "ready", "the model is ready", timeout
         )
-
-    def wait_idle(self, timeout=20):
-        """Waits until nothing runs or waits; needs no more than a request's own figures."""
-        self.chat(max_tokens=1)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)

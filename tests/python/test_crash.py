@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from greedy import assert_same_text, pieces_of
 from harness import ENDLESS, IS_BUNDLED, MODEL, VOCABULARY, delta, parse_sse, stopped, wait_until
 
 CHAT = "/api/v1/chat/completions"
@@ -17,7 +18,6 @@ TOPICS = (
     "a bird", "winter", "a garden", "a train", "a clock", "a long road", "a mountain", "bread", "a letter", "rain",
     "a teacher",
 )  # fmt: skip
-TIE = 0.05
 
 
 class Run:
@@ -116,45 +116,14 @@ class Killer:
             self.killed.append(pid)
 
 
-def tokens_of(piece):
-    return VOCABULARY.ids_of(piece) if piece else VOCABULARY.end_of_generation
-
-
-def shows_tie(server, request, prefix, wanted):
-    """Whether the greedy choice after `prefix` is `wanted` once that token's logit is raised by `TIE`."""
-    ids = tokens_of(wanted)
-    bias = dict(request.get("logit_bias") or {}) | {str(token): TIE for token in ids}
-    answer = server.post(CHAT, request | {"logit_bias": bias}).json()["choices"][0]
-    text = answer["message"]["content"]
-    if not wanted:
-        return text == prefix and answer["finish_reason"] == "stop"
-    return bool(ids) and text.startswith(prefix + wanted)
-
-
 def assert_same(server, request, expected, actual):
-    """Equal texts; or texts that part at a step where two tokens were within `TIE` of each other.
-
-    The gap is measured from outside: if raising either candidate's logit by `TIE` makes it the greedy choice,
-    then their log-probabilities are at most `TIE` apart. Returns whether there was such a tie.
-    """
+    """An undisturbed and a disturbed run are the same, or part at a shown tie; returns whether they part."""
     assert actual.problem is None, actual.problem
-    if actual.text == expected.text:
+    tie = assert_same_text(server, CHAT, request, expected.pieces, actual.text)
+    if not tie:
         assert actual.reason == expected.reason
         assert actual.usage["completion_tokens"] == expected.usage["completion_tokens"]
-        return False
-    same = 0
-    for ours, theirs in zip(expected.pieces, actual.pieces, strict=False):
-        if ours != theirs:
-            break
-        same += 1
-    prefix = "".join(expected.pieces[:same])
-    first = expected.pieces[same] if same < len(expected.pieces) else ""
-    second = actual.pieces[same] if same < len(actual.pieces) else ""
-    where = f"after {prefix[-60:]!r}: {first!r} or {second!r}"
-    assert shows_tie(server, request, prefix, first), f"the texts differ, and not at a tie, {where}"
-    assert shows_tie(server, request, prefix, second), f"the texts differ, and not at a tie, {where}"
-    print(f"tie {where}")
-    return True
+    return tie
 
 
 @pytest.fixture(scope="module")
@@ -200,33 +169,35 @@ def test_streams_survive_worker_deaths(make_server, server, undisturbed, number)
 def test_sampled_streams_survive_too(make_server):
     """The draw at each position depends on the seed and the position alone, so it is the same after a resume."""
     own = make_server()
-    requests = [story_request(topic, temperature=1.0, seed=i, max_tokens=80) for i, topic in enumerate(TOPICS[:6])]
+    requests = [story_request(topic, temperature=1.0, seed=i, max_tokens=40) for i, topic in enumerate(TOPICS[:6])]
     expected = run_streams(own, requests)
     killer = Killer(own, [sum(len(run.pieces) for run in expected) // 2], signal.SIGKILL)
     actual = run_streams(own, requests, killer.piece)
     assert killer.killed
     for run in actual:
         assert run.problem is None
-    # Another batch changes the last bits of the logits, which can move a draw at a boundary; rarely.
-    assert sum(a.text == b.text for a, b in zip(expected, actual, strict=True)) >= 5
+    # Another batch changes the last bits of the logits, which can move a draw at a boundary; rarely. With
+    # draws of its own no stream would be the same.
+    assert sum(a.text == b.text for a, b in zip(expected, actual, strict=True)) >= 3
 
 
 def test_plain_answers_survive(make_server):
     own = make_server()
-    request = story_request("a river", max_tokens=200, logit_bias=ENDLESS, n=4)
-    expected = own.post(CHAT, request).json()
+    request = story_request("a river", max_tokens=60, logit_bias=ENDLESS)
+    pieces = pieces_of(own, **request)
     results = []
-    thread = threading.Thread(target=lambda: results.append(own.post(CHAT, request)))
-    with stopped(own.worker()):
+    thread = threading.Thread(target=lambda: results.append(own.post(CHAT, request | {"n": 4})))
+    first = own.worker()
+    with stopped(first):
         thread.start()
         time.sleep(0.3)
-        os.kill(own.worker(), signal.SIGKILL)
+        os.kill(first, signal.SIGKILL)
     thread.join(100)
     (answer,) = results
     assert answer.status == 200, answer
-    assert answer.json()["usage"]["completion_tokens"] == 800
-    texts = [{choice["message"]["content"] for choice in each["choices"]} for each in (answer.json(), expected)]
-    assert texts[0] & texts[1]
+    assert answer.json()["usage"]["completion_tokens"] == 240
+    for choice in answer.json()["choices"]:
+        assert_same_text(own, CHAT, request, pieces, choice["message"]["content"])
 
 
 def test_hung_worker_is_replaced(make_server):

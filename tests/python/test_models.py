@@ -2,6 +2,7 @@
 
 import openai
 import pytest
+from greedy import CHAT, assert_same_text, pieces_of
 from harness import IS_BUNDLED, MODEL, VOCABULARY
 
 
@@ -50,15 +51,12 @@ def test_unknown_model(client):
         assert "no-such-model" in caught.value.message
 
 
-def test_alias_and_name_give_the_same_answer(client):
-    def answer(model):
-        return client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=20, temperature=0
-        )
-
+def test_alias_and_name_give_the_same_answer(client, server):
+    request = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20, "temperature": 0}
+    own = client.chat.completions.create(model="jan-tiny", **request)
+    assert own.choices[0].message.content, "the bundled model is there, beside a real one too"
+    assert own.model == "jan-tiny"
     if IS_BUNDLED:
-        alias, own = answer("jan-v1-4b"), answer("jan-tiny")
-        assert alias.choices[0].message.content == own.choices[0].message.content
-        assert (alias.model, own.model) == ("jan-v1-4b", "jan-tiny")
-    else:
-        assert answer("jan-tiny").choices[0].message.content, "the bundled model is there beside a real one"
+        alias = {"model": "jan-v1-4b"} | request
+        assert_same_text(server, CHAT, alias, pieces_of(server, **alias), own.choices[0].message.content)
+        assert client.chat.completions.create(**alias).model == "jan-v1-4b"

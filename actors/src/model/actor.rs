@@ -92,7 +92,7 @@ impl Actor for ModelActor {
         replica.set_actor(Some(myself.clone()));
         myself.cast(ModelMessage::StartWorker)?;
         myself.send_interval(TICK, || ModelMessage::Tick);
-        let tracker = RestartTracker::new(arguments.restarts.clone());
+        let tracker = RestartTracker::new(arguments.restarts);
         Ok(ModelState { arguments, replica, tracker, generation: 0, link: None })
     }
 
