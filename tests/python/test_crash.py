@@ -37,7 +37,7 @@ class Run:
 def story_request(topic, **fields):
     return {
         "model": MODEL, "messages": [{"role": "user", "content": f"Tell me a story about {topic}"}],
-        "max_tokens": 120, "temperature": 0,
+        "max_tokens": 80, "temperature": 0,
     } | fields  # fmt: skip
 
 
