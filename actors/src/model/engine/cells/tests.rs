@@ -85,7 +85,7 @@ proptest! {
             prop_assert_eq!(map.evictable(), naive.held() - pinned.len() as u32);
             prop_assert_eq!(map.available(), CELLS - pinned.len() as u32);
             for slot in (0..SLOTS).map(Slot) {
-                let (cells, _) = &naive.slots[slot.index()];
+                let (cells, is_pinned) = &naive.slots[slot.index()];
                 prop_assert_eq!(map.len(slot), cells.len() as u32);
                 let unpinned = cells.iter().take(3).filter(|cell| !pinned.contains(cell)).count() as u32;
                 prop_assert_eq!(map.unpinned_in(slot, 3), unpinned);
@@ -93,6 +93,7 @@ proptest! {
                 without[slot.index()].1 = false;
                 let still = Naive { slots: without, next: 0 }.pinned();
                 prop_assert_eq!(map.only_pinned_by(slot), (pinned.len() - still.len()) as u32);
+                let _ = is_pinned;
                 for want in 1..4 {
                     let len = map.length_that_frees(slot, want);
                     let freed = |len: u32| {

@@ -44,7 +44,7 @@ fn resumed_sequences_come_first_by_age() {
 }
 
 proptest! {
-    /// Until a user is served for the n-th time, no other one is served more than n times.
+    /// Whoever waits at place p of its own user's line is served before any other user is served p + 2 times.
     #[test]
     fn nobody_is_served_much_more_often(arrivals in prop::collection::vec(0..4usize, 1..40), gone in 0..40usize) {
         let users: Vec<Arc<str>> = (0..4).map(|n| user(&n.to_string())).collect();

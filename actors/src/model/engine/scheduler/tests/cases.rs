@@ -155,6 +155,17 @@ fn short_prompts_pass_long_ones_which_still_get_half() {
 }
 
 #[test]
+fn a_follower_lends_its_age_to_its_leader() {
+    let mut harness = Harness::new(SchedulerConfig { cells: 8192, ..config() });
+    // 1 is in front of 2 by age, but follows 0's prefix only as long as 0 is there.
+    harness.submit(0, "ann", &prompt(500, 1, 10), 0, 1);
+    harness.submit(1, "ann", &prompt(500, 2, 10), 0, 1);
+    harness.submit(2, "ann", &text(3, 400), 0, 1);
+    let step = harness.step(100, &[]).unwrap();
+    assert_eq!(step.batch.iter().filter(|token| token.token < 2000).count(), 50);
+}
+
+#[test]
 fn users_are_admitted_in_turn() {
     let mut harness = Harness::new(SchedulerConfig { max_running: 1, ..config() });
     for n in 0..3 {
@@ -236,10 +247,6 @@ fn whom_the_oldest_follows_is_not_preempted_either() {
         let oldest = harness.scheduler.admitted.values().next();
         oldest == Some(&SequenceId(1)) && harness.scheduler.sequences[&SequenceId(1)].phase == follows
     });
-    // Nor is it starved by a shorter prompt: the harness checks that the oldest or its leader moves.
-    harness.submit(4, "eve", &text(5, 5), 0, 1);
-    harness.step(1, &[4]).unwrap();
-    assert!(harness.scheduler.stats().waiting == 0, "it was admitted");
     // Now nothing is read, until 2 needs more cells than there are.
     harness.run_until(0, |harness| harness.scheduler.stats().preemptions == 2);
     assert_eq!(harness.scheduler.sequences[&SequenceId(1)].phase, follows);
