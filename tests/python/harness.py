@@ -83,6 +83,9 @@ class Server:
             command += ["--model", f"{MODEL}={MODEL_FILE}"]
         self.log_path = folder / "server.log"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("JAN_SERVER_")}
+        if model and not IS_BUNDLED:
+            # Filling the whole context of a larger model would take minutes.
+            environment |= {"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "2048", "JAN_SERVER__ENGINE__KV_CELLS": "8192"}
         environment |= {k: str(v) for k, v in (env or {}).items()}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
