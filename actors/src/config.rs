@@ -83,8 +83,11 @@ pub struct EngineConfig {
     /// Finished sequences whose KV stays as prefix cache, beside the running ones.
     pub cached_sequences: u16,
     /// Most KV cells kept for prefixes that no running sequence uses. Every step looks at all cells in use, so
-    /// a larger cache slows decoding down on a CPU. 0: none but what running sequences share.
+    /// many of them slow decoding down on a CPU. What goes beyond is kept in `cache_ram_mib`.
     pub cache_cells: u32,
+    /// Host memory for prefixes that no running sequence uses, in MiB a worker. They come back in milliseconds
+    /// and slow nothing down. 0: none.
+    pub cache_ram_mib: u32,
     /// Compute threads. 0: one a core. Fewer are used while other processes keep the cores busy.
     pub threads: u32,
     /// Largest prompt chunk of one step in tokens.
@@ -104,7 +107,8 @@ impl Default for EngineConfig {
             kv_cells: 0,
             max_sequences: 32,
             cached_sequences: 32,
-            cache_cells: 4096,
+            cache_cells: 256,
+            cache_ram_mib: 1024,
             threads: 0,
             prefill_chunk: 256,
             inter_token_target_ms: 100,

@@ -16,6 +16,7 @@ use super::chat_request::{
     CalledFunction, ChatRequest, CheckedChat, Message, Role, ToolCall, ToolCallKind, UNSUPPORTED,
 };
 use super::choices::{ChoiceEvent, Choices};
+use super::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
 use super::params::{ServiceTier, StreamOptions, choice_seed};
 use super::streaming::{self, Encoder};
 use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
@@ -60,6 +61,9 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         ChatChunk,
         ChunkChoice,
         Delta,
+        ChatLogprobs,
+        ChatTokenLogprob,
+        ChatCandidate,
         Finish,
         Usage,
         PromptTokensDetails,
@@ -101,6 +105,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     drop(body);
     let chat = parsed.value.check()?;
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
+    let with_logprobs = chat.logprobs.is_some();
     let head = Head::new("chatcmpl", &chat.model);
     let choices = Choices::start(&state.models, generation_requests(chat, &context))
         .await
@@ -110,7 +115,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
         sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
     } else {
-        json(&collect(choices, &head, n).await?)
+        json(&collect(choices, &head, n, with_logprobs).await?)
     };
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
@@ -126,6 +131,7 @@ fn generation_requests(chat: CheckedChat, context: &RequestContext) -> Vec<Gener
         stop: chat.stop,
         max_tokens: chat.max_tokens,
         want_prompt_text: false,
+        logprobs: chat.logprobs,
     };
     let seed = request.sampling.seed;
     let mut requests = vec![request; chat.n as usize];
@@ -135,12 +141,23 @@ fn generation_requests(chat: CheckedChat, context: &RequestContext) -> Vec<Gener
     requests
 }
 
-async fn collect(mut choices: Choices, head: &Head, n: usize) -> Result<ChatCompletion<'_>, ApiError> {
-    let mut answers: Vec<ChatChoice> = (0u32..).take(n).map(ChatChoice::new).collect();
+async fn collect(
+    mut choices: Choices,
+    head: &Head,
+    n: usize,
+    with_logprobs: bool,
+) -> Result<ChatCompletion<'_>, ApiError> {
+    let mut answers: Vec<ChatChoice> =
+        (0u32..).take(n).map(|index| ChatChoice::new(index, with_logprobs)).collect();
     let mut usage = UsageSum::new(1, n);
     while let Some(event) = choices.next().await {
         match event.map_err(|error| ApiError::from_generation(error, PROMPT))? {
-            (index, ChoiceEvent::Text(text)) => answers[index].message.content.push_str(&text),
+            (index, ChoiceEvent::Text(text, logprobs)) => {
+                answers[index].message.content.push_str(&text);
+                if let Some(all) = &mut answers[index].logprobs {
+                    all.extend(logprobs);
+                }
+            }
             (index, ChoiceEvent::Finished(reason, tokens)) => {
                 answers[index].finish_reason = reason.into();
                 usage.add(index, tokens);
@@ -188,18 +205,18 @@ pub struct ChatChoice {
     index: u32,
     /// What the model says.
     message: AssistantMessage,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    logprobs: (),
+    /// How likely its tokens were; null unless `logprobs` asks for it.
+    logprobs: Option<ChatLogprobs>,
     /// Why it ended.
     finish_reason: Finish,
 }
 
 impl ChatChoice {
-    fn new(index: u32) -> Self {
+    fn new(index: u32, with_logprobs: bool) -> Self {
         let message =
             AssistantMessage { role: "assistant", content: String::new(), refusal: (), annotations: [] };
-        Self { index, message, logprobs: (), finish_reason: Finish::Stop }
+        let logprobs = with_logprobs.then(ChatLogprobs::default);
+        Self { index, message, logprobs, finish_reason: Finish::Stop }
     }
 }
 
@@ -248,9 +265,8 @@ pub struct ChunkChoice<'a> {
     index: u32,
     /// What is new.
     delta: Delta<'a>,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    logprobs: (),
+    /// How likely the new tokens were; null where there are none, or `logprobs` does not ask for it.
+    logprobs: Option<ChatLogprobs>,
     /// Why it ended; null until then.
     finish_reason: Option<Finish>,
 }
@@ -292,9 +308,16 @@ impl ChunkEncoder {
         sse::write_event(buffer, &chunk);
     }
 
-    fn write_choice(&self, index: usize, delta: Delta<'_>, end: Option<Finish>, buffer: &mut Vec<u8>) {
+    fn write_choice(
+        &self,
+        index: usize,
+        delta: Delta<'_>,
+        logprobs: Option<ChatLogprobs>,
+        end: Option<Finish>,
+        buffer: &mut Vec<u8>,
+    ) {
         let index = u32::try_from(index).expect("there are at most 128 answers");
-        self.write(vec![ChunkChoice { index, delta, logprobs: (), finish_reason: end }], None, buffer);
+        self.write(vec![ChunkChoice { index, delta, logprobs, finish_reason: end }], None, buffer);
     }
 }
 
@@ -303,19 +326,19 @@ impl Encoder for ChunkEncoder {
         for index in 0..self.answers {
             let delta =
                 Delta { role: Some("assistant"), content: Some(Cow::Borrowed("")), refusal: Some(()) };
-            self.write_choice(index, delta, None, buffer);
+            self.write_choice(index, delta, None, None, buffer);
         }
     }
 
     fn event(&mut self, index: usize, event: ChoiceEvent, buffer: &mut Vec<u8>) {
         match event {
-            ChoiceEvent::Text(text) => {
+            ChoiceEvent::Text(text, logprobs) => {
                 let delta = Delta { content: Some(Cow::Owned(text)), ..Delta::default() };
-                self.write_choice(index, delta, None, buffer);
+                self.write_choice(index, delta, ChatLogprobs::of_chunk(logprobs), None, buffer);
             }
             ChoiceEvent::Finished(reason, usage) => {
                 self.usage.add(index, usage);
-                self.write_choice(index, Delta::default(), Some(reason.into()), buffer);
+                self.write_choice(index, Delta::default(), None, Some(reason.into()), buffer);
             }
         }
     }
@@ -360,7 +383,7 @@ mod tests {
         let usage = TokenUsage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 1 };
         let mut buffer = Vec::new();
         encoder.opening(&mut buffer);
-        encoder.event(0, ChoiceEvent::Text("Hi".to_owned()), &mut buffer);
+        encoder.event(0, ChoiceEvent::Text("Hi".to_owned(), Vec::new()), &mut buffer);
         encoder.event(0, ChoiceEvent::Finished(FinishReason::Length, usage), &mut buffer);
         encoder.closing(&mut buffer);
         chunks(&buffer)

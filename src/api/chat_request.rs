@@ -23,8 +23,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "functions", harmless: &[Given::EmptyList] },
     Unsupported { field: "function_call", harmless: &[Given::Word("none"), Given::Word("auto")] },
     Unsupported { field: "response_format", harmless: &[Given::ObjectOfType("text")] },
-    Unsupported { field: "logprobs", harmless: &[Given::Bool(false)] },
-    Unsupported { field: "top_logprobs", harmless: &[Given::Number(0.0)] },
     Unsupported { field: "reasoning_effort", harmless: &[Given::Word("none")] },
     Unsupported { field: "verbosity", harmless: &[Given::Word("medium")] },
     Unsupported { field: "web_search_options", harmless: &[] },
@@ -105,6 +103,12 @@ pub struct ChatRequest {
     pub frequency_penalty: Option<f64>,
     /// Token ids and what is added to their logits, -100 to 100.
     pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// Say how likely each token of the answer was.
+    #[schema(default = false)]
+    pub logprobs: Option<bool>,
+    /// With `logprobs`: how many of the likeliest tokens to name at each position.
+    #[schema(minimum = 0, maximum = 20)]
+    pub top_logprobs: Option<i64>,
     /// The caller's own name for its user; has no effect.
     #[allow(dead_code, reason = "its type is checked")]
     pub user: Option<String>,
@@ -257,6 +261,7 @@ pub struct CheckedChat {
     pub n: u32,
     pub stream: bool,
     pub include_usage: bool,
+    pub logprobs: Option<u32>,
 }
 
 impl ChatRequest {
@@ -279,6 +284,7 @@ impl ChatRequest {
             seed: self.seed,
         }
         .check()?;
+        let logprobs = params::chat_logprobs(self.logprobs, self.top_logprobs)?;
         let stop = params::stops(self.stop)?;
         let stream = self.stream.unwrap_or(false);
         let include_usage = params::include_usage(stream, self.stream_options)?;
@@ -287,7 +293,17 @@ impl ChatRequest {
             return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));
         }
         let messages = self.messages.into_iter().enumerate().map(message_object).collect::<Result<_, _>>()?;
-        Ok(CheckedChat { model: self.model, messages, sampling, stop, max_tokens, n, stream, include_usage })
+        Ok(CheckedChat {
+            model: self.model,
+            messages,
+            sampling,
+            stop,
+            max_tokens,
+            n,
+            stream,
+            include_usage,
+            logprobs,
+        })
     }
 }
 

@@ -107,6 +107,9 @@ fn wrong_values_name_their_field() {
     for (field, value, param) in [
         ("model", json!(" "), "model"),
         ("messages", json!([]), "messages"),
+        ("logprobs", json!(1), "logprobs"),
+        ("top_logprobs", json!(21), "top_logprobs"),
+        ("top_logprobs", json!(1), "top_logprobs"),
         ("temperature", json!(2.1), "temperature"),
         ("temperature", json!("0"), "temperature"),
         ("top_p", json!(-0.1), "top_p"),
@@ -161,8 +164,6 @@ fn fields_of_later_versions_are_refused_by_name() {
         ("functions", json!([{}])),
         ("function_call", json!({"name": "f"})),
         ("response_format", json!({"type": "json_object"})),
-        ("logprobs", json!(true)),
-        ("top_logprobs", json!(1)),
         ("reasoning_effort", json!("low")),
         ("web_search_options", json!({})),
         ("audio", json!({})),
@@ -316,6 +317,7 @@ const FIELDS: &[&str] = &[
     "modalities",
     "store",
     "logprobs",
+    "top_logprobs",
     "unknown",
 ];
 const MESSAGE_FIELDS: &[&str] =

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use futures_util::stream::{SelectAll, select_all, unfold};
 use futures_util::{Stream, StreamExt};
 use jan_actors::model::{
-    FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, TokenUsage,
+    FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, TokenLogprob, TokenUsage,
 };
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
@@ -22,8 +22,8 @@ pub struct Choices {
 /// What an answer says once all have started.
 #[derive(Debug, PartialEq)]
 pub enum ChoiceEvent {
-    /// More text.
-    Text(String),
+    /// More text, with its tokens' log-probabilities where they are wanted; either can be empty.
+    Text(String, Vec<TokenLogprob>),
     /// The end of this answer.
     Finished(FinishReason, TokenUsage),
 }
@@ -73,8 +73,8 @@ impl Choices {
                 None => self.events.next().await?,
             };
             match event {
-                GenerationEvent::Delta { text, .. } if !text.is_empty() => {
-                    return Some(Ok((index, ChoiceEvent::Text(text))));
+                GenerationEvent::Delta { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
+                    return Some(Ok((index, ChoiceEvent::Text(text, logprobs))));
                 }
                 GenerationEvent::Finished { reason, usage } => {
                     return Some(Ok((index, ChoiceEvent::Finished(reason, usage))));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     fn delta(text: &str) -> GenerationEvent {
-        GenerationEvent::Delta { text: text.to_owned(), tokens: vec![1] }
+        GenerationEvent::Delta { text: text.to_owned(), tokens: vec![1], logprobs: Vec::new() }
     }
 
     fn finished() -> GenerationEvent {
@@ -136,7 +136,7 @@ mod tests {
         let mut said = vec![Vec::new(); choices.prompt_texts.len()];
         while let Some(event) = choices.next().await {
             match event.unwrap() {
-                (index, ChoiceEvent::Text(text)) => said[index].push(text),
+                (index, ChoiceEvent::Text(text, _)) => said[index].push(text),
                 (index, ChoiceEvent::Finished(..)) => said[index].push(".".to_owned()),
             }
         }
@@ -171,7 +171,7 @@ mod tests {
         let failed = GenerationEvent::Failed(GenerationError::EngineCrashed);
         let one = streams(vec![vec![accepted(), started(), delta("a"), failed]]);
         let mut choices = Choices::from_streams(1, one).await.unwrap();
-        assert_eq!(choices.next().await, Some(Ok((0, ChoiceEvent::Text("a".to_owned())))));
+        assert_eq!(choices.next().await, Some(Ok((0, ChoiceEvent::Text("a".to_owned(), Vec::new())))));
         assert_eq!(choices.next().await, Some(Err(GenerationError::EngineCrashed)));
     }
 }

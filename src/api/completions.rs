@@ -13,6 +13,7 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 
 use super::choices::{ChoiceEvent, Choices};
+use super::logprobs::CompletionLogprobs;
 use super::params::{self, Metadata, Sampling, Stop, StreamOptions, choice_seed};
 use super::prompt::Prompts;
 use super::streaming::{self, Encoder};
@@ -32,7 +33,6 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 
 static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "suffix", harmless: &[Given::Word("")] },
-    Unsupported { field: "logprobs", harmless: &[] },
     Unsupported { field: "best_of", harmless: &[Given::Number(1.0)] },
     Unsupported { field: "response_format", harmless: &[Given::ObjectOfType("text")] },
     Unsupported { field: "guided_json", harmless: &[] },
@@ -58,7 +58,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 
 /// The description of this resource.
 #[derive(OpenApi)]
-#[openapi(paths(create), components(schemas(CompletionRequest, Completion, CompletionChoice)))]
+#[openapi(paths(create), components(schemas(CompletionRequest, Completion, CompletionChoice, CompletionLogprobs)))]
 pub struct Doc;
 
 /// Continue a text.
@@ -92,6 +92,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     drop(body);
     let checked = parsed.value.check()?;
     let (stream, include_usage) = (checked.stream, checked.include_usage);
+    let with_logprobs = checked.logprobs.is_some();
     let (prompts, n) = (checked.prompts.len(), checked.n as usize);
     let head = Head::new("cmpl", &checked.model);
     let mut choices = Choices::start(&state.models, generation_requests(checked, &context))
@@ -104,7 +105,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
         sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
     } else {
-        json(&collect(choices, &head, usage, echoes).await?)
+        json(&collect(choices, &head, usage, echoes, with_logprobs).await?)
     };
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
@@ -169,6 +170,9 @@ pub struct CompletionRequest {
     pub frequency_penalty: Option<f64>,
     /// Token ids and what is added to their logits, -100 to 100.
     pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// Say how likely each token of the answer was, and how many of the likeliest at its position. Not with `echo`.
+    #[schema(minimum = 0, maximum = 5)]
+    pub logprobs: Option<i64>,
     /// The caller's own name for its user; has no effect.
     #[allow(dead_code, reason = "its type is checked")]
     pub user: Option<String>,
@@ -188,6 +192,7 @@ struct Checked {
     echo: bool,
     stream: bool,
     include_usage: bool,
+    logprobs: Option<u32>,
 }
 
 impl CompletionRequest {
@@ -209,6 +214,8 @@ impl CompletionRequest {
             seed: self.seed,
         }
         .check()?;
+        let echo = self.echo.unwrap_or(false);
+        let logprobs = params::completion_logprobs(self.logprobs, echo)?;
         let stop = params::stops(self.stop)?;
         let stream = self.stream.unwrap_or(false);
         let include_usage = params::include_usage(stream, self.stream_options)?;
@@ -230,9 +237,10 @@ impl CompletionRequest {
             stop,
             max_tokens,
             n,
-            echo: self.echo.unwrap_or(false),
+            echo,
             stream,
             include_usage,
+            logprobs,
         })
     }
 }
@@ -249,6 +257,7 @@ fn generation_requests(checked: Checked, context: &RequestContext) -> Vec<Genera
             stop: checked.stop.clone(),
             max_tokens: Some(checked.max_tokens),
             want_prompt_text: checked.echo,
+            logprobs: checked.logprobs,
         };
         for index in 0..checked.n {
             let mut request = request.clone();
@@ -264,14 +273,23 @@ async fn collect(
     head: &Head,
     mut usage: UsageSum,
     echoes: Vec<String>,
+    with_logprobs: bool,
 ) -> Result<Completion<'_>, ApiError> {
     let mut answers: Vec<CompletionChoice<'_>> = (0u32..)
         .zip(echoes)
-        .map(|(index, echo)| CompletionChoice::new(index, Cow::Owned(echo), Some(Finish::Stop)))
+        .map(|(index, echo)| {
+            let logprobs = with_logprobs.then(CompletionLogprobs::default);
+            CompletionChoice { index, text: Cow::Owned(echo), logprobs, finish_reason: Some(Finish::Stop) }
+        })
         .collect();
     while let Some(event) = choices.next().await {
         match event.map_err(|error| ApiError::from_generation(error, PROMPT))? {
-            (index, ChoiceEvent::Text(text)) => answers[index].text.to_mut().push_str(&text),
+            (index, ChoiceEvent::Text(text, logprobs)) => {
+                answers[index].text.to_mut().push_str(&text);
+                if let Some(all) = &mut answers[index].logprobs {
+                    all.extend(logprobs);
+                }
+            }
             (index, ChoiceEvent::Finished(reason, tokens)) => {
                 answers[index].finish_reason = Some(reason.into());
                 usage.add(index, tokens);
@@ -324,17 +342,10 @@ pub struct CompletionChoice<'a> {
     index: u32,
     /// The text, after its prompt with `echo`.
     text: Cow<'a, str>,
-    /// Always null.
-    #[schema(value_type = Option<Object>)]
-    logprobs: (),
+    /// How likely its tokens were, in a chunk the new ones; null unless `logprobs` asks for it.
+    logprobs: Option<CompletionLogprobs>,
     /// Why it ended; null in chunks until then.
     finish_reason: Option<Finish>,
-}
-
-impl<'a> CompletionChoice<'a> {
-    fn new(index: u32, text: Cow<'a, str>, finish_reason: Option<Finish>) -> Self {
-        Self { index, text, logprobs: (), finish_reason }
-    }
 }
 
 struct ChunkEncoder {
@@ -351,9 +362,17 @@ impl ChunkEncoder {
         sse::write_event(buffer, &Completion::new(&self.head, choices, usage));
     }
 
-    fn write_choice(&self, index: usize, text: &str, end: Option<Finish>, buffer: &mut Vec<u8>) {
+    fn write_choice(
+        &self,
+        index: usize,
+        text: &str,
+        logprobs: Option<CompletionLogprobs>,
+        finish_reason: Option<Finish>,
+        buffer: &mut Vec<u8>,
+    ) {
         let index = u32::try_from(index).expect("there are at most 1024 answers");
-        self.write(vec![CompletionChoice::new(index, Cow::Borrowed(text), end)], None, buffer);
+        let choice = CompletionChoice { index, text: Cow::Borrowed(text), logprobs, finish_reason };
+        self.write(vec![choice], None, buffer);
     }
 }
 
@@ -361,17 +380,20 @@ impl Encoder for ChunkEncoder {
     fn opening(&mut self, buffer: &mut Vec<u8>) {
         for (index, echo) in std::mem::take(&mut self.echoes).iter().enumerate() {
             if !echo.is_empty() {
-                self.write_choice(index, echo, None, buffer);
+                self.write_choice(index, echo, None, None, buffer);
             }
         }
     }
 
     fn event(&mut self, index: usize, event: ChoiceEvent, buffer: &mut Vec<u8>) {
         match event {
-            ChoiceEvent::Text(text) => self.write_choice(index, &text, None, buffer),
+            ChoiceEvent::Text(text, logprobs) => {
+                let logprobs = CompletionLogprobs::of_chunk(logprobs);
+                self.write_choice(index, &text, logprobs, None, buffer);
+            }
             ChoiceEvent::Finished(reason, usage) => {
                 self.usage.add(index, usage);
-                self.write_choice(index, "", Some(reason.into()), buffer);
+                self.write_choice(index, "", None, Some(reason.into()), buffer);
             }
         }
     }

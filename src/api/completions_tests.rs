@@ -40,7 +40,8 @@ fn wrong_values_name_their_field() {
         ("repetition_penalty", json!(2.1), "repetition_penalty"),
         ("stream_options", json!({}), "stream_options"),
         ("suffix", json!("x"), "suffix"),
-        ("logprobs", json!(0), "logprobs"),
+        ("logprobs", json!(6), "logprobs"),
+        ("logprobs", json!(true), "logprobs"),
         ("best_of", json!(2), "best_of"),
     ] {
         let error = check(&with(field, value.clone())).unwrap_err();
@@ -93,7 +94,7 @@ fn chunks(echoes: &[&str], include_usage: bool) -> Vec<Value> {
     let usage = TokenUsage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 1 };
     let mut buffer = Vec::new();
     encoder.opening(&mut buffer);
-    encoder.event(0, ChoiceEvent::Text("Hi".to_owned()), &mut buffer);
+    encoder.event(0, ChoiceEvent::Text("Hi".to_owned(), Vec::new()), &mut buffer);
     encoder.event(0, ChoiceEvent::Finished(FinishReason::Stop, usage), &mut buffer);
     encoder.closing(&mut buffer);
     std::str::from_utf8(&buffer)

@@ -6,6 +6,7 @@ mod choices;
 mod completions;
 mod docs;
 mod health;
+mod logprobs;
 mod models;
 mod params;
 mod prompt;

@@ -222,6 +222,33 @@ pub fn choice_count(n: Option<i64>) -> Result<u32, ApiError> {
     Ok(u32::try_from(n).expect("the range was checked"))
 }
 
+/// Checks chat's `logprobs` and `top_logprobs`: of how many of the likeliest tokens log-probabilities are wanted.
+pub fn chat_logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u32>, ApiError> {
+    let top = integer("top_logprobs", top, 0..=20)?;
+    if wanted.unwrap_or(false) {
+        return Ok(Some(top.and_then(|top| u32::try_from(top).ok()).unwrap_or(0)));
+    }
+    match top {
+        None | Some(0) => Ok(None),
+        Some(_) => Err(ApiError::invalid_value(
+            "top_logprobs",
+            "Invalid 'top_logprobs': it needs 'logprobs' to be true.",
+        )),
+    }
+}
+
+/// Checks completions' `logprobs`. Those of the prompt are not to be had.
+pub fn completion_logprobs(top: Option<i64>, echo: bool) -> Result<Option<u32>, ApiError> {
+    let top = integer("logprobs", top, 0..=5)?;
+    if top.is_some() && echo {
+        return Err(ApiError::unsupported(
+            "logprobs",
+            "Unsupported parameter: 'logprobs' together with 'echo' is not supported by this server.",
+        ));
+    }
+    Ok(top.and_then(|top| u32::try_from(top).ok()))
+}
+
 /// Checks `stop`; no stop texts where it is not given.
 pub fn stops(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
     let stops = stop.unwrap_or_default().0;

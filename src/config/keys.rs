@@ -140,7 +140,12 @@ pub static KEYS: &[Key] = &[
     key(
         "engine.cache_cells",
         integer(0, 268_435_456, "tokens"),
-        "Most KV cells kept for prefixes that no running sequence uses. Every step looks at all cells in use, so a larger cache slows decoding down on a CPU. 0: none but what running sequences share.",
+        "Most KV cells kept for prefixes that no running sequence uses. Every step looks at all cells in use, so many of them slow decoding down on a CPU. What goes beyond is kept in `engine.cache_ram_mib`.",
+    ),
+    key(
+        "engine.cache_ram_mib",
+        integer(0, 16_777_216, "MiB"),
+        "Host memory of each worker for prefixes that no running sequence uses, at most half of what is free at its start. They come back in milliseconds and slow nothing down. 0: none.",
     ),
     key(
         "engine.threads",

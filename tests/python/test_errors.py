@@ -101,16 +101,16 @@ TEXT_ONLY = [
     ("prompt", [99999999]),
     ("prompt", [1.5]),
     ("echo", "x"),
+    ("logprobs", True),
+    ("logprobs", 6),
 ]
 UNSUPPORTED_CHAT = [
     ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
     ("tool_choice", "required"),
     ("functions", [{"name": "f"}]),
     ("response_format", {"type": "json_object"}),
-    ("logprobs", True),
-    ("top_logprobs", 3),
 ]
-UNSUPPORTED_TEXT = [("suffix", "x"), ("best_of", 3), ("logprobs", 2)]
+UNSUPPORTED_TEXT = [("suffix", "x"), ("best_of", 3)]
 
 
 def body_of(path, field=None, value=None):

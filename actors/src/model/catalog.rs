@@ -254,5 +254,6 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         share_min_tokens: engine.share_min_tokens,
         gpu_layers: engine.gpu_layers,
         cache_cells: engine.cache_cells,
+        cache_ram_mib: engine.cache_ram_mib,
     }
 }

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::held_logprobs::HeldLogprobs;
 use super::types::{FinishReason, GenerationError, GenerationEvent, GenerationRequest, Token, TokenUsage};
+use super::engine::PlacedLogprob;
 use super::worker::protocol::{self, Cancel, Submit, ToWorker, event, to_worker};
 
 /// Strikes after which a request is given up.
@@ -62,6 +64,7 @@ struct Entry {
     arrived: Instant,
     prompt: Option<Vec<Token>>,
     generated: Vec<Token>,
+    logprobs: HeldLogprobs,
     cached_tokens: u32,
     started: bool,
     /// Whether the present worker has it.
@@ -90,12 +93,13 @@ impl Entry {
         };
         // Deltas are merged, so that a client that does not read costs its answer's length and no more.
         if let (
-            Some(GenerationEvent::Delta { text, tokens }),
-            GenerationEvent::Delta { text: more, tokens: t },
+            Some(GenerationEvent::Delta { text, tokens, logprobs }),
+            GenerationEvent::Delta { text: more, tokens: t, logprobs: l },
         ) = (self.pending.back_mut(), &event)
         {
             text.push_str(more);
             tokens.extend_from_slice(t);
+            logprobs.extend_from_slice(l);
         } else {
             self.pending.push_back(event);
         }
@@ -168,6 +172,7 @@ impl InFlight {
             arrived: now,
             prompt: None,
             generated: Vec::new(),
+            logprobs: HeldLogprobs::default(),
             cached_tokens: 0,
             started: false,
             submitted: false,
@@ -321,7 +326,9 @@ impl InFlight {
                 entry.generated.extend_from_slice(&output.tokens);
                 entry.proven = true;
                 entry.strikes = 0;
-                entry.send(GenerationEvent::Delta { text: output.text, tokens: output.tokens });
+                let new = output.logprobs.into_iter().map(PlacedLogprob::from);
+                let logprobs = entry.logprobs.push(&output.text, new);
+                entry.send(GenerationEvent::Delta { text: output.text, tokens: output.tokens, logprobs });
                 self.release(id, now);
             }
             event::Event::Finished(finished) => {
@@ -330,8 +337,10 @@ impl InFlight {
                     // It ended without a step of its own, e.g. with `max_tokens` 0.
                     entry.send(GenerationEvent::Started { cached_tokens: 0 });
                 }
-                if !finished.text.is_empty() {
-                    entry.send(GenerationEvent::Delta { text: finished.text, tokens: Vec::new() });
+                let logprobs = entry.logprobs.finish(&finished.text, finished.stop_text);
+                if !finished.text.is_empty() || !logprobs.is_empty() {
+                    let (text, tokens) = (finished.text, Vec::new());
+                    entry.send(GenerationEvent::Delta { text, tokens, logprobs });
                 }
                 let reason = match protocol::FinishReason::try_from(finished.reason) {
                     Ok(protocol::FinishReason::Length) => FinishReason::Length,

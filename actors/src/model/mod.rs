@@ -5,6 +5,7 @@ pub mod actor;
 pub mod catalog;
 pub mod engine;
 pub mod handle;
+pub mod held_logprobs;
 pub mod inflight;
 pub mod types;
 pub mod worker;

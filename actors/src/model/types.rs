@@ -86,6 +86,30 @@ pub struct GenerationRequest {
     pub max_tokens: Option<u32>,
     /// Whether [`GenerationEvent::Accepted`] should carry the prompt as text (`echo`).
     pub want_prompt_text: bool,
+    /// Log-probabilities: `Some(n)` for those of each token of the answer and of the `n` likeliest at its position.
+    pub logprobs: Option<u32>,
+}
+
+/// A token that was or might have been chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Its number.
+    pub token: Token,
+    /// Its own bytes, which are not always whole characters; empty for control tokens.
+    pub bytes: Vec<u8>,
+    /// The natural logarithm of its probability as the model gave it, before any bias, penalty or filter.
+    pub logprob: f32,
+}
+
+/// How likely a token of the answer was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub chosen: Candidate,
+    /// The likeliest tokens at its position, the likeliest first.
+    pub top: Vec<Candidate>,
+    /// Where in the answer's text it begins, in characters.
+    pub text_offset: u64,
 }
 
 /// Why a generation ended.
@@ -131,6 +155,8 @@ pub enum GenerationEvent {
         text: String,
         /// The tokens behind it.
         tokens: Vec<Token>,
+        /// Of the tokens whose text has left with this delta, where it was asked for. A stop text has none.
+        logprobs: Vec<TokenLogprob>,
     },
     /// The end, with what it took.
     Finished {

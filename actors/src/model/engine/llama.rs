@@ -48,6 +48,14 @@ pub enum LlamaError {
         /// What llama.cpp logged.
         reason: String,
     },
+    /// A sequence's state could not be copied out of the context or put back; it is not to be trusted any more.
+    #[error("llama.cpp could not {action} the state of a sequence: {reason}")]
+    State {
+        /// What was tried.
+        action: &'static str,
+        /// What llama.cpp logged.
+        reason: String,
+    },
     /// `llama_decode` failed; the context is not to be trusted any more.
     #[error("llama_decode returned {code}: {reason}")]
     Decode {
@@ -301,6 +309,37 @@ impl<'model> Context<'model> {
         let cut =
             unsafe { sys::llama_memory_seq_rm(self.memory(), slot, i32::try_from(len).unwrap_or(0), -1) };
         assert!(cut, "the scheduler cut a memory that cannot be cut at {len}");
+    }
+
+    /// A copy of a slot's tokens and their keys and values, for [`restore`](Self::restore).
+    ///
+    /// # Errors
+    /// [`LlamaError::State`]: the context is not to be used any more.
+    pub fn save(&mut self, slot: u16) -> Result<Vec<u8>, LlamaError> {
+        let slot = self.assert_slot(slot);
+        // SAFETY: the context is alive and the slot is in range.
+        let size = unsafe { sys::llama_state_seq_get_size(self.raw.as_ptr(), slot) };
+        let mut state = vec![0; size];
+        // SAFETY: as above, and `state` has `size` bytes.
+        let written =
+            unsafe { sys::llama_state_seq_get_data(self.raw.as_ptr(), state.as_mut_ptr(), size, slot) };
+        if size > 0 && written == size { Ok(state) } else { Err(self.state_error("copy")) }
+    }
+
+    /// Puts what [`save`](Self::save) gave into the empty `slot`. It needs as many free cells as it has tokens.
+    ///
+    /// # Errors
+    /// [`LlamaError::State`]: the context is not to be used any more.
+    pub fn restore(&mut self, slot: u16, state: &[u8]) -> Result<(), LlamaError> {
+        let slot = self.assert_slot(slot);
+        // SAFETY: the context is alive, the slot is in range, and the state came from a context of this model.
+        let read =
+            unsafe { sys::llama_state_seq_set_data(self.raw.as_ptr(), state.as_ptr(), state.len(), slot) };
+        if read == state.len() { Ok(()) } else { Err(self.state_error("put back")) }
+    }
+
+    fn state_error(&self, action: &'static str) -> LlamaError {
+        LlamaError::State { action, reason: take_logged_errors() }
     }
 
     /// Computes one step with this many threads.

@@ -3,9 +3,11 @@
 //! [`prepare`] turns a prompt into tokens, [`runner`] is the loop of decode steps. What decides (scheduler,
 //! prefix tree, budget, threads, sampler, text assembly) is pure and knows neither llama.cpp nor a clock.
 
+pub mod archive;
 pub mod budget;
 pub mod cells;
 pub mod llama;
+pub mod logprobs;
 pub mod output;
 pub mod prefix;
 pub mod prepare;
@@ -15,6 +17,8 @@ pub mod sampler;
 pub mod scheduler;
 pub mod template;
 pub mod threads;
+
+pub use logprobs::PlacedLogprob;
 
 use super::types::{FinishReason, SamplingParams, Token};
 
@@ -31,6 +35,8 @@ pub struct EngineSettings {
     pub cached_sequences: u16,
     /// Most cells kept for prefixes that no running sequence uses.
     pub cache_cells: u32,
+    /// Most tokens of finished sequences kept in host memory.
+    pub archive_tokens: u32,
     /// Compute threads on a quiet machine.
     pub threads: usize,
     /// Most prompt tokens of one step.
@@ -58,6 +64,8 @@ pub struct Sequence {
     pub stop: Vec<String>,
     /// Most tokens to generate, `generated` included; already cut to the context.
     pub max_tokens: u32,
+    /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.
+    pub logprobs: Option<u32>,
 }
 
 /// What became of a sequence in a step.
@@ -74,6 +82,8 @@ pub enum SequenceEvent {
         tokens: Vec<Token>,
         /// The text that became certain with them; can be empty.
         text: String,
+        /// How likely each of the tokens was, where that is wanted.
+        logprobs: Vec<PlacedLogprob>,
     },
     /// It ended.
     Finished {
@@ -81,6 +91,8 @@ pub enum SequenceEvent {
         reason: FinishReason,
         /// Text that was held back.
         text: String,
+        /// Whether a stop text ended it.
+        stop_text: bool,
     },
 }
 

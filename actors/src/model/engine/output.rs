@@ -18,6 +18,8 @@ pub struct TextAssembler {
     held: String,
     /// How many bytes of text came before `held`.
     released: usize,
+    /// Characters of the text so far, whether released or held.
+    characters: usize,
     /// Where in the text the first stop text begins, of those that are complete.
     cut: Option<usize>,
     stopped: bool,
@@ -41,6 +43,7 @@ impl TextAssembler {
             incomplete: Vec::new(),
             held: String::new(),
             released: 0,
+            characters: 0,
             cut: None,
             stopped: false,
         }
@@ -57,7 +60,7 @@ impl TextAssembler {
         self.incomplete.extend_from_slice(piece);
         let from = self.held.len();
         decode_complete(&mut self.incomplete, &mut self.held);
-        self.find_stops(from);
+        self.examine(from);
         let undecided = self.stops.iter().map(StopMatcher::pending).max().unwrap_or(0);
         let undecided = self.end() - undecided;
         match self.cut {
@@ -75,7 +78,7 @@ impl TextAssembler {
         let from = self.held.len();
         self.held.push_str(&String::from_utf8_lossy(&self.incomplete));
         self.incomplete.clear();
-        self.find_stops(from);
+        self.examine(from);
         match self.cut {
             Some(cut) => self.stop_at(cut),
             None => Push { text: self.release_to(self.end()), stopped: false },
@@ -83,12 +86,18 @@ impl TextAssembler {
     }
 
     /// The length of the text so far, in bytes, whether released or held.
-    fn end(&self) -> usize {
+    pub fn end(&self) -> usize {
         self.released + self.held.len()
     }
 
-    /// Looks at the held text from `from` on.
-    fn find_stops(&mut self, from: usize) {
+    /// The same in characters.
+    pub fn characters(&self) -> usize {
+        self.characters
+    }
+
+    /// Counts the held text from `from` on and looks for stop texts in it.
+    fn examine(&mut self, from: usize) {
+        self.characters += self.held[from..].chars().count();
         let start = self.released + from;
         for stop in &mut self.stops {
             if let Some(end) = stop.advance(&self.held.as_bytes()[from..]) {

@@ -94,6 +94,21 @@ impl PrefixTree {
         found
     }
 
+    /// What `slot` holds.
+    pub fn tokens(&self, slot: Slot) -> Vec<Token> {
+        let (mut node, len) = self.ends[slot.index()];
+        let mut runs = Vec::new();
+        while node != ROOT {
+            runs.push(node);
+            node = self.nodes[node].parent;
+        }
+        let mut tokens = Vec::with_capacity(len);
+        for node in runs.into_iter().rev() {
+            tokens.extend_from_slice(&self.nodes[node].run);
+        }
+        tokens
+    }
+
     /// Appends `tokens` to what `slot` holds.
     pub fn extend(&mut self, slot: Slot, mut tokens: &[Token]) {
         while let Some(first) = tokens.first() {

@@ -24,6 +24,8 @@ pub struct Draft {
     pub max_tokens: Option<u32>,
     /// Whether the prompt is wanted back as text.
     pub want_prompt_text: bool,
+    /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.
+    pub logprobs: Option<u32>,
 }
 
 /// A request that can run.
@@ -117,6 +119,7 @@ impl Preparer {
                 sampling: draft.sampling,
                 stop: draft.stop,
                 max_tokens: draft.max_tokens.unwrap_or(room),
+                logprobs: draft.logprobs,
             },
             prompt_text,
         })

@@ -8,9 +8,11 @@ use super::budget::StepBudget;
 use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
 use super::output::TextAssembler;
 use super::sampler::{self, Scratch, TokenCounts};
-use super::scheduler::{Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Step};
+use super::scheduler::{
+    Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Shelf, Step,
+};
 use super::threads::{StepSample, ThreadTuner};
-use super::{EngineLoad, EngineSettings, Sequence, SequenceEvent, StepReport};
+use super::{EngineLoad, EngineSettings, PlacedLogprob, Sequence, SequenceEvent, StepReport, logprobs};
 use crate::model::types::{FinishReason, Token};
 
 /// What the engine is told between steps.
@@ -47,6 +49,8 @@ pub struct Engine<'model> {
     budget: StepBudget,
     threads: ThreadTuner,
     running: HashMap<SequenceId, Running>,
+    /// Copies of finished sequences' states, in host memory.
+    shelves: HashMap<Shelf, Vec<u8>>,
     scratch: Scratch,
     batch: Vec<BatchEntry>,
 }
@@ -74,6 +78,7 @@ impl<'model> Engine<'model> {
             max_running: settings.max_sequences,
             cells: settings.kv_cells,
             cache_cells: settings.cache_cells.min(settings.kv_cells),
+            archive_tokens: settings.archive_tokens,
             headroom: HEADROOM,
             context: settings.context_length,
             reuse,
@@ -87,6 +92,7 @@ impl<'model> Engine<'model> {
             budget: StepBudget::new(settings.inter_token_target, IDLE_STEP, settings.prefill_chunk as usize),
             threads: ThreadTuner::new(settings.threads),
             running: HashMap::new(),
+            shelves: HashMap::new(),
             scratch: Scratch::default(),
             batch: Vec::new(),
         })
@@ -155,7 +161,7 @@ impl<'model> Engine<'model> {
         }
         let generated = u32::try_from(sequence.generated.len()).unwrap_or(u32::MAX);
         if stopped {
-            return Some(SequenceEvent::Finished { reason: FinishReason::Stop, text: String::new() });
+            return Some(stopped_by_text());
         }
         if generated >= sequence.max_tokens {
             return Some(text_end(&mut text, FinishReason::Length));
@@ -177,11 +183,8 @@ impl<'model> Engine<'model> {
         let budget = self.budget.next(self.scheduler.decoding());
         let step = self.scheduler.plan(budget);
         self.report_started(&step, report);
-        for op in &step.ops {
-            match *op {
-                KvOp::Copy { from, to, len } => self.context.copy(from.0, to.0, len),
-                KvOp::Truncate { slot, len } => self.context.truncate(slot.0, len),
-            }
+        for &op in &step.ops {
+            self.execute(op)?;
         }
         if step.batch.is_empty() {
             // The scheduler promises progress in every step; a pause keeps a defect from burning a core.
@@ -207,6 +210,28 @@ impl<'model> Engine<'model> {
         let mut load = self.load();
         load.threads = u32::try_from(threads).unwrap_or(u32::MAX);
         report(StepReport { events, load });
+        Ok(())
+    }
+
+    fn execute(&mut self, op: KvOp) -> Result<(), LlamaError> {
+        match op {
+            KvOp::Copy { from, to, len } => self.context.copy(from.0, to.0, len),
+            KvOp::Truncate { slot, len } => self.context.truncate(slot.0, len),
+            KvOp::Save { slot, shelf } => {
+                let state = self.context.save(slot.0)?;
+                self.shelves.insert(shelf, state);
+            }
+            KvOp::Restore { shelf, to, len, held } => {
+                let state = self.shelves.get(&shelf).expect("the scheduler restores only what it had saved");
+                self.context.restore(to.0, state)?;
+                if len < held {
+                    self.context.truncate(to.0, len);
+                }
+            }
+            KvOp::Discard { shelf } => {
+                self.shelves.remove(&shelf);
+            }
+        }
         Ok(())
     }
 
@@ -239,7 +264,7 @@ impl<'model> Engine<'model> {
             );
             // Without a token that may be chosen (all banned) the answer ends here.
             let next = match token {
-                Some(token) => running.accept(self.model, token, &mut events),
+                Some(token) => running.accept(self.model, token, self.context.logits(index), &mut events),
                 None => {
                     events.push((id.0, text_end(&mut running.text, FinishReason::Stop)));
                     None
@@ -279,15 +304,21 @@ fn cpu_time() -> Duration {
 fn text_end(text: &mut TextAssembler, reason: FinishReason) -> SequenceEvent {
     let last = text.finish();
     let reason = if last.stopped { FinishReason::Stop } else { reason };
-    SequenceEvent::Finished { reason, text: last.text }
+    SequenceEvent::Finished { reason, text: last.text, stop_text: last.stopped }
+}
+
+/// The end by a stop text that is complete.
+fn stopped_by_text() -> SequenceEvent {
+    SequenceEvent::Finished { reason: FinishReason::Stop, text: String::new(), stop_text: true }
 }
 
 impl Running {
-    /// Takes the sampled token. `None` when the sequence ends with it.
+    /// Takes the token sampled from these logits. `None` when the sequence ends with it.
     fn accept(
         &mut self,
         model: &Model,
         token: Token,
+        logits: &[f32],
         events: &mut Vec<(u64, SequenceEvent)>,
     ) -> Option<Token> {
         let id = self.sequence.id;
@@ -297,11 +328,18 @@ impl Running {
         }
         self.generated += 1;
         self.counts.record(token);
+        let (text_start, text_offset) = (self.text.end() as u64, self.text.characters() as u64);
         let push = self.text.push(&model.piece(token));
-        events.push((id, SequenceEvent::Output { tokens: vec![token], text: push.text }));
+        let logprobs = self.sequence.logprobs.map(|top| {
+            let (chosen, top) = logprobs::at_position(logits, token, top as usize, |token| model.piece(token));
+            // What completes a stop text leaves, if at all, only when it is known how much of it is cut off.
+            let text_end = if push.stopped { u64::MAX } else { self.text.end() as u64 };
+            PlacedLogprob { chosen, top, text_start, text_end, text_offset }
+        });
+        let logprobs = Vec::from_iter(logprobs);
+        events.push((id, SequenceEvent::Output { tokens: vec![token], text: push.text, logprobs }));
         if push.stopped {
-            let text = String::new();
-            events.push((id, SequenceEvent::Finished { reason: FinishReason::Stop, text }));
+            events.push((id, stopped_by_text()));
             None
         } else if self.generated >= self.sequence.max_tokens {
             events.push((id, text_end(&mut self.text, FinishReason::Length)));

@@ -165,44 +165,17 @@ pub fn uniform(seed: u64, position: u64) -> f64 {
     (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
-/// The natural logarithm of `token`'s probability under plain softmax (temperature 1, nothing filtered).
-///
-/// -∞ where the token is banned, NaN or outside the vocabulary.
-pub fn log_softmax_at(logits: &[f32], token: Token) -> f64 {
-    let Some(logit) = usize::try_from(token).ok().and_then(|index| logits.get(index)).copied() else {
-        return f64::NEG_INFINITY;
-    };
+/// The natural logarithm of the sum of all tokens' `exp(logit)`: a token's log-probability under plain softmax
+/// (temperature 1, nothing filtered) is its logit less this. NaN counts for nothing; -∞ where there is nothing.
+pub fn log_total(logits: &[f32]) -> f64 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, larger);
-    if logit.is_nan() || max == f32::NEG_INFINITY {
+    if max == f32::NEG_INFINITY {
         return f64::NEG_INFINITY;
     }
-    let above = |logit: f32| f64::from(below_infinity(logit)) - f64::from(below_infinity(max));
+    let max = f64::from(below_infinity(max));
+    let above = |logit: f32| f64::from(below_infinity(logit)) - max;
     let total: f64 = logits.iter().filter(|l| !l.is_nan()).map(|&l| above(l).exp()).sum();
-    above(logit) - total.ln()
-}
-
-/// How sure a choice was.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ChoiceMargin {
-    /// Natural logarithm of the chosen token's probability.
-    pub logprob: f64,
-    /// The chosen token's log-probability less that of the best other token: near 0 for a near tie, negative where
-    /// another token was likelier, +∞ where there is no other.
-    pub gap: f64,
-}
-
-/// How sure the choice of `chosen` was, from the logits as the model gave them; `None` where `chosen` is outside the
-/// vocabulary or its logit is NaN or -∞.
-pub fn choice_margin(logits: &[f32], chosen: Token) -> Option<ChoiceMargin> {
-    let index = usize::try_from(chosen).ok()?;
-    let logit = *logits.get(index)?;
-    if logit.is_nan() || logit == f32::NEG_INFINITY {
-        return None;
-    }
-    let others = logits[..index].iter().chain(&logits[index + 1..]).copied();
-    let best_other = others.fold(f32::NEG_INFINITY, larger);
-    let gap = f64::from(below_infinity(logit)) - f64::from(below_infinity(best_other));
-    Some(ChoiceMargin { logprob: log_softmax_at(logits, chosen), gap })
+    max + total.ln()
 }
 
 /// The largest number stands for +∞, so that differences with it are defined: tokens at +∞ are equally likely.

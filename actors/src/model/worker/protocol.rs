@@ -9,10 +9,10 @@ pub use generated::*;
 
 use super::super::types;
 use crate::model::engine::prepare::{Draft, Prepared, Rejection};
-use crate::model::engine::{EngineLoad as Load, SequenceEvent, StepReport};
+use crate::model::engine::{EngineLoad as Load, PlacedLogprob, SequenceEvent, StepReport};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -57,6 +57,7 @@ impl Submit {
             stop: request.stop.clone(),
             max_tokens: request.max_tokens,
             want_prompt_text: request.want_prompt_text,
+            logprobs: request.logprobs,
         }
     }
 
@@ -82,6 +83,7 @@ impl Submit {
             stop: self.stop,
             max_tokens: self.max_tokens,
             want_prompt_text: self.want_prompt_text,
+            logprobs: self.logprobs,
         })
     }
 }
@@ -142,6 +144,44 @@ impl From<Load> for EngineLoad {
     }
 }
 
+impl From<types::Candidate> for Candidate {
+    fn from(candidate: types::Candidate) -> Self {
+        let types::Candidate { token, bytes, logprob } = candidate;
+        Self { token, bytes, logprob }
+    }
+}
+
+impl From<Candidate> for types::Candidate {
+    fn from(candidate: Candidate) -> Self {
+        let Candidate { token, bytes, logprob } = candidate;
+        Self { token, bytes, logprob }
+    }
+}
+
+impl From<PlacedLogprob> for TokenLogprob {
+    fn from(placed: PlacedLogprob) -> Self {
+        Self {
+            chosen: Some(placed.chosen.into()),
+            top: placed.top.into_iter().map(Candidate::from).collect(),
+            text_start: placed.text_start,
+            text_end: placed.text_end,
+            text_offset: placed.text_offset,
+        }
+    }
+}
+
+impl From<TokenLogprob> for PlacedLogprob {
+    fn from(wire: TokenLogprob) -> Self {
+        Self {
+            chosen: wire.chosen.unwrap_or_default().into(),
+            top: wire.top.into_iter().map(types::Candidate::from).collect(),
+            text_start: wire.text_start,
+            text_end: wire.text_end,
+            text_offset: wire.text_offset,
+        }
+    }
+}
+
 fn event(id: u64, event: event::Event) -> Event {
     Event { id, event: Some(event) }
 }
@@ -158,9 +198,13 @@ pub fn step_message(report: StepReport) -> FromWorker {
                     SequenceEvent::Started { cached_tokens } => {
                         event::Event::Started(Started { cached_tokens })
                     }
-                    SequenceEvent::Output { tokens, text } => event::Event::Output(Output { tokens, text }),
-                    SequenceEvent::Finished { reason, text } => {
-                        event::Event::Finished(Finished { reason: FinishReason::from(reason).into(), text })
+                    SequenceEvent::Output { tokens, text, logprobs } => {
+                        let logprobs = logprobs.into_iter().map(TokenLogprob::from).collect();
+                        event::Event::Output(Output { tokens, text, logprobs })
+                    }
+                    SequenceEvent::Finished { reason, text, stop_text } => {
+                        let reason = FinishReason::from(reason).into();
+                        event::Event::Finished(Finished { reason, text, stop_text })
                     }
                 },
             )

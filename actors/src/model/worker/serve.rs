@@ -270,19 +270,30 @@ fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
     let trained = model.trained_context().max(1);
     let context_length = if spec.context_length == 0 { trained } else { spec.context_length.min(trained) };
     let kv_cells = if spec.kv_cells == 0 { context_length.saturating_mul(2) } else { spec.kv_cells };
+    // llama.cpp pads to 256 itself; doing it here keeps both counts the same.
+    let kv_cells = kv_cells.max(context_length).next_multiple_of(256);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     EngineSettings {
         context_length,
-        // llama.cpp pads to 256 itself; doing it here keeps both counts the same.
-        kv_cells: kv_cells.max(context_length).next_multiple_of(256),
+        kv_cells,
         max_sequences: u16::try_from(spec.max_sequences).unwrap_or(u16::MAX).clamp(1, 128),
         cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
         cache_cells: spec.cache_cells,
+        archive_tokens: archive_tokens(spec.cache_ram_mib, kv_cells, model.kv_bytes_per_cell()),
         threads: if spec.threads == 0 { cores } else { spec.threads as usize },
         prefill_chunk: spec.prefill_chunk.max(16),
         inter_token_target: Duration::from_millis(spec.inter_token_target_ms.max(1)),
         share_min_tokens: spec.share_min_tokens.max(1),
     }
+}
+
+/// How many tokens' keys and values fit in the memory for copies: as much as is set, but at most half of what the
+/// KV cache leaves of the machine's.
+fn archive_tokens(mib: u32, kv_cells: u32, bytes_per_cell: u64) -> u32 {
+    let kv = u64::from(kv_cells) * bytes_per_cell;
+    let half = available_memory().map_or(u64::MAX, |available| available.saturating_sub(kv) / 2);
+    let bytes = (u64::from(mib) << 20).min(half);
+    u32::try_from(bytes / bytes_per_cell.max(1)).unwrap_or(u32::MAX)
 }
 
 /// Refuses a KV cache that the machine has no memory for: the kernel would kill the worker while it answers.

@@ -1,8 +1,9 @@
 //! The slots of the context: what each holds, which are kept as cache, and the operations that bring
 //! llama.cpp's KV cache to the same state.
 
-use super::{KvOp, PrefixReuse};
+use super::{KvOp, PrefixReuse, SchedulerConfig};
 use crate::model::Token;
+use crate::model::engine::archive::{Archive, Shelf};
 use crate::model::engine::cells::{CellMap, Slot};
 use crate::model::engine::prefix::PrefixTree;
 
@@ -20,10 +21,19 @@ enum Use {
     Cached(u64),
 }
 
+/// Where a computed beginning lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the context's cells.
+    Slot(Slot),
+    /// In host memory.
+    Shelf(Shelf),
+}
+
 /// A beginning of a request's tokens that is already computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Source {
-    pub slot: Slot,
+    pub place: Place,
     /// Tokens to take from it: 1 to all but the last of the request.
     pub len: u32,
 }
@@ -35,20 +45,26 @@ pub(super) struct KvCache {
     reuse: PrefixReuse,
     /// Most evictable cells to keep.
     cache_cells: u32,
+    /// Fewest tokens that are worth a copy to or from host memory.
+    copy_min: u32,
     cells: CellMap,
     tree: PrefixTree,
+    archive: Archive,
     uses: Vec<Use>,
     clock: u64,
     ops: Vec<KvOp>,
 }
 
 impl KvCache {
-    pub fn new(reuse: PrefixReuse, cache_cells: u32, cells: u32, slots: u16) -> Self {
+    pub fn new(config: &SchedulerConfig) -> Self {
+        let SchedulerConfig { reuse, slots, .. } = *config;
         Self {
             reuse,
-            cache_cells: if reuse == PrefixReuse::None { 0 } else { cache_cells },
-            cells: CellMap::new(cells, slots),
+            cache_cells: if reuse == PrefixReuse::None { 0 } else { config.cache_cells },
+            copy_min: config.share_min.max(1),
+            cells: CellMap::new(config.cells, slots),
             tree: PrefixTree::new(slots),
+            archive: Archive::new(if reuse == PrefixReuse::Partial { config.archive_tokens } else { 0 }),
             uses: vec![Use::Empty; usize::from(slots)],
             clock: 0,
             ops: Vec::new(),
@@ -58,6 +74,20 @@ impl KvCache {
     /// The counts of cells.
     pub fn cells(&self) -> &CellMap {
         &self.cells
+    }
+
+    /// Tokens of the copies in host memory.
+    pub fn archived_tokens(&self) -> u32 {
+        self.archive.used()
+    }
+
+    /// Cells that are taken from the available ones when a request of `len` tokens begins from `source`.
+    pub fn needed(&self, source: Source, len: u32) -> u32 {
+        match source.place {
+            Place::Slot(slot) => len - source.len + self.cells.unpinned_in(slot, source.len),
+            // The whole copy has to fit for a moment.
+            Place::Shelf(shelf) => len.max(self.archive.len(shelf)),
+        }
     }
 
     /// Slots kept as cache.
@@ -76,51 +106,99 @@ impl KvCache {
         match self.reuse {
             PrefixReuse::None => None,
             PrefixReuse::WholeSequence => {
-                self.tree.longest_whole(tokens).map(|(slot, len)| Source { slot, len })
+                let (slot, len) = self.tree.longest_whole(tokens)?;
+                Some(Source { place: Place::Slot(slot), len })
             }
             PrefixReuse::Partial => {
-                let found = self.tree.longest(&tokens[..tokens.len() - 1])?;
-                // Equal tokens may lie in different cells: rather share those that stay in use anyhow.
-                let slot = found.slots.iter().copied().max_by_key(|slot| match self.uses[slot.index()] {
-                    Use::Empty => (0, 0),
-                    Use::Cached(used) => (1, used),
-                    Use::Live => (2, 0),
-                })?;
-                Some(Source { slot, len: found.len })
+                let tokens = &tokens[..tokens.len() - 1];
+                let in_cells = self.longest_in_cells(tokens);
+                let least = in_cells.map_or(0, |source| source.len) + self.copy_min;
+                match self.archive.longest(tokens) {
+                    Some((shelf, len)) if len >= least && self.archive.len(shelf) <= self.cells.available() => {
+                        Some(Source { place: Place::Shelf(shelf), len })
+                    }
+                    _ => in_cells,
+                }
             }
         }
+    }
+
+    fn longest_in_cells(&self, tokens: &[Token]) -> Option<Source> {
+        let found = self.tree.longest(tokens)?;
+        // Equal tokens may lie in different cells: rather share those that stay in use anyhow.
+        let slot = found.slots.iter().copied().max_by_key(|slot| match self.uses[slot.index()] {
+            Use::Empty => (0, 0),
+            Use::Cached(used) => (1, used),
+            Use::Live => (2, 0),
+        })?;
+        Some(Source { place: Place::Slot(slot), len: found.len })
     }
 
     /// Gives a sequence a slot that holds `tokens` up to the source's length and no more; an empty one where
     /// there is no source. None where every slot is live.
     pub fn open(&mut self, tokens: &[Token], source: Option<Source>) -> Option<Slot> {
-        let spare = self.spare_slot(source.map(|source| source.slot));
-        let slot = match source {
-            Some(source)
-                if self.is_cached(source.slot) && (self.is_worth_moving(source) || spare.is_none()) =>
-            {
-                self.truncate(source.slot, source.len);
-                self.uses[source.slot.index()] = Use::Live;
-                self.cells.set_pinned(source.slot, true);
-                source.slot
+        let from = source.and_then(|source| match source.place {
+            Place::Slot(slot) => Some((slot, source.len)),
+            Place::Shelf(_) => None,
+        });
+        let spare = self.spare_slot(from.map(|(slot, _)| slot));
+        if let Some((slot, len)) = from
+            && self.is_cached(slot)
+            && (self.is_worth_moving(slot, len) || spare.is_none())
+        {
+            self.archive_slot(slot, None);
+            self.truncate(slot, len);
+            self.make_live(slot);
+            return Some(slot);
+        }
+        let slot = spare?;
+        let shelf = source.and_then(|source| match source.place {
+            Place::Slot(_) => None,
+            Place::Shelf(shelf) => Some((shelf, source.len)),
+        });
+        self.archive_slot(slot, shelf.map(|(shelf, _)| shelf));
+        self.truncate(slot, 0);
+        self.make_live(slot);
+        if let Some((from, len)) = from {
+            self.cells.share(from, slot, len);
+            self.tree.extend(slot, &tokens[..len as usize]);
+            self.ops.push(KvOp::Copy { from, to: slot, len });
+            if self.is_cached(from) {
+                self.uses[from.index()] = Use::Cached(self.tick());
             }
-            _ => {
-                let slot = spare?;
-                self.truncate(slot, 0);
-                self.uses[slot.index()] = Use::Live;
-                self.cells.set_pinned(slot, true);
-                if let Some(Source { slot: from, len }) = source {
-                    self.cells.share(from, slot, len);
-                    self.tree.extend(slot, &tokens[..len as usize]);
-                    self.ops.push(KvOp::Copy { from, to: slot, len });
-                    if self.is_cached(from) {
-                        self.uses[from.index()] = Use::Cached(self.tick());
-                    }
-                }
-                slot
-            }
-        };
+        }
+        if let Some((shelf, len)) = shelf {
+            self.restore(shelf, slot, &tokens[..len as usize]);
+        }
         Some(slot)
+    }
+
+    fn make_live(&mut self, slot: Slot) {
+        self.uses[slot.index()] = Use::Live;
+        self.cells.set_pinned(slot, true);
+    }
+
+    /// Lets the empty live `slot` hold `tokens`, the beginning of a copy in host memory.
+    fn restore(&mut self, shelf: Shelf, slot: Slot, tokens: &[Token]) {
+        let (len, held) = (tokens.len() as u32, self.archive.len(shelf));
+        self.archive.touch(shelf);
+        // `find` has seen that so many cells are available. Where they are not, the tokens are read again.
+        if self.make_free(held, Some(shelf)) && self.cells.append(slot, len) {
+            self.tree.extend(slot, tokens);
+            self.ops.push(KvOp::Restore { shelf, to: slot, len, held });
+        }
+    }
+
+    /// Keeps a copy of what a slot holds in host memory, where it is large enough to be worth it.
+    fn archive_slot(&mut self, slot: Slot, keep: Option<Shelf>) {
+        if self.cells.len(slot) < self.copy_min {
+            return;
+        }
+        let saving = self.archive.save(&self.tree.tokens(slot), keep);
+        self.ops.extend(saving.dropped.into_iter().map(|shelf| KvOp::Discard { shelf }));
+        if let Some(shelf) = saving.to {
+            self.ops.push(KvOp::Save { slot, shelf });
+        }
     }
 
     /// Appends computed tokens to a live slot, after evicting what has to go for them. False, and nothing
@@ -128,7 +206,7 @@ impl KvCache {
     #[must_use]
     pub fn append(&mut self, slot: Slot, tokens: &[Token]) -> bool {
         let count = tokens.len() as u32;
-        let fits = self.make_free(count) && self.cells.append(slot, count);
+        let fits = self.make_free(count, None) && self.cells.append(slot, count);
         if fits {
             self.tree.extend(slot, tokens);
         }
@@ -144,7 +222,7 @@ impl KvCache {
             self.truncate(slot, 0);
         }
         while self.cells.evictable() > self.cache_cells
-            && self.evict(self.cells.evictable() - self.cache_cells)
+            && self.evict(self.cells.evictable() - self.cache_cells, None)
         {}
     }
 
@@ -156,12 +234,14 @@ impl KvCache {
                 self.truncate(Slot(index as u16), 0);
             }
         }
+        let dropped = self.archive.clear();
+        self.ops.extend(dropped.into_iter().map(|shelf| KvOp::Discard { shelf }));
     }
 
-    /// Evicts until `count` cells are free.
-    fn make_free(&mut self, count: u32) -> bool {
+    /// Evicts until `count` cells are free, without throwing away the copy on `keep`.
+    fn make_free(&mut self, count: u32, keep: Option<Shelf>) -> bool {
         while self.cells.free() < count {
-            if !self.evict((count - self.cells.free()).max(EVICT_CHUNK)) {
+            if !self.evict((count - self.cells.free()).max(EVICT_CHUNK), keep) {
                 return false;
             }
         }
@@ -170,7 +250,7 @@ impl KvCache {
 
     /// Cuts the least recently used cached slot that holds any evictable cell, so that `want` cells become
     /// free or the whole slot is gone. False where there is none.
-    fn evict(&mut self, want: u32) -> bool {
+    fn evict(&mut self, want: u32, keep_shelf: Option<Shelf>) -> bool {
         let mut cached = self.by_last_use().into_iter();
         let Some(slot) = cached.find(|&slot| self.cells.unpinned_in(slot, u32::MAX) > 0) else {
             return false;
@@ -179,6 +259,7 @@ impl KvCache {
             PrefixReuse::Partial => self.cells.length_that_frees(slot, want),
             PrefixReuse::WholeSequence | PrefixReuse::None => 0,
         };
+        self.archive_slot(slot, keep_shelf);
         self.truncate(slot, keep);
         true
     }
@@ -203,8 +284,8 @@ impl KvCache {
 
     /// Whether to go on in the cached source slot itself, since nothing of it would be lost by that. A state
     /// that can't be cut is rather copied: it serves the same request sent again.
-    fn is_worth_moving(&self, source: Source) -> bool {
-        self.reuse == PrefixReuse::Partial && source.len == self.cells.len(source.slot)
+    fn is_worth_moving(&self, slot: Slot, len: u32) -> bool {
+        self.reuse == PrefixReuse::Partial && len == self.cells.len(slot)
     }
 
     fn is_cached(&self, slot: Slot) -> bool {

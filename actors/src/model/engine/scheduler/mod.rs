@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub use super::archive::Shelf;
 pub use super::cells::Slot;
 use super::queue::FairQueue;
 use crate::model::Token;
@@ -66,12 +67,16 @@ pub struct SchedulerConfig {
     /// Most cells to keep for prefixes that no live sequence uses. Under a unified KV cache every sequence
     /// attends over all cells in use, so a large cache slows decoding down.
     pub cache_cells: u32,
+    /// Most tokens of prefixes that are kept in host memory when their cells are evicted; only under
+    /// [`PrefixReuse::Partial`].
+    pub archive_tokens: u32,
     /// Cells that have to be left for each admitted sequence when another one is admitted, so that it isn't
     /// preempted again as soon as they have generated a few tokens.
     pub headroom: u32,
     /// What may be shared.
     pub reuse: PrefixReuse,
-    /// How many tokens another sequence's prefill has to spare a new one for that to wait for it.
+    /// How many tokens another sequence's prefill has to spare a new one for that to wait for it, and how many a
+    /// copy from host memory has to spare it to be put back (or made).
     pub share_min: u32,
 }
 
@@ -160,6 +165,30 @@ pub enum KvOp {
         /// Tokens to keep.
         len: u32,
     },
+    /// `shelf`, which is empty, gets a copy of all tokens of `slot` (`llama_state_seq_get_data`).
+    Save {
+        /// The slot to copy; it stays as it is.
+        slot: Slot,
+        /// Where the copy is kept.
+        shelf: Shelf,
+    },
+    /// `to`, which is empty, gets the first `len` of the `held` tokens on `shelf`. There are `held` free cells,
+    /// since llama.cpp can only put back the whole (`llama_state_seq_set_data`), which is then cut.
+    Restore {
+        /// The copy; it stays.
+        shelf: Shelf,
+        /// The slot that gets it.
+        to: Slot,
+        /// Tokens to keep.
+        len: u32,
+        /// Tokens of the copy.
+        held: u32,
+    },
+    /// The copy on `shelf` is no longer needed.
+    Discard {
+        /// Empty afterwards.
+        shelf: Shelf,
+    },
 }
 
 /// One token of a decode batch.
@@ -203,6 +232,8 @@ pub enum Outcome {
 /// A snapshot of the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SchedulerStats {
+    /// Tokens of the copies in host memory.
+    pub archived_tokens: u32,
     /// Sequences in the queue, preempted ones included.
     pub waiting: usize,
     /// Admitted sequences: following, reading and decoding.
@@ -267,7 +298,7 @@ pub struct Scheduler {
 impl Scheduler {
     /// An idle scheduler over an empty context.
     pub fn new(config: SchedulerConfig) -> Result<Self, ConfigError> {
-        let SchedulerConfig { slots, max_running, cells, context, cache_cells, reuse, .. } = config;
+        let SchedulerConfig { slots, max_running, cells, context, .. } = config;
         if max_running == 0 || context == 0 {
             return Err(ConfigError::Zero);
         }
@@ -278,7 +309,7 @@ impl Scheduler {
             return Err(ConfigError::TooFewCells { context, cells });
         }
         Ok(Self {
-            kv: KvCache::new(reuse, cache_cells, cells, slots),
+            kv: KvCache::new(&config),
             config,
             sequences: HashMap::new(),
             admitted: BTreeMap::new(),
@@ -373,6 +404,7 @@ impl Scheduler {
         let phases = || self.admitted.values().map(|id| self.sequences[id].phase);
         let cells = self.kv.cells();
         SchedulerStats {
+            archived_tokens: self.kv.archived_tokens(),
             waiting: self.queue.len(),
             running: self.admitted.len(),
             following: phases().filter(|phase| matches!(phase, Phase::Following { .. })).count(),

@@ -60,9 +60,7 @@ impl Scheduler {
                 let needed = match &beginning {
                     Beginning::Follow { shared, .. } => len - shared,
                     Beginning::Start(None) => len,
-                    Beginning::Start(Some(source)) => {
-                        len - source.len + self.kv.cells().unpinned_in(source.slot, source.len)
-                    }
+                    Beginning::Start(Some(source)) => self.kv.needed(*source, len),
                 };
                 let headroom = self.config.headroom.saturating_mul(self.admitted.len() as u32 + 1);
                 if (needed + self.owed()).saturating_add(headroom) > self.kv.cells().available() {

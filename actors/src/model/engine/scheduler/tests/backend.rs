@@ -19,15 +19,27 @@ struct Cell {
 pub struct Backend {
     reuse: PrefixReuse,
     cells: Vec<Option<Cell>>,
+    shelves: BTreeMap<Shelf, Vec<Token>>,
+    /// Most tokens on all shelves.
+    archive_tokens: u32,
 }
 
 impl Backend {
     pub fn new(config: &SchedulerConfig) -> Self {
-        Self { reuse: config.reuse, cells: vec![None; config.cells as usize] }
+        Self {
+            reuse: config.reuse,
+            cells: vec![None; config.cells as usize],
+            shelves: BTreeMap::new(),
+            archive_tokens: config.archive_tokens,
+        }
     }
 
     pub fn used(&self) -> usize {
         self.cells.iter().flatten().count()
+    }
+
+    pub fn archived(&self) -> usize {
+        self.shelves.values().map(Vec::len).sum()
     }
 
     /// The tokens of a slot in the order of their positions, which must be 0, 1, 2, …
@@ -68,6 +80,25 @@ impl Backend {
                         }
                     }
                 }
+            }
+            KvOp::Save { slot, shelf } => {
+                let held = self.content(slot)?;
+                prop_assert!(self.reuse == PrefixReuse::Partial && !held.is_empty(), "{:?}", op);
+                prop_assert!(self.shelves.insert(shelf, held).is_none(), "a copy over another");
+                prop_assert!(self.archived() <= self.archive_tokens as usize, "too much on the shelves");
+            }
+            KvOp::Restore { shelf, to, len, held } => {
+                prop_assert!(self.content(to)?.is_empty(), "a copy over other tokens");
+                let copy = self.shelves.get(&shelf).cloned().unwrap_or_default();
+                prop_assert!(copy.len() as u32 == held && len > 0 && len <= held, "{:?} of {:?}", op, copy);
+                let free = self.cells.iter_mut().filter(|place| place.is_none()).collect::<Vec<_>>();
+                prop_assert!(free.len() >= copy.len(), "no room to put back {} tokens", copy.len());
+                for ((place, position), token) in free.into_iter().zip(0..len).zip(copy) {
+                    *place = Some(Cell { position, token, slots: vec![to] });
+                }
+            }
+            KvOp::Discard { shelf } => {
+                prop_assert!(self.shelves.remove(&shelf).is_some(), "nothing to discard");
             }
         }
         Ok(())

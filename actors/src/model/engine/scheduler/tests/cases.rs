@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::*;
+use super::backend::reference;
 use super::harness::Harness;
 
 fn config() -> SchedulerConfig {
@@ -12,6 +13,7 @@ fn config() -> SchedulerConfig {
         cells: 4096,
         context: 2048,
         cache_cells: u32::MAX,
+        archive_tokens: 0,
         headroom: 8,
         reuse: PrefixReuse::Partial,
         share_min: 16,
@@ -406,4 +408,46 @@ proptest! {
         prop_assert!(harness.prefilled >= least);
         prop_assert!(harness.prefilled <= least + not_worth_waiting * (arrivals.len() - 1));
     }
+}
+
+#[test]
+fn what_is_evicted_comes_back_from_host_memory() {
+    let config = SchedulerConfig { cache_cells: 0, archive_tokens: 1000, ..config() };
+    let mut harness = Harness::new(config);
+    let prompt: Vec<Token> = (0..40).map(|n| n % 3).collect();
+    harness.submit(1, "a", &prompt, 0, 1);
+    harness.run_to_end(64).unwrap();
+    let stats = harness.scheduler.stats();
+    assert_eq!((stats.cached_cells, stats.archived_tokens), (0, 40));
+    harness.submit(2, "a", &prompt, 0, 1);
+    let step = harness.step(64, &[]).unwrap();
+    // All but the last token, which is decoded for its logits.
+    assert_eq!(step.started, [(SequenceId(2), 39)]);
+    assert_eq!(step.prefill_tokens, 1);
+}
+
+#[test]
+fn a_preempted_sequence_is_put_back_rather_than_read_again() {
+    let config = SchedulerConfig {
+        cells: 64,
+        context: 64,
+        slots: 2,
+        max_running: 2,
+        headroom: 0,
+        cache_cells: 0,
+        archive_tokens: 1000,
+        ..config()
+    };
+    // Prompts that the toy model goes on with for 30 tokens, so that both together outgrow the cells.
+    let long = |kind: i32| {
+        let mut prompts = (0..).map(|n| text(100 * kind + n, 28));
+        prompts.find(|prompt| reference(prompt, 0, 30, 64).len() == 58).unwrap()
+    };
+    let mut harness = Harness::new(config);
+    harness.submit(1, "a", &long(1), 0, 30);
+    harness.submit(2, "b", &long(2), 0, 30);
+    harness.run_to_end(64).unwrap();
+    assert!(harness.scheduler.stats().preemptions > 0);
+    // Both prompts, and the one token that is decoded for its logits whenever one came back.
+    assert!(harness.prefilled < 56 + 10, "{} tokens read", harness.prefilled);
 }

@@ -133,6 +133,7 @@ impl Harness {
         let stats = self.scheduler.stats();
         prop_assert_eq!((stats.used_cells + stats.cached_cells) as usize, self.backend.used());
         prop_assert_eq!(stats.used_cells + stats.cached_cells + stats.free_cells, self.config.cells);
+        prop_assert_eq!(stats.archived_tokens as usize, self.backend.archived());
         let slots: BTreeSet<Slot> = step.batch.iter().map(|entry| entry.slot).collect();
         for slot in slots {
             let content = self.backend.content(slot)?;
@@ -210,6 +211,7 @@ impl Harness {
         self.scheduler.drop_cached();
         self.step(0, &[])?;
         prop_assert_eq!(self.backend.used(), 0, "leaked cells");
+        prop_assert_eq!(self.backend.archived(), 0, "leaked copies");
         let stats = self.scheduler.stats();
         prop_assert_eq!(stats.free_cells, self.config.cells);
         prop_assert_eq!((stats.waiting, stats.running, stats.cached_slots), (0, 0, 0));
