@@ -54,9 +54,9 @@ class Vocabulary:
         #: The context that the model was trained with, in tokens.
         self.context = self.metadata[self.metadata["general.architecture"] + ".context_length"]
 
-    def ids_of(self, text: str) -> list[int]:
+    def ids_of(self, text: str | bytes) -> list[int]:
         """Every token whose text is exactly this."""
-        wanted = text.encode()
+        wanted = text.encode() if isinstance(text, str) else text
         return [i for i, piece in enumerate(self.pieces) if piece == wanted]
 
     @staticmethod
