@@ -177,7 +177,7 @@ def main():
     parser.add_argument("--tool", help="the benchmark program; default: cargo builds it")
     parser.add_argument("--llama-dir", help="folder of llama-server and llama-batched-bench")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=256, help="tokens of each answer")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
     parser.add_argument("--rounds", type=int, default=1, help="repeat everything, alternating; medians are compared")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS)
     parser.add_argument("--jan-env", nargs="*", default=[], metavar="KEY=VALUE", help="settings of jan-server")

@@ -82,7 +82,8 @@ def test_stream(server):
     text = "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
     assert len(text.split()) > 20
     if IS_BUNDLED:
-        assert len(events) >= 100
+        # At the default temperature of 1 even the bundled model's stories differ in length.
+        assert len(events) >= 40
 
 
 def test_completion(server):
