@@ -162,13 +162,12 @@ impl Model {
         unsafe { sys::llama_model_has_decoder(self.as_ptr()) }
     }
 
-    /// Bytes that one KV cell takes in half or single precision.
-    pub fn kv_bytes_per_cell(&self, single: bool) -> u64 {
+    /// Bytes that one KV cell takes at F16.
+    pub fn kv_bytes_per_cell(&self) -> u64 {
         let heads = u64::from(self.inner.n_head().max(1));
         let embedding = u64::try_from(self.inner.n_embd()).unwrap_or(0);
         let width = embedding * u64::from(self.inner.n_head_kv()) / heads;
-        // A key and a value of each layer.
-        u64::from(self.inner.n_layer()) * width * 2 * if single { 4 } else { 2 }
+        u64::from(self.inner.n_layer()) * width * 2 * 2
     }
 
     /// A metadata value of the GGUF as text.
@@ -217,8 +216,6 @@ impl Model {
 pub struct ContextSizes {
     /// KV cells, shared by all sequences.
     pub cells: u32,
-    /// Keys and values in single rather than half precision.
-    pub kv_f32: bool,
     /// Sequence ids.
     pub slots: u16,
     /// Most tokens of one decode.
@@ -259,10 +256,6 @@ impl<'model> Context<'model> {
         params.n_outputs_max = sizes.outputs;
         params.n_threads = threads;
         params.n_threads_batch = threads;
-        if sizes.kv_f32 {
-            params.type_k = sys::GGML_TYPE_F32;
-            params.type_v = sys::GGML_TYPE_F32;
-        }
         params.kv_unified = true;
         params.swa_full = true;
         params.no_perf = true;
@@ -271,7 +264,7 @@ impl<'model> Context<'model> {
         let Some(raw) = NonNull::new(raw) else {
             return Err(LlamaError::Context {
                 cells: sizes.cells,
-                kv_mib: u64::from(sizes.cells) * model.kv_bytes_per_cell(sizes.kv_f32) / (1 << 20),
+                kv_mib: u64::from(sizes.cells) * model.kv_bytes_per_cell() / (1 << 20),
                 reason: take_logged_errors(),
             });
         };

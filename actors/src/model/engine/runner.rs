@@ -66,7 +66,6 @@ impl<'model> Engine<'model> {
             model,
             ContextSizes {
                 cells: settings.kv_cells,
-                kv_f32: settings.kv_f32,
                 slots,
                 batch: settings.prefill_chunk + u32::from(settings.max_sequences),
                 outputs,

@@ -276,11 +276,10 @@ fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
     EngineSettings {
         context_length,
         kv_cells,
-        kv_f32: spec.kv_f32,
         max_sequences: u16::try_from(spec.max_sequences).unwrap_or(u16::MAX).clamp(1, 128),
         cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
         cache_cells: spec.cache_cells,
-        archive_tokens: archive_tokens(spec.cache_ram_mib, kv_cells, model.kv_bytes_per_cell(spec.kv_f32)),
+        archive_tokens: archive_tokens(spec.cache_ram_mib, kv_cells, model.kv_bytes_per_cell()),
         threads: if spec.threads == 0 { cores } else { spec.threads as usize },
         prefill_chunk: spec.prefill_chunk.max(16),
         inter_token_target: Duration::from_millis(spec.inter_token_target_ms.max(1)),
@@ -299,7 +298,7 @@ fn archive_tokens(mib: u32, kv_cells: u32, bytes_per_cell: u64) -> u32 {
 
 /// Refuses a KV cache that the machine has no memory for: the kernel would kill the worker while it answers.
 fn check_memory(model: &Model, settings: &EngineSettings) -> Result<(), String> {
-    let needed = u64::from(settings.kv_cells) * model.kv_bytes_per_cell(settings.kv_f32);
+    let needed = u64::from(settings.kv_cells) * model.kv_bytes_per_cell();
     let Some(available) = available_memory() else { return Ok(()) };
     if needed <= available {
         return Ok(());
