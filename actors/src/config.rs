@@ -88,8 +88,6 @@ pub struct EngineConfig {
     /// Host memory for prefixes that no running sequence uses, in MiB a worker. They come back in milliseconds
     /// and slow nothing down. 0: none.
     pub cache_ram_mib: u32,
-    /// Whether attention is computed in one fused step.
-    pub flash_attention: FlashAttention,
     /// Compute threads. 0: one a core. Fewer are used while other processes keep the cores busy.
     pub threads: u32,
     /// Largest prompt chunk of one step in tokens.
@@ -111,7 +109,6 @@ impl Default for EngineConfig {
             cached_sequences: 32,
             cache_cells: 256,
             cache_ram_mib: 1024,
-            flash_attention: FlashAttention::Auto,
             threads: 0,
             prefill_chunk: 256,
             inter_token_target_ms: 100,
@@ -119,18 +116,6 @@ impl Default for EngineConfig {
             gpu_layers: 0,
         }
     }
-}
-
-/// `engine.flash_attention`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FlashAttention {
-    /// Where llama.cpp has it for the model and the device.
-    #[default]
-    Auto,
-    /// Never. On CPUs, where llama.cpp's fused attention sums up in half precision, the same request computed in another
-    /// batch then differs far less; many streams at a time are slower.
-    Off,
 }
 
 /// `[queue]`

@@ -148,11 +148,6 @@ pub static KEYS: &[Key] = &[
         "Host memory of each worker for prefixes that no running sequence uses, at most half of what is free at its start. They come back in milliseconds and slow nothing down. 0: none.",
     ),
     key(
-        "engine.flash_attention",
-        Kind::Choice(&["auto", "off"]),
-        "`auto`: attention in one fused step where llama.cpp has it. `off`: slower with many streams, but on CPUs the same request computed beside others differs far less, so that greedy answers repeat more exactly.",
-    ),
-    key(
         "engine.threads",
         integer(0, 1024, "threads"),
         "Compute threads. 0: one a core. Fewer are used while other processes keep the cores busy.",

@@ -86,9 +86,6 @@ class Server:
         if model and not IS_BUNDLED:
             # Filling the whole context of a larger model would take minutes.
             environment |= {"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "2048", "JAN_SERVER__ENGINE__KV_CELLS": "8192"}
-            # On CPUs fused attention sums up in half precision, and a real model's log-probabilities then differ by
-            # more than a tie from batch to batch.
-            environment |= {"JAN_SERVER__ENGINE__FLASH_ATTENTION": "off"}
         environment |= {k: str(v) for k, v in (env or {}).items()}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(

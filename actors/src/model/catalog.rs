@@ -13,7 +13,7 @@ use super::inflight::SharedTable;
 use super::types::{GenerationError, ModelDescription, ModelStatus};
 use super::worker::bundled;
 use super::worker::protocol::{ModelSpec, Ready};
-use crate::config::{ActorsConfig, FlashAttention};
+use crate::config::ActorsConfig;
 use crate::system::StartError;
 
 /// One configured model.
@@ -255,6 +255,5 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         gpu_layers: engine.gpu_layers,
         cache_cells: engine.cache_cells,
         cache_ram_mib: engine.cache_ram_mib,
-        no_flash_attention: engine.flash_attention == FlashAttention::Off,
     }
 }

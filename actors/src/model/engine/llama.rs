@@ -216,8 +216,6 @@ impl Model {
 pub struct ContextSizes {
     /// KV cells, shared by all sequences.
     pub cells: u32,
-    /// Whether fused attention may be used.
-    pub flash_attention: bool,
     /// Sequence ids.
     pub slots: u16,
     /// Most tokens of one decode.
@@ -258,9 +256,6 @@ impl<'model> Context<'model> {
         params.n_outputs_max = sizes.outputs;
         params.n_threads = threads;
         params.n_threads_batch = threads;
-        if !sizes.flash_attention {
-            params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
-        }
         params.kv_unified = true;
         params.swa_full = true;
         params.no_perf = true;

@@ -29,8 +29,6 @@ pub struct EngineSettings {
     pub context_length: u32,
     /// KV cells of the context.
     pub kv_cells: u32,
-    /// Whether fused attention may be used.
-    pub flash_attention: bool,
     /// Most sequences that run at the same time.
     pub max_sequences: u16,
     /// Sequence ids beside those, for finished sequences that stay as prefix cache.

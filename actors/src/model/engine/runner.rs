@@ -66,7 +66,6 @@ impl<'model> Engine<'model> {
             model,
             ContextSizes {
                 cells: settings.kv_cells,
-                flash_attention: settings.flash_attention,
                 slots,
                 batch: settings.prefill_chunk + u32::from(settings.max_sequences),
                 outputs,

@@ -276,7 +276,6 @@ fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
     EngineSettings {
         context_length,
         kv_cells,
-        flash_attention: !spec.no_flash_attention,
         max_sequences: u16::try_from(spec.max_sequences).unwrap_or(u16::MAX).clamp(1, 128),
         cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
         cache_cells: spec.cache_cells,
