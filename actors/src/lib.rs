@@ -6,6 +6,8 @@
 //! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
 
 pub mod config;
+pub mod identity;
+pub mod limits;
 pub mod model;
 pub mod supervision;
 pub mod supervisor;

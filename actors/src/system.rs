@@ -1,5 +1,6 @@
 //! The whole actor system behind one handle.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +9,8 @@ use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
 use crate::config::ActorsConfig;
+use crate::identity::Identity;
+use crate::limits::Limiter;
 use crate::model::Models;
 use crate::model::actor::{ModelActor, ModelActorArguments};
 use crate::model::catalog::Catalog;
@@ -19,8 +22,19 @@ use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMe
 #[derive(Debug)]
 pub struct System {
     models: Models,
+    identity: Identity,
+    limiter: Limiter,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
+}
+
+/// Where the first administrator's key lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminKeyFile {
+    /// `<data-dir>/admin.key`; it may have been moved away since.
+    pub path: PathBuf,
+    /// Whether this start made it.
+    pub new: bool,
 }
 
 /// Why the system could not start.
@@ -65,12 +79,32 @@ impl System {
         let (root, ended) = Actor::spawn(None, Supervisor, root)
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        Ok(Self { models, root, ended })
+        Ok(Self { models, identity: Identity {}, limiter: Limiter {}, root, ended })
     }
 
     /// The door to the models.
     pub fn models(&self) -> &Models {
         &self.models
+    }
+
+    /// The door to users, keys and sessions.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The door to the rate limits.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    /// Where the first administrator's key was written, and whether this start wrote it.
+    pub fn admin_key_file(&self) -> AdminKeyFile {
+        AdminKeyFile { path: PathBuf::new(), new: false }
+    }
+
+    /// Whether the store takes writes.
+    pub fn database_healthy(&self) -> bool {
+        true
     }
 
     /// Refuses new requests, waits for running ones up to `grace`, then ends every worker.
