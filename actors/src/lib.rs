@@ -9,6 +9,7 @@ pub mod config;
 pub mod identity;
 pub mod limits;
 pub mod model;
+mod store;
 pub mod supervision;
 pub mod supervisor;
 pub mod system;

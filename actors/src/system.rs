@@ -1,6 +1,5 @@
 //! The whole actor system behind one handle.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
 use crate::config::ActorsConfig;
-use crate::identity::Identity;
+use crate::identity::{AdminKeyFile, Identity, IdentityOpenError};
 use crate::limits::Limiter;
 use crate::model::Models;
 use crate::model::actor::{ModelActor, ModelActorArguments};
@@ -24,17 +23,9 @@ pub struct System {
     models: Models,
     identity: Identity,
     limiter: Limiter,
+    admin_key: AdminKeyFile,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
-}
-
-/// Where the first administrator's key lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdminKeyFile {
-    /// `<data-dir>/admin.key`; it may have been moved away since.
-    pub path: PathBuf,
-    /// Whether this start made it.
-    pub new: bool,
 }
 
 /// Why the system could not start.
@@ -51,6 +42,9 @@ pub enum StartError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// Users, keys and sessions cannot be opened.
+    #[error(transparent)]
+    Identity(#[from] IdentityOpenError),
     /// An actor did not start.
     #[error("cannot start the actors: {0}")]
     Actor(String),
@@ -67,19 +61,21 @@ impl System {
             .map_err(|error| StartError::Storage { path: folder.display().to_string(), error })?;
         let catalog = Arc::new(Catalog::new(&config)?);
         let models = Models::new(Arc::clone(&catalog));
+        let (identity, admin_key) = open_identity(&config).await?;
+        let limiter = Limiter::new(config.rate_limits.clone());
         let supervisor = || Supervisor;
         let model_supervisor = SupervisorArguments {
             children: model_children(&config, &catalog)?,
             policy: RestartPolicy::default(),
         };
-        let root = SupervisorArguments {
-            children: vec![ChildSpec::new("model supervisor", supervisor, model_supervisor)],
-            policy: RestartPolicy::default(),
-        };
+        let mut children = identity.children(&config.auth);
+        children.extend(limiter.children());
+        children.push(ChildSpec::new("model supervisor", supervisor, model_supervisor));
+        let root = SupervisorArguments { children, policy: RestartPolicy::default() };
         let (root, ended) = Actor::spawn(None, Supervisor, root)
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        Ok(Self { models, identity: Identity {}, limiter: Limiter {}, root, ended })
+        Ok(Self { models, identity, limiter, admin_key, root, ended })
     }
 
     /// The door to the models.
@@ -98,13 +94,8 @@ impl System {
     }
 
     /// Where the first administrator's key was written, and whether this start wrote it.
-    pub fn admin_key_file(&self) -> AdminKeyFile {
-        AdminKeyFile { path: PathBuf::new(), new: false }
-    }
-
-    /// Whether the store takes writes.
-    pub fn database_healthy(&self) -> bool {
-        true
+    pub fn admin_key_file(&self) -> &AdminKeyFile {
+        &self.admin_key
     }
 
     /// Refuses new requests, waits for running ones up to `grace`, then ends every worker.
@@ -116,6 +107,8 @@ impl System {
         }
         self.root.stop(None);
         let _ = self.ended.await;
+        // Last, after whatever the actors write when they stop.
+        let _ = tokio::task::spawn_blocking(move || self.identity.close()).await;
     }
 
     /// The worker process's main function (`jan-server worker`): serves one model over the connection on
@@ -123,6 +116,13 @@ impl System {
     pub fn worker_main() -> ExitCode {
         crate::model::worker::serve::main()
     }
+}
+
+/// The database is opened, and the first start's keys are made, where blocking is allowed.
+async fn open_identity(config: &ActorsConfig) -> Result<(Identity, AdminKeyFile), StartError> {
+    let (folder, auth) = (config.storage.path.clone(), config.auth.clone());
+    let opened = tokio::task::spawn_blocking(move || Identity::open(&folder, &auth)).await;
+    Ok(opened.map_err(|error| StartError::Actor(error.to_string()))??)
 }
 
 fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildSpec>, StartError> {

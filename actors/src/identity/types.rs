@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{KeyId, SessionId, UserId};
 use super::permissions::{Permission, Permissions};
 use crate::limits::LimitOverrides;
+use crate::store::StoreError;
 
 /// What kind of user it is. In order of what they may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -104,7 +105,7 @@ pub struct SignIn {
     pub user: UserRecord,
     /// Whether the user is new here (a guest that became a member is).
     pub created: bool,
-    /// The guest whose data went over to a user that was here before; the guest is gone.
+    /// The guest that turned out to be a user that was here before; the guest is gone, and its data is the user's.
     pub merged_guest: Option<UserId>,
 }
 
@@ -416,6 +417,18 @@ pub enum AuthError {
     RevokedKey,
 }
 
+impl From<StoreError> for IdentityError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Reopening => Self::Unavailable { part: "database", retry_after: RETRY_AFTER },
+            error => Self::Storage(error.to_string()),
+        }
+    }
+}
+
+/// When to try again where nothing better is known.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// Why something about users, keys or sessions could not be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
@@ -442,13 +455,13 @@ pub enum IdentityError {
         problem: String,
     },
     /// A key would grant what its maker lacks.
-    #[error("a key cannot grant what its maker does not have: {lacking}")]
+    #[error("a key cannot grant what its maker or its user does not have: {lacking}")]
     ExceedsMaker {
         /// What the maker lacks.
         lacking: Permissions,
     },
-    /// The user has as many keys as one may have.
-    #[error("a user can have at most {limit} API keys; revoke one first")]
+    /// The user has as many keys as one may have, those revoked in the last 30 days among them.
+    #[error("a user can have at most {limit} API keys, those revoked in the last 30 days among them")]
     TooManyKeys {
         /// How many.
         limit: usize,
