@@ -16,6 +16,7 @@ use super::chat_request::{
     CalledFunction, ChatRequest, CheckedChat, Message, Role, ToolCall, ToolCallKind, UNSUPPORTED,
 };
 use super::choices::{ChoiceEvent, Choices};
+use super::meter::Meter;
 use super::params::{ServiceTier, StreamOptions, choice_seed};
 use super::streaming::{self, Encoder};
 use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
@@ -102,7 +103,8 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let chat = parsed.value.check()?;
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
     let head = Head::new("chatcmpl", &chat.model);
-    let choices = Choices::start(&state.models, generation_requests(chat, &context))
+    let meter = Meter::start(&state, &context, stream, 1, n)?;
+    let choices = Choices::start(&state.models, generation_requests(chat, &context), meter)
         .await
         .map_err(|error| ApiError::from_generation(error, PROMPT))?;
     let mut response = if stream {

@@ -13,6 +13,7 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 
 use super::choices::{ChoiceEvent, Choices};
+use super::meter::Meter;
 use super::params::{self, Metadata, Sampling, Stop, StreamOptions, choice_seed};
 use super::prompt::Prompts;
 use super::streaming::{self, Encoder};
@@ -94,7 +95,8 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let (stream, include_usage) = (checked.stream, checked.include_usage);
     let (prompts, n) = (checked.prompts.len(), checked.n as usize);
     let head = Head::new("cmpl", &checked.model);
-    let mut choices = Choices::start(&state.models, generation_requests(checked, &context))
+    let meter = Meter::start(&state, &context, stream, prompts, n)?;
+    let mut choices = Choices::start(&state.models, generation_requests(checked, &context), meter)
         .await
         .map_err(|error| ApiError::from_generation(error, PROMPT))?;
     let echoes = (0..prompts * n).map(|index| choices.take_prompt_text(index).unwrap_or_default()).collect();
