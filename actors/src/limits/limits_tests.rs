@@ -47,7 +47,7 @@ fn view(verdict: Verdict) -> (bool, LimitName, u32, u32) {
 #[test]
 fn requests_count_down_and_are_refused() {
     let limiter = limiter(small());
-    let user = user();
+    let (user, other) = (user(), user());
     for remaining in (0..5).rev() {
         let verdict = limiter.check_at(&user, CheckKind::Request, 0);
         assert_eq!(view(verdict), (true, LimitName::Requests, 5, remaining));
@@ -59,7 +59,7 @@ fn requests_count_down_and_are_refused() {
     assert!((now + 3599..=now + 3601).contains(&refused.nearest.unwrap().reset_epoch_s));
     assert!(!limiter.check_at(&user, CheckKind::Request, 719_999).allowed);
     assert!(limiter.check_at(&user, CheckKind::Request, 720_000).allowed);
-    assert!(limiter.check_at(&super::tests::user(), CheckKind::Request, 0).allowed, "somebody else");
+    assert!(limiter.check_at(&other, CheckKind::Request, 0).allowed, "somebody else");
 }
 
 #[test]
@@ -281,7 +281,8 @@ proptest! {
                     wait = wait.max(missing(inference, 2.0, 60_000.0));
                 }
                 let promised = verdict.retry_after.unwrap().as_secs_f64() * 1000.0;
-                prop_assert!((promised - wait.ceil()).abs() <= 1.0, "{promised} {wait}");
+                // The next whole millisecond, give or take what floating point loses.
+                prop_assert!((-0.001..=1.001).contains(&(promised - wait)), "{promised} {wait}");
             }
         }
     }

@@ -80,12 +80,13 @@ impl World {
     ) -> Self {
         let after = tempfile::tempdir().unwrap();
         let (from, to): (PathBuf, PathBuf) = (self.folder.path().into(), after.path().into());
-        let _ = self.run(move |stores| {
-            let (_, changes) = decide(stores)?;
+        let killed = self.run(move |stores| {
+            let changes = decide(stores).map(|(_, changes)| changes).unwrap_or_default();
             stores.commit(&changes)?;
             copy(&from, &to);
             Ok(((), crate::store::Changes::default()))
         });
+        killed.unwrap();
         Self { desk: open(after.path()), folder: after, user: self.user }
     }
 
