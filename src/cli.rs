@@ -47,6 +47,11 @@ enum Command {
         #[arg(long)]
         reference: bool,
     },
+    /// The keys that tokens are signed with.
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
     /// Serve one model to the server that started this process. Internal.
     #[command(hide = true)]
     Worker {
@@ -57,6 +62,13 @@ enum Command {
         #[arg(long, default_value = "info")]
         log_level: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Make a new signing key. A running server signs with it within seconds and honours the old one until its last
+    /// token has expired.
+    Rotate(SettingsArgs),
 }
 
 /// Flags that stand above every other source of settings.
@@ -138,6 +150,7 @@ pub fn main() -> ExitCode {
             Ok(config) => print(&config.to_masked_toml()),
             Err(error) => fail(&error, 2),
         },
+        Some(Command::Keys { command: KeysCommand::Rotate(settings) }) => rotate_command(&settings),
         Some(Command::Worker { log_format, log_level }) => {
             logging::init(&LogConfig { format: log_format, level: log_level });
             jan_actors::System::worker_main()
@@ -154,6 +167,17 @@ fn serve_command(settings: &SettingsArgs) -> ExitCode {
     match serve::run(config) {
         Ok(code) => code,
         Err(error) => fail(error.as_ref(), 1),
+    }
+}
+
+fn rotate_command(settings: &SettingsArgs) -> ExitCode {
+    let folder = match settings.load() {
+        Ok(config) => config.storage.path,
+        Err(error) => return fail(&error, 2),
+    };
+    match jan_actors::identity::rotate_signing_key(&folder) {
+        Ok(id) => print(&format!("new signing key {id} in {}\n", folder.join("keys").display())),
+        Err(error) => fail(&error, 1),
     }
 }
 

@@ -3,15 +3,18 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jan_actors::System;
-use jan_actors::model::ModelDescription;
+use jan_actors::config::{AnonymousPolicy, GuestPolicy};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{self, AppState};
+use crate::auth::google::Google;
+use crate::auth::{Gate, TrustedProxies};
 use crate::config::Config;
-use crate::http::{Listener, Server};
+use crate::http::{Lifecycle, Listener, Server};
 
 /// What the workers get to end in, once every request is done or cut off.
 const WORKER_GRACE: Duration = Duration::from_secs(2);
@@ -38,9 +41,30 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let listener = Listener::bind(&config.http.listen).await?;
     let address = listener.address();
     let system = System::start(config.actors()).await?;
-    let state = AppState::new(system.models().clone(), config.http.clone());
-    announce(address, &system.models().list().await);
-    let server = Server::start(listener, api::routes(state.clone()), state.lifecycle.clone(), config.http);
+    let is_local = address.ip().is_loopback();
+    let state = AppState {
+        models: system.models().clone(),
+        identity: system.identity().clone(),
+        limiter: system.limiter().clone(),
+        google: Arc::new(Google::new(config.auth.google.clone())),
+        guests: match config.auth.guests {
+            GuestPolicy::Auto => is_local,
+            GuestPolicy::On => true,
+            GuestPolicy::Off => false,
+        },
+        lifecycle: Lifecycle::default(),
+        config: Arc::new(config.http.clone()),
+    };
+    let anonymous = match config.auth.anonymous {
+        AnonymousPolicy::Auto => is_local,
+        AnonymousPolicy::Allow => true,
+        AnonymousPolicy::Deny => false,
+    };
+    let proxies = TrustedProxies::parse(&config.http.trusted_proxies).map_err(anyhow::Error::msg)?;
+    let gate = Gate::new(state.identity.clone(), state.limiter.clone(), proxies, anonymous);
+    announce(address, &system, anonymous).await;
+    let lifecycle = state.lifecycle.clone();
+    let server = Server::start(listener, api::routes(state), Some(gate), lifecycle, config.http);
 
     let first = signals.recv().await;
     tracing::info!(signal = first.name(), "stopping: no new connections, running requests may finish");
@@ -103,7 +127,8 @@ impl Signals {
 }
 
 /// Tells on standard output where the server is and how to try it; warns of aliases in the log.
-fn announce(address: SocketAddr, models: &[ModelDescription]) {
+async fn announce(address: SocketAddr, system: &System, anonymous: bool) {
+    let models = system.models().list().await;
     for alias in models.iter().filter(|model| model.id != model.root) {
         tracing::warn!(
             alias = alias.id,
@@ -113,11 +138,26 @@ fn announce(address: SocketAddr, models: &[ModelDescription]) {
     }
     let url = reachable_url(address);
     let model = models.first().map_or("jan-tiny", |model| model.root.as_str());
+    let admin_key = system.admin_key_file();
+    let path = admin_key.path.display();
+    let admin = if admin_key.new {
+        format!("Administrator's API key: made now, in {path}; it opens everything")
+    } else {
+        format!("Administrator's API key: made at the first start, in {path}")
+    };
+    let (callers, credential) = match anonymous {
+        true => ("need no key for models, chat and completions (auth.anonymous)", String::new()),
+        false => {
+            ("need an API key or a token (auth.anonymous)", format!("-H \"X-API-Key: $(cat '{path}')\" "))
+        }
+    };
     let text = format!(
         "Jan Server {version} listens on {url}\n\
          OpenAI base URL: {url}/v1 (also {url}/api/v1)\n\
          OpenAPI document: {url}/api/swagger/openapi.json\n\
-         Try it: curl {url}/v1/chat/completions -H 'Content-Type: application/json' \
+         {admin}\n\
+         Callers {callers}\n\
+         Try it: curl {url}/v1/chat/completions {credential}-H 'Content-Type: application/json' \
          -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n",
         version = env!("CARGO_PKG_VERSION"),
     );

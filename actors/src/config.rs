@@ -18,6 +18,10 @@ pub struct ActorsConfig {
     pub queue: QueueConfig,
     /// Worker processes.
     pub worker: WorkerConfig,
+    /// Sessions and who needs none.
+    pub auth: AuthConfig,
+    /// How much each principal may ask for.
+    pub rate_limits: RateLimitsConfig,
     /// Arguments that every worker gets behind `worker`, e.g. how to log. Not a setting.
     #[serde(skip)]
     pub worker_arguments: Vec<String>,
@@ -161,6 +165,97 @@ impl Default for WorkerConfig {
             max_restarts: 10,
             restart_window_ms: 60_000,
             cooldown_ms: 30_000,
+        }
+    }
+}
+
+/// Whether callers without a credential are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnonymousPolicy {
+    /// As `allow` on a loopback listener, as `deny` on any other.
+    #[default]
+    Auto,
+    /// Callers without a credential may use models, chat and completions.
+    Allow,
+    /// Everything but health needs a credential.
+    Deny,
+}
+
+/// Whether anybody may become a guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuestPolicy {
+    /// As `on` on a loopback listener, as `off` on any other.
+    #[default]
+    Auto,
+    /// Anybody may.
+    On,
+    /// Nobody may.
+    Off,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuthConfig {
+    /// Whether callers without a credential are served.
+    pub anonymous: AnonymousPolicy,
+    /// Whether anybody may become a guest.
+    pub guests: GuestPolicy,
+    /// `iss` of the tokens issued here.
+    pub issuer: String,
+    /// `aud` of the tokens issued here.
+    pub audience: String,
+    /// How long an access token is valid (seconds).
+    pub access_token_ttl_s: u64,
+    /// How long after its last refresh a session can be refreshed (seconds).
+    pub refresh_window_s: u64,
+    /// How long the generation before the last is still answered, for tabs that refresh at the same time (seconds).
+    pub refresh_grace_s: u64,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            anonymous: AnonymousPolicy::default(),
+            guests: GuestPolicy::default(),
+            issuer: "jan-server".to_owned(),
+            audience: "jan-server".to_owned(),
+            access_token_ttl_s: 3600,
+            refresh_window_s: 30 * 24 * 3600,
+            refresh_grace_s: 10,
+        }
+    }
+}
+
+/// `[rate_limits]`; 0 is unlimited everywhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateLimitsConfig {
+    /// Requests an hour of one user.
+    pub authenticated_per_hour: u32,
+    /// Requests an hour of one address without a credential.
+    pub anonymous_per_hour: u32,
+    /// Inference requests a minute of one user or address.
+    pub inference_per_minute: u32,
+    /// Tokens a minute of one user or address, prompt and answer together.
+    pub tokens_per_minute: u32,
+    /// Streams at the same time of one user or address.
+    pub concurrent_streams: u32,
+    /// Failed sign-ins an hour of one address.
+    pub sign_in_failures_per_hour: u32,
+}
+
+impl Default for RateLimitsConfig {
+    fn default() -> Self {
+        Self {
+            authenticated_per_hour: 1000,
+            anonymous_per_hour: 100,
+            inference_per_minute: 60,
+            tokens_per_minute: 0,
+            concurrent_streams: 0,
+            sign_in_failures_per_hour: 20,
         }
     }
 }

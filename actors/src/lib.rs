@@ -6,7 +6,10 @@
 //! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
 
 pub mod config;
+pub mod identity;
+pub mod limits;
 pub mod model;
+mod store;
 pub mod supervision;
 pub mod supervisor;
 pub mod system;

@@ -8,6 +8,8 @@ use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
 use crate::config::ActorsConfig;
+use crate::identity::{AdminKeyFile, Identity, IdentityOpenError};
+use crate::limits::Limiter;
 use crate::model::Models;
 use crate::model::actor::{ModelActor, ModelActorArguments};
 use crate::model::catalog::Catalog;
@@ -19,6 +21,9 @@ use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMe
 #[derive(Debug)]
 pub struct System {
     models: Models,
+    identity: Identity,
+    limiter: Limiter,
+    admin_key: AdminKeyFile,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
 }
@@ -37,6 +42,9 @@ pub enum StartError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// Users, keys and sessions cannot be opened.
+    #[error(transparent)]
+    Identity(#[from] IdentityOpenError),
     /// An actor did not start.
     #[error("cannot start the actors: {0}")]
     Actor(String),
@@ -53,24 +61,41 @@ impl System {
             .map_err(|error| StartError::Storage { path: folder.display().to_string(), error })?;
         let catalog = Arc::new(Catalog::new(&config)?);
         let models = Models::new(Arc::clone(&catalog));
+        let (identity, admin_key) = open_identity(&config).await?;
+        let limiter = Limiter::new(config.rate_limits.clone());
         let supervisor = || Supervisor;
         let model_supervisor = SupervisorArguments {
             children: model_children(&config, &catalog)?,
             policy: RestartPolicy::default(),
         };
-        let root = SupervisorArguments {
-            children: vec![ChildSpec::new("model supervisor", supervisor, model_supervisor)],
-            policy: RestartPolicy::default(),
-        };
+        let mut children = identity.children(&config.auth);
+        children.extend(limiter.children());
+        children.push(ChildSpec::new("model supervisor", supervisor, model_supervisor));
+        let root = SupervisorArguments { children, policy: RestartPolicy::default() };
         let (root, ended) = Actor::spawn(None, Supervisor, root)
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        Ok(Self { models, root, ended })
+        Ok(Self { models, identity, limiter, admin_key, root, ended })
     }
 
     /// The door to the models.
     pub fn models(&self) -> &Models {
         &self.models
+    }
+
+    /// The door to users, keys and sessions.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The door to the rate limits.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
+    }
+
+    /// Where the first administrator's key was written, and whether this start wrote it.
+    pub fn admin_key_file(&self) -> &AdminKeyFile {
+        &self.admin_key
     }
 
     /// Refuses new requests, waits for running ones up to `grace`, then ends every worker.
@@ -82,6 +107,8 @@ impl System {
         }
         self.root.stop(None);
         let _ = self.ended.await;
+        // Last, after whatever the actors write when they stop.
+        let _ = tokio::task::spawn_blocking(move || self.identity.close()).await;
     }
 
     /// The worker process's main function (`jan-server worker`): serves one model over the connection on
@@ -89,6 +116,13 @@ impl System {
     pub fn worker_main() -> ExitCode {
         crate::model::worker::serve::main()
     }
+}
+
+/// The database is opened, and the first start's keys are made, where blocking is allowed.
+async fn open_identity(config: &ActorsConfig) -> Result<(Identity, AdminKeyFile), StartError> {
+    let (folder, auth) = (config.storage.path.clone(), config.auth.clone());
+    let opened = tokio::task::spawn_blocking(move || Identity::open(&folder, &auth)).await;
+    Ok(opened.map_err(|error| StartError::Actor(error.to_string()))??)
 }
 
 fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildSpec>, StartError> {

@@ -17,6 +17,7 @@ use super::chat_request::{
 };
 use super::choices::{ChoiceEvent, Choices};
 use super::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
+use super::meter::Meter;
 use super::params::{ServiceTier, StreamOptions, choice_seed};
 use super::streaming::{self, Encoder};
 use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
@@ -107,7 +108,8 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
     let with_logprobs = chat.logprobs.is_some();
     let head = Head::new("chatcmpl", &chat.model);
-    let choices = Choices::start(&state.models, generation_requests(chat, &context))
+    let meter = Meter::start(&state, &context, stream, 1, n)?;
+    let choices = Choices::start(&state.models, generation_requests(chat, &context), meter)
         .await
         .map_err(|error| ApiError::from_generation(error, PROMPT))?;
     let mut response = if stream {

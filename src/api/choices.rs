@@ -9,6 +9,8 @@ use jan_actors::model::{
     FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, TokenLogprob, TokenUsage,
 };
 
+use super::meter::Meter;
+
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
 
 /// Running generations, heard through one door. Dropping it cancels them.
@@ -17,6 +19,8 @@ pub struct Choices {
     /// What was heard while others had not yet started.
     heard: VecDeque<(usize, GenerationEvent)>,
     prompt_texts: Vec<Option<String>>,
+    /// `None` in tests.
+    meter: Option<Meter>,
 }
 
 /// What an answer says once all have started.
@@ -31,21 +35,30 @@ pub enum ChoiceEvent {
 impl Choices {
     /// Starts all `requests` and waits until each has left the queue, so that whatever can go wrong before
     /// the first token is an error here and not in the middle of a response.
-    pub async fn start(models: &Models, requests: Vec<GenerationRequest>) -> Result<Self, GenerationError> {
+    pub async fn start(
+        models: &Models,
+        requests: Vec<GenerationRequest>,
+        meter: Meter,
+    ) -> Result<Self, GenerationError> {
         let count = requests.len();
         let mut streams = Vec::with_capacity(count);
         for (index, request) in requests.into_iter().enumerate() {
             streams.push(events_of(index, models.generate(request).await?));
         }
-        Self::from_streams(count, streams).await
+        Self::from_streams(count, streams, Some(meter)).await
     }
 
-    async fn from_streams(count: usize, streams: Vec<EventStream>) -> Result<Self, GenerationError> {
-        let mut choices =
-            Self { events: select_all(streams), heard: VecDeque::new(), prompt_texts: vec![None; count] };
+    async fn from_streams(
+        count: usize,
+        streams: Vec<EventStream>,
+        meter: Option<Meter>,
+    ) -> Result<Self, GenerationError> {
+        let events = select_all(streams);
+        let mut choices = Self { events, heard: VecDeque::new(), prompt_texts: vec![None; count], meter };
         let mut started = vec![false; count];
         while started.contains(&false) {
             let Some((index, event)) = choices.events.next().await else { break };
+            choices.observe(index, &event);
             match event {
                 GenerationEvent::Accepted { prompt_text, .. } => choices.prompt_texts[index] = prompt_text,
                 GenerationEvent::Started { .. } => started[index] = true,
@@ -60,6 +73,12 @@ impl Choices {
         Ok(choices)
     }
 
+    fn observe(&mut self, index: usize, event: &GenerationEvent) {
+        if let Some(meter) = &mut self.meter {
+            meter.observe(index, event);
+        }
+    }
+
     /// The prompt of one answer as text, where it was asked for.
     pub fn take_prompt_text(&mut self, index: usize) -> Option<String> {
         self.prompt_texts.get_mut(index).and_then(Option::take)
@@ -70,7 +89,11 @@ impl Choices {
         loop {
             let (index, event) = match self.heard.pop_front() {
                 Some(heard) => heard,
-                None => self.events.next().await?,
+                None => {
+                    let (index, event) = self.events.next().await?;
+                    self.observe(index, &event);
+                    (index, event)
+                }
             };
             match event {
                 GenerationEvent::Delta { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
@@ -153,7 +176,7 @@ mod tests {
         let mut both =
             streams(vec![vec![accepted(), started(), delta("a"), delta(""), delta("b"), finished()]]);
         both.push(Box::pin(slow));
-        let mut choices = Choices::from_streams(2, both).await.unwrap();
+        let mut choices = Choices::from_streams(2, both, None).await.unwrap();
         assert_eq!(choices.take_prompt_text(0).as_deref(), Some("p"));
         assert_eq!(choices.take_prompt_text(0), None);
         assert_eq!(all(choices).await, [vec!["a", "b", "."], vec!["x", "."]]);
@@ -163,14 +186,14 @@ mod tests {
     async fn one_failure_before_the_start_fails_all() {
         let failed = GenerationEvent::Failed(GenerationError::ShuttingDown);
         let both = streams(vec![vec![accepted(), started(), finished()], vec![accepted(), failed]]);
-        assert_eq!(Choices::from_streams(2, both).await.err(), Some(GenerationError::ShuttingDown));
+        assert_eq!(Choices::from_streams(2, both, None).await.err(), Some(GenerationError::ShuttingDown));
     }
 
     #[tokio::test]
     async fn a_failure_after_the_start_is_heard_in_its_place() {
         let failed = GenerationEvent::Failed(GenerationError::EngineCrashed);
         let one = streams(vec![vec![accepted(), started(), delta("a"), failed]]);
-        let mut choices = Choices::from_streams(1, one).await.unwrap();
+        let mut choices = Choices::from_streams(1, one, None).await.unwrap();
         assert_eq!(choices.next().await, Some(Ok((0, ChoiceEvent::Text("a".to_owned(), Vec::new())))));
         assert_eq!(choices.next().await, Some(Err(GenerationError::EngineCrashed)));
     }

@@ -14,6 +14,7 @@ use warp::filters::BoxedFilter;
 
 use super::choices::{ChoiceEvent, Choices};
 use super::logprobs::CompletionLogprobs;
+use super::meter::Meter;
 use super::params::{self, Metadata, Sampling, Stop, StreamOptions, choice_seed};
 use super::prompt::Prompts;
 use super::streaming::{self, Encoder};
@@ -95,7 +96,8 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let with_logprobs = checked.logprobs.is_some();
     let (prompts, n) = (checked.prompts.len(), checked.n as usize);
     let head = Head::new("cmpl", &checked.model);
-    let mut choices = Choices::start(&state.models, generation_requests(checked, &context))
+    let meter = Meter::start(&state, &context, stream, prompts, n)?;
+    let mut choices = Choices::start(&state.models, generation_requests(checked, &context), meter)
         .await
         .map_err(|error| ApiError::from_generation(error, PROMPT))?;
     let echoes = (0..prompts * n).map(|index| choices.take_prompt_text(index).unwrap_or_default()).collect();

@@ -3,14 +3,18 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method};
 use utoipa::OpenApi;
 use utoipa::openapi::Server;
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::{chat, completions, health, models, status};
+use super::{admin, api_keys, auth, chat, completions, google, health, models, status, user};
+use crate::auth::access::{Access, Found, find};
 use crate::http::Response;
 use crate::http::routes::{get_or_head, other_methods};
 
@@ -24,6 +28,9 @@ use crate::http::routes::{get_or_head, other_methods};
         (name = "chat", description = "Conversations"),
         (name = "completions", description = "Plain text"),
         (name = "models", description = "What can be asked for"),
+        (name = "auth", description = "Signing in and sessions"),
+        (name = "user", description = "One's own account and keys"),
+        (name = "admin", description = "Users, for administrators"),
         (name = "status", description = "Probes and the state of the parts"),
     )
 )]
@@ -35,15 +42,55 @@ static DOCUMENT: LazyLock<Bytes> =
 /// The description of the whole API.
 fn document() -> utoipa::openapi::OpenApi {
     let mut api = utoipa::openapi::OpenApi::default();
-    for part in
-        [chat::Doc::openapi(), completions::Doc::openapi(), models::Doc::openapi(), status::Doc::openapi()]
-    {
+    for part in [
+        chat::Doc::openapi(),
+        completions::Doc::openapi(),
+        models::Doc::openapi(),
+        status::Doc::openapi(),
+        auth::Doc::openapi(),
+        user::Doc::openapi(),
+        api_keys::Doc::openapi(),
+        admin::Doc::openapi(),
+    ] {
         api.merge(part);
     }
     let mut document = Doc::openapi().nest("/api/v1", api);
-    document.merge(health::Doc::openapi());
+    for part in [health::Doc::openapi(), auth::KeysDoc::openapi(), google::Doc::openapi()] {
+        document.merge(part);
+    }
     document.servers = Some(vec![Server::new("/")]);
+    add_security(&mut document);
     document
+}
+
+/// Who may call what, from the same table that the edge decides by.
+fn add_security(document: &mut utoipa::openapi::OpenApi) {
+    let components = document.components.get_or_insert_default();
+    let bearer =
+        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key or an access token"));
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    let header = ApiKeyValue::with_description("X-API-Key", "An API key");
+    components.add_security_scheme("apiKey", SecurityScheme::ApiKey(ApiKey::Header(header)));
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in [
+            (Method::GET, &mut item.get),
+            (Method::POST, &mut item.post),
+            (Method::PATCH, &mut item.patch),
+            (Method::DELETE, &mut item.delete),
+        ] {
+            let Some(operation) = operation else { continue };
+            let Found::Route(route) = find(&method, path) else { continue };
+            let scheme = |name: &str| SecurityRequirement::new::<_, _, String>(name, []);
+            let mut security = vec![scheme("bearer"), scheme("apiKey")];
+            match route.access {
+                Access::Probe | Access::Open => security = vec![SecurityRequirement::default()],
+                Access::Proof => security = vec![scheme("bearer"), SecurityRequirement::default()],
+                Access::Anonymous(_) => security.push(SecurityRequirement::default()),
+                Access::Needs(_) => {}
+            }
+            operation.security = Some(security);
+        }
+    }
 }
 
 /// `/api/swagger/openapi.json`
@@ -62,7 +109,35 @@ pub fn routes() -> BoxedFilter<(Response,)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::auth::access::{Place, ROUTES};
+
+    /// What is described is in the table, what is in the table is described, and no route is missing from either.
+    #[test]
+    fn the_table_of_access_and_the_description_agree() {
+        let document = serde_json::to_value(document()).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for method in item.as_object().unwrap().keys().filter(|name| *name != "summary") {
+                let verb: Method = method.to_uppercase().parse().unwrap();
+                let Found::Route(route) = find(&verb, path) else {
+                    panic!("{method} {path} is not in the table")
+                };
+                described.insert((route.method.to_string(), route.path));
+            }
+        }
+        // Not resources: another name of /health, and the description itself.
+        let unlisted = ["/livez", "/api/swagger/openapi.json"];
+        let listed = ROUTES.iter().filter(|route| !unlisted.contains(&route.path));
+        let table: BTreeSet<_> =
+            listed.map(|route| (route.method.to_string(), route.path.replace("...", ""))).collect();
+        let described: BTreeSet<_> =
+            described.into_iter().map(|(method, path)| (method, path.replace("...", ""))).collect();
+        assert_eq!(described, table);
+        assert!(ROUTES.iter().any(|route| route.place == Place::Both));
+    }
 
     #[test]
     fn every_resource_is_described_and_every_reference_resolves() {
@@ -73,6 +148,9 @@ mod tests {
             "/api/v1/models",
             "/api/v1/models/{id}",
             "/api/v1/status",
+            "/api/v1/user/profile",
+            "/api/v1/auth/refresh",
+            "/auth/google",
             "/health",
             "/readyz",
         ] {

@@ -1,48 +1,66 @@
 //! The API: one file a resource, with its routes, handlers, wire types and description.
 
+mod account;
+mod admin;
+mod api_keys;
+mod auth;
 mod chat;
 mod chat_request;
 mod choices;
 mod completions;
 mod docs;
+mod google;
 mod health;
 mod logprobs;
+mod meter;
 mod models;
 mod params;
 mod prompt;
 mod status;
 mod streaming;
+mod user;
 mod wire;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
+use jan_actors::identity::{Identity, UserId};
+use jan_actors::limits::Limiter;
 use jan_actors::model::Models;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
+use crate::auth::google::Google;
 use crate::config::HttpConfig;
-use crate::http::{ApiError, Lifecycle, Response, routes as http_routes};
+use crate::http::json::Parsed;
+use crate::http::{
+    ApiError, ApiRequest, Lifecycle, RequestContext, Response, json as http_json, routes as http_routes,
+};
+
+/// Largest body of a request that is not about a model's input.
+const SMALL_BODY: u64 = 64 * 1024;
 
 /// What handlers work with. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AppState {
     /// The door to the models.
     pub models: Models,
+    /// The door to users, keys and sessions.
+    pub identity: Identity,
+    /// The door to the rate limits.
+    pub limiter: Limiter,
+    /// Signing in with Google.
+    pub google: Arc<Google>,
+    /// Whether anybody may become a guest.
+    pub guests: bool,
     /// How far the server is from start to stop.
     pub lifecycle: Lifecycle,
     /// Limits and timeouts.
     pub config: Arc<HttpConfig>,
-}
-
-impl AppState {
-    /// The state of a server that has just started.
-    #[must_use]
-    pub fn new(models: Models, config: HttpConfig) -> Self {
-        Self { models, lifecycle: Lifecycle::default(), config: Arc::new(config) }
-    }
 }
 
 /// Every route, 404 for the rest included.
@@ -50,6 +68,16 @@ impl AppState {
 pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
     health::routes(&state)
         .or(chat::routes(&state))
+        .unify()
+        .or(user::routes(&state))
+        .unify()
+        .or(api_keys::routes(&state))
+        .unify()
+        .or(auth::routes(&state))
+        .unify()
+        .or(google::routes(&state))
+        .unify()
+        .or(admin::routes(&state))
         .unify()
         .or(completions::routes(&state))
         .unify()
@@ -80,8 +108,35 @@ fn into_response(result: Result<Response, ApiError>) -> Response {
 fn json<T: Serialize>(value: &T) -> Response {
     let body = serde_json::to_vec(value).expect("wire types serialize");
     let mut response = http::Response::new(body.into());
-    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// The same with another status, and for the caller's eyes alone: what is about accounts must stay in no cache
+/// (RFC 6749 section 5.1).
+fn private<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    let mut response = json(value);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Reads the small JSON body of a request about an account.
+async fn read<T: DeserializeOwned>(state: &AppState, request: ApiRequest) -> Result<Parsed<T>, ApiError> {
+    let body = request.read_json(SMALL_BODY, state.config.body_timeout()).await?;
+    http_json::parse(&body, &[])
+}
+
+/// Reads a query, in which each parameter stands at most once.
+fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
+    let message = "The query cannot be read, or names a parameter twice.";
+    serde_urlencoded::from_str(query).map_err(|_| ApiError::bad_request("invalid_query", message))
+}
+
+/// The user whose credential the request carries. The edge lets nobody else through to where this is asked; that it
+/// is asked again is the second lock on the door.
+fn user_of(context: &RequestContext) -> Result<UserId, ApiError> {
+    context.caller.principal.user().ok_or_else(ApiError::credential_required)
 }
 
 /// Names the fields that were ignored, so that a misspelt one is noticed.

@@ -45,7 +45,7 @@ async fn status(state: AppState) -> Response {
     json(&SystemStatus {
         api_gateway: gateway(&state).await,
         inference_model: inference(&state).await,
-        database: Health::NotConfigured,
+        database: if state.identity.database_healthy() { Health::Healthy } else { Health::Unhealthy },
         external_apis: ExternalApis { serper: Health::NotConfigured },
     })
 }

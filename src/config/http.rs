@@ -26,6 +26,8 @@ pub struct HttpConfig {
     pub max_connections: usize,
     /// Origins whose pages may call the API from a browser; `*` is any.
     pub cors_allowed_origins: Vec<String>,
+    /// Proxies whose `X-Forwarded-For` counts: addresses and networks.
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Default for HttpConfig {
@@ -41,6 +43,7 @@ impl Default for HttpConfig {
             write_timeout_ms: 60_000,
             max_connections: 10_000,
             cors_allowed_origins: vec!["*".to_owned()],
+            trusted_proxies: Vec::new(),
         }
     }
 }

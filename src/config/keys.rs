@@ -1,6 +1,11 @@
 //! What every key may hold: the one table behind checks, error messages and `docs/configuration.md`.
 
+use std::net::IpAddr;
+
 use toml::Value;
+
+pub use super::table::KEYS;
+use crate::auth::parse_network;
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -41,181 +46,11 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of texts; one text with commas does too.
     TextList,
+    /// The same, of addresses and networks.
+    Networks,
+    /// `https://…`, or `http://…` on this machine: what goes there are secrets.
+    Url,
 }
-
-const HOUR_MS: i64 = 3_600_000;
-const MILLISECONDS: &str = "ms";
-
-const fn key(path: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, kind, doc, secret: false, required: false }
-}
-
-const fn required(key: Key) -> Key {
-    Key { required: true, ..key }
-}
-
-const fn integer(min: i64, max: i64, unit: &'static str) -> Kind {
-    Kind::Integer { min, max, unit }
-}
-
-/// Every key, by section.
-pub static KEYS: &[Key] = &[
-    key("http.listen", Kind::Address, "`host:port` to listen on; port 0 takes a free one (`--listen`)."),
-    key(
-        "http.drain_timeout_ms",
-        integer(0, HOUR_MS, MILLISECONDS),
-        "How long running requests may finish after SIGTERM or SIGINT; then streams end with an error event. A second signal stops at once.",
-    ),
-    key(
-        "http.header_timeout_ms",
-        integer(10, HOUR_MS, MILLISECONDS),
-        "Longest time from a request's first byte to the end of its headers; then the connection is closed.",
-    ),
-    key(
-        "http.body_timeout_ms",
-        integer(10, HOUR_MS, MILLISECONDS),
-        "Longest time to receive a request's body; then 408.",
-    ),
-    key("http.body_limit_bytes", integer(1, 1 << 32, "bytes"), "Largest request body; then 413."),
-    key(
-        "http.keep_alive_ms",
-        integer(10, HOUR_MS, MILLISECONDS),
-        "A stream that has been silent this long gets a comment, so that proxies keep it open.",
-    ),
-    key(
-        "http.idle_timeout_ms",
-        integer(10, 24 * HOUR_MS, MILLISECONDS),
-        "A connection without a request is closed after this; keep it above a load balancer's own.",
-    ),
-    key(
-        "http.write_timeout_ms",
-        integer(10, HOUR_MS, MILLISECONDS),
-        "A client that takes no bytes for this long is cut off.",
-    ),
-    key(
-        "http.max_connections",
-        integer(1, 1_000_000, "connections"),
-        "Most connections at a time; one more gets 503. The limit of open files is raised as far as the system lets it.",
-    ),
-    key(
-        "http.cors_allowed_origins",
-        Kind::TextList,
-        "Origins whose pages may call the API from a browser, such as `https://chat.example`; `*` is any, an empty list none.",
-    ),
-    key(
-        "log.format",
-        Kind::Choice(&["auto", "human", "json"]),
-        "`human`, `json` (one object a line), or `auto`: human on a terminal, JSON elsewhere (`--log-format`).",
-    ),
-    key(
-        "log.level",
-        Kind::LogLevel,
-        "`error`, `warn`, `info`, `debug` or `trace`; also by module: `info,jan_actors=debug` (`--log-level`).",
-    ),
-    key(
-        "storage.path",
-        Kind::Path,
-        "Folder for everything that the server keeps, unpacked model files among it (`--data-dir`).",
-    ),
-    key(
-        "engine.context_length",
-        integer(16, 16_777_216, "tokens"),
-        "Most tokens of one sequence, prompt and answer; a model trained on fewer has fewer.",
-    ),
-    key(
-        "engine.kv_cells",
-        integer(0, 268_435_456, "tokens"),
-        "KV cells of one context, shared by all sequences and the prefix cache; at least `engine.context_length`. 0: twice the context of one sequence.",
-    ),
-    key(
-        "engine.max_sequences",
-        integer(1, 1024, "sequences"),
-        "Most sequences that run at the same time in one context.",
-    ),
-    key(
-        "engine.cached_sequences",
-        integer(0, 4096, "sequences"),
-        "Finished sequences whose KV stays as prefix cache, beside the running ones.",
-    ),
-    key(
-        "engine.cache_cells",
-        integer(0, 268_435_456, "tokens"),
-        "Most KV cells kept for prefixes that no running sequence uses. Every step looks at all cells in use, so many of them slow decoding down on a CPU. What goes beyond is kept in `engine.cache_ram_mib`.",
-    ),
-    key(
-        "engine.cache_ram_mib",
-        integer(0, 16_777_216, "MiB"),
-        "Host memory of each worker for prefixes that no running sequence uses, at most half of what is free at its start. They come back in milliseconds and slow nothing down. 0: none.",
-    ),
-    key(
-        "engine.threads",
-        integer(0, 1024, "threads"),
-        "Compute threads. 0: one a core. Fewer are used while other processes keep the cores busy.",
-    ),
-    key("engine.prefill_chunk", integer(1, 65_536, "tokens"), "Largest prompt chunk of one step."),
-    key(
-        "engine.inter_token_target_ms",
-        integer(1, HOUR_MS, MILLISECONDS),
-        "While long prompts are read, running streams get a token about this often.",
-    ),
-    key(
-        "engine.share_min_tokens",
-        integer(0, 16_777_216, "tokens"),
-        "A request waits for another one's prefill when that saves at least this many tokens.",
-    ),
-    key(
-        "engine.gpu_layers",
-        integer(0, 10_000, "layers"),
-        "Layers to offload to a GPU where the build has one.",
-    ),
-    key(
-        "queue.max_requests",
-        integer(1, 1_000_000, "requests"),
-        "Most requests of one model that run or wait; one more gets 503 with `Retry-After`.",
-    ),
-    key(
-        "queue.max_wait_ms",
-        integer(1, 24 * HOUR_MS, MILLISECONDS),
-        "Longest time from a request's arrival to the start of its prefill; then 503 with `Retry-After`.",
-    ),
-    key("worker.program", Kind::Path, "The program that is started with `worker`. Unset: this program."),
-    key("worker.load_timeout_ms", integer(1, 24 * HOUR_MS, MILLISECONDS), "Longest time to load a model."),
-    key(
-        "worker.step_timeout_ms",
-        integer(1, 24 * HOUR_MS, MILLISECONDS),
-        "A worker that owes a step and is silent for this long counts as dead.",
-    ),
-    key(
-        "worker.max_restarts",
-        integer(0, 1_000_000, "restarts"),
-        "More restarts than this within `worker.restart_window_ms` make the model unhealthy.",
-    ),
-    key(
-        "worker.restart_window_ms",
-        integer(1, 24 * HOUR_MS, MILLISECONDS),
-        "The window of `worker.max_restarts`.",
-    ),
-    key(
-        "worker.cooldown_ms",
-        integer(1, 24 * HOUR_MS, MILLISECONDS),
-        "How long an unhealthy model rests before it is tried again.",
-    ),
-    required(key("models[].id", Kind::Text, "The id that callers use as `model` (`--model ID=PATH`).")),
-    required(key("models[].path", Kind::Path, "The GGUF file (`--model ID=PATH`).")),
-    key("models[].owned_by", Kind::Text, "Shown as `owned_by`."),
-    key("models[].aliases", Kind::TextList, "Other ids for the same model."),
-    key(
-        "models[].replicas",
-        integer(1, 1024, "workers"),
-        "How many workers serve this model, each with its own context.",
-    ),
-    key(
-        "models[].context_length",
-        integer(16, 16_777_216, "tokens"),
-        "Context of one sequence. Unset: the model's own, at most `engine.context_length`.",
-    ),
-    key("models[].chat_template", Kind::Path, "A Jinja chat template file in place of the one in the GGUF."),
-];
 
 /// The key at `path` (list indexes written as `[]`).
 #[must_use]
@@ -268,6 +103,8 @@ impl Kind {
                 format!("one of {}", quoted.join(", "))
             }
             Self::TextList => "a list of texts".to_owned(),
+            Self::Networks => "a list of addresses and networks such as `10.0.0.0/8`".to_owned(),
+            Self::Url => "an `https://` URL, or an `http://` one on this machine".to_owned(),
         }
     }
 
@@ -303,7 +140,8 @@ impl Kind {
             (Self::Integer { min, max, .. }, Value::Integer(number)) if (*min..=*max).contains(&number) => {
                 Ok(Value::Integer(number))
             }
-            (Self::TextList, Value::String(text)) => Ok(Value::Array(
+            (Self::Url, Value::String(text)) if is_url(&text) => Ok(Value::String(text)),
+            (Self::TextList | Self::Networks, Value::String(text)) => self.check(Value::Array(
                 text.split(',')
                     .map(str::trim)
                     .filter(|part| !part.is_empty())
@@ -313,6 +151,13 @@ impl Kind {
             (Self::TextList, Value::Array(items)) if items.iter().all(Value::is_str) => {
                 Ok(Value::Array(items))
             }
+            (Self::Networks, Value::Array(items)) => {
+                match items.iter().find(|item| item.as_str().is_none_or(|text| parse_network(text).is_err()))
+                {
+                    Some(item) => wrong(item),
+                    None => Ok(Value::Array(items)),
+                }
+            }
             (_, value) => wrong(&value),
         }
     }
@@ -320,6 +165,15 @@ impl Kind {
 
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn is_url(text: &str) -> bool {
+    let Ok(url) = oauth2::url::Url::parse(text) else { return false };
+    let host = url.host_str().unwrap_or_default();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let here = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+    let scheme_fits = url.scheme() == "https" || (url.scheme() == "http" && here);
+    scheme_fits && !host.is_empty() && url.fragment().is_none()
 }
 
 fn describe(value: &Value) -> String {
@@ -367,11 +221,8 @@ mod tests {
 
     #[test]
     fn secrets_are_masked_and_nothing_else() {
-        let keys = [
-            Key { secret: true, ..key("auth.secret", Kind::Text, "") },
-            Key { secret: true, ..key("peers[].token", Kind::Text, "") },
-            key("auth.name", Kind::Text, ""),
-        ];
+        let key = |path, secret| Key { path, kind: Kind::Text, doc: "", secret, required: false };
+        let keys = [key("auth.secret", true), key("peers[].token", true), key("auth.name", false)];
         let mut config: Value = toml::from_str::<toml::Table>(
             "[auth]\nsecret = 'hunter2'\nname = 'n'\n[[peers]]\ntoken = 'a'\n[[peers]]\ntoken = ''\n",
         )
@@ -392,6 +243,20 @@ mod tests {
         assert_eq!(nearest("engine.body_limit_bytes"), Some("http.body_limit_bytes"));
         assert_eq!(nearest("models[].pth"), Some("models[].path"));
         assert_eq!(nearest("zzzzqqqq"), None);
+    }
+
+    #[test]
+    fn secrets_go_only_to_addresses_that_keep_them() {
+        for fine in
+            ["https://a.example/x?y=z", "http://localhost:8080/a", "http://127.0.0.1:1", "http://[::1]/"]
+        {
+            assert!(is_url(fine), "{fine}");
+        }
+        for wrong in
+            ["", "a.example", "http://a.example", "ftp://a.example", "https://", "https://a.example/#f"]
+        {
+            assert!(!is_url(wrong), "{wrong}");
+        }
     }
 
     #[test]

@@ -171,8 +171,12 @@ where
 /// A variable's text as the value its key wants: numbers and lists as TOML writes them, text as it stands.
 fn environment_value(kind: &Kind, text: String) -> Value {
     match kind {
-        Kind::Text | Kind::Path | Kind::Address | Kind::LogLevel | Kind::Choice(_) => Value::String(text),
-        Kind::Integer { .. } | Kind::TextList => parse_toml(text.trim()).unwrap_or(Value::String(text)),
+        Kind::Text | Kind::Path | Kind::Address | Kind::LogLevel | Kind::Choice(_) | Kind::Url => {
+            Value::String(text)
+        }
+        Kind::Integer { .. } | Kind::TextList | Kind::Networks => {
+            parse_toml(text.trim()).unwrap_or(Value::String(text))
+        }
     }
 }
 
@@ -227,9 +231,12 @@ fn check(key: &Key, value: Value, origin: &str) -> Result<Value, ConfigError> {
 }
 
 fn set(table: &mut Table, path: &str, value: Value) {
-    let (section, name) = path.split_once('.').expect("every key outside a list lies in a section");
+    let Some((section, rest)) = path.split_once('.') else {
+        table.insert(path.to_owned(), value);
+        return;
+    };
     let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
     if let Value::Table(section) = section {
-        section.insert(name.to_owned(), value);
+        set(section, rest, value);
     }
 }

@@ -4,17 +4,22 @@
 //! the one below, so that an error can name the file, the variable or the flag it came from. A test holds
 //! the table against the structs, and another holds `docs/configuration.md` against the table.
 
+mod auth;
 mod http;
 pub mod keys;
 mod layers;
 mod log;
 pub mod reference;
+mod table;
 
 use std::path::Path;
 
-use jan_actors::config::{ActorsConfig, EngineConfig, ModelConfig, QueueConfig, StorageConfig, WorkerConfig};
+use jan_actors::config::{
+    ActorsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig, StorageConfig, WorkerConfig,
+};
 use serde::{Deserialize, Serialize};
 
+pub use auth::{AuthSettings, GoogleConfig};
 pub use http::HttpConfig;
 pub use layers::{ConfigError, ENV_PREFIX, Override};
 pub use log::{LogConfig, LogFormat};
@@ -29,6 +34,10 @@ pub struct Config {
     pub log: LogConfig,
     /// Where state lies.
     pub storage: StorageConfig,
+    /// Who may call, and signing in.
+    pub auth: AuthSettings,
+    /// How much each caller may ask for.
+    pub rate_limits: RateLimitsConfig,
     /// The engine of every model.
     pub engine: EngineConfig,
     /// Waiting and admission.
@@ -72,6 +81,8 @@ impl Config {
             engine: self.engine.clone(),
             queue: self.queue.clone(),
             worker: self.worker.clone(),
+            auth: self.auth.actors(),
+            rate_limits: self.rate_limits.clone(),
             // Workers log as the server does.
             worker_arguments: self.log.to_arguments(),
         }

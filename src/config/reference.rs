@@ -48,7 +48,7 @@ pub fn markdown() -> String {
     let mut page = INTRODUCTION.to_owned();
     let mut section = "";
     for key in KEYS {
-        let (this, name) = key.path.split_once('.').expect("every key lies in a section");
+        let (this, name) = key.path.rsplit_once('.').expect("every key lies in a section");
         if this != section {
             section = this;
             let heading = match this.strip_suffix("[]") {
@@ -60,8 +60,11 @@ pub fn markdown() -> String {
                 "\n## `{heading}`\n\n| key | default | unit | allowed | meaning |\n|---|---|---|---|---|\n"
             );
         }
-        let default =
-            if this.ends_with("[]") { model.get(name) } else { defaults.get(this).and_then(|s| s.get(name)) };
+        let default = if this.ends_with("[]") {
+            model.get(name)
+        } else {
+            key.path.split('.').try_fold(&defaults, |value, name| value.get(name))
+        };
         let _ = writeln!(
             page,
             "| `{name}` | {} | {} | {} | {} |",

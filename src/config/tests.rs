@@ -74,6 +74,15 @@ fn wrong_values_name_key_origin_and_what_is_allowed() {
         ("[[models]]\nid = 'a'", ["`models[0].path`", "is missing; it takes a path", "the file "]),
         ("[[models]]\nid = ''\npath = 'a'", ["`models[0].id`", "\"\" is not text", "the file "]),
         (
+            "[http]\ntrusted_proxies = ['x']",
+            ["`http.trusted_proxies`", "\"x\" is not a list of addresses", "the file "],
+        ),
+        ("[auth]\nanonymous = 'yes'", ["`auth.anonymous`", "one of `auto`, `allow`, `deny`", "the file "]),
+        (
+            "[auth.google]\ntoken_url = 'http://a.example'",
+            ["`auth.google.token_url`", "an `https://` URL", "the file "],
+        ),
+        (
             "[http]\ncors_allowed_origins = [1]",
             ["`http.cors_allowed_origins`", "a list of texts", "the file "],
         ),
@@ -98,12 +107,16 @@ fn the_environment_takes_texts_numbers_and_lists() {
         ("JAN_SERVER__STORAGE__PATH", "123"),
         ("JAN_SERVER__HTTP__CORS_ALLOWED_ORIGINS", "https://a.example, https://b.example"),
         ("JAN_SERVER__QUEUE__MAX_REQUESTS", " 7 "),
+        ("JAN_SERVER__AUTH__GOOGLE__CLIENT_ID", "us"),
+        ("JAN_SERVER__AUTH__ANONYMOUS", "deny"),
         ("JAN_SERVER__MODELS", r#"[{id = "a", path = "a.gguf"}]"#),
     ];
     let config = load("[[models]]\nid = 'b'\npath = 'b.gguf'", &environment, &[]).unwrap();
     assert_eq!(config.storage.path, Path::new("123"));
     assert_eq!(config.http.cors_allowed_origins, ["https://a.example", "https://b.example"]);
     assert_eq!(config.queue.max_requests, 7);
+    assert_eq!(config.auth.google.client_id.as_deref(), Some("us"));
+    assert_eq!(config.auth.anonymous, jan_actors::config::AnonymousPolicy::Deny);
     assert_eq!(config.models.len(), 1);
     assert_eq!(config.models[0].owned_by, "jan");
     let list = [("JAN_SERVER__HTTP__CORS_ALLOWED_ORIGINS", r#"["x", "y"]"#)];
@@ -128,6 +141,12 @@ fn what_is_printed_can_be_read_again() {
     let file = "[worker]\nprogram = '/bin/x'\n[[models]]\nid = 'a'\npath = 'b'\nchat_template = 'c'\n";
     let config = load(file, &[], &[listen_flag("[::1]:0")]).unwrap();
     assert_eq!(load(&config.to_masked_toml(), &[], &[]).unwrap(), config);
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let config = load("[auth.google]\nclient_secret = 'hunter2'\n", &[], &[]).unwrap();
+    assert!(!config.to_masked_toml().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
 }
 
 #[test]
@@ -161,7 +180,7 @@ proptest! {
 #[test]
 fn the_table_fits_the_structs() {
     for key in KEYS {
-        let (section, name) = key.path.split_once('.').unwrap();
+        let (section, name) = key.path.rsplit_once('.').unwrap();
         let values: Vec<String> = match key.kind {
             Kind::Integer { min, max, .. } => vec![min.to_string(), max.to_string()],
             Kind::Choice(words) => words.iter().map(|word| format!("'{word}'")).collect(),
@@ -169,6 +188,8 @@ fn the_table_fits_the_structs() {
             Kind::Address => vec!["'h:1'".to_owned()],
             Kind::LogLevel => vec!["'debug'".to_owned()],
             Kind::Text | Kind::Path => vec!["'x'".to_owned()],
+            Kind::Networks => vec!["['10.0.0.0/8', '::1']".to_owned()],
+            Kind::Url => vec!["'https://a.example'".to_owned()],
         };
         for value in values {
             let file = match section.strip_suffix("[]") {

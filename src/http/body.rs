@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
+use http::{HeaderMap, Request};
+use http_body::Body;
+use http_body_util::BodyDataStream;
+use hyper::body::Incoming;
 use warp::{Filter, Rejection};
 
 use super::{ApiError, RequestContext};
@@ -52,6 +55,19 @@ where
 }
 
 impl ApiRequest {
+    /// Whether a body was sent or is announced.
+    #[must_use]
+    pub fn has_body(&self) -> bool {
+        let length = self.headers.get(CONTENT_LENGTH).map(http::HeaderValue::as_bytes);
+        length.map_or_else(|| self.headers.contains_key(TRANSFER_ENCODING), |length| length != b"0")
+    }
+
+    /// The request's headers.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// Reads a JSON body of at most `limit` bytes within `timeout`.
     ///
     /// # Errors
@@ -120,7 +136,14 @@ async fn collect(body: &mut BodyStream, limit: u64) -> Result<Bytes, CollectErro
     Ok(all.freeze())
 }
 
-fn linger(mut body: BodyStream) {
+/// Throws away what belongs to a request that is refused by its head.
+pub(super) fn discard(request: Request<Incoming>) {
+    if !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {
+        linger(BodyDataStream::new(request.into_body()));
+    }
+}
+
+fn linger<E: Send>(mut body: impl Stream<Item = Result<Bytes, E>> + Unpin + Send + 'static) {
     tokio::spawn(tokio::time::timeout(LINGER_TIME, async move {
         let mut taken = 0;
         while let Some(Ok(chunk)) = body.next().await {

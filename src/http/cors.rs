@@ -8,7 +8,10 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method};
 
-const EXPOSED: HeaderValue = HeaderValue::from_static("X-Request-Id, X-Ignored-Fields, Retry-After");
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "X-Request-Id, X-Ignored-Fields, Retry-After, WWW-Authenticate, X-RateLimit-Limit, X-RateLimit-Remaining, \
+     X-RateLimit-Reset",
+);
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 

@@ -1,7 +1,7 @@
 //! What every request gets, whatever its route: an id, a log line, CORS headers, a JSON body for errors, a
 //! 500 for panics, a 503 when its time is up while the server stops.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,15 +15,19 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
+use jan_actors::limits::Verdict;
 use tower::ServiceExt;
 use tracing::{Instrument, Span};
 use warp::Reply;
 use warp::filters::BoxedFilter;
 
+use super::body;
 use super::cors::Cors;
 use super::error::prefix;
 use super::io::RunningRequest;
+use super::limits;
 use super::{ApiError, Lifecycle, RequestId, Response};
+use crate::auth::{Admission, Caller, Gate};
 
 /// What a handler may know of a request beyond its path, headers and body.
 #[derive(Clone, Debug)]
@@ -32,17 +36,15 @@ pub struct RequestContext {
     pub id: RequestId,
     /// Where the connection comes from.
     pub peer: SocketAddr,
+    /// Who it is from.
+    pub caller: Caller,
 }
 
 impl RequestContext {
-    /// Whom to be fair to. Until there are principals, one address is one user.
+    /// Whom to be fair to: a user, or an address without one.
     #[must_use]
     pub fn fairness_key(&self) -> String {
-        match self.peer.ip() {
-            // The same client over a dual-stack socket.
-            IpAddr::V6(ip) => ip.to_canonical().to_string(),
-            IpAddr::V4(ip) => ip.to_string(),
-        }
+        self.caller.principal.fairness_key()
     }
 }
 
@@ -50,13 +52,20 @@ impl RequestContext {
 #[derive(Debug)]
 pub struct Edge {
     routes: BoxedFilter<(Response,)>,
+    /// `None`: nobody is asked who they are, and everybody is anonymous.
+    gate: Option<Gate>,
     cors: Cors,
     lifecycle: Lifecycle,
 }
 
 impl Edge {
-    pub fn new(routes: BoxedFilter<(Response,)>, cors: Cors, lifecycle: Lifecycle) -> Self {
-        Self { routes, cors, lifecycle }
+    pub fn new(
+        routes: BoxedFilter<(Response,)>,
+        gate: Option<Gate>,
+        cors: Cors,
+        lifecycle: Lifecycle,
+    ) -> Self {
+        Self { routes, gate, cors, lifecycle }
     }
 
     /// Answers one request. `running` lives as long as the response's body.
@@ -74,6 +83,7 @@ impl Edge {
             method = %request.method(),
             path = prefix(path, 200),
             peer = %peer.ip(),
+            caller = tracing::field::Empty,
         );
         let mut exchange = Exchange {
             span: span.clone(),
@@ -85,17 +95,31 @@ impl Edge {
         };
         let method = request.method().clone();
         let origin = request.headers().get(ORIGIN).cloned();
-        let response = if Cors::is_preflight(request.method(), request.headers()) {
+        let is_preflight = Cors::is_preflight(request.method(), request.headers());
+        let mut admission = self.admit(&request, peer, is_preflight);
+        if admission.caller.principal.user().is_some() {
+            span.record("caller", admission.caller.principal.fairness_key());
+        }
+        let mut response = if is_preflight {
             let mut response = StatusCode::NO_CONTENT.into_response();
             self.cors.answer_preflight(request.headers(), response.headers_mut());
             response
         } else {
-            let context = RequestContext { id: id.clone(), peer };
-            let mut response = self.route(request, context).instrument(span).await;
+            let mut response = match admission.refusal.take() {
+                Some(refusal) => {
+                    body::discard(request);
+                    refusal.into_response()
+                }
+                None => {
+                    let context = RequestContext { id: id.clone(), peer, caller: admission.caller };
+                    self.route(request, context).instrument(span).await
+                }
+            };
             self.cors.add_headers(origin.as_ref(), response.headers_mut());
             response
         };
 
+        limits::add_headers(&admission.verdict, response.headers_mut());
         let (mut parts, body) = response.into_parts();
         parts.headers.insert("x-request-id", id.to_header());
         let error = parts.extensions.remove::<ApiError>();
@@ -114,6 +138,16 @@ impl Edge {
         }
         exchange.outcome = Some((parts.status, error));
         http::Response::from_parts(parts, EdgeBody { inner: body, exchange })
+    }
+
+    fn admit(&self, request: &Request<Incoming>, peer: SocketAddr, is_preflight: bool) -> Admission {
+        match &self.gate {
+            Some(gate) if is_preflight => gate.preflight(request.headers(), peer),
+            Some(gate) => gate.admit(request.method(), request.uri().path(), request.headers(), peer),
+            None => {
+                Admission { caller: Caller::anonymous(peer.ip()), verdict: Verdict::UNLIMITED, refusal: None }
+            }
+        }
     }
 
     async fn route(&self, mut request: Request<Incoming>, context: RequestContext) -> Response {

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use jan_actors::limits::Verdict;
 use jan_actors::model::GenerationError;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -28,6 +29,10 @@ pub struct ApiError {
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
     retry_is_useless: bool,
+    /// What the caller has to show, RFC 6750 section 3.
+    challenge: Option<&'static str>,
+    /// The state of the bucket that refused.
+    verdict: Option<Verdict>,
 }
 
 /// The body of every error.
@@ -59,7 +64,7 @@ pub struct ErrorBody<'a> {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let kind = match status.as_u16() {
             429 => "rate_limit_error",
             500.. => "server_error",
@@ -74,6 +79,8 @@ impl ApiError {
             retry_after: None,
             allow: None,
             retry_is_useless: false,
+            challenge: None,
+            verdict: None,
         }
     }
 
@@ -201,7 +208,7 @@ impl ApiError {
         }
     }
 
-    fn with_param(mut self, param: impl Into<String>) -> Self {
+    pub(crate) fn with_param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(shorten(param.into()));
         self
     }
@@ -216,6 +223,27 @@ impl ApiError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.code
+    }
+
+    /// The same with `WWW-Authenticate`.
+    pub(crate) fn with_challenge(self, challenge: &'static str) -> Self {
+        Self { challenge: Some(challenge), ..self }
+    }
+
+    /// 429 `rate_limit_exceeded` with `Retry-After`, and the headers of the bucket that is empty.
+    #[must_use]
+    pub fn rate_limited(verdict: &Verdict) -> Self {
+        let wait = verdict.retry_after.unwrap_or(Duration::from_secs(1));
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let limit = verdict
+            .nearest
+            .map_or_else(String::new, |bucket| format!(" of {} {}", bucket.limit, bucket.name.text()));
+        let message = format!("The limit{limit} is reached; try again in {} s.", seconds.max(1));
+        Self {
+            retry_after: Some(wait),
+            verdict: Some(*verdict),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message)
+        }
     }
 
     /// What was wrong.
@@ -258,6 +286,12 @@ impl ApiError {
             // OpenAI's SDKs retry every 500 unless this says no.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
+        if let Some(challenge) = self.challenge {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(verdict) = &self.verdict {
+            super::limits::add_headers(verdict, headers);
+        }
     }
 }
 
@@ -273,7 +307,7 @@ impl Reply for ApiError {
     }
 }
 
-fn capitalize(text: &str) -> String {
+pub(crate) fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
         Some(first) => first.to_uppercase().chain(chars).collect(),

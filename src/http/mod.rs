@@ -9,6 +9,7 @@ pub mod error;
 mod io;
 pub mod json;
 mod lifecycle;
+mod limits;
 mod request_id;
 pub mod routes;
 mod server;

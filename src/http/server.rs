@@ -15,6 +15,7 @@ use super::cors::Cors;
 use super::edge::Edge;
 use super::io::Patience;
 use super::{ApiError, Lifecycle, Response};
+use crate::auth::Gate;
 use crate::config::HttpConfig;
 
 /// Connections that the system may hold for us while we are busy; it caps this at its own limit.
@@ -98,14 +99,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `routes` on `listener` until [`Self::drain`].
+    /// Serves `routes` on `listener` until [`Self::drain`], to whom `gate` lets pass.
     pub fn start(
         listener: Listener,
         routes: BoxedFilter<(Response,)>,
+        gate: Option<Gate>,
         lifecycle: Lifecycle,
         config: HttpConfig,
     ) -> Self {
-        let edge = Edge::new(routes, Cors::new(&config.cors_allowed_origins), lifecycle.clone());
+        let edge = Edge::new(routes, gate, Cors::new(&config.cors_allowed_origins), lifecycle.clone());
         let patience = Patience {
             header: Duration::from_millis(config.header_timeout_ms),
             idle: Duration::from_millis(config.idle_timeout_ms),

@@ -49,7 +49,7 @@ async fn start(edit: impl FnOnce(&mut HttpConfig)) -> TestServer {
     let listener = Listener::bind(&config.listen).await.unwrap();
     let address = listener.address();
     let routes = test_routes(&config, &lifecycle, drops);
-    let server = Server::start(listener, routes, lifecycle.clone(), config);
+    let server = Server::start(listener, routes, None, lifecycle.clone(), config);
     TestServer { server, address, lifecycle, dropped }
 }
 

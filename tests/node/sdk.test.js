@@ -14,7 +14,7 @@ assert.ok(baseURL, "JAN_BASE_URL is set by tests/python/with_server.py");
 const model = process.env.JAN_MODEL;
 const bundled = process.env.JAN_IS_BUNDLED === "1";
 const endless = JSON.parse(process.env.JAN_ENDLESS);
-const openai = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0, timeout: 120_000 });
+const openai = new OpenAI({ baseURL, apiKey: process.env.JAN_API_KEY, maxRetries: 0, timeout: 120_000 });
 const messages = [{ role: "user", content: "Tell me a story" }];
 
 test("chat completion", async () => {
@@ -129,9 +129,11 @@ test("the API reference's JavaScript example runs as printed", async () => {
   const folder = await mkdtemp(path.join(here, "example-"));
   try {
     const file = path.join(folder, "example.mjs");
-    // Only the port is this run's own; the last line is there to see the answer.
-    const runnable = snippet.replace("http://localhost:8080/api/v1", baseURL);
-    assert.notEqual(runnable, snippet);
+    // Only the port and the token are this run's own; the last line is there to see the answer.
+    const runnable = snippet
+      .replace("http://localhost:8080/api/v1", baseURL)
+      .replace("your-jwt-token", process.env.JAN_ACCESS_TOKEN);
+    assert.ok(runnable.includes(baseURL) && runnable.includes(process.env.JAN_ACCESS_TOKEN));
     await writeFile(file, `${runnable}\nconsole.log(completion.choices[0].message.content);\n`);
     const done = spawnSync(process.execPath, [file], { encoding: "utf8", timeout: 120_000 });
     assert.equal(done.status, 0, done.stderr);

@@ -30,7 +30,8 @@ def make_server(tmp_path):
 
 def sdk(server, **options):
     """The SDK as a user sets it up, but failing at the first error."""
-    return openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0, timeout=120, **options)
+    options = {"api_key": server.admin_key} | options
+    return openai.OpenAI(base_url=server.base_url, max_retries=0, timeout=120, **options)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def client(server):
 @pytest.fixture
 async def async_client(server):
     async with openai.AsyncOpenAI(
-        base_url=server.base_url, api_key="none", max_retries=0, timeout=120
+        base_url=server.base_url, api_key=server.admin_key, max_retries=0, timeout=120
     ) as one:
         yield one
 

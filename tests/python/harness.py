@@ -31,6 +31,14 @@ VOCABULARY = Vocabulary(MODEL_FILE)
 #: `logit_bias` that keeps the model from ending its answer, for streams that must last.
 ENDLESS = {str(token): -100 for token in VOCABULARY.end_of_generation}
 
+#: Limits that no test reaches by accident; the tests of limits set their own.
+ROOMY = {
+    "JAN_SERVER__RATE_LIMITS__ANONYMOUS_PER_HOUR": "1000000",
+    "JAN_SERVER__RATE_LIMITS__AUTHENTICATED_PER_HOUR": "1000000",
+    "JAN_SERVER__RATE_LIMITS__INFERENCE_PER_MINUTE": "1000000",
+    "JAN_SERVER__RATE_LIMITS__SIGN_IN_FAILURES_PER_HOUR": "1000000",
+}
+
 #: (time limit, what is being waited for) of everything that a fresh server does; generous for slow machines.
 START_TIMEOUT = 60
 
@@ -71,11 +79,12 @@ class Server:
 
     running = []
 
-    def __init__(self, folder, *args, env=None, config=None, model=True, wait="ready"):
+    def __init__(self, folder, *args, env=None, config=None, model=True, wait="ready", listen="127.0.0.1:0"):
         """`wait`: "ready" for a model that answers, "live" for the HTTP port alone, None for neither."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        command = [str(BINARY), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(folder / "data")]
+        self.data = folder / "data"
+        command = [str(BINARY), "serve", "--listen", listen, "--data-dir", str(self.data)]
         if config is not None:
             (folder / "jan-server.toml").write_text(config)
             command += ["--config", str(folder / "jan-server.toml")]
@@ -86,14 +95,16 @@ class Server:
         if model and not IS_BUNDLED:
             # Filling the whole context of a larger model would take minutes.
             environment |= {"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "2048", "JAN_SERVER__ENGINE__KV_CELLS": "8192"}
-        environment |= {k: str(v) for k, v in (env or {}).items()}
+        environment |= ROOMY | {k: str(v) for k, v in (env or {}).items()}
+        # A second start in the same folder must not find the first one's address.
+        self._log_begins = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command + list(args), env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         Server.running.append(self)
         self.pid = self.process.pid
-        self.port = None
+        self.host, self.port = "127.0.0.1", None
         if wait:
             try:
                 self._wait_for_port()
@@ -108,11 +119,11 @@ class Server:
 
     def _wait_for_port(self):
         found = wait_until(
-            lambda: self._alive() and re.search(r"http://127\.0\.0\.1:(\d+)", self.log()),
+            lambda: self._alive() and re.search(r"listens on http://(127\.0\.0\.1|\[::1\]):(\d+)", self.log()),
             "the address in the output",
             START_TIMEOUT,
         )
-        self.port = int(found[1])
+        self.host, self.port = found[1].strip("[]"), int(found[2])
 
     def _alive(self):
         if self.process.poll() is not None:
@@ -121,7 +132,8 @@ class Server:
 
     def log(self):
         """Everything that it printed, without terminal colours."""
-        return re.sub(r"\x1b\[[0-9;]*m", "", self.log_path.read_text(errors="replace"))
+        printed = self.log_path.read_bytes()[self._log_begins :].decode(errors="replace")
+        return re.sub(r"\x1b\[[0-9;]*m", "", printed)
 
     def log_tail(self, lines=60):
         """The end of it, without the polling of this harness."""
@@ -129,45 +141,81 @@ class Server:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def base_url(self):
         return self.url + "/api/v1"
 
-    def get(self, path, headers=None):
-        return self.request("GET", path, headers=headers)
+    @property
+    def admin_key(self):
+        """The key that the first start wrote down."""
+        return (self.data / "admin.key").read_text().strip()
 
-    def post(self, path, body, headers=None, timeout=120):
-        """POSTs JSON (an object) or bytes as they are."""
-        headers = {"Content-Type": "application/json"} | (headers or {})
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.request("POST", path, data, headers, timeout)
+    def new_user(self, email="ann@example.com", name="Ann"):
+        """The id of a new member."""
+        made = self.post("/api/v1/admin/users", {"email": email, "name": name}, key=self.admin_key)
+        assert made.status == 201, made
+        return made.json()["id"]
 
-    def request(self, method, path, body=None, headers=None, timeout=120):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+    def new_session(self, user):
+        """The tokens of a new session of that user."""
+        made = self.post(f"/api/v1/admin/users/{user}/sessions", key=self.admin_key)
+        assert made.status == 201, made
+        return made.json()
+
+    def new_key(self, user, permissions=("read", "write"), **fields):
+        """A new key of that user, as it is answered."""
+        body = {"name": "test", "permissions": list(permissions)} | fields
+        made = self.post(f"/api/v1/admin/users/{user}/api-keys", body, key=self.admin_key)
+        assert made.status == 201, made
+        return made.json()
+
+    def get(self, path, headers=None, key=None):
+        return self.request("GET", path, headers=headers, key=key)
+
+    def post(self, path, body=None, headers=None, timeout=120, key=None, method="POST"):
+        """POSTs JSON (an object), bytes as they are, or nothing."""
+        headers = headers or {}
+        if body is not None:
+            headers = {"Content-Type": "application/json"} | headers
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        return self.request(method, path, data, headers, timeout, key)
+
+    def patch(self, path, body, key=None):
+        return self.post(path, body, key=key, method="PATCH")
+
+    def delete(self, path, key=None):
+        return self.request("DELETE", path, key=key)
+
+    def request(self, method, path, body=None, headers=None, timeout=120, key=None):
+        """`key` goes along as `Authorization: Bearer`, be it a key or a token."""
+        headers = (headers or {}) | ({"Authorization": f"Bearer {key}"} if key else {})
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         with contextlib.closing(connection):
-            connection.request(method, path, body, headers or {})
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return Response(answer.status, answer.headers, answer.read())
 
-    def chat(self, content="Hello", **fields):
+    def chat(self, content="Hello", key=None, headers=None, **fields):
         """POST /chat/completions of one user message."""
         return self.post(
             "/api/v1/chat/completions",
             {"model": MODEL, "messages": [{"role": "user", "content": content}], "max_tokens": 8} | fields,
+            headers,
+            key=key,
         )
 
-    def stream(self, path="/api/v1/chat/completions", **fields):
+    def stream(self, path="/api/v1/chat/completions", key=None, **fields):
         """An open stream; `max_tokens` and the rest come from `fields`."""
         body = {"model": MODEL, "stream": True} | fields
         if path.endswith("/chat/completions"):
             body = {"messages": [{"role": "user", "content": "Tell me a story"}]} | body
-        return Stream(self, path, body)
+        return Stream(self, path, body, key=key)
 
     def connect(self):
         """A raw socket to the server."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return socket.create_connection((self.host, self.port), timeout=60)
 
     def workers(self):
         """Process ids of the live workers, oldest first."""
@@ -200,6 +248,10 @@ class Server:
         wait_until(
             lambda: self.get(f"/api/v1/models/{MODEL}").json().get("status") == "ready", "the model is ready", timeout
         )
+
+    def kill(self):
+        """`kill -9`, and waits until it is gone."""
+        self.close()
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
@@ -255,9 +307,10 @@ def open_files(pid):
 class Stream:
     """A streaming answer read event by event, as the bytes come."""
 
-    def __init__(self, server, path, body, timeout=120):
-        self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout)
-        self.connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    def __init__(self, server, path, body, timeout=120, key=None):
+        self.connection = http.client.HTTPConnection(server.host, server.port, timeout=timeout)
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self.connection.request("POST", path, json.dumps(body), headers)
         self.answer = self.connection.getresponse()
         self.status = self.answer.status
         self.headers = self.answer.headers

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs a command with the real server beside it: with_server.py -- COMMAND...
 
-The command finds the server's address in JAN_BASE_URL (…/api/v1), and JAN_MODEL, JAN_IS_BUNDLED, JAN_ENDLESS.
+The command finds the server's address in JAN_BASE_URL (…/api/v1), and JAN_API_KEY,
+JAN_ACCESS_TOKEN, JAN_MODEL, JAN_IS_BUNDLED, JAN_ENDLESS.
 """
 
 import json
@@ -21,6 +22,8 @@ def main():
         try:
             environment = os.environ | {
                 "JAN_BASE_URL": server.base_url,
+                "JAN_API_KEY": server.admin_key,
+                "JAN_ACCESS_TOKEN": server.new_session(server.new_user())["access_token"],
                 "JAN_MODEL": MODEL,
                 "JAN_IS_BUNDLED": str(int(IS_BUNDLED)),
                 # `logit_bias` that keeps the model from ending its answer.

@@ -1,0 +1,190 @@
+//! The actor of users and API keys.
+//!
+//! It decides nothing in its mailbox: each message becomes a decision ([`users`], [`api_keys`]) on the store's thread,
+//! which answers once the change is durable. So a restart loses only calls that were not begun, and one slow disk
+//! write does not hold up those behind it: they share the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::call::{Call, Desk, Slot};
+use super::ids::{KeyId, UserId};
+use super::permissions::Permissions;
+use super::types::{
+    ApiKeyRecord, CreatedKey, ExternalProfile, IdentityError, KeyUpdate, NewKey, Page, SignIn, UserKind,
+    UserRecord, UserUpdate,
+};
+use super::users::{self, Decision};
+use super::{api_keys, now_s};
+use crate::store::Stores;
+
+/// How often it is written down when keys were last used.
+const TICK: Duration = Duration::from_secs(30);
+
+/// Every so many ticks, what nobody can use any more is deleted.
+const SWEEP_TICKS: u64 = 120;
+
+/// What the accounts actor is told.
+#[derive(Debug)]
+pub enum AccountsMessage {
+    /// Make a guest.
+    Guest(Call<UserRecord>),
+    /// An identity provider vouches for somebody, who may have been that guest.
+    SignIn(ExternalProfile, Option<UserId>, Call<SignIn>),
+    /// Look up a user.
+    User(UserId, Call<UserRecord>),
+    /// List users behind that one, up to so many.
+    Users(Option<UserId>, usize, Call<Page<UserRecord>>),
+    /// Make a member of that address and name.
+    CreateUser(String, String, Call<UserRecord>),
+    /// Change a user.
+    UpdateUser(UserId, UserUpdate, Call<UserRecord>),
+    /// Delete a user with keys and sessions.
+    DeleteUser(UserId, Call<()>),
+    /// Make a key for a user, by somebody with those permissions.
+    CreateKey(UserId, Permissions, NewKey, Call<CreatedKey>),
+    /// List a user's keys.
+    Keys(UserId, Call<Vec<ApiKeyRecord>>),
+    /// Look up a key.
+    Key(UserId, KeyId, Call<ApiKeyRecord>),
+    /// Change a key, by somebody with those permissions.
+    UpdateKey(UserId, KeyId, Permissions, KeyUpdate, Call<ApiKeyRecord>),
+    /// Revoke a key.
+    RevokeKey(UserId, KeyId, Call<()>),
+    /// Time passed.
+    Tick,
+}
+
+/// The actor of users and API keys.
+#[derive(Debug)]
+pub struct Accounts;
+
+/// What it needs.
+#[derive(Clone, Debug)]
+pub struct AccountsArguments {
+    /// Where decisions are carried out.
+    pub desk: Desk,
+    /// Where it is found.
+    pub slot: Arc<Slot<AccountsMessage>>,
+    /// How long a guest without a session is kept.
+    pub keep_guests_s: u64,
+}
+
+/// Its state.
+#[derive(Debug)]
+pub struct AccountsState {
+    arguments: AccountsArguments,
+    ticks: u64,
+}
+
+#[ractor::async_trait]
+impl Actor for Accounts {
+    type Msg = AccountsMessage;
+    type State = AccountsState;
+    type Arguments = AccountsArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        arguments.slot.set(Some(myself.clone()));
+        myself.send_interval(TICK, || AccountsMessage::Tick);
+        Ok(AccountsState { arguments, ticks: 0 })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.handle(message);
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.arguments.slot.set(None);
+        note_used(&state.arguments.desk);
+        Ok(())
+    }
+}
+
+impl AccountsState {
+    fn handle(&mut self, message: AccountsMessage) {
+        let desk = &self.arguments.desk;
+        let index = Arc::clone(&desk.index);
+        let now = now_s();
+        match message {
+            AccountsMessage::Guest(call) => desk.decide(call, move |_| Ok(users::guest(now))),
+            AccountsMessage::SignIn(profile, guest, call) => {
+                desk.decide(call, move |stores| users::sign_in(stores, profile, guest, now));
+            }
+            AccountsMessage::User(id, call) => desk.look(call, move |stores| users::find(stores, id)),
+            AccountsMessage::Users(after, limit, call) => {
+                desk.look(call, move |stores| users::page(stores, after, limit));
+            }
+            AccountsMessage::CreateUser(email, name, call) => {
+                desk.decide(call, move |stores| users::create(stores, &email, &name, now));
+            }
+            AccountsMessage::UpdateUser(id, update, call) => desk.decide(call, move |stores| {
+                users::update(stores, id, update, &index.users_of(UserKind::Admin))
+            }),
+            AccountsMessage::DeleteUser(id, call) => {
+                desk.decide(call, move |stores| users::delete(stores, id, &index.users_of(UserKind::Admin)))
+            }
+            AccountsMessage::CreateKey(user, maker, key, call) => {
+                desk.decide(call, move |stores| api_keys::create(stores, user, maker, key, now));
+            }
+            AccountsMessage::Keys(user, call) => {
+                desk.look(call, move |stores| api_keys::list(stores, user, |hash| index.last_used(hash)))
+            }
+            AccountsMessage::Key(user, key, call) => {
+                desk.look(call, move |stores| api_keys::one(stores, user, key, |hash| index.last_used(hash)))
+            }
+            AccountsMessage::UpdateKey(user, key, maker, update, call) => {
+                desk.decide(call, move |stores| api_keys::update(stores, user, key, maker, update, now))
+            }
+            AccountsMessage::RevokeKey(user, key, call) => {
+                desk.decide(call, move |stores| api_keys::revoke(stores, user, key, now));
+            }
+            AccountsMessage::Tick => {
+                note_used(desk);
+                self.ticks += 1;
+                if self.ticks % SWEEP_TICKS == 0 {
+                    self.sweep(now);
+                }
+            }
+        }
+    }
+
+    fn sweep(&self, now: u64) {
+        let desk = &self.arguments.desk;
+        look_after(desk, move |stores| Ok(((), api_keys::forget_revoked(stores, now)?)));
+        let guests = desk.index.users_of(UserKind::Guest);
+        let made_before = now.saturating_sub(self.arguments.keep_guests_s);
+        look_after(desk, move |stores| Ok(((), users::forget_guests(stores, &guests, made_before)?)));
+    }
+}
+
+/// Writes down which keys were used since the last time.
+pub fn note_used(desk: &Desk) {
+    let used = desk.index.take_used();
+    if !used.is_empty() {
+        look_after(desk, move |stores| Ok(((), api_keys::note_used(stores, &used)?)));
+    }
+}
+
+fn look_after(desk: &Desk, decide: impl FnOnce(&dyn Stores) -> Decision<()> + Send + 'static) {
+    desk.carry_out(decide, |outcome: Result<(), IdentityError>| {
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "looking after users and keys failed; it is tried again later");
+        }
+    });
+}

@@ -1,0 +1,120 @@
+//! How the edge's door reaches an actor, and how an actor has the store answer.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ractor::{ActorRef, ActorStatus, Message, RpcReplyPort};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::index::Index;
+use super::types::IdentityError;
+use crate::store::{Changes, Store, Stores};
+
+/// What somebody waits for. Its place among the calls at a time is taken until it is answered, since a mailbox has no
+/// bound of its own.
+#[derive(Debug)]
+pub struct Call<T> {
+    reply: RpcReplyPort<Result<T, IdentityError>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<T: Send + 'static> Call<T> {
+    /// A call that has its place.
+    pub fn new(reply: RpcReplyPort<Result<T, IdentityError>>, place: OwnedSemaphorePermit) -> Self {
+        Self { reply, _place: place }
+    }
+
+    /// Whether nobody waits any more.
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    /// Answers it.
+    pub fn answer(self, answer: Result<T, IdentityError>) {
+        // Whoever asked may have gone away meanwhile.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// Where an actor is to be found, across restarts.
+#[derive(Debug)]
+pub struct Slot<M>(Mutex<Option<ActorRef<M>>>);
+
+impl<M: Message> Default for Slot<M> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<M: Message> Slot<M> {
+    /// The actor has started, or stopped.
+    pub fn set(&self, actor: Option<ActorRef<M>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = actor;
+    }
+
+    /// The running actor; waits for one that is being started, up to a limit.
+    pub async fn running(&self, limit: Duration) -> Option<ActorRef<M>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let actor = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let running = actor.filter(|actor| actor.get_status() == ActorStatus::Running);
+            if running.is_some() || Instant::now() >= deadline {
+                return running;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Where decisions are carried out: on the store's thread, and published in the index once they are durable.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// What is kept.
+    pub store: Arc<Store>,
+    /// What credentials are checked against.
+    pub index: Arc<Index>,
+}
+
+impl Desk {
+    /// Answers a call from what is stored.
+    pub fn look<T: Send + 'static>(
+        &self,
+        call: Call<T>,
+        look: impl FnOnce(&dyn Stores) -> Result<T, IdentityError> + Send + 'static,
+    ) {
+        if !call.is_abandoned() {
+            self.store.read(move |stores| call.answer(stores.map_err(Into::into).and_then(look)));
+        }
+    }
+
+    /// Carries out a decision and answers the call once its changes are durable and hold.
+    pub fn decide<T: Send + 'static>(
+        &self,
+        call: Call<T>,
+        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), IdentityError> + Send + 'static,
+    ) {
+        if !call.is_abandoned() {
+            self.carry_out(decide, move |answer| call.answer(answer));
+        }
+    }
+
+    /// The same for whatever is to be done with the answer.
+    pub fn carry_out<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), IdentityError> + Send + 'static,
+        done: impl FnOnce(Result<T, IdentityError>) + Send + 'static,
+    ) {
+        let index = Arc::clone(&self.index);
+        let change = |stores: &dyn Stores| {
+            let (answer, changes) = decide(stores)?;
+            stores.commit(&changes)?;
+            Ok((answer, changes))
+        };
+        self.store.write(change, move |outcome: Result<_, IdentityError>| {
+            done(outcome.map(|(answer, changes)| {
+                index.apply(&changes);
+                answer
+            }));
+        });
+    }
+}

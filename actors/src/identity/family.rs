@@ -1,0 +1,141 @@
+//! A session's token family: which generation of tokens may refresh it, and what an older one means.
+//!
+//! Each refresh makes a new generation, and only the newest one makes the next. An older one presented again was
+//! copied by somebody, and nobody can tell who is the thief, so the whole family ends ([RFC 9700, section 4.14.2]).
+//! One case is no theft: two tabs of one browser that refresh at the same time. So the generation just before the
+//! current one is answered with the current one once more, for a few seconds.
+//!
+//! Pure: time is passed in.
+//!
+//! [RFC 9700, section 4.14.2]: https://www.rfc-editor.org/rfc/rfc9700#section-4.14.2
+
+use serde::{Deserialize, Serialize};
+
+/// The generations of one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Family {
+    /// The newest one, from 1.
+    pub generation: u32,
+    /// When it was made (epoch seconds).
+    pub since: u64,
+}
+
+/// How long what holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FamilyRules {
+    /// How long after its last refresh a session can be refreshed.
+    pub window_s: u64,
+    /// How long the generation before the current one is answered.
+    pub grace_s: u64,
+}
+
+/// What presenting a generation leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presented {
+    /// It was the current one: this is the family now.
+    Next(Family),
+    /// It was the one before, just replaced: the current one is given once more.
+    Again,
+    /// Too long since the last refresh: the session has ended.
+    TooLate,
+    /// It had been used: the session ends.
+    Reused,
+}
+
+impl Family {
+    /// The first generation.
+    pub const fn new(now: u64) -> Self {
+        Self { generation: 1, since: now }
+    }
+
+    /// Until when it can be refreshed.
+    pub const fn expires_at(&self, rules: FamilyRules) -> u64 {
+        self.since.saturating_add(rules.window_s)
+    }
+
+    /// What comes of it that somebody presents a token of that generation.
+    pub fn present(&self, generation: u32, now: u64, rules: FamilyRules) -> Presented {
+        if now >= self.expires_at(rules) {
+            return Presented::TooLate;
+        }
+        if generation == self.generation {
+            // After 2^32 refreshes a session ends as if a token had been reused.
+            return match self.generation.checked_add(1) {
+                Some(generation) => Presented::Next(Self { generation, since: now }),
+                None => Presented::Reused,
+            };
+        }
+        // In either direction, should the clock have been set back in between.
+        let just_replaced = now.abs_diff(self.since) <= rules.grace_s;
+        if generation.checked_add(1) == Some(self.generation) && just_replaced {
+            return Presented::Again;
+        }
+        // Older, or one that never was: a database restored from a backup does not know the newest tokens.
+        Presented::Reused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULES: FamilyRules = FamilyRules { window_s: 1000, grace_s: 10 };
+
+    #[test]
+    fn a_life() {
+        let first = Family::new(100);
+        let Presented::Next(second) = first.present(1, 150, RULES) else { panic!() };
+        assert_eq!(second, Family { generation: 2, since: 150 });
+        assert_eq!(second.present(1, 160, RULES), Presented::Again, "a racing tab");
+        assert_eq!(second.present(1, 161, RULES), Presented::Reused);
+        assert_eq!(second.present(3, 151, RULES), Presented::Reused, "never made");
+        assert_eq!(second.present(0, 151, RULES), Presented::Reused);
+        assert_eq!(second.present(2, 1149, RULES), Presented::Next(Family { generation: 3, since: 1149 }));
+        assert_eq!(second.present(2, 1150, RULES), Presented::TooLate);
+        let Presented::Next(third) = second.present(2, 151, RULES) else { panic!() };
+        assert_eq!(third.present(1, 151, RULES), Presented::Reused, "two back is no race");
+    }
+
+    proptest! {
+        /// Whatever is presented whenever: at most one generation makes the next, it is the newest one made, and
+        /// once a family has ended nothing is given any more.
+        #[test]
+        fn one_live_generation(steps in prop::collection::vec((0u32..8, 0u64..400, any::<bool>()), 1..60)) {
+            let mut family = Some(Family::new(0));
+            let mut now = 0u64;
+            let mut newest = 1;
+            for (behind, wait, back) in steps {
+                now = if back { now.saturating_sub(wait) } else { now + wait };
+                let Some(current) = family else { break };
+                let live = (0..newest + 3)
+                    .filter(|&g| matches!(current.present(g, now, RULES), Presented::Next(_)))
+                    .collect::<Vec<_>>();
+                prop_assert!(live.is_empty() || live == [newest], "{live:?}");
+                let generation = newest.saturating_sub(behind);
+                family = match current.present(generation, now, RULES) {
+                    Presented::Next(next) => {
+                        prop_assert_eq!(generation, newest);
+                        newest += 1;
+                        prop_assert_eq!(next, Family { generation: newest, since: now });
+                        Some(next)
+                    }
+                    Presented::Again => {
+                        prop_assert_eq!(generation + 1, newest);
+                        prop_assert!(now.abs_diff(current.since) <= RULES.grace_s);
+                        Some(current)
+                    }
+                    Presented::TooLate => {
+                        prop_assert!(now - current.since >= RULES.window_s);
+                        None
+                    }
+                    Presented::Reused => {
+                        prop_assert!(generation != newest);
+                        None
+                    }
+                };
+            }
+        }
+    }
+}

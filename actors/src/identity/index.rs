@@ -1,0 +1,310 @@
+//! What checking a credential reads: users, keys and sessions in memory.
+//!
+//! The store's thread alone writes it, in the order in which changes became durable and before anybody is told of
+//! them: so a revocation holds for whatever request comes after its answer, and what the index grants is on disk. It
+//! is no part of the actors and goes on while they are restarted.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use subtle::ConstantTimeEq;
+
+use super::ids::{KeyId, SessionId, UserId};
+use super::permissions::Permissions;
+use super::types::{ApiKeyRecord, AuthError, Principal, PrincipalKind, UserKind, UserRecord};
+use crate::limits::LimitOverrides;
+use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, Stores};
+
+/// How many locks share the entries of one kind.
+const SHARDS: usize = 16;
+
+/// How many users are read at a time when loading.
+const LOAD_PAGE: usize = 1000;
+
+/// A map whose readers rarely meet a writer.
+#[derive(Debug)]
+struct Sharded<K, V> {
+    shards: Vec<RwLock<HashMap<K, V>>>,
+}
+
+/// A key that names its shard. Any byte that is random does.
+trait ShardKey: Copy + Eq + Hash {
+    fn byte(&self) -> u8;
+}
+
+impl ShardKey for UserId {
+    fn byte(&self) -> u8 {
+        self.to_bytes()[15]
+    }
+}
+
+impl ShardKey for SessionId {
+    fn byte(&self) -> u8 {
+        self.to_bytes()[15]
+    }
+}
+
+/// The first half of a key's hash: enough to find it; the whole is compared apart.
+type KeyPrefix = [u8; 16];
+
+impl ShardKey for KeyPrefix {
+    fn byte(&self) -> u8 {
+        self[15]
+    }
+}
+
+impl<K: ShardKey, V> Sharded<K, V> {
+    fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+    }
+
+    fn read(&self, key: &K) -> RwLockReadGuard<'_, HashMap<K, V>> {
+        self.shard(key).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, key: &K) -> RwLockWriteGuard<'_, HashMap<K, V>> {
+        self.shard(key).write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard(&self, key: &K) -> &RwLock<HashMap<K, V>> {
+        &self.shards[usize::from(key.byte()) % SHARDS]
+    }
+
+    fn replace(&self, entries: HashMap<K, V>) {
+        let mut fresh: Vec<HashMap<K, V>> = (0..SHARDS).map(|_| HashMap::new()).collect();
+        for (key, value) in entries {
+            fresh[usize::from(key.byte()) % SHARDS].insert(key, value);
+        }
+        for (shard, fresh) in self.shards.iter().zip(fresh) {
+            *shard.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
+    }
+
+    fn each(&self, mut visit: impl FnMut(&K, &V)) {
+        for shard in &self.shards {
+            for (key, value) in &*shard.read().unwrap_or_else(PoisonError::into_inner) {
+                visit(key, value);
+            }
+        }
+    }
+}
+
+/// What is to be known of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct UserEntry {
+    kind: UserKind,
+    disabled: bool,
+    limits: LimitOverrides,
+}
+
+impl From<&UserRecord> for UserEntry {
+    fn from(record: &UserRecord) -> Self {
+        Self { kind: record.kind, disabled: record.disabled, limits: record.limits }
+    }
+}
+
+/// What is to be known of a key.
+#[derive(Debug)]
+struct KeyEntry {
+    hash: KeyHash,
+    id: KeyId,
+    user: UserId,
+    permissions: Permissions,
+    expires_at: Option<u64>,
+    revoked: bool,
+    limits: LimitOverrides,
+    /// When it was last accepted (epoch seconds, 0: never), and the same as far as it is stored.
+    last_used: AtomicU64,
+    stored_last_used: AtomicU64,
+}
+
+impl KeyEntry {
+    fn new(hash: &KeyHash, record: &ApiKeyRecord) -> Self {
+        let last_used = record.last_used_at.unwrap_or(0);
+        Self {
+            hash: *hash,
+            id: record.id,
+            user: record.user,
+            permissions: record.permissions,
+            expires_at: record.expires_at,
+            revoked: record.revoked_at.is_some(),
+            limits: record.limits,
+            last_used: last_used.into(),
+            stored_last_used: last_used.into(),
+        }
+    }
+}
+
+/// Users, keys and sessions in memory.
+#[derive(Debug)]
+pub struct Index {
+    users: Sharded<UserId, UserEntry>,
+    keys: Sharded<KeyPrefix, KeyEntry>,
+    sessions: Sharded<SessionId, UserId>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { users: Sharded::new(), keys: Sharded::new(), sessions: Sharded::new() }
+    }
+}
+
+impl Index {
+    /// Takes everything from the store in place of what is here.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn load(&self, stores: &dyn Stores) -> Result<(), StoreError> {
+        let mut users = HashMap::new();
+        let mut after = None;
+        loop {
+            let page = stores.accounts().users(after, LOAD_PAGE)?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            users.extend(page.iter().map(|record| (record.id, UserEntry::from(record))));
+        }
+        let mut keys = HashMap::new();
+        stores.accounts().each_key(&mut |hash, record| {
+            keys.insert(prefix(&hash), KeyEntry::new(&hash, &record));
+        })?;
+        let mut sessions = HashMap::new();
+        stores.sessions().each_session(&mut |session| {
+            sessions.insert(session.id, session.user);
+        })?;
+        self.users.replace(users);
+        self.keys.replace(keys);
+        self.sessions.replace(sessions);
+        Ok(())
+    }
+
+    /// Takes changes over that are durable now.
+    pub fn apply(&self, changes: &Changes) {
+        for change in &changes.accounts {
+            match change {
+                AccountChange::PutUser(record) => {
+                    self.users.write(&record.id).insert(record.id, record.into());
+                }
+                AccountChange::DeleteUser(id) => {
+                    self.users.write(id).remove(id);
+                }
+                AccountChange::PutKey(hash, record) => {
+                    let entry = KeyEntry::new(hash, record);
+                    let mut keys = self.keys.write(&prefix(hash));
+                    // A use that was noted meanwhile is newer than what is stored.
+                    if let Some(before) = keys.get(&prefix(hash)) {
+                        entry
+                            .last_used
+                            .fetch_max(before.last_used.load(Ordering::Relaxed), Ordering::Relaxed);
+                    }
+                    keys.insert(prefix(hash), entry);
+                }
+                AccountChange::DeleteKey(hash, _) => {
+                    self.keys.write(&prefix(hash)).remove(&prefix(hash));
+                }
+            }
+        }
+        for change in &changes.sessions {
+            match change {
+                SessionChange::Put(session) => {
+                    self.sessions.write(&session.id).insert(session.id, session.user);
+                }
+                SessionChange::End(_, id) => {
+                    self.sessions.write(id).remove(id);
+                }
+            }
+        }
+    }
+
+    /// Whose key has that hash.
+    ///
+    /// # Errors
+    /// Why it is not accepted.
+    pub fn key(&self, hash: &KeyHash, now: u64) -> Result<Principal, AuthError> {
+        let keys = self.keys.read(&prefix(hash));
+        let entry = keys.get(&prefix(hash)).filter(|entry| bool::from(entry.hash.ct_eq(hash)));
+        let entry = entry.ok_or(AuthError::UnknownKey)?;
+        if entry.revoked {
+            return Err(AuthError::RevokedKey);
+        }
+        if entry.expires_at.is_some_and(|expires_at| now >= expires_at) {
+            return Err(AuthError::ExpiredKey);
+        }
+        let user = self.user(entry.user).ok_or(AuthError::UnknownKey)?;
+        if user.disabled {
+            return Err(AuthError::UserDisabled);
+        }
+        // Not more often than it changes: a write would take the cache line from every other core.
+        if entry.last_used.load(Ordering::Relaxed) < now {
+            entry.last_used.store(now, Ordering::Relaxed);
+        }
+        Ok(Principal {
+            kind: PrincipalKind::Key { user: entry.user, key: entry.id },
+            permissions: entry.permissions.meet(user.kind.permissions()),
+            user_kind: Some(user.kind),
+            user_limits: user.limits,
+            key_limits: entry.limits,
+        })
+    }
+
+    /// Whose session that is.
+    ///
+    /// # Errors
+    /// It has ended, or its user may not use it.
+    pub fn session(&self, user: UserId, session: SessionId) -> Result<Principal, AuthError> {
+        if self.sessions.read(&session).get(&session) != Some(&user) {
+            return Err(AuthError::SessionRevoked);
+        }
+        let entry = self.user(user).ok_or(AuthError::SessionRevoked)?;
+        if entry.disabled {
+            return Err(AuthError::UserDisabled);
+        }
+        Ok(Principal {
+            kind: PrincipalKind::User { user, session },
+            permissions: entry.kind.permissions(),
+            user_kind: Some(entry.kind),
+            user_limits: entry.limits,
+            key_limits: LimitOverrides::default(),
+        })
+    }
+
+    /// When a key was last accepted, as far as it is known here.
+    pub fn last_used(&self, hash: &KeyHash) -> Option<u64> {
+        let keys = self.keys.read(&prefix(hash));
+        let last_used = keys.get(&prefix(hash))?.last_used.load(Ordering::Relaxed);
+        (last_used > 0).then_some(last_used)
+    }
+
+    /// The keys that were used since that was last stored, and when; they count as stored from now on.
+    pub fn take_used(&self) -> Vec<(UserId, KeyId, u64)> {
+        let mut used = Vec::new();
+        self.keys.each(|_, entry| {
+            let last = entry.last_used.load(Ordering::Relaxed);
+            if entry.stored_last_used.swap(last, Ordering::Relaxed) < last {
+                used.push((entry.user, entry.id, last));
+            }
+        });
+        used
+    }
+
+    /// The ids of all users of that kind.
+    pub fn users_of(&self, kind: UserKind) -> Vec<UserId> {
+        let mut users = Vec::new();
+        self.users.each(|id, entry| {
+            if entry.kind == kind {
+                users.push(*id);
+            }
+        });
+        users
+    }
+
+    fn user(&self, id: UserId) -> Option<UserEntry> {
+        self.users.read(&id).get(&id).copied()
+    }
+}
+
+fn prefix(hash: &KeyHash) -> KeyPrefix {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *hash;
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}

@@ -1,0 +1,54 @@
+//! Opening what identity needs: the database, the index over it, the signing keys, and an administrator.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::admin::{self, AdminError, AdminKeyFile};
+use super::call::Desk;
+use super::handle::Identity;
+use super::index::Index;
+use super::now_s;
+use super::tokens::Tokens;
+use crate::config::AuthConfig;
+use crate::store::{OpenError, Store};
+
+/// Why there can be no users, keys and sessions.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityOpenError {
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    /// The signing keys cannot be used.
+    #[error("cannot use the signing keys in {folder}/keys: {error}")]
+    SigningKeys {
+        /// The data folder.
+        folder: String,
+        /// What is wrong.
+        error: io::Error,
+    },
+    /// There is no administrator and none can be made.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+}
+
+impl Identity {
+    /// Opens the data folder. Blocks. Credentials can be checked at once; the actors of everything else are still to
+    /// be started.
+    pub(crate) fn open(
+        data_dir: &Path,
+        config: &AuthConfig,
+    ) -> Result<(Self, AdminKeyFile), IdentityOpenError> {
+        let index = Arc::new(Index::default());
+        let mirror = Arc::clone(&index);
+        let store = Store::open(data_dir, move |stores| mirror.load(stores))?;
+        let desk = Desk { store: Arc::new(store), index };
+        let tokens = Tokens::open(config, data_dir.to_owned(), now_s());
+        let tokens = tokens.map_err(|error| IdentityOpenError::SigningKeys {
+            folder: data_dir.display().to_string(),
+            error,
+        })?;
+        let admin_key = admin::ensure(&desk, data_dir)?;
+        Ok((Self::new(desk, tokens), admin_key))
+    }
+}

@@ -1,0 +1,221 @@
+//! The actor of login sessions, and the decisions about them.
+//!
+//! As with [`accounts`](super::accounts), decisions run on the store's thread and are answered once they are durable.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::call::{Call, Desk, Slot};
+use super::family::{Family, FamilyRules, Presented};
+use super::ids::{SessionId, UserId};
+use super::now_s;
+use super::token::Grant;
+use super::tokens::Tokens;
+use super::types::{AuthError, IdentityError, SessionRecord};
+use super::users::{self, Decision};
+use crate::store::{Changes, SessionChange, StoredSession, Stores};
+
+/// How often it is looked whether there is a new signing key.
+const TICK: Duration = Duration::from_secs(2);
+
+/// Every so many ticks, sessions that have run out are deleted.
+const SWEEP_TICKS: u64 = 1800;
+
+/// Most sessions deleted at a time.
+const MOST_SWEPT: usize = 10_000;
+
+/// What the session registry is told.
+#[derive(Debug)]
+pub enum SessionsMessage {
+    /// Begin a session for that user.
+    Start(UserId, Call<Grant>),
+    /// Somebody shows tokens of that generation to get new ones. An inner error changes something, too: it may be
+    /// the end of the session.
+    Refresh(Grant, Call<Result<Grant, AuthError>>),
+    /// List a user's sessions.
+    List(UserId, Call<Vec<SessionRecord>>),
+    /// End a session of that user.
+    End(UserId, SessionId, Call<()>),
+    /// Time passed.
+    Tick,
+}
+
+/// The actor of login sessions.
+#[derive(Debug)]
+pub struct SessionRegistry;
+
+/// What it needs.
+#[derive(Clone, Debug)]
+pub struct SessionsArguments {
+    /// Where decisions are carried out.
+    pub desk: Desk,
+    /// Where it is found.
+    pub slot: Arc<Slot<SessionsMessage>>,
+    /// The signing keys.
+    pub tokens: Arc<Tokens>,
+    /// How generations are judged.
+    pub rules: FamilyRules,
+}
+
+/// Its state.
+#[derive(Debug)]
+pub struct SessionsState {
+    arguments: SessionsArguments,
+    ticks: u64,
+}
+
+#[ractor::async_trait]
+impl Actor for SessionRegistry {
+    type Msg = SessionsMessage;
+    type State = SessionsState;
+    type Arguments = SessionsArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        arguments.slot.set(Some(myself.clone()));
+        myself.send_interval(TICK, || SessionsMessage::Tick);
+        Ok(SessionsState { arguments, ticks: 0 })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.handle(message);
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.arguments.slot.set(None);
+        Ok(())
+    }
+}
+
+impl SessionsState {
+    fn handle(&mut self, message: SessionsMessage) {
+        let SessionsArguments { desk, rules, .. } = &self.arguments;
+        let (rules, now) = (*rules, now_s());
+        match message {
+            SessionsMessage::Start(user, call) => desk.decide(call, move |stores| start(stores, user, now)),
+            SessionsMessage::Refresh(shown, call) => {
+                desk.decide(call, move |stores| refresh(stores, shown, now, rules));
+            }
+            SessionsMessage::List(user, call) => {
+                desk.look(call, move |stores| list(stores, user, now, rules))
+            }
+            SessionsMessage::End(user, id, call) => desk.decide(call, move |stores| end(stores, user, id)),
+            SessionsMessage::Tick => {
+                self.ticks += 1;
+                if let Err(error) = self.arguments.tokens.reload(now) {
+                    tracing::warn!(%error, "the signing keys cannot be read again; those known stay in use");
+                }
+                if self.ticks % SWEEP_TICKS == 0 {
+                    let done = |outcome: Result<(), IdentityError>| {
+                        if let Err(error) = outcome {
+                            tracing::warn!(%error, "deleting sessions that have run out failed");
+                        }
+                    };
+                    desk.carry_out(move |stores| sweep(stores, now, rules), done);
+                }
+            }
+        }
+    }
+}
+
+/// Begins a session.
+pub fn start(stores: &dyn Stores, user: UserId, now: u64) -> Decision<Grant> {
+    if users::find(stores, user)?.disabled {
+        return Err(AuthError::UserDisabled.into());
+    }
+    let session = StoredSession { id: SessionId::new(), user, created_at: now, family: Family::new(now) };
+    let grant = Grant { user, session: session.id, generation: session.family.generation };
+    Ok((grant, change(SessionChange::Put(session))))
+}
+
+/// What comes of showing tokens of a generation.
+pub fn refresh(
+    stores: &dyn Stores,
+    shown: Grant,
+    now: u64,
+    rules: FamilyRules,
+) -> Decision<Result<Grant, AuthError>> {
+    let session = stores.sessions().session(shown.session)?.filter(|session| session.user == shown.user);
+    let (Some(session), Some(user)) = (session, stores.accounts().user(shown.user)?) else {
+        return Ok((Err(AuthError::SessionRevoked), Changes::default()));
+    };
+    if user.disabled {
+        return Ok((Err(AuthError::UserDisabled), Changes::default()));
+    }
+    let end = || change(SessionChange::End(session.user, session.id));
+    Ok(match session.family.present(shown.generation, now, rules) {
+        Presented::Next(family) => {
+            let grant = Grant { generation: family.generation, ..shown };
+            (Ok(grant), change(SessionChange::Put(StoredSession { family, ..session })))
+        }
+        Presented::Again => {
+            (Ok(Grant { generation: session.family.generation, ..shown }), Changes::default())
+        }
+        Presented::TooLate => (Err(AuthError::RefreshWindowOver), end()),
+        Presented::Reused => {
+            tracing::warn!(session = %session.id, user = %session.user, "a token was used twice: the session is ended");
+            (Err(AuthError::TokenReused), end())
+        }
+    })
+}
+
+/// A user's sessions that can still be refreshed, oldest first.
+pub fn list(
+    stores: &dyn Stores,
+    user: UserId,
+    now: u64,
+    rules: FamilyRules,
+) -> Result<Vec<SessionRecord>, IdentityError> {
+    let sessions = stores.sessions().sessions(user)?.into_iter();
+    let records = sessions.map(|session| SessionRecord {
+        id: session.id,
+        user: session.user,
+        created_at: session.created_at,
+        refreshed_at: session.family.since,
+        expires_at: session.family.expires_at(rules),
+    });
+    Ok(records.filter(|record| now < record.expires_at).collect())
+}
+
+/// Ends a session of that user.
+pub fn end(stores: &dyn Stores, user: UserId, id: SessionId) -> Decision<()> {
+    let session = stores.sessions().session(id)?.filter(|session| session.user == user);
+    let session = session.ok_or_else(|| IdentityError::NotFound { what: "session", id: id.to_string() })?;
+    Ok(((), change(SessionChange::End(user, session.id))))
+}
+
+/// Deletes sessions that can't be refreshed any more, and those of users who are gone; only so many at a time, since
+/// they are deleted in one transaction.
+pub fn sweep(stores: &dyn Stores, now: u64, rules: FamilyRules) -> Decision<()> {
+    let mut sessions = Vec::new();
+    stores.sessions().each_session(&mut |session| sessions.push(session))?;
+    let mut changes = Changes::default();
+    for session in sessions {
+        if session.family.expires_at(rules) <= now || stores.accounts().user(session.user)?.is_none() {
+            changes.sessions.push(SessionChange::End(session.user, session.id));
+        }
+        if changes.sessions.len() >= MOST_SWEPT {
+            break;
+        }
+    }
+    Ok(((), changes))
+}
+
+fn change(change: SessionChange) -> Changes {
+    Changes { sessions: vec![change], ..Changes::default() }
+}

@@ -1,0 +1,270 @@
+//! The keys that tokens are signed with: Ed25519 ([RFC 8037]), one file each in `<data-dir>/keys`.
+//!
+//! The newest one signs. Rotating is writing one more file, so it is done or not done, whatever crashes. An older key
+//! is honoured until everything it signed has died, and then its file is deleted.
+//!
+//! [RFC 8037]: https://www.rfc-editor.org/rfc/rfc8037
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jsonwebtoken::{DecodingKey, EncodingKey};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::store::files::{create_private_folder, write_private};
+
+/// One key, as its file has it.
+#[derive(Serialize, Deserialize)]
+struct KeyFile {
+    kid: String,
+    /// Epoch milliseconds.
+    created_at_ms: u64,
+    /// PKCS #8, base64.
+    private_key: String,
+}
+
+/// A key that is honoured.
+#[derive(Clone)]
+pub struct SigningKey {
+    /// Its id: the RFC 7638 thumbprint of its public part.
+    pub kid: String,
+    /// Signs.
+    pub encoding: EncodingKey,
+    /// Checks.
+    pub decoding: DecodingKey,
+    /// The public key, as a JWK has it (`x`).
+    public: String,
+    created_at_ms: u64,
+    path: PathBuf,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// All keys that are honoured, oldest first.
+#[derive(Clone, Debug)]
+pub struct KeyRing {
+    keys: Vec<SigningKey>,
+}
+
+impl KeyRing {
+    /// Reads the keys of a data folder; makes the first one where there is none. Keys replaced more than `keep_ms`
+    /// ago are deleted.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is no key.
+    pub fn load(data_dir: &Path, now_ms: u64, keep_ms: u64) -> io::Result<Self> {
+        let folder = folder(data_dir);
+        create_private_folder(&folder)?;
+        let mut keys = read_all(&folder)?;
+        if keys.is_empty() {
+            rotate_signing_key(data_dir)?;
+            keys = read_all(&folder)?;
+        }
+        let dead = dead_count(&keys.iter().map(|key| key.created_at_ms).collect::<Vec<_>>(), now_ms, keep_ms);
+        for key in keys.drain(..dead) {
+            tracing::info!(kid = key.kid, "a signing key that was replaced is dead and is deleted");
+            std::fs::remove_file(&key.path)?;
+        }
+        Ok(Self { keys })
+    }
+
+    /// The one that signs.
+    pub fn newest(&self) -> &SigningKey {
+        self.keys.last().expect("a ring is made with at least one key, and never loses its last")
+    }
+
+    /// The key of that id.
+    pub fn find(&self, kid: &str) -> Option<&SigningKey> {
+        self.keys.iter().find(|key| key.kid == kid)
+    }
+
+    /// The public keys as a JWK Set (RFC 7517), newest first.
+    pub fn to_jwks(&self) -> serde_json::Value {
+        let keys = self.keys.iter().rev().map(|key| {
+            serde_json::json!({
+                "kty": "OKP",
+                "crv": "Ed25519",
+                "x": key.public,
+                "kid": key.kid,
+                "alg": "EdDSA",
+                "use": "sig",
+            })
+        });
+        serde_json::json!({ "keys": keys.collect::<Vec<_>>() })
+    }
+
+    /// The ids, oldest first.
+    pub fn kids(&self) -> Vec<&str> {
+        self.keys.iter().map(|key| key.kid.as_str()).collect()
+    }
+}
+
+/// How many of the keys made at those times (oldest first) are dead: replaced, and `keep_ms` have passed since.
+fn dead_count(created_at_ms: &[u64], now_ms: u64, keep_ms: u64) -> usize {
+    let replaced_at = created_at_ms.iter().skip(1);
+    replaced_at.take_while(|&&at| at.saturating_add(keep_ms) < now_ms).count()
+}
+
+/// Makes a new signing key in `<data-dir>/keys` (`jan-server keys rotate`) and returns its id (`kid`). New tokens are
+/// signed with it; older keys are honoured until no token of theirs can be alive. A running server notices within
+/// seconds.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn rotate_signing_key(data_dir: &Path) -> io::Result<String> {
+    let folder = folder(data_dir);
+    create_private_folder(&folder)?;
+    // Never older than the newest, should the clock have been set back.
+    let newest = read_all(&folder)?.last().map_or(0, |key| key.created_at_ms);
+    let created_at_ms = now_ms().max(newest + 1);
+    let unspecified = |_| io::Error::other("the system gives no randomness for a signing key");
+    let pair = Ed25519KeyPair::generate().map_err(unspecified)?;
+    let document = pair.to_pkcs8v1().map_err(unspecified)?;
+    let kid = thumbprint(&public_text(&pair));
+    let private_key = STANDARD.encode(document.as_ref());
+    let file = KeyFile { kid: kid.clone(), created_at_ms, private_key };
+    let text = serde_json::to_vec(&file).expect("texts and a number have a JSON form");
+    write_private(&folder.join(format!("{created_at_ms}-{kid}.json")), &text)?;
+    Ok(kid)
+}
+
+fn folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("keys")
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Every key of the folder, oldest first.
+fn read_all(folder: &Path) -> io::Result<Vec<SigningKey>> {
+    let mut keys = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let key = read_key(&path);
+            keys.push(key.map_err(|error| {
+                io::Error::new(error.kind(), format!("the signing key {}: {error}", path.display()))
+            })?);
+        }
+    }
+    keys.sort_by(|a, b| (a.created_at_ms, &a.kid).cmp(&(b.created_at_ms, &b.kid)));
+    Ok(keys)
+}
+
+fn read_key(path: &Path) -> io::Result<SigningKey> {
+    // What is wrong with a key's text is not told: it might be told with a piece of the key.
+    let invalid =
+        |_| io::Error::new(io::ErrorKind::InvalidData, "this file is not one that the server wrote");
+    let file: KeyFile = serde_json::from_slice(&std::fs::read(path)?).map_err(|_| invalid(()))?;
+    let private = STANDARD.decode(&file.private_key).map_err(|_| invalid(()))?;
+    let pair = Ed25519KeyPair::from_pkcs8(&private).map_err(|_| invalid(()))?;
+    let public = public_text(&pair);
+    if thumbprint(&public) != file.kid {
+        return Err(invalid(()));
+    }
+    Ok(SigningKey {
+        kid: file.kid,
+        encoding: EncodingKey::from_ed_der(&private),
+        decoding: DecodingKey::from_ed_der(pair.public_key().as_ref()),
+        public,
+        created_at_ms: file.created_at_ms,
+        path: path.to_owned(),
+    })
+}
+
+fn public_text(pair: &Ed25519KeyPair) -> String {
+    URL_SAFE_NO_PAD.encode(pair.public_key().as_ref())
+}
+
+/// RFC 7638, section 3.1: the required members in order, without spaces.
+fn thumbprint(public: &str) -> String {
+    let jwk = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{public}"}}"#);
+    URL_SAFE_NO_PAD.encode(Sha256::digest(jwk))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MONTH: u64 = 30 * 24 * 3_600_000;
+
+    #[test]
+    fn the_first_key_is_made_and_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap();
+        let again = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap();
+        assert_eq!(made.kids(), again.kids());
+        assert_eq!(made.to_jwks(), again.to_jwks());
+        let keys = folder.path().join("keys");
+        assert_eq!(std::fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o700);
+        for file in std::fs::read_dir(keys).unwrap() {
+            assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert!(!format!("{made:?}").contains("private"));
+    }
+
+    #[test]
+    fn rotation_keeps_the_old_key_for_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap().newest().kid.clone();
+        let second = rotate_signing_key(folder.path()).unwrap();
+        let third = rotate_signing_key(folder.path()).unwrap();
+        let ring = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap();
+        assert_eq!(ring.kids(), [&first, &second, &third]);
+        assert_eq!(ring.newest().kid, third);
+        assert_eq!(ring.to_jwks()["keys"][0]["kid"], third);
+        let ring = KeyRing::load(folder.path(), now_ms() + MONTH + 60_000, MONTH).unwrap();
+        assert_eq!(ring.kids(), [&third]);
+        let ring = KeyRing::load(folder.path(), now_ms() + 100 * MONTH, MONTH).unwrap();
+        assert_eq!(ring.kids(), [&third], "the last one never dies");
+    }
+
+    #[test]
+    fn a_damaged_key_is_named_and_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        KeyRing::load(folder.path(), now_ms(), MONTH).unwrap();
+        let path = std::fs::read_dir(folder.path().join("keys")).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(&path, "secret, cut off").unwrap();
+        let error = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap_err().to_string();
+        assert!(error.contains(&path.display().to_string()) && !error.contains("secret"), "{error}");
+    }
+
+    /// The example of RFC 8037, appendix A.3.
+    #[test]
+    fn the_thumbprint_of_the_standard() {
+        assert_eq!(
+            thumbprint("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"),
+            "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_lives_until_its_tokens_are_dead(
+            mut created in prop::collection::vec(0u64..1000, 1..10), now in 0u64..3000, keep in 0u64..1000,
+        ) {
+            created.sort_unstable();
+            let dead = dead_count(&created, now, keep);
+            prop_assert!(dead < created.len());
+            for (number, replaced_at) in created.iter().skip(1).enumerate() {
+                prop_assert_eq!(number < dead, replaced_at + keep < now);
+            }
+        }
+    }
+}

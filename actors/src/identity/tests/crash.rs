@@ -1,0 +1,215 @@
+//! Refresh families on a real disk, through any interleaving of refresh, reuse, logout, crash and restart.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+
+use proptest::prelude::*;
+
+use super::super::call::Desk;
+use super::super::family::{Family, FamilyRules, Presented};
+use super::super::index::Index;
+use super::super::token::Grant;
+use super::super::{sessions, users};
+use super::*;
+use crate::store::{Store, StoredSession, Stores};
+
+const RULES: FamilyRules = FamilyRules { window_s: 1000, grace_s: 10 };
+
+#[derive(Clone, Debug)]
+enum Action {
+    Start,
+    /// Show the tokens of the generation that is so many behind the newest.
+    Refresh(u32),
+    Logout,
+    /// What is asked for next is written by nobody's word: the server is killed before it is durable.
+    KilledDuringRefresh(u32),
+    KilledDuringLogout,
+    Killed,
+    Restart,
+}
+
+fn actions() -> impl Strategy<Value = Vec<(Action, prop::sample::Index, u64)>> {
+    let behind = prop_oneof![4 => Just(0u32), 2 => Just(1), 1 => 2u32..4];
+    let action = prop_oneof![
+        2 => Just(Action::Start),
+        8 => behind.clone().prop_map(Action::Refresh),
+        2 => Just(Action::Logout),
+        2 => behind.prop_map(Action::KilledDuringRefresh),
+        1 => Just(Action::KilledDuringLogout),
+        1 => Just(Action::Killed),
+        1 => Just(Action::Restart),
+    ];
+    let wait = prop_oneof![5 => 0u64..12, 1 => 0u64..600];
+    prop::collection::vec((action, any::<prop::sample::Index>(), wait), 1..40)
+}
+
+struct World {
+    folder: TempDir,
+    desk: Desk,
+    user: UserId,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let world = Self { desk: open(folder.path()), folder, user: UserId::new() };
+        let user =
+            UserRecord { id: world.user, ..users::new_user(UserKind::Member, None, "x".to_owned(), 0) };
+        let put = crate::store::AccountChange::PutUser(user);
+        let changes = crate::store::Changes { accounts: vec![put], ..Default::default() };
+        world.run(move |_| Ok(((), changes))).unwrap();
+        world
+    }
+
+    /// Carries out a decision and waits for its answer.
+    fn run<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&dyn Stores) -> users::Decision<T> + Send + 'static,
+    ) -> Result<T, IdentityError> {
+        let (sender, receiver) = mpsc::channel();
+        self.desk.carry_out(decide, move |answer| sender.send(answer).unwrap());
+        receiver.recv().unwrap()
+    }
+
+    /// Carries out a decision, and is killed after its changes went to the database and before anybody waited for the
+    /// disk.
+    fn killed_during<T: Send + 'static>(
+        self,
+        decide: impl FnOnce(&dyn Stores) -> users::Decision<T> + Send + 'static,
+    ) -> Self {
+        let after = tempfile::tempdir().unwrap();
+        let (from, to): (PathBuf, PathBuf) = (self.folder.path().into(), after.path().into());
+        let killed = self.run(move |stores| {
+            let changes = decide(stores).map(|(_, changes)| changes).unwrap_or_default();
+            stores.commit(&changes)?;
+            copy(&from, &to);
+            Ok(((), crate::store::Changes::default()))
+        });
+        killed.unwrap();
+        Self { desk: open(after.path()), folder: after, user: self.user }
+    }
+
+    fn killed(self) -> Self {
+        let after = tempfile::tempdir().unwrap();
+        copy(self.folder.path(), after.path());
+        Self { desk: open(after.path()), folder: after, user: self.user }
+    }
+
+    fn restart(self) -> Self {
+        self.desk.store.close();
+        Self { desk: open(self.folder.path()), ..self }
+    }
+
+    fn stored(&self, id: SessionId) -> Option<StoredSession> {
+        self.run(move |stores| Ok((stores.sessions().session(id)?, crate::store::Changes::default())))
+            .unwrap()
+    }
+}
+
+fn open(folder: &Path) -> Desk {
+    let index = Arc::new(Index::default());
+    let mirror = Arc::clone(&index);
+    Desk { store: Arc::new(Store::open(folder, move |stores| mirror.load(stores)).unwrap()), index }
+}
+
+/// What must hold of one session: its family, or that it has ended.
+type Model = HashMap<SessionId, Option<Family>>;
+
+fn check(world: &World, model: &Model, now: u64) -> Result<(), TestCaseError> {
+    for (&id, family) in model {
+        let stored = world.stored(id);
+        prop_assert_eq!(stored.as_ref().map(|session| session.family), *family);
+        prop_assert_eq!(world.desk.index.session(world.user, id).is_ok(), family.is_some());
+        if let Some(family) = stored.map(|session| session.family) {
+            let goes_on = |g| matches!(family.present(g, now, RULES), Presented::Next(_));
+            let live = (0..family.generation + 3).filter(|&g| goes_on(g)).count();
+            prop_assert!(live <= 1);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_acknowledged_is_lost_and_nothing_ended_comes_back(actions in actions()) {
+        let mut world = World::new();
+        let mut model = Model::new();
+        let mut order: Vec<SessionId> = Vec::new();
+        let mut now = 100;
+        for (action, which, wait) in actions {
+            now += wait;
+            let user = world.user;
+            let chosen = (!order.is_empty()).then(|| order[which.index(order.len())]);
+            let shown = |model: &Model, behind: u32| {
+                let session = chosen?;
+                let generation = model[&session].map_or(1, |family| family.generation).saturating_sub(behind);
+                Some(Grant { user, session, generation })
+            };
+            match action {
+                Action::Start => {
+                    let grant = world.run(move |stores| sessions::start(stores, user, now)).unwrap();
+                    model.insert(grant.session, Some(Family::new(now)));
+                    order.push(grant.session);
+                }
+                Action::Refresh(behind) => {
+                    let Some(shown) = shown(&model, behind) else { continue };
+                    let family = model[&shown.session];
+                    let answer =
+                        world.run(move |stores| sessions::refresh(stores, shown, now, RULES)).unwrap();
+                    let (expected, after) = expect(family, shown, now);
+                    prop_assert_eq!(answer, expected);
+                    model.insert(shown.session, after);
+                }
+                Action::Logout => {
+                    let Some(session) = chosen else { continue };
+                    let answer = world.run(move |stores| sessions::end(stores, user, session));
+                    prop_assert_eq!(answer.is_ok(), model[&session].is_some());
+                    model.insert(session, None);
+                }
+                Action::KilledDuringRefresh(behind) => {
+                    let Some(shown) = shown(&model, behind) else { continue };
+                    let before = model[&shown.session];
+                    world = world.killed_during(move |stores| sessions::refresh(stores, shown, now, RULES));
+                    settle(&world, &mut model, shown.session, before, expect(before, shown, now).1)?;
+                }
+                Action::KilledDuringLogout => {
+                    let Some(session) = chosen else { continue };
+                    let before = model[&session];
+                    world = world.killed_during(move |stores| sessions::end(stores, user, session));
+                    settle(&world, &mut model, session, before, None)?;
+                }
+                Action::Killed => world = world.killed(),
+                Action::Restart => world = world.restart(),
+            }
+            check(&world, &model, now)?;
+        }
+    }
+}
+
+/// What refreshing must answer, and what must be stored afterwards.
+fn expect(family: Option<Family>, shown: Grant, now: u64) -> (Result<Grant, AuthError>, Option<Family>) {
+    let Some(family) = family else { return (Err(AuthError::SessionRevoked), None) };
+    match family.present(shown.generation, now, RULES) {
+        Presented::Next(next) => (Ok(Grant { generation: next.generation, ..shown }), Some(next)),
+        Presented::Again => (Ok(Grant { generation: family.generation, ..shown }), Some(family)),
+        Presented::TooLate => (Err(AuthError::RefreshWindowOver), None),
+        Presented::Reused => (Err(AuthError::TokenReused), None),
+    }
+}
+
+/// What was not acknowledged may have happened or not, and nothing else.
+fn settle(
+    world: &World,
+    model: &mut Model,
+    session: SessionId,
+    before: Option<Family>,
+    after: Option<Family>,
+) -> Result<(), TestCaseError> {
+    let found = world.stored(session).map(|session| session.family);
+    prop_assert!(found == before || found == after, "{found:?}, neither {before:?} nor {after:?}");
+    model.insert(session, found);
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Issuing and checking tokens with the keys of the moment.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use super::cache::TokenCache;
+use super::family::FamilyRules;
+use super::signing::KeyRing;
+use super::token::{Checked, Grant, MAX_LENGTH, Parties, TokenType};
+use super::types::{AuthError, RefreshProof, TokenPair};
+use crate::config::AuthConfig;
+
+/// No token lives longer than the settings say; those of before a setting was lowered may live this long.
+const LONGEST_ACCESS_S: u64 = 24 * 3600;
+/// The same for refresh tokens.
+const LONGEST_REFRESH_S: u64 = 365 * 24 * 3600;
+
+/// Keys that were replaced are looked after this often, besides when the folder changes.
+const SWEEP_S: u64 = 3600;
+
+/// The tokens of this server.
+#[derive(Debug)]
+pub struct Tokens {
+    parties: Parties,
+    access_ttl_s: u64,
+    refresh_window_s: u64,
+    data_dir: PathBuf,
+    ring: RwLock<Arc<KeyRing>>,
+    /// The state of the keys' folder that `ring` was read from, and when (epoch seconds).
+    read: Mutex<(Option<SystemTime>, u64)>,
+    cache: TokenCache,
+}
+
+impl Tokens {
+    /// Reads the signing keys, and makes the first one where there is none.
+    ///
+    /// # Errors
+    /// The keys cannot be read or written.
+    pub fn open(config: &AuthConfig, data_dir: PathBuf, now: u64) -> io::Result<Self> {
+        let keep_ms = keep_ms(config.access_token_ttl_s, config.refresh_window_s);
+        let ring = KeyRing::load(&data_dir, now.saturating_mul(1000), keep_ms)?;
+        let tokens = Self {
+            parties: Parties { issuer: config.issuer.clone(), audience: config.audience.clone() },
+            access_ttl_s: config.access_token_ttl_s,
+            refresh_window_s: config.refresh_window_s,
+            read: Mutex::new((None, now)),
+            ring: RwLock::new(Arc::new(ring)),
+            cache: TokenCache::default(),
+            data_dir,
+        };
+        Ok(tokens)
+    }
+
+    /// Reads the signing keys again when their folder has changed, and once in a while to be rid of dead ones.
+    ///
+    /// # Errors
+    /// They cannot be read; those known so far stay.
+    pub fn reload(&self, now: u64) -> io::Result<()> {
+        let changed_at = std::fs::metadata(self.data_dir.join("keys"))?.modified()?;
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.0 == Some(changed_at) && now.abs_diff(read.1) < SWEEP_S {
+            return Ok(());
+        }
+        let keep_ms = keep_ms(self.access_ttl_s, self.refresh_window_s);
+        let ring = KeyRing::load(&self.data_dir, now.saturating_mul(1000), keep_ms)?;
+        // A change within the resolution of the folder's time, or by deleting a dead key, is read once more.
+        *read = (Some(changed_at), now);
+        let before = self.ring();
+        if before.kids() != ring.kids() {
+            tracing::info!(kid = ring.newest().kid, honoured = ring.kids().len(), "signing keys read again");
+            *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+            self.cache.clear();
+        }
+        Ok(())
+    }
+
+    /// What a valid access token stands for.
+    ///
+    /// # Errors
+    /// Why it is not valid.
+    pub fn access(&self, token: &str, now: u64) -> Result<Grant, AuthError> {
+        let checked = self.signed(token, now)?;
+        checked.check_times(now, self.access_ttl_s.max(LONGEST_ACCESS_S))?;
+        Ok(checked.grant)
+    }
+
+    /// What a token stands for that is shown for new ones.
+    ///
+    /// # Errors
+    /// Why it is not valid.
+    pub fn refreshable(&self, proof: RefreshProof<'_>, now: u64) -> Result<Grant, AuthError> {
+        match proof {
+            RefreshProof::Access(token) => {
+                let checked = self.parties.check(&self.ring(), TokenType::Access, token)?;
+                checked.check_start(now, self.access_ttl_s.max(LONGEST_ACCESS_S))?;
+                Ok(checked.grant)
+            }
+            RefreshProof::Refresh(token) => {
+                let checked = self.parties.check(&self.ring(), TokenType::Refresh, token)?;
+                checked.check_times(now, self.refresh_window_s.max(LONGEST_REFRESH_S)).map_err(|error| {
+                    if error == AuthError::Expired { AuthError::RefreshWindowOver } else { error }
+                })?;
+                Ok(checked.grant)
+            }
+        }
+    }
+
+    /// The tokens of a generation.
+    pub fn issue(&self, grant: Grant, now: u64) -> TokenPair {
+        let ring = self.ring();
+        TokenPair {
+            access_token: self.parties.issue(&ring, TokenType::Access, grant, now, self.access_ttl_s),
+            expires_in: self.access_ttl_s,
+            refresh_token: self.parties.issue(&ring, TokenType::Refresh, grant, now, self.refresh_window_s),
+            session: grant.session,
+            user: grant.user,
+        }
+    }
+
+    /// The keys of the moment.
+    pub fn ring(&self) -> Arc<KeyRing> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn signed(&self, token: &str, now: u64) -> Result<Checked, AuthError> {
+        if token.len() > MAX_LENGTH {
+            return Err(AuthError::TooLong);
+        }
+        let hash = TokenCache::hash(token);
+        if let Some(checked) = self.cache.get(&hash) {
+            return Ok(checked);
+        }
+        let checked = self.parties.check(&self.ring(), TokenType::Access, token)?;
+        if !checked.has_expired(now) {
+            self.cache.put(hash, checked, now);
+        }
+        Ok(checked)
+    }
+}
+
+/// How long after its replacement a key may have live tokens.
+fn keep_ms(access_ttl_s: u64, refresh_window_s: u64) -> u64 {
+    access_ttl_s.max(refresh_window_s).saturating_mul(1000)
+}
+
+/// How a session's generations are judged.
+pub fn family_rules(config: &AuthConfig) -> FamilyRules {
+    FamilyRules { window_s: config.refresh_window_s, grace_s: config.refresh_grace_s }
+}

@@ -1,0 +1,498 @@
+//! Users, keys, sessions and principals: the vocabulary between the edge and the actors.
+//!
+//! Times are seconds since the epoch.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{KeyId, SessionId, UserId};
+use super::permissions::{Permission, Permissions};
+use crate::limits::LimitOverrides;
+use crate::store::StoreError;
+
+/// What kind of user it is. In order of what they may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserKind {
+    /// Nobody knows who; becomes a member by signing in.
+    Guest,
+    /// Signed in or made by an administrator.
+    Member,
+    /// May do everything.
+    Admin,
+}
+
+impl UserKind {
+    /// The most that a credential of such a user can do.
+    #[must_use]
+    pub const fn permissions(self) -> Permissions {
+        match self {
+            Self::Guest | Self::Member => Permissions::READ_WRITE,
+            Self::Admin => Permissions::ALL,
+        }
+    }
+}
+
+/// Who a user is at an identity provider (OpenID Connect Core, section 2: `iss` and `sub` together).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ExternalId {
+    /// The provider's issuer.
+    pub issuer: String,
+    /// The user's id there, which never changes, unlike the email address.
+    pub subject: String,
+}
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRecord {
+    /// Its id.
+    pub id: UserId,
+    /// What kind of user.
+    pub kind: UserKind,
+    /// In lower case; no two users have the same. A guest has none.
+    pub email: Option<String>,
+    /// For people to read.
+    pub name: String,
+    /// A picture's URL, from the identity provider.
+    #[serde(default)]
+    pub picture: Option<String>,
+    /// When it was made.
+    pub created_at: u64,
+    /// No credential of a disabled user is accepted; nothing of the user is deleted.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Limits other than the settings'.
+    #[serde(default)]
+    pub limits: LimitOverrides,
+    /// Who it is at the identity provider.
+    #[serde(default)]
+    pub external: Option<ExternalId>,
+}
+
+/// What to change about a user; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserUpdate {
+    /// A new name.
+    pub name: Option<String>,
+    /// Disable or enable.
+    pub disabled: Option<bool>,
+    /// All limits of the user.
+    pub limits: Option<LimitOverrides>,
+    /// Another kind.
+    pub kind: Option<UserKind>,
+}
+
+/// Somebody whom an identity provider has vouched for; the caller has checked that the email is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalProfile {
+    /// Who it is there.
+    pub id: ExternalId,
+    /// The verified address.
+    pub email: String,
+    /// For people to read; may be empty.
+    pub name: String,
+    /// A picture's URL.
+    pub picture: Option<String>,
+}
+
+/// What came of signing in through an identity provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignIn {
+    /// The user.
+    pub user: UserRecord,
+    /// Whether the user is new here (a guest that became a member is).
+    pub created: bool,
+    /// The guest that turned out to be a user that was here before; the guest is gone, and its data is the user's.
+    pub merged_guest: Option<UserId>,
+}
+
+/// An API key, without its secret, of which only a hash is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKeyRecord {
+    /// Its id.
+    pub id: KeyId,
+    /// Whose it is.
+    pub user: UserId,
+    /// For people to read.
+    pub name: String,
+    /// The secret's beginning and end, to tell keys apart: `sk-jan-…x7Qk`.
+    pub hint: String,
+    /// What it grants, at most. What the user lacks it does not grant either.
+    pub permissions: Permissions,
+    /// When it was made.
+    pub created_at: u64,
+    /// When it was last accepted; written with a delay of up to a minute.
+    #[serde(default)]
+    pub last_used_at: Option<u64>,
+    /// From when on it is refused.
+    #[serde(default)]
+    pub expires_at: Option<u64>,
+    /// When it was revoked; kept for a while so that its user is told so.
+    #[serde(default)]
+    pub revoked_at: Option<u64>,
+    /// Limits of this key, on top of its user's.
+    #[serde(default)]
+    pub limits: LimitOverrides,
+}
+
+/// A key that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// For people to read.
+    pub name: String,
+    /// What it grants.
+    pub permissions: Permissions,
+    /// From when on it is refused.
+    pub expires_at: Option<u64>,
+    /// Its own limits.
+    pub limits: LimitOverrides,
+}
+
+/// What to change about a key; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyUpdate {
+    /// A new name.
+    pub name: Option<String>,
+    /// All its permissions, at most the maker's.
+    pub permissions: Option<Permissions>,
+    /// When it expires; `Some(None)`: never.
+    pub expires_at: Option<Option<u64>>,
+    /// All its own limits.
+    pub limits: Option<LimitOverrides>,
+}
+
+/// A key just made, with its secret, which is nowhere else.
+#[derive(Clone, Debug)]
+pub struct CreatedKey {
+    /// What is kept.
+    pub record: ApiKeyRecord,
+    /// To be shown once.
+    pub secret: Secret,
+}
+
+/// A login session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// Its id.
+    pub id: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// When the user signed in.
+    pub created_at: u64,
+    /// When it was last refreshed, or else began.
+    pub refreshed_at: u64,
+    /// Until when it can be refreshed.
+    pub expires_at: u64,
+}
+
+/// What signing in and refreshing give.
+#[derive(Clone, Debug)]
+pub struct TokenPair {
+    /// A JWT for `Authorization: Bearer`.
+    pub access_token: Secret,
+    /// Seconds that the access token is valid for.
+    pub expires_in: u64,
+    /// A JWT that [`Identity::refresh`](super::Identity::refresh) alone accepts.
+    pub refresh_token: Secret,
+    /// The session that both belong to.
+    pub session: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+}
+
+/// What a session is refreshed with.
+#[derive(Clone, Copy, Debug)]
+pub enum RefreshProof<'a> {
+    /// The access token, possibly expired.
+    Access(&'a str),
+    /// The refresh token.
+    Refresh(&'a str),
+}
+
+/// Text that must not be logged. It is shown by [`reveal`](Self::reveal) alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps it.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A client's network as limits count it: one IPv4 address, or an IPv6 /64, which is what one customer gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientNet {
+    /// One address.
+    V4([u8; 4]),
+    /// The first 64 bits.
+    V6([u8; 8]),
+}
+
+impl From<IpAddr> for ClientNet {
+    fn from(address: IpAddr) -> Self {
+        // An IPv4 client of a dual-stack socket is that IPv4 client.
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self::V4(v4.octets()),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
+                Self::V6([a, b, c, d, e, f, g, h])
+            }
+        }
+    }
+}
+
+/// `192.0.2.1` or `2001:db8::/64`
+impl fmt::Display for ClientNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::V4(octets) => write!(f, "{}", IpAddr::from(octets)),
+            Self::V6(prefix) => {
+                let mut octets = [0; 16];
+                octets[..8].copy_from_slice(&prefix);
+                write!(f, "{}/64", Ipv6Addr::from(octets))
+            }
+        }
+    }
+}
+
+/// Who makes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrincipalKind {
+    /// A user, through a session.
+    User {
+        /// The user.
+        user: UserId,
+        /// The session.
+        session: SessionId,
+    },
+    /// A user's API key.
+    Key {
+        /// Whose key it is.
+        user: UserId,
+        /// The key.
+        key: KeyId,
+    },
+    /// Nobody in particular, from there.
+    Anonymous {
+        /// The client's network.
+        net: ClientNet,
+    },
+}
+
+/// Who makes a request and what they may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Who.
+    pub kind: PrincipalKind,
+    /// What they may do. An anonymous caller has none: what is open to those is the edge's to say.
+    pub permissions: Permissions,
+    /// What kind of user it is; `None` for an anonymous caller.
+    pub user_kind: Option<UserKind>,
+    /// The user's own limits.
+    pub user_limits: LimitOverrides,
+    /// The key's own limits.
+    pub key_limits: LimitOverrides,
+}
+
+impl Principal {
+    /// A caller without a credential.
+    #[must_use]
+    pub fn anonymous(address: IpAddr) -> Self {
+        Self {
+            kind: PrincipalKind::Anonymous { net: address.into() },
+            permissions: Permissions::NONE,
+            user_kind: None,
+            user_limits: LimitOverrides::default(),
+            key_limits: LimitOverrides::default(),
+        }
+    }
+
+    /// The user, where there is one.
+    #[must_use]
+    pub const fn user(&self) -> Option<UserId> {
+        match self.kind {
+            PrincipalKind::User { user, .. } | PrincipalKind::Key { user, .. } => Some(user),
+            PrincipalKind::Anonymous { .. } => None,
+        }
+    }
+
+    /// The session, where a session's token was shown.
+    #[must_use]
+    pub const fn session(&self) -> Option<SessionId> {
+        match self.kind {
+            PrincipalKind::User { session, .. } => Some(session),
+            PrincipalKind::Key { .. } | PrincipalKind::Anonymous { .. } => None,
+        }
+    }
+
+    /// Whether it may do that.
+    #[must_use]
+    pub const fn may(&self, permission: Permission) -> bool {
+        self.permissions.contains(permission)
+    }
+
+    /// Whom the engine's queue is to be fair to: the user, or an anonymous caller's network.
+    #[must_use]
+    pub fn fairness_key(&self) -> String {
+        match self.kind {
+            PrincipalKind::User { user, .. } | PrincipalKind::Key { user, .. } => user.to_string(),
+            PrincipalKind::Anonymous { net } => net.to_string(),
+        }
+    }
+}
+
+/// Why a credential was not accepted. One variant a cause, so that each has its own code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// Neither a JWT nor an API key.
+    #[error("the credential is neither a token nor an API key of this server")]
+    Malformed,
+    /// A JWT longer than any that this server makes.
+    #[error("the token is longer than any that this server issues")]
+    TooLong,
+    /// A JWT of an algorithm other than EdDSA, `none` among them (RFC 8725, section 3.1).
+    #[error("the token's algorithm is not the one that this server signs with")]
+    WrongAlgorithm,
+    /// A JWT of a key that is not, or no longer, this server's.
+    #[error("the token names a signing key that this server does not have")]
+    UnknownSigningKey,
+    /// The signature does not fit.
+    #[error("the token's signature is wrong")]
+    BadSignature,
+    /// Another issuer's.
+    #[error("the token was issued by somebody else")]
+    WrongIssuer,
+    /// For another audience.
+    #[error("the token is meant for another audience")]
+    WrongAudience,
+    /// A refresh token where an access token is wanted or the other way round (RFC 8725, section 3.11).
+    #[error("the token is of another type than is wanted here")]
+    WrongType,
+    /// Too old.
+    #[error("the token has expired")]
+    Expired,
+    /// Too old to be refreshed.
+    #[error("the token is too old to be refreshed; sign in again")]
+    RefreshWindowOver,
+    /// From the future.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// Valid for longer than this server lets any token be.
+    #[error("the token is valid for longer than this server allows")]
+    LifetimeTooLong,
+    /// Its session was ended, by its user, by an administrator, or since a token was used twice.
+    #[error("the session has ended; sign in again")]
+    SessionRevoked,
+    /// An older generation of the session's tokens was presented again: the session is over (RFC 9700, section 4.14).
+    #[error("the token was used before, so its session has been ended; sign in again")]
+    TokenReused,
+    /// The user is disabled.
+    #[error("the user is disabled")]
+    UserDisabled,
+    /// No such key.
+    #[error("there is no such API key")]
+    UnknownKey,
+    /// The key has expired.
+    #[error("the API key has expired")]
+    ExpiredKey,
+    /// The key was revoked.
+    #[error("the API key was revoked")]
+    RevokedKey,
+}
+
+impl From<StoreError> for IdentityError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Reopening => Self::Unavailable { part: "database", retry_after: RETRY_AFTER },
+            error => Self::Storage(error.to_string()),
+        }
+    }
+}
+
+/// When to try again where nothing better is known.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why something about users, keys or sessions could not be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// A credential was not accepted.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// There is no such thing, or it is somebody else's.
+    #[error("there is no {what} {id}")]
+    NotFound {
+        /// `user`, `API key` or `session`.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// Another user has that address.
+    #[error("another user has the email address {0}")]
+    EmailTaken(String),
+    /// A field cannot hold that.
+    #[error("{field} {problem}")]
+    Invalid {
+        /// Which one.
+        field: &'static str,
+        /// What is wrong and what is allowed.
+        problem: String,
+    },
+    /// A key would grant what its maker lacks.
+    #[error("a key cannot grant what its maker or its user does not have: {lacking}")]
+    ExceedsMaker {
+        /// What the maker lacks.
+        lacking: Permissions,
+    },
+    /// The user has as many keys as one may have, those revoked in the last 30 days among them.
+    #[error("a user can have at most {limit} API keys, those revoked in the last 30 days among them")]
+    TooManyKeys {
+        /// How many.
+        limit: usize,
+    },
+    /// Nobody would be left to administer.
+    #[error("this is the last administrator that is not disabled; make another one first")]
+    LastAdmin,
+    /// Too much is being changed at a time.
+    #[error("too many changes at a time; try again in {} s", retry_after.as_secs())]
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The part that would do it is being restarted or did not answer in time.
+    #[error("the {part} does not answer; try again in {} s", retry_after.as_secs())]
+    Unavailable {
+        /// Which one.
+        part: &'static str,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The store failed; what was asked for may or may not have been done.
+    #[error("the database failed: {0}")]
+    Storage(String),
+}
+
+/// A part of a list, in order of creation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The part.
+    pub items: Vec<T>,
+    /// Whether there is more behind it.
+    pub has_more: bool,
+}

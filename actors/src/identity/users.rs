@@ -1,0 +1,245 @@
+//! Decisions about users: from what is stored to an answer and the changes that make it so.
+//!
+//! No clock, no actor, no disk of their own: the store's thread runs them one after the other.
+
+use super::ids::UserId;
+use super::types::{
+    AuthError, ExternalProfile, IdentityError, Page, SignIn, UserKind, UserRecord, UserUpdate,
+};
+use crate::limits::LimitOverrides;
+use crate::store::{AccountChange, Changes, SessionChange, Stores};
+
+/// An answer and what makes it true.
+pub type Decision<T> = Result<(T, Changes), IdentityError>;
+
+/// Longest name of anything, in characters.
+pub const MAX_NAME: usize = 200;
+
+/// RFC 5321, section 4.5.3.1.3: the longest path, less its brackets.
+const MAX_EMAIL: usize = 254;
+
+/// Longest URL of a picture that is kept, in bytes.
+const MAX_PICTURE: usize = 2048;
+
+/// One user.
+pub fn find(stores: &dyn Stores, id: UserId) -> Result<UserRecord, IdentityError> {
+    stores.accounts().user(id)?.ok_or_else(|| not_found(id))
+}
+
+/// Up to `limit` users behind `after`.
+pub fn page(
+    stores: &dyn Stores,
+    after: Option<UserId>,
+    limit: usize,
+) -> Result<Page<UserRecord>, IdentityError> {
+    let mut items = stores.accounts().users(after, limit.saturating_add(1))?;
+    let has_more = items.len() > limit;
+    items.truncate(limit);
+    Ok(Page { items, has_more })
+}
+
+/// A new guest.
+pub fn guest(now: u64) -> (UserRecord, Changes) {
+    put(new_user(UserKind::Guest, None, "Guest".to_owned(), now))
+}
+
+/// A new member.
+pub fn create(stores: &dyn Stores, email: &str, name: &str, now: u64) -> Decision<UserRecord> {
+    let email = valid_email(email)?;
+    let name = valid_name(name)?;
+    if stores.accounts().user_by_email(&email)?.is_some() {
+        return Err(IdentityError::EmailTaken(email));
+    }
+    Ok(put(new_user(UserKind::Member, Some(email), name, now)))
+}
+
+/// A user of any kind, not stored yet.
+pub fn new_user(kind: UserKind, email: Option<String>, name: String, now: u64) -> UserRecord {
+    UserRecord {
+        id: UserId::new(),
+        kind,
+        email,
+        name,
+        picture: None,
+        created_at: now,
+        disabled: false,
+        limits: LimitOverrides::default(),
+        external: None,
+    }
+}
+
+/// Changes a user. `admins` are at least all administrators that there were a moment ago.
+pub fn update(
+    stores: &dyn Stores,
+    id: UserId,
+    update: UserUpdate,
+    admins: &[UserId],
+) -> Decision<UserRecord> {
+    let before = find(stores, id)?;
+    let mut user = before.clone();
+    if let Some(name) = update.name {
+        user.name = valid_name(&name)?;
+    }
+    if let Some(kind) = update.kind.filter(|&kind| kind != before.kind) {
+        if kind == UserKind::Guest || before.kind == UserKind::Guest {
+            let problem = "of a guest changes by signing in alone; use member or admin for other users";
+            return Err(IdentityError::Invalid { field: "kind", problem: problem.to_owned() });
+        }
+        user.kind = kind;
+    }
+    user.disabled = update.disabled.unwrap_or(user.disabled);
+    user.limits = update.limits.unwrap_or(user.limits);
+    if administers(&before) && !administers(&user) {
+        keep_an_admin(stores, id, admins)?;
+    }
+    Ok(put(user))
+}
+
+/// Deletes a user with all keys and sessions.
+pub fn delete(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Decision<()> {
+    let user = find(stores, id)?;
+    if administers(&user) {
+        keep_an_admin(stores, id, admins)?;
+    }
+    let mut changes = end_credentials(stores, id)?;
+    changes.accounts.push(AccountChange::DeleteUser(id));
+    Ok(((), changes))
+}
+
+/// The user whom an identity provider vouches for.
+///
+/// A guest that signs in becomes that user and keeps its data; where the user was here before, the guest is deleted
+/// and its data is the user's. Its sessions and keys end in either case: whoever had them was nobody in particular,
+/// and must not find themselves signed in as somebody (session fixation).
+pub fn sign_in(
+    stores: &dyn Stores,
+    profile: ExternalProfile,
+    guest: Option<UserId>,
+    now: u64,
+) -> Decision<SignIn> {
+    let email = valid_email(&profile.email)?;
+    let accounts = stores.accounts();
+    let guest = match guest {
+        Some(id) => accounts.user(id)?.filter(|user| user.kind == UserKind::Guest && !user.disabled),
+        None => None,
+    };
+    let here = match (accounts.user_by_external(&profile.id)?, accounts.user_by_email(&email)?) {
+        // The address may have changed at the provider; one that is somebody else's here stays theirs.
+        (Some(user), None) => Some(UserRecord { email: Some(email.clone()), ..user }),
+        (Some(user), Some(_)) => Some(user),
+        // Made by an administrator; the provider has verified the address.
+        (None, Some(user)) if user.external.is_none() => Some(user),
+        (None, Some(_)) => return Err(IdentityError::EmailTaken(email)),
+        (None, None) => None,
+    };
+    if here.as_ref().is_some_and(|user| user.disabled) {
+        return Err(AuthError::UserDisabled.into());
+    }
+    let created = here.is_none();
+    let mut changes = Changes::default();
+    let mut merged_guest = None;
+    if let Some(guest) = &guest {
+        changes = end_credentials(stores, guest.id)?;
+        if !created {
+            changes.accounts.push(AccountChange::DeleteUser(guest.id));
+            merged_guest = Some(guest.id);
+        }
+    }
+    let mut user = here.unwrap_or_else(|| {
+        let name = readable_name(&profile.name, &email);
+        let member = new_user(UserKind::Member, Some(email), name, now);
+        match guest {
+            Some(guest) => {
+                UserRecord { id: guest.id, created_at: guest.created_at, limits: guest.limits, ..member }
+            }
+            None => member,
+        }
+    });
+    user.external = Some(profile.id);
+    user.picture = profile.picture.filter(|url| url.len() <= MAX_PICTURE).or(user.picture);
+    changes.accounts.push(AccountChange::PutUser(user.clone()));
+    Ok((SignIn { user, created, merged_guest }, changes))
+}
+
+/// Guests that nobody can be any more: made before `made_before`, without a session and without a key.
+pub fn forget_guests(
+    stores: &dyn Stores,
+    guests: &[UserId],
+    made_before: u64,
+) -> Result<Changes, IdentityError> {
+    let mut changes = Changes::default();
+    for &id in guests {
+        let Some(user) = stores.accounts().user(id)? else { continue };
+        if user.kind == UserKind::Guest
+            && user.created_at < made_before
+            && stores.sessions().sessions(id)?.is_empty()
+            && stores.accounts().key_count(id, 1)? == 0
+        {
+            changes.accounts.push(AccountChange::DeleteUser(id));
+        }
+    }
+    Ok(changes)
+}
+
+/// All of a user's sessions and keys end.
+fn end_credentials(stores: &dyn Stores, id: UserId) -> Result<Changes, IdentityError> {
+    let keys = stores.accounts().keys(id)?.into_iter();
+    let sessions = stores.sessions().sessions(id)?.into_iter();
+    Ok(Changes {
+        accounts: keys.map(|(hash, record)| AccountChange::DeleteKey(hash, record)).collect(),
+        sessions: sessions.map(|session| SessionChange::End(id, session.id)).collect(),
+    })
+}
+
+const fn administers(user: &UserRecord) -> bool {
+    matches!(user.kind, UserKind::Admin) && !user.disabled
+}
+
+/// Refuses when nobody but `id` administers. `admins` may have some that no longer do.
+fn keep_an_admin(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Result<(), IdentityError> {
+    for &other in admins.iter().filter(|&&other| other != id) {
+        if stores.accounts().user(other)?.is_some_and(|user| administers(&user)) {
+            return Ok(());
+        }
+    }
+    Err(IdentityError::LastAdmin)
+}
+
+fn put(user: UserRecord) -> (UserRecord, Changes) {
+    let changes = Changes { accounts: vec![AccountChange::PutUser(user.clone())], ..Changes::default() };
+    (user, changes)
+}
+
+fn not_found(id: UserId) -> IdentityError {
+    IdentityError::NotFound { what: "user", id: id.to_string() }
+}
+
+/// An address in lower case. Whether there is a mailbox only a message could tell.
+fn valid_email(email: &str) -> Result<String, IdentityError> {
+    let email = email.trim().to_lowercase();
+    let valid = email.len() <= MAX_EMAIL
+        && !email.contains(|c: char| c.is_whitespace() || c.is_control())
+        && email.rsplit_once('@').is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty());
+    if valid {
+        return Ok(email);
+    }
+    let problem = format!("must be an address like name@example.com of at most {MAX_EMAIL} bytes");
+    Err(IdentityError::Invalid { field: "email", problem })
+}
+
+/// A name without space around it.
+pub fn valid_name(name: &str) -> Result<String, IdentityError> {
+    let name = name.trim();
+    if (1..=MAX_NAME).contains(&name.chars().count()) && !name.contains(char::is_control) {
+        return Ok(name.to_owned());
+    }
+    let problem = format!("must have 1 to {MAX_NAME} characters, none of them a control character");
+    Err(IdentityError::Invalid { field: "name", problem })
+}
+
+/// What a provider says a user is called, made to fit; the address where it says nothing.
+fn readable_name(name: &str, email: &str) -> String {
+    let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
+    let name = name.trim();
+    if name.is_empty() { email.chars().take(MAX_NAME).collect() } else { name.to_owned() }
+}

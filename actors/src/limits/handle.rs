@@ -1,0 +1,292 @@
+//! The edge's door to the rate limits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::actor::{LIMITERS, RateLimiter, RateLimiterArguments};
+use super::bucket::{Bucket, Rate};
+use super::table::{Entry, Limits, Subject, Table};
+use super::types::{BucketView, CheckKind, LimitName, LimitOverrides, Verdict};
+use crate::config::RateLimitsConfig;
+use crate::identity::{ClientNet, Principal, PrincipalKind};
+use crate::supervisor::ChildSpec;
+
+/// When to ask again for a stream: streams end when they end.
+const STREAM_RETRY: Duration = Duration::from_secs(1);
+
+/// Milliseconds that no clock adjustment touches, for the buckets; the calendar only serves the headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// Since the start.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The rate limits. Cheap to clone; no method waits.
+#[derive(Clone, Debug)]
+pub struct Limiter {
+    pub(super) table: Arc<Table>,
+    pub(super) clock: Clock,
+    config: Arc<RateLimitsConfig>,
+}
+
+/// A stream that is counted. Dropping it ends the count.
+#[derive(Debug)]
+#[must_use = "dropping it means that the stream is over"]
+pub struct StreamPermit {
+    table: Arc<Table>,
+    subjects: [Option<Subject>; 2],
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        for subject in self.subjects.into_iter().flatten() {
+            self.table.end_stream(subject);
+        }
+    }
+}
+
+/// One whose buckets are asked, and the limits that hold there.
+type Asked = (Subject, Limits);
+
+impl Limiter {
+    /// Nobody has asked for anything yet.
+    #[must_use]
+    pub fn new(config: RateLimitsConfig) -> Self {
+        Self { table: Arc::default(), clock: Clock::new(), config: Arc::new(config) }
+    }
+
+    /// Its actors, for a supervisor to start.
+    pub(crate) fn children(&self) -> Vec<ChildSpec> {
+        let child = |number| {
+            let arguments =
+                RateLimiterArguments { table: Arc::clone(&self.table), clock: self.clock, number };
+            ChildSpec::new(format!("rate limiter #{number}"), || RateLimiter, arguments)
+        };
+        (0..LIMITERS).map(child).collect()
+    }
+
+    /// Counts a request, unless a bucket is empty: a request that is refused costs nothing.
+    pub fn check(&self, principal: &Principal, kind: CheckKind) -> Verdict {
+        self.check_at(principal, kind, self.clock.now_ms())
+    }
+
+    fn check_at(&self, principal: &Principal, kind: CheckKind, now: u64) -> Verdict {
+        let mut verdict = Verdict::UNLIMITED;
+        let asked = self.asked(principal);
+        for (number, (subject, limits)) in asked.iter().flatten().enumerate() {
+            let judged = self.table.with(*subject, now, limits, |entry| take(entry, limits, kind));
+            verdict = worse(verdict, judged);
+            if !verdict.allowed {
+                // What the ones before have counted is given back.
+                for (subject, limits) in asked.iter().flatten().take(number) {
+                    self.table.with(*subject, now, limits, |entry| give_back(entry, limits, kind));
+                }
+                break;
+            }
+        }
+        verdict
+    }
+
+    /// What [`check`](Self::check) would say, without counting.
+    #[must_use]
+    pub fn peek(&self, principal: &Principal, kind: CheckKind) -> Verdict {
+        self.peek_at(principal, kind, self.clock.now_ms())
+    }
+
+    fn peek_at(&self, principal: &Principal, kind: CheckKind, now: u64) -> Verdict {
+        let asked = self.asked(principal);
+        let judged = asked.iter().flatten().map(|(subject, limits)| {
+            let entry = self.table.peek(*subject, now, limits);
+            judge(&entry, limits, kind)
+        });
+        judged.fold(Verdict::UNLIMITED, worse)
+    }
+
+    /// Charges the tokens of an answer, once they are known. The bucket may go below empty; the next inference
+    /// waits until it is paid back.
+    pub fn charge_tokens(&self, principal: &Principal, tokens: u32) {
+        let now = self.clock.now_ms();
+        for (subject, limits) in self.asked(principal).iter().flatten() {
+            if !limits.tokens.is_unlimited() {
+                self.table.with(*subject, now, limits, |entry| entry.tokens.charge(tokens, limits.tokens));
+            }
+        }
+    }
+
+    /// Counts a stream for as long as the permit lives.
+    ///
+    /// # Errors
+    /// The refusal, when the principal has as many streams as it may.
+    pub fn stream(&self, principal: &Principal) -> Result<StreamPermit, Verdict> {
+        let now = self.clock.now_ms();
+        // Dropped on a refusal, it gives back what was counted so far.
+        let mut permit = StreamPermit { table: Arc::clone(&self.table), subjects: [None; 2] };
+        for (held, (subject, limits)) in
+            permit.subjects.iter_mut().zip(self.asked(principal).iter().flatten())
+        {
+            let limit = limits.streams;
+            if limit == 0 {
+                continue;
+            }
+            let counted = self.table.with(*subject, now, limits, |entry| {
+                let free = entry.streams < limit;
+                entry.streams += u32::from(free);
+                free
+            });
+            if !counted {
+                let reset_epoch_s = epoch_s_in(STREAM_RETRY);
+                let nearest = BucketView { name: LimitName::Streams, limit, remaining: 0, reset_epoch_s };
+                return Err(Verdict {
+                    allowed: false,
+                    nearest: Some(nearest),
+                    retry_after: Some(STREAM_RETRY),
+                });
+            }
+            *held = Some(*subject);
+        }
+        Ok(permit)
+    }
+
+    /// Whether somebody from there may try to sign in.
+    #[must_use]
+    pub fn sign_in_allowed(&self, net: ClientNet) -> Verdict {
+        let limits = self.limits(self.config.anonymous_per_hour, &LimitOverrides::default());
+        let entry = self.table.peek(net.into(), self.clock.now_ms(), &limits);
+        judge_one(&entry.failures, limits.failures, LimitName::SignInFailures, Asking::ToTake)
+    }
+
+    /// Somebody from there failed to sign in.
+    pub fn sign_in_failed(&self, net: ClientNet) {
+        let limits = self.limits(self.config.anonymous_per_hour, &LimitOverrides::default());
+        self.table
+            .with(net.into(), self.clock.now_ms(), &limits, |entry| entry.failures.take(limits.failures));
+    }
+
+    /// Whose buckets a principal's request counts in: a key's own first, where it has any.
+    fn asked(&self, principal: &Principal) -> [Option<Asked>; 2] {
+        let config = &self.config;
+        match principal.kind {
+            PrincipalKind::Anonymous { net } => {
+                [None, Some((net.into(), self.limits(config.anonymous_per_hour, &LimitOverrides::default())))]
+            }
+            PrincipalKind::User { user, .. } => [None, Some((user.into(), self.user_limits(principal)))],
+            PrincipalKind::Key { user, key } => {
+                let own = &principal.key_limits;
+                let own = (*own != LimitOverrides::default()).then(|| (key.into(), key_limits(own)));
+                [own, Some((user.into(), self.user_limits(principal)))]
+            }
+        }
+    }
+
+    fn user_limits(&self, principal: &Principal) -> Limits {
+        self.limits(self.config.authenticated_per_hour, &principal.user_limits)
+    }
+
+    fn limits(&self, per_hour: u32, overrides: &LimitOverrides) -> Limits {
+        let config = &self.config;
+        Limits {
+            requests: Rate::per_hour(overrides.requests_per_hour.unwrap_or(per_hour)),
+            inference: Rate::per_minute(
+                overrides.inference_per_minute.unwrap_or(config.inference_per_minute),
+            ),
+            tokens: Rate::per_minute(overrides.tokens_per_minute.unwrap_or(config.tokens_per_minute)),
+            failures: Rate::per_hour(config.sign_in_failures_per_hour),
+            streams: overrides.concurrent_streams.unwrap_or(config.concurrent_streams),
+        }
+    }
+}
+
+fn key_limits(own: &LimitOverrides) -> Limits {
+    Limits {
+        requests: Rate::per_hour(own.requests_per_hour.unwrap_or(0)),
+        inference: Rate::per_minute(own.inference_per_minute.unwrap_or(0)),
+        tokens: Rate::per_minute(own.tokens_per_minute.unwrap_or(0)),
+        failures: Rate::per_hour(0),
+        streams: own.concurrent_streams.unwrap_or(0),
+    }
+}
+
+/// Takes from all buckets of that kind of request or from none.
+fn take(entry: &mut Entry, limits: &Limits, kind: CheckKind) -> Verdict {
+    let verdict = judge(entry, limits, kind);
+    if !verdict.allowed {
+        return verdict;
+    }
+    entry.requests.take(limits.requests);
+    if kind == CheckKind::Inference {
+        entry.inference.take(limits.inference);
+    }
+    view_all(entry, limits, kind, Asking::ToLook)
+}
+
+fn give_back(entry: &mut Entry, limits: &Limits, kind: CheckKind) {
+    entry.requests.give_back(limits.requests);
+    if kind == CheckKind::Inference {
+        entry.inference.give_back(limits.inference);
+    }
+}
+
+fn judge(entry: &Entry, limits: &Limits, kind: CheckKind) -> Verdict {
+    view_all(entry, limits, kind, Asking::ToTake)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    /// An empty bucket refuses.
+    ToTake,
+    /// It is only to be shown.
+    ToLook,
+}
+
+fn view_all(entry: &Entry, limits: &Limits, kind: CheckKind, asking: Asking) -> Verdict {
+    let requests = judge_one(&entry.requests, limits.requests, LimitName::Requests, asking);
+    if kind == CheckKind::Request {
+        return requests;
+    }
+    let inference = judge_one(&entry.inference, limits.inference, LimitName::Inference, asking);
+    let tokens = judge_one(&entry.tokens, limits.tokens, LimitName::Tokens, asking);
+    worse(worse(requests, inference), tokens)
+}
+
+fn judge_one(bucket: &Bucket, rate: Rate, name: LimitName, asking: Asking) -> Verdict {
+    if rate.is_unlimited() {
+        return Verdict::UNLIMITED;
+    }
+    let remaining = bucket.remaining(rate);
+    let reset_epoch_s = epoch_s_in(Duration::from_millis(bucket.full_in_ms(rate)));
+    let allowed = asking == Asking::ToLook || remaining > 0;
+    Verdict {
+        allowed,
+        nearest: Some(BucketView { name, limit: rate.limit, remaining, reset_epoch_s }),
+        retry_after: (!allowed).then(|| Duration::from_millis(bucket.one_in_ms(rate))),
+    }
+}
+
+/// Of two, the one that refuses for longer, or has fewer left, or is full later.
+fn worse(a: Verdict, b: Verdict) -> Verdict {
+    let rank = |verdict: &Verdict| {
+        let view = verdict.nearest.map(|view| (u32::MAX - view.remaining, view.reset_epoch_s));
+        (verdict.retry_after, view)
+    };
+    if rank(&b) > rank(&a) { b } else { a }
+}
+
+/// The epoch second that is no earlier than `wait` from now.
+fn epoch_s_in(wait: Duration) -> u64 {
+    let then = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(wait);
+    then.as_secs() + u64::from(then.subsec_nanos() > 0)
+}
+
+#[cfg(test)]
+#[path = "limits_tests.rs"]
+mod tests;

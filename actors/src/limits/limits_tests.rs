@@ -1,0 +1,289 @@
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::identity::{KeyId, Permissions, SessionId, UserId, UserKind};
+
+fn limiter(config: RateLimitsConfig) -> Limiter {
+    Limiter::new(config)
+}
+
+fn small() -> RateLimitsConfig {
+    RateLimitsConfig {
+        authenticated_per_hour: 5,
+        anonymous_per_hour: 3,
+        inference_per_minute: 2,
+        tokens_per_minute: 100,
+        concurrent_streams: 2,
+        sign_in_failures_per_hour: 2,
+    }
+}
+
+fn user() -> Principal {
+    Principal {
+        kind: PrincipalKind::User { user: UserId::new(), session: SessionId::new() },
+        permissions: Permissions::READ_WRITE,
+        user_kind: Some(UserKind::Member),
+        user_limits: LimitOverrides::default(),
+        key_limits: LimitOverrides::default(),
+    }
+}
+
+fn key_of(principal: &Principal, key_limits: LimitOverrides) -> Principal {
+    let user = principal.user().unwrap();
+    Principal { kind: PrincipalKind::Key { user, key: KeyId::new() }, key_limits, ..*principal }
+}
+
+fn address(text: &str) -> Principal {
+    Principal::anonymous(text.parse::<IpAddr>().unwrap())
+}
+
+fn view(verdict: Verdict) -> (bool, LimitName, u32, u32) {
+    let nearest = verdict.nearest.unwrap();
+    (verdict.allowed, nearest.name, nearest.limit, nearest.remaining)
+}
+
+#[test]
+fn requests_count_down_and_are_refused() {
+    let limiter = limiter(small());
+    let (user, other) = (user(), user());
+    for remaining in (0..5).rev() {
+        let verdict = limiter.check_at(&user, CheckKind::Request, 0);
+        assert_eq!(view(verdict), (true, LimitName::Requests, 5, remaining));
+    }
+    let refused = limiter.check_at(&user, CheckKind::Request, 0);
+    assert_eq!(view(refused), (false, LimitName::Requests, 5, 0));
+    assert_eq!(refused.retry_after, Some(Duration::from_secs(720)), "an hour for five");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    assert!((now + 3599..=now + 3601).contains(&refused.nearest.unwrap().reset_epoch_s));
+    assert!(!limiter.check_at(&user, CheckKind::Request, 719_999).allowed);
+    assert!(limiter.check_at(&user, CheckKind::Request, 720_000).allowed);
+    assert!(limiter.check_at(&other, CheckKind::Request, 0).allowed, "somebody else");
+}
+
+#[test]
+fn a_refused_inference_costs_no_request() {
+    let limiter = limiter(small());
+    let user = user();
+    assert_eq!(view(limiter.check_at(&user, CheckKind::Inference, 0)), (true, LimitName::Inference, 2, 1));
+    assert_eq!(view(limiter.check_at(&user, CheckKind::Inference, 0)), (true, LimitName::Inference, 2, 0));
+    for _ in 0..10 {
+        assert_eq!(
+            view(limiter.check_at(&user, CheckKind::Inference, 0)),
+            (false, LimitName::Inference, 2, 0)
+        );
+    }
+    assert_eq!(view(limiter.check_at(&user, CheckKind::Request, 0)), (true, LimitName::Requests, 5, 2));
+}
+
+#[test]
+fn anonymous_callers_by_network() {
+    let limiter = limiter(small());
+    let (a, b) = (address("2001:db8:1:2::1"), address("2001:db8:1:2:ffff::9"));
+    for remaining in (0..3).rev() {
+        assert_eq!(
+            view(limiter.check_at(&a, CheckKind::Request, 0)),
+            (true, LimitName::Requests, 3, remaining)
+        );
+    }
+    assert!(!limiter.check_at(&b, CheckKind::Request, 0).allowed, "the same /64");
+    assert!(limiter.check_at(&address("2001:db8:1:3::1"), CheckKind::Request, 0).allowed);
+    for _ in 0..3 {
+        assert!(limiter.check_at(&address("192.0.2.7"), CheckKind::Request, 0).allowed);
+    }
+    assert!(!limiter.check_at(&address("::ffff:192.0.2.7"), CheckKind::Request, 0).allowed, "the same host");
+    assert!(limiter.check_at(&address("192.0.2.8"), CheckKind::Request, 0).allowed);
+}
+
+#[test]
+fn a_users_keys_share_the_users_buckets() {
+    let limiter = limiter(small());
+    let user = user();
+    let plain = key_of(&user, LimitOverrides::default());
+    for _ in 0..2 {
+        assert!(limiter.check_at(&plain, CheckKind::Request, 0).allowed);
+        assert!(limiter.check_at(&user, CheckKind::Request, 0).allowed);
+    }
+    assert!(limiter.check_at(&plain, CheckKind::Request, 0).allowed);
+    assert!(!limiter.check_at(&user, CheckKind::Request, 0).allowed);
+}
+
+#[test]
+fn a_keys_own_limit_holds_beside_its_users() {
+    let limiter = limiter(small());
+    let user = user();
+    let narrow = key_of(&user, LimitOverrides { requests_per_hour: Some(1), ..Default::default() });
+    assert_eq!(view(limiter.check_at(&narrow, CheckKind::Request, 0)), (true, LimitName::Requests, 1, 0));
+    assert_eq!(view(limiter.check_at(&narrow, CheckKind::Request, 0)), (false, LimitName::Requests, 1, 0));
+    assert_eq!(view(limiter.check_at(&user, CheckKind::Request, 0)), (true, LimitName::Requests, 5, 3));
+
+    let wide = key_of(&user, LimitOverrides { requests_per_hour: Some(1000), ..Default::default() });
+    for _ in 0..3 {
+        assert!(limiter.check_at(&wide, CheckKind::Request, 0).allowed);
+    }
+    assert!(!limiter.check_at(&wide, CheckKind::Request, 0).allowed, "no more than the user has");
+    // What the user's bucket refused was given back to the key's: 3 of 1000 are used.
+    let more = Principal {
+        user_limits: LimitOverrides { requests_per_hour: Some(0), ..Default::default() },
+        ..wide
+    };
+    assert_eq!(view(limiter.check_at(&more, CheckKind::Request, 0)), (true, LimitName::Requests, 1000, 996));
+}
+
+#[test]
+fn overrides_replace_the_settings() {
+    let limiter = limiter(small());
+    let overrides =
+        LimitOverrides { requests_per_hour: Some(0), inference_per_minute: Some(3), ..Default::default() };
+    let user = Principal { user_limits: overrides, ..user() };
+    assert_eq!(limiter.check_at(&user, CheckKind::Request, 0), Verdict::UNLIMITED);
+    assert_eq!(view(limiter.check_at(&user, CheckKind::Inference, 0)), (true, LimitName::Inference, 3, 2));
+}
+
+#[test]
+fn tokens_are_charged_after_the_answer() {
+    let limiter = limiter(RateLimitsConfig { inference_per_minute: 0, ..small() });
+    let user = Principal {
+        user_limits: LimitOverrides { requests_per_hour: Some(0), ..Default::default() },
+        ..user()
+    };
+    let now = limiter.clock.now_ms();
+    assert_eq!(view(limiter.check_at(&user, CheckKind::Inference, now)), (true, LimitName::Tokens, 100, 100));
+    limiter.charge_tokens(&user, 150);
+    let refused = limiter.check_at(&user, CheckKind::Inference, now);
+    assert_eq!(view(refused), (false, LimitName::Tokens, 100, 0));
+    let wait = refused.retry_after.unwrap();
+    assert!((Duration::from_millis(30_400)..=Duration::from_millis(30_600)).contains(&wait), "{wait:?}");
+    assert!(limiter.check_at(&user, CheckKind::Request, now).allowed, "needs no tokens");
+    assert!(limiter.check_at(&user, CheckKind::Inference, now + 31_000).allowed);
+}
+
+#[test]
+fn streams_are_counted_while_they_last() {
+    let limiter = limiter(small());
+    let user = user();
+    let first = limiter.stream(&user).unwrap();
+    let _second = limiter.stream(&user).unwrap();
+    let refused = limiter.stream(&user).unwrap_err();
+    assert_eq!(view(refused), (false, LimitName::Streams, 2, 0));
+    drop(first);
+    let third = limiter.stream(&user).unwrap();
+    // A key that has one stream of its own left, of a user that has none: the refusal gives the key's back.
+    let key = key_of(&user, LimitOverrides { concurrent_streams: Some(1), ..Default::default() });
+    assert!(limiter.stream(&key).is_err());
+    drop(third);
+    let _key_stream = limiter.stream(&key).unwrap();
+    assert_eq!(view(limiter.stream(&key).unwrap_err()), (false, LimitName::Streams, 1, 0));
+}
+
+#[test]
+fn failed_sign_ins_by_network() {
+    let limiter = limiter(small());
+    let net = ClientNet::from("192.0.2.1".parse::<IpAddr>().unwrap());
+    for _ in 0..2 {
+        assert!(limiter.sign_in_allowed(net).allowed);
+        limiter.sign_in_failed(net);
+    }
+    assert_eq!(view(limiter.sign_in_allowed(net)), (false, LimitName::SignInFailures, 2, 0));
+    assert!(limiter.check_at(&address("192.0.2.1"), CheckKind::Request, 0).allowed, "other things go on");
+}
+
+#[test]
+fn idle_principals_are_forgotten_and_others_not() {
+    let limiter = limiter(small());
+    let (idle, streaming, busy) = (user(), user(), user());
+    limiter.check_at(&idle, CheckKind::Request, 0);
+    let _permit = limiter.stream(&streaming).unwrap();
+    limiter.check_at(&busy, CheckKind::Request, 3_000_000);
+    let forget =
+        |now| (0..super::super::table::SHARDS).map(|s| limiter.table.forget_idle(s, now)).sum::<usize>();
+    assert_eq!((forget(3_500_000), limiter.table.len()), (0, 3));
+    assert_eq!((forget(3_700_000), limiter.table.len()), (1, 2));
+    assert_eq!(view(limiter.peek_at(&busy, CheckKind::Request, 3_700_000)).3, 4);
+    assert_eq!((forget(9_000_000), limiter.table.len()), (1, 1));
+}
+
+#[test]
+fn peeking_counts_nothing() {
+    let limiter = limiter(small());
+    let user = user();
+    for _ in 0..10 {
+        assert_eq!(view(limiter.peek_at(&user, CheckKind::Inference, 0)), (true, LimitName::Inference, 2, 2));
+    }
+    assert_eq!(limiter.table.len(), 0);
+}
+
+proptest! {
+    /// However the clock steps back and forth: over any span no more is admitted than the capacity and what refills
+    /// while the clock goes forward. And a clock that was set back keeps nobody waiting for it to catch up.
+    #[test]
+    fn clock_steps(steps in prop::collection::vec((0u64..4_000_000, any::<bool>(), 0u32..8), 1..40), limit in 1u32..20) {
+        let limiter = limiter(RateLimitsConfig { authenticated_per_hour: limit, ..small() });
+        let user = user();
+        let (mut now, mut forward) = (10_000_000u64, 0u64);
+        let mut admitted = Vec::new();
+        for (step, back, attempts) in steps {
+            now = if back { now.saturating_sub(step) } else { now + step };
+            forward += if back { 0 } else { step };
+            for _ in 0..attempts {
+                if limiter.check_at(&user, CheckKind::Request, now).allowed {
+                    admitted.push(forward);
+                }
+            }
+        }
+        let (limit, hour) = (u128::from(limit), u128::from(Rate::HOUR_MS));
+        for first in 0..admitted.len() {
+            for last in first..admitted.len() {
+                let (count, span) = ((last - first + 1) as u128, u128::from(admitted[last] - admitted[first]));
+                prop_assert!(count * hour <= limit * hour + span * limit);
+            }
+        }
+        while limiter.check_at(&user, CheckKind::Request, now).allowed {}
+        limiter.peek_at(&user, CheckKind::Request, 0);
+        prop_assert!(!limiter.check_at(&user, CheckKind::Request, 0).allowed);
+        let wait = limiter.peek_at(&user, CheckKind::Request, 0).retry_after.unwrap().as_millis();
+        prop_assert!(wait <= hour.div_ceil(limit));
+    }
+
+    /// The headers of any sequence of requests are those of a bucket kept in plain fractions.
+    #[test]
+    fn headers_equal_the_model(waits in prop::collection::vec((0u64..1_500_000, any::<bool>()), 1..60)) {
+        let limiter = limiter(small());
+        let user = user();
+        let (mut requests, mut inference) = (5.0f64, 2.0f64);
+        let mut now = 0;
+        for (wait, infer) in waits {
+            now += wait;
+            requests = (requests + 5.0 * wait as f64 / 3_600_000.0).min(5.0);
+            inference = (inference + 2.0 * wait as f64 / 60_000.0).min(2.0);
+            let kind = if infer { CheckKind::Inference } else { CheckKind::Request };
+            // Floating point: near a whole number either side is right.
+            let near = |x: f64| (x - x.round()).abs() < 1e-6;
+            if near(requests) || near(inference) {
+                requests = if near(requests) { requests.round() } else { requests };
+                inference = if near(inference) { inference.round() } else { inference };
+            }
+            let allowed = requests >= 1.0 && (!infer || inference >= 1.0);
+            let verdict = limiter.check_at(&user, kind, now);
+            prop_assert_eq!(verdict.allowed, allowed);
+            if allowed {
+                requests -= 1.0;
+                inference -= if infer { 1.0 } else { 0.0 };
+                let expected = if infer { requests.floor().min(inference.floor()) } else { requests.floor() };
+                prop_assert_eq!(f64::from(verdict.nearest.unwrap().remaining), expected);
+                prop_assert_eq!(verdict.retry_after, None);
+            } else {
+                prop_assert_eq!(verdict.nearest.unwrap().remaining, 0);
+                let missing = |have: f64, limit: f64, ms: f64| (1.0 - have).max(0.0) / limit * ms;
+                let mut wait = missing(requests, 5.0, 3_600_000.0);
+                if infer {
+                    wait = wait.max(missing(inference, 2.0, 60_000.0));
+                }
+                let promised = verdict.retry_after.unwrap().as_secs_f64() * 1000.0;
+                // The next whole millisecond, give or take what floating point loses.
+                prop_assert!((-0.001..=1.001).contains(&(promised - wait)), "{promised} {wait}");
+            }
+        }
+    }
+}

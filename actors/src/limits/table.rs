@@ -1,0 +1,172 @@
+//! Every principal's buckets, in shards that outlive the actors.
+//!
+//! A check is arithmetic of some ten nanoseconds, so it goes straight to its shard under a mutex: a message to an
+//! actor and back would cost a hundred times that, on every request. The [`RateLimiter`](super::actor::RateLimiter)
+//! actors, one for each group of shards, forget the principals that are idle; a check never depends on them.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::bucket::{Bucket, Rate};
+use crate::identity::{ClientNet, KeyId, UserId};
+
+/// How many shards there are.
+pub const SHARDS: usize = 64;
+
+/// After so long without a request every bucket is full, whatever its limit ([`Bucket`] owes at most an hour), so
+/// that it can be forgotten.
+pub const IDLE_MS: u64 = Rate::HOUR_MS;
+
+/// Whose buckets: a user, a key or a network. 16 bytes for all three: ids are UUIDs of version 7, whose version is in
+/// the seventh byte, where a network has 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Subject([u8; 16]);
+
+impl From<UserId> for Subject {
+    fn from(id: UserId) -> Self {
+        Self(id.to_bytes())
+    }
+}
+
+impl From<KeyId> for Subject {
+    fn from(id: KeyId) -> Self {
+        Self(id.to_bytes())
+    }
+}
+
+impl From<ClientNet> for Subject {
+    fn from(net: ClientNet) -> Self {
+        let mut bytes = [0; 16];
+        match net {
+            ClientNet::V4(octets) => bytes[12..].copy_from_slice(&octets),
+            ClientNet::V6(prefix) => {
+                bytes[7] = 1;
+                bytes[8..].copy_from_slice(&prefix);
+            }
+        }
+        Self(bytes)
+    }
+}
+
+impl Subject {
+    /// The last bytes are the random ones of an id and the distinguishing ones of a network.
+    fn shard(self) -> usize {
+        let mix = self.0[8..].iter().fold(0u32, |mix, &byte| mix.wrapping_mul(31).wrapping_add(byte.into()));
+        mix as usize % SHARDS
+    }
+}
+
+/// One principal's buckets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Entry {
+    /// When time was last let pass here.
+    last_ms: u64,
+    /// Requests an hour.
+    pub requests: Bucket,
+    /// Inference requests a minute.
+    pub inference: Bucket,
+    /// Tokens a minute.
+    pub tokens: Bucket,
+    /// Failed sign-ins an hour.
+    pub failures: Bucket,
+    /// Streams at the moment.
+    pub streams: u32,
+}
+
+/// The limits that hold for one principal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests an hour.
+    pub requests: Rate,
+    /// Inference requests a minute.
+    pub inference: Rate,
+    /// Tokens a minute.
+    pub tokens: Rate,
+    /// Failed sign-ins an hour.
+    pub failures: Rate,
+    /// Streams at the same time; 0: any number.
+    pub streams: u32,
+}
+
+impl Entry {
+    /// Lets time pass up to `now_ms`. A clock that went back starts from there: the bucket neither fills nor waits
+    /// for the clock to catch up.
+    pub fn pass(&mut self, now_ms: u64, limits: &Limits) {
+        let elapsed = now_ms.saturating_sub(self.last_ms);
+        self.last_ms = now_ms;
+        self.requests.refill(elapsed, limits.requests);
+        self.inference.refill(elapsed, limits.inference);
+        self.tokens.refill(elapsed, limits.tokens);
+        self.failures.refill(elapsed, limits.failures);
+    }
+
+    fn is_idle(&self, now_ms: u64) -> bool {
+        self.streams == 0 && now_ms.abs_diff(self.last_ms) >= IDLE_MS
+    }
+}
+
+type Shard = HashMap<Subject, Entry>;
+
+/// All principals' buckets.
+#[derive(Debug)]
+pub struct Table {
+    shards: Vec<Mutex<Shard>>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+}
+
+impl Table {
+    /// Works on a principal's buckets as they are at `now_ms`.
+    pub fn with<T>(
+        &self,
+        who: Subject,
+        now_ms: u64,
+        limits: &Limits,
+        work: impl FnOnce(&mut Entry) -> T,
+    ) -> T {
+        let mut shard = self.lock(who.shard());
+        let entry = shard.entry(who).or_insert(Entry { last_ms: now_ms, ..Entry::default() });
+        entry.pass(now_ms, limits);
+        work(entry)
+    }
+
+    /// A copy of a principal's buckets as they are at `now_ms`; makes no entry.
+    pub fn peek(&self, who: Subject, now_ms: u64, limits: &Limits) -> Entry {
+        let mut entry = self.lock(who.shard()).get(&who).copied().unwrap_or_default();
+        entry.pass(now_ms, limits);
+        entry
+    }
+
+    /// A stream of that principal is over.
+    pub fn end_stream(&self, who: Subject) {
+        if let Some(entry) = self.lock(who.shard()).get_mut(&who) {
+            entry.streams = entry.streams.saturating_sub(1);
+        }
+    }
+
+    /// Forgets the idle principals of one shard; returns how many.
+    pub fn forget_idle(&self, shard: usize, now_ms: u64) -> usize {
+        let mut shard = self.lock(shard);
+        let before = shard.len();
+        shard.retain(|_, entry| !entry.is_idle(now_ms));
+        let forgotten = before - shard.len();
+        if shard.capacity() > 4 * shard.len() + 64 {
+            shard.shrink_to_fit();
+        }
+        forgotten
+    }
+
+    /// How many principals there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        (0..SHARDS).map(|shard| self.lock(shard).len()).sum()
+    }
+
+    fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

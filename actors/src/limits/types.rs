@@ -1,0 +1,92 @@
+//! What is limited and what a check says.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Limits of one user or key in place of the settings' (`rate_limits`). For a user a value replaces the setting;
+/// for a key it holds beside its user's, so that a key can be given less than its user has, never more.
+/// `None`: no limit of its own. `Some(0)`: unlimited (for a user) or no limit of its own (for a key).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitOverrides {
+    /// Requests an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_hour: Option<u32>,
+    /// Inference requests a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inference_per_minute: Option<u32>,
+    /// Tokens a minute, prompt and answer together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u32>,
+    /// Streams at the same time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrent_streams: Option<u32>,
+}
+
+/// What kind of request is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Any request: counts against requests an hour.
+    Request,
+    /// A request that runs a model: counts against requests an hour and inference a minute, and needs tokens left.
+    Inference,
+}
+
+/// Which limit a bucket belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitName {
+    /// Requests an hour.
+    Requests,
+    /// Inference requests a minute.
+    Inference,
+    /// Tokens a minute.
+    Tokens,
+    /// Streams at the same time.
+    Streams,
+    /// Failed sign-ins an hour.
+    SignInFailures,
+}
+
+impl LimitName {
+    /// For messages: `requests an hour`.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Requests => "requests an hour",
+            Self::Inference => "inference requests a minute",
+            Self::Tokens => "tokens a minute",
+            Self::Streams => "streams at the same time",
+            Self::SignInFailures => "failed sign-ins an hour",
+        }
+    }
+}
+
+/// What a bucket looks like from outside: the `X-RateLimit-*` headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketView {
+    /// Which limit it is.
+    pub name: LimitName,
+    /// What it holds when full (`X-RateLimit-Limit`).
+    pub limit: u32,
+    /// What it holds now, whole ones only (`X-RateLimit-Remaining`).
+    pub remaining: u32,
+    /// The epoch second by which it is full again (`X-RateLimit-Reset`).
+    pub reset_epoch_s: u64,
+}
+
+/// What a check says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether the request may go on.
+    pub allowed: bool,
+    /// The bucket nearest its end (of a refusal: the one that refuses for longest); `None` when nothing is limited.
+    pub nearest: Option<BucketView>,
+    /// With a refusal: when it would be allowed.
+    pub retry_after: Option<Duration>,
+}
+
+impl Verdict {
+    /// Allowed, and nothing is limited.
+    pub const UNLIMITED: Self = Self { allowed: true, nearest: None, retry_after: None };
+}

@@ -1,0 +1,211 @@
+//! The store's thread: jobs in order, one `fsync` for all that wait, and then the word that it is done.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::db::{self, OpenError};
+use super::{StoreError, Stores};
+
+/// Most jobs that share one `fsync`; bounds how long the first waits for the last.
+const BATCH: usize = 1024;
+
+/// After a failure the database is opened again at most this often.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// What opens the database and whoever mirrors it in memory, each time.
+type Open = Box<dyn Fn() -> Result<Box<dyn Stores>, OpenError> + Send>;
+
+/// Told, in order, once the job's changes are durable or are known not to be.
+type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+enum Job {
+    /// Runs at once. `Err`: there is no database.
+    Read(Box<dyn FnOnce(Result<&dyn Stores, StoreError>) + Send>),
+    /// Runs, and is finished after the sync; `true` when it changed something.
+    Write(Box<dyn FnOnce(Result<&dyn Stores, StoreError>) -> (bool, Finish) + Send>),
+    Close,
+}
+
+/// The door to the database. Jobs are run in the order they are given, whoever gives them.
+pub struct Store {
+    jobs: Sender<Job>,
+    healthy: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("healthy", &self.is_healthy()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the database in a data folder, or makes it. Blocks. `load` gets what is stored, now and whenever the
+    /// database had to be opened again.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(
+        folder: &Path,
+        load: impl Fn(&dyn Stores) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let folder = folder.to_owned();
+        Self::start(Box::new(move || {
+            let stores = db::open(&folder)?;
+            load(&stores).map_err(|error| OpenError::Database { path: folder.join("db"), error })?;
+            Ok(Box::new(stores))
+        }))
+    }
+
+    pub(super) fn start(open: Open) -> Result<Self, OpenError> {
+        let stores = open()?;
+        let (jobs, receiver) = mpsc::channel();
+        let healthy = Arc::new(AtomicBool::new(true));
+        let writer =
+            Writer { open, stores: Some(stores), healthy: Arc::clone(&healthy), tried: Instant::now() };
+        let thread =
+            std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(&receiver));
+        let thread = thread.map_err(|error| OpenError::File { path: "the store's thread".into(), error })?;
+        Ok(Self { jobs, healthy, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Whether the last access to the database succeeded.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Runs `read`; what it sees includes changes that are not durable yet. Should it panic, it is dropped.
+    pub fn read(&self, read: impl FnOnce(Result<&dyn Stores, StoreError>) + Send + 'static) {
+        // A closed store drops the job, and with it whatever its caller waits for.
+        let _ = self.jobs.send(Job::Read(Box::new(read)));
+    }
+
+    /// Runs `change`, makes its changes durable, and then runs `done`, both on the store's thread: `done`s run in the
+    /// order of their `change`s, so that what they publish never goes back in time. `done` gets the error when the
+    /// changes did not become durable.
+    pub fn write<T, E>(
+        &self,
+        change: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,
+        done: impl FnOnce(Result<T, E>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let job = move |stores: Result<&dyn Stores, StoreError>| -> (bool, Finish) {
+            let outcome = stores.map_err(E::from).and_then(change);
+            let changed = outcome.is_ok();
+            let finish = move |synced: Result<(), StoreError>| match synced {
+                Err(error) if changed => done(Err(error.into())),
+                _ => done(outcome),
+            };
+            (changed, Box::new(finish))
+        };
+        let _ = self.jobs.send(Job::Write(Box::new(job)));
+    }
+
+    /// Runs what was given so far, then closes the database. Blocks.
+    pub fn close(&self) {
+        let _ = self.jobs.send(Job::Close);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A job that held the last handle must not wait for its own end.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+struct Writer {
+    open: Open,
+    stores: Option<Box<dyn Stores>>,
+    healthy: Arc<AtomicBool>,
+    /// When it was last tried to open.
+    tried: Instant,
+}
+
+impl Writer {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        while let Ok(first) = jobs.recv() {
+            let mut finishes = Vec::new();
+            let mut changed = false;
+            let mut close = false;
+            self.reopen();
+            for job in std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)) {
+                match job {
+                    Job::Read(read) => {
+                        let _ = guarded(|| read(self.stores()));
+                    }
+                    Job::Write(write) => {
+                        if let Some((changes, finish)) = guarded(|| write(self.stores())) {
+                            changed |= changes;
+                            finishes.push(finish);
+                        }
+                    }
+                    Job::Close => {
+                        close = true;
+                        break;
+                    }
+                }
+            }
+            let synced = if changed { self.sync() } else { Ok(()) };
+            for finish in finishes {
+                let _ = guarded(|| finish(synced.clone()));
+            }
+            if close {
+                break;
+            }
+        }
+    }
+
+    fn stores(&self) -> Result<&dyn Stores, StoreError> {
+        self.stores.as_deref().ok_or(StoreError::Reopening)
+    }
+
+    /// After a failed sync nobody knows what is on disk: sled refuses from then on, and what it holds in memory may
+    /// never have been written. So it is let go, and opened again from what is there.
+    fn sync(&mut self) -> Result<(), StoreError> {
+        let synced = self.stores().and_then(|stores| stores.sync());
+        if let Err(error) = &synced {
+            tracing::error!(%error, "the database failed; nothing since is acknowledged, and it is opened again");
+            self.healthy.store(false, Ordering::Relaxed);
+            self.stores = None;
+        }
+        synced
+    }
+
+    fn reopen(&mut self) {
+        if self.stores.is_some() || self.tried.elapsed() < REOPEN_EVERY {
+            return;
+        }
+        self.tried = Instant::now();
+        match (self.open)() {
+            Ok(stores) => {
+                tracing::warn!("the database is open again");
+                self.stores = Some(stores);
+                self.healthy.store(true, Ordering::Relaxed);
+            }
+            Err(error) => tracing::error!(%error, "the database cannot be opened again"),
+        }
+    }
+}
+
+/// A job that panics ends alone. Whoever waits for it is told so by its reply being dropped.
+fn guarded<T>(job: impl FnOnce() -> T) -> Option<T> {
+    // Nothing that a job leaves half done is looked at: trees change in transactions, and its captures are dropped.
+    let outcome = catch_unwind(AssertUnwindSafe(job));
+    if outcome.is_err() {
+        tracing::error!("a job of the store panicked");
+    }
+    outcome.ok()
+}

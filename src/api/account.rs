@@ -1,0 +1,303 @@
+//! Wire types that the resources about accounts share: users, keys, limits, lists.
+
+use jan_actors::identity::{ApiKeyRecord, CreatedKey, NewKey, Permission, Permissions, UserKind, UserRecord};
+use jan_actors::limits::LimitOverrides;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::http::ApiError;
+
+/// Longest time until a key expires.
+const MAX_EXPIRY_DAYS: i64 = 3650;
+const DAY: u64 = 86_400;
+
+/// A list.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct List<T> {
+    /// Always `list`.
+    object: &'static str,
+    /// What is in it.
+    data: Vec<T>,
+    /// Whether there is more behind the last one.
+    has_more: bool,
+}
+
+impl<T> List<T> {
+    /// A part of a list, or all of it.
+    pub fn new(data: Vec<T>, has_more: bool) -> Self {
+        Self { object: "list", data, has_more }
+    }
+}
+
+/// Something is gone.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Deleted {
+    /// What is gone.
+    id: String,
+    /// What it was.
+    object: &'static str,
+    /// Always true.
+    deleted: bool,
+}
+
+impl Deleted {
+    /// `object` says what it was.
+    pub fn new(id: impl ToString, object: &'static str) -> Self {
+        Self { id: id.to_string(), object, deleted: true }
+    }
+}
+
+/// What kind of user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Nobody knows who; becomes a member by signing in.
+    Guest,
+    /// Signed in, or made by an administrator.
+    Member,
+    /// May do everything.
+    Admin,
+}
+
+impl From<UserKind> for Role {
+    fn from(kind: UserKind) -> Self {
+        match kind {
+            UserKind::Guest => Self::Guest,
+            UserKind::Member => Self::Member,
+            UserKind::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<Role> for UserKind {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Guest => Self::Guest,
+            Role::Member => Self::Member,
+            Role::Admin => Self::Admin,
+        }
+    }
+}
+
+/// Limits in place of the server's settings. Absent or null: as set for the server; 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Limits {
+    /// Requests an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests_per_hour: Option<u32>,
+    /// Chat and text completions a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inference_per_minute: Option<u32>,
+    /// Tokens a minute, prompts and answers together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_per_minute: Option<u32>,
+    /// Streams at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrent_streams: Option<u32>,
+}
+
+impl From<LimitOverrides> for Limits {
+    fn from(limits: LimitOverrides) -> Self {
+        Self {
+            requests_per_hour: limits.requests_per_hour,
+            inference_per_minute: limits.inference_per_minute,
+            tokens_per_minute: limits.tokens_per_minute,
+            concurrent_streams: limits.concurrent_streams,
+        }
+    }
+}
+
+impl From<Limits> for LimitOverrides {
+    fn from(limits: Limits) -> Self {
+        Self {
+            requests_per_hour: limits.requests_per_hour,
+            inference_per_minute: limits.inference_per_minute,
+            tokens_per_minute: limits.tokens_per_minute,
+            concurrent_streams: limits.concurrent_streams,
+        }
+    }
+}
+
+/// A user.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct User {
+    /// The user's id.
+    #[schema(example = "user_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
+    id: String,
+    /// Always `user`.
+    object: &'static str,
+    /// Null for a guest.
+    email: Option<String>,
+    /// For people to read.
+    name: String,
+    /// A picture's URL.
+    picture: Option<String>,
+    /// What kind of user.
+    role: Role,
+    /// Unix seconds.
+    created_at: u64,
+    /// Whether the user's credentials are refused.
+    disabled: bool,
+    /// Limits of this user's own.
+    limits: Limits,
+}
+
+impl From<UserRecord> for User {
+    fn from(user: UserRecord) -> Self {
+        Self {
+            id: user.id.to_string(),
+            object: "user",
+            email: user.email,
+            name: user.name,
+            picture: user.picture,
+            role: user.kind.into(),
+            created_at: user.created_at,
+            disabled: user.disabled,
+            limits: user.limits.into(),
+        }
+    }
+}
+
+/// An API key, without the key itself.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ApiKey {
+    /// Its id.
+    #[schema(example = "key_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
+    id: String,
+    /// Always `api_key`.
+    object: &'static str,
+    /// For people to read.
+    name: String,
+    /// The key's beginning and end.
+    #[schema(example = "sk-jan-…x7Qk")]
+    hint: String,
+    /// What it grants: `read`, `write`, `admin`.
+    permissions: Vec<&'static str>,
+    /// Unix seconds.
+    created_at: u64,
+    /// Unix seconds; up to a minute late.
+    last_used_at: Option<u64>,
+    /// Unix seconds; null: never.
+    expires_at: Option<u64>,
+    /// Limits of this key, beside its user's.
+    limits: Limits,
+}
+
+impl From<ApiKeyRecord> for ApiKey {
+    fn from(key: ApiKeyRecord) -> Self {
+        Self {
+            id: key.id.to_string(),
+            object: "api_key",
+            name: key.name,
+            hint: key.hint,
+            permissions: key.permissions.iter().map(Permission::name).collect(),
+            created_at: key.created_at,
+            last_used_at: key.last_used_at,
+            expires_at: key.expires_at,
+            limits: key.limits.into(),
+        }
+    }
+}
+
+/// An API key that was just made.
+#[derive(Serialize, ToSchema)]
+pub struct NewApiKey {
+    #[serde(flatten)]
+    record: ApiKey,
+    /// The key itself. It is shown this once; the server keeps only a hash.
+    #[schema(example = "sk-jan-…")]
+    key: String,
+}
+
+impl From<CreatedKey> for NewApiKey {
+    fn from(created: CreatedKey) -> Self {
+        Self { record: created.record.into(), key: created.secret.reveal().to_owned() }
+    }
+}
+
+/// A key to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"name": "Development Key", "permissions": ["read", "write"], "expires_in_days": 90}))]
+pub struct CreateApiKey {
+    /// For people to read.
+    name: String,
+    /// What it grants: any of `read`, `write`, `admin` that the maker has.
+    permissions: Vec<String>,
+    /// Days until it is refused. Absent: never.
+    #[schema(minimum = 1, maximum = 3650)]
+    expires_in_days: Option<i64>,
+    /// Limits of this key, beside its user's.
+    limits: Option<Limits>,
+}
+
+impl CreateApiKey {
+    /// What the actors take.
+    pub fn check(self, now: u64) -> Result<NewKey, ApiError> {
+        Ok(NewKey {
+            name: self.name,
+            permissions: permissions(&self.permissions)?,
+            expires_at: self.expires_in_days.map(|days| expires_at(days, now)).transpose()?,
+            limits: self.limits.unwrap_or_default().into(),
+        })
+    }
+}
+
+/// A set of permissions from their names.
+pub fn permissions(names: &[String]) -> Result<Permissions, ApiError> {
+    if names.is_empty() {
+        let message = "'permissions' must name at least one of `read`, `write`, `admin`.";
+        return Err(ApiError::invalid_value("permissions", message));
+    }
+    let find = |(index, name): (usize, &String)| {
+        Permission::from_name(name).ok_or_else(|| {
+            let param = format!("permissions[{index}]");
+            let message =
+                format!("Invalid value for '{param}': {name:?}; allowed are `read`, `write`, `admin`.");
+            ApiError::invalid_value(param, message)
+        })
+    };
+    names.iter().enumerate().map(find).collect()
+}
+
+/// The time `days` from now.
+pub fn expires_at(days: i64, now: u64) -> Result<u64, ApiError> {
+    match u64::try_from(days) {
+        Ok(days @ 1..) if days <= MAX_EXPIRY_DAYS.unsigned_abs() => Ok(now + days * DAY),
+        _ => Err(ApiError::invalid_value(
+            "expires_in_days",
+            format!("'expires_in_days' must be an integer from 1 to {MAX_EXPIRY_DAYS}, not {days}."),
+        )),
+    }
+}
+
+/// Unix seconds.
+pub fn now() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn create(body: serde_json::Value) -> Result<NewKey, ApiError> {
+        serde_json::from_value::<CreateApiKey>(body).unwrap().check(1000)
+    }
+
+    #[test]
+    fn keys_are_checked() {
+        let key =
+            create(json!({"name": "n", "permissions": ["write", "read"], "expires_in_days": 2})).unwrap();
+        assert_eq!((key.permissions, key.expires_at), (Permissions::READ_WRITE, Some(1000 + 2 * DAY)));
+        for (body, param) in [
+            (json!({"name": "n", "permissions": []}), "permissions"),
+            (json!({"name": "n", "permissions": ["read", "root"]}), "permissions[1]"),
+            (json!({"name": "n", "permissions": ["read"], "expires_in_days": 0}), "expires_in_days"),
+            (json!({"name": "n", "permissions": ["read"], "expires_in_days": -1}), "expires_in_days"),
+            (json!({"name": "n", "permissions": ["read"], "expires_in_days": i64::MAX}), "expires_in_days"),
+        ] {
+            assert_eq!(create(body.clone()).unwrap_err().param(), Some(param), "{body}");
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! `/auth`: login sessions and their tokens.
+//!
+//! Source: RFC 6749 sections 5.1 and 6, RFC 7517 for the published keys.
+
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jan_actors::identity::{
+    AuthError, IdentityError, RefreshProof, SessionId, SessionRecord, TokenPair, UserId,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::Reply;
+
+use super::account::{Deleted, List};
+use super::{AppState, into_response, json, name_ignored, private, read, user_of, with};
+use crate::auth::{Credential, find_credential, gate};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{auth_path, get_or_head, other_methods, other_methods_of};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
+
+/// `/auth/refresh`, `/auth/logout`, `/auth/guest`, `/auth/exchange`, `/auth/sessions` and the public keys.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    tokens(state).or(sessions(state)).unify().or(keys(state)).unify().boxed()
+}
+
+fn tokens(state: &AppState) -> BoxedFilter<(Response,)> {
+    let refreshing = auth_path().and(warp::path!("refresh"));
+    let guest = auth_path().and(warp::path!("guest"));
+    let code = auth_path().and(warp::path!("exchange"));
+    refreshing
+        .and(warp::post())
+        .and(with(state))
+        .and(request())
+        .then(async |state, request| into_response(refresh(state, request).await))
+        .or(other_methods(refreshing, "POST, OPTIONS"))
+        .unify()
+        .or(guest
+            .and(warp::post())
+            .and(with(state))
+            .then(async |state| into_response(become_guest(state).await)))
+        .unify()
+        .or(other_methods(guest, "POST, OPTIONS"))
+        .unify()
+        .or(code
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(exchange(state, request).await)))
+        .unify()
+        .or(other_methods(code, "POST, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+fn sessions(state: &AppState) -> BoxedFilter<(Response,)> {
+    let out = auth_path().and(warp::path!("logout"));
+    let all = auth_path().and(warp::path!("sessions"));
+    let one = auth_path().and(warp::path!("sessions" / String));
+    out.and(warp::post())
+        .and(with(state))
+        .and(warp::ext::get())
+        .then(async |state, context| into_response(logout(state, context).await))
+        .or(other_methods(out, "POST, OPTIONS"))
+        .unify()
+        .or(all
+            .and(get_or_head())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |state, context| into_response(list(state, context).await)))
+        .unify()
+        .or(other_methods(all, "GET, HEAD, OPTIONS"))
+        .unify()
+        .or(one
+            .and(warp::delete())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, state, context| into_response(revoke(id, state, context).await)))
+        .unify()
+        .or(other_methods_of(one, "DELETE, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+fn keys(state: &AppState) -> BoxedFilter<(Response,)> {
+    let path = warp::path!(".well-known" / "jwks.json");
+    path.and(get_or_head())
+        .and(with(state))
+        .map(jwks)
+        .or(other_methods(path, "GET, HEAD, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource, whose paths stand as they are under `/api/v1`, too.
+#[derive(OpenApi)]
+#[openapi(
+    paths(refresh, become_guest, exchange, logout, list, revoke),
+    components(schemas(Tokens, RefreshRequest, ExchangeRequest, Session, List<Session>, Deleted))
+)]
+pub struct Doc;
+
+/// The description of the public keys.
+#[derive(OpenApi)]
+#[openapi(paths(jwks))]
+pub struct KeysDoc;
+
+/// What signing in and refreshing give.
+#[derive(Serialize, ToSchema)]
+pub struct Tokens {
+    /// A JWT for `Authorization: Bearer`.
+    access_token: String,
+    /// Always `Bearer`.
+    token_type: &'static str,
+    /// Seconds until the access token expires.
+    #[schema(example = 3600)]
+    expires_in: u64,
+    /// For `POST /auth/refresh`, once.
+    refresh_token: String,
+}
+
+impl From<TokenPair> for Tokens {
+    fn from(pair: TokenPair) -> Self {
+        Self {
+            access_token: pair.access_token.reveal().to_owned(),
+            token_type: "Bearer",
+            expires_in: pair.expires_in,
+            refresh_token: pair.refresh_token.reveal().to_owned(),
+        }
+    }
+}
+
+/// The answer to a sign-in.
+pub(super) fn signed_in(status: StatusCode, pair: TokenPair) -> Response {
+    private(status, &Tokens::from(pair))
+}
+
+/// Begins a session for a user whom nobody doubts.
+pub(super) async fn begin_session(state: &AppState, user: UserId) -> Result<TokenPair, ApiError> {
+    state.identity.start_session(user).await.map_err(refusal)
+}
+
+/// A disabled user is not the fault of a credential: there is none yet.
+pub(super) fn refusal(error: IdentityError) -> ApiError {
+    match error {
+        IdentityError::Auth(AuthError::UserDisabled) => {
+            ApiError::forbidden("user_disabled", "The user is disabled; ask an administrator.")
+        }
+        error => ApiError::from_identity(error),
+    }
+}
+
+/// What a session is refreshed with, where that is not the access token.
+#[derive(Default, Deserialize, ToSchema)]
+pub struct RefreshRequest {
+    /// The newest refresh token of the session.
+    refresh_token: Option<String>,
+}
+
+/// What a page exchanges for tokens.
+#[derive(Deserialize, ToSchema)]
+pub struct ExchangeRequest {
+    /// The code in the fragment of the address that the browser came back to.
+    code: String,
+}
+
+/// A login session.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Session {
+    /// Its id.
+    #[schema(example = "sess_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
+    id: String,
+    /// Always `session`.
+    object: &'static str,
+    /// Unix seconds.
+    created_at: u64,
+    /// Unix seconds.
+    refreshed_at: u64,
+    /// Unix seconds until when it can be refreshed.
+    expires_at: u64,
+    /// Whether this request was made with it.
+    current: bool,
+}
+
+impl Session {
+    fn new(session: &SessionRecord, current: Option<SessionId>) -> Self {
+        Self {
+            id: session.id.to_string(),
+            object: "session",
+            created_at: session.created_at,
+            refreshed_at: session.refreshed_at,
+            expires_at: session.expires_at,
+            current: current == Some(session.id),
+        }
+    }
+}
+
+/// New tokens for old ones.
+///
+/// Send either the access token as Bearer, also when it has expired, or the refresh token in the body. Each token is
+/// good for one refresh: an older one presented again ends the session, except within a few seconds, when it gets
+/// the same new tokens.
+#[utoipa::path(
+    post,
+    path = "/auth/refresh",
+    tag = "auth",
+    operation_id = "refreshToken",
+    request_body(content = RefreshRequest, description = "Needed only with a refresh token"),
+    responses(
+        (status = 200, description = "New tokens", body = Tokens),
+        (status = 401, description = "The token is not accepted; the code says why", body = ErrorResponse),
+    )
+)]
+async fn refresh(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let bearer = bearer_of(request.headers())?;
+    let body = match request.has_body() {
+        true => read::<RefreshRequest>(&state, request).await?.value,
+        false => RefreshRequest::default(),
+    };
+    let proof = match (&body.refresh_token, &bearer) {
+        // A client may send its access token along with everything.
+        (Some(token), _) => RefreshProof::Refresh(token),
+        (None, Some(token)) => RefreshProof::Access(token),
+        (None, None) => return Err(ApiError::credential_required()),
+    };
+    match state.identity.refresh(proof).await {
+        Ok(pair) => Ok(signed_in(StatusCode::OK, pair)),
+        Err(error) => Err(refused(&state, &context, error)),
+    }
+}
+
+/// The access token in the headers. An API key has no session to refresh.
+fn bearer_of(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    match find_credential(headers).map_err(ApiError::unusable_credential)? {
+        None => Ok(None),
+        Some(Credential::Token(token)) => Ok(Some(token.to_owned())),
+        Some(Credential::Key(_)) => Err(ApiError::from_auth(AuthError::Malformed)),
+    }
+}
+
+/// Counts what was never a token of this server's, so that nobody can try for long.
+fn refused(state: &AppState, context: &RequestContext, error: IdentityError) -> ApiError {
+    if let IdentityError::Auth(cause) = error
+        && gate::is_guess(cause)
+    {
+        let net = context.caller.address.into();
+        let verdict = state.limiter.sign_in_allowed(net);
+        if !verdict.allowed {
+            return ApiError::rate_limited(&verdict);
+        }
+        state.limiter.sign_in_failed(net);
+    }
+    ApiError::from_identity(error)
+}
+
+/// Become a guest: a user without a name or an email address, whose data stay when they sign in later.
+#[utoipa::path(
+    post,
+    path = "/auth/guest",
+    tag = "auth",
+    operation_id = "createGuest",
+    responses(
+        (status = 201, description = "A guest's tokens", body = Tokens),
+        (status = 403, description = "Guests are not allowed here", body = ErrorResponse),
+    )
+)]
+async fn become_guest(state: AppState) -> Result<Response, ApiError> {
+    if !state.guests {
+        return Err(ApiError::forbidden("guests_disabled", "This server takes no guests (auth.guests)."));
+    }
+    let guest = state.identity.guest().await.map_err(ApiError::from_identity)?;
+    Ok(signed_in(StatusCode::CREATED, begin_session(&state, guest.id).await?))
+}
+
+/// Exchange the code that a page found in its address for tokens, once and within a minute.
+#[utoipa::path(
+    post,
+    path = "/auth/exchange",
+    tag = "auth",
+    operation_id = "exchangeCode",
+    request_body = ExchangeRequest,
+    responses(
+        (status = 200, description = "Tokens", body = Tokens),
+        (status = 400, description = "The code is not one, or not any more", body = ErrorResponse),
+    )
+)]
+async fn exchange(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let parsed = read::<ExchangeRequest>(&state, request).await?;
+    let net = context.caller.address.into();
+    let verdict = state.limiter.sign_in_allowed(net);
+    if !verdict.allowed {
+        return Err(ApiError::rate_limited(&verdict));
+    }
+    let Some(user) = state.google.redeem(&parsed.value.code) else {
+        state.limiter.sign_in_failed(net);
+        let message = "The code is unknown, was used already, or is older than a minute; sign in again.";
+        return Err(ApiError::bad_request("invalid_code", message).with_param("code"));
+    };
+    let mut response = signed_in(StatusCode::OK, begin_session(&state, user).await?);
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// End the session whose token this is.
+#[utoipa::path(
+    post,
+    path = "/auth/logout",
+    tag = "auth",
+    operation_id = "logout",
+    responses(
+        (status = 204, description = "It has ended, and none of its tokens is accepted any more"),
+        (status = 400, description = "The credential is an API key", body = ErrorResponse),
+    )
+)]
+async fn logout(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let user = user_of(&context)?;
+    let Some(session) = context.caller.principal.session() else {
+        let message = "An API key has no session; revoke it with DELETE /api/v1/user/api-keys/{id}.";
+        return Err(ApiError::bad_request("not_a_session", message));
+    };
+    state.identity.revoke_session(user, session).await.map_err(ApiError::from_identity)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// One's sessions.
+#[utoipa::path(
+    get,
+    path = "/auth/sessions",
+    tag = "auth",
+    operation_id = "listSessions",
+    responses((status = 200, description = "The sessions that have not ended, oldest first", body = List<Session>))
+)]
+async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let sessions = state.identity.sessions(user_of(&context)?).await.map_err(ApiError::from_identity)?;
+    let current = context.caller.principal.session();
+    let sessions = sessions.iter().map(|session| Session::new(session, current)).collect();
+    Ok(private(StatusCode::OK, &List::new(sessions, false)))
+}
+
+/// End one of one's sessions, wherever it is.
+#[utoipa::path(
+    delete,
+    path = "/auth/sessions/{id}",
+    tag = "auth",
+    operation_id = "revokeSession",
+    params(("id" = String, Path, description = "The session's id, `sess_…`")),
+    responses(
+        (status = 200, description = "It has ended", body = Deleted),
+        (status = 404, description = "There is no such session", body = ErrorResponse),
+    )
+)]
+async fn revoke(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let user = user_of(&context)?;
+    let session: SessionId = id.parse().map_err(|_| ApiError::not_found("session", &id))?;
+    state.identity.revoke_session(user, session).await.map_err(ApiError::from_identity)?;
+    Ok(private(StatusCode::OK, &Deleted::new(session, "session")))
+}
+
+/// The public keys that this server's tokens can be checked with.
+#[utoipa::path(
+    get,
+    path = "/.well-known/jwks.json",
+    tag = "auth",
+    operation_id = "getKeys",
+    responses((status = 200, description = "A JWK Set", body = Object))
+)]
+fn jwks(state: AppState) -> Response {
+    let mut response = json(&state.identity.jwks());
+    // Shorter than a rotated key is honoured, so that nobody misses a new one.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    response
+}

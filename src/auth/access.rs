@@ -1,0 +1,209 @@
+//! Who may call what: the one table. The edge looks every request up here before any route sees it, and
+//! a path that is not in the table is 404, so that no route can be open by being forgotten. A test holds the
+//! table against the API's description.
+
+use http::Method;
+use jan_actors::identity::Permission;
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everyone, and no bucket pays for it: probes come every few seconds.
+    Probe,
+    /// Everyone.
+    Open,
+    /// Everyone; the request proves by itself who it is from, by a refresh token or an expired JWT.
+    Proof,
+    /// Anonymous callers where `auth.anonymous` lets them, and principals with this permission.
+    Anonymous(Permission),
+    /// Principals with this permission.
+    Needs(Permission),
+}
+
+/// Where a path lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// As it stands.
+    Root,
+    /// Under `/api/v1` and its alias `/v1`.
+    Api,
+    /// Under both of these and as it stands: the paths of signing in.
+    Both,
+}
+
+/// One method of one path.
+#[derive(Debug)]
+pub struct Route {
+    /// GET stands for HEAD too.
+    pub method: Method,
+    /// Where [`Self::path`] begins.
+    pub place: Place,
+    /// `{id}` is one segment, `{id...}` is all that follows.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// Whether a model works for it.
+    pub inference: bool,
+}
+
+const fn route(method: Method, place: Place, path: &'static str, access: Access) -> Route {
+    Route { method, place, path, access, inference: false }
+}
+
+const fn inference(path: &'static str) -> Route {
+    let access = Access::Anonymous(Permission::Write);
+    Route { method: Method::POST, place: Place::Api, path, access, inference: true }
+}
+
+const READ: Access = Access::Needs(Permission::Read);
+const WRITE: Access = Access::Needs(Permission::Write);
+const ADMIN: Access = Access::Needs(Permission::Admin);
+
+/// Every route.
+pub static ROUTES: &[Route] = &[
+    route(Method::GET, Place::Both, "/health", Access::Probe),
+    route(Method::GET, Place::Root, "/livez", Access::Probe),
+    route(Method::GET, Place::Root, "/readyz", Access::Probe),
+    route(Method::GET, Place::Root, "/.well-known/jwks.json", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger/openapi.json", Access::Open),
+    route(Method::GET, Place::Api, "/models", Access::Anonymous(Permission::Read)),
+    route(Method::GET, Place::Api, "/models/{id...}", Access::Anonymous(Permission::Read)),
+    inference("/chat/completions"),
+    inference("/completions"),
+    route(Method::GET, Place::Api, "/status", READ),
+    route(Method::GET, Place::Both, "/auth/google", Access::Open),
+    route(Method::GET, Place::Both, "/auth/google/callback", Access::Open),
+    route(Method::POST, Place::Both, "/auth/exchange", Access::Open),
+    route(Method::POST, Place::Both, "/auth/guest", Access::Open),
+    route(Method::POST, Place::Both, "/auth/refresh", Access::Proof),
+    route(Method::POST, Place::Both, "/auth/logout", WRITE),
+    route(Method::GET, Place::Both, "/auth/sessions", READ),
+    route(Method::DELETE, Place::Both, "/auth/sessions/{id}", WRITE),
+    route(Method::GET, Place::Api, "/user/profile", READ),
+    route(Method::PATCH, Place::Api, "/user/profile", WRITE),
+    route(Method::DELETE, Place::Api, "/user/profile", WRITE),
+    route(Method::GET, Place::Api, "/user/api-keys", READ),
+    route(Method::POST, Place::Api, "/user/api-keys", WRITE),
+    route(Method::GET, Place::Api, "/user/api-keys/{id}", READ),
+    route(Method::PATCH, Place::Api, "/user/api-keys/{id}", WRITE),
+    route(Method::DELETE, Place::Api, "/user/api-keys/{id}", WRITE),
+    route(Method::GET, Place::Api, "/admin/users", ADMIN),
+    route(Method::POST, Place::Api, "/admin/users", ADMIN),
+    route(Method::GET, Place::Api, "/admin/users/{id}", ADMIN),
+    route(Method::PATCH, Place::Api, "/admin/users/{id}", ADMIN),
+    route(Method::DELETE, Place::Api, "/admin/users/{id}", ADMIN),
+    route(Method::POST, Place::Api, "/admin/users/{id}/sessions", ADMIN),
+    route(Method::POST, Place::Api, "/admin/users/{id}/api-keys", ADMIN),
+];
+
+/// What the table says of a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// This route.
+    Route(&'static Route),
+    /// The path, but not this method: the answer is 405, or `Allow` for OPTIONS, which anyone may have.
+    OtherMethod,
+    /// Nothing.
+    Unknown,
+}
+
+/// Looks a request up.
+#[must_use]
+pub fn find(method: &Method, path: &str) -> Found {
+    // As warp does: one slash at the end makes no difference.
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let in_api = path.strip_prefix("/api/v1/").or_else(|| path.strip_prefix("/v1/"));
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    let mut found = Found::Unknown;
+    for route in ROUTES {
+        let here = match route.place {
+            Place::Root => matches(route.path, path.strip_prefix('/')),
+            Place::Api => matches(route.path, in_api),
+            Place::Both => matches(route.path, in_api) || matches(route.path, path.strip_prefix('/')),
+        };
+        if here {
+            if route.method == method {
+                return Found::Route(route);
+            }
+            found = Found::OtherMethod;
+        }
+    }
+    found
+}
+
+/// Whether `path`, which lacks its first slash, is one that `pattern` describes.
+fn matches(pattern: &str, path: Option<&str>) -> bool {
+    let Some(mut path) = path else { return false };
+    let mut pattern = &pattern[1..];
+    loop {
+        if pattern.ends_with("...}") && !pattern.contains('/') {
+            return !path.is_empty();
+        }
+        let (wanted, more_wanted) = pattern.split_once('/').map_or((pattern, None), |(a, b)| (a, Some(b)));
+        let (given, more_given) = path.split_once('/').map_or((path, None), |(a, b)| (a, Some(b)));
+        let fits = if wanted.starts_with('{') { !given.is_empty() } else { wanted == given };
+        match (fits, more_wanted, more_given) {
+            (true, None, None) => return true,
+            (true, Some(wanted), Some(given)) => (pattern, path) = (wanted, given),
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn access(method: Method, path: &str) -> Option<Access> {
+        match find(&method, path) {
+            Found::Route(route) => Some(route.access),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn paths_are_found_under_each_of_their_names() {
+        for path in ["/v1/models", "/api/v1/models", "/v1/models/", "/v1/models/a/b", "/v1/models/%2e%2e"] {
+            assert_eq!(access(Method::GET, path), Some(Access::Anonymous(Permission::Read)), "{path}");
+        }
+        for path in ["/auth/refresh", "/v1/auth/refresh", "/api/v1/auth/refresh"] {
+            assert_eq!(access(Method::POST, path), Some(Access::Proof), "{path}");
+        }
+        assert_eq!(access(Method::HEAD, "/health"), Some(Access::Probe));
+        assert_eq!(access(Method::DELETE, "/v1/user/api-keys/key_1"), Some(WRITE));
+        assert_eq!(access(Method::POST, "/v1/admin/users/user_1/sessions"), Some(ADMIN));
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_unknown() {
+        for path in [
+            "",
+            "/",
+            "//",
+            "/models",
+            "/v1",
+            "/v1/",
+            "/api/models",
+            "/v1//models",
+            "//v1/models",
+            "/v1/user/api-keys/a/b",
+            "/v1/admin/users//sessions",
+            "/v1/Models",
+            "/v1/livez",
+            "/v1/user/profile//",
+        ] {
+            assert!(matches!(find(&Method::GET, path), Found::Unknown), "{path}");
+        }
+        assert!(matches!(find(&Method::PUT, "/v1/user/profile"), Found::OtherMethod));
+        assert!(matches!(find(&Method::OPTIONS, "/v1/chat/completions"), Found::OtherMethod));
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_panics(path in "[/a-z{}.%-]{0,40}") {
+            let _ = find(&Method::GET, &path);
+        }
+    }
+}

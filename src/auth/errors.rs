@@ -1,0 +1,171 @@
+//! Errors about who calls: the one place that maps what the actors say of credentials, users and keys.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use jan_actors::identity::{AuthError, IdentityError, Permission, Principal};
+
+use super::credential::CredentialError;
+use super::google::{IdTokenError, ProviderError, SignInError};
+use crate::http::ApiError;
+use crate::http::error::capitalize;
+
+/// When a failure that may pass is worth another try.
+const RETRY_SOON: Duration = Duration::from_secs(5);
+// RFC 6750 section 3: no error code where no credential was shown.
+const CHALLENGE: &str = "Bearer realm=\"jan-server\"";
+const INVALID_TOKEN: &str = "Bearer realm=\"jan-server\", error=\"invalid_token\"";
+const INVALID_REQUEST: &str = "Bearer realm=\"jan-server\", error=\"invalid_request\"";
+
+impl ApiError {
+    fn unauthorized(code: &'static str, message: impl Into<String>, challenge: &'static str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code, message).with_challenge(challenge)
+    }
+
+    /// 401 `missing_credentials`.
+    #[must_use]
+    pub fn credential_required() -> Self {
+        let message = "This needs an API key or an access token; send it as `Authorization: Bearer …`.";
+        Self::unauthorized("missing_credentials", message, CHALLENGE)
+    }
+
+    /// 401: the headers name no one credential.
+    #[must_use]
+    pub fn unusable_credential(error: CredentialError) -> Self {
+        let (code, message) = match error {
+            CredentialError::Scheme => (
+                "unsupported_auth_scheme",
+                "The Authorization header has another scheme than Bearer; send `Authorization: Bearer …`.",
+            ),
+            CredentialError::Conflict => (
+                "conflicting_credentials",
+                "The request carries several credentials that are not the same; send one.",
+            ),
+            CredentialError::Unreadable => {
+                ("malformed_token", "The credential has characters that no credential has.")
+            }
+        };
+        Self::unauthorized(code, message, INVALID_REQUEST)
+    }
+
+    /// 401 with a code for each cause.
+    #[must_use]
+    pub fn from_auth(error: AuthError) -> Self {
+        let code = match error {
+            AuthError::Malformed => "malformed_token",
+            AuthError::TooLong => "token_too_long",
+            AuthError::WrongAlgorithm => "token_wrong_algorithm",
+            AuthError::UnknownSigningKey => "token_unknown_key",
+            AuthError::BadSignature => "token_bad_signature",
+            AuthError::WrongIssuer => "token_wrong_issuer",
+            AuthError::WrongAudience => "token_wrong_audience",
+            AuthError::WrongType => "token_wrong_type",
+            AuthError::Expired => "token_expired",
+            AuthError::RefreshWindowOver => "refresh_window_over",
+            AuthError::NotYetValid => "token_not_yet_valid",
+            AuthError::LifetimeTooLong => "token_lifetime_too_long",
+            AuthError::SessionRevoked => "session_revoked",
+            AuthError::TokenReused => "token_reused",
+            AuthError::UserDisabled => "user_disabled",
+            AuthError::UnknownKey => "invalid_api_key",
+            AuthError::ExpiredKey => "api_key_expired",
+            AuthError::RevokedKey => "api_key_revoked",
+        };
+        Self::unauthorized(code, format!("{}.", capitalize(&error.to_string())), INVALID_TOKEN)
+    }
+
+    /// 403 `insufficient_permissions`.
+    #[must_use]
+    pub fn insufficient_permissions(needed: Permission, principal: &Principal) -> Self {
+        let challenge = match needed {
+            Permission::Read => "Bearer realm=\"jan-server\", error=\"insufficient_scope\", scope=\"read\"",
+            Permission::Write => "Bearer realm=\"jan-server\", error=\"insufficient_scope\", scope=\"write\"",
+            Permission::Admin => "Bearer realm=\"jan-server\", error=\"insufficient_scope\", scope=\"admin\"",
+        };
+        let has = match principal.permissions {
+            none if none.is_empty() => "none".to_owned(),
+            some => some.to_string(),
+        };
+        let message = format!("This needs the permission `{needed}`; the credential has: {has}.");
+        Self::new(StatusCode::FORBIDDEN, "insufficient_permissions", message).with_challenge(challenge)
+    }
+
+    /// 403 with a code of its own.
+    pub fn forbidden(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, code, message)
+    }
+
+    /// 400 with a code of its own.
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// 404 `not_found`.
+    #[must_use]
+    pub fn not_found(what: &str, id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no {what} `{id}`.")).with_param("id")
+    }
+
+    /// Maps what the actors say.
+    #[must_use]
+    pub fn from_identity(error: IdentityError) -> Self {
+        let message = format!("{}.", capitalize(&error.to_string()));
+        match error {
+            IdentityError::Auth(error) => Self::from_auth(error),
+            IdentityError::NotFound { what, id } => Self::not_found(what, &id),
+            IdentityError::EmailTaken(_) => {
+                Self::new(StatusCode::CONFLICT, "email_taken", message).with_param("email")
+            }
+            IdentityError::Invalid { field, .. } => Self::invalid_value(field, message),
+            IdentityError::ExceedsMaker { .. } => {
+                Self::forbidden("insufficient_permissions", message).with_param("permissions")
+            }
+            IdentityError::TooManyKeys { .. } => Self::bad_request("too_many_api_keys", message),
+            IdentityError::LastAdmin => Self::new(StatusCode::CONFLICT, "last_admin", message),
+            IdentityError::Busy { retry_after } => Self::unavailable("busy", message, retry_after),
+            IdentityError::Unavailable { retry_after, .. } => {
+                Self::unavailable("identity_unavailable", message, retry_after)
+            }
+            IdentityError::Storage(reason) => {
+                tracing::error!(reason, "the store failed");
+                Self::unavailable("storage_failed", "The server cannot write; its log says more.", RETRY_SOON)
+            }
+        }
+    }
+
+    /// Maps what came of signing in elsewhere.
+    #[must_use]
+    pub fn from_sign_in(error: &SignInError) -> Self {
+        let message = format!("{}.", capitalize(&error.to_string()));
+        match error {
+            SignInError::NotConfigured(_) => {
+                Self::unavailable("oauth_not_configured", message, Duration::from_secs(300))
+            }
+            SignInError::ReturnAddress => {
+                Self::bad_request("oauth_return_url_not_allowed", message).with_param("return_to")
+            }
+            SignInError::State => Self::bad_request("oauth_state_invalid", message).with_param("state"),
+            SignInError::MixUp => Self::bad_request("oauth_issuer_mismatch", message).with_param("iss"),
+            SignInError::Denied(_) => Self::bad_request("oauth_denied", message),
+            SignInError::NoCode => Self::bad_request("oauth_code_missing", message).with_param("code"),
+            SignInError::Provider(error) => match error {
+                ProviderError::Timeout(_) => Self::unavailable("oauth_provider_timeout", message, RETRY_SOON),
+                ProviderError::Unreachable(_) => {
+                    Self::unavailable("oauth_provider_unreachable", message, RETRY_SOON)
+                }
+                ProviderError::CodeRefused(_) => {
+                    Self::bad_request("oauth_code_refused", message).with_param("code")
+                }
+                ProviderError::Invalid(_) | ProviderError::ClientRefused(_) => {
+                    Self::new(StatusCode::BAD_GATEWAY, "oauth_provider_error", message)
+                }
+            },
+            SignInError::IdToken(error) => match error {
+                IdTokenError::EmailNotVerified => Self::forbidden("email_not_verified", message),
+                IdTokenError::Domain => Self::forbidden("domain_not_allowed", message),
+                _ => Self::unauthorized("oauth_id_token_invalid", message, CHALLENGE),
+            },
+            SignInError::UnknownKey => Self::unauthorized("oauth_id_token_invalid", message, CHALLENGE),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Talking to the provider: two requests, each with a time limit, a size limit and no redirect followed, so that
+//! whatever the provider does costs one sign-in and nothing else.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::jwk::Jwk;
+use oauth2::basic::{
+    BasicErrorResponse, BasicErrorResponseType, BasicRevocationErrorResponse,
+    BasicTokenIntrospectionResponse, BasicTokenType,
+};
+use oauth2::{
+    AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet, EndpointSet,
+    ExtraTokenFields, HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
+    RequestTokenError, Scope, StandardRevocableToken, StandardTokenResponse, TokenUrl,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::Ready;
+
+/// Longest answer that is read. Google's keys take about 2 KiB.
+const ANSWER_LIMIT: usize = 64 * 1024;
+/// Keys are fetched anew after this, and whenever a token names one that is not among them.
+const KEYS_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// What went wrong on the way to the provider or back.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// No answer in time.
+    #[error("the sign-in provider did not answer within {0:?}")]
+    Timeout(Duration),
+    /// No connection, or one that broke.
+    #[error("the sign-in provider cannot be reached ({0})")]
+    Unreachable(String),
+    /// An answer of no use.
+    #[error("the sign-in provider's answer is not what it should be: {0}")]
+    Invalid(String),
+    /// The provider does not take the code.
+    #[error("the sign-in provider refused the code ({0}); a code is good for one sign-in")]
+    CodeRefused(String),
+    /// The provider does not take our own credentials.
+    #[error(
+        "the sign-in provider refused this server's own credentials ({0}); check auth.google.client_id and client_secret"
+    )]
+    ClientRefused(String),
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct IdTokenField {
+    id_token: Option<String>,
+}
+
+impl ExtraTokenFields for IdTokenField {}
+
+type Client = oauth2::Client<
+    BasicErrorResponse,
+    StandardTokenResponse<IdTokenField, BasicTokenType>,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+    EndpointSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointSet,
+>;
+
+/// Where a browser is sent, and what has to be remembered until it comes back.
+pub struct Authorization {
+    /// The provider's page.
+    pub url: String,
+    /// Comes back with the browser.
+    pub state: String,
+    /// Comes back in the id_token.
+    pub nonce: String,
+    /// Proves to the provider that the code is ours, RFC 7636.
+    pub verifier: String,
+}
+
+/// The provider, seen from here.
+#[derive(Debug, Default)]
+pub struct Provider {
+    /// Made at the first sign-in: TLS and its root certificates are megabytes that most servers never need.
+    http: OnceLock<reqwest::Client>,
+    keys: Mutex<Keys>,
+}
+
+#[derive(Debug, Default)]
+struct Keys {
+    fetched: Option<Instant>,
+    keys: Vec<Jwk>,
+}
+
+impl Keys {
+    fn find(&self, id: Option<&str>) -> Option<&Jwk> {
+        match id {
+            Some(_) => self.keys.iter().find(|key| key.common.key_id.as_deref() == id),
+            // Without an id there must be no choice.
+            None if self.keys.len() == 1 => self.keys.first(),
+            None => None,
+        }
+    }
+}
+
+fn client(config: &Ready<'_>) -> Result<Client, ProviderError> {
+    // The configuration has checked the addresses; a wrong one here is still no reason to panic.
+    let wrong = |error: oauth2::url::ParseError| ProviderError::Invalid(error.to_string());
+    Ok(oauth2::Client::new(ClientId::new(config.client_id.to_owned()))
+        .set_client_secret(ClientSecret::new(config.client_secret.to_owned()))
+        .set_auth_type(AuthType::RequestBody)
+        .set_auth_uri(AuthUrl::new(config.google.auth_url.clone()).map_err(wrong)?)
+        .set_token_uri(TokenUrl::new(config.google.token_url.clone()).map_err(wrong)?)
+        .set_redirect_uri(RedirectUrl::new(config.redirect_url.to_owned()).map_err(wrong)?))
+}
+
+/// Makes a sign-in's secrets and the address that the browser is sent to.
+pub fn authorize(config: &Ready<'_>) -> Result<Authorization, ProviderError> {
+    let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
+    let nonce = CsrfToken::new_random_len(32).into_secret();
+    let client = client(config)?;
+    let (url, state) = client
+        .authorize_url(|| CsrfToken::new_random_len(32))
+        .add_scopes(["openid", "email", "profile"].map(|scope| Scope::new(scope.to_owned())))
+        .set_pkce_challenge(challenge)
+        .add_extra_param("nonce", nonce.clone())
+        .url();
+    Ok(Authorization { url: url.into(), state: state.into_secret(), nonce, verifier: verifier.into_secret() })
+}
+
+impl Provider {
+    /// Exchanges the code for an id_token.
+    pub async fn exchange(
+        &self,
+        config: &Ready<'_>,
+        code: String,
+        verifier: String,
+    ) -> Result<String, ProviderError> {
+        let timeout = config.google.timeout();
+        let http = self.http()?;
+        let send = move |request| send(http.clone(), request, timeout);
+        let answer = client(config)?
+            .exchange_code(AuthorizationCode::new(code))
+            .set_pkce_verifier(PkceCodeVerifier::new(verifier))
+            .request_async(&send)
+            .await
+            .map_err(refusal)?;
+        let token = answer.extra_fields().id_token.clone();
+        token.ok_or_else(|| ProviderError::Invalid("it has no id_token".to_owned()))
+    }
+
+    /// The key of that id, fetched where it is not known yet.
+    pub async fn key(&self, config: &Ready<'_>, id: Option<&str>) -> Result<Option<Jwk>, ProviderError> {
+        // Held while fetching: those who come meanwhile want the same keys.
+        let mut known = self.keys.lock().await;
+        let fresh = known.fetched.is_some_and(|when| when.elapsed() < KEYS_LIFETIME);
+        if let Some(key) = known.find(id).filter(|_| fresh) {
+            return Ok(Some(key.clone()));
+        }
+        known.keys = self.fetch_keys(config).await?;
+        known.fetched = Some(Instant::now());
+        Ok(known.find(id).cloned())
+    }
+
+    async fn fetch_keys(&self, config: &Ready<'_>) -> Result<Vec<Jwk>, ProviderError> {
+        #[derive(Deserialize)]
+        struct Set {
+            keys: Vec<serde_json::Value>,
+        }
+        let request = http::Request::get(&config.google.jwks_url).body(Vec::new());
+        let request = request.map_err(|error| ProviderError::Invalid(error.to_string()))?;
+        let answer = send(self.http()?, request, config.google.timeout()).await?;
+        if !answer.status().is_success() {
+            return Err(ProviderError::Invalid(format!("status {} for its keys", answer.status().as_u16())));
+        }
+        let set: Set = serde_json::from_slice(answer.body())
+            .map_err(|_| ProviderError::Invalid("its keys are no JWK set".to_owned()))?;
+        // A kind of key that is unknown here must not hide the others.
+        Ok(set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).collect())
+    }
+
+    /// A handle on the one client.
+    fn http(&self) -> Result<reqwest::Client, ProviderError> {
+        if let Some(client) = self.http.get() {
+            return Ok(client.clone());
+        }
+        let client = reqwest::Client::builder()
+            // A redirect would carry the code and our secret to wherever it points.
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(5))
+            .pool_idle_timeout(Duration::from_secs(30))
+            .user_agent(concat!("jan-server/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| ProviderError::Unreachable(cause(&error)))?;
+        Ok(self.http.get_or_init(|| client).clone())
+    }
+}
+
+async fn send(
+    http: reqwest::Client,
+    request: HttpRequest,
+    timeout: Duration,
+) -> Result<HttpResponse, ProviderError> {
+    let request =
+        reqwest::Request::try_from(request).map_err(|error| ProviderError::Invalid(cause(&error)))?;
+    let exchange = async {
+        let mut answer = http.execute(request).await.map_err(|error| unreachable(&error))?;
+        let status = answer.status();
+        if status.is_redirection() || status.is_server_error() {
+            return Err(match status.is_server_error() {
+                true => ProviderError::Unreachable(format!("status {}", status.as_u16())),
+                false => ProviderError::Invalid(format!("a redirect ({})", status.as_u16())),
+            });
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| unreachable(&error))? {
+            if body.len() + chunk.len() > ANSWER_LIMIT {
+                return Err(ProviderError::Invalid(format!("it is longer than {ANSWER_LIMIT} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let mut response = HttpResponse::new(body);
+        *response.status_mut() = status;
+        *response.headers_mut() = std::mem::take(answer.headers_mut());
+        Ok(response)
+    };
+    match tokio::time::timeout(timeout, exchange).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(ProviderError::Timeout(timeout)),
+    }
+}
+
+fn refusal(error: RequestTokenError<ProviderError, BasicErrorResponse>) -> ProviderError {
+    match error {
+        RequestTokenError::Request(error) => error,
+        RequestTokenError::ServerResponse(answer) => {
+            // The description is the provider's free text; the code is one of a known few.
+            let code = answer.error().to_string();
+            match answer.error() {
+                BasicErrorResponseType::InvalidClient | BasicErrorResponseType::UnauthorizedClient => {
+                    ProviderError::ClientRefused(code)
+                }
+                _ => ProviderError::CodeRefused(code.chars().take(100).collect()),
+            }
+        }
+        RequestTokenError::Parse(error, _) => ProviderError::Invalid(format!("at `{}`", error.path())),
+        RequestTokenError::Other(text) => ProviderError::Invalid(text),
+    }
+}
+
+fn unreachable(error: &reqwest::Error) -> ProviderError {
+    ProviderError::Unreachable(cause(error))
+}
+
+/// The innermost cause, without the address: it is the outer ones' whole content.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

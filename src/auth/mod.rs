@@ -1,0 +1,17 @@
+//! Who calls and what they may do: decided once for each request, before any route sees it.
+//!
+//! - [`access`]: the table of all routes and who may call each
+//! - [`gate`]: the decision
+//! - [`google`]: signing in with Google or another OpenID provider
+
+pub mod access;
+mod client;
+mod credential;
+mod errors;
+pub mod gate;
+pub mod google;
+
+pub use client::TrustedProxies;
+pub(crate) use client::parse_network;
+pub(crate) use credential::{Credential, find as find_credential};
+pub use gate::{Admission, Caller, Gate};

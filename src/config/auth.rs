@@ -1,0 +1,115 @@
+use std::time::Duration;
+
+use jan_actors::config::{AnonymousPolicy, AuthConfig, GuestPolicy};
+use serde::{Deserialize, Serialize};
+
+/// `[auth]`: the actors' part of it, and signing in elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuthSettings {
+    /// Whether callers without a credential are served.
+    pub anonymous: AnonymousPolicy,
+    /// Whether anybody may become a guest.
+    pub guests: GuestPolicy,
+    /// `iss` of the tokens issued here.
+    pub issuer: String,
+    /// `aud` of the tokens issued here.
+    pub audience: String,
+    /// How long an access token is valid (seconds).
+    pub access_token_ttl_s: u64,
+    /// How long after its last refresh a session can be refreshed (seconds).
+    pub refresh_window_s: u64,
+    /// How long the tokens before the last are still answered (seconds).
+    pub refresh_grace_s: u64,
+    /// Signing in with Google.
+    pub google: GoogleConfig,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        let actors = AuthConfig::default();
+        Self {
+            anonymous: actors.anonymous,
+            guests: actors.guests,
+            issuer: actors.issuer,
+            audience: actors.audience,
+            access_token_ttl_s: actors.access_token_ttl_s,
+            refresh_window_s: actors.refresh_window_s,
+            refresh_grace_s: actors.refresh_grace_s,
+            google: GoogleConfig::default(),
+        }
+    }
+}
+
+impl AuthSettings {
+    /// The actors' part.
+    #[must_use]
+    pub fn actors(&self) -> AuthConfig {
+        AuthConfig {
+            anonymous: self.anonymous,
+            guests: self.guests,
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            access_token_ttl_s: self.access_token_ttl_s,
+            refresh_window_s: self.refresh_window_s,
+            refresh_grace_s: self.refresh_grace_s,
+        }
+    }
+}
+
+/// `[auth.google]`: Google, or another OpenID provider.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GoogleConfig {
+    /// This server's id at the provider.
+    pub client_id: Option<String>,
+    /// This server's secret at the provider.
+    pub client_secret: Option<String>,
+    /// This server's callback as browsers reach it.
+    pub redirect_url: Option<String>,
+    /// The provider's authorization page.
+    pub auth_url: String,
+    /// Where the provider exchanges codes.
+    pub token_url: String,
+    /// The provider's public keys.
+    pub jwks_url: String,
+    /// `iss` of the provider's id_tokens.
+    pub issuer: String,
+    /// Domains whose people may sign in; empty is any.
+    pub allowed_domains: Vec<String>,
+    /// Addresses that a sign-in may return to.
+    pub allowed_return_urls: Vec<String>,
+    /// Longest time for each of the provider's answers (milliseconds).
+    pub timeout_ms: u64,
+}
+
+impl std::fmt::Debug for GoogleConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GoogleConfig").field("client_id", &self.client_id).finish_non_exhaustive()
+    }
+}
+
+impl Default for GoogleConfig {
+    fn default() -> Self {
+        Self {
+            client_id: None,
+            client_secret: None,
+            redirect_url: None,
+            auth_url: "https://accounts.google.com/o/oauth2/v2/auth".to_owned(),
+            token_url: "https://oauth2.googleapis.com/token".to_owned(),
+            jwks_url: "https://www.googleapis.com/oauth2/v3/certs".to_owned(),
+            issuer: "https://accounts.google.com".to_owned(),
+            allowed_domains: Vec::new(),
+            allowed_return_urls: Vec::new(),
+            timeout_ms: 10_000,
+        }
+    }
+}
+
+impl GoogleConfig {
+    /// [`Self::timeout_ms`] as a duration.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}

@@ -1,0 +1,263 @@
+//! The table of all keys, by section.
+
+use super::keys::{Key, Kind};
+
+const HOUR_MS: i64 = 3_600_000;
+const MILLISECONDS: &str = "ms";
+const SECONDS: &str = "s";
+const U32: i64 = u32::MAX as i64;
+
+const fn key(path: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { path, kind, doc, secret: false, required: false }
+}
+
+const fn secret(key: Key) -> Key {
+    Key { secret: true, ..key }
+}
+
+const fn required(key: Key) -> Key {
+    Key { required: true, ..key }
+}
+
+const fn integer(min: i64, max: i64, unit: &'static str) -> Kind {
+    Kind::Integer { min, max, unit }
+}
+
+/// Every key, by section.
+pub static KEYS: &[Key] = &[
+    key("http.listen", Kind::Address, "`host:port` to listen on; port 0 takes a free one (`--listen`)."),
+    key(
+        "http.drain_timeout_ms",
+        integer(0, HOUR_MS, MILLISECONDS),
+        "How long running requests may finish after SIGTERM or SIGINT; then streams end with an error event. A second signal stops at once.",
+    ),
+    key(
+        "http.header_timeout_ms",
+        integer(10, HOUR_MS, MILLISECONDS),
+        "Longest time from a request's first byte to the end of its headers; then the connection is closed.",
+    ),
+    key(
+        "http.body_timeout_ms",
+        integer(10, HOUR_MS, MILLISECONDS),
+        "Longest time to receive a request's body; then 408.",
+    ),
+    key("http.body_limit_bytes", integer(1, 1 << 32, "bytes"), "Largest request body; then 413."),
+    key(
+        "http.keep_alive_ms",
+        integer(10, HOUR_MS, MILLISECONDS),
+        "A stream that has been silent this long gets a comment, so that proxies keep it open.",
+    ),
+    key(
+        "http.idle_timeout_ms",
+        integer(10, 24 * HOUR_MS, MILLISECONDS),
+        "A connection without a request is closed after this; keep it above a load balancer's own.",
+    ),
+    key(
+        "http.write_timeout_ms",
+        integer(10, HOUR_MS, MILLISECONDS),
+        "A client that takes no bytes for this long is cut off.",
+    ),
+    key(
+        "http.max_connections",
+        integer(1, 1_000_000, "connections"),
+        "Most connections at a time; one more gets 503. The limit of open files is raised as far as the system lets it.",
+    ),
+    key(
+        "http.cors_allowed_origins",
+        Kind::TextList,
+        "Origins whose pages may call the API from a browser, such as `https://chat.example`; `*` is any, an empty list none.",
+    ),
+    key(
+        "http.trusted_proxies",
+        Kind::Networks,
+        "Proxies whose `X-Forwarded-For` counts; without them a client is who connects.",
+    ),
+    key(
+        "log.format",
+        Kind::Choice(&["auto", "human", "json"]),
+        "`human`, `json` (one object a line), or `auto`: human on a terminal, JSON elsewhere (`--log-format`).",
+    ),
+    key(
+        "log.level",
+        Kind::LogLevel,
+        "`error`, `warn`, `info`, `debug` or `trace`; also by module: `info,jan_actors=debug` (`--log-level`).",
+    ),
+    key(
+        "storage.path",
+        Kind::Path,
+        "Folder for everything that the server keeps, unpacked model files among it (`--data-dir`).",
+    ),
+    key(
+        "auth.anonymous",
+        Kind::Choice(&["auto", "allow", "deny"]),
+        "Whether callers without a credential may use models, chat and completions. `auto`: when listening on a loopback address alone.",
+    ),
+    key(
+        "auth.guests",
+        Kind::Choice(&["auto", "on", "off"]),
+        "Whether `POST /auth/guest` makes guests. `auto`: when listening on a loopback address alone.",
+    ),
+    key("auth.issuer", Kind::Text, "`iss` of the tokens that this server signs."),
+    key("auth.audience", Kind::Text, "`aud` of the tokens that this server signs."),
+    key("auth.access_token_ttl_s", integer(1, 86_400, SECONDS), "How long an access token is valid."),
+    key(
+        "auth.refresh_window_s",
+        integer(1, 366 * 86_400, SECONDS),
+        "How long after its last refresh a session can be refreshed.",
+    ),
+    key(
+        "auth.refresh_grace_s",
+        integer(0, 300, SECONDS),
+        "How long the tokens before the last are still answered with the same new ones, for tabs that refresh at the same time.",
+    ),
+    key("auth.google.client_id", Kind::Text, "This server's id at the provider."),
+    secret(key("auth.google.client_secret", Kind::Text, "This server's secret at the provider.")),
+    key(
+        "auth.google.redirect_url",
+        Kind::Url,
+        "This server's `/auth/google/callback` as browsers reach it, as it is registered with the provider.",
+    ),
+    key("auth.google.auth_url", Kind::Url, "The provider's authorization page."),
+    key("auth.google.token_url", Kind::Url, "Where the provider exchanges codes."),
+    key("auth.google.jwks_url", Kind::Url, "The provider's public keys."),
+    key("auth.google.issuer", Kind::Text, "`iss` of the provider's id_tokens."),
+    key(
+        "auth.google.allowed_domains",
+        Kind::TextList,
+        "Domains whose people may sign in, such as `corp.example`; an empty list is any.",
+    ),
+    key(
+        "auth.google.allowed_return_urls",
+        Kind::TextList,
+        "Addresses that `/auth/google?return_to=` may name, compared as a whole.",
+    ),
+    key(
+        "auth.google.timeout_ms",
+        integer(10, HOUR_MS, MILLISECONDS),
+        "Longest time for each of the provider's answers.",
+    ),
+    key(
+        "rate_limits.authenticated_per_hour",
+        integer(0, U32, "requests"),
+        "Requests an hour of one user. 0, here and below: no limit.",
+    ),
+    key(
+        "rate_limits.anonymous_per_hour",
+        integer(0, U32, "requests"),
+        "Requests an hour of one IPv4 address or IPv6 /64 without a credential.",
+    ),
+    key(
+        "rate_limits.inference_per_minute",
+        integer(0, U32, "requests"),
+        "Chat and text completions a minute of one user, or of one address without a credential.",
+    ),
+    key(
+        "rate_limits.tokens_per_minute",
+        integer(0, U32, "tokens"),
+        "Tokens a minute of the same, prompts and answers together; charged after the answer.",
+    ),
+    key("rate_limits.concurrent_streams", integer(0, U32, "streams"), "Streams of the same at a time."),
+    key(
+        "rate_limits.sign_in_failures_per_hour",
+        integer(0, U32, "failures"),
+        "Made-up keys, forged tokens and failed sign-ins an hour from one address.",
+    ),
+    key(
+        "engine.context_length",
+        integer(16, 16_777_216, "tokens"),
+        "Most tokens of one sequence, prompt and answer; a model trained on fewer has fewer.",
+    ),
+    key(
+        "engine.kv_cells",
+        integer(0, 268_435_456, "tokens"),
+        "KV cells of one context, shared by all sequences and the prefix cache; at least `engine.context_length`. 0: twice the context of one sequence.",
+    ),
+    key(
+        "engine.max_sequences",
+        integer(1, 1024, "sequences"),
+        "Most sequences that run at the same time in one context.",
+    ),
+    key(
+        "engine.cached_sequences",
+        integer(0, 4096, "sequences"),
+        "Finished sequences whose KV stays as prefix cache, beside the running ones.",
+    ),
+    key(
+        "engine.cache_cells",
+        integer(0, 268_435_456, "tokens"),
+        "Most KV cells kept for prefixes that no running sequence uses. Every step looks at all cells in use, so many of them slow decoding down on a CPU. What goes beyond is kept in `engine.cache_ram_mib`.",
+    ),
+    key(
+        "engine.cache_ram_mib",
+        integer(0, 16_777_216, "MiB"),
+        "Host memory of each worker for prefixes that no running sequence uses, at most half of what is free at its start. They come back in milliseconds and slow nothing down. 0: none.",
+    ),
+    key(
+        "engine.threads",
+        integer(0, 1024, "threads"),
+        "Compute threads. 0: one a core. Fewer are used while other processes keep the cores busy.",
+    ),
+    key("engine.prefill_chunk", integer(1, 65_536, "tokens"), "Largest prompt chunk of one step."),
+    key(
+        "engine.inter_token_target_ms",
+        integer(1, HOUR_MS, MILLISECONDS),
+        "While long prompts are read, running streams get a token about this often.",
+    ),
+    key(
+        "engine.share_min_tokens",
+        integer(0, 16_777_216, "tokens"),
+        "A request waits for another one's prefill when that saves at least this many tokens.",
+    ),
+    key(
+        "engine.gpu_layers",
+        integer(0, 10_000, "layers"),
+        "Layers to offload to a GPU where the build has one.",
+    ),
+    key(
+        "queue.max_requests",
+        integer(1, 1_000_000, "requests"),
+        "Most requests of one model that run or wait; one more gets 503 with `Retry-After`.",
+    ),
+    key(
+        "queue.max_wait_ms",
+        integer(1, 24 * HOUR_MS, MILLISECONDS),
+        "Longest time from a request's arrival to the start of its prefill; then 503 with `Retry-After`.",
+    ),
+    key("worker.program", Kind::Path, "The program that is started with `worker`. Unset: this program."),
+    key("worker.load_timeout_ms", integer(1, 24 * HOUR_MS, MILLISECONDS), "Longest time to load a model."),
+    key(
+        "worker.step_timeout_ms",
+        integer(1, 24 * HOUR_MS, MILLISECONDS),
+        "A worker that owes a step and is silent for this long counts as dead.",
+    ),
+    key(
+        "worker.max_restarts",
+        integer(0, 1_000_000, "restarts"),
+        "More restarts than this within `worker.restart_window_ms` make the model unhealthy.",
+    ),
+    key(
+        "worker.restart_window_ms",
+        integer(1, 24 * HOUR_MS, MILLISECONDS),
+        "The window of `worker.max_restarts`.",
+    ),
+    key(
+        "worker.cooldown_ms",
+        integer(1, 24 * HOUR_MS, MILLISECONDS),
+        "How long an unhealthy model rests before it is tried again.",
+    ),
+    required(key("models[].id", Kind::Text, "The id that callers use as `model` (`--model ID=PATH`).")),
+    required(key("models[].path", Kind::Path, "The GGUF file (`--model ID=PATH`).")),
+    key("models[].owned_by", Kind::Text, "Shown as `owned_by`."),
+    key("models[].aliases", Kind::TextList, "Other ids for the same model."),
+    key(
+        "models[].replicas",
+        integer(1, 1024, "workers"),
+        "How many workers serve this model, each with its own context.",
+    ),
+    key(
+        "models[].context_length",
+        integer(16, 16_777_216, "tokens"),
+        "Context of one sequence. Unset: the model's own, at most `engine.context_length`.",
+    ),
+    key("models[].chat_template", Kind::Path, "A Jinja chat template file in place of the one in the GGUF."),
+];

@@ -1,0 +1,174 @@
+//! What knowing the caller costs: the same server with and without its gate, in one process, one after the other.
+//!
+//! Both answer `GET /api/v1/models` with an API key to wrk at 64 connections; the CPU time is that of this process
+//! (the servers; wrk is another one). Beside it, the gate alone, called in a loop.
+//!
+//! `cargo bench --bench gate -- [--seconds N] [--rounds N]`; wrk is in Debian's and Ubuntu's packages.
+
+use std::net::SocketAddr;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, Method};
+use jan_actors::System;
+use jan_actors::config::RateLimitsConfig;
+use jan_server::api::{self, AppState};
+use jan_server::auth::google::Google;
+use jan_server::auth::{Gate, TrustedProxies};
+use jan_server::config::{Config, GoogleConfig, HttpConfig};
+use jan_server::http::{Lifecycle, Listener, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+const PATH: &str = "/api/v1/models";
+const CONNECTIONS: &str = "64";
+/// The targets of this benchmark.
+const MOST_CPU: Duration = Duration::from_micros(15);
+const LEAST_RATE: f64 = 0.7;
+
+fn main() -> ExitCode {
+    let (mut seconds, mut rounds) = (10, 5);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number =
+            || arguments.next().and_then(|text| text.parse().ok()).expect("a number follows the flag");
+        match argument.as_str() {
+            "--seconds" => seconds = number(),
+            "--rounds" => rounds = number(),
+            // cargo's own.
+            "--bench" => {}
+            other => panic!("unknown argument {other}; known: --seconds N, --rounds N"),
+        }
+    }
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .expect("a lower limit fits");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
+    if runtime.block_on(run(seconds, rounds)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(seconds: u64, rounds: usize) -> bool {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut config = Config::default();
+    config.storage.path = folder.path().join("data");
+    // The limits are checked as ever, and never reached.
+    config.rate_limits = RateLimitsConfig { authenticated_per_hour: u32::MAX, ..RateLimitsConfig::default() };
+    config.worker.program = Some(env!("CARGO_BIN_EXE_jan-server").into());
+    let system = System::start(config.actors()).await.expect("the actors start");
+    let key = std::fs::read_to_string(&system.admin_key_file().path).expect("the first start writes the key");
+    let key = key.trim();
+    let checked = start(&system, true).await;
+    let open = start(&system, false).await;
+
+    let alone = gate_alone(&system, key);
+    println!("the gate alone: median {alone:?} a request");
+    let mut measured = Vec::new();
+    wrk(open.0, key, 2);
+    for round in 1..=rounds {
+        // In turns, so that whatever else the machine does befalls both.
+        let (without, with) = (wrk(open.0, key, seconds), wrk(checked.0, key, seconds));
+        println!("round {round}: without {without:?}, with {with:?}");
+        measured.push((without, with));
+    }
+    let median = |of: &dyn Fn(&(Run, Run)) -> f64| {
+        let mut values: Vec<f64> = measured.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let ratio = median(&|(without, with)| with.rate / without.rate);
+    let added = median(&|(without, with)| with.cpu_us - without.cpu_us);
+    println!("median of {rounds} rounds: {ratio:.3} of the rate, {added:.2} µs of CPU more a request");
+    let fine = ratio >= LEAST_RATE && added < MOST_CPU.as_micros() as f64 && alone < MOST_CPU;
+    println!("{}", if fine { "within the targets" } else { "NOT within the targets" });
+    checked.1.drain().await;
+    open.1.drain().await;
+    system.shutdown(Duration::ZERO).await;
+    fine
+}
+
+async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
+    let http = HttpConfig::default();
+    let listener = Listener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.address();
+    let state = AppState {
+        models: system.models().clone(),
+        identity: system.identity().clone(),
+        limiter: system.limiter().clone(),
+        google: Arc::new(Google::new(GoogleConfig::default())),
+        guests: true,
+        lifecycle: Lifecycle::default(),
+        config: Arc::new(http.clone()),
+    };
+    let gate = checked.then(|| gate(system));
+    let lifecycle = state.lifecycle.clone();
+    (address, Server::start(listener, api::routes(state), gate, lifecycle, http))
+}
+
+fn gate(system: &System) -> Gate {
+    Gate::new(system.identity().clone(), system.limiter().clone(), TrustedProxies::default(), true)
+}
+
+/// The median time of one decision.
+fn gate_alone(system: &System, key: &str) -> Duration {
+    let gate = gate(system);
+    let bearer = HeaderValue::from_str(&format!("Bearer {key}")).expect("keys are plain text");
+    let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, bearer)]);
+    let peer = SocketAddr::from(([127, 0, 0, 1], 4711));
+    let mut times: Vec<Duration> = (0..200_000)
+        .map(|_| {
+            let begin = Instant::now();
+            let admission = gate.admit(&Method::GET, PATH, &headers, peer);
+            let taken = begin.elapsed();
+            assert!(admission.refusal.is_none(), "{:?}", admission.refusal);
+            taken
+        })
+        .collect();
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+#[derive(Clone, Copy)]
+struct Run {
+    /// Requests a second.
+    rate: f64,
+    /// Of this process, a request.
+    cpu_us: f64,
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0} requests/s at {:.2} µs of CPU", self.rate, self.cpu_us)
+    }
+}
+
+fn wrk(address: SocketAddr, key: &str, seconds: u64) -> Run {
+    let before = cpu_seconds();
+    let output = Command::new("wrk")
+        .args(["-t", "1", "-c", CONNECTIONS, "-d", &format!("{seconds}s"), "-H"])
+        .arg(format!("Authorization: Bearer {key}"))
+        .arg(format!("http://{address}{PATH}"))
+        .output()
+        .expect("wrk runs (apt install wrk)");
+    let cpu = cpu_seconds() - before;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !text.contains("Non-2xx"), "{text}");
+    let number = |before: &str, after: &str| -> f64 {
+        let end = text.find(after).unwrap_or_else(|| panic!("no {after:?} in {text}"));
+        let start = if before.is_empty() { 0 } else { text.find(before).map_or(0, |at| at + before.len()) };
+        let words = if start < end { &text[start..end] } else { &text[start..] };
+        words
+            .split_whitespace()
+            .next_back()
+            .and_then(|word| word.parse().ok())
+            .unwrap_or_else(|| panic!("{text}"))
+    };
+    let requests = number("", " requests in ");
+    let rate = number("Requests/sec:", "Transfer/sec:");
+    Run { rate, cpu_us: cpu / requests * 1e6 }
+}
+
+/// CPU time of this process so far.
+fn cpu_seconds() -> f64 {
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    clock.tv_sec as f64 + clock.tv_nsec as f64 / 1e9
+}
