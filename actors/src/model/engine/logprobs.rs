@@ -36,8 +36,7 @@ pub fn at_position(
     let candidate = |token: Token| {
         let logit = usize::try_from(token).ok().and_then(|index| logits.get(index)).copied();
         let logprob = logit.map_or(f64::NEG_INFINITY, |logit| f64::from(logit) - total);
-        // NaN goes to the lower bound as well: `max` takes the other operand.
-        let logprob = (logprob as f32).max(f32::MIN).min(0.0);
+        let logprob = if logprob.is_nan() { f32::MIN } else { (logprob as f32).clamp(f32::MIN, 0.0) };
         Candidate { token, bytes: piece(token), logprob }
     };
     (candidate(chosen), likeliest(logits, top).into_iter().map(candidate).collect())

@@ -261,7 +261,7 @@ fn talkative(kind: i32, len: usize, more: u32) -> Vec<Token> {
 }
 
 fn generates(tokens: &[Token], more: u32) -> bool {
-    super::backend::reference(tokens, 0, more, 4096).len() == tokens.len() + more as usize
+    reference(tokens, 0, more, 4096).len() == tokens.len() + more as usize
 }
 
 #[test]
