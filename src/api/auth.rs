@@ -256,7 +256,7 @@ fn refused(state: &AppState, context: &RequestContext, error: IdentityError) -> 
     ApiError::from_identity(error)
 }
 
-/// Become a guest: a user without a name or an email address, whose data stay when they sign in later.
+/// Become a guest: a user without a name or an email address, whose data they keep when they sign in later.
 #[utoipa::path(
     post,
     path = "/auth/guest",

@@ -3,7 +3,8 @@
 use http::header::{ACCEPT, CACHE_CONTROL, COOKIE, LOCATION, REFERRER_POLICY, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jan_actors::identity::{ExternalId, ExternalProfile, UserKind};
-use serde::{Deserialize, Serialize};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
@@ -11,7 +12,7 @@ use warp::reply::Reply;
 
 use super::auth::{begin_session, refusal, signed_in};
 use super::{AppState, into_response, parse_query, private, with};
-use crate::auth::google::{Arrival, Callback, Departure, Google, STATE_LIFETIME};
+use crate::auth::google::{Arrival, Callback, Departure, Google, STATE_LIFETIME, Wish};
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{auth_path, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, RequestContext, Response};
@@ -53,11 +54,6 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[openapi(paths(depart, arrive), components(schemas(Departing)))]
 pub struct Doc;
 
-#[derive(Debug, Default, Deserialize)]
-struct Wish {
-    return_to: Option<String>,
-}
-
 /// Where to go, for pages that go there by themselves.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Departing {
@@ -67,14 +63,17 @@ pub struct Departing {
 
 /// Sign in with Google: sends the browser there.
 ///
-/// With a guest's token the guest's data are kept. With `Accept: application/json` the address comes as JSON: a page
+/// With a guest's token the guest becomes that user, with all data. With `Accept: application/json` the address comes as JSON: a page
 /// that sends a token cannot see where a redirect leads.
 #[utoipa::path(
     get,
     path = "/auth/google",
     tag = "auth",
     operation_id = "signInWithGoogle",
-    params(("return_to" = Option<String>, Query, description = "Where the browser goes on afterwards, one of auth.google.allowed_return_urls; it gets `#code=…`, to be exchanged for tokens at `/auth/exchange`")),
+    params(
+        ("return_to" = Option<String>, Query, description = "Where the browser goes on afterwards, one of auth.google.allowed_return_urls; it gets `#code=…`, to be exchanged for tokens at `/auth/exchange`"),
+        ("return_state" = Option<String>, Query, description = "Comes back as `&state=…`, so that the page knows that it began this sign-in"),
+    ),
     responses(
         (status = 302, description = "The provider's page, and a cookie"),
         (status = 200, description = "The same as JSON", body = Departing),
@@ -93,7 +92,7 @@ fn depart(
     let guest = principal.user().filter(|_| principal.user_kind == Some(UserKind::Guest));
     let browser = cookie(headers, cookie_name(&state.google));
     let departure =
-        state.google.begin(browser, guest, wish.return_to).map_err(|error| ApiError::from_sign_in(&error))?;
+        state.google.begin(browser, guest, wish).map_err(|error| ApiError::from_sign_in(&error))?;
     let mut response = if wants_json(headers) {
         private(StatusCode::OK, &Departing { authorization_url: departure.url.clone() })
     } else {
@@ -163,9 +162,14 @@ async fn welcome(state: &AppState, arrival: Arrival) -> Result<Response, ApiErro
     };
     let signed = state.identity.sign_in(profile, arrival.guest).await.map_err(refusal)?;
     tracing::info!(user = %signed.user.id, created = signed.created, "signed in");
-    if let Some(address) = arrival.return_to {
-        let code = state.google.issue_code(signed.user.id);
-        return redirect(&format!("{address}#code={code}"));
+    if let Some(mut address) = arrival.wish.return_to {
+        address.push_str("#code=");
+        address.push_str(&state.google.issue_code(signed.user.id));
+        if let Some(text) = &arrival.wish.return_state {
+            address.push_str("&state=");
+            address.extend(utf8_percent_encode(text, NON_ALPHANUMERIC));
+        }
+        return redirect(&address);
     }
     Ok(signed_in(StatusCode::OK, begin_session(state, signed.user.id).await?))
 }

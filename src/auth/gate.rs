@@ -107,11 +107,14 @@ impl Gate {
     fn authenticate(&self, access: Access, headers: &HeaderMap) -> Result<Option<Principal>, Unaccepted> {
         let found = match credential::find(headers) {
             Ok(None) => Ok(None),
-            Ok(Some(Credential::Key(key))) => {
-                self.identity.authenticate_key(key).map(Some).map_err(Into::into)
-            }
+            Ok(Some(Credential::Key(key))) => match self.identity.authenticate_key(key) {
+                Ok(principal) => Ok(Some(principal)),
+                // Whatever is shown as a key and looks like none is a key that does not exist.
+                Err(AuthError::Malformed) => Err(Unaccepted::Refused(AuthError::UnknownKey)),
+                Err(error) => Err(Unaccepted::Refused(error)),
+            },
             Ok(Some(Credential::Token(token))) => {
-                self.identity.authenticate_token(token).map(Some).map_err(Into::into)
+                self.identity.authenticate_token(token).map(Some).map_err(Unaccepted::Refused)
             }
             Err(error) => Err(Unaccepted::Unusable(error)),
         };
@@ -174,10 +177,4 @@ pub fn require(principal: &Principal, needed: Permission) -> Result<(), ApiError
 enum Unaccepted {
     Unusable(credential::CredentialError),
     Refused(AuthError),
-}
-
-impl From<AuthError> for Unaccepted {
-    fn from(error: AuthError) -> Self {
-        Self::Refused(error)
-    }
 }

@@ -246,7 +246,9 @@ class Server:
     def wait_ready(self, timeout=60):
         """Waits until the suite's model answers again."""
         wait_until(
-            lambda: self.get(f"/api/v1/models/{MODEL}").json().get("status") == "ready", "the model is ready", timeout
+            lambda: self.get(f"/api/v1/models/{MODEL}", key=self.admin_key).json().get("status") == "ready",
+            "the model is ready",
+            timeout,
         )
 
     def kill(self):

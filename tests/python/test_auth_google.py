@@ -246,7 +246,7 @@ def test_provider_refuses_this_server(own, provider):
     provider.answer = {"/token": (401, {}, {"error": "invalid_client"})}
     answer = Browser(own).sign_in()
     refused(own, answer, 502, "oauth_provider_error")
-    assert "auth.google.client_secret" in answer.error["message"]
+    assert "auth.google.client_id and client_secret" in answer.error["message"]
 
 
 def test_provider_is_slow(own, provider):
@@ -314,6 +314,8 @@ def test_return_address(own):
     assert own.get("/api/v1/user/profile", key=tokens.json()["access_token"]).json()["email"] == "ann@corp.example"
     again = own.post("/auth/exchange", {"code": code})
     assert (again.status, again.error["code"]) == (400, "invalid_code")
+    location = Browser(own).sign_in(return_to=RETURN, return_state="a&b=c#d").headers["Location"]
+    assert re.fullmatch(re.escape(RETURN) + r"#code=[\w-]{43}&state=a%26b%3Dc%23d", location)
     for wrong in ("https://evil.example/", RETURN + "/", RETURN + "?x", "//evil.example", "javascript:alert(1)"):
         answer = own.get(f"/auth/google?return_to={wrong}")
         assert (answer.status, answer.error["code"]) == (400, "oauth_return_url_not_allowed"), wrong
@@ -328,6 +330,7 @@ def test_disabled_user_is_not_signed_in(own, provider):
 
 
 def test_guest_becomes_a_member_and_keeps_everything(own, provider):
+    """Data belong to the user, and the user stays the same; the guest's credentials do not become a member's."""
     guest = own.post("/auth/guest").json()["access_token"]
     before = own.get("/api/v1/user/profile", key=guest).json()
     key = own.post("/api/v1/user/api-keys", {"name": "k", "permissions": ["read"]}, key=guest).json()
@@ -337,7 +340,10 @@ def test_guest_becomes_a_member_and_keeps_everything(own, provider):
     assert (before["role"], after["role"]) == ("guest", "member")
     assert after["email"] == "guest@corp.example"
     assert after["id"] == before["id"]
-    assert own.get("/api/v1/user/profile", key=key["key"]).json()["email"] == "guest@corp.example"
+    assert after["created_at"] == before["created_at"]
+    # Session fixation: whoever made somebody sign in from a guest of their own must not be signed in with them.
+    for credential in (guest, key["key"]):
+        assert own.get("/api/v1/user/profile", key=credential).status == 401
 
 
 def test_guest_who_was_here_before(own, provider):
@@ -346,13 +352,11 @@ def test_guest_who_was_here_before(own, provider):
     first = Browser(own).sign_in().json()["access_token"]
     account = own.get("/api/v1/user/profile", key=first).json()["id"]
     guest = own.post("/auth/guest").json()["access_token"]
-    key = own.post("/api/v1/user/api-keys", {"name": "k", "permissions": ["read"]}, key=guest).json()
+    guest_id = own.get("/api/v1/user/profile", key=guest).json()["id"]
     member = Browser(own).sign_in(key=guest).json()["access_token"]
     assert own.get("/api/v1/user/profile", key=member).json()["id"] == account
-    assert own.get("/api/v1/user/profile", key=key["key"]).json()["id"] == account
-    listed = own.get("/api/v1/user/api-keys", key=member).json()["data"]
-    assert key["id"] in [one["id"] for one in listed]
     assert own.get("/api/v1/user/profile", key=guest).status == 401, "the guest is gone"
+    assert own.get(f"/api/v1/admin/users/{guest_id}", key=own.admin_key).status == 404
 
 
 def test_user_made_by_an_administrator(own, provider):

@@ -195,14 +195,6 @@ def test_keys_of_others_are_out_of_reach(own, token):
     assert own.get(PROFILE, key=mine["key"]).status == 200
 
 
-def test_too_many_keys(own, token):
-    for _ in range(1000):
-        answer = own.post(KEYS, {"name": "n", "permissions": ["read"]}, key=token)
-        if answer.status != 201:
-            break
-    is_error(answer, 400, "too_many_api_keys")
-
-
 ADMIN = "/api/v1/admin/users"
 
 

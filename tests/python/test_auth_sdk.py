@@ -41,12 +41,6 @@ def test_sdk_errors(credentials):
     assert caught.value.code == "insufficient_permissions"
 
 
-def test_sdk_without_a_key(server):
-    """An empty key is how the SDK says that there is none."""
-    with sdk(server, api_key="") as client:
-        assert client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=2).choices
-
-
 async def test_async_sdk_with_a_jwt(credentials):
     own, both = credentials
     async with openai.AsyncOpenAI(base_url=own.base_url, api_key=both["jwt"], max_retries=0) as client:

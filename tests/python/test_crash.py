@@ -367,7 +367,7 @@ def test_restart_intensity(make_server):
     streaming = own.chat(stream=True)
     assert streaming.status == 503, streaming
     assert own.get("/livez").status == 200
-    assert own.get("/api/v1/status").json()["inference_model"] == ("unhealthy" if IS_BUNDLED else "degraded")
+    assert own.get("/api/v1/status", key=own.admin_key).json()["inference_model"] == ("unhealthy" if IS_BUNDLED else "degraded")
     if IS_BUNDLED:
         assert own.get("/readyz").status == 503
     own.wait_ready(30)

@@ -106,7 +106,7 @@ def test_bad_model_files(make_server, tmp_path):
     assert "gguf" in own.chat(model="text").error["message"].lower()
     assert own.chat().status == 200
     assert own.get("/readyz").status == 200
-    assert own.get("/api/v1/status").json()["inference_model"] == "degraded"
+    assert own.get("/api/v1/status", key=own.admin_key).json()["inference_model"] == "degraded"
 
 
 def test_model_too_large_for_memory(make_server, tmp_path):

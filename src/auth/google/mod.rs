@@ -55,7 +55,16 @@ struct Pending {
     nonce: String,
     verifier: String,
     guest: Option<UserId>,
-    return_to: Option<String>,
+    wish: Wish,
+}
+
+/// Where the browser is to go afterwards.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub struct Wish {
+    /// A page's address.
+    pub return_to: Option<String>,
+    /// Given back to that page, so that it knows that the sign-in is its own.
+    pub return_state: Option<String>,
 }
 
 /// Where a browser goes, and the cookie that shows that it is the same one when it comes back.
@@ -77,7 +86,7 @@ pub struct Arrival {
     /// The guest who this was until now.
     pub guest: Option<UserId>,
     /// Where the browser goes on.
-    pub return_to: Option<String>,
+    pub wish: Wish,
 }
 
 /// What the provider's redirect carries.
@@ -169,11 +178,11 @@ impl Google {
         &self,
         browser: Option<&str>,
         guest: Option<UserId>,
-        return_to: Option<String>,
+        wish: Wish,
     ) -> Result<Departure, SignInError> {
         let ready = self.ready()?;
         // Compared as a whole: what merely begins like an allowed address can be anyone's.
-        if return_to.as_ref().is_some_and(|url| !self.config.allowed_return_urls.contains(url)) {
+        if wish.return_to.as_ref().is_some_and(|url| !self.config.allowed_return_urls.contains(url)) {
             return Err(SignInError::ReturnAddress);
         }
         let authorization = provider::authorize(&ready)?;
@@ -183,7 +192,7 @@ impl Google {
             nonce: authorization.nonce,
             verifier: authorization.verifier,
             guest,
-            return_to,
+            wish,
         };
         lock(&self.pending).insert(Instant::now(), authorization.state, pending);
         Ok(Departure { url: authorization.url, browser })
@@ -221,7 +230,7 @@ impl Google {
         };
         let person = id_token::check(&token, &key, expected)?;
         let issuer = self.config.issuer.clone();
-        Ok(Arrival { issuer, person, guest: pending.guest, return_to: pending.return_to })
+        Ok(Arrival { issuer, person, guest: pending.guest, wish: pending.wish })
     }
 
     /// A code that [`Self::redeem`] takes once, within a minute. It goes to the page that the browser returns to:
@@ -276,7 +285,8 @@ mod tests {
 
     #[test]
     fn missing_settings_are_named() {
-        let message = Google::new(GoogleConfig::default()).begin(None, None, None).unwrap_err().to_string();
+        let message =
+            Google::new(GoogleConfig::default()).begin(None, None, Wish::default()).unwrap_err().to_string();
         for name in ["auth.google.client_id", "auth.google.client_secret", "auth.google.redirect_url"] {
             assert!(message.contains(name), "{message}");
         }
@@ -285,8 +295,8 @@ mod tests {
     #[test]
     fn every_departure_has_secrets_of_its_own_and_one_browser() {
         let google = google();
-        let first = google.begin(None, None, None).unwrap();
-        let second = google.begin(Some(&first.browser), None, None).unwrap();
+        let first = google.begin(None, None, Wish::default()).unwrap();
+        let second = google.begin(Some(&first.browser), None, Wish::default()).unwrap();
         assert_eq!(first.browser, second.browser, "both tabs can come back");
         let (a, b) = (parameters(&first.url), parameters(&second.url));
         for name in ["state", "nonce", "code_challenge"] {
@@ -294,24 +304,25 @@ mod tests {
         }
         assert_eq!((a["code_challenge_method"].as_str(), a["response_type"].as_str()), ("S256", "code"));
         assert_eq!(a["scope"], "openid email profile");
-        assert_ne!(google.begin(Some("made-up"), None, None).unwrap().browser, "made-up");
+        assert_ne!(google.begin(Some("made-up"), None, Wish::default()).unwrap().browser, "made-up");
     }
 
     #[test]
     fn return_addresses_are_compared_as_a_whole() {
         let google = google();
-        assert!(google.begin(None, None, Some("https://app.example/in".to_owned())).is_ok());
+        let to = |url: &str| Wish { return_to: Some(url.to_owned()), return_state: None };
+        assert!(google.begin(None, None, to("https://app.example/in")).is_ok());
         for wrong in
             ["https://app.example/in/", "https://app.example/in?x", "https://app.example.evil/in", "/in", ""]
         {
-            assert!(google.begin(None, None, Some(wrong.to_owned())).is_err(), "{wrong}");
+            assert!(google.begin(None, None, to(wrong)).is_err(), "{wrong}");
         }
     }
 
     #[tokio::test]
     async fn a_state_is_for_one_browser_and_one_use() {
         let google = google();
-        let departure = google.begin(None, None, None).unwrap();
+        let departure = google.begin(None, None, Wish::default()).unwrap();
         let callback = || Callback {
             state: Some(parameters(&departure.url)["state"].clone()),
             error: Some("access_denied".to_owned()),
