@@ -6,7 +6,8 @@ use std::pin::Pin;
 use futures_util::stream::{SelectAll, select_all, unfold};
 use futures_util::{Stream, StreamExt};
 use jan_actors::model::{
-    FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, TokenLogprob, TokenUsage,
+    FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, TokenLogprob,
+    TokenUsage,
 };
 
 use super::meter::Meter;

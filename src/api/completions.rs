@@ -59,7 +59,10 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 
 /// The description of this resource.
 #[derive(OpenApi)]
-#[openapi(paths(create), components(schemas(CompletionRequest, Completion, CompletionChoice, CompletionLogprobs)))]
+#[openapi(
+    paths(create),
+    components(schemas(CompletionRequest, Completion, CompletionChoice, CompletionLogprobs))
+)]
 pub struct Doc;
 
 /// Continue a text.

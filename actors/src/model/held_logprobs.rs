@@ -54,7 +54,8 @@ mod tests {
         let mut held = HeldLogprobs::default();
         let (mut text, mut left) = (String::new(), Vec::new());
         let mut stopped = false;
-        let numbers = |released: Vec<TokenLogprob>| released.iter().map(|l| l.chosen.token as usize).collect();
+        let numbers =
+            |released: Vec<TokenLogprob>| released.iter().map(|l| l.chosen.token as usize).collect();
         for (number, piece) in pieces.iter().enumerate() {
             let (text_start, text_offset) = (assembler.end() as u64, assembler.characters() as u64);
             let push = assembler.push(piece);

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::engine::PlacedLogprob;
 use super::held_logprobs::HeldLogprobs;
 use super::types::{FinishReason, GenerationError, GenerationEvent, GenerationRequest, Token, TokenUsage};
-use super::engine::PlacedLogprob;
 use super::worker::protocol::{self, Cancel, Submit, ToWorker, event, to_worker};
 
 /// Strikes after which a request is given up.

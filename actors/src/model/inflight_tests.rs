@@ -77,11 +77,16 @@ impl Worker {
         }
         for (id, position) in self.running.clone() {
             if position == plan(id).length {
-                let finished = Finished { reason: protocol::FinishReason::Stop.into(), text: String::new(), stop_text: false };
+                let finished = Finished {
+                    reason: protocol::FinishReason::Stop.into(),
+                    text: String::new(),
+                    stop_text: false,
+                };
                 step(table, id, event::Event::Finished(finished), now);
                 self.running.remove(&id);
             } else {
-                let output = Output { tokens: vec![token(id, position)], text: "x".to_owned(), logprobs: Vec::new() };
+                let output =
+                    Output { tokens: vec![token(id, position)], text: "x".to_owned(), logprobs: Vec::new() };
                 step(table, id, event::Event::Output(output), now);
                 self.running.insert(id, position + 1);
             }

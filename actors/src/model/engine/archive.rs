@@ -111,9 +111,10 @@ impl Archive {
             {
                 break Shelf(empty as u16);
             }
-            let used = self.last_used.iter().enumerate().filter(|(shelf, used)| {
-                **used > 0 && keep.is_none_or(|keep| usize::from(keep.0) != *shelf)
-            });
+            let used =
+                self.last_used.iter().enumerate().filter(|(shelf, used)| {
+                    **used > 0 && keep.is_none_or(|keep| usize::from(keep.0) != *shelf)
+                });
             let Some((oldest, _)) = used.min_by_key(|(_, used)| **used) else { return saving };
             // There are as many entries as shelves, which are counted in u16.
             self.drop_shelf(Shelf(oldest as u16), &mut saving.dropped);

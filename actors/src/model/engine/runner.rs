@@ -331,7 +331,8 @@ impl Running {
         let (text_start, text_offset) = (self.text.end() as u64, self.text.characters() as u64);
         let push = self.text.push(&model.piece(token));
         let logprobs = self.sequence.logprobs.map(|top| {
-            let (chosen, top) = logprobs::at_position(logits, token, top as usize, |token| model.piece(token));
+            let (chosen, top) =
+                logprobs::at_position(logits, token, top as usize, |token| model.piece(token));
             // What completes a stop text leaves, if at all, only when it is known how much of it is cut off.
             let text_end = if push.stopped { u64::MAX } else { self.text.end() as u64 };
             PlacedLogprob { chosen, top, text_start, text_end, text_offset }

@@ -114,7 +114,9 @@ impl KvCache {
                 let in_cells = self.longest_in_cells(tokens);
                 let least = in_cells.map_or(0, |source| source.len) + self.copy_min;
                 match self.archive.longest(tokens) {
-                    Some((shelf, len)) if len >= least && self.archive.len(shelf) <= self.cells.available() => {
+                    Some((shelf, len))
+                        if len >= least && self.archive.len(shelf) <= self.cells.available() =>
+                    {
                         Some(Source { place: Place::Shelf(shelf), len })
                     }
                     _ => in_cells,

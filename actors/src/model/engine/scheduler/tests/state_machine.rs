@@ -39,16 +39,18 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
     let sizes = (4..40u32).prop_flat_map(|context| (Just(context), context..context * 3));
     let caches = (prop_oneof![Just(u32::MAX), 0..40u32], prop_oneof![Just(0), 1..200u32]);
     (1..7u16, 0..4u16, sizes, 0..5u32, reuse, 0..5u32, caches).prop_map(
-        |(max_running, more, (context, cells), headroom, reuse, share_min, (cache_cells, archive_tokens))| SchedulerConfig {
-            slots: max_running + more,
-            max_running,
-            cells,
-            context,
-            cache_cells,
-            archive_tokens,
-            headroom,
-            reuse,
-            share_min,
+        |(max_running, more, (context, cells), headroom, reuse, share_min, (cache_cells, archive_tokens))| {
+            SchedulerConfig {
+                slots: max_running + more,
+                max_running,
+                cells,
+                context,
+                cache_cells,
+                archive_tokens,
+                headroom,
+                reuse,
+                share_min,
+            }
         },
     )
 }
