@@ -157,7 +157,7 @@ impl AccountsState {
             AccountsMessage::Tick => {
                 note_used(desk);
                 self.ticks += 1;
-                if self.ticks % SWEEP_TICKS == 0 {
+                if self.ticks.is_multiple_of(SWEEP_TICKS) {
                     self.sweep(now);
                 }
             }

@@ -120,7 +120,7 @@ impl SessionsState {
                 if let Err(error) = self.arguments.tokens.reload(now) {
                     tracing::warn!(%error, "the signing keys cannot be read again; those known stay in use");
                 }
-                if self.ticks % SWEEP_TICKS == 0 {
+                if self.ticks.is_multiple_of(SWEEP_TICKS) {
                     let done = |outcome: Result<(), IdentityError>| {
                         if let Err(error) = outcome {
                             tracing::warn!(%error, "deleting sessions that have run out failed");
