@@ -8,12 +8,13 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::call::{Call, Desk, Slot};
+use super::error::{AuthError, IdentityError};
 use super::family::{Family, FamilyRules, Presented};
 use super::ids::{SessionId, UserId};
 use super::now_s;
 use super::token::Grant;
 use super::tokens::Tokens;
-use super::types::{AuthError, IdentityError, SessionRecord};
+use super::types::SessionRecord;
 use super::users::{self, Decision};
 use crate::store::{Changes, SessionChange, StoredSession, Stores};
 
