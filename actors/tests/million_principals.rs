@@ -10,9 +10,9 @@ const PRINCIPALS: u32 = 1_000_000;
 
 /// Bytes of memory that this process has in RAM.
 fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kilobytes: usize = line.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("among it, this");
+    let kilobytes: usize = line.trim().trim_end_matches(" kB").trim().parse().expect("a number of kB");
     kilobytes * 1024
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::call::{Call, Desk, Slot};
+use super::error::IdentityError;
 use super::ids::{KeyId, UserId};
 use super::permissions::Permissions;
 use super::types::{
-    ApiKeyRecord, CreatedKey, ExternalProfile, IdentityError, KeyUpdate, NewKey, Page, SignIn, UserKind,
-    UserRecord, UserUpdate,
+    ApiKeyRecord, CreatedKey, ExternalProfile, KeyUpdate, NewKey, Page, SignIn, UserKind, UserRecord,
+    UserUpdate,
 };
 use super::users::{self, Decision};
 use super::{api_keys, now_s};
@@ -157,7 +158,7 @@ impl AccountsState {
             AccountsMessage::Tick => {
                 note_used(desk);
                 self.ticks += 1;
-                if self.ticks % SWEEP_TICKS == 0 {
+                if self.ticks.is_multiple_of(SWEEP_TICKS) {
                     self.sweep(now);
                 }
             }

@@ -4,8 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
+use super::error::IdentityError;
 use super::permissions::Permissions;
-use super::types::{IdentityError, NewKey, UserKind};
+use super::types::{NewKey, UserKind};
 use super::{api_keys, call::Desk, now_s, users};
 use crate::limits::LimitOverrides;
 use crate::store::files::write_private;

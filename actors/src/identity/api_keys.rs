@@ -1,9 +1,10 @@
 //! Decisions about API keys: from what is stored to an answer and the changes that make it so.
 
+use super::error::{AuthError, IdentityError};
 use super::ids::{KeyId, UserId};
 use super::permissions::Permissions;
 use super::secret;
-use super::types::{ApiKeyRecord, AuthError, CreatedKey, IdentityError, KeyUpdate, NewKey};
+use super::types::{ApiKeyRecord, CreatedKey, KeyUpdate, NewKey};
 use super::users::{self, Decision, valid_name};
 use crate::store::{AccountChange, Changes, KeyHash, StoreError, Stores};
 

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use ractor::{ActorRef, ActorStatus, Message, RpcReplyPort};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::error::IdentityError;
 use super::index::Index;
-use super::types::IdentityError;
+
 use crate::store::{Changes, Store, Stores};
 
 /// What somebody waits for. Its place among the calls at a time is taken until it is answered, since a mailbox has no

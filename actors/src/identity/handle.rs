@@ -8,14 +8,15 @@ use tokio::sync::Semaphore;
 
 use super::accounts::{self, Accounts, AccountsArguments, AccountsMessage};
 use super::call::{Call, Desk, Slot};
+use super::error::{AuthError, IdentityError, RETRY_AFTER};
 use super::ids::{KeyId, SessionId, UserId};
 use super::permissions::Permissions;
 use super::sessions::{SessionRegistry, SessionsArguments, SessionsMessage};
 use super::token::Grant;
 use super::tokens::{Tokens, family_rules};
 use super::types::{
-    ApiKeyRecord, AuthError, CreatedKey, ExternalProfile, IdentityError, KeyUpdate, NewKey, Page, Principal,
-    RETRY_AFTER, RefreshProof, SessionRecord, SignIn, TokenPair, UserRecord, UserUpdate,
+    ApiKeyRecord, CreatedKey, ExternalProfile, KeyUpdate, NewKey, Page, Principal, RefreshProof,
+    SessionRecord, SignIn, TokenPair, UserRecord, UserUpdate,
 };
 use super::{now_s, secret};
 use crate::config::AuthConfig;

@@ -11,9 +11,10 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use subtle::ConstantTimeEq;
 
+use super::error::AuthError;
 use super::ids::{KeyId, SessionId, UserId};
 use super::permissions::Permissions;
-use super::types::{ApiKeyRecord, AuthError, Principal, PrincipalKind, UserKind, UserRecord};
+use super::types::{ApiKeyRecord, Principal, PrincipalKind, UserKind, UserRecord};
 use crate::limits::LimitOverrides;
 use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, Stores};
 

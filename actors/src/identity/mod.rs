@@ -1,18 +1,19 @@
 //! Who may do what: users, API keys and login sessions.
 //!
-//! [`Identity`] is the edge's door. Checking a credential goes through no mailbox: it reads an [`index`] in memory
+//! [`Identity`] is the edge's door. Checking a credential goes through no mailbox: it reads an `index` in memory
 //! that is changed only after a change is on disk, so a check costs a hash and two look-ups. Everything else is a
-//! message to one of two supervised actors, [`accounts`] for users and keys and [`sessions`] for login sessions, which
+//! message to one of two supervised actors, `accounts` for users and keys and `sessions` for login sessions, which
 //! answer once it is on disk.
 //!
-//! Decisions are functions of what is stored ([`users`], [`api_keys`], [`sessions`]) that give an answer and the
-//! changes that make it true; they run one after the other on the store's thread. [`family`] and [`token`] are pure.
+//! Decisions are functions of what is stored (`users`, `api_keys`, `sessions`) that give an answer and the
+//! changes that make it true; they run one after the other on the store's thread. `family` and `token` are pure.
 
 mod accounts;
 mod admin;
 mod api_keys;
 mod cache;
 mod call;
+mod error;
 pub(crate) mod family;
 mod handle;
 mod ids;
@@ -34,15 +35,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use crate::store::OpenError;
 pub use admin::{AdminError, AdminKeyFile};
+pub use error::{AuthError, IdentityError};
 pub use handle::Identity;
 pub use ids::{InvalidId, KeyId, SessionId, UserId};
 pub use open::IdentityOpenError;
 pub use permissions::{Permission, Permissions};
 pub use signing::rotate_signing_key;
 pub use types::{
-    ApiKeyRecord, AuthError, ClientNet, CreatedKey, ExternalId, ExternalProfile, IdentityError, KeyUpdate,
-    NewKey, Page, Principal, PrincipalKind, RefreshProof, Secret, SessionRecord, SignIn, TokenPair, UserKind,
-    UserRecord, UserUpdate,
+    ApiKeyRecord, ClientNet, CreatedKey, ExternalId, ExternalProfile, KeyUpdate, NewKey, Page, Principal,
+    PrincipalKind, RefreshProof, Secret, SessionRecord, SignIn, TokenPair, UserKind, UserRecord, UserUpdate,
 };
 
 /// The clock that dates what is stored and issued (epoch seconds).

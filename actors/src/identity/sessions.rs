@@ -8,12 +8,13 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::call::{Call, Desk, Slot};
+use super::error::{AuthError, IdentityError};
 use super::family::{Family, FamilyRules, Presented};
 use super::ids::{SessionId, UserId};
 use super::now_s;
 use super::token::Grant;
 use super::tokens::Tokens;
-use super::types::{AuthError, IdentityError, SessionRecord};
+use super::types::SessionRecord;
 use super::users::{self, Decision};
 use crate::store::{Changes, SessionChange, StoredSession, Stores};
 
@@ -120,7 +121,7 @@ impl SessionsState {
                 if let Err(error) = self.arguments.tokens.reload(now) {
                     tracing::warn!(%error, "the signing keys cannot be read again; those known stay in use");
                 }
-                if self.ticks % SWEEP_TICKS == 0 {
+                if self.ticks.is_multiple_of(SWEEP_TICKS) {
                     let done = |outcome: Result<(), IdentityError>| {
                         if let Err(error) = outcome {
                             tracing::warn!(%error, "deleting sessions that have run out failed");

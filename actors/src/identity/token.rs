@@ -15,9 +15,10 @@ use jsonwebtoken::{Algorithm, Header, Validation};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::error::AuthError;
 use super::ids::{SessionId, UserId};
 use super::signing::KeyRing;
-use super::types::{AuthError, Secret};
+use super::types::Secret;
 
 /// No token made here is longer; anything that is gets no further look.
 pub const MAX_LENGTH: usize = 4096;

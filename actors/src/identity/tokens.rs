@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use super::cache::TokenCache;
+use super::error::AuthError;
 use super::family::FamilyRules;
 use super::signing::KeyRing;
 use super::token::{Checked, Grant, MAX_LENGTH, Parties, TokenType};
-use super::types::{AuthError, RefreshProof, TokenPair};
+use super::types::{RefreshProof, TokenPair};
 use crate::config::AuthConfig;
 
 /// No token lives longer than the settings say; those of before a setting was lowered may live this long.

@@ -4,14 +4,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::{KeyId, SessionId, UserId};
 use super::permissions::{Permission, Permissions};
 use crate::limits::LimitOverrides;
-use crate::store::StoreError;
 
 /// What kind of user it is. In order of what they may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -356,136 +354,6 @@ impl Principal {
             PrincipalKind::Anonymous { net } => net.to_string(),
         }
     }
-}
-
-/// Why a credential was not accepted. One variant a cause, so that each has its own code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuthError {
-    /// Neither a JWT nor an API key.
-    #[error("the credential is neither a token nor an API key of this server")]
-    Malformed,
-    /// A JWT longer than any that this server makes.
-    #[error("the token is longer than any that this server issues")]
-    TooLong,
-    /// A JWT of an algorithm other than EdDSA, `none` among them (RFC 8725, section 3.1).
-    #[error("the token's algorithm is not the one that this server signs with")]
-    WrongAlgorithm,
-    /// A JWT of a key that is not, or no longer, this server's.
-    #[error("the token names a signing key that this server does not have")]
-    UnknownSigningKey,
-    /// The signature does not fit.
-    #[error("the token's signature is wrong")]
-    BadSignature,
-    /// Another issuer's.
-    #[error("the token was issued by somebody else")]
-    WrongIssuer,
-    /// For another audience.
-    #[error("the token is meant for another audience")]
-    WrongAudience,
-    /// A refresh token where an access token is wanted or the other way round (RFC 8725, section 3.11).
-    #[error("the token is of another type than is wanted here")]
-    WrongType,
-    /// Too old.
-    #[error("the token has expired")]
-    Expired,
-    /// Too old to be refreshed.
-    #[error("the token is too old to be refreshed; sign in again")]
-    RefreshWindowOver,
-    /// From the future.
-    #[error("the token is not valid yet")]
-    NotYetValid,
-    /// Valid for longer than this server lets any token be.
-    #[error("the token is valid for longer than this server allows")]
-    LifetimeTooLong,
-    /// Its session was ended, by its user, by an administrator, or since a token was used twice.
-    #[error("the session has ended; sign in again")]
-    SessionRevoked,
-    /// An older generation of the session's tokens was presented again: the session is over (RFC 9700, section 4.14).
-    #[error("the token was used before, so its session has been ended; sign in again")]
-    TokenReused,
-    /// The user is disabled.
-    #[error("the user is disabled")]
-    UserDisabled,
-    /// No such key.
-    #[error("there is no such API key")]
-    UnknownKey,
-    /// The key has expired.
-    #[error("the API key has expired")]
-    ExpiredKey,
-    /// The key was revoked.
-    #[error("the API key was revoked")]
-    RevokedKey,
-}
-
-impl From<StoreError> for IdentityError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Reopening => Self::Unavailable { part: "database", retry_after: RETRY_AFTER },
-            error => Self::Storage(error.to_string()),
-        }
-    }
-}
-
-/// When to try again where nothing better is known.
-pub const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Why something about users, keys or sessions could not be done.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IdentityError {
-    /// A credential was not accepted.
-    #[error(transparent)]
-    Auth(#[from] AuthError),
-    /// There is no such thing, or it is somebody else's.
-    #[error("there is no {what} {id}")]
-    NotFound {
-        /// `user`, `API key` or `session`.
-        what: &'static str,
-        /// Its id.
-        id: String,
-    },
-    /// Another user has that address.
-    #[error("another user has the email address {0}")]
-    EmailTaken(String),
-    /// A field cannot hold that.
-    #[error("{field} {problem}")]
-    Invalid {
-        /// Which one.
-        field: &'static str,
-        /// What is wrong and what is allowed.
-        problem: String,
-    },
-    /// A key would grant what its maker lacks.
-    #[error("a key cannot grant what its maker or its user does not have: {lacking}")]
-    ExceedsMaker {
-        /// What the maker lacks.
-        lacking: Permissions,
-    },
-    /// The user has as many keys as one may have, those revoked in the last 30 days among them.
-    #[error("a user can have at most {limit} API keys, those revoked in the last 30 days among them")]
-    TooManyKeys {
-        /// How many.
-        limit: usize,
-    },
-    /// Nobody would be left to administer.
-    #[error("this is the last administrator that is not disabled; make another one first")]
-    LastAdmin,
-    /// Too much is being changed at a time.
-    #[error("too many changes at a time; try again in {} s", retry_after.as_secs())]
-    Busy {
-        /// When to try again.
-        retry_after: Duration,
-    },
-    /// The part that would do it is being restarted or did not answer in time.
-    #[error("the {part} does not answer; try again in {} s", retry_after.as_secs())]
-    Unavailable {
-        /// Which one.
-        part: &'static str,
-        /// When to try again.
-        retry_after: Duration,
-    },
-    /// The store failed; what was asked for may or may not have been done.
-    #[error("the database failed: {0}")]
-    Storage(String),
 }
 
 /// A part of a list, in order of creation.

@@ -2,10 +2,9 @@
 //!
 //! No clock, no actor, no disk of their own: the store's thread runs them one after the other.
 
+use super::error::{AuthError, IdentityError};
 use super::ids::UserId;
-use super::types::{
-    AuthError, ExternalProfile, IdentityError, Page, SignIn, UserKind, UserRecord, UserUpdate,
-};
+use super::types::{ExternalProfile, Page, SignIn, UserKind, UserRecord, UserUpdate};
 use crate::limits::LimitOverrides;
 use crate::store::{AccountChange, Changes, SessionChange, Stores};
 

@@ -1,6 +1,6 @@
 //! How much a principal may ask for: token buckets and counts of streams.
 //!
-//! [`bucket`] is the arithmetic, [`table`] every principal's buckets, [`Limiter`] the edge's door, and [`actor`] the
+//! `bucket` is the arithmetic, `table` every principal's buckets, [`Limiter`] the edge's door, and `actor` the
 //! supervised actors that look after the table.
 
 mod actor;

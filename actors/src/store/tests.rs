@@ -94,7 +94,7 @@ fn users_are_found_by_id_address_and_external_identity() {
         assert_eq!(accounts.user_by_external(&a.external.unwrap()).unwrap(), None);
         assert_eq!(accounts.user_by_external(b.external.as_ref().unwrap()).unwrap(), Some(b.clone()));
         assert_eq!(accounts.users(None, 10).unwrap(), [renamed.clone(), b.clone()]);
-        assert_eq!(accounts.users(Some(a.id), 10).unwrap(), [b.clone()]);
+        assert_eq!(accounts.users(Some(a.id), 10).unwrap(), std::slice::from_ref(&b));
         assert_eq!(accounts.users(None, 1).unwrap(), [renamed]);
         accounts.commit(&[AccountChange::DeleteUser(b.id)]).unwrap();
         assert_eq!(accounts.user(b.id).unwrap(), None);
@@ -249,11 +249,11 @@ struct Fake {
 
 impl Stores for Fake {
     fn accounts(&self) -> &dyn AccountsStore {
-        unimplemented!()
+        panic!("only syncs are asked for")
     }
 
     fn sessions(&self) -> &dyn SessionsStore {
-        unimplemented!()
+        panic!("only syncs are asked for")
     }
 
     fn sync(&self) -> Result<(), StoreError> {

@@ -24,11 +24,15 @@ type Open = Box<dyn Fn() -> Result<Box<dyn Stores>, OpenError> + Send>;
 /// Told, in order, once the job's changes are durable or are known not to be.
 type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// Runs at once. `Err`: there is no database.
+type Read = Box<dyn FnOnce(Result<&dyn Stores, StoreError>) + Send>;
+
+/// Runs, and is finished after the sync; `true` when it changed something.
+type Write = Box<dyn FnOnce(Result<&dyn Stores, StoreError>) -> (bool, Finish) + Send>;
+
 enum Job {
-    /// Runs at once. `Err`: there is no database.
-    Read(Box<dyn FnOnce(Result<&dyn Stores, StoreError>) + Send>),
-    /// Runs, and is finished after the sync; `true` when it changed something.
-    Write(Box<dyn FnOnce(Result<&dyn Stores, StoreError>) -> (bool, Finish) + Send>),
+    Read(Read),
+    Write(Write),
     Close,
 }
 
