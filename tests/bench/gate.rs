@@ -5,6 +5,8 @@
 //!
 //! `cargo bench --bench gate -- [--seconds N] [--rounds N]`; wrk is in Debian's and Ubuntu's packages.
 
+#![allow(clippy::print_stdout, reason = "the figures are the output")]
+
 use std::net::SocketAddr;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -27,7 +29,7 @@ const MOST_CPU: Duration = Duration::from_micros(15);
 const LEAST_RATE: f64 = 0.7;
 
 fn main() -> ExitCode {
-    let (mut seconds, mut rounds) = (10, 5);
+    let (mut seconds, mut rounds): (u64, u64) = (10, 5);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number =
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
     if runtime.block_on(run(seconds, rounds)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(seconds: u64, rounds: usize) -> bool {
+async fn run(seconds: u64, rounds: u64) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut config = Config::default();
     config.storage.path = folder.path().join("data");
