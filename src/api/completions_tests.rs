@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::auth::Caller;
 use crate::http::RequestId;
 
 fn check(body: &Value) -> Result<Checked, ApiError> {
@@ -16,7 +17,8 @@ fn with(field: &str, value: Value) -> Value {
 }
 
 fn context() -> RequestContext {
-    RequestContext { id: RequestId::from_header(None), peer: "[::ffff:10.0.0.1]:5".parse().unwrap() }
+    let peer: std::net::SocketAddr = "[::ffff:10.0.0.1]:5".parse().unwrap();
+    RequestContext { id: RequestId::from_header(None), peer, caller: Caller::anonymous(peer.ip()) }
 }
 
 #[test]

@@ -54,7 +54,9 @@ impl Meter {
         let completion = &mut self.completion_tokens[index];
         match event {
             // The answers to one prompt share it.
-            GenerationEvent::Accepted { prompt_tokens, .. } if index % self.answers_per_prompt == 0 => {
+            GenerationEvent::Accepted { prompt_tokens, .. }
+                if index.is_multiple_of(self.answers_per_prompt) =>
+            {
                 self.prompt_tokens = self.prompt_tokens.saturating_add(*prompt_tokens);
             }
             GenerationEvent::Delta { tokens, .. } => {

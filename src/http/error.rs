@@ -22,17 +22,23 @@ const MESSAGE_LIMIT: usize = 1000;
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
     status: StatusCode,
-    kind: &'static str,
     code: &'static str,
     message: String,
     param: Option<String>,
     retry_after: Option<Duration>,
-    allow: Option<&'static str>,
+    header: Option<Header>,
     retry_is_useless: bool,
-    /// What the caller has to show, RFC 6750 section 3.
-    challenge: Option<&'static str>,
-    /// The state of the bucket that refused.
-    verdict: Option<Verdict>,
+    /// The state of the bucket that refused. Boxed, for errors are returned by value everywhere.
+    verdict: Option<Box<Verdict>>,
+}
+
+/// A header that goes with the status.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Header {
+    /// What methods there are, with 405.
+    Allow(&'static str),
+    /// What to show (RFC 6750 section 3), with 401 and 403.
+    Challenge(&'static str),
 }
 
 /// The body of every error.
@@ -65,21 +71,14 @@ pub struct ErrorBody<'a> {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let kind = match status.as_u16() {
-            429 => "rate_limit_error",
-            500.. => "server_error",
-            _ => "invalid_request_error",
-        };
         Self {
             status,
-            kind,
             code,
             message: shorten(message.into()),
             param: None,
             retry_after: None,
-            allow: None,
+            header: None,
             retry_is_useless: false,
-            challenge: None,
             verdict: None,
         }
     }
@@ -129,7 +128,7 @@ impl ApiError {
     pub fn method_not_allowed(method: &str, path: &str, allow: &'static str) -> Self {
         let message = format!("Not allowed to {method} on {path}; allowed: {allow}.");
         Self {
-            allow: Some(allow),
+            header: Some(Header::Allow(allow)),
             ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         }
     }
@@ -219,6 +218,14 @@ impl ApiError {
         self.status
     }
 
+    fn kind(&self) -> &'static str {
+        match self.status.as_u16() {
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+
     /// What programs can tell errors apart by.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -227,7 +234,7 @@ impl ApiError {
 
     /// The same with `WWW-Authenticate`.
     pub(crate) fn with_challenge(self, challenge: &'static str) -> Self {
-        Self { challenge: Some(challenge), ..self }
+        Self { header: Some(Header::Challenge(challenge)), ..self }
     }
 
     /// 429 `rate_limit_exceeded` with `Retry-After`, and the headers of the bucket that is empty.
@@ -241,7 +248,7 @@ impl ApiError {
         let message = format!("The limit{limit} is reached; try again in {} s.", seconds.max(1));
         Self {
             retry_after: Some(wait),
-            verdict: Some(*verdict),
+            verdict: Some(Box::new(*verdict)),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message)
         }
     }
@@ -263,7 +270,7 @@ impl ApiError {
     pub fn to_json(&self, request_id: Option<&str>) -> Vec<u8> {
         let error = ErrorBody {
             message: Cow::Borrowed(&self.message),
-            kind: self.kind,
+            kind: self.kind(),
             param: self.param.as_deref(),
             code: self.code,
             request_id,
@@ -279,15 +286,18 @@ impl ApiError {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
-        if let Some(allow) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        match self.header {
+            Some(Header::Allow(methods)) => {
+                headers.insert(ALLOW, HeaderValue::from_static(methods));
+            }
+            Some(Header::Challenge(challenge)) => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            None => {}
         }
         if self.retry_is_useless {
             // OpenAI's SDKs retry every 500 unless this says no.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
-        }
-        if let Some(challenge) = self.challenge {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(verdict) = &self.verdict {
             super::limits::add_headers(verdict, headers);

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     if runtime.block_on(run(seconds, rounds)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(seconds: u64, rounds: usize) -> bool {
+async fn run(seconds: u64, rounds: u64) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut config = Config::default();
     config.storage.path = folder.path().join("data");

@@ -75,12 +75,12 @@ mod tests {
                 if action == 0 {
                     values.insert(now, number.to_string(), now);
                     given.push(number);
-                } else if let Some(number) = given.get(which).copied() {
-                    if let Some(since) = values.take(now, &number.to_string()) {
-                        prop_assert!(now - since < LIFETIME);
-                        prop_assert!(given.iter().rev().position(|&g| g == number).unwrap() < 5);
-                        prop_assert_eq!(values.take(now, &number.to_string()), None);
-                    }
+                } else if let Some(number) = given.get(which).copied()
+                    && let Some(since) = values.take(now, &number.to_string())
+                {
+                    prop_assert!(now - since < LIFETIME);
+                    prop_assert!(given.iter().rev().position(|&g| g == number).unwrap() < 5);
+                    prop_assert_eq!(values.take(now, &number.to_string()), None);
                 }
                 prop_assert!(values.values.len() <= 5 && values.ages.len() <= 5);
             }
