@@ -6,16 +6,17 @@ greedy choice. Such a difference is accepted, but only where it is *shown* to be
 two tokens, as the server gives them for an undisturbed run, are the two best at that step and at most `TIE` apart.
 
 How far apart the same step can come out is the engine's matter: activations are rounded to 8 bits before each product,
-so that the smallest difference in a sum is either lost or becomes one of such a step. With SmolLM2-135M gaps up to 0.13
-were seen to turn round when tokens were read again in larger pieces, with fused attention and without it, with keys
-and values in half and in single precision. So a given model is allowed more than the bundled one.
+so that the smallest difference in a sum is either lost or becomes one of such a step, and fused attention on CPUs sums up
+in half precision in the order of the cells. With SmolLM2-135M the same request beside other cached cells moved by 0.13,
+and a choice with a lead of 0.57 was seen to turn round in streams that nothing but their neighbours had changed. So a
+given model is allowed more than the bundled one; that no token is lost or doubled is counted all the same.
 """
 
 import os.path
 
 from harness import IS_BUNDLED, delta
 
-TIE = 0.05 if IS_BUNDLED else 0.25
+TIE = 0.05 if IS_BUNDLED else 1.0
 CHAT = "/api/v1/chat/completions"
 TEXT = "/api/v1/completions"
 

@@ -197,7 +197,7 @@ def test_streams_survive_worker_deaths(make_server, undisturbed, number):
     print(f"killed at pieces {killer.thresholds} of {total}")
     ties = [assert_same(*case) for case in zip(expected, actual, strict=True)]
     # A tie is a rare thing; if it were the rule, the comparison would show nothing.
-    assert sum(ties) <= len(ties) // 4
+    assert sum(ties) <= len(ties) // (4 if IS_BUNDLED else 2)
     assert own.chat().status == 200
 
 
