@@ -8,8 +8,9 @@ import threading
 import time
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from harness import BINARY, Server, wait_until
-from tokens import claims_of, expired, forged, forgeries, header_of, sign, signing_keys
+from tokens import claims_of, encode_part, expired, forged, forgeries, header_of, sign, signing_keys
 
 REFRESH = "/api/v1/auth/refresh"
 SHORT = {"JAN_SERVER__AUTH__REFRESH_GRACE_S": 1, "JAN_SERVER__AUTH__REFRESH_WINDOW_S": 3600}
@@ -74,8 +75,6 @@ def test_public_keys(own, tokens):
     assert (key["kty"], key["crv"], key["alg"], key["use"]) == ("OKP", "Ed25519", "EdDSA", "sig")
     assert "d" not in key, "the private part stays here"
     public = signing_keys(own)[key["kid"]].public_key().public_bytes_raw()
-    from tokens import encode_part
-
     assert key["x"] == encode_part(public)
 
 
@@ -279,9 +278,8 @@ def test_rotation_of_signing_keys(make_server):
     assert header_of(refreshed["access_token"])["kid"] == kid
     assert len(own.get("/.well-known/jwks.json").json()["keys"]) == 2
     # A key that nobody honours any more is none.
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    stranger = sign(header_of(before["access_token"]) | {"kid": "x"}, claims_of(before["access_token"]), Ed25519PrivateKey.generate())
+    header, claims = header_of(before["access_token"]), claims_of(before["access_token"])
+    stranger = sign(header | {"kid": "x"}, claims, Ed25519PrivateKey.generate())
     is_401(own.get("/api/v1/user/profile", key=stranger), "token_unknown_key")
 
 
