@@ -16,8 +16,9 @@
 //! The life of a sequence: it *waits* in the queue; it is *admitted*, and then either *follows* another
 //! sequence that is about to compute the same beginning, or *reads* its tokens in chunks (prefill); when all
 //! are read it *decodes* one token a step. When cells run out, an admitted sequence may be *preempted*: it
-//! waits again, before all new ones, and reads again what has been evicted meanwhile. When it ends, its slot
-//! stays as cache until its cells or the slot are needed.
+//! waits again, before all new ones. When it ends, its slot stays as cache until its cells or the slot are
+//! needed. What is evicted, of ended and of preempted sequences, is copied to host memory where there is room for it
+//! ([`archive`](super::archive)) and put back for whoever begins with it; else it is read again.
 //!
 //! Why nothing waits for ever: the admitted sequence that was admitted first is never preempted and makes
 //! progress in every step, so it ends after a bounded number of steps. Preempted sequences wait in the order
