@@ -19,8 +19,13 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "python"))
 from harness import ENDLESS, Server, delta, open_files, rss_kib, wait_until  # noqa: E402
 
-#: So few sequences that a handful of leaked ones would stop the service.
-SETTINGS = {"JAN_SERVER__ENGINE__MAX_SEQUENCES": 8, "JAN_SERVER__ENGINE__CACHED_SEQUENCES": 8}
+#: So few sequences that a handful of leaked ones would stop the service, and so little memory for finished ones'
+#: prefixes that it is full before the counting begins: filling it is no growth.
+SETTINGS = {
+    "JAN_SERVER__ENGINE__MAX_SEQUENCES": 8,
+    "JAN_SERVER__ENGINE__CACHED_SEQUENCES": 8,
+    "JAN_SERVER__ENGINE__CACHE_RAM_MIB": 16,
+}
 #: Growth that is allocator noise and no leak, in KiB, however many requests there were.
 SERVER_GROWTH_KIB = 8 << 10
 WORKER_GROWTH_KIB = 16 << 10
