@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use toml::Value;
 
 use crate::config::{Config, ConfigError, LogConfig, LogFormat, Override};
-use crate::{config, logging, serve};
+use crate::{backup, config, logging, serve};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,6 +47,10 @@ enum Command {
         #[arg(long)]
         reference: bool,
     },
+    /// Write everything that a stopped server keeps as lines of JSON. A running one exports through its API.
+    Export(backup::ExportArgs),
+    /// Take an export in, into the data folder of a stopped server.
+    Import(backup::ImportArgs),
     /// The keys that tokens are signed with.
     Keys {
         #[command(subcommand)]
@@ -151,6 +155,8 @@ pub fn main() -> ExitCode {
             Err(error) => fail(&error, 2),
         },
         Some(Command::Keys { command: KeysCommand::Rotate(settings) }) => rotate_command(&settings),
+        Some(Command::Export(arguments)) => finish(backup::export(&arguments)),
+        Some(Command::Import(arguments)) => finish(backup::import(&arguments)),
         Some(Command::Worker { log_format, log_level }) => {
             logging::init(&LogConfig { format: log_format, level: log_level });
             jan_actors::System::worker_main()
@@ -177,6 +183,14 @@ fn rotate_command(settings: &SettingsArgs) -> ExitCode {
     };
     match jan_actors::identity::rotate_signing_key(&folder) {
         Ok(id) => print(&format!("new signing key {id} in {}\n", folder.join("keys").display())),
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn finish(outcome: Result<(), backup::Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(backup::Failure::Settings(error)) => fail(&error, 2),
         Err(error) => fail(&error, 1),
     }
 }

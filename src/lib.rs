@@ -4,11 +4,13 @@
 //! - [`cli`]: the commands; [`serve`]: what `jan-server serve` does from start to stop
 //! - [`config`]: the settings, where they come from and how they are checked
 //! - [`auth`]: who calls and what they may do
+//! - [`backup`]: `jan-server export` and `import`
 //! - [`http`]: connections, limits, errors, server-sent events
 //! - [`api`]: one file a resource
 
 pub mod api;
 pub mod auth;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod http;

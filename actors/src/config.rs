@@ -33,11 +33,13 @@ pub struct ActorsConfig {
 pub struct StorageConfig {
     /// Folder for everything that the server keeps (`--data-dir`).
     pub path: PathBuf,
+    /// Nothing is changed while the disk has less than this free (MiB). 0: until it is full.
+    pub min_free_mib: u32,
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { path: PathBuf::from("data") }
+        Self { path: PathBuf::from("data"), min_free_mib: 64 }
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
 
+pub mod backup;
 pub mod config;
 pub mod identity;
 pub mod limits;
@@ -13,5 +14,7 @@ mod store;
 pub mod supervision;
 pub mod supervisor;
 pub mod system;
+pub mod usage;
 
+pub use store::StoreError;
 pub use system::{StartError, System};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
+use crate::backup::Backup;
 use crate::config::ActorsConfig;
 use crate::identity::{AdminKeyFile, Identity, IdentityOpenError};
 use crate::limits::Limiter;
@@ -16,6 +17,7 @@ use crate::model::catalog::Catalog;
 use crate::model::worker::link::LinkConfig;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMessage};
+use crate::usage::UsageLedger;
 
 /// Everything that runs behind the edge, under one root supervisor.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct System {
     models: Models,
     identity: Identity,
     limiter: Limiter,
+    usage: UsageLedger,
+    backup: Backup,
     admin_key: AdminKeyFile,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
@@ -63,6 +67,8 @@ impl System {
         let models = Models::new(Arc::clone(&catalog));
         let (identity, admin_key) = open_identity(&config).await?;
         let limiter = Limiter::new(config.rate_limits.clone());
+        let usage = UsageLedger::new(identity.store());
+        let backup = Backup::new(identity.store(), identity.index(), folder.clone());
         let supervisor = || Supervisor;
         let model_supervisor = SupervisorArguments {
             children: model_children(&config, &catalog)?,
@@ -70,12 +76,13 @@ impl System {
         };
         let mut children = identity.children(&config.auth);
         children.extend(limiter.children());
+        children.push(usage.child());
         children.push(ChildSpec::new("model supervisor", supervisor, model_supervisor));
         let root = SupervisorArguments { children, policy: RestartPolicy::default() };
         let (root, ended) = Actor::spawn(None, Supervisor, root)
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        Ok(Self { models, identity, limiter, admin_key, root, ended })
+        Ok(Self { models, identity, limiter, usage, backup, admin_key, root, ended })
     }
 
     /// The door to the models.
@@ -93,6 +100,16 @@ impl System {
         &self.limiter
     }
 
+    /// The door to what has been used.
+    pub fn usage(&self) -> &UsageLedger {
+        &self.usage
+    }
+
+    /// The door to exports and imports.
+    pub fn backup(&self) -> &Backup {
+        &self.backup
+    }
+
     /// Where the first administrator's key was written, and whether this start wrote it.
     pub fn admin_key_file(&self) -> &AdminKeyFile {
         &self.admin_key
@@ -107,6 +124,7 @@ impl System {
         }
         self.root.stop(None);
         let _ = self.ended.await;
+        self.usage.close().await;
         // Last, after whatever the actors write when they stop.
         let _ = tokio::task::spawn_blocking(move || self.identity.close()).await;
     }
@@ -120,8 +138,10 @@ impl System {
 
 /// The database is opened, and the first start's keys are made, where blocking is allowed.
 async fn open_identity(config: &ActorsConfig) -> Result<(Identity, AdminKeyFile), StartError> {
-    let (folder, auth) = (config.storage.path.clone(), config.auth.clone());
-    let opened = tokio::task::spawn_blocking(move || Identity::open(&folder, &auth)).await;
+    let (storage, auth) = (config.storage.clone(), config.auth.clone());
+    let min_free_bytes = u64::from(storage.min_free_mib) << 20;
+    let opened =
+        tokio::task::spawn_blocking(move || Identity::open(&storage.path, min_free_bytes, &auth)).await;
     Ok(opened.map_err(|error| StartError::Actor(error.to_string()))??)
 }
 

@@ -39,8 +39,11 @@ impl Choices {
     pub async fn start(
         models: &Models,
         requests: Vec<GenerationRequest>,
-        meter: Meter,
+        mut meter: Meter,
     ) -> Result<Self, GenerationError> {
+        if let Some(request) = requests.first() {
+            meter.of_model(models, &request.model).await;
+        }
         let count = requests.len();
         let mut streams = Vec::with_capacity(count);
         for (index, request) in requests.into_iter().enumerate() {
@@ -91,7 +94,13 @@ impl Choices {
             let (index, event) = match self.heard.pop_front() {
                 Some(heard) => heard,
                 None => {
-                    let (index, event) = self.events.next().await?;
+                    let Some((index, event)) = self.events.next().await else {
+                        // Counted before the client is told that it is over.
+                        if let Some(meter) = &self.meter {
+                            meter.settle().await;
+                        }
+                        return None;
+                    };
                     self.observe(index, &event);
                     (index, event)
                 }

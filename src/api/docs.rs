@@ -13,7 +13,7 @@ use utoipa::openapi::security::{
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::{admin, api_keys, auth, chat, completions, google, health, models, status, user};
+use super::{admin, api_keys, auth, backup, chat, completions, google, health, models, status, usage, user};
 use crate::auth::access::{Access, Found, find};
 use crate::http::Response;
 use crate::http::routes::{get_or_head, other_methods};
@@ -31,6 +31,7 @@ use crate::http::routes::{get_or_head, other_methods};
         (name = "auth", description = "Signing in and sessions"),
         (name = "user", description = "One's own account and keys"),
         (name = "admin", description = "Users, for administrators"),
+        (name = "usage", description = "Tokens and requests by user, key, model and day"),
         (name = "status", description = "Probes and the state of the parts"),
     )
 )]
@@ -51,6 +52,8 @@ fn document() -> utoipa::openapi::OpenApi {
         user::Doc::openapi(),
         api_keys::Doc::openapi(),
         admin::Doc::openapi(),
+        usage::Doc::openapi(),
+        backup::Doc::openapi(),
     ] {
         api.merge(part);
     }

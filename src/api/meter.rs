@@ -1,14 +1,15 @@
-//! What one request costs of its caller's limits beyond being one: its tokens, and a stream while it lasts.
+//! What one request costs: its tokens, which limits and the ledger count, and a stream while it lasts.
 
 use jan_actors::identity::Principal;
 use jan_actors::limits::{Limiter, StreamPermit};
-use jan_actors::model::GenerationEvent;
+use jan_actors::model::{GenerationEvent, Models};
+use jan_actors::usage::{UsageCounts, UsageKey, UsageLedger};
 
 use super::AppState;
 use crate::http::{ApiError, RequestContext};
 
 /// Counts the tokens of a request's answers and charges them when it is over, however it ends: who leaves early has
-/// used the tokens so far.
+/// used the tokens so far. The ledger gets them as they come.
 #[derive(Debug)]
 pub struct Meter {
     limiter: Limiter,
@@ -18,6 +19,10 @@ pub struct Meter {
     prompt_tokens: u32,
     /// For each answer.
     completion_tokens: Vec<u32>,
+    ledger: UsageLedger,
+    /// `None` until it is known which model it is for.
+    account: Option<UsageKey>,
+    accepted: bool,
 }
 
 impl Meter {
@@ -46,24 +51,54 @@ impl Meter {
             answers_per_prompt,
             prompt_tokens: 0,
             completion_tokens: vec![0; prompts * answers_per_prompt],
+            ledger: state.usage.clone(),
+            account: None,
+            accepted: false,
         })
+    }
+
+    /// The request is for that model, by its id or an alias.
+    pub async fn of_model(&mut self, models: &Models, model: &str) {
+        let description = models.describe(model).await;
+        self.account = description.map(|model| UsageKey::of(&self.principal, &model.root));
+    }
+
+    /// Returns when what was used is on disk. What a client was told to be over has been counted.
+    pub async fn settle(&self) {
+        self.ledger.settle().await;
     }
 
     /// Takes note of what answer `index` says.
     pub fn observe(&mut self, index: usize, event: &GenerationEvent) {
+        let mut used = UsageCounts::default();
+        // The answers to one prompt share it.
+        let of_prompt = index.is_multiple_of(self.answers_per_prompt);
         let completion = &mut self.completion_tokens[index];
         match event {
-            // The answers to one prompt share it.
-            GenerationEvent::Accepted { prompt_tokens, .. }
-                if index.is_multiple_of(self.answers_per_prompt) =>
-            {
+            GenerationEvent::Accepted { prompt_tokens, .. } if of_prompt => {
                 self.prompt_tokens = self.prompt_tokens.saturating_add(*prompt_tokens);
+                used.requests = u64::from(!std::mem::replace(&mut self.accepted, true));
+                used.prompt_tokens = (*prompt_tokens).into();
+            }
+            GenerationEvent::Started { cached_tokens } if of_prompt => {
+                used.cached_tokens = (*cached_tokens).into();
             }
             GenerationEvent::Delta { tokens, .. } => {
-                *completion = completion.saturating_add(u32::try_from(tokens.len()).unwrap_or(u32::MAX));
+                let new = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+                *completion = completion.saturating_add(new);
+                used.completion_tokens = new.into();
             }
-            GenerationEvent::Finished { usage, .. } => *completion = usage.completion_tokens,
-            _ => {}
+            GenerationEvent::Finished { usage, .. } => {
+                let new = usage.completion_tokens.saturating_sub(*completion);
+                *completion = usage.completion_tokens;
+                used.completion_tokens = new.into();
+            }
+            _ => return,
+        }
+        if let Some(account) = &self.account
+            && used != UsageCounts::default()
+        {
+            self.ledger.add(account, &used);
         }
     }
 }

@@ -4,6 +4,7 @@ mod account;
 mod admin;
 mod api_keys;
 mod auth;
+mod backup;
 mod chat;
 mod chat_request;
 mod choices;
@@ -17,7 +18,9 @@ mod models;
 mod params;
 mod prompt;
 mod status;
+mod store_errors;
 mod streaming;
+mod usage;
 mod user;
 mod wire;
 
@@ -26,9 +29,11 @@ use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
+use jan_actors::backup::Backup;
 use jan_actors::identity::{Identity, UserId};
 use jan_actors::limits::Limiter;
 use jan_actors::model::Models;
+use jan_actors::usage::UsageLedger;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use warp::filters::BoxedFilter;
@@ -53,6 +58,10 @@ pub struct AppState {
     pub identity: Identity,
     /// The door to the rate limits.
     pub limiter: Limiter,
+    /// The door to exports and imports.
+    pub backup: Backup,
+    /// The door to what has been used.
+    pub usage: UsageLedger,
     /// Signing in with Google.
     pub google: Arc<Google>,
     /// Whether anybody may become a guest.
@@ -82,6 +91,10 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .or(completions::routes(&state))
         .unify()
         .or(models::routes(&state))
+        .unify()
+        .or(backup::routes(&state))
+        .unify()
+        .or(usage::routes(&state))
         .unify()
         .or(status::routes(&state))
         .unify()

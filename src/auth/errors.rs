@@ -126,6 +126,7 @@ impl ApiError {
             IdentityError::Unavailable { retry_after, .. } => {
                 Self::unavailable("identity_unavailable", message, retry_after)
             }
+            IdentityError::StorageFull => Self::insufficient_storage(),
             IdentityError::Storage(reason) => {
                 tracing::error!(reason, "the store failed");
                 Self::unavailable("storage_failed", "The server cannot write; its log says more.", RETRY_SOON)

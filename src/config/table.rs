@@ -88,6 +88,11 @@ pub static KEYS: &[Key] = &[
         "Folder for everything that the server keeps, unpacked model files among it (`--data-dir`).",
     ),
     key(
+        "storage.min_free_mib",
+        integer(0, U32, "MiB"),
+        "While its disk has less than this free, whatever would change something gets 507 `insufficient_storage`; what is there can be read. 0: until the disk is full.",
+    ),
+    key(
         "auth.anonymous",
         Kind::Choice(&["auto", "allow", "deny"]),
         "Whether callers without a credential may use models, chat and completions. `auto`: when listening on a loopback address alone.",

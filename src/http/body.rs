@@ -68,6 +68,13 @@ impl ApiRequest {
         &self.headers
     }
 
+    /// The body as it arrives, for what is too large to be held. An error: it broke off.
+    pub fn into_body(self) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
+        self.body.map(|chunk| {
+            chunk.map_err(|_| ApiError::invalid_json("The request's body broke off before its end."))
+        })
+    }
+
     /// Reads a JSON body of at most `limit` bytes within `timeout`.
     ///
     /// # Errors

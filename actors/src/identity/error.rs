@@ -68,6 +68,7 @@ impl From<StoreError> for IdentityError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Reopening => Self::Unavailable { part: "database", retry_after: RETRY_AFTER },
+            StoreError::Full(_) => Self::StorageFull,
             error => Self::Storage(error.to_string()),
         }
     }
@@ -130,6 +131,9 @@ pub enum IdentityError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// There is no room on the disk.
+    #[error("the server's disk has no room left")]
+    StorageFull,
     /// The store failed; what was asked for may or may not have been done.
     #[error("the database failed: {0}")]
     Storage(String),

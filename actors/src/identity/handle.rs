@@ -10,6 +10,7 @@ use super::accounts::{self, Accounts, AccountsArguments, AccountsMessage};
 use super::call::{Call, Desk, Slot};
 use super::error::{AuthError, IdentityError, RETRY_AFTER};
 use super::ids::{KeyId, SessionId, UserId};
+use super::index::Index;
 use super::permissions::Permissions;
 use super::sessions::{SessionRegistry, SessionsArguments, SessionsMessage};
 use super::token::Grant;
@@ -20,6 +21,7 @@ use super::types::{
 };
 use super::{now_s, secret};
 use crate::config::AuthConfig;
+use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
 /// Most calls at a time; one more is refused.
@@ -75,6 +77,16 @@ impl Identity {
     pub(crate) fn close(&self) {
         accounts::note_used(&self.desk);
         self.desk.store.close();
+    }
+
+    /// The database, which other concerns share.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.desk.store)
+    }
+
+    /// What credentials are checked against.
+    pub(crate) fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.desk.index)
     }
 
     /// Whose credential this is, be it a JWT or an API key. Waits for nothing.

@@ -35,6 +35,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use crate::store::OpenError;
 pub use admin::{AdminError, AdminKeyFile};
+pub(crate) use index::Index;
+
 pub use error::{AuthError, IdentityError};
 pub use handle::Identity;
 pub use ids::{InvalidId, KeyId, SessionId, UserId};

@@ -37,11 +37,12 @@ impl Identity {
     /// be started.
     pub(crate) fn open(
         data_dir: &Path,
+        min_free_bytes: u64,
         config: &AuthConfig,
     ) -> Result<(Self, AdminKeyFile), IdentityOpenError> {
         let index = Arc::new(Index::default());
         let mirror = Arc::clone(&index);
-        let store = Store::open(data_dir, move |stores| mirror.load(stores))?;
+        let store = Store::open_reserving(data_dir, min_free_bytes, move |stores| mirror.load(stores))?;
         let desk = Desk { store: Arc::new(store), index };
         let tokens = Tokens::open(config, data_dir.to_owned(), now_s());
         let tokens = tokens.map_err(|error| IdentityOpenError::SigningKeys {

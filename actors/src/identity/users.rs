@@ -137,11 +137,13 @@ pub fn sign_in(
     let created = here.is_none();
     let mut changes = Changes::default();
     let mut merged_guest = None;
+    let mut merged = None;
     if let Some(guest) = &guest {
         changes = end_credentials(stores, guest.id)?;
         if !created {
             changes.accounts.push(AccountChange::DeleteUser(guest.id));
             merged_guest = Some(guest.id);
+            merged = here.as_ref().map(|user| (guest.id, user.id));
         }
     }
     let mut user = here.unwrap_or_else(|| {
@@ -154,6 +156,7 @@ pub fn sign_in(
             None => member,
         }
     });
+    changes.handovers.extend(merged);
     user.external = Some(profile.id);
     user.picture = profile.picture.filter(|url| url.len() <= MAX_PICTURE).or(user.picture);
     changes.accounts.push(AccountChange::PutUser(user.clone()));
@@ -187,6 +190,7 @@ fn end_credentials(stores: &dyn Stores, id: UserId) -> Result<Changes, IdentityE
     Ok(Changes {
         accounts: keys.map(|(hash, record)| AccountChange::DeleteKey(hash, record)).collect(),
         sessions: sessions.map(|session| SessionChange::End(id, session.id)).collect(),
+        ..Changes::default()
     })
 }
 

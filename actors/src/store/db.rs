@@ -2,24 +2,29 @@
 
 use std::fs::File;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sled::{Db, Tree};
 use uuid::Uuid;
 
 use super::accounts::{AccountsStore, SledAccounts};
 use super::files::{create_private_folder, sync_folder, write_private};
+use super::mark::{Mark, Reached};
+use super::migrations::{SCHEMA, steps_from};
+use super::records::{RecordsStore, SledRecords};
 use super::sessions::{SessionsStore, SledSessions};
+use super::usage::{SledUsage, UsageStore};
 use super::{StoreError, Stores};
-
-/// The version of keys and values. One that is newer than this is refused.
-const SCHEMA: u32 = 1;
+use crate::identity::UserId;
 
 /// sled's cache holds at most this; its default is 1 GiB.
 const CACHE_BYTES: u64 = 64 << 20;
 
 const ID: &[u8] = b"store_id";
 const SCHEMA_KEY: &[u8] = b"schema";
+const COMMIT: &[u8] = b"commit";
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +67,22 @@ pub enum OpenError {
         /// The newest that is known here.
         known: u32,
     },
+    /// It is not as far as it was.
+    #[error(
+        "the database {path} has lost what was stored last: {mark_file} says {expected}, the database says {found}. \
+         It was cut off or is an older copy. Restore the whole data folder from one backup; or, to go on from this \
+         older state and without what came after it, delete {mark_file}"
+    )]
+    Behind {
+        /// The database.
+        path: PathBuf,
+        /// Where it is noted how far it was.
+        mark_file: PathBuf,
+        /// How far it was.
+        expected: String,
+        /// How far it is.
+        found: String,
+    },
     /// A file cannot be used.
     #[error("cannot use {path}: {error}")]
     File {
@@ -71,7 +92,10 @@ pub enum OpenError {
         error: io::Error,
     },
     /// sled cannot open it.
-    #[error("cannot open the database {path}: {error}")]
+    #[error(
+        "cannot open the database {path}: {error}. Where it is damaged, restore the whole data folder from one backup, \
+         or import an export (jan-server import)"
+    )]
     Database {
         /// The database.
         path: PathBuf,
@@ -84,10 +108,19 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct SledStores {
     db: Db,
+    meta: Tree,
+    forget: Tree,
     /// The database's file once more: what sled calls a flush does not wait for the disk.
     file: File,
+    folder: PathBuf,
+    min_free_bytes: u64,
+    mark: Mark,
+    /// The number of the last sync.
+    commit: AtomicU64,
     accounts: SledAccounts,
     sessions: SledSessions,
+    usage: SledUsage,
+    records: SledRecords,
 }
 
 impl Stores for SledStores {
@@ -99,9 +132,88 @@ impl Stores for SledStores {
         &self.sessions
     }
 
+    fn usage(&self) -> &dyn UsageStore {
+        &self.usage
+    }
+
+    fn records(&self) -> &dyn RecordsStore {
+        &self.records
+    }
+
+    fn room(&self) -> Result<(), StoreError> {
+        if self.min_free_bytes == 0 {
+            return Ok(());
+        }
+        // Where the system does not say, sled will find out.
+        let Ok(disk) = rustix::fs::statvfs(&self.folder) else { return Ok(()) };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free >= self.min_free_bytes {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes >> 20;
+        Err(StoreError::Full(format!(
+            "{} MiB are free under {}, {} are to stay free (storage.min_free_mib)",
+            mib(free),
+            self.folder.display(),
+            mib(self.min_free_bytes)
+        )))
+    }
+
+    fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError> {
+        match begins {
+            true => self.forget.insert(user.to_bytes(), &[])?,
+            false => self.forget.remove(user.to_bytes())?,
+        };
+        Ok(())
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
+        let commit = self.commit.load(Ordering::Relaxed) + 1;
+        self.meta.insert(COMMIT, &commit.to_be_bytes())?;
         self.db.flush()?;
-        self.file.sync_all().map_err(|error| StoreError::Database(error.to_string()))
+        self.file.sync_all().map_err(|error| StoreError::from(&error))?;
+        self.commit.store(commit, Ordering::Relaxed);
+        self.mark.write(Reached { commit, length: 0 }).map_err(|error| StoreError::from(&error))
+    }
+}
+
+impl SledStores {
+    /// Refuses changes while the disk has less than that free.
+    #[must_use]
+    pub fn reserving(mut self, min_free_bytes: u64) -> Self {
+        self.min_free_bytes = min_free_bytes;
+        self
+    }
+
+    /// Does what a crash left undone of forgetting users.
+    fn finish_forgetting(&self) -> Result<(), StoreError> {
+        for user in self.forget.iter().keys() {
+            let user = UserId::from_bytes(id_bytes("a user to be forgotten", &user?)?);
+            if self.accounts.user(user)?.is_none() {
+                self.forget(user)?;
+            }
+            self.note_forgotten(user, false)?;
+        }
+        Ok(())
+    }
+
+    /// Notes the file's length, which stays until the next start.
+    fn close(&self) {
+        let commit = self.commit.load(Ordering::Relaxed);
+        if commit > 0
+            && self.db.flush().is_ok()
+            && self.file.sync_all().is_ok()
+            && let Ok(file) = self.file.metadata()
+        {
+            // Without it a shortened file may go unnoticed, which is no reason to fail.
+            let _ = self.mark.write(Reached { commit, length: file.len() });
+        }
+    }
+}
+
+impl Drop for SledStores {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -112,6 +224,7 @@ impl Stores for SledStores {
 pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
     let path = folder.join("db");
     let id_file = folder.join("store.id");
+    let mark_file = folder.join("store.commit");
     let file_error = |path: &Path| {
         let path = path.to_owned();
         move |error| OpenError::File { path, error }
@@ -130,7 +243,14 @@ pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
     if expected.is_some() && !path.join("db").exists() {
         return Err(wrong("nothing: it is not there"));
     }
+    let behind = |expected: String, found: String| OpenError::Behind {
+        path: path.clone(),
+        mark_file: mark_file.clone(),
+        expected,
+        found,
+    };
     create_private_folder(&path).map_err(file_error(&path))?;
+    let length = std::fs::metadata(path.join("db")).map_or(0, |file| file.len());
     let database_error = |error| OpenError::Database { path: path.clone(), error };
     let db = open_sled(&path)?;
     let meta = db.open_tree("meta").map_err(|error| database_error(error.into()))?;
@@ -145,11 +265,28 @@ pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
     if let Some(found) = schema.filter(|&found| found > SCHEMA) {
         return Err(OpenError::Newer { path, found, known: SCHEMA });
     }
+    let commit = number(&meta, COMMIT).map_err(database_error)?;
+    // Not before it is known to be ours and locked: the file is another server's otherwise.
+    let (mark, reached) = Mark::open(&mark_file).map_err(file_error(&mark_file))?;
+    if expected.is_some() && commit < reached.commit {
+        return Err(behind(format!("change {}", reached.commit), format!("change {commit}")));
+    }
+    if expected.is_some() && length < reached.length {
+        return Err(behind(format!("{} bytes", reached.length), format!("{length} bytes")));
+    }
     let stores = (|| {
         Ok(SledStores {
-            file: File::open(path.join("db")).map_err(|error| StoreError::Database(error.to_string()))?,
+            file: File::open(path.join("db")).map_err(|error| StoreError::from(&error))?,
+            folder: folder.to_owned(),
+            min_free_bytes: 0,
+            mark,
+            commit: commit.into(),
+            meta: meta.clone(),
+            forget: db.open_tree("forget")?,
             accounts: SledAccounts::open(&db)?,
             sessions: SledSessions::open(&db)?,
+            usage: SledUsage::open(&db)?,
+            records: SledRecords::open(&db)?,
             db: db.clone(),
         })
     })()
@@ -159,19 +296,42 @@ pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
         let id = found.unwrap_or_else(|| Uuid::new_v4().as_simple().to_string());
         let write = || {
             meta.insert(ID, id.as_bytes())?;
-            meta.insert(SCHEMA_KEY, &SCHEMA.to_be_bytes())?;
+            if schema.is_none() {
+                meta.insert(SCHEMA_KEY, &SCHEMA.to_be_bytes())?;
+            }
             stores.sync()
         };
         write().map_err(database_error)?;
         sync_folder(&path).map_err(file_error(&path))?;
         write_private(&id_file, format!("{id}\n").as_bytes()).map_err(file_error(&id_file))?;
     }
+    migrate(&stores, schema.unwrap_or(SCHEMA)).map_err(database_error)?;
+    stores.finish_forgetting().map_err(database_error)?;
     Ok(stores)
+}
+
+/// Brings an older schema up to this one.
+fn migrate(stores: &SledStores, from: u32) -> Result<(), StoreError> {
+    for (to, step) in steps_from(from) {
+        tracing::warn!(
+            to,
+            "the database is brought to another schema; older versions cannot open it afterwards"
+        );
+        step(&stores.db)?;
+        // What the step did is on disk before the number says so.
+        stores.sync()?;
+        stores.meta.insert(SCHEMA_KEY, &to.to_be_bytes())?;
+        stores.sync()?;
+    }
+    Ok(())
 }
 
 fn open_sled(path: &Path) -> Result<Db, OpenError> {
     let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-    config.open().map_err(|error| match error {
+    // sled panics over some damage.
+    let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
+        .unwrap_or_else(|_| Err(sled::Error::ReportableBug("it is damaged".to_owned())));
+    opened.map_err(|error| match error {
         sled::Error::Io(io) if io.to_string().starts_with("could not acquire lock") => {
             OpenError::Locked { path: path.to_owned() }
         }
@@ -181,6 +341,11 @@ fn open_sled(path: &Path) -> Result<Db, OpenError> {
 
 fn text(meta: &Tree, key: &[u8]) -> Result<Option<String>, StoreError> {
     Ok(meta.get(key)?.map(|value| String::from_utf8_lossy(&value).into_owned()))
+}
+
+fn number(meta: &Tree, key: &[u8]) -> Result<u64, StoreError> {
+    let value = meta.get(key)?.and_then(|value| <[u8; 8]>::try_from(value.as_ref()).ok());
+    Ok(value.map_or(0, u64::from_be_bytes))
 }
 
 fn schema(meta: &Tree) -> Result<Option<u32>, StoreError> {

@@ -11,15 +11,25 @@
 mod accounts;
 mod db;
 pub mod files;
+mod mark;
+mod migrations;
+mod records;
 mod sessions;
+mod usage;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+use crate::identity::UserId;
+use crate::usage::Payer;
+
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
-pub use db::OpenError;
+pub use db::{OpenError, open};
+pub use migrations::SCHEMA;
+pub use records::{KINDS, Record, RecordsStore, kind as record_kind};
 pub use sessions::{SessionChange, SessionsStore, StoredSession};
+pub use usage::UsageStore;
 pub use writer::Store;
 
 /// The stores of all concerns.
@@ -28,11 +38,38 @@ pub trait Stores: Send {
     fn accounts(&self) -> &dyn AccountsStore;
     /// Login sessions.
     fn sessions(&self) -> &dyn SessionsStore;
+    /// Who used how much.
+    fn usage(&self) -> &dyn UsageStore;
+    /// All records, whatever their kind.
+    fn records(&self) -> &dyn RecordsStore;
+    /// Whether there is room for changes.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`].
+    fn room(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// Makes every change so far durable.
     ///
     /// # Errors
     /// The database failed.
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// Notes that a user is being forgotten, or that it is done.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError>;
+
+    /// Removes every trace of a user beyond account, keys and sessions. What they used stays in the totals, without
+    /// a word of whose it was.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn forget(&self, user: UserId) -> Result<(), StoreError> {
+        self.usage().reassign(user, Payer::Deleted)?;
+        self.records().sweep(user)
+    }
 
     /// Makes these changes: those to users and keys at once or not at all, then those to sessions. Durable after
     /// [`sync`](Self::sync).
@@ -43,8 +80,25 @@ pub trait Stores: Send {
     /// # Errors
     /// The database failed.
     fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+        for &(from, to) in &changes.handovers {
+            self.usage().reassign(from, Payer::User(to))?;
+        }
+        let deleted = || {
+            changes.accounts.iter().filter_map(|change| match change {
+                AccountChange::DeleteUser(id) => Some(*id),
+                _ => None,
+            })
+        };
+        // Noted first: what a crash leaves undone, the next start does.
+        for user in deleted() {
+            self.note_forgotten(user, true)?;
+        }
         if !changes.accounts.is_empty() {
             self.accounts().commit(&changes.accounts)?;
+        }
+        for user in deleted() {
+            self.forget(user)?;
+            self.note_forgotten(user, false)?;
         }
         if !changes.sessions.is_empty() {
             self.sessions().commit(&changes.sessions)?;
@@ -60,6 +114,8 @@ pub struct Changes {
     pub accounts: Vec<AccountChange>,
     /// Sessions.
     pub sessions: Vec<SessionChange>,
+    /// What belongs to the first of a pair, other than keys and sessions, belongs to the second.
+    pub handovers: Vec<(UserId, UserId)>,
 }
 
 /// The database failed.
@@ -76,6 +132,9 @@ pub enum StoreError {
         /// What is wrong with it.
         problem: String,
     },
+    /// There is no room on the disk; what is there can be read.
+    #[error("no room on the disk: {0}")]
+    Full(String),
     /// It failed before and could not be opened again yet.
     #[error("it is being opened again")]
     Reopening,
@@ -83,6 +142,21 @@ pub enum StoreError {
 
 impl From<sled::Error> for StoreError {
     fn from(error: sled::Error) -> Self {
-        Self::Database(error.to_string())
+        match &error {
+            sled::Error::Io(io) => io.into(),
+            _ => Self::Database(error.to_string()),
+        }
+    }
+}
+
+impl From<&std::io::Error> for StoreError {
+    fn from(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                Self::Full(error.to_string())
+            }
+            _ => Self::Database(error.to_string()),
+        }
     }
 }

@@ -238,7 +238,7 @@ fn a_newer_schema_is_refused() {
     db.flush().unwrap();
     drop(db);
     let error = Store::open(folder.path(), |_| Ok(())).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 99, known: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 99, known: SCHEMA, .. }), "{error}");
 }
 
 /// Trees that count and fail as told.
@@ -253,6 +253,18 @@ impl Stores for Fake {
     }
 
     fn sessions(&self) -> &dyn SessionsStore {
+        panic!("only syncs are asked for")
+    }
+
+    fn usage(&self) -> &dyn UsageStore {
+        panic!("only syncs are asked for")
+    }
+
+    fn records(&self) -> &dyn RecordsStore {
+        panic!("only syncs are asked for")
+    }
+
+    fn note_forgotten(&self, _: UserId, _: bool) -> Result<(), StoreError> {
         panic!("only syncs are asked for")
     }
 
@@ -339,4 +351,111 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_it_is_open_again() {
     assert_eq!(write(&faked.store, |_| Ok(3)), Ok(3));
     assert!(faked.store.is_healthy());
     assert_eq!(faked.opens.load(Ordering::SeqCst), 2);
+}
+
+/// Makes `fixtures/stores/newer`: `cargo test -p jan-actors --lib make_the_newer_store -- --ignored`.
+#[test]
+#[ignore = "makes a fixture"]
+fn make_the_newer_store() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/stores/newer");
+    let _ = std::fs::remove_dir_all(&folder);
+    open(&folder).close();
+    let db = sled::open(folder.join("db")).unwrap();
+    db.open_tree("meta").unwrap().insert("schema", &99u32.to_be_bytes()).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let _ = std::fs::remove_dir(folder.join("db/blobs"));
+    std::fs::remove_file(folder.join("store.commit")).unwrap();
+}
+
+/// A store whose database is as it was, while the mark outside says that it was further.
+#[test]
+fn a_database_that_is_behind_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path()).close();
+    let older = tempfile::tempdir().unwrap();
+    copy(folder.path(), older.path());
+    let store = open(folder.path());
+    let put = AccountChange::PutUser(user("a@x.example"));
+    write(&store, move |stores| stores.accounts().commit(&[put])).unwrap();
+    store.close();
+    std::fs::remove_dir_all(folder.path().join("db")).unwrap();
+    copy(&older.path().join("db"), &folder.path().join("db"));
+    let error = Store::open(folder.path(), |_| Ok(())).unwrap_err();
+    assert!(matches!(error, OpenError::Behind { .. }), "{error}");
+    std::fs::remove_file(folder.path().join("store.commit")).unwrap();
+    open(folder.path()).close();
+}
+
+/// What a crash leaves between a user's end and that of the rest is done at the next start.
+#[test]
+fn forgetting_is_finished_after_a_crash() {
+    use crate::usage::{BatchId, Day, UsageCounts, UsageFilter, UsageKey};
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (gone, stays) = (user("a@x.example"), user("b@x.example"));
+    let key = |user| UsageKey { user: Payer::User(user), day: Day::FIRST, key: None, model: "m".into() };
+    let rows = [(key(gone.id), UsageCounts::default()), (key(stays.id), UsageCounts::default())];
+    let (gone_id, stays_id) = (gone.id, stays.id);
+    write(&store, move |stores| {
+        stores.usage().add(BatchId { book: uuid::Uuid::new_v4(), number: 1 }, &rows)?;
+        stores.accounts().commit(&[AccountChange::PutUser(gone), AccountChange::PutUser(stays)])?;
+        // As `commit` begins, for one whose deletion was decided and one whose was not.
+        stores.note_forgotten(gone_id, true)?;
+        stores.note_forgotten(stays_id, true)?;
+        stores.accounts().commit(&[AccountChange::DeleteUser(gone_id)])
+    })
+    .unwrap();
+    store.close();
+    let store = open(folder.path());
+    let payers = read(&store, |stores| {
+        let mut payers = Vec::new();
+        let all = UsageFilter { user: None, start: Day::FIRST, end: Day::last() };
+        stores.usage().rows(&all, &mut |key, _| payers.push(key.user)).unwrap();
+        payers
+    });
+    assert_eq!(payers, [Payer::User(stays_id), Payer::Deleted]);
+}
+
+/// Records put in by an import are found in every way that those made here are.
+#[test]
+fn records_bring_what_leads_to_them() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (open(from.path()), open(to.path()));
+    let somebody = user("a@x.example");
+    let (record, session) = (key(somebody.id), session(somebody.id));
+    let changes = Changes {
+        accounts: vec![
+            AccountChange::PutUser(somebody.clone()),
+            AccountChange::PutKey([7; 32], record.clone()),
+        ],
+        sessions: vec![SessionChange::Put(session.clone())],
+        ..Changes::default()
+    };
+    write(&from, move |stores| stores.commit(&changes)).unwrap();
+    let records = read(&from, |stores| {
+        let page = |kind| stores.records().page(kind, None, 100, usize::MAX).unwrap();
+        (0..KINDS.len()).flat_map(page).collect::<Vec<_>>()
+    });
+    assert_eq!(records.len(), 3);
+    let put = records.clone();
+    write(&to, move |stores| stores.records().put(&put)).unwrap();
+    read(&to, move |stores| {
+        let found = Some(somebody.clone());
+        assert_eq!(stores.accounts().user_by_email("a@x.example").unwrap(), found);
+        assert_eq!(stores.accounts().user_by_external(somebody.external.as_ref().unwrap()).unwrap(), found);
+        assert_eq!(stores.accounts().keys(somebody.id).unwrap(), [([7; 32], record)]);
+        assert_eq!(stores.sessions().sessions(somebody.id).unwrap(), [session]);
+        assert!(records.iter().all(|record| stores.records().taken(record).unwrap().is_none()));
+        // In place of itself under another address: the old one leads nowhere.
+        let renamed =
+            UserRecord { email: Some("b@x.example".to_owned()), external: None, ..somebody.clone() };
+        let value = serde_json::to_vec(&renamed).unwrap();
+        stores.records().put(&[Record { value, ..records[0].clone() }]).unwrap();
+        assert_eq!(stores.accounts().user_by_email("a@x.example").unwrap(), None);
+        assert_eq!(stores.accounts().user_by_email("b@x.example").unwrap(), Some(renamed));
+        let other = Record { key: UserId::new().to_bytes().to_vec(), ..records[0].clone() };
+        let other = Record { value: serde_json::to_vec(&user("b@x.example")).unwrap(), ..other };
+        assert_eq!(stores.records().taken(&other).unwrap().unwrap().tree, "user_by_email");
+    });
 }

@@ -50,18 +50,29 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the database in a data folder, or makes it. Blocks. `load` gets what is stored, now and whenever the
-    /// database had to be opened again.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
+    /// Without a reserve.
+    #[cfg(test)]
     pub fn open(
         folder: &Path,
         load: impl Fn(&dyn Stores) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Self, OpenError> {
+        Self::open_reserving(folder, 0, load)
+    }
+
+    /// Opens the database in a data folder, or makes it. Blocks. `load` gets what is stored, now and whenever the
+    /// database had to be opened again. Changes are refused ([`StoreError::Full`]) while the disk has less than
+    /// `min_free_bytes` free.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_reserving(
+        folder: &Path,
+        min_free_bytes: u64,
+        load: impl Fn(&dyn Stores) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<Self, OpenError> {
         let folder = folder.to_owned();
         Self::start(Box::new(move || {
-            let stores = db::open(&folder)?;
+            let stores = db::open(&folder)?.reserving(min_free_bytes);
             load(&stores).map_err(|error| OpenError::Database { path: folder.join("db"), error })?;
             Ok(Box::new(stores))
         }))
@@ -71,8 +82,13 @@ impl Store {
         let stores = open()?;
         let (jobs, receiver) = mpsc::channel();
         let healthy = Arc::new(AtomicBool::new(true));
-        let writer =
-            Writer { open, stores: Some(stores), healthy: Arc::clone(&healthy), tried: Instant::now() };
+        let writer = Writer {
+            open,
+            stores: Some(stores),
+            healthy: Arc::clone(&healthy),
+            tried: Instant::now(),
+            full: false,
+        };
         let thread =
             std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(&receiver));
         let thread = thread.map_err(|error| OpenError::File { path: "the store's thread".into(), error })?;
@@ -136,6 +152,8 @@ struct Writer {
     healthy: Arc<AtomicBool>,
     /// When it was last tried to open.
     tried: Instant,
+    /// Whether the disk had too little room the last time.
+    full: bool,
 }
 
 impl Writer {
@@ -145,13 +163,16 @@ impl Writer {
             let mut changed = false;
             let mut close = false;
             self.reopen();
+            // Asked once for all that wait, at the first that would change something.
+            let mut room = None;
             for job in std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)) {
                 match job {
                     Job::Read(read) => {
                         let _ = guarded(|| read(self.stores()));
                     }
                     Job::Write(write) => {
-                        if let Some((changes, finish)) = guarded(|| write(self.stores())) {
+                        let room = room.get_or_insert_with(|| self.room()).clone();
+                        if let Some((changes, finish)) = guarded(|| write(room.and(self.stores()))) {
                             changed |= changes;
                             finishes.push(finish);
                         }
@@ -174,6 +195,20 @@ impl Writer {
 
     fn stores(&self) -> Result<&dyn Stores, StoreError> {
         self.stores.as_deref().ok_or(StoreError::Reopening)
+    }
+
+    /// sled must never meet a full disk: it gives up then, and has to be opened again, which may take room, too.
+    fn room(&mut self) -> Result<(), StoreError> {
+        let room = self.stores().and_then(|stores| stores.room());
+        let full = matches!(room, Err(StoreError::Full(_)));
+        if full != self.full {
+            match &room {
+                Err(error) => tracing::error!(%error, "nothing is changed until there is room again"),
+                Ok(()) => tracing::warn!("there is room on the disk again"),
+            }
+            self.full = full;
+        }
+        room
     }
 
     /// After a failed sync nobody knows what is on disk: sled refuses from then on, and what it holds in memory may

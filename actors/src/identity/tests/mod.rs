@@ -40,7 +40,7 @@ impl Fixture {
 
     async fn over(folder: TempDir, config: AuthConfig) -> Self {
         let (path, auth) = (folder.path().to_owned(), config.clone());
-        let opened = tokio::task::spawn_blocking(move || Identity::open(&path, &auth)).await.unwrap();
+        let opened = tokio::task::spawn_blocking(move || Identity::open(&path, 0, &auth)).await.unwrap();
         let (identity, admin_key) = opened.unwrap();
         let children = identity.children(&config);
         let root = SupervisorArguments { children, policy: RestartPolicy::default() };

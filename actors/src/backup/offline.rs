@@ -1,0 +1,299 @@
+//! Export and import of a store that no server has open.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::Counts;
+use super::format::{ExportError, Exporter, ImportError, Importer};
+use crate::identity::UserId;
+use crate::store::files::{create_private_folder, sync_folder, write_private};
+use crate::store::{self, OpenError, Record, StoreError, Stores};
+
+/// Longest line: no record comes near it.
+const LINE: u64 = 64 << 20;
+
+/// Records that are put in at a time.
+pub const CHUNK: usize = 500;
+
+/// What to do with a store that has something already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImportMode {
+    /// Refuse.
+    Fresh,
+    /// Put the import in its place; the store that was there is kept beside it.
+    Replace,
+    /// Put the import's records in, in place of those of the same keys.
+    Merge,
+}
+
+/// Why it cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum OfflineError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no store.
+    #[error("there is no store in {0}; name the server's data folder (--data-dir)")]
+    NoStore(PathBuf),
+    /// No such user.
+    #[error("there is no user {0} in the store")]
+    NoUser(String),
+    /// The store has something in it.
+    #[error(
+        "the store in {0} has data already, and nothing was changed. --replace puts the import in its place and keeps \
+         what was there beside it; --merge adds the import's records to it"
+    )]
+    NotEmpty(PathBuf),
+    /// Something of the import is somebody else's in the store.
+    #[error(
+        "the import has a record that cannot stand beside one in the store: {0}. Nothing was changed. Delete or change \
+         one of the two, or import into an empty store"
+    )]
+    Conflict(String),
+    /// The export is not taken in.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The store failed.
+    #[error("the database failed: {0}")]
+    Store(#[from] StoreError),
+    /// A file failed.
+    #[error("cannot use {what}: {error}")]
+    File {
+        /// Which.
+        what: String,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+impl From<ExportError> for OfflineError {
+    fn from(error: ExportError) -> Self {
+        match error {
+            ExportError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// A file's error.
+pub fn file_error(what: impl ToString) -> impl FnOnce(io::Error) -> OfflineError {
+    let what = what.to_string();
+    move |error| OfflineError::File { what, error }
+}
+
+/// Writes an export of a whole store, or of what is the user's of that id or address. Blocks; `progress` is told now
+/// and then how many records are written.
+///
+/// # Errors
+/// See [`OfflineError`].
+pub fn export(
+    folder: &Path,
+    user: Option<&str>,
+    output: &mut dyn Write,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Counts, OfflineError> {
+    if !folder.join("db/db").exists() && !folder.join("store.id").exists() {
+        return Err(OfflineError::NoStore(folder.to_owned()));
+    }
+    let stores = store::open(folder)?;
+    let user = match user {
+        None => None,
+        Some(name) => Some(find_user(&stores, name)?.ok_or_else(|| OfflineError::NoUser(name.to_owned()))?),
+    };
+    let mut exporter = Exporter::new(user);
+    while let Some(piece) = exporter.next(&stores)? {
+        output.write_all(&piece).map_err(file_error("the output"))?;
+        progress(exporter.counts().values().sum());
+    }
+    output.flush().map_err(file_error("the output"))?;
+    Ok(exporter.counts().clone())
+}
+
+fn find_user(stores: &dyn Stores, name: &str) -> Result<Option<UserId>, StoreError> {
+    let found = match name.parse() {
+        Ok(id) => stores.accounts().user(id)?,
+        Err(_) => stores.accounts().user_by_email(&name.to_lowercase())?,
+    };
+    Ok(found.map(|user| user.id))
+}
+
+/// Takes an export in. Nothing of it is there before all of it is verified. Blocks.
+///
+/// # Errors
+/// See [`OfflineError`].
+pub fn import(
+    folder: &Path,
+    mode: ImportMode,
+    input: &mut dyn Read,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Counts, OfflineError> {
+    create_private_folder(folder).map_err(file_error(folder.display()))?;
+    let present = folder.join("db/db").exists() || folder.join("store.id").exists();
+    // Held open to the end, so that no server takes the folder meanwhile.
+    let here = if present { Some(store::open(folder)?) } else { None };
+    if let Some(stores) = &here {
+        if mode == ImportMode::Merge {
+            return merge(folder, input, progress, &mut |records, step| put(stores, records, step));
+        }
+        if mode == ImportMode::Fresh && !stores.records().is_empty()? {
+            return Err(OfflineError::NotEmpty(folder.to_owned()));
+        }
+    }
+    let draft = folder.join("import.new");
+    if draft.exists() {
+        std::fs::remove_dir_all(&draft).map_err(file_error(draft.display()))?;
+    }
+    let built = build(&draft, input, progress);
+    let counts = match built {
+        Ok(counts) => counts,
+        Err(error) => {
+            let _ = std::fs::remove_dir_all(&draft);
+            return Err(error);
+        }
+    };
+    put_in_place(folder, &draft, here.is_some())?;
+    drop(here);
+    Ok(counts)
+}
+
+fn build(draft: &Path, input: &mut dyn Read, progress: &mut dyn FnMut(u64)) -> Result<Counts, OfflineError> {
+    create_private_folder(draft).map_err(file_error(draft.display()))?;
+    let stores = store::open(draft)?;
+    let mut chunk = Vec::new();
+    let mut done = 0;
+    let counts = read(input, &mut |record, _| {
+        chunk.push(record);
+        if chunk.len() >= CHUNK {
+            stores.records().put(&chunk)?;
+            done += chunk.len() as u64;
+            progress(done);
+            chunk.clear();
+        }
+        Ok(())
+    })?;
+    stores.records().put(&chunk)?;
+    progress(counts.values().sum());
+    stores.sync()?;
+    Ok(counts)
+}
+
+/// The new store takes the old one's place. Whenever this is cut off, the server refuses to start or finds the new
+/// store whole: the new id comes first, and a store without its id is refused.
+fn put_in_place(folder: &Path, draft: &Path, present: bool) -> Result<(), OfflineError> {
+    let db = folder.join("db");
+    if present {
+        let kept = folder.join(format!("db.before-import-{}", jiff::Timestamp::now().as_second()));
+        std::fs::rename(&db, &kept).map_err(file_error(db.display()))?;
+    }
+    for name in ["store.commit", "store.id"] {
+        let contents = std::fs::read(draft.join(name)).map_err(file_error(draft.join(name).display()))?;
+        write_private(&folder.join(name), &contents).map_err(file_error(folder.join(name).display()))?;
+    }
+    std::fs::rename(draft.join("db"), &db).map_err(file_error(db.display()))?;
+    sync_folder(folder).map_err(file_error(folder.display()))?;
+    std::fs::remove_dir_all(draft).map_err(file_error(draft.display()))
+}
+
+/// Reads and checks an export, giving each record with its line.
+fn read(
+    input: &mut dyn Read,
+    visit: &mut dyn FnMut(Record, &[u8]) -> Result<(), OfflineError>,
+) -> Result<Counts, OfflineError> {
+    let mut importer = Importer::default();
+    let mut input = BufReader::with_capacity(256 << 10, input);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        input.by_ref().take(LINE).read_until(b'\n', &mut line).map_err(file_error("the input"))?;
+        if line.is_empty() {
+            return Ok(importer.finish()?);
+        }
+        let bytes = line.strip_suffix(b"\n").unwrap_or(&line);
+        if let Some(record) = importer.line(bytes)? {
+            visit(record, bytes)?;
+        }
+    }
+}
+
+/// What is done with records that are verified: first with all of them, then again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// See whether one is in another's place.
+    Check,
+    /// Put them in.
+    Put,
+}
+
+/// One of the two steps with some records.
+pub fn put(stores: &dyn Stores, records: &[Record], step: Step) -> Result<(), OfflineError> {
+    match step {
+        Step::Check => {
+            for record in records {
+                if let Some(taken) = stores.records().taken(record)? {
+                    let what = String::from_utf8_lossy(&taken.key).replace('\0', " ");
+                    let readable = what.chars().all(|c| !c.is_control() && c != char::REPLACEMENT_CHARACTER);
+                    let what = if readable { what } else { record.key_text() };
+                    return Err(OfflineError::Conflict(format!("{} ({what})", taken.tree)));
+                }
+            }
+            Ok(())
+        }
+        Step::Put => {
+            stores.records().put(records)?;
+            Ok(stores.sync()?)
+        }
+    }
+}
+
+/// Verifies a whole export, then hands its records over in chunks, first to be checked and then to be put in. A merge
+/// that is cut off can be done again: what is in already is put in once more.
+pub fn merge(
+    folder: &Path,
+    input: &mut dyn Read,
+    progress: &mut dyn FnMut(u64),
+    apply: &mut dyn FnMut(&[Record], Step) -> Result<(), OfflineError>,
+) -> Result<Counts, OfflineError> {
+    let mut spool = tempfile::tempfile_in(folder).map_err(file_error(folder.display()))?;
+    let counts = {
+        let mut spool = io::BufWriter::new(&mut spool);
+        // A line of the spool is a record, verified by then.
+        let counts = read(input, &mut |record, _| {
+            let parts = (record.kind, &record.key, String::from_utf8_lossy(&record.value));
+            let line = serde_json::to_string(&parts).expect("numbers and texts have a JSON form");
+            writeln!(spool, "{line}").map_err(file_error("the import's draft"))
+        })?;
+        spool.flush().map_err(file_error("the import's draft"))?;
+        counts
+    };
+    for step in [Step::Check, Step::Put] {
+        let mut done = 0;
+        each_chunk(&mut spool, &mut |records| {
+            apply(records, step)?;
+            if step == Step::Put {
+                done += records.len() as u64;
+                progress(done);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(counts)
+}
+
+fn each_chunk(
+    spool: &mut File,
+    visit: &mut dyn FnMut(&[Record]) -> Result<(), OfflineError>,
+) -> Result<(), OfflineError> {
+    spool.rewind().map_err(file_error("the import's draft"))?;
+    let mut chunk = Vec::new();
+    for line in BufReader::new(&mut *spool).lines() {
+        let line = line.map_err(file_error("the import's draft"))?;
+        let parts: (usize, Vec<u8>, String) = serde_json::from_str(&line)
+            .map_err(|error| file_error("the import's draft")(io::Error::other(error)))?;
+        chunk.push(Record { kind: parts.0, key: parts.1, value: parts.2.into_bytes() });
+        if chunk.len() >= CHUNK {
+            visit(&chunk)?;
+            chunk.clear();
+        }
+    }
+    if chunk.is_empty() { Ok(()) } else { visit(&chunk) }
+}

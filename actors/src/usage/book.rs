@@ -1,0 +1,189 @@
+//! What has been used and is not on disk yet. Pure: no clock, no store.
+//!
+//! What is added waits until it is taken as a batch. A batch that failed is given again under its number, so that a
+//! store that remembers the last number it applied applies each once: after a failed `fsync` nobody knows whether
+//! it is on disk.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::types::{UsageCounts, UsageKey};
+
+/// Names a batch: numbers count up within one process's book.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchId {
+    /// The book.
+    pub book: Uuid,
+    /// Its batch, from 1.
+    pub number: u64,
+}
+
+/// Rows that go to the store together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Which.
+    pub id: BatchId,
+    /// What is to be added.
+    pub rows: Vec<(UsageKey, UsageCounts)>,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Book {
+    id: Uuid,
+    pending: HashMap<UsageKey, UsageCounts>,
+    /// Given to the store and not known to be there.
+    batch: Option<Batch>,
+    /// Whether the store has it right now.
+    under_way: bool,
+    /// How many batches were made.
+    made: u64,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self { id: Uuid::new_v4(), pending: HashMap::new(), batch: None, under_way: false, made: 0 }
+    }
+}
+
+impl Book {
+    /// Something was used.
+    pub fn add(&mut self, key: &UsageKey, counts: &UsageCounts) {
+        match self.pending.get_mut(key) {
+            Some(pending) => pending.add(counts),
+            None => {
+                self.pending.insert(key.clone(), *counts);
+            }
+        }
+    }
+
+    /// The number of the batch after which everything so far is on disk; 0: it is.
+    pub fn last_needed(&self) -> u64 {
+        match (self.pending.is_empty(), &self.batch) {
+            (false, _) => self.made + 1,
+            (true, Some(batch)) => batch.id.number,
+            (true, None) => 0,
+        }
+    }
+
+    /// What to give to the store now, if anything; it is under way until [`done`](Self::done).
+    pub fn take(&mut self) -> Option<Batch> {
+        if self.under_way {
+            return None;
+        }
+        if self.batch.is_none() && !self.pending.is_empty() {
+            self.made += 1;
+            let id = BatchId { book: self.id, number: self.made };
+            self.batch = Some(Batch { id, rows: self.pending.drain().collect() });
+        }
+        self.under_way = self.batch.is_some();
+        self.batch.clone()
+    }
+
+    /// What came of the batch under way: on disk, or to be given again.
+    pub fn done(&mut self, durable: bool) {
+        self.under_way = false;
+        if durable {
+            self.batch = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::usage::{Day, Payer};
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add(u32, u64),
+        /// A batch goes to the store; whether it gets there, and whether that becomes known.
+        Flush {
+            applied: bool,
+            known: bool,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..3u32, 1..100u64).prop_map(|(day, tokens)| Step::Add(day, tokens)),
+            (any::<bool>(), any::<bool>()).prop_map(|(applied, known)| Step::Flush { applied, known }),
+        ]
+    }
+
+    fn key(day: u32) -> UsageKey {
+        UsageKey { user: Payer::Anonymous, day: Day::from_number(day), key: None, model: "m".into() }
+    }
+
+    /// A store that remembers the last batch that it applied.
+    #[derive(Default)]
+    struct Store {
+        last: Option<BatchId>,
+        tokens: BTreeMap<u32, u64>,
+    }
+
+    impl Store {
+        fn apply(&mut self, batch: &Batch) {
+            if self.last != Some(batch.id) {
+                self.last = Some(batch.id);
+                for (key, counts) in &batch.rows {
+                    *self.tokens.entry(key.day.number()).or_default() += counts.completion_tokens;
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever fails, and whether or not it failed after all: everything is there once in the end.
+        #[test]
+        fn everything_is_counted_once(steps in prop::collection::vec(step(), 0..60)) {
+            let (mut book, mut store, mut truth) = (Book::default(), Store::default(), BTreeMap::new());
+            for step in steps {
+                match step {
+                    Step::Add(day, completion_tokens) => {
+                        book.add(&key(day), &UsageCounts { completion_tokens, ..UsageCounts::default() });
+                        *truth.entry(day).or_default() += completion_tokens;
+                    }
+                    Step::Flush { applied, known } => {
+                        if let Some(batch) = book.take() {
+                            prop_assert_eq!(book.take(), None, "one at a time");
+                            if applied {
+                                store.apply(&batch);
+                            }
+                            book.done(applied && known);
+                        }
+                    }
+                }
+            }
+            while book.last_needed() > 0 {
+                let batch = book.take().expect("something is needed");
+                store.apply(&batch);
+                book.done(true);
+            }
+            prop_assert_eq!(store.tokens, truth);
+        }
+    }
+
+    #[test]
+    fn who_waits_waits_for_the_right_batch() {
+        let mut book = Book::default();
+        assert_eq!(book.last_needed(), 0);
+        book.add(&key(1), &UsageCounts::default());
+        assert_eq!(book.last_needed(), 1);
+        assert_eq!(book.take().unwrap().id.number, 1);
+        assert_eq!(book.last_needed(), 1);
+        book.add(&key(1), &UsageCounts::default());
+        assert_eq!(book.last_needed(), 2);
+        book.done(false);
+        assert_eq!(book.take().unwrap().id.number, 1, "the same again");
+        book.done(true);
+        assert_eq!(book.take().unwrap().id.number, 2);
+        book.done(true);
+        assert_eq!((book.last_needed(), book.take()), (0, None));
+    }
+}

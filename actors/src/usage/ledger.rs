@@ -1,0 +1,204 @@
+//! The ledger: the edge's door, and the actor that writes down what has been used.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
+
+use super::book::{Batch, Book};
+use super::report::{Report, UsageFilter, UsageGrouping, UsagePage};
+use super::types::{UsageCounts, UsageKey};
+use crate::store::{Store, StoreError, Stores};
+use crate::supervisor::ChildSpec;
+
+/// How often it is written down what unfinished requests have used: the most of it that a killed server loses.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The longest that a request's end waits for its usage to be on disk. A disk that is full or broken must not hold
+/// answers back; what was used stays in the book until it can be written.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The same for whatever is left when the server stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A report that takes this long is stuck.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there is no report.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store did not answer in time.
+    #[error("the database does not answer; try again later")]
+    Timeout,
+}
+
+/// Counts what is used. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct UsageLedger {
+    store: Arc<Store>,
+    book: Arc<Mutex<Book>>,
+    /// The number of the last batch on disk.
+    durable: Arc<watch::Sender<u64>>,
+}
+
+impl UsageLedger {
+    pub(crate) fn new(store: Arc<Store>) -> Self {
+        Self { store, book: Arc::default(), durable: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// Its actor, for a supervisor to start.
+    pub(crate) fn child(&self) -> ChildSpec {
+        ChildSpec::new("usage ledger", || Ledger, self.clone())
+    }
+
+    /// Notes that something was used. Waits for nothing; it is on disk within a second.
+    pub fn add(&self, key: &UsageKey, counts: &UsageCounts) {
+        self.book().add(key, counts);
+    }
+
+    /// Returns when everything noted so far is on disk, or after a second.
+    pub async fn settle(&self) {
+        self.settle_within(SETTLE_TIMEOUT).await;
+    }
+
+    async fn settle_within(&self, limit: Duration) {
+        let needed = self.book().last_needed();
+        let mut durable = self.durable.subscribe();
+        let settled = async {
+            loop {
+                self.flush();
+                // The batch under way may be one before the needed one.
+                let seen = *durable.borrow_and_update();
+                if seen >= needed || durable.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        if tokio::time::timeout(limit, settled).await.is_err() {
+            tracing::warn!("usage is not on disk yet; it is kept and written later");
+        }
+    }
+
+    /// Gives what has been used to the store, unless it is still writing the batch before.
+    fn flush(&self) {
+        let Some(batch) = self.book().take() else { return };
+        let number = batch.id.number;
+        let ledger = self.clone();
+        let guard = Undone(Some(self.clone()));
+        self.store.write(
+            move |stores| record(stores, &batch),
+            move |outcome: Result<(), StoreError>| {
+                guard.settled();
+                if let Err(error) = &outcome {
+                    tracing::warn!(%error, "usage is not written down yet; it is tried again");
+                }
+                ledger.book().done(outcome.is_ok());
+                if outcome.is_ok() {
+                    ledger.durable.send_replace(number);
+                }
+            },
+        );
+    }
+
+    /// Writes down what is left.
+    pub(crate) async fn close(&self) {
+        self.settle_within(CLOSE_TIMEOUT).await;
+    }
+
+    /// Usage by day. What was noted in the last second may be missing.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn report(
+        &self,
+        filter: UsageFilter,
+        grouping: UsageGrouping,
+        limit: usize,
+    ) -> Result<UsagePage, UsageError> {
+        self.flush();
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.store.read(move |stores| {
+            let report = stores.and_then(|stores| {
+                let mut report = Report::new(grouping, limit);
+                stores.usage().rows(&filter, &mut |key, counts| report.add(key, counts))?;
+                Ok(report.finish())
+            });
+            let _ = reply.send(report);
+        });
+        match tokio::time::timeout(REPORT_TIMEOUT, answer).await {
+            Ok(Ok(report)) => Ok(report?),
+            _ => Err(UsageError::Timeout),
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A job that panicked, or that a closed store dropped, did not write its batch.
+struct Undone(Option<UsageLedger>);
+
+impl Undone {
+    fn settled(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Undone {
+    fn drop(&mut self) {
+        if let Some(ledger) = self.0.take() {
+            ledger.book().done(false);
+        }
+    }
+}
+
+/// Adds a batch. What a user used who is gone by now is counted without saying who it was.
+fn record(stores: &dyn Stores, batch: &Batch) -> Result<(), StoreError> {
+    let mut rows = Vec::with_capacity(batch.rows.len());
+    for (key, counts) in &batch.rows {
+        let gone = match key.user.user() {
+            Some(user) => stores.accounts().user(user)?.is_none(),
+            None => false,
+        };
+        rows.push((if gone { key.anonymised() } else { key.clone() }, *counts));
+    }
+    stores.usage().add(batch.id, &rows)
+}
+
+/// The actor: time passes.
+#[derive(Debug)]
+struct Ledger;
+
+#[derive(Debug)]
+struct Tick;
+
+#[ractor::async_trait]
+impl Actor for Ledger {
+    type Msg = Tick;
+    type State = UsageLedger;
+    type Arguments = UsageLedger;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        ledger: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        myself.send_interval(TICK, || Tick);
+        Ok(ledger)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: Self::Msg,
+        ledger: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        ledger.flush();
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! `/admin/export` and `/admin/import`: everything that is kept, while it is being served.
+
+use std::io;
+
+use futures_util::{StreamExt, stream::unfold};
+use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
+use jan_actors::backup::{BackupError, Counts, OfflineError};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use utoipa::{OpenApi, ToSchema};
+use warp::filters::BoxedFilter;
+use warp::{Filter, Reply};
+
+use super::{AppState, into_response, parse_query, private, with};
+use crate::http::body::request;
+use crate::http::error::{ErrorResponse, capitalize};
+use crate::http::routes::{api_v1, get_or_head, other_methods, raw_query};
+use crate::http::{ApiError, ApiRequest, Response};
+
+/// Pieces of a body that wait to be checked.
+const PIECES: usize = 8;
+
+/// `/admin/export` and `/admin/import`
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let out = api_v1().and(warp::path!("admin" / "export"));
+    let into = api_v1().and(warp::path!("admin" / "import"));
+    out.and(get_or_head())
+        .and(with(state))
+        .and(raw_query())
+        .then(async |state, query| into_response(export(state, query).await))
+        .or(other_methods(out, "GET, HEAD, OPTIONS"))
+        .unify()
+        .or(into
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(import(state, request).await)))
+        .unify()
+        .or(other_methods(into, "POST, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(paths(export, import), components(schemas(Imported)))]
+pub struct Doc;
+
+/// What was taken in.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Imported {
+    /// Always `import`.
+    object: &'static str,
+    /// How many records of each kind.
+    #[schema(value_type = Object, example = json!({"user": 2, "key": 3}))]
+    records: Counts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Query {
+    user: Option<String>,
+}
+
+/// Everything that is kept, as lines of JSON (NDJSON).
+///
+/// The last line has a checksum; an export without it is not whole. API keys are in it as hashes; the keys that tokens
+/// are signed with are not.
+#[utoipa::path(
+    get,
+    path = "/admin/export",
+    tag = "admin",
+    operation_id = "exportStore",
+    params(("user" = Option<String>, Query, description = "Only what is this user's: an id, `user_…`")),
+    responses(
+        (status = 200, description = "The export", content_type = "application/x-ndjson", body = String),
+        (status = 404, description = "There is no such user", body = ErrorResponse),
+    )
+)]
+async fn export(state: AppState, query: String) -> Result<Response, ApiError> {
+    let user = match parse_query::<Query>(&query)?.user {
+        None => None,
+        Some(id) => {
+            let user = id.parse().map_err(|_| ApiError::not_found("user", &id))?;
+            Some(state.identity.user(user).await.map_err(ApiError::from_identity)?.id)
+        }
+    };
+    // One piece is read when the one before has been taken.
+    let pieces = unfold(state.backup.export(user), |mut export| async {
+        let piece = export.next().await?.map_err(|error| {
+            tracing::error!(%error, "an export broke off");
+            // The connection is closed before the body's end, and the trailer is missing.
+            io::Error::other(error)
+        });
+        Some((piece, export))
+    });
+    let mut response = warp::reply::stream(pieces).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let name = "attachment; filename=\"jan-server-export.ndjson\"";
+    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static(name));
+    Ok(response)
+}
+
+/// Take an export in.
+///
+/// Its records are put in place of those of the same keys; others stay. Nothing is changed before the whole export is
+/// verified. Done again, it changes nothing more.
+#[utoipa::path(
+    post,
+    path = "/admin/import",
+    tag = "admin",
+    operation_id = "importStore",
+    request_body(content = String, content_type = "application/x-ndjson", description = "An export"),
+    responses(
+        (status = 200, description = "It is in", body = Imported),
+        (status = 400, description = "It is no export, or a damaged or newer one", body = ErrorResponse),
+        (status = 409, description = "A record cannot stand beside one that is here", body = ErrorResponse),
+        (status = 507, description = "The disk has no room", body = ErrorResponse),
+    )
+)]
+async fn import(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let timeout = state.config.body_timeout();
+    // It owns the sender: its end is the body's.
+    let feed = async move {
+        let mut body = std::pin::pin!(request.into_body());
+        loop {
+            // The limit is on silence: how long a whole body takes depends on how large it is.
+            let piece = match tokio::time::timeout(timeout, body.next()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(bytes))) => Ok(bytes),
+                Ok(Some(Err(error))) => Err(error),
+                Err(_elapsed) => Err(ApiError::request_timeout(timeout)),
+            };
+            match piece {
+                // Nobody takes it any more: what is wrong is known.
+                Ok(bytes) => {
+                    if sender.send(Ok(bytes)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(error) => {
+                    let _ = sender.send(Err(io::Error::other("the body broke off"))).await;
+                    return Err(error);
+                }
+            }
+        }
+    };
+    let (fed, imported) = tokio::join!(feed, state.backup.import(receiver));
+    fed?;
+    let records = imported.map_err(from_backup)?;
+    Ok(private(StatusCode::OK, &Imported { object: "import", records }))
+}
+
+fn from_backup(error: BackupError) -> ApiError {
+    let message = format!("{}.", capitalize(&error.to_string()));
+    match error {
+        BackupError::Timeout => ApiError::from_store_timeout(),
+        BackupError::Store(error) | BackupError::Import(OfflineError::Store(error)) => {
+            ApiError::from_store(error)
+        }
+        BackupError::Import(OfflineError::Import(_)) => ApiError::bad_request("invalid_export", message),
+        BackupError::Import(OfflineError::Conflict(_)) => {
+            ApiError::new(StatusCode::CONFLICT, "import_conflict", message)
+        }
+        BackupError::Import(OfflineError::File { error, .. })
+            if error.kind() == io::ErrorKind::StorageFull =>
+        {
+            ApiError::insufficient_storage()
+        }
+        BackupError::Import(error) => {
+            tracing::error!(%error, "an import failed");
+            ApiError::internal()
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `jan-server export` and `jan-server import`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use jan_actors::backup::{self, Counts, ImportMode, OfflineError};
+
+use crate::cli::SettingsArgs;
+use crate::config::ConfigError;
+
+/// Records between two reports of progress.
+const PROGRESS_EVERY: u64 = 1000;
+
+/// `export`
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Only what is this user's, by id or email address.
+    #[arg(long, value_name = "ID|EMAIL")]
+    user: Option<String>,
+    /// Where to [default: standard output]. A file that is there already is replaced once the export is whole.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// `import`
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Where from [default: standard input].
+    #[arg(long, short, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Put the import in the place of a store that has data, which is kept beside it.
+    #[arg(long, conflicts_with = "merge")]
+    replace: bool,
+    /// Add the import's records to a store that has data; they win over records of the same keys.
+    #[arg(long)]
+    merge: bool,
+}
+
+/// Why it cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
+    /// The export or import failed.
+    #[error(transparent)]
+    Backup(#[from] OfflineError),
+    /// A file cannot be used.
+    #[error("cannot use {path}: {error}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+fn file(path: &Path) -> impl FnOnce(io::Error) -> Failure {
+    let path = path.to_owned();
+    move |error| Failure::File { path, error }
+}
+
+/// Exports.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn export(arguments: &ExportArgs) -> Result<(), Failure> {
+    let folder = arguments.settings.load()?.storage.path;
+    let user = arguments.user.as_deref();
+    let mut progress = Progress::new("exported");
+    let counts = match &arguments.output {
+        None => {
+            let mut output = BufWriter::new(io::stdout().lock());
+            backup::export(&folder, user, &mut output, &mut |count| progress.show(count))?
+        }
+        Some(path) => {
+            // Beside it first: an export that breaks off must not take a good one's place.
+            let mut draft = path.clone().into_os_string();
+            draft.push(".new");
+            let draft = PathBuf::from(draft);
+            let output = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
+            let mut output = BufWriter::new(output.map_err(file(&draft))?);
+            let written = backup::export(&folder, user, &mut output, &mut |count| progress.show(count));
+            let synced = written.map_err(Failure::from).and_then(|counts| {
+                output.get_ref().sync_all().map_err(file(&draft))?;
+                std::fs::rename(&draft, path).map_err(file(path))?;
+                Ok(counts)
+            });
+            synced.inspect_err(|_| {
+                let _ = std::fs::remove_file(&draft);
+            })?
+        }
+    };
+    progress.end(&counts);
+    Ok(())
+}
+
+/// Imports.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn import(arguments: &ImportArgs) -> Result<(), Failure> {
+    let folder = arguments.settings.load()?.storage.path;
+    let mode = match (arguments.replace, arguments.merge) {
+        (true, _) => ImportMode::Replace,
+        (_, true) => ImportMode::Merge,
+        _ => ImportMode::Fresh,
+    };
+    let mut input: Box<dyn Read> = match &arguments.input {
+        None => Box::new(io::stdin().lock()),
+        Some(path) => Box::new(File::open(path).map_err(file(path))?),
+    };
+    let mut progress = Progress::new("imported");
+    let counts = backup::import(&folder, mode, &mut input, &mut |count| progress.show(count))?;
+    progress.end(&counts);
+    Ok(())
+}
+
+/// What has been done, on standard error: a line that changes on a terminal, one line at the end elsewhere.
+struct Progress {
+    verb: &'static str,
+    terminal: bool,
+    shown: u64,
+}
+
+impl Progress {
+    fn new(verb: &'static str) -> Self {
+        Self { verb, terminal: io::stderr().is_terminal(), shown: 0 }
+    }
+
+    fn show(&mut self, count: u64) {
+        if self.terminal && count >= self.shown + PROGRESS_EVERY {
+            self.shown = count;
+            // Nobody is hurt where standard error is closed.
+            let _ = write!(io::stderr(), "\r{} {count} records", self.verb);
+        }
+    }
+
+    fn end(&self, counts: &Counts) {
+        let all: u64 = counts.values().sum();
+        let kinds: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let start = if self.terminal { "\r" } else { "" };
+        let _ = writeln!(io::stderr(), "{start}{} {all} records: {}", self.verb, kinds.join(", "));
+    }
+}

@@ -1,0 +1,234 @@
+"""Export and import: whole or not at all, and every trace of a user who was deleted is gone."""
+
+import hashlib
+import json
+import re
+import subprocess
+
+import pytest
+from harness import BINARY, Server
+
+ANN = "ann@example.com"
+
+
+def run(*args, **kwargs):
+    return subprocess.run([str(BINARY), *map(str, args)], capture_output=True, timeout=120, **kwargs)
+
+
+def lines(export):
+    return [json.loads(line) for line in export.splitlines()]
+
+
+def verify(export):
+    """What whoever keeps an export can check without this program."""
+    *body, last = export.splitlines(keepends=True)
+    trailer = json.loads(last)
+    assert trailer["kind"] == "trailer"
+    assert trailer["sha256"] == hashlib.sha256(b"".join(body)).hexdigest()
+    counts = {}
+    for line in body[1:]:
+        kind = json.loads(line)["kind"]
+        counts[kind] = counts.get(kind, 0) + 1
+    assert trailer["records"] == counts
+    return counts
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A stopped server's data folder with two users, and what is in it."""
+    folder = tmp_path_factory.mktemp("kept")
+    server = Server(folder)
+    ann, bob = server.new_user(ANN), server.new_user("bob@example.com", "Bob")
+    keys = server.new_key(ann), server.new_key(bob)
+    session = server.new_session(ann)["access_token"]
+    for key in keys:
+        assert server.chat(key=key["key"]).status == 200
+    usage = server.get("/api/v1/admin/usage?group_by=user,key,model", key=server.admin_key).json()
+    online = server.get("/api/v1/admin/export", key=server.admin_key).body
+    server.terminate()
+    server.process.wait(60)
+    server.close()
+    return {"folder": folder, "data": server.data, "ann": ann, "bob": bob, "keys": keys, "session": session,
+            "usage": usage, "admin": server.admin_key, "online": online}
+
+
+def export_of(kept, *args):
+    done = run("export", "--data-dir", kept["data"], *args)
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+def test_an_export_is_readable_and_verifiable_and_has_no_secret(kept):
+    export = export_of(kept)
+    counts = verify(export)
+    assert counts == {"user": 3, "key": 3, "session": 1, "usage": 2}
+    header = lines(export)[0]
+    assert (header["kind"], header["format"]) == ("header", 1)
+    assert header["store"] == (kept["data"] / "store.id").read_text().strip()
+    for secret in [kept["admin"], *(key["key"] for key in kept["keys"])]:
+        assert secret.encode() not in export
+    for file in (kept["data"] / "keys").iterdir():
+        for text in re.findall(r"[A-Za-z0-9_-]{40,}", file.read_text()):
+            assert text.encode() not in export, "a signing key"
+
+
+def test_the_running_server_exports_the_same(kept):
+    # When a key was last used is written down later.
+    def records(export):
+        return sorted(
+            re.sub(r'"last_used_at":(null|\d+)', "", json.dumps(line, separators=(",", ":")))
+            for line in lines(export)[1:-1]
+        )
+
+    assert verify(kept["online"]) == verify(export_of(kept))
+    assert records(kept["online"]) == records(export_of(kept))
+
+
+def test_one_users_export_has_that_users_records_alone(kept):
+    for name in (ANN, "ANN@example.com", kept["ann"]):
+        export = export_of(kept, "--user", name)
+        assert verify(export) == {"user": 1, "key": 1, "session": 1, "usage": 1}
+        assert kept["bob"].encode() not in export and b"bob@example.com" not in export
+    unknown = run("export", "--data-dir", kept["data"], "--user", "nobody@example.com")
+    assert unknown.returncode == 1 and b"no user nobody@example.com" in unknown.stderr
+
+
+def test_there_and_back(kept, tmp_path):
+    file = tmp_path / "export.ndjson"
+    assert run("export", "--data-dir", kept["data"], "--output", file).returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    data = tmp_path / "fresh" / "data"
+    done = run("import", "--data-dir", data, "--input", file)
+    assert done.returncode == 0, done
+    assert b"imported 9 records: 3 key, 1 session, 2 usage, 3 user" in done.stderr
+    assert sorted(path.name for path in data.iterdir()) == ["db", "store.commit", "store.id"]
+
+    again = run("export", "--data-dir", data).stdout
+    assert lines(again)[1:-1] == lines(file.read_bytes())[1:-1]
+    server = Server(tmp_path / "fresh", wait="live")
+    # Keys work, the administrator's too; sessions do not, for what signs tokens is not in an export.
+    assert server.get("/api/v1/user/profile", key=kept["keys"][0]["key"]).json()["email"] == ANN
+    usage = server.get("/api/v1/admin/usage?group_by=user,key,model", key=kept["admin"]).json()
+    assert usage == kept["usage"]
+    assert server.get("/api/v1/user/profile", key=kept["session"]).status == 401
+    taken = server.post("/api/v1/admin/users", {"email": ANN, "name": "x"}, key=kept["admin"])
+    assert taken.status == 409, "found by address, too"
+    server.close()
+
+
+def test_a_store_with_data_is_not_overwritten_unless_told(kept, tmp_path):
+    export = export_of(kept, "--user", ANN)
+    server = Server(tmp_path, wait="live")
+    eve = server.new_user("eve@example.com")
+    admin = server.admin_key
+    busy = run("export", "--data-dir", server.data)
+    assert busy.returncode == 1 and b"in use by another process" in busy.stderr
+    busy = run("import", "--data-dir", server.data, input=export)
+    assert busy.returncode == 1 and b"in use by another process" in busy.stderr
+    server.terminate()
+    server.process.wait(60)
+    server.close()
+
+    refused = run("import", "--data-dir", server.data, input=export)
+    assert refused.returncode == 1 and b"--replace" in refused.stderr and b"--merge" in refused.stderr
+    merged = run("import", "--merge", "--data-dir", server.data, input=export)
+    assert merged.returncode == 0, merged
+    server = Server(tmp_path, wait="live")
+    assert server.get(f"/api/v1/admin/users/{eve}", key=admin).status == 200
+    assert server.get(f"/api/v1/admin/users/{kept['ann']}", key=admin).status == 200
+    server.terminate()
+    server.process.wait(60)
+    server.close()
+
+    replaced = run("import", "--replace", "--data-dir", server.data, input=export_of(kept))
+    assert replaced.returncode == 0, replaced
+    assert len(list(server.data.glob("db.before-import-*"))) == 1
+    server = Server(tmp_path, wait="live")
+    assert server.get(f"/api/v1/admin/users/{eve}", key=kept["admin"]).status == 404
+    assert server.get(f"/api/v1/admin/users/{kept['bob']}", key=kept["admin"]).status == 200
+    server.close()
+
+
+def damaged(export):
+    """(name, export, what the refusal says) of exports that are not to be taken in."""
+    whole = export.splitlines(keepends=True)
+    yield "cut in a line", whole[0] + whole[1][:-9], b"is not a record"
+    yield "cut between lines", b"".join(whole[:-1]), b"cut off"
+    yield "empty", b"", b"cut off"
+    yield "a line lost", b"".join(whole[:2] + whole[3:]), b"damaged"
+    yield "a line doubled", b"".join(whole[:2] + whole[1:]), b"damaged"
+    yield "a byte changed", export.replace(b"Ann", b"Ana"), b"damaged"
+    yield "no export", b"PK\x03\x04", b"not an export"
+    yield "newer", export.replace(b'"format":1', b'"format":9'), b"newer version"
+    yield "newer records", re.sub(rb'"schema":\d+', b'"schema":99', export), b"newer version"
+    yield "twice", export + export, b"behind its trailer"
+
+
+def test_damaged_exports_leave_nothing_behind(kept, tmp_path):
+    export = export_of(kept)
+    for number, (name, text, message) in enumerate(damaged(export)):
+        data = tmp_path / str(number)
+        done = run("import", "--data-dir", data, input=text)
+        assert done.returncode == 1 and message in done.stderr, (name, done)
+        assert list(data.iterdir()) == [], name
+
+
+def test_a_running_server_takes_exports_in(kept, tmp_path):
+    server = Server(tmp_path, wait="live")
+    admin = server.admin_key
+
+    def post(body, key=admin):
+        return server.post("/api/v1/admin/import", body, {"Content-Type": "application/x-ndjson"}, key=key)
+
+    export = export_of(kept)
+    before = server.get("/api/v1/admin/users", key=admin).json()
+    for name, text, message in damaged(export):
+        answer = post(text)
+        assert answer.status == 400 and message.decode() in answer.error["message"].lower(), (name, answer)
+        assert answer.error["code"] == "invalid_export"
+    assert server.get("/api/v1/admin/users", key=admin).json() == before, "nothing of it is here"
+
+    eve = server.new_key(server.new_user("eve@example.com"))["key"]
+    assert post(export, key=eve).status == 403
+    for _ in range(2):
+        answer = post(export)
+        assert answer.status == 200, answer
+        assert answer.json()["records"] == {"user": 3, "key": 3, "session": 1, "usage": 2}
+        assert server.get("/api/v1/user/profile", key=kept["keys"][0]["key"]).json()["email"] == ANN
+        assert server.get("/api/v1/user/profile", key=eve).status == 200
+        usage = server.get("/api/v1/admin/usage?group_by=user,key,model", key=admin).json()
+        assert usage == kept["usage"], "not added up a second time"
+
+    # Somebody else has the address here: all of it is refused.
+    assert server.delete(f"/api/v1/admin/users/{kept['ann']}", key=admin).status == 200
+    server.new_user(ANN)
+    answer = post(export)
+    assert answer.status == 409 and answer.error["code"] == "import_conflict", answer
+    assert ANN in answer.error["message"]
+    server.close()
+
+
+def test_a_deleted_user_leaves_no_trace(tmp_path):
+    server = Server(tmp_path)
+    ann = server.new_user(ANN, "Ann Unmistakable")
+    key = server.new_key(ann, name="Keyname Unmistakable")
+    server.new_session(ann)
+    assert server.chat("Words unmistakable", key=key["key"]).status == 200
+    traces = [ann, ANN, key["id"], "nmistakable"]
+
+    def found(export):
+        return [trace for trace in traces if trace.encode() in export]
+
+    export = server.get("/api/v1/admin/export", key=server.admin_key).body
+    assert ann in found(export) and ANN in found(export) and key["id"] in found(export), "it can be found at all"
+    one = server.get(f"/api/v1/admin/export?user={ann}", key=server.admin_key).body
+    assert set(verify(one)) == {"user", "key", "session", "usage"}
+    assert server.delete(f"/api/v1/admin/users/{ann}", key=server.admin_key).status == 200
+    export = server.get("/api/v1/admin/export", key=server.admin_key).body
+    verify(export)
+    assert found(export) == []
+    assert server.get(f"/api/v1/admin/export?user={ann}", key=server.admin_key).status == 404
+    server.terminate()
+    server.process.wait(60)
+    server.close()
+    assert found(run("export", "--data-dir", server.data).stdout) == []
