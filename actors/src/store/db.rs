@@ -274,6 +274,8 @@ pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
     if expected.is_some() && length < reached.length {
         return Err(behind(format!("{} bytes", reached.length), format!("{length} bytes")));
     }
+    // From here on the file may become shorter.
+    mark.write(Reached { length: 0, ..reached }).map_err(file_error(&mark_file))?;
     let stores = (|| {
         Ok(SledStores {
             file: File::open(path.join("db")).map_err(|error| StoreError::from(&error))?,

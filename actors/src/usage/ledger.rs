@@ -41,13 +41,21 @@ pub enum UsageError {
 pub struct UsageLedger {
     store: Arc<Store>,
     book: Arc<Mutex<Book>>,
+    progress: Arc<watch::Sender<Progress>>,
+}
+
+/// How far the store is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
     /// The number of the last batch on disk.
-    durable: Arc<watch::Sender<u64>>,
+    durable: u64,
+    /// How many times a batch could not be written.
+    failures: u64,
 }
 
 impl UsageLedger {
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, book: Arc::default(), durable: Arc::new(watch::Sender::new(0)) }
+        Self { store, book: Arc::default(), progress: Arc::new(watch::Sender::new(Progress::default())) }
     }
 
     /// Its actor, for a supervisor to start.
@@ -60,20 +68,22 @@ impl UsageLedger {
         self.book().add(key, counts);
     }
 
-    /// Returns when everything noted so far is on disk, or after a second.
+    /// Returns when everything noted so far is on disk, or cannot be written now, or after a second.
     pub async fn settle(&self) {
         self.settle_within(SETTLE_TIMEOUT).await;
     }
 
     async fn settle_within(&self, limit: Duration) {
         let needed = self.book().last_needed();
-        let mut durable = self.durable.subscribe();
+        let mut progress = self.progress.subscribe();
+        let failures = progress.borrow().failures;
         let settled = async {
             loop {
                 self.flush();
                 // The batch under way may be one before the needed one.
-                let seen = *durable.borrow_and_update();
-                if seen >= needed || durable.changed().await.is_err() {
+                let seen = *progress.borrow_and_update();
+                let over = seen.durable >= needed || seen.failures > failures;
+                if over || progress.changed().await.is_err() {
                     break;
                 }
             }
@@ -97,9 +107,10 @@ impl UsageLedger {
                     tracing::warn!(%error, "usage is not written down yet; it is tried again");
                 }
                 ledger.book().done(outcome.is_ok());
-                if outcome.is_ok() {
-                    ledger.durable.send_replace(number);
-                }
+                ledger.progress.send_modify(|progress| match outcome {
+                    Ok(()) => progress.durable = number,
+                    Err(_) => progress.failures += 1,
+                });
             },
         );
     }
