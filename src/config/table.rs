@@ -137,6 +137,11 @@ pub static KEYS: &[Key] = &[
         "Longest time for each of the provider's answers.",
     ),
     key(
+        "auth.google.state_ttl_s",
+        integer(1, 3600, SECONDS),
+        "How long a person may take at the provider's page; then the sign-in has to begin anew.",
+    ),
+    key(
         "rate_limits.authenticated_per_hour",
         integer(0, U32, "requests"),
         "Requests an hour of one user. 0, here and below: no limit.",

@@ -120,6 +120,17 @@ def test_state_is_for_one_use(own):
     refused(own, browser.get(back), 400, "oauth_state_invalid")
 
 
+def test_state_dies(make_server, provider):
+    """The default is ten minutes (`test_sign_in` sees it on the cookie); here it is one second."""
+    hasty = make_server(env=provider.settings(state_ttl_s=1), wait="live")
+    browser = Browser(hasty)
+    assert browser.get(browser.visit(browser.depart())).status == 200
+    back = browser.visit(browser.depart())
+    time.sleep(1.1)
+    refused(hasty, browser.get(back), 400, "oauth_state_invalid")
+    assert browser.get(browser.visit(browser.depart())).status == 200, "a new one begins"
+
+
 def test_state_is_bound_to_the_browser(own):
     """Whoever is lured to somebody else's callback is not signed in as them."""
     attacker, victim = Browser(own), Browser(own)

@@ -23,8 +23,6 @@ pub use provider::ProviderError;
 
 use crate::config::GoogleConfig;
 
-/// How long a person may take at the provider's page.
-pub const STATE_LIFETIME: Duration = Duration::from_secs(600);
 /// How long the page that a browser returns to may take to exchange its code.
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
 /// Sign-ins under way at most; each takes about 500 bytes.
@@ -141,9 +139,9 @@ impl Google {
     #[must_use]
     pub fn new(config: GoogleConfig) -> Self {
         Self {
+            pending: Mutex::new(OneTime::new(config.state_ttl(), MOST_PENDING)),
             config,
             provider: Provider::default(),
-            pending: Mutex::new(OneTime::new(STATE_LIFETIME, MOST_PENDING)),
             codes: Mutex::new(OneTime::new(CODE_LIFETIME, MOST_PENDING)),
         }
     }
@@ -152,6 +150,12 @@ impl Google {
     #[must_use]
     pub fn is_secure(&self) -> bool {
         self.config.redirect_url.as_deref().is_some_and(|url| url.starts_with("https://"))
+    }
+
+    /// How long a sign-in can be finished after it began.
+    #[must_use]
+    pub fn state_ttl(&self) -> Duration {
+        self.config.state_ttl()
     }
 
     fn ready(&self) -> Result<Ready<'_>, SignInError> {
