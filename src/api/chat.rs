@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use jan_actors::model::{GenerationRequest, Prompt};
+use jan_actors::model::{Constraint, GenerationRequest, Prompt};
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
@@ -20,6 +20,7 @@ use super::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
 use super::meter::Meter;
 use super::params::{ServiceTier, StreamOptions, choice_seed};
 use super::streaming::{self, Encoder};
+use super::structured::{self, FormatKind, JsonSchemaFormat, ResponseFormat};
 use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
 use super::{AppState, into_response, json, name_ignored, with};
 use crate::http::body::request;
@@ -56,6 +57,9 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         CalledFunction,
         StreamOptions,
         ServiceTier,
+        ResponseFormat,
+        FormatKind,
+        JsonSchemaFormat,
         ChatCompletion,
         ChatChoice,
         AssistantMessage,
@@ -104,14 +108,19 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
     let parsed = http_json::parse::<ChatRequest>(&body, UNSUPPORTED)?;
     drop(body);
-    let chat = parsed.value.check()?;
+    let mut chat = parsed.value.check()?;
+    let structured = chat.structured.take();
+    let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
+    let constraining = structured.as_ref().map(|structured| structured.field);
+    let cut = !chat.stop.is_empty();
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
     let with_logprobs = chat.logprobs.is_some();
     let head = Head::new("chatcmpl", &chat.model);
     let meter = Meter::start(&state, &context, stream, 1, n)?;
-    let choices = Choices::start(&state.models, generation_requests(chat, &context), meter)
+    let choices = Choices::start(&state.models, generation_requests(chat, constraint, &context), meter)
         .await
-        .map_err(|error| ApiError::from_generation(error, PROMPT))?;
+        .map_err(|error| structured::generation_error(error, PROMPT, constraining))?
+        .checked_by(structured.and_then(|structured| structured.output_check(n, cut)));
     let mut response = if stream {
         let encoder = ChunkEncoder { head, include_usage, usage: UsageSum::new(1, n), answers: n };
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
@@ -123,7 +132,11 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     Ok(response)
 }
 
-fn generation_requests(chat: CheckedChat, context: &RequestContext) -> Vec<GenerationRequest> {
+fn generation_requests(
+    chat: CheckedChat,
+    constraint: Option<Constraint>,
+    context: &RequestContext,
+) -> Vec<GenerationRequest> {
     let request = GenerationRequest {
         request_id: context.id.as_str().to_owned(),
         model: chat.model,
@@ -134,6 +147,7 @@ fn generation_requests(chat: CheckedChat, context: &RequestContext) -> Vec<Gener
         max_tokens: chat.max_tokens,
         want_prompt_text: false,
         logprobs: chat.logprobs,
+        constraint,
     };
     let seed = request.sampling.seed;
     let mut requests = vec![request; chat.n as usize];

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StreamOptions};
+use super::structured::{ResponseFormat, Structured, Wishes};
 use crate::http::ApiError;
 use crate::http::json::{Checked, Given, Unsupported};
 
@@ -22,7 +23,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "parallel_tool_calls", harmless: &[Given::Bool(true), Given::Bool(false)] },
     Unsupported { field: "functions", harmless: &[Given::EmptyList] },
     Unsupported { field: "function_call", harmless: &[Given::Word("none"), Given::Word("auto")] },
-    Unsupported { field: "response_format", harmless: &[Given::ObjectOfType("text")] },
     Unsupported { field: "reasoning_effort", harmless: &[Given::Word("none")] },
     Unsupported { field: "verbosity", harmless: &[Given::Word("medium")] },
     Unsupported { field: "web_search_options", harmless: &[] },
@@ -34,10 +34,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "store", harmless: &[Given::Bool(false)] },
     Unsupported { field: "best_of", harmless: &[Given::Number(1.0)] },
     Unsupported { field: "suffix", harmless: &[Given::Word("")] },
-    Unsupported { field: "guided_json", harmless: &[] },
-    Unsupported { field: "guided_regex", harmless: &[] },
-    Unsupported { field: "guided_choice", harmless: &[] },
-    Unsupported { field: "guided_grammar", harmless: &[] },
     Unsupported { field: "structured_outputs", harmless: &[] },
     Unsupported { field: "grammar", harmless: &[] },
     Unsupported { field: "chat_template", harmless: &[] },
@@ -109,6 +105,18 @@ pub struct ChatRequest {
     /// With `logprobs`: how many of the likeliest tokens to name at each position.
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
+    /// What the answer has to be: text, JSON, or JSON that a schema accepts.
+    pub response_format: Option<ResponseFormat>,
+    /// A JSON Schema that the answer has to satisfy, as vLLM takes it.
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Map<String, Value>>,
+    /// A regular expression that the whole answer has to match, without look-around.
+    pub guided_regex: Option<String>,
+    /// Texts of which the answer has to be one.
+    #[schema(min_items = 1)]
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar of the answer in Lark's notation.
+    pub guided_grammar: Option<String>,
     /// The caller's own name for its user; has no effect.
     #[allow(dead_code, reason = "its type is checked")]
     pub user: Option<String>,
@@ -262,6 +270,7 @@ pub struct CheckedChat {
     pub stream: bool,
     pub include_usage: bool,
     pub logprobs: Option<u32>,
+    pub structured: Option<Structured>,
 }
 
 impl ChatRequest {
@@ -289,6 +298,14 @@ impl ChatRequest {
         let stream = self.stream.unwrap_or(false);
         let include_usage = params::include_usage(stream, self.stream_options)?;
         params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
+        let structured = Wishes {
+            response_format: self.response_format,
+            guided_json: self.guided_json,
+            guided_regex: self.guided_regex,
+            guided_choice: self.guided_choice,
+            guided_grammar: self.guided_grammar,
+        }
+        .check()?;
         if self.messages.is_empty() {
             return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));
         }
@@ -303,6 +320,7 @@ impl ChatRequest {
             stream,
             include_usage,
             logprobs,
+            structured,
         })
     }
 }

@@ -11,6 +11,7 @@ use jan_actors::model::{
 };
 
 use super::meter::Meter;
+use super::structured::OutputCheck;
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
 
@@ -22,6 +23,7 @@ pub struct Choices {
     prompt_texts: Vec<Option<String>>,
     /// `None` in tests.
     meter: Option<Meter>,
+    check: Option<OutputCheck>,
 }
 
 /// What an answer says once all have started.
@@ -55,7 +57,7 @@ impl Choices {
         meter: Option<Meter>,
     ) -> Result<Self, GenerationError> {
         let events = select_all(streams);
-        let mut choices = Self { events, heard: VecDeque::new(), prompt_texts: vec![None; count], meter };
+        let mut choices = Self { events, heard: VecDeque::new(), prompt_texts: vec![None; count], meter, check: None };
         let mut started = vec![false; count];
         while started.contains(&false) {
             let Some((index, event)) = choices.events.next().await else { break };
@@ -72,6 +74,11 @@ impl Choices {
             }
         }
         Ok(choices)
+    }
+
+    /// Has answers that end by themselves checked.
+    pub fn checked_by(self, check: Option<OutputCheck>) -> Self {
+        Self { check, ..self }
     }
 
     fn observe(&mut self, index: usize, event: &GenerationEvent) {
@@ -98,9 +105,16 @@ impl Choices {
             };
             match event {
                 GenerationEvent::Delta { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
+                    if let Some(check) = &mut self.check {
+                        check.push(index, &text);
+                    }
                     return Some(Ok((index, ChoiceEvent::Text(text, logprobs))));
                 }
                 GenerationEvent::Finished { reason, usage } => {
+                    let check = self.check.as_ref().filter(|_| reason == FinishReason::Stop);
+                    if let Some(Err(error)) = check.map(|check| check.finish(index)) {
+                        return Some(Err(error));
+                    }
                     return Some(Ok((index, ChoiceEvent::Finished(reason, usage))));
                 }
                 GenerationEvent::Failed(error) => return Some(Err(error)),

@@ -263,6 +263,7 @@ fn generation_requests(checked: Checked, context: &RequestContext) -> Vec<Genera
             max_tokens: Some(checked.max_tokens),
             want_prompt_text: checked.echo,
             logprobs: checked.logprobs,
+            constraint: None,
         };
         for index in 0..checked.n {
             let mut request = request.clone();

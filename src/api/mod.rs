@@ -18,6 +18,7 @@ mod params;
 mod prompt;
 mod status;
 mod streaming;
+mod structured;
 mod user;
 mod wire;
 
