@@ -111,11 +111,8 @@ impl Wishes {
         let (Constraint::JsonSchema(text) | Constraint::Regex(text) | Constraint::Lark(text)) =
             &only.constraint;
         if text.is_empty() || text.len() > MOST_BYTES {
-            let message = format!(
-                "Invalid '{}': expected 1 to {MOST_BYTES} bytes, got {}.",
-                only.field,
-                text.len()
-            );
+            let message =
+                format!("Invalid '{}': expected 1 to {MOST_BYTES} bytes, got {}.", only.field, text.len());
             return Err(ApiError::invalid_value(only.field, message));
         }
         Ok(Some(only))
@@ -197,7 +194,9 @@ pub fn generation_error(
     match (error, field) {
         (GenerationError::InvalidConstraint { message }, Some(field)) => ApiError::invalid_value(
             field,
-            format!("Invalid '{field}': it cannot be enforced: {message}. Leave that out or say it otherwise."),
+            format!(
+                "Invalid '{field}': it cannot be enforced: {message}. Leave that out or say it otherwise."
+            ),
         ),
         (error, _) => ApiError::from_generation(error, prompt_param),
     }
@@ -250,8 +249,12 @@ mod tests {
 
     #[test]
     fn schemas_are_checked() {
-        let schema = |schema: Value| format(json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}));
-        assert!(schema(json!({"type": "object", "properties": {"a": {"type": "integer"}}})).unwrap().is_some());
+        let schema = |schema: Value| {
+            format(json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}))
+        };
+        assert!(
+            schema(json!({"type": "object", "properties": {"a": {"type": "integer"}}})).unwrap().is_some()
+        );
         let place = Some("response_format.json_schema.schema".to_owned());
         assert_eq!(param(schema(json!({"type": "nothing"}))), place);
         assert_eq!(param(schema(json!({"$ref": "http://127.0.0.1:1/x.json"}))), place);

@@ -14,12 +14,18 @@ from harness import MODEL, wait_until
 USER = [{"role": "user", "content": "Tell me about a cat in JSON"}]
 
 
-class Toy(pydantic.BaseModel):
+class Closed(pydantic.BaseModel):
+    """As the strict mode of OpenAI's service demands: nothing but what is named."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+
+class Toy(Closed):
     label: typing.Literal["ball", "mouse", "string"]
     loud: bool
 
 
-class Cat(pydantic.BaseModel):
+class Cat(Closed):
     name: str = pydantic.Field(max_length=12)
     age: int = pydantic.Field(ge=0, le=30)
     mood: typing.Literal["sleepy", "hungry"]
@@ -140,7 +146,7 @@ def test_guided(client, extra, expected):
         ({"response_format": schema_format({"type": "array", "uniqueItems": True})}, "response_format"),
         ({"response_format": schema_format({"$ref": "http://127.0.0.1:9/a.json"})}, "response_format.json_schema.schema"),
         ({"guided_regex": "("}, "guided_regex"),
-        ({"guided_regex": "(a{1,1000}){1,1000}"}, "guided_regex"),
+        ({"guided_regex": "(a|b){5,900}c" * 300}, "guided_regex"),
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_grammar": "start: nothing"}, "guided_grammar"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),

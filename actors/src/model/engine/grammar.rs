@@ -97,14 +97,16 @@ impl Grammars {
             Constraint::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
         };
         let mut matcher = Matcher::new(self.factory.create_parser(grammar));
-        match matcher.get_error() {
-            Some(error) => Err(error),
-            // Warnings name what is only approximated, such as a keyword that could not be enforced.
-            None => match matcher.grammar_warnings().into_iter().next() {
-                Some(warning) => Err(warning),
-                None => Ok(matcher),
-            },
+        if let Some(error) = matcher.get_error() {
+            return Err(error);
         }
+        // Warnings name what is only approximated, such as a keyword that could not be enforced.
+        if let Some(warning) = matcher.grammar_warnings().into_iter().next() {
+            return Err(warning);
+        }
+        // What is too much work even for the first token is refused here rather than between decode steps.
+        matcher.deep_clone().compute_mask_or_eos().map_err(|error| error.to_string())?;
+        Ok(matcher)
     }
 }
 

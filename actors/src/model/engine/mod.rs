@@ -90,7 +90,7 @@ pub enum SequenceEvent {
         /// How likely each of the tokens was, where that is wanted.
         logprobs: Vec<PlacedLogprob>,
     },
-    /// It cannot go on; a defect or a bound of ours.
+    /// It cannot be kept inside its constraint any longer: that takes more work than one step may take.
     Failed {
         /// Why.
         message: String,

@@ -213,7 +213,7 @@ pub fn step_message(report: StepReport) -> FromWorker {
                         event::Event::Output(Output { tokens, text, logprobs })
                     }
                     SequenceEvent::Failed { message } => event::Event::Rejected(Rejected {
-                        reason: Some(rejected::Reason::Internal(message)),
+                        reason: Some(rejected::Reason::InvalidConstraint(message)),
                     }),
                     SequenceEvent::Finished { reason, text, stop_text } => {
                         let reason = FinishReason::from(reason).into();

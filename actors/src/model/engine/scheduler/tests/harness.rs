@@ -23,6 +23,8 @@ pub struct Harness {
     backend: Backend,
     live: BTreeMap<SequenceId, Live>,
     started: BTreeSet<SequenceId>,
+    /// Whether some tokens come without being sampled, as under a grammar.
+    pub forces: bool,
     /// Steps done, and prompt tokens read in them.
     pub steps: usize,
     pub prefilled: usize,
@@ -36,6 +38,7 @@ impl Harness {
             config,
             live: BTreeMap::new(),
             started: BTreeSet::new(),
+            forces: false,
             steps: 0,
             prefilled: 0,
         }
@@ -165,7 +168,8 @@ impl Harness {
             }
             let mut taken: Vec<Token> = next.into_iter().collect();
             // Some tokens need no sampling: those that follow are what the reference would have sampled.
-            while taken.len() <= (content.len() + id.0 as usize) % 4
+            while self.forces
+                && taken.len() <= (content.len() + id.0 as usize) % 4
                 && live.generated < live.max_tokens
                 && live.tokens.len() < self.config.context as usize
                 && let Some(token) = next_token(&live.tokens).filter(|_| !taken.is_empty())
