@@ -22,6 +22,8 @@ pub struct ActorsConfig {
     pub auth: AuthConfig,
     /// How much each principal may ask for.
     pub rate_limits: RateLimitsConfig,
+    /// Stored responses.
+    pub responses: ResponsesConfig,
     /// Arguments that every worker gets behind `worker`, e.g. how to log. Not a setting.
     #[serde(skip)]
     pub worker_arguments: Vec<String>,
@@ -257,5 +259,25 @@ impl Default for RateLimitsConfig {
             concurrent_streams: 0,
             sign_in_failures_per_hour: 20,
         }
+    }
+}
+
+/// `[responses]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResponsesConfig {
+    /// How long a stored response is kept (days). 0: for ever.
+    pub retention_days: u64,
+    /// Most responses that run in the background at a time.
+    pub max_background: usize,
+    /// The same of one user.
+    pub max_background_per_user: usize,
+    /// How long a stored stream goes on after its client is gone, for it to be taken up again (milliseconds).
+    pub resume_grace_ms: u64,
+}
+
+impl Default for ResponsesConfig {
+    fn default() -> Self {
+        Self { retention_days: 30, max_background: 256, max_background_per_user: 16, resume_grace_ms: 30_000 }
     }
 }

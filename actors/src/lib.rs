@@ -9,6 +9,7 @@ pub mod config;
 pub mod identity;
 pub mod limits;
 pub mod model;
+pub mod responses;
 mod store;
 pub mod supervision;
 pub mod supervisor;

@@ -14,6 +14,7 @@ use crate::model::Models;
 use crate::model::actor::{ModelActor, ModelActorArguments};
 use crate::model::catalog::Catalog;
 use crate::model::worker::link::LinkConfig;
+use crate::responses::Responses;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMessage};
 
@@ -23,6 +24,7 @@ pub struct System {
     models: Models,
     identity: Identity,
     limiter: Limiter,
+    responses: Responses,
     admin_key: AdminKeyFile,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
@@ -70,12 +72,14 @@ impl System {
         };
         let mut children = identity.children(&config.auth);
         children.extend(limiter.children());
+        let responses = Responses::new(identity.store(), config.responses.clone());
+        children.extend(responses.children());
         children.push(ChildSpec::new("model supervisor", supervisor, model_supervisor));
         let root = SupervisorArguments { children, policy: RestartPolicy::default() };
         let (root, ended) = Actor::spawn(None, Supervisor, root)
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        Ok(Self { models, identity, limiter, admin_key, root, ended })
+        Ok(Self { models, identity, limiter, responses, admin_key, root, ended })
     }
 
     /// The door to the models.
@@ -91,6 +95,11 @@ impl System {
     /// The door to the rate limits.
     pub fn limiter(&self) -> &Limiter {
         &self.limiter
+    }
+
+    /// The door to stored responses.
+    pub fn responses(&self) -> &Responses {
+        &self.responses
     }
 
     /// Where the first administrator's key was written, and whether this start wrote it.

@@ -16,6 +16,7 @@ mod meter;
 mod models;
 mod params;
 mod prompt;
+mod responses;
 mod status;
 mod streaming;
 mod user;
@@ -29,6 +30,7 @@ use http::{HeaderValue, StatusCode};
 use jan_actors::identity::{Identity, UserId};
 use jan_actors::limits::Limiter;
 use jan_actors::model::Models;
+use jan_actors::responses::Responses;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use warp::filters::BoxedFilter;
@@ -53,6 +55,8 @@ pub struct AppState {
     pub identity: Identity,
     /// The door to the rate limits.
     pub limiter: Limiter,
+    /// The door to stored responses.
+    pub responses: Responses,
     /// Signing in with Google.
     pub google: Arc<Google>,
     /// Whether anybody may become a guest.
@@ -80,6 +84,8 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .or(admin::routes(&state))
         .unify()
         .or(completions::routes(&state))
+        .unify()
+        .or(responses::routes(&state))
         .unify()
         .or(models::routes(&state))
         .unify()

@@ -15,7 +15,8 @@ mod table;
 use std::path::Path;
 
 use jan_actors::config::{
-    ActorsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig, StorageConfig, WorkerConfig,
+    ActorsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig, ResponsesConfig, StorageConfig,
+    WorkerConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// Waiting and admission.
     pub queue: QueueConfig,
+    /// Stored responses.
+    pub responses: ResponsesConfig,
     /// Worker processes.
     pub worker: WorkerConfig,
     /// The models to serve beside the bundled one.
@@ -83,6 +86,7 @@ impl Config {
             worker: self.worker.clone(),
             auth: self.auth.actors(),
             rate_limits: self.rate_limits.clone(),
+            responses: self.responses.clone(),
             // Workers log as the server does.
             worker_arguments: self.log.to_arguments(),
         }

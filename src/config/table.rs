@@ -223,6 +223,22 @@ pub static KEYS: &[Key] = &[
         integer(1, 24 * HOUR_MS, MILLISECONDS),
         "Longest time from a request's arrival to the start of its prefill; then 503 with `Retry-After`.",
     ),
+    key(
+        "responses.retention_days",
+        integer(0, 36_500, "days"),
+        "How long a stored response is kept; 0 is for ever.",
+    ),
+    key(
+        "responses.max_background",
+        integer(0, 100_000, "responses"),
+        "Most responses that run in the background at a time; one more gets 429.",
+    ),
+    key("responses.max_background_per_user", integer(0, 100_000, "responses"), "The same of one user."),
+    key(
+        "responses.resume_grace_ms",
+        integer(0, HOUR_MS, MILLISECONDS),
+        "How long a stored stream goes on after its client is gone, so that it can be taken up again; then it is cancelled.",
+    ),
     key("worker.program", Kind::Path, "The program that is started with `worker`. Unset: this program."),
     key("worker.load_timeout_ms", integer(1, 24 * HOUR_MS, MILLISECONDS), "Longest time to load a model."),
     key(

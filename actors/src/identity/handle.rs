@@ -20,6 +20,7 @@ use super::types::{
 };
 use super::{now_s, secret};
 use crate::config::AuthConfig;
+use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
 /// Most calls at a time; one more is refused.
@@ -69,6 +70,11 @@ impl Identity {
             ChildSpec::new("session registry", || SessionRegistry, sessions),
             ChildSpec::new("accounts", || Accounts, accounts),
         ]
+    }
+
+    /// What is kept, for everything else that keeps something.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.desk.store)
     }
 
     /// Writes what is still to be written and closes the database. Blocks.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::accounts::{AccountsStore, SledAccounts};
 use super::files::{create_private_folder, sync_folder, write_private};
+use super::responses::{ResponsesStore, SledResponses};
 use super::sessions::{SessionsStore, SledSessions};
 use super::{StoreError, Stores};
 
@@ -88,6 +89,7 @@ pub struct SledStores {
     file: File,
     accounts: SledAccounts,
     sessions: SledSessions,
+    responses: SledResponses,
 }
 
 impl Stores for SledStores {
@@ -97,6 +99,10 @@ impl Stores for SledStores {
 
     fn sessions(&self) -> &dyn SessionsStore {
         &self.sessions
+    }
+
+    fn responses(&self) -> &dyn ResponsesStore {
+        &self.responses
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -150,6 +156,7 @@ pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
             file: File::open(path.join("db")).map_err(|error| StoreError::Database(error.to_string()))?,
             accounts: SledAccounts::open(&db)?,
             sessions: SledSessions::open(&db)?,
+            responses: SledResponses::open(&db)?,
             db: db.clone(),
         })
     })()

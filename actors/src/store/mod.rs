@@ -11,6 +11,7 @@
 mod accounts;
 mod db;
 pub mod files;
+mod responses;
 mod sessions;
 mod writer;
 
@@ -19,6 +20,7 @@ mod tests;
 
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use db::OpenError;
+pub use responses::{ResponseChange, ResponsesStore};
 pub use sessions::{SessionChange, SessionsStore, StoredSession};
 pub use writer::Store;
 
@@ -28,6 +30,8 @@ pub trait Stores: Send {
     fn accounts(&self) -> &dyn AccountsStore;
     /// Login sessions.
     fn sessions(&self) -> &dyn SessionsStore;
+    /// Responses.
+    fn responses(&self) -> &dyn ResponsesStore;
     /// Makes every change so far durable.
     ///
     /// # Errors
@@ -49,6 +53,9 @@ pub trait Stores: Send {
         if !changes.sessions.is_empty() {
             self.sessions().commit(&changes.sessions)?;
         }
+        if !changes.responses.is_empty() {
+            self.responses().commit(&changes.responses)?;
+        }
         Ok(())
     }
 }
@@ -60,6 +67,8 @@ pub struct Changes {
     pub accounts: Vec<AccountChange>,
     /// Sessions.
     pub sessions: Vec<SessionChange>,
+    /// Responses.
+    pub responses: Vec<ResponseChange>,
 }
 
 /// The database failed.

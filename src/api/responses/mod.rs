@@ -1,0 +1,463 @@
+//! `/responses`: OpenAI's stateful API. The routes, the handlers and their description.
+//!
+//! - [`request`], [`items`]: what callers send
+//! - [`object`], [`events`], [`paging`]: what they get, plain and as events; pure
+//! - [`history`], [`fit`], [`source`]: what the model reads, and what it says
+//! - [`stream`]: events on the wire
+
+mod errors;
+mod events;
+mod fit;
+mod history;
+mod items;
+mod object;
+mod paging;
+mod query;
+mod request;
+mod source;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use jan_actors::identity::UserId;
+use jan_actors::model::{GenerationError, GenerationRequest, Prompt, SamplingParams};
+use jan_actors::responses::{Found, Keep, NewRun, Reader, ResponseId, ResponseRecord, Run};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use errors::from_responses;
+use events::{Event, EventLog, ResponseStreamEvent};
+use items::{InputItem, ItemRole, ItemStatus};
+use object::ResponseObject;
+use paging::ItemList;
+use query::{ListQuery, RetrieveQuery};
+use request::{CacheRetention, Checked, CountTokens, CreateResponse, PROMPT, Truncation, UNSUPPORTED};
+use source::Plan;
+use stream::Origin;
+
+use super::account::Deleted;
+use super::meter::Meter;
+use super::{AppState, into_response, name_ignored, private, user_of, with};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json, sse};
+
+/// `/responses` and everything below.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let all = api_v1().and(warp::path!("responses"));
+    let count = api_v1().and(warp::path!("responses" / "input_tokens"));
+    let one = api_v1().and(warp::path!("responses" / String));
+    let cancelled = api_v1().and(warp::path!("responses" / String / "cancel"));
+    let items = api_v1().and(warp::path!("responses" / String / "input_items"));
+    all.and(warp::post())
+        .and(with(state))
+        .and(request())
+        .then(async |state, request| into_response(create(state, request).await))
+        .or(other_methods(all, "POST, OPTIONS"))
+        .unify()
+        .or(count
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(count_tokens(state, request).await)))
+        .unify()
+        .or(other_methods(count, "POST, OPTIONS"))
+        .unify()
+        .or(one
+            .and(get_or_head())
+            .and(raw_query())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, query, state, context| into_response(retrieve(id, query, state, context).await)))
+        .unify()
+        .or(one
+            .and(warp::delete())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, state, context| into_response(delete(id, state, context).await)))
+        .unify()
+        .or(other_methods_of(one, "GET, HEAD, DELETE, OPTIONS"))
+        .unify()
+        .or(cancelled
+            .and(warp::post())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, state, context| into_response(cancel(id, state, context).await)))
+        .unify()
+        .or(other_methods_of(cancelled, "POST, OPTIONS"))
+        .unify()
+        .or(items.and(get_or_head()).and(raw_query()).and(with(state)).and(warp::ext::get()).then(
+            async |id, query, state, context| into_response(input_items(id, query, state, context).await),
+        ))
+        .unify()
+        .or(other_methods_of(items, "GET, HEAD, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(
+    paths(create, count_tokens, retrieve, delete, cancel, input_items),
+    components(schemas(
+        CreateResponse,
+        CountTokens,
+        TokenCount,
+        InputItem,
+        ItemRole,
+        ItemStatus,
+        Truncation,
+        CacheRetention,
+        ResponseObject,
+        ResponseStreamEvent,
+        Event,
+        ItemList,
+        Deleted,
+    ))
+)]
+pub struct Doc;
+
+/// How long a prompt is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokenCount {
+    /// Always `response.input_tokens`.
+    object: &'static str,
+    /// Tokens of the prompt.
+    input_tokens: u32,
+}
+
+/// Have a model say something.
+///
+/// With `stream`, the response comes as server-sent events, numbered from 0. It is kept unless `store` is false, and
+/// can be continued by `previous_response_id`. With `background`, the answer comes at once and the response is made
+/// afterwards. Fields that are unknown are ignored and named in the response header `X-Ignored-Fields`.
+#[utoipa::path(
+    post,
+    path = "/responses",
+    tag = "responses",
+    operation_id = "createResponse",
+    request_body = CreateResponse,
+    responses(
+        (status = 200, description = "The response", content(
+            (ResponseObject = "application/json"),
+            (ResponseStreamEvent = "text/event-stream"),
+        )),
+        (status = 400, description = "A field is missing or wrong, or the prompt is too long", body = ErrorResponse),
+        (status = 401, description = "What was asked for needs a credential", body = ErrorResponse),
+        (status = 404, description = "There is no such model, or no item that is referred to", body = ErrorResponse),
+        (status = 413, description = "The body is too large", body = ErrorResponse),
+        (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
+        (status = 429, description = "Too many responses in the background, or a rate limit", body = ErrorResponse),
+        (status = 500, description = "The server failed", body = ErrorResponse),
+        (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
+    )
+)]
+async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
+    let mut parsed = http_json::parse::<CreateResponse>(&body, UNSUPPORTED)?;
+    drop(body);
+    let checked = parsed.value.check()?;
+    let user = context.caller.principal.user();
+    if checked.background && user.is_none() {
+        return Err(ApiError::credential_required().with_param("background"));
+    }
+    let (stream, background) = (checked.stream, checked.background);
+    // Whoever cannot be known again has nothing to come back for.
+    let owner = user.filter(|_| checked.store);
+    let meter = Meter::start(&state, &context, stream, 1, 1)?;
+    let (record, plan) = prepare(&state, &context, &parsed.value, checked, owner).await?;
+    let shown: ResponseObject = shown(&record)?;
+    let models = state.models.clone();
+    let source = if background {
+        if models.describe(&shown.model).await.is_none() {
+            return Err(ApiError::model_not_found(&shown.model));
+        }
+        source::source(source::start(models, plan, meter))
+    } else {
+        // What can go wrong before the first token goes wrong before there is a response.
+        let choices = source::start(models, plan, meter).await.map_err(from_generation)?;
+        source::source(std::future::ready(Ok(choices)))
+    };
+    let keep = match (background, stream) {
+        (true, _) => Keep::Always,
+        (false, true) => Keep::For(Duration::from_millis(state.responses.config().resume_grace_ms)),
+        // Its id was told to nobody.
+        (false, false) => Keep::For(Duration::ZERO),
+    };
+    let reader = match owner {
+        Some(_) => state.responses.begin(NewRun { record, source, keep }).await.map_err(from_responses)?,
+        None => Run::unstored(source),
+    };
+    let mut response = match (stream, background) {
+        (true, _) => follow(&state, &context, Origin::Running(reader), shown, None, None),
+        (false, true) => private(StatusCode::OK, &shown),
+        (false, false) => whole(reader, &shown).await?,
+    };
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// Everything that is known before the model begins.
+async fn prepare(
+    state: &AppState,
+    context: &RequestContext,
+    request: &CreateResponse,
+    checked: Checked,
+    owner: Option<UserId>,
+) -> Result<(ResponseRecord, Plan), ApiError> {
+    let user = context.caller.principal.user();
+    let history = history::of_previous(state, user, request.previous_response_id.as_deref()).await?;
+    let mut input = history::resolve(state, user, &history, checked.input).await?;
+    if history.is_empty() && input.is_empty() {
+        let message =
+            "Missing required parameter: 'input'; only after 'previous_response_id' can it be absent.";
+        return Err(ApiError::bad_request("missing_required_parameter", message).with_param("input"));
+    }
+    history::check_size(&history, &input)?;
+    let id = ResponseId::new();
+    items::assign_ids(id, &history, &mut input);
+    let created_at = super::account::now();
+    let shown = ResponseObject::new(id, created_at, request, owner.is_some(), checked.background);
+    let plan = Plan {
+        request: GenerationRequest {
+            request_id: context.id.as_str().to_owned(),
+            model: request.model.clone(),
+            user: context.fairness_key(),
+            prompt: Arc::new(Prompt::Chat { messages: Vec::new() }),
+            sampling: checked.sampling,
+            stop: checked.stop,
+            max_tokens: checked.max_tokens,
+            want_prompt_text: false,
+            logprobs: checked.logprobs,
+        },
+        instructions: instructions(request.instructions.as_deref()),
+        messages: items::to_messages(history.iter().chain(&input)),
+        truncate: request.truncation == Some(Truncation::Auto),
+    };
+    let record = ResponseRecord {
+        id,
+        background: checked.background,
+        history,
+        input,
+        // Of a response that is not kept nobody is the owner.
+        ..ResponseRecord::new(owner.unwrap_or_default(), created_at, json!(shown))
+    };
+    Ok((record, plan))
+}
+
+fn instructions(text: Option<&str>) -> Option<Value> {
+    text.map(|text| json!({"role": "system", "content": text}))
+}
+
+fn from_generation(error: GenerationError) -> ApiError {
+    ApiError::from_generation(error, PROMPT)
+}
+
+/// The response as it was made.
+fn shown(record: &ResponseRecord) -> Result<ResponseObject, ApiError> {
+    serde_json::from_value(record.shown.clone()).map_err(|error| {
+        tracing::error!(%error, response = %record.id, "a stored response cannot be read");
+        ApiError::internal()
+    })
+}
+
+/// The whole response, once it is there.
+async fn whole(mut reader: Reader, shown: &ResponseObject) -> Result<Response, ApiError> {
+    let (progress, error) = reader.end().await;
+    match error {
+        Some(error) => Err(from_generation(error)),
+        None => Ok(private(StatusCode::OK, &shown.at(&progress))),
+    }
+}
+
+fn follow(
+    state: &AppState,
+    context: &RequestContext,
+    origin: Origin,
+    shown: ResponseObject,
+    after: Option<u64>,
+    permit: Option<jan_actors::limits::StreamPermit>,
+) -> Response {
+    let cut_off = &state.lifecycle.cut_off;
+    let events = stream::events(origin, EventLog::new(shown), after, cut_off.clone(), permit);
+    sse::response(events, state.config.keep_alive(), cut_off, context.id.clone())
+}
+
+/// How many tokens a prompt has, without having anything said.
+#[utoipa::path(
+    post,
+    path = "/responses/input_tokens",
+    tag = "responses",
+    operation_id = "countInputTokens",
+    request_body = CountTokens,
+    responses(
+        (status = 200, description = "The count", body = TokenCount),
+        (status = 400, description = "A field is missing or wrong", body = ErrorResponse),
+        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
+    )
+)]
+async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
+    let parsed = http_json::parse::<CountTokens>(&body, UNSUPPORTED)?;
+    drop(body);
+    let wanted = parsed.value;
+    super::params::model(&wanted.model)?;
+    request::check_form(wanted.text.as_ref(), wanted.reasoning.as_ref())?;
+    let user = context.caller.principal.user();
+    let history = history::of_previous(&state, user, wanted.previous_response_id.as_deref()).await?;
+    let input = history::resolve(&state, user, &history, items::normalize(wanted.input)?).await?;
+    let messages = instructions(wanted.instructions.as_deref())
+        .into_iter()
+        .chain(items::to_messages(history.iter().chain(&input)))
+        .collect::<Vec<_>>();
+    if messages.is_empty() {
+        return Err(ApiError::missing("input"));
+    }
+    let generation = GenerationRequest {
+        request_id: context.id.as_str().to_owned(),
+        model: wanted.model,
+        user: context.fairness_key(),
+        prompt: Arc::new(Prompt::Chat { messages }),
+        sampling: SamplingParams::default(),
+        stop: Vec::new(),
+        max_tokens: Some(0),
+        want_prompt_text: false,
+        logprobs: None,
+    };
+    let input_tokens = match source::prompt_tokens(&state.models, generation).await {
+        Ok(tokens) => tokens,
+        // Too long to be answered, and counted all the same.
+        Err(GenerationError::ContextLengthExceeded { prompt_tokens, .. }) => prompt_tokens,
+        Err(error) => return Err(from_generation(error)),
+    };
+    let mut response = super::json(&TokenCount { object: "response.input_tokens", input_tokens });
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// A response's id. What is none names no response.
+fn parse(id: &str) -> Result<ResponseId, ApiError> {
+    id.parse().map_err(|_| ApiError::not_found("response", id))
+}
+
+async fn find(state: &AppState, context: &RequestContext, id: &str) -> Result<Found, ApiError> {
+    state.responses.find(user_of(context)?, parse(id)?).await.map_err(from_responses)
+}
+
+/// A stored response as it is now; with `stream`, its events, from the beginning or behind `starting_after`.
+#[utoipa::path(
+    get,
+    path = "/responses/{id}",
+    tag = "responses",
+    operation_id = "getResponse",
+    params(
+        ("id" = String, Path, description = "The response's id, `resp_…`"),
+        ("stream" = Option<bool>, Query, description = "Send its events, and go on while it is made"),
+        ("starting_after" = Option<u64>, Query, description = "With `stream`: only events of a higher number"),
+        ("include" = Option<Vec<String>>, Query, description = "Checked; everything is included anyway"),
+        ("include_obfuscation" = Option<bool>, Query, description = "Has no effect: events carry no padding"),
+    ),
+    responses(
+        (status = 200, description = "The response", content(
+            (ResponseObject = "application/json"),
+            (ResponseStreamEvent = "text/event-stream"),
+        )),
+        (status = 404, description = "There is no such response", body = ErrorResponse),
+    )
+)]
+async fn retrieve(
+    id: String,
+    query: String,
+    state: AppState,
+    context: RequestContext,
+) -> Result<Response, ApiError> {
+    let query = RetrieveQuery::parse(&query)?;
+    let found = find(&state, &context, &id).await?;
+    let shown = shown(&found.record)?;
+    let progress = found.reader.as_ref().map_or_else(|| found.record.progress(), Reader::now);
+    if !query.stream {
+        return Ok(private(StatusCode::OK, &shown.at(&progress)));
+    }
+    let permit = state.limiter.stream(&context.caller.principal);
+    let permit = permit.map_err(|verdict| ApiError::rate_limited(&verdict))?;
+    let origin = found.reader.map_or(Origin::Ended(progress), Origin::Running);
+    Ok(follow(&state, &context, origin, shown, query.starting_after, Some(permit)))
+}
+
+/// Delete a response. One that is being made ends.
+#[utoipa::path(
+    delete,
+    path = "/responses/{id}",
+    tag = "responses",
+    operation_id = "deleteResponse",
+    params(("id" = String, Path, description = "The response's id, `resp_…`")),
+    responses(
+        (status = 200, description = "It is gone", body = Deleted),
+        (status = 404, description = "There is no such response", body = ErrorResponse),
+    )
+)]
+async fn delete(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let (user, response) = (user_of(&context)?, parse(&id)?);
+    state.responses.delete(user, response).await.map_err(from_responses)?;
+    Ok(private(StatusCode::OK, &Deleted::new(response, "response")))
+}
+
+/// End a response that runs in the background. One that has ended stays as it is.
+#[utoipa::path(
+    post,
+    path = "/responses/{id}/cancel",
+    tag = "responses",
+    operation_id = "cancelResponse",
+    params(("id" = String, Path, description = "The response's id, `resp_…`")),
+    responses(
+        (status = 200, description = "The response", body = ResponseObject),
+        (status = 400, description = "It was not created with `background`", body = ErrorResponse),
+        (status = 404, description = "There is no such response", body = ErrorResponse),
+    )
+)]
+async fn cancel(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let (user, response) = (user_of(&context)?, parse(&id)?);
+    let found = state.responses.cancel(user, response).await.map_err(from_responses)?;
+    Ok(private(StatusCode::OK, &shown(&found.record)?.at(&found.record.progress())))
+}
+
+/// What a response was made from: its input, and everything before it.
+#[utoipa::path(
+    get,
+    path = "/responses/{id}/input_items",
+    tag = "responses",
+    operation_id = "listInputItems",
+    params(
+        ("id" = String, Path, description = "The response's id, `resp_…`"),
+        ("limit" = Option<u32>, Query, description = "1 to 100; 20 without it"),
+        ("after" = Option<String>, Query, description = "Only items behind the one of this id"),
+        ("order" = Option<String>, Query, description = "`asc` or `desc`, the default"),
+        ("include" = Option<Vec<String>>, Query, description = "Checked; everything is included anyway"),
+    ),
+    responses(
+        (status = 200, description = "A page of items", body = ItemList),
+        (status = 400, description = "The query is wrong", body = ErrorResponse),
+        (status = 404, description = "There is no such response", body = ErrorResponse),
+    )
+)]
+async fn input_items(
+    id: String,
+    query: String,
+    state: AppState,
+    context: RequestContext,
+) -> Result<Response, ApiError> {
+    let query = ListQuery::parse(&query)?.0;
+    let mut record = find(&state, &context, &id).await?.record;
+    let mut items = std::mem::take(&mut record.history);
+    items.append(&mut record.input);
+    Ok(private(StatusCode::OK, &paging::page(items, &query)?))
+}
