@@ -24,6 +24,8 @@ pub struct ActorsConfig {
     pub rate_limits: RateLimitsConfig,
     /// Stored responses.
     pub responses: ResponsesConfig,
+    /// How large conversations may be.
+    pub conversations: ConversationsConfig,
     /// Arguments that every worker gets behind `worker`, e.g. how to log. Not a setting.
     #[serde(skip)]
     pub worker_arguments: Vec<String>,
@@ -279,5 +281,39 @@ pub struct ResponsesConfig {
 impl Default for ResponsesConfig {
     fn default() -> Self {
         Self { retention_days: 30, max_background: 256, max_background_per_user: 16, resume_grace_ms: 30_000 }
+    }
+}
+
+/// `[conversations]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConversationsConfig {
+    /// Longest title in characters.
+    pub max_title_chars: usize,
+    /// Most pairs of metadata.
+    pub max_metadata_pairs: usize,
+    /// Largest item as JSON in bytes.
+    pub max_item_bytes: usize,
+    /// Most items of one conversation, all branches together.
+    pub max_items: u32,
+    /// Most bytes of one conversation's items.
+    pub max_bytes: u64,
+    /// Longest time that an answer waits for the one before it in the same conversation (milliseconds).
+    pub turn_wait_ms: u64,
+    /// How often the text of a running answer is stored (milliseconds).
+    pub checkpoint_ms: u64,
+}
+
+impl Default for ConversationsConfig {
+    fn default() -> Self {
+        Self {
+            max_title_chars: 200,
+            max_metadata_pairs: 16,
+            max_item_bytes: 1 << 20,
+            max_items: 10_000,
+            max_bytes: 16 << 20,
+            turn_wait_ms: 120_000,
+            checkpoint_ms: 1000,
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
 
 pub mod config;
+pub mod conversations;
 pub mod identity;
 pub mod limits;
 pub mod model;

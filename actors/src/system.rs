@@ -8,6 +8,7 @@ use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
 use crate::config::ActorsConfig;
+use crate::conversations::Conversations;
 use crate::identity::{AdminKeyFile, Identity, IdentityOpenError};
 use crate::limits::Limiter;
 use crate::model::Models;
@@ -25,6 +26,7 @@ pub struct System {
     identity: Identity,
     limiter: Limiter,
     responses: Responses,
+    conversations: Conversations,
     admin_key: AdminKeyFile,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
@@ -65,6 +67,7 @@ impl System {
         let models = Models::new(Arc::clone(&catalog));
         let (identity, admin_key) = open_identity(&config).await?;
         let limiter = Limiter::new(config.rate_limits.clone());
+        let conversations = Conversations::new(Arc::clone(identity.store()), config.conversations.clone());
         let supervisor = || Supervisor;
         let model_supervisor = SupervisorArguments {
             children: model_children(&config, &catalog)?,
@@ -72,14 +75,15 @@ impl System {
         };
         let mut children = identity.children(&config.auth);
         children.extend(limiter.children());
-        let responses = Responses::new(identity.store(), config.responses.clone());
+        let responses = Responses::new(Arc::clone(identity.store()), config.responses.clone());
         children.extend(responses.children());
+        children.extend(conversations.children());
         children.push(ChildSpec::new("model supervisor", supervisor, model_supervisor));
         let root = SupervisorArguments { children, policy: RestartPolicy::default() };
         let (root, ended) = Actor::spawn(None, Supervisor, root)
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        Ok(Self { models, identity, limiter, responses, admin_key, root, ended })
+        Ok(Self { models, identity, limiter, responses, conversations, admin_key, root, ended })
     }
 
     /// The door to the models.
@@ -100,6 +104,11 @@ impl System {
     /// The door to stored responses.
     pub fn responses(&self) -> &Responses {
         &self.responses
+    }
+
+    /// The door to conversations.
+    pub fn conversations(&self) -> &Conversations {
+        &self.conversations
     }
 
     /// Where the first administrator's key was written, and whether this start wrote it.

@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
+use jan_actors::conversations::Conversations;
 use jan_actors::identity::{Identity, UserId};
 use jan_actors::limits::Limiter;
 use jan_actors::model::Models;
@@ -55,6 +56,8 @@ pub struct AppState {
     pub identity: Identity,
     /// The door to the rate limits.
     pub limiter: Limiter,
+    /// The door to conversations.
+    pub conversations: Conversations,
     /// The door to stored responses.
     pub responses: Responses,
     /// Signing in with Google.

@@ -87,6 +87,7 @@ impl Config {
             auth: self.auth.actors(),
             rate_limits: self.rate_limits.clone(),
             responses: self.responses.clone(),
+            conversations: jan_actors::config::ConversationsConfig::default(),
             // Workers log as the server does.
             worker_arguments: self.log.to_arguments(),
         }

@@ -20,7 +20,6 @@ use super::types::{
 };
 use super::{now_s, secret};
 use crate::config::AuthConfig;
-use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
 /// Most calls at a time; one more is refused.
@@ -72,9 +71,9 @@ impl Identity {
         ]
     }
 
-    /// What is kept, for everything else that keeps something.
-    pub(crate) fn store(&self) -> Arc<Store> {
-        Arc::clone(&self.desk.store)
+    /// Where other parts keep what they keep.
+    pub(crate) fn store(&self) -> &Arc<crate::store::Store> {
+        &self.desk.store
     }
 
     /// Writes what is still to be written and closes the database. Blocks.

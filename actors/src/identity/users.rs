@@ -6,7 +6,7 @@ use super::error::{AuthError, IdentityError};
 use super::ids::UserId;
 use super::types::{ExternalProfile, Page, SignIn, UserKind, UserRecord, UserUpdate};
 use crate::limits::LimitOverrides;
-use crate::store::{AccountChange, Changes, ResponseChange, SessionChange, Stores};
+use crate::store::{AccountChange, Changes, SessionChange, Stores};
 
 /// An answer and what makes it true.
 pub type Decision<T> = Result<(T, Changes), IdentityError>;
@@ -102,7 +102,6 @@ pub fn delete(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Decision<()
     }
     let mut changes = end_credentials(stores, id)?;
     changes.accounts.push(AccountChange::DeleteUser(id));
-    changes.responses.push(ResponseChange::DeleteUser(id));
     Ok(((), changes))
 }
 
@@ -143,6 +142,7 @@ pub fn sign_in(
         if !created {
             changes.accounts.push(AccountChange::DeleteUser(guest.id));
             merged_guest = Some(guest.id);
+            changes.moves.extend(here.as_ref().map(|user| (guest.id, user.id)));
         }
     }
     let mut user = here.unwrap_or_else(|| {
@@ -158,9 +158,6 @@ pub fn sign_in(
     user.external = Some(profile.id);
     user.picture = profile.picture.filter(|url| url.len() <= MAX_PICTURE).or(user.picture);
     changes.accounts.push(AccountChange::PutUser(user.clone()));
-    if let Some(guest) = merged_guest {
-        changes.responses.push(ResponseChange::MoveUser { from: guest, to: user.id });
-    }
     Ok((SignIn { user, created, merged_guest }, changes))
 }
 
@@ -179,7 +176,6 @@ pub fn forget_guests(
             && stores.accounts().key_count(id, 1)? == 0
         {
             changes.accounts.push(AccountChange::DeleteUser(id));
-            changes.responses.push(ResponseChange::DeleteUser(id));
         }
     }
     Ok(changes)

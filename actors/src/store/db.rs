@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sled::{Db, Tree};
 use uuid::Uuid;
 
 use super::accounts::{AccountsStore, SledAccounts};
+use super::conversations::{ConversationsStore, SledConversations};
 use super::files::{create_private_folder, sync_folder, write_private};
 use super::responses::{ResponsesStore, SledResponses};
 use super::sessions::{SessionsStore, SledSessions};
@@ -90,6 +92,7 @@ pub struct SledStores {
     accounts: SledAccounts,
     sessions: SledSessions,
     responses: SledResponses,
+    conversations: Arc<dyn ConversationsStore>,
 }
 
 impl Stores for SledStores {
@@ -103,6 +106,10 @@ impl Stores for SledStores {
 
     fn responses(&self) -> &dyn ResponsesStore {
         &self.responses
+    }
+
+    fn conversations(&self) -> &Arc<dyn ConversationsStore> {
+        &self.conversations
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -157,6 +164,7 @@ pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
             accounts: SledAccounts::open(&db)?,
             sessions: SledSessions::open(&db)?,
             responses: SledResponses::open(&db)?,
+            conversations: Arc::new(SledConversations::open(&db)?),
             db: db.clone(),
         })
     })()

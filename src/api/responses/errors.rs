@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use jan_actors::conversations::ConversationError;
 use jan_actors::responses::ResponsesError;
 
 use crate::http::ApiError;
@@ -27,5 +28,22 @@ pub fn from_responses(error: ResponsesError) -> ApiError {
             tracing::error!(reason, "the store failed");
             ApiError::unavailable("storage_failed", "The server cannot write; its log says more.", SOON)
         }
+    }
+}
+
+/// Maps what the actors say of the conversation that a response belongs to.
+pub fn from_conversation(error: ConversationError) -> ApiError {
+    let message = format!("{}.", capitalize(&error.to_string()));
+    match error {
+        ConversationError::NotFound { what, id } => ApiError::not_found(what, &id).with_param("conversation"),
+        ConversationError::Invalid { .. } | ConversationError::Full { .. } => {
+            ApiError::bad_request("conversation_refused", message).with_param("conversation")
+        }
+        ConversationError::TurnTimeout { .. } => ApiError::unavailable("conversation_busy", message, SOON),
+        ConversationError::Busy { retry_after } => ApiError::unavailable("busy", message, retry_after),
+        ConversationError::Unavailable { retry_after } => {
+            ApiError::unavailable("conversations_unavailable", message, retry_after)
+        }
+        ConversationError::Store(error) => ApiError::from_identity(error),
     }
 }

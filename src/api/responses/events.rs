@@ -189,7 +189,7 @@ impl EventLog {
 
     /// What comes before anything is said.
     pub fn opening(&mut self) -> Vec<ResponseStreamEvent> {
-        let with = |status| Box::new(ResponseObject { status, ..self.shown.clone() });
+        let with = |status| Box::new(ResponseObject { status, message_id: None, ..self.shown.clone() });
         let mut events = Vec::new();
         if self.shown.background {
             events.push(Event::Created { response: with(ResponseStatus::Queued) });

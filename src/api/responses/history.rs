@@ -1,15 +1,17 @@
 //! What came before: the items of earlier responses, and those that are only referred to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use http::StatusCode;
+use jan_actors::conversations::{ConversationId, NewItem, Turn, TurnRequest};
 use jan_actors::identity::UserId;
 use jan_actors::responses::{ResponseId, ResponseRecord, ResponsesError};
 use serde_json::Value;
 
-use super::errors::from_responses;
+use super::errors::{from_conversation, from_responses};
 use super::items::{id_of, response_of};
 use super::object::output_items;
+use super::request::ConversationParam;
 use crate::api::AppState;
 use crate::http::ApiError;
 
@@ -42,6 +44,45 @@ pub async fn of_previous(
         return Err(ApiError::invalid_value("previous_response_id", message));
     }
     Ok(everything(found.record))
+}
+
+/// The items of a conversation as it is now, oldest first.
+pub async fn of_conversation(
+    state: &AppState,
+    user: Option<UserId>,
+    conversation: &ConversationParam,
+) -> Result<(UserId, ConversationId, Vec<Value>), ApiError> {
+    let user = user.ok_or_else(|| ApiError::credential_required().with_param("conversation"))?;
+    let id = &conversation.0;
+    let id: ConversationId =
+        id.parse().map_err(|_| ApiError::not_found("conversation", id).with_param("conversation"))?;
+    let items = state.conversations.history(user, id).await.map_err(from_conversation)?;
+    Ok((user, id, items.into_iter().map(|item| Value::Object(item.body)).collect()))
+}
+
+/// Adds this turn's items to their conversation, and an answer that is still to be made. Gives what stands before
+/// them, and them as they were added.
+pub async fn begin_turn(
+    state: &AppState,
+    user: UserId,
+    conversation: ConversationId,
+    model: &str,
+    input: Vec<Value>,
+) -> Result<(Turn, Vec<Value>, Vec<Value>), ApiError> {
+    let ids: HashSet<String> = input.iter().map(|item| id_of(item).to_owned()).collect();
+    let items = input.into_iter().filter_map(|item| match item {
+        Value::Object(mut body) => {
+            let id = body.shift_remove("id").and_then(|id| id.as_str().map(str::to_owned));
+            Some(NewItem { id, body })
+        }
+        _ => None,
+    });
+    let request =
+        TurnRequest { items: items.collect(), model: Some(model.to_owned()), ..TurnRequest::default() };
+    let turn = state.conversations.begin(user, conversation, request).await.map_err(from_conversation)?;
+    let all = turn.history().iter().map(|item| Value::Object(item.body.clone()));
+    let (input, history) = all.partition(|item| ids.contains(id_of(item)));
+    Ok((turn, history, input))
 }
 
 /// All items of a response, oldest first: what was before it, its input, its output.

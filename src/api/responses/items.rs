@@ -286,6 +286,13 @@ pub fn id_of(item: &Value) -> &str {
     item["id"].as_str().unwrap_or_default()
 }
 
+/// Takes an item's id away.
+pub fn forget_id(item: &mut Value) {
+    if let Value::Object(fields) = item {
+        fields.shift_remove("id");
+    }
+}
+
 /// Gives every item an id that no other in this response has.
 pub fn assign_ids(response: ResponseId, history: &[Value], input: &mut [Value]) {
     let mut taken: HashSet<String> = history.iter().map(|item| id_of(item).to_owned()).collect();
@@ -312,7 +319,11 @@ pub fn to_messages<'a>(items: impl IntoIterator<Item = &'a Value>) -> Vec<Value>
     for item in items {
         match item["type"].as_str() {
             Some("message") => {
-                messages.push(json!({"role": item["role"], "content": text_of(&item["content"])}));
+                let text = text_of(&item["content"]);
+                // An answer that broke off before its first word.
+                if item["role"] != "assistant" || !text.is_empty() {
+                    messages.push(json!({"role": item["role"], "content": text}));
+                }
             }
             Some("function_call") => {
                 let call = json!({

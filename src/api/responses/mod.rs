@@ -21,9 +21,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use jan_actors::conversations::Turn;
 use jan_actors::identity::UserId;
 use jan_actors::model::{GenerationError, GenerationRequest, Prompt, SamplingParams};
-use jan_actors::responses::{Found, Keep, NewRun, Reader, ResponseId, ResponseRecord, Run};
+use jan_actors::responses::{Found, Keep, NewRun, Progress, Reader, ResponseId, ResponseRecord, Run};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::{OpenApi, ToSchema};
@@ -171,20 +172,30 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let (stream, background) = (checked.stream, checked.background);
     // Whoever cannot be known again has nothing to come back for.
     let owner = user.filter(|_| checked.store);
-    let meter = Meter::start(&state, &context, stream, 1, 1)?;
-    let (record, plan) = prepare(&state, &context, &parsed.value, checked, owner).await?;
-    let shown: ResponseObject = shown(&record)?;
     let models = state.models.clone();
-    let source = if background {
-        if models.describe(&shown.model).await.is_none() {
-            return Err(ApiError::model_not_found(&shown.model));
-        }
+    if models.describe(&parsed.value.model).await.is_none() {
+        return Err(ApiError::model_not_found(&parsed.value.model));
+    }
+    let meter = Meter::start(&state, &context, stream, 1, 1)?;
+    let Prepared { record, plan, turn } = prepare(&state, &context, &parsed.value, checked, owner).await?;
+    let shown: ResponseObject = shown(&record)?;
+    let mut source = if background {
         source::source(source::start(models, plan, meter))
     } else {
         // What can go wrong before the first token goes wrong before there is a response.
-        let choices = source::start(models, plan, meter).await.map_err(from_generation)?;
-        source::source(std::future::ready(Ok(choices)))
+        match source::start(models, plan, meter).await {
+            Ok(choices) => source::source(std::future::ready(Ok(choices))),
+            Err(error) => {
+                if let Some(turn) = turn {
+                    turn.take_back().await.map_err(errors::from_conversation)?;
+                }
+                return Err(from_generation(error));
+            }
+        }
     };
+    if let Some(turn) = turn {
+        source = source::into_turn(source, turn);
+    }
     let keep = match (background, stream) {
         (true, _) => Keep::Always,
         (false, true) => Keep::For(Duration::from_millis(state.responses.config().resume_grace_ms)),
@@ -197,7 +208,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     };
     let mut response = match (stream, background) {
         (true, _) => follow(&state, &context, Origin::Running(reader), shown, None, None),
-        (false, true) => private(StatusCode::OK, &shown),
+        (false, true) => private(StatusCode::OK, &shown.at(&Progress::default())),
         (false, false) => whole(reader, &shown).await?,
     };
     name_ignored(&mut response, &parsed.ignored);
@@ -205,26 +216,52 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
 }
 
 /// Everything that is known before the model begins.
+struct Prepared {
+    record: ResponseRecord,
+    plan: Plan,
+    /// The place of the answer in its conversation.
+    turn: Option<Turn>,
+}
+
 async fn prepare(
     state: &AppState,
     context: &RequestContext,
     request: &CreateResponse,
     checked: Checked,
     owner: Option<UserId>,
-) -> Result<(ResponseRecord, Plan), ApiError> {
+) -> Result<Prepared, ApiError> {
     let user = context.caller.principal.user();
-    let history = history::of_previous(state, user, request.previous_response_id.as_deref()).await?;
+    let mut conversation = None;
+    let mut history = match &request.conversation {
+        Some(wanted) => {
+            let (user, id, items) = history::of_conversation(state, user, wanted).await?;
+            conversation = Some((user, id));
+            items
+        }
+        None => history::of_previous(state, user, request.previous_response_id.as_deref()).await?,
+    };
     let mut input = history::resolve(state, user, &history, checked.input).await?;
     if history.is_empty() && input.is_empty() {
-        let message =
-            "Missing required parameter: 'input'; only after 'previous_response_id' can it be absent.";
+        let message = "Missing required parameter: 'input'; it can only be absent where 'previous_response_id' or \
+                       'conversation' brings something to answer.";
         return Err(ApiError::bad_request("missing_required_parameter", message).with_param("input"));
     }
     history::check_size(&history, &input)?;
     let id = ResponseId::new();
+    if conversation.is_some() {
+        // Items of a conversation have ids of their own: one that is sent again is another.
+        input.iter_mut().for_each(items::forget_id);
+    }
     items::assign_ids(id, &history, &mut input);
     let created_at = super::account::now();
-    let shown = ResponseObject::new(id, created_at, request, owner.is_some(), checked.background);
+    let mut shown = ResponseObject::new(id, created_at, request, owner.is_some(), checked.background);
+    let mut turn = None;
+    if let Some((user, conversation)) = conversation {
+        let begun = history::begin_turn(state, user, conversation, &request.model, input).await?;
+        shown.message_id = Some(begun.0.answer_id().to_owned());
+        turn = Some(begun.0);
+        (history, input) = (begun.1, begun.2);
+    }
     let plan = Plan {
         request: GenerationRequest {
             request_id: context.id.as_str().to_owned(),
@@ -249,7 +286,7 @@ async fn prepare(
         // Of a response that is not kept nobody is the owner.
         ..ResponseRecord::new(owner.unwrap_or_default(), created_at, json!(shown))
     };
-    Ok((record, plan))
+    Ok(Prepared { record, plan, turn })
 }
 
 fn instructions(text: Option<&str>) -> Option<Value> {
@@ -313,7 +350,12 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
     super::params::model(&wanted.model)?;
     request::check_form(wanted.text.as_ref(), wanted.reasoning.as_ref())?;
     let user = context.caller.principal.user();
-    let history = history::of_previous(&state, user, wanted.previous_response_id.as_deref()).await?;
+    let previous = wanted.previous_response_id.as_deref();
+    request::check_history(previous, wanted.conversation.as_ref())?;
+    let history = match &wanted.conversation {
+        Some(conversation) => history::of_conversation(&state, user, conversation).await?.2,
+        None => history::of_previous(&state, user, previous).await?,
+    };
     let input = history::resolve(&state, user, &history, items::normalize(wanted.input)?).await?;
     let messages = instructions(wanted.instructions.as_deref())
         .into_iter()

@@ -83,6 +83,10 @@ pub struct ResponseObject {
     pub user: Option<String>,
     /// As it was asked for.
     pub metadata: Metadata,
+    /// The id of the message that it says, where a conversation gave it; stored, and not part of the API.
+    #[serde(rename = "_message_id", default, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub message_id: Option<String>,
 }
 
 /// How far a response is.
@@ -229,7 +233,9 @@ pub fn said(id: &str, deltas: &[Delta], end: &End) -> Option<OutputMessage> {
 
 /// What a stored response said, as items of a later turn.
 pub fn output_items(record: &ResponseRecord) -> Vec<Value> {
-    let message = record.end.as_ref().and_then(|end| said(&message_id(record.id), &record.deltas, end));
+    let given = record.shown["_message_id"].as_str().map(str::to_owned);
+    let id = given.unwrap_or_else(|| message_id(record.id));
+    let message = record.end.as_ref().and_then(|end| said(&id, &record.deltas, end));
     message.map(|message| json!(message)).into_iter().collect()
 }
 
@@ -258,7 +264,7 @@ impl ResponseObject {
             output: Vec::new(),
             parallel_tool_calls: request.parallel_tool_calls.unwrap_or(true),
             previous_response_id: request.previous_response_id.clone(),
-            conversation: None,
+            conversation: request.conversation.as_ref().map(|conversation| json!({"id": conversation.0})),
             prompt_cache_key: request.prompt_cache_key.clone(),
             prompt_cache_retention: request.prompt_cache_retention,
             reasoning: json!({"effort": null, "summary": null}),
@@ -275,6 +281,7 @@ impl ResponseObject {
             usage: None,
             user: request.user.clone(),
             metadata: request.metadata.clone().unwrap_or_default(),
+            message_id: None,
         }
     }
 
@@ -282,15 +289,16 @@ impl ResponseObject {
     #[must_use]
     pub fn at(&self, progress: &Progress) -> Self {
         let mut response = self.clone();
+        response.message_id = None;
         match &progress.end {
             None if progress.started || !self.background => response.status = ResponseStatus::InProgress,
             None => response.status = ResponseStatus::Queued,
-            Some(end) => response.ended(&progress.deltas, end),
+            Some(end) => response.ended(&self.message_id(), &progress.deltas, end),
         }
         response
     }
 
-    fn ended(&mut self, deltas: &[Delta], end: &End) {
+    fn ended(&mut self, message_id: &str, deltas: &[Delta], end: &End) {
         self.status = match end.status {
             EndStatus::Completed => ResponseStatus::Completed,
             EndStatus::Incomplete => ResponseStatus::Incomplete,
@@ -308,11 +316,14 @@ impl ResponseObject {
             ResponseError { code: code.to_owned(), message: problem.message.clone() }
         });
         self.usage = end.usage.map(Into::into);
-        self.output = said(&self.message_id(), deltas, end).into_iter().collect();
+        self.output = said(message_id, deltas, end).into_iter().collect();
     }
 
     /// The id of the message that it says.
     pub fn message_id(&self) -> String {
-        format!("msg_{}", self.id.trim_start_matches(ResponseId::PREFIX))
+        match &self.message_id {
+            Some(id) => id.clone(),
+            None => format!("msg_{}", self.id.trim_start_matches(ResponseId::PREFIX)),
+        }
     }
 }

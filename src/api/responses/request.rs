@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jan_actors::model::SamplingParams;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -39,7 +40,6 @@ const LOGPROBS: &str = "message.output_text.logprobs";
 pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "tools", harmless: &[Given::EmptyList] },
     Unsupported { field: "tool_choice", harmless: &[Given::Word("none"), Given::Word("auto")] },
-    Unsupported { field: "conversation", harmless: &[] },
     Unsupported { field: "prompt", harmless: &[] },
     Unsupported { field: "moderation", harmless: &[] },
     Unsupported { field: "context_management", harmless: &[] },
@@ -66,6 +66,10 @@ pub struct CreateResponse {
     pub instructions: Option<String>,
     /// Continue after this response: its items come first. Needs a credential.
     pub previous_response_id: Option<String>,
+    /// Continue this conversation: its items come first, and what is said now is added to it. Needs a credential, and
+    /// excludes `previous_response_id`.
+    #[schema(value_type = Option<String>)]
+    pub conversation: Option<ConversationParam>,
     /// Keep the response for `GET /responses/{id}`. Without a credential nothing is kept.
     #[schema(default = true)]
     pub store: Option<bool>,
@@ -152,6 +156,9 @@ pub struct CountTokens {
     pub instructions: Option<String>,
     /// As for `POST /responses`.
     pub previous_response_id: Option<String>,
+    /// As for `POST /responses`; nothing is added to it.
+    #[schema(value_type = Option<String>)]
+    pub conversation: Option<ConversationParam>,
     /// As for `POST /responses`; nothing is left out of the count.
     #[allow(dead_code, reason = "its type is checked")]
     pub truncation: Option<Truncation>,
@@ -268,6 +275,51 @@ impl<'de> Deserialize<'de> for Input {
     }
 }
 
+/// `conversation`: an id, or an object that has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationParam(pub String);
+
+impl<'de> Deserialize<'de> for ConversationParam {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Object {
+            id: String,
+        }
+        struct ParamVisitor;
+        impl<'de> Visitor<'de> for ParamVisitor {
+            type Value = ConversationParam;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a conversation's id or an object with it")
+            }
+
+            fn visit_str<E>(self, id: &str) -> Result<ConversationParam, E> {
+                Ok(ConversationParam(id.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ConversationParam, A::Error> {
+                let object = Object::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ConversationParam(object.id))
+            }
+        }
+        deserializer.deserialize_any(ParamVisitor)
+    }
+}
+
+/// Checks that the history comes from one place.
+pub fn check_history(
+    previous: Option<&str>,
+    conversation: Option<&ConversationParam>,
+) -> Result<(), ApiError> {
+    match (previous, conversation) {
+        (Some(_), Some(_)) => Err(ApiError::invalid_value(
+            "conversation",
+            "Invalid 'conversation': it cannot be used together with 'previous_response_id'; give only one.",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// A request that has passed every check of its own.
 #[derive(Debug)]
 pub struct Checked {
@@ -317,6 +369,7 @@ impl CreateResponse {
         }
         params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
         check_form(self.text.as_ref(), self.reasoning.as_ref())?;
+        check_history(self.previous_response_id.as_deref(), self.conversation.as_ref())?;
         let (store, background) = (self.store.unwrap_or(true), self.background.unwrap_or(false));
         if background && !store {
             return Err(ApiError::invalid_value(

@@ -3,8 +3,10 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use futures_util::stream::unfold;
-use jan_actors::model::{GenerationError, GenerationEvent, GenerationRequest, Models, Prompt};
+use jan_actors::conversations::Turn;
+use jan_actors::model::{FinishReason, GenerationError, GenerationEvent, GenerationRequest, Models, Prompt};
 use jan_actors::responses::{Delta, Problem, RunEvent, Source};
 use serde_json::Value;
 
@@ -98,6 +100,27 @@ where
                 Err(error) => Some((failed(error), Stage::Ended)),
             },
         }
+    }))
+}
+
+/// The same, with what is said going into a conversation as well. The turn is over before the end is told, so that
+/// whoever hears of it finds it there; a run that ends otherwise leaves it `incomplete`.
+pub fn into_turn(source: Source, turn: Turn) -> Source {
+    Box::pin(unfold((source, Some(turn)), |(mut source, mut turn)| async {
+        let mut event = source.next().await?;
+        match (&event, &mut turn) {
+            (RunEvent::Delta(delta), Some(turn)) => turn.push(&delta.text),
+            (RunEvent::Finished(FinishReason::Stop, _), Some(turn)) => {
+                if let Err(error) = turn.finish().await {
+                    tracing::error!(%error, "an answer could not be added to its conversation");
+                    let message = "The answer could not be added to the conversation.".to_owned();
+                    event = RunEvent::Failed(Problem { code: "storage_failed".to_owned(), message }, None);
+                }
+            }
+            (RunEvent::Finished(..) | RunEvent::Failed(..), turn) => *turn = None,
+            _ => {}
+        }
+        Some((event, (source, turn)))
     }))
 }
 
