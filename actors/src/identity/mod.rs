@@ -50,3 +50,9 @@ pub use types::{
 pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
+
+/// A user, not stored yet.
+#[cfg(test)]
+pub(crate) fn new_member(kind: UserKind) -> UserRecord {
+    users::new_user(kind, None, "Test".to_owned(), now_s())
+}

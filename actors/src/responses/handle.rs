@@ -89,6 +89,11 @@ impl Responses {
         self.ask(|call| RegistryMessage::Delete(user, id, call)).await
     }
 
+    #[cfg(test)]
+    pub(super) fn kill_actor(&self) {
+        self.arguments.slot.take().expect("the actor runs").kill();
+    }
+
     async fn ask<T: Send + 'static>(
         &self,
         message: impl FnOnce(Call<T>) -> RegistryMessage,

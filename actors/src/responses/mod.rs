@@ -10,6 +10,9 @@ mod registry;
 mod run;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::ResponsesError;
 pub use handle::Responses;
 pub use run::{Keep, NewRun, Reader, Run, RunEvent, Source};

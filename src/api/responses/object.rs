@@ -77,9 +77,11 @@ pub struct ResponseObject {
     pub top_p: f64,
     /// As it was asked for.
     pub truncation: Truncation,
-    /// Token counts; null until it has ended, and where it was cancelled or failed.
+    /// Token counts; absent until it has ended, and where it was cancelled or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<ResponseUsage>,
-    /// As it was asked for.
+    /// As it was asked for; absent where it was not given, for OpenAI's description does not let it be null.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// As it was asked for.
     pub metadata: Metadata,
