@@ -13,7 +13,7 @@ use utoipa::openapi::security::{
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::{admin, api_keys, auth, chat, completions, google, health, models, status, user};
+use super::{admin, api_keys, auth, chat, completions, conversations, google, health, models, status, user};
 use crate::auth::access::{Access, Found, find};
 use crate::http::Response;
 use crate::http::routes::{get_or_head, other_methods};
@@ -27,6 +27,7 @@ use crate::http::routes::{get_or_head, other_methods};
     tags(
         (name = "chat", description = "Conversations"),
         (name = "completions", description = "Plain text"),
+        (name = "conversations", description = "Conversations that are kept"),
         (name = "models", description = "What can be asked for"),
         (name = "auth", description = "Signing in and sessions"),
         (name = "user", description = "One's own account and keys"),
@@ -51,6 +52,9 @@ fn document() -> utoipa::openapi::OpenApi {
         user::Doc::openapi(),
         api_keys::Doc::openapi(),
         admin::Doc::openapi(),
+        conversations::Doc::openapi(),
+        conversations::ItemsDoc::openapi(),
+        conversations::BranchesDoc::openapi(),
     ] {
         api.merge(part);
     }

@@ -5,9 +5,14 @@ mod admin;
 mod api_keys;
 mod auth;
 mod chat;
+mod chat_conversation;
 mod chat_request;
 mod choices;
 mod completions;
+mod conversation_branches;
+mod conversation_items;
+mod conversation_wire;
+mod conversations;
 mod docs;
 mod google;
 mod health;
@@ -26,6 +31,7 @@ use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
+use jan_actors::conversations::Conversations;
 use jan_actors::identity::{Identity, UserId};
 use jan_actors::limits::Limiter;
 use jan_actors::model::Models;
@@ -51,6 +57,8 @@ pub struct AppState {
     pub models: Models,
     /// The door to users, keys and sessions.
     pub identity: Identity,
+    /// The door to conversations.
+    pub conversations: Conversations,
     /// The door to the rate limits.
     pub limiter: Limiter,
     /// Signing in with Google.
@@ -78,6 +86,8 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .or(google::routes(&state))
         .unify()
         .or(admin::routes(&state))
+        .unify()
+        .or(conversations::routes(&state))
         .unify()
         .or(completions::routes(&state))
         .unify()
