@@ -5,9 +5,14 @@ mod admin;
 mod api_keys;
 mod auth;
 mod chat;
+mod chat_conversation;
 mod chat_request;
 mod choices;
 mod completions;
+mod conversation_branches;
+mod conversation_items;
+mod conversation_wire;
+mod conversations;
 mod docs;
 mod google;
 mod health;
@@ -54,6 +59,8 @@ pub struct AppState {
     pub models: Models,
     /// The door to users, keys and sessions.
     pub identity: Identity,
+    /// The door to conversations.
+    pub conversations: Conversations,
     /// The door to the rate limits.
     pub limiter: Limiter,
     /// The door to conversations.
@@ -85,6 +92,8 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .or(google::routes(&state))
         .unify()
         .or(admin::routes(&state))
+        .unify()
+        .or(conversations::routes(&state))
         .unify()
         .or(completions::routes(&state))
         .unify()

@@ -15,8 +15,8 @@ mod table;
 use std::path::Path;
 
 use jan_actors::config::{
-    ActorsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig, ResponsesConfig, StorageConfig,
-    WorkerConfig,
+    ActorsConfig, ConversationsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig,
+    ResponsesConfig, StorageConfig, WorkerConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub auth: AuthSettings,
     /// How much each caller may ask for.
     pub rate_limits: RateLimitsConfig,
+    /// How large conversations may be.
+    pub conversations: ConversationsConfig,
     /// The engine of every model.
     pub engine: EngineConfig,
     /// Waiting and admission.
@@ -87,7 +89,7 @@ impl Config {
             auth: self.auth.actors(),
             rate_limits: self.rate_limits.clone(),
             responses: self.responses.clone(),
-            conversations: jan_actors::config::ConversationsConfig::default(),
+            conversations: self.conversations.clone(),
             // Workers log as the server does.
             worker_arguments: self.log.to_arguments(),
         }

@@ -162,6 +162,33 @@ pub static KEYS: &[Key] = &[
         integer(0, U32, "failures"),
         "Made-up keys, forged tokens and failed sign-ins an hour from one address.",
     ),
+    key("conversations.max_title_chars", integer(1, 10_000, "characters"), "Longest title."),
+    key("conversations.max_metadata_pairs", integer(0, 1000, "pairs"), "Most pairs of `metadata`."),
+    key(
+        "conversations.max_item_bytes",
+        integer(1024, 16 << 20, "bytes"),
+        "Largest item, as JSON. An answer may be larger: its context bounds it.",
+    ),
+    key(
+        "conversations.max_items",
+        integer(1, 1_000_000, "items"),
+        "Most items of one conversation, those of all branches and deleted ones among them.",
+    ),
+    key(
+        "conversations.max_bytes",
+        integer(1024, 1 << 30, "bytes"),
+        "Most bytes of one conversation's items, as JSON.",
+    ),
+    key(
+        "conversations.turn_wait_ms",
+        integer(1, 24 * HOUR_MS, MILLISECONDS),
+        "Longest time that an answer waits for those before it in the same conversation; then 503 with `Retry-After`.",
+    ),
+    key(
+        "conversations.checkpoint_ms",
+        integer(10, HOUR_MS, MILLISECONDS),
+        "How often the text of a running answer is stored, so that not more than this is lost when the server is killed.",
+    ),
     key(
         "engine.context_length",
         integer(16, 16_777_216, "tokens"),

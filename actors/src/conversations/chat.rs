@@ -6,30 +6,18 @@ use super::item::{kind, role, text_of, text_part};
 use super::types::{Item, NewItem};
 
 /// What leads to an answer as chat messages, contents as one text. What a chat template has no place for, such as
-/// reasoning, is left out.
+/// reasoning, is left out, and so is an answer that broke off before its first word.
 #[must_use]
 pub fn messages(history: &[Item]) -> Vec<Value> {
     let mut messages: Vec<Value> = Vec::with_capacity(history.len());
     for item in history {
-        let body = &item.body;
-        match kind(body) {
-            "message" => {
-                let text = text_of(body);
-                let role = role(body).unwrap_or("user");
-                // An answer that broke off before its first word.
-                if role != "assistant" || !text.is_empty() {
-                    messages.push(json!({"role": role, "content": text}));
-                }
+        match message(&item.body) {
+            Some(Value::Object(mut call)) if kind(&item.body) == "function_call" => {
+                let calls = call.remove("tool_calls").unwrap_or_default();
+                add_calls(&mut messages, calls);
             }
-            "function_call" => {
-                let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
-                let function = json!({"name": text("name"), "arguments": text("arguments")});
-                let call = json!({"id": text("call_id"), "type": "function", "function": function});
-                add_call(&mut messages, call);
-            }
-            "function_call_output" => {
-                let id = body.get("call_id").cloned().unwrap_or_default();
-                messages.push(json!({"role": "tool", "tool_call_id": id, "content": text_of(body)}));
+            Some(message) if message["role"] != "assistant" || message["content"] != "" => {
+                messages.push(message);
             }
             _ => {}
         }
@@ -37,15 +25,39 @@ pub fn messages(history: &[Item]) -> Vec<Value> {
     messages
 }
 
-/// Calls that follow one another, or an answer, are one message.
-fn add_call(messages: &mut Vec<Value>, call: Value) {
-    if let Some(last) = messages.last_mut().filter(|last| last["role"] == "assistant") {
-        match last.get_mut("tool_calls").and_then(Value::as_array_mut) {
-            Some(calls) => calls.push(call),
-            None => last["tool_calls"] = json!([call]),
+/// An item as a chat message by itself.
+#[must_use]
+pub fn message(body: &Map<String, Value>) -> Option<Value> {
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+    match kind(body) {
+        "message" => {
+            let mut message = json!({"role": role(body).unwrap_or("user"), "content": text_of(body)});
+            if let Some(name) = body.get("name").filter(|name| name.is_string()) {
+                message["name"] = name.clone();
+            }
+            Some(message)
         }
-    } else {
-        messages.push(json!({"role": "assistant", "content": null, "tool_calls": [call]}));
+        "function_call" => {
+            let function = json!({"name": text("name"), "arguments": text("arguments")});
+            let call = json!({"id": text("call_id"), "type": "function", "function": function});
+            Some(json!({"role": "assistant", "content": null, "tool_calls": [call]}))
+        }
+        "function_call_output" => {
+            Some(json!({"role": "tool", "tool_call_id": text("call_id"), "content": text_of(body)}))
+        }
+        _ => None,
+    }
+}
+
+/// Calls that follow one another, or an answer, are one message.
+fn add_calls(messages: &mut Vec<Value>, calls: Value) {
+    let Some(last) = messages.last_mut().filter(|last| last["role"] == "assistant") else {
+        messages.push(json!({"role": "assistant", "content": null, "tool_calls": calls}));
+        return;
+    };
+    match (last.get_mut("tool_calls").and_then(Value::as_array_mut), calls) {
+        (Some(there), Value::Array(calls)) => there.extend(calls),
+        (_, calls) => last["tool_calls"] = calls,
     }
 }
 

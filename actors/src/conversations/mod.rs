@@ -23,6 +23,9 @@ mod turn;
 pub(crate) mod types;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::ConversationError;
 pub use handle::{Conversations, TurnRequest};
 pub use ids::ConversationId;
