@@ -59,8 +59,6 @@ pub struct AppState {
     pub models: Models,
     /// The door to users, keys and sessions.
     pub identity: Identity,
-    /// The door to conversations.
-    pub conversations: Conversations,
     /// The door to the rate limits.
     pub limiter: Limiter,
     /// The door to conversations.

@@ -643,6 +643,10 @@ def test_a_killed_server_leaves_nothing_running(tmp_path):
         assert items[0]["content"][0]["text"] == "A question"
         with taken_up(second, key, running["id"]) as events:
             check_events(list(events))
+        # Whatever its client had heard before, it hears of the end.
+        with taken_up(second, key, running["id"], 40) as events:
+            heard = [(event["sequence_number"], event["type"]) for event in events]
+        assert heard == [(41, "error"), (42, "response.failed")]
         # Nothing is left half done: it can be asked again.
         assert create(second, key, "A question", background=True)["status"] == "queued"
     finally:

@@ -112,12 +112,20 @@ pub struct Problem {
     pub message: String,
 }
 
+const SERVER_STOPPED: &str = "server_stopped";
+
 impl End {
     /// It was running when the server ended.
     #[must_use]
     pub fn lost(at: u64) -> Self {
         let message = "The server stopped while the response was being made. Create it again.";
-        Self::failed(at, "server_stopped", message)
+        Self::failed(at, SERVER_STOPPED, message)
+    }
+
+    /// Whether it was running when the server ended: what was said of it is not kept then.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.problem.as_ref().is_some_and(|problem| problem.code == SERVER_STOPPED)
     }
 
     /// It failed.

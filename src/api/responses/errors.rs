@@ -33,17 +33,5 @@ pub fn from_responses(error: ResponsesError) -> ApiError {
 
 /// Maps what the actors say of the conversation that a response belongs to.
 pub fn from_conversation(error: ConversationError) -> ApiError {
-    let message = format!("{}.", capitalize(&error.to_string()));
-    match error {
-        ConversationError::NotFound { what, id } => ApiError::not_found(what, &id).with_param("conversation"),
-        ConversationError::Invalid { .. } | ConversationError::Full { .. } => {
-            ApiError::bad_request("conversation_refused", message).with_param("conversation")
-        }
-        ConversationError::TurnTimeout { .. } => ApiError::unavailable("conversation_busy", message, SOON),
-        ConversationError::Busy { retry_after } => ApiError::unavailable("busy", message, retry_after),
-        ConversationError::Unavailable { retry_after } => {
-            ApiError::unavailable("conversations_unavailable", message, retry_after)
-        }
-        ConversationError::Store(error) => ApiError::from_identity(error),
-    }
+    ApiError::from_conversation(error).with_param("conversation")
 }

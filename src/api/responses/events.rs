@@ -276,6 +276,18 @@ impl EventLog {
     }
 }
 
+/// Of a response that was lost with its server, nothing that was said is kept. Its end comes behind whatever its client
+/// had heard of it, for a client that takes the stream up has to hear of the end.
+pub fn move_behind(events: &mut [ResponseStreamEvent], after: Option<u64>) {
+    let (Some(after), Some(first)) = (after, events.first().map(|event| event.sequence_number)) else {
+        return;
+    };
+    let shift = after.saturating_add(1).saturating_sub(first);
+    for event in events {
+        event.sequence_number = event.sequence_number.saturating_add(shift);
+    }
+}
+
 #[cfg(test)]
 #[path = "events_tests.rs"]
 mod tests;

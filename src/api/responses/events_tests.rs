@@ -71,6 +71,19 @@ fn every_name_is_the_type_on_the_wire() {
     }
 }
 
+#[test]
+fn the_end_of_a_lost_response_is_heard_by_all() {
+    for (after, wanted) in [(None, [2, 3]), (Some(1), [2, 3]), (Some(2), [3, 4]), (Some(40), [41, 42])] {
+        let mut log = log(false);
+        log.opening();
+        let mut events = log.advance(Vec::new(), Some(&End::lost(9)));
+        move_behind(&mut events, after);
+        assert_eq!(events.iter().map(|event| event.sequence_number).collect::<Vec<_>>(), wanted);
+    }
+    let mut events = log(false).opening();
+    move_behind(&mut events, Some(u64::MAX));
+}
+
 fn statuses() -> impl Strategy<Value = EndStatus> {
     prop_oneof![
         Just(EndStatus::Completed),

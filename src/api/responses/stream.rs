@@ -7,7 +7,7 @@ use jan_actors::limits::StreamPermit;
 use jan_actors::responses::{Progress, Reader};
 use tokio_util::sync::CancellationToken;
 
-use super::events::{EventLog, ResponseStreamEvent};
+use super::events::{EventLog, ResponseStreamEvent, move_behind};
 use crate::http::{ApiError, sse};
 
 /// Where the events come from.
@@ -58,7 +58,13 @@ impl Stage {
             return Some(self.log.opening());
         }
         let mut reader = match origin {
-            Origin::Ended(progress) => return Some(self.log.advance(progress.deltas, progress.end.as_ref())),
+            Origin::Ended(progress) => {
+                let mut events = self.log.advance(progress.deltas, progress.end.as_ref());
+                if progress.end.is_some_and(|end| end.is_lost()) {
+                    move_behind(&mut events, self.after);
+                }
+                return Some(events);
+            }
             Origin::Running(reader) => reader,
         };
         let (deltas, end) = tokio::select! {
