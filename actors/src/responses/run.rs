@@ -175,8 +175,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// What the run has beyond `seen` pieces; waits until there is something or it has ended. Also whether the model
-    /// has begun.
+    /// What the run has beyond `seen` pieces, and its end; waits until there is either.
     pub async fn beyond(&mut self, seen: usize) -> (Vec<Delta>, Option<End>) {
         let more = |progress: &Progress| progress.deltas.len() > seen || progress.end.is_some();
         match self.progress.wait_for(more).await {
