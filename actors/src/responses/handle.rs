@@ -48,6 +48,14 @@ impl Responses {
         &self.arguments.config
     }
 
+    /// Whether one more of a user's responses can run in the background now; asked before anything is done for it.
+    ///
+    /// # Errors
+    /// Too many do.
+    pub fn check_room(&self, user: UserId) -> Result<(), ResponsesError> {
+        self.arguments.runs.room(user, &self.arguments.config)
+    }
+
     /// Stores a response and begins its run.
     ///
     /// # Errors

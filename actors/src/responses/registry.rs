@@ -72,6 +72,11 @@ impl Runs {
         self.lock().get(&id).map(|running| Arc::clone(&running.run))
     }
 
+    /// Whether a user's response can run in the background.
+    pub(super) fn room(&self, user: UserId, config: &ResponsesConfig) -> Result<(), ResponsesError> {
+        check_room(&self.lock(), user, config)
+    }
+
     /// Takes a place for a run, where there is one.
     fn insert(
         &self,
@@ -81,26 +86,31 @@ impl Runs {
     ) -> Result<(), ResponsesError> {
         let mut runs = self.lock();
         if record.background {
-            let of_all = runs.values().filter(|running| running.background_of.is_some()).count();
-            let own = runs.values().filter(|running| running.background_of == Some(record.user)).count();
-            let checks = [
-                (
-                    own,
-                    config.max_background_per_user,
-                    "one user may have (responses.max_background_per_user)",
-                ),
-                (of_all, config.max_background, "this server takes (responses.max_background)"),
-            ];
-            for (running, limit, whose) in checks {
-                if running >= limit {
-                    return Err(ResponsesError::TooManyInBackground { running, whose });
-                }
-            }
+            check_room(&runs, record.user, config)?;
         }
         let background_of = record.background.then_some(record.user);
         runs.insert(record.id, Running { run: Arc::clone(run), background_of });
         Ok(())
     }
+}
+
+fn check_room(
+    runs: &HashMap<ResponseId, Running>,
+    user: UserId,
+    config: &ResponsesConfig,
+) -> Result<(), ResponsesError> {
+    let of_all = runs.values().filter(|running| running.background_of.is_some()).count();
+    let own = runs.values().filter(|running| running.background_of == Some(user)).count();
+    let checks = [
+        (own, config.max_background_per_user, "one user may have (responses.max_background_per_user)"),
+        (of_all, config.max_background, "this server takes (responses.max_background)"),
+    ];
+    for (running, limit, whose) in checks {
+        if running >= limit {
+            return Err(ResponsesError::TooManyInBackground { running, whose });
+        }
+    }
+    Ok(())
 }
 
 /// The actor of stored responses.

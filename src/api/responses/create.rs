@@ -55,8 +55,10 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     drop(body);
     let checked = parsed.value.check()?;
     let user = context.caller.principal.user();
-    if checked.background && user.is_none() {
-        return Err(ApiError::credential_required().with_param("background"));
+    if checked.background {
+        let user = user.ok_or_else(|| ApiError::credential_required().with_param("background"))?;
+        // Before a conversation is told of it.
+        state.responses.check_room(user).map_err(from_responses)?;
     }
     let (stream, background) = (checked.stream, checked.background);
     // Whoever cannot be known again has nothing to come back for.
