@@ -46,6 +46,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         models: system.models().clone(),
         identity: system.identity().clone(),
         limiter: system.limiter().clone(),
+        conversations: system.conversations().clone(),
+        responses: system.responses().clone(),
         google: Arc::new(Google::new(config.auth.google.clone())),
         guests: match config.auth.guests {
             GuestPolicy::Auto => is_local,

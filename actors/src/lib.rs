@@ -6,9 +6,11 @@
 //! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
 
 pub mod config;
+pub mod conversations;
 pub mod identity;
 pub mod limits;
 pub mod model;
+pub mod responses;
 mod store;
 pub mod supervision;
 pub mod supervisor;

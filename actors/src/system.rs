@@ -8,12 +8,14 @@ use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
 use crate::config::ActorsConfig;
+use crate::conversations::Conversations;
 use crate::identity::{AdminKeyFile, Identity, IdentityOpenError};
 use crate::limits::Limiter;
 use crate::model::Models;
 use crate::model::actor::{ModelActor, ModelActorArguments};
 use crate::model::catalog::Catalog;
 use crate::model::worker::link::LinkConfig;
+use crate::responses::Responses;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMessage};
 
@@ -23,6 +25,8 @@ pub struct System {
     models: Models,
     identity: Identity,
     limiter: Limiter,
+    responses: Responses,
+    conversations: Conversations,
     admin_key: AdminKeyFile,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
@@ -63,6 +67,7 @@ impl System {
         let models = Models::new(Arc::clone(&catalog));
         let (identity, admin_key) = open_identity(&config).await?;
         let limiter = Limiter::new(config.rate_limits.clone());
+        let conversations = Conversations::new(Arc::clone(identity.store()), config.conversations.clone());
         let supervisor = || Supervisor;
         let model_supervisor = SupervisorArguments {
             children: model_children(&config, &catalog)?,
@@ -70,12 +75,15 @@ impl System {
         };
         let mut children = identity.children(&config.auth);
         children.extend(limiter.children());
+        let responses = Responses::new(Arc::clone(identity.store()), config.responses.clone());
+        children.extend(responses.children());
+        children.extend(conversations.children());
         children.push(ChildSpec::new("model supervisor", supervisor, model_supervisor));
         let root = SupervisorArguments { children, policy: RestartPolicy::default() };
         let (root, ended) = Actor::spawn(None, Supervisor, root)
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        Ok(Self { models, identity, limiter, admin_key, root, ended })
+        Ok(Self { models, identity, limiter, responses, conversations, admin_key, root, ended })
     }
 
     /// The door to the models.
@@ -91,6 +99,16 @@ impl System {
     /// The door to the rate limits.
     pub fn limiter(&self) -> &Limiter {
         &self.limiter
+    }
+
+    /// The door to stored responses.
+    pub fn responses(&self) -> &Responses {
+        &self.responses
+    }
+
+    /// The door to conversations.
+    pub fn conversations(&self) -> &Conversations {
+        &self.conversations
     }
 
     /// Where the first administrator's key was written, and whether this start wrote it.

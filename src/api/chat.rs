@@ -12,6 +12,7 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
+use super::chat_conversation::{self, ConversationRef, ConversationTarget};
 use super::chat_request::{
     CalledFunction, ChatRequest, CheckedChat, Message, Role, ToolCall, ToolCallKind, UNSUPPORTED,
 };
@@ -60,6 +61,8 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         ResponseFormat,
         FormatKind,
         JsonSchemaFormat,
+        ConversationTarget,
+        ConversationRef,
         ChatCompletion,
         ChatChoice,
         AssistantMessage,
@@ -117,16 +120,30 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let with_logprobs = chat.logprobs.is_some();
     let head = Head::new("chatcmpl", &chat.model);
     let meter = Meter::start(&state, &context, stream, 1, n)?;
-    let choices = Choices::start(&state.models, generation_requests(chat, constraint, &context), meter)
-        .await
-        .map_err(|error| structured::generation_error(error, PROMPT, constraining))?
-        .checked_by(structured.and_then(|structured| structured.output_check(n, cut)));
+    let turn = match chat.conversation.take() {
+        Some(param) => {
+            let begun = chat_conversation::begin(&state, &context, param, &chat.model, &mut chat.messages);
+            Some(begun.await?)
+        }
+        None => None,
+    };
+    let conversation = turn.as_ref().map(ConversationRef::from);
+    let mut choices = match Choices::start(&state.models, generation_requests(chat, constraint, &context), meter).await {
+        Ok(choices) => choices,
+        Err(error) => {
+            chat_conversation::take_back(turn).await;
+            return Err(structured::generation_error(error, PROMPT, constraining));
+        }
+    };
+    choices.store_in(turn);
+    choices.check_with(structured.and_then(|structured| structured.output_check(n, cut)));
     let mut response = if stream {
-        let encoder = ChunkEncoder { head, include_usage, usage: UsageSum::new(1, n), answers: n };
+        let usage = UsageSum::new(1, n);
+        let encoder = ChunkEncoder { head, include_usage, usage, answers: n, conversation };
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
         sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
     } else {
-        json(&collect(choices, &head, n, with_logprobs).await?)
+        json(&collect(choices, &head, n, with_logprobs, conversation).await?)
     };
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
@@ -162,6 +179,7 @@ async fn collect(
     head: &Head,
     n: usize,
     with_logprobs: bool,
+    conversation: Option<ConversationRef>,
 ) -> Result<ChatCompletion<'_>, ApiError> {
     let mut answers: Vec<ChatChoice> =
         (0u32..).take(n).map(|index| ChatChoice::new(index, with_logprobs)).collect();
@@ -189,6 +207,7 @@ async fn collect(
         usage: usage.total(),
         service_tier: TIER,
         system_fingerprint: &head.system_fingerprint,
+        conversation,
     })
 }
 
@@ -212,6 +231,9 @@ pub struct ChatCompletion<'a> {
     service_tier: &'static str,
     /// Same build and same model: same fingerprint.
     system_fingerprint: &'a str,
+    /// Where it is stored; only with `conversation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation: Option<ConversationRef>,
 }
 
 /// One answer.
@@ -272,6 +294,9 @@ pub struct ChatChunk<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     usage: Option<Option<Usage>>,
+    /// Where it is stored; only with `conversation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation: Option<&'a ConversationRef>,
 }
 
 /// One answer's progress.
@@ -307,6 +332,7 @@ struct ChunkEncoder {
     include_usage: bool,
     usage: UsageSum,
     answers: usize,
+    conversation: Option<ConversationRef>,
 }
 
 impl ChunkEncoder {
@@ -320,6 +346,7 @@ impl ChunkEncoder {
             system_fingerprint: &self.head.system_fingerprint,
             choices,
             usage: self.include_usage.then_some(usage),
+            conversation: self.conversation.as_ref(),
         };
         sse::write_event(buffer, &chunk);
     }
@@ -384,6 +411,7 @@ mod tests {
             include_usage,
             usage: UsageSum::new(1, answers),
             answers,
+            conversation: None,
         }
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::chat_conversation::{ConversationParam, ConversationTarget};
 use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StreamOptions};
 use super::structured::{ResponseFormat, Structured, Wishes};
 use crate::http::ApiError;
@@ -30,7 +31,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "modalities", harmless: &[Given::ListOf("text")] },
     Unsupported { field: "prediction", harmless: &[] },
     Unsupported { field: "moderation", harmless: &[] },
-    Unsupported { field: "conversation", harmless: &[] },
     Unsupported { field: "store", harmless: &[Given::Bool(false)] },
     Unsupported { field: "best_of", harmless: &[Given::Number(1.0)] },
     Unsupported { field: "suffix", harmless: &[Given::Word("")] },
@@ -46,9 +46,13 @@ pub static UNSUPPORTED: &[Unsupported] = &[
 pub struct ChatRequest {
     /// A model's id or alias, see `GET /models`.
     pub model: String,
-    /// The conversation so far.
-    #[schema(min_items = 1)]
-    pub messages: Vec<Message>,
+    /// The conversation so far. With `conversation`: what is new; none asks for the last answer once more.
+    #[schema(value_type = Vec<Message>)]
+    pub messages: Option<Vec<Message>>,
+    /// A stored conversation to go on with: its history goes before `messages`, and both these and the answer are
+    /// stored in it. Its id, or an object.
+    #[schema(value_type = Option<ConversationTarget>)]
+    pub conversation: Option<ConversationParam>,
     /// Most tokens of each answer; the end of the context without it.
     #[schema(minimum = 1)]
     pub max_completion_tokens: Option<i64>,
@@ -271,6 +275,7 @@ pub struct CheckedChat {
     pub include_usage: bool,
     pub logprobs: Option<u32>,
     pub structured: Option<Structured>,
+    pub conversation: Option<ConversationParam>,
 }
 
 impl ChatRequest {
@@ -307,9 +312,18 @@ impl ChatRequest {
         }
         .check()?;
         if self.messages.is_empty() {
+        if self.conversation.is_some() && n != 1 {
+            let message = "'n' must be 1 with 'conversation': one answer goes on with it.";
+            return Err(ApiError::invalid_value("n", message));
+        }
+        let messages = match (self.messages, &self.conversation) {
+            (None, None) => return Err(ApiError::missing("messages")),
+            (messages, _) => messages.unwrap_or_default(),
+        };
+        if messages.is_empty() && self.conversation.is_none() {
             return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));
         }
-        let messages = self.messages.into_iter().enumerate().map(message_object).collect::<Result<_, _>>()?;
+        let messages = messages.into_iter().enumerate().map(message_object).collect::<Result<_, _>>()?;
         Ok(CheckedChat {
             model: self.model,
             messages,
@@ -321,6 +335,7 @@ impl ChatRequest {
             include_usage,
             logprobs,
             structured,
+            conversation: self.conversation,
         })
     }
 }

@@ -13,7 +13,9 @@ use utoipa::openapi::security::{
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::{admin, api_keys, auth, chat, completions, google, health, models, status, user};
+use super::{
+    admin, api_keys, auth, chat, completions, conversations, google, health, models, responses, status, user,
+};
 use crate::auth::access::{Access, Found, find};
 use crate::http::Response;
 use crate::http::routes::{get_or_head, other_methods};
@@ -27,6 +29,8 @@ use crate::http::routes::{get_or_head, other_methods};
     tags(
         (name = "chat", description = "Conversations"),
         (name = "completions", description = "Plain text"),
+        (name = "responses", description = "Answers that are kept and can be continued"),
+        (name = "conversations", description = "Conversations that are kept"),
         (name = "models", description = "What can be asked for"),
         (name = "auth", description = "Signing in and sessions"),
         (name = "user", description = "One's own account and keys"),
@@ -45,12 +49,16 @@ fn document() -> utoipa::openapi::OpenApi {
     for part in [
         chat::Doc::openapi(),
         completions::Doc::openapi(),
+        responses::Doc::openapi(),
         models::Doc::openapi(),
         status::Doc::openapi(),
         auth::Doc::openapi(),
         user::Doc::openapi(),
         api_keys::Doc::openapi(),
         admin::Doc::openapi(),
+        conversations::Doc::openapi(),
+        conversations::ItemsDoc::openapi(),
+        conversations::BranchesDoc::openapi(),
     ] {
         api.merge(part);
     }

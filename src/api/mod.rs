@@ -5,9 +5,14 @@ mod admin;
 mod api_keys;
 mod auth;
 mod chat;
+mod chat_conversation;
 mod chat_request;
 mod choices;
 mod completions;
+mod conversation_branches;
+mod conversation_items;
+mod conversation_wire;
+mod conversations;
 mod docs;
 mod google;
 mod health;
@@ -16,6 +21,7 @@ mod meter;
 mod models;
 mod params;
 mod prompt;
+mod responses;
 mod status;
 mod streaming;
 mod structured;
@@ -27,9 +33,11 @@ use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
+use jan_actors::conversations::Conversations;
 use jan_actors::identity::{Identity, UserId};
 use jan_actors::limits::Limiter;
 use jan_actors::model::Models;
+use jan_actors::responses::Responses;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use warp::filters::BoxedFilter;
@@ -54,6 +62,10 @@ pub struct AppState {
     pub identity: Identity,
     /// The door to the rate limits.
     pub limiter: Limiter,
+    /// The door to conversations.
+    pub conversations: Conversations,
+    /// The door to stored responses.
+    pub responses: Responses,
     /// Signing in with Google.
     pub google: Arc<Google>,
     /// Whether anybody may become a guest.
@@ -80,7 +92,11 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .unify()
         .or(admin::routes(&state))
         .unify()
+        .or(conversations::routes(&state))
+        .unify()
         .or(completions::routes(&state))
+        .unify()
+        .or(responses::routes(&state))
         .unify()
         .or(models::routes(&state))
         .unify()

@@ -96,6 +96,7 @@ async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
         models: system.models().clone(),
         identity: system.identity().clone(),
         limiter: system.limiter().clone(),
+        conversations: system.conversations().clone(),
         google: Arc::new(Google::new(GoogleConfig::default())),
         guests: true,
         lifecycle: Lifecycle::default(),

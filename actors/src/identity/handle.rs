@@ -71,6 +71,11 @@ impl Identity {
         ]
     }
 
+    /// Where other parts keep what they keep.
+    pub(crate) fn store(&self) -> &Arc<crate::store::Store> {
+        &self.desk.store
+    }
+
     /// Writes what is still to be written and closes the database. Blocks.
     pub(crate) fn close(&self) {
         accounts::note_used(&self.desk);

@@ -142,6 +142,7 @@ pub fn sign_in(
         if !created {
             changes.accounts.push(AccountChange::DeleteUser(guest.id));
             merged_guest = Some(guest.id);
+            changes.moves.extend(here.as_ref().map(|user| (guest.id, user.id)));
         }
     }
     let mut user = here.unwrap_or_else(|| {
@@ -187,6 +188,7 @@ fn end_credentials(stores: &dyn Stores, id: UserId) -> Result<Changes, IdentityE
     Ok(Changes {
         accounts: keys.map(|(hash, record)| AccountChange::DeleteKey(hash, record)).collect(),
         sessions: sessions.map(|session| SessionChange::End(id, session.id)).collect(),
+        ..Changes::default()
     })
 }
 

@@ -104,7 +104,7 @@ pub struct GenerationRequest {
 }
 
 /// A token that was or might have been chosen.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Its number.
     pub token: Token,
@@ -115,7 +115,7 @@ pub struct Candidate {
 }
 
 /// How likely a token of the answer was.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
     /// The token.
     pub chosen: Candidate,

@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sled::{Db, Tree};
 use uuid::Uuid;
 
 use super::accounts::{AccountsStore, SledAccounts};
+use super::conversations::{ConversationsStore, SledConversations};
 use super::files::{create_private_folder, sync_folder, write_private};
+use super::responses::{ResponsesStore, SledResponses};
 use super::sessions::{SessionsStore, SledSessions};
 use super::{StoreError, Stores};
 
@@ -88,6 +91,8 @@ pub struct SledStores {
     file: File,
     accounts: SledAccounts,
     sessions: SledSessions,
+    responses: SledResponses,
+    conversations: Arc<dyn ConversationsStore>,
 }
 
 impl Stores for SledStores {
@@ -97,6 +102,14 @@ impl Stores for SledStores {
 
     fn sessions(&self) -> &dyn SessionsStore {
         &self.sessions
+    }
+
+    fn responses(&self) -> &dyn ResponsesStore {
+        &self.responses
+    }
+
+    fn conversations(&self) -> &Arc<dyn ConversationsStore> {
+        &self.conversations
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -150,6 +163,8 @@ pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
             file: File::open(path.join("db")).map_err(|error| StoreError::Database(error.to_string()))?,
             accounts: SledAccounts::open(&db)?,
             sessions: SledSessions::open(&db)?,
+            responses: SledResponses::open(&db)?,
+            conversations: Arc::new(SledConversations::open(&db)?),
             db: db.clone(),
         })
     })()

@@ -9,16 +9,25 @@
 //! so that another database can take sled's place.
 
 mod accounts;
+mod conversations;
 mod db;
 pub mod files;
+mod item_value;
+mod responses;
 mod sessions;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
+use crate::identity::UserId;
+
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
+pub use conversations::{ConversationChange, ConversationsStore};
 pub use db::OpenError;
+pub use responses::{ResponseChange, ResponsesStore};
 pub use sessions::{SessionChange, SessionsStore, StoredSession};
 pub use writer::Store;
 
@@ -28,6 +37,10 @@ pub trait Stores: Send {
     fn accounts(&self) -> &dyn AccountsStore;
     /// Login sessions.
     fn sessions(&self) -> &dyn SessionsStore;
+    /// Responses.
+    fn responses(&self) -> &dyn ResponsesStore;
+    /// Conversations and their items. To be kept weakly: what failed must be let go before it is opened again.
+    fn conversations(&self) -> &Arc<dyn ConversationsStore>;
     /// Makes every change so far durable.
     ///
     /// # Errors
@@ -43,11 +56,25 @@ pub trait Stores: Send {
     /// # Errors
     /// The database failed.
     fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+        // First what a user has: after a crash in between, the user is still there to be deleted again.
+        for (from, to) in &changes.moves {
+            self.conversations().move_all(*from, *to)?;
+            self.responses().commit(&[ResponseChange::MoveUser { from: *from, to: *to }])?;
+        }
+        for change in &changes.accounts {
+            if let AccountChange::DeleteUser(id) = change {
+                self.conversations().delete_all(*id)?;
+                self.responses().commit(&[ResponseChange::DeleteUser(*id)])?;
+            }
+        }
         if !changes.accounts.is_empty() {
             self.accounts().commit(&changes.accounts)?;
         }
         if !changes.sessions.is_empty() {
             self.sessions().commit(&changes.sessions)?;
+        }
+        if !changes.responses.is_empty() {
+            self.responses().commit(&changes.responses)?;
         }
         Ok(())
     }
@@ -60,6 +87,10 @@ pub struct Changes {
     pub accounts: Vec<AccountChange>,
     /// Sessions.
     pub sessions: Vec<SessionChange>,
+    /// Responses.
+    pub responses: Vec<ResponseChange>,
+    /// From whom to whom everything goes that a user has beside keys and sessions.
+    pub moves: Vec<(UserId, UserId)>,
 }
 
 /// The database failed.
