@@ -46,7 +46,9 @@ fn main() {
             "--data-dir" => options.folder = Some(value().into()),
             // cargo's own.
             "--bench" => {}
-            other => panic!("unknown argument {other}; known: --conversations, --seconds, --samples, --data-dir"),
+            other => {
+                panic!("unknown argument {other}; known: --conversations, --seconds, --samples, --data-dir")
+            }
         }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime starts");
@@ -93,7 +95,8 @@ async fn run(options: &Options) -> Value {
     progress(&format!("the disk: {fsync_after:.0} fsyncs/s"));
 
     // Another user's few, so that the appends above are not among them.
-    let reader = system.identity().create_user("reader@example.com", "Reader").await.expect("a user is made").id;
+    let reader =
+        system.identity().create_user("reader@example.com", "Reader").await.expect("a user is made").id;
     let mut ids = fill(&store, reader, FEW).await;
     let few = latencies(&store, reader, &ids, options.samples).await;
     progress(&format!("at {FEW} conversations: {few}"));
@@ -203,7 +206,8 @@ async fn fill(store: &Conversations, user: UserId, count: usize) -> Vec<Conversa
                         return ids;
                     }
                     let items = vec![says(format!("This is the first message of conversation {number}"))];
-                    let new = NewConversation { items, model: Some("jan-v1-4b".to_owned()), ..Default::default() };
+                    let new =
+                        NewConversation { items, model: Some("jan-v1-4b".to_owned()), ..Default::default() };
                     ids.push(store.create(user, new).await.expect("it is made").id);
                     if number > 0 && number.is_multiple_of(50_000) {
                         let rate = number as f64 / begun.elapsed().as_secs_f64();

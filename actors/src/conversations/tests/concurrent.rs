@@ -18,7 +18,8 @@ fn cursors_neither_skip_nor_repeat() {
     let disk = Disk::new(1);
     let user = disk.users[0];
     let ids: Vec<_> = (0..300).map(|now| create(&disk, user, 1000 + now)).collect();
-    let (staying, going): (Vec<_>, Vec<_>) = ids.iter().copied().partition(|id: &ConversationId| id.to_bytes()[15].is_multiple_of(2));
+    let (staying, going): (Vec<_>, Vec<_>) =
+        ids.iter().copied().partition(|id: &ConversationId| id.to_bytes()[15].is_multiple_of(2));
     let trees = disk.trees();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
