@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::error::ConversationError;
+use super::fields::{check_metadata, valid_model, valid_title};
 use super::ids::{ConversationId, new_item_id};
 use super::tree::Node;
 use super::types::{
@@ -18,12 +19,6 @@ use crate::store::{ConversationChange, ConversationsStore, Stores};
 
 /// An answer and what makes it true.
 pub type Decision<T> = Result<(T, Vec<ConversationChange>), ConversationError>;
-
-/// RFC: none; OpenAI's limits on the notes of every object.
-const MAX_METADATA_KEY: usize = 64;
-const MAX_METADATA_VALUE: usize = 512;
-/// Longest model id that is kept.
-const MAX_MODEL: usize = 256;
 
 /// What decisions go by.
 #[derive(Clone, Debug)]
@@ -69,7 +64,7 @@ pub fn create(
     let record = ConversationRecord {
         id: ConversationId::new(),
         user,
-        title: new.title.map(|title| valid_title(&title, rules)).transpose()?,
+        title: new.title.map(|title| valid_title(&title, &rules.limits)).transpose()?,
         model: new.model.map(valid_model).transpose()?,
         metadata: new.metadata,
         created_at: rules.now_s(),
@@ -80,7 +75,7 @@ pub fn create(
         head: None,
         share: None,
     };
-    check_metadata(&record, rules)?;
+    check_metadata(&record.metadata, &rules.limits)?;
     let mut draft = Draft::new(record);
     draft.add(new.items, None, rules)?;
     Ok((draft.record.clone(), draft.into_changes()))
@@ -96,14 +91,14 @@ pub fn update(
 ) -> Decision<ConversationRecord> {
     let mut record = find(&**stores.conversations(), user, id)?;
     if let Some(title) = update.title {
-        record.title = title.map(|title| valid_title(&title, rules)).transpose()?;
+        record.title = title.map(|title| valid_title(&title, &rules.limits)).transpose()?;
     }
     if let Some(model) = update.model {
         record.model = model.map(valid_model).transpose()?;
     }
     if let Some(metadata) = update.metadata {
         record.metadata = metadata;
-        check_metadata(&record, rules)?;
+        check_metadata(&record.metadata, &rules.limits)?;
     }
     touch(&mut record, rules);
     Ok((record.clone(), vec![ConversationChange::Put(record)]))
@@ -192,20 +187,15 @@ pub fn begin(
     Ok((Some(begun), draft.into_changes()))
 }
 
-/// The answer's text so far. It stays one to come.
+/// The answer's text so far. It stays one to come, and the conversation where it is in the list.
 pub fn checkpoint(
     stores: &dyn Stores,
     id: ConversationId,
     answer: &StoredItem,
     text: String,
 ) -> Decision<()> {
-    let store = &**stores.conversations();
-    let stored = store.node(id, answer.node.number)?;
-    if stored.is_none_or(|node| node.deleted || !node.pending) {
-        return Err(not_found("item", &answer.node.id));
-    }
-    let body = answer_body(answer, text, "in_progress");
-    Ok(((), vec![ConversationChange::PutItem(id, StoredItem { node: answer.node.clone(), body })]))
+    let (record, item) = replace(stores, id, answer, answer_body(answer, text, "in_progress"))?;
+    Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
 }
 
 /// The answer as it ended.
@@ -221,27 +211,26 @@ pub fn finish(
         Ending::Completed => "completed",
         Ending::Incomplete => "incomplete",
     };
-    replace(stores, id, answer, answer_body(answer, text, status), rules)
+    let (mut record, mut item) = replace(stores, id, answer, answer_body(answer, text, status))?;
+    touch(&mut record, rules);
+    item.node.pending = false;
+    Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
 }
 
+/// A pending answer with another body, and the record that counts it.
 fn replace(
     stores: &dyn Stores,
     id: ConversationId,
     answer: &StoredItem,
     body: Map<String, Value>,
-    rules: &Rules,
-) -> Decision<()> {
+) -> Result<(ConversationRecord, StoredItem), ConversationError> {
     let store = &**stores.conversations();
     let mut record = store.conversation(id)?.ok_or_else(|| not_found("conversation", &id.to_string()))?;
-    let stored = store.node(id, answer.node.number)?;
-    if stored.is_none_or(|node| node.deleted || !node.pending) {
-        return Err(not_found("item", &answer.node.id));
-    }
-    record.bytes = record.bytes.saturating_sub(bytes(&answer.body)).saturating_add(bytes(&body));
-    touch(&mut record, rules);
-    let node = Node { pending: false, ..answer.node.clone() };
-    let item = StoredItem { node, body };
-    Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
+    let stored = store.item(id, answer.node.number)?;
+    let stored = stored.filter(|stored| !stored.node.deleted && stored.node.pending);
+    let stored = stored.ok_or_else(|| not_found("item", &answer.node.id))?;
+    record.bytes = record.bytes.saturating_sub(bytes(&stored.body)).saturating_add(bytes(&body));
+    Ok((record, StoredItem { node: stored.node, body }))
 }
 
 fn answer_body(answer: &StoredItem, text: String, status: &str) -> Map<String, Value> {
@@ -471,45 +460,4 @@ impl Draft {
         let items = self.stored.into_iter().map(|item| ConversationChange::PutItem(id, item));
         items.chain([ConversationChange::Put(self.record)]).collect()
     }
-}
-
-fn valid_title(title: &str, rules: &Rules) -> Result<String, ConversationError> {
-    let title = title.trim();
-    let most = rules.limits.max_title_chars;
-    if (1..=most).contains(&title.chars().count()) && !title.contains(char::is_control) {
-        return Ok(title.to_owned());
-    }
-    let problem = format!(
-        "must have 1 to {most} characters, none of them a control character (conversations.max_title_chars)"
-    );
-    Err(ConversationError::invalid("title", problem))
-}
-
-fn valid_model(model: String) -> Result<String, ConversationError> {
-    if (1..=MAX_MODEL).contains(&model.len()) && !model.contains(char::is_control) {
-        return Ok(model);
-    }
-    Err(ConversationError::invalid("model", format!("must be a model's id of 1 to {MAX_MODEL} bytes")))
-}
-
-fn check_metadata(record: &ConversationRecord, rules: &Rules) -> Result<(), ConversationError> {
-    let most = rules.limits.max_metadata_pairs;
-    if record.metadata.len() > most {
-        let problem = format!(
-            "has {} pairs; at most {most} are allowed (conversations.max_metadata_pairs)",
-            record.metadata.len()
-        );
-        return Err(ConversationError::invalid("metadata", problem));
-    }
-    for (key, value) in &record.metadata {
-        if key.chars().count() > MAX_METADATA_KEY {
-            let problem = format!("has a key of more than {MAX_METADATA_KEY} characters");
-            return Err(ConversationError::invalid("metadata", problem));
-        }
-        if value.chars().count() > MAX_METADATA_VALUE {
-            let problem = format!("must have at most {MAX_METADATA_VALUE} characters");
-            return Err(ConversationError::invalid(format!("metadata.{key}"), problem));
-        }
-    }
-    Ok(())
 }

@@ -12,6 +12,7 @@ pub mod chat;
 mod cursor;
 mod decide;
 mod error;
+mod fields;
 mod handle;
 mod ids;
 pub mod item;

@@ -89,10 +89,7 @@ impl Real {
     }
 
     /// The decision behind an operation, to be made on the store's thread.
-    fn decision(
-        &self,
-        transition: &Transition,
-    ) -> Box<dyn FnOnce(&dyn Stores, &Rules) -> Decision<Noted> + Send> {
+    fn decision(&self, transition: &Transition) -> Deciding {
         let users = self.disk.users.clone();
         let said = |texts: &[String]| texts.iter().map(|text| says("user", text)).collect::<Vec<_>>();
         match transition.clone() {
@@ -255,6 +252,9 @@ impl Real {
         all
     }
 }
+
+/// A decision to be made on the store's thread.
+type Deciding = Box<dyn FnOnce(&dyn Stores, &Rules) -> Decision<Noted> + Send>;
 
 /// What a decision made that the model knows by number.
 #[derive(Debug)]
