@@ -128,13 +128,14 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         None => None,
     };
     let conversation = turn.as_ref().map(ConversationRef::from);
-    let mut choices = match Choices::start(&state.models, generation_requests(chat, constraint, &context), meter).await {
-        Ok(choices) => choices,
-        Err(error) => {
-            chat_conversation::take_back(turn).await;
-            return Err(structured::generation_error(error, PROMPT, constraining));
-        }
-    };
+    let mut choices =
+        match Choices::start(&state.models, generation_requests(chat, constraint, &context), meter).await {
+            Ok(choices) => choices,
+            Err(error) => {
+                chat_conversation::take_back(turn).await;
+                return Err(structured::generation_error(error, PROMPT, constraining));
+            }
+        };
     choices.store_in(turn);
     choices.check_with(structured.and_then(|structured| structured.output_check(n, cut)));
     let mut response = if stream {

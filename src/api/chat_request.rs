@@ -311,7 +311,6 @@ impl ChatRequest {
             guided_grammar: self.guided_grammar,
         }
         .check()?;
-        if self.messages.is_empty() {
         if self.conversation.is_some() && n != 1 {
             let message = "'n' must be 1 with 'conversation': one answer goes on with it.";
             return Err(ApiError::invalid_value("n", message));

@@ -60,8 +60,14 @@ impl Choices {
         meter: Option<Meter>,
     ) -> Result<Self, GenerationError> {
         let events = select_all(streams);
-        let mut choices =
-            Self { events, heard: VecDeque::new(), prompt_texts: vec![None; count], meter, check: None, turn: None };
+        let mut choices = Self {
+            events,
+            heard: VecDeque::new(),
+            prompt_texts: vec![None; count],
+            meter,
+            check: None,
+            turn: None,
+        };
         let mut started = vec![false; count];
         while started.contains(&false) {
             let Some((index, event)) = choices.events.next().await else { break };
