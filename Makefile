@@ -10,7 +10,7 @@ export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help setup setup-test build run test lint fmt bench clean
+.PHONY: help setup setup-test build run test openapi lint fmt bench clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ run: setup ## Build, then serve the bundled model on LISTEN (default 127.0.0.1:8
 
 test: ## Set up everything and run every test
 	@tests/setup/test.sh
+
+openapi: setup ## Record the API's description in fixtures/openapi.json, after a change that is meant
+	JAN_RECORD_OPENAPI=1 cargo test --release --locked --lib the_description_is_the_recorded_one
 
 lint: setup ## rustfmt and clippy, as `make test` runs them
 	cargo fmt --all --check

@@ -21,6 +21,8 @@ mod streaming;
 mod user;
 mod wire;
 
+pub use self::docs::PAGE as SWAGGER_PAGE;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 

@@ -1,0 +1,94 @@
+"""schemathesis against the real binary: whatever the description allows or forbids, the server does as described.
+
+JAN_FUZZ_SECONDS   the budget of the whole run; `make fuzz` sets a longer one
+JAN_FUZZ_SEED      what it draws from; fixed unless set, so that a failure comes again
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from harness import ROOT
+
+BUDGET = int(os.environ.get("JAN_FUZZ_SECONDS") or 75)
+SEED = os.environ.get("JAN_FUZZ_SEED") or "4711"
+CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "response_headers_conformance",
+    "ignored_auth",
+]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    return tmp_path_factory.mktemp("schemathesis")
+
+
+@pytest.mark.timeout(BUDGET * 2 + 300)
+def test_the_server_is_as_described(make_server, reports):
+    # Long answers are the model's business, and a guest more or less is nobody's.
+    server = make_server(env={"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "256", "JAN_SERVER__LOG__LEVEL": "warn"})
+    # A key of a second administrator's, so that what is tried out leaves the first alone.
+    admin = server.new_user("fuzz@example.com", "Fuzz")
+    assert server.patch(f"/api/v1/admin/users/{admin}", {"role": "admin"}, key=server.admin_key).status == 200
+    key = server.new_key(admin, permissions=("read", "write", "admin"))["key"]
+    command = [
+        os.path.join(os.path.dirname(sys.executable), "schemathesis"),
+        "--config-file",
+        str(ROOT / "tests/python/schemathesis.toml"),
+        "run",
+        f"{server.url}/api/swagger/openapi.json",
+        "--url",
+        server.url,
+        "--header",
+        f"Authorization: Bearer {key}",
+        "--checks",
+        ",".join(CHECKS),
+        "--max-time",
+        str(BUDGET),
+        "--seed",
+        SEED,
+        "--no-color",
+        "--continue-on-failure",
+        "--request-timeout",
+        "60",
+        "--report",
+        "ndjson",
+        "--report-ndjson-path",
+        str(reports / "run.ndjson"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=reports, check=False)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
+    assert server.get("/livez").status == 200
+    described = server.get("/api/swagger/openapi.json").json()["paths"]
+    wanted = sum(method in ("get", "post", "put", "patch", "delete") for item in described.values() for method in item)
+    events = (reports / "run.ndjson").read_text().splitlines()
+    assert len(events) > 100
+    assert f"{wanted} selected / {wanted} total" in done.stdout or f"{wanted} selected" in done.stdout, done.stdout
+    print(done.stdout[-3000:])
+
+
+def test_wrong_credentials_are_refused_everywhere(server):
+    """The same for each operation and each way to be wrong, whatever the operation allows without a credential."""
+    described = server.get("/api/swagger/openapi.json").json()["paths"]
+    tried = 0
+    for path, item in described.items():
+        for method, operation in item.items():
+            if method not in ("get", "post", "put", "patch", "delete") or operation["operationId"] == "refreshToken":
+                continue
+            for headers in (
+                {"Authorization": "Bearer sk-jan-wrong"},
+                {"Authorization": "Basic dXNlcjpwYXNz"},
+                {"X-API-Key": "sk-jan-wrong"},
+            ):
+                answer = server.request(method.upper(), path.replace("{", "").replace("}", ""), headers=headers)
+                assert answer.status == 401, (method, path, headers, answer)
+                assert answer.headers["WWW-Authenticate"].startswith("Bearer"), (method, path)
+                assert json.loads(answer.body)["error"]["code"], (method, path)
+                tried += 1
+    assert tried > 90
