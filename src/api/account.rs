@@ -49,6 +49,7 @@ impl Deleted {
 
 /// What kind of user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = UserRole)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Nobody knows who; becomes a member by signing in.

@@ -161,6 +161,7 @@ fn null() -> Given {
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[schema(as = MessageRole)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions.

@@ -36,10 +36,9 @@ use crate::http::Response;
 )]
 struct Doc;
 
-/// The description of the whole API.
-fn document() -> Value {
-    let mut api = utoipa::openapi::OpenApi::default();
-    for part in [
+/// What is under `/api/v1`, by resource.
+fn resources() -> Vec<utoipa::openapi::OpenApi> {
+    vec![
         chat::Doc::openapi(),
         completions::Doc::openapi(),
         models::Doc::openapi(),
@@ -48,13 +47,22 @@ fn document() -> Value {
         user::Doc::openapi(),
         api_keys::Doc::openapi(),
         admin::Doc::openapi(),
-    ] {
+    ]
+}
+
+/// What stands at the root.
+fn others() -> Vec<utoipa::openapi::OpenApi> {
+    vec![health::Doc::openapi(), auth::KeysDoc::openapi(), google::Doc::openapi(), page::Doc::openapi()]
+}
+
+/// The description of the whole API.
+fn document() -> Value {
+    let mut api = utoipa::openapi::OpenApi::default();
+    for part in resources() {
         api.merge(part);
     }
     let mut document = Doc::openapi().nest("/api/v1", api);
-    for part in
-        [health::Doc::openapi(), auth::KeysDoc::openapi(), google::Doc::openapi(), page::Doc::openapi()]
-    {
+    for part in others() {
         document.merge(part);
     }
     document.servers = Some(vec![Server::new("/")]);
@@ -70,7 +78,7 @@ pub fn routes() -> BoxedFilter<(Response,)> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::path::Path;
 
     use http::Method;
@@ -133,7 +141,10 @@ mod tests {
             let with_body = matches!(method.as_str(), "POST" | "PATCH" | "PUT");
             if with_body && let Some(body) = operation.get("requestBody") {
                 let curl = operation["x-codeSamples"][0]["source"].as_str().unwrap();
-                assert!(curl.contains(" -d '"), "{name}: its body {body} has no example");
+                assert!(
+                    curl.contains(" -d '"),
+                    "{name}: its body has no example: #[schema(example = json!(…))] on {body}"
+                );
             }
             for (status, response) in operation["responses"].as_object().unwrap() {
                 assert!(response["description"].is_string(), "{name} {status} has no description");
@@ -144,6 +155,19 @@ mod tests {
                 operation["responses"].as_object().unwrap().keys().any(|status| status < &"400".to_owned()),
                 "{name} never succeeds"
             );
+        }
+    }
+
+    /// Schemas of one name would silently be taken for each other.
+    #[test]
+    fn every_schema_has_a_name_of_its_own() {
+        let mut seen = BTreeMap::new();
+        for part in resources().into_iter().chain(others()) {
+            for (name, schema) in part.components.map(|all| all.schemas).unwrap_or_default() {
+                let schema = serde_json::to_value(schema).unwrap();
+                let first = seen.entry(name.clone()).or_insert_with(|| schema.clone());
+                assert_eq!(*first, schema, "two types are called {name}: give one #[schema(as = …)]");
+            }
         }
     }
 

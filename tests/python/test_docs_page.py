@@ -163,7 +163,7 @@ def test_sign_in_with_google(make_server):
             wait_until(lambda: page.locator("button.authorize.locked").count() > 0, "the page has a token", 30)
             page.click("#operations-user-getProfile .opblock-summary-control")
             page.click("#operations-user-getProfile button.execute")
-            page.wait_for_selector("#operations-user-getProfile .live-responses-table >> text=\"email\"")
+            page.wait_for_selector("#operations-user-getProfile .live-responses-table >> text=ann@corp.example")
             assert "code=" not in page.url
     finally:
         provider.close()

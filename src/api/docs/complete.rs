@@ -250,19 +250,40 @@ fn add_headers(operation: &mut Map<String, Value>) {
     }
 }
 
-/// Says of streams what a schema cannot.
+/// Streams: a resource names what its events hold; that they come as server-sent events, how they end and that they
+/// can fail is the same for all. As OpenAPI has it, the schema is that of one event.
 fn explain_streams(operation: &mut Map<String, Value>) {
     let responses = operation["responses"].as_object_mut().expect("an operation has responses");
     for response in responses.values_mut() {
-        if response["content"].get("text/event-stream").is_some() {
-            let description = response["description"].as_str().unwrap_or_default();
-            response["description"] = Value::String(format!(
-                "{description}. As `text/event-stream`: server-sent events, each `data:` line with one object of that \
-                 schema or, should the answer fail after it has begun, an `ErrorResponse`; the last line is \
-                 `data: [DONE]`. Lines that begin with `:` are comments.\n\n\
-                 ```\ndata: {{…}}\n\ndata: {{…}}\n\ndata: [DONE]\n```"
-            ));
-        }
+        let Some(payload) = response["content"].get("text/event-stream").map(|media| media["schema"].clone())
+        else {
+            continue;
+        };
+        response["content"]["text/event-stream"]["schema"] = json!({
+            "type": "object",
+            "description": "One server-sent event.",
+            "required": ["data"],
+            "properties": {
+                "event": {"type": "string", "description": "The event's name, where it has one."},
+                "data": {
+                    "description": "One JSON object; `[DONE]` at the end.",
+                    "anyOf": [
+                        {"type": "string", "const": "[DONE]"},
+                        {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"anyOf": [payload, {"$ref": "#/components/schemas/ErrorResponse"}]},
+                        },
+                    ],
+                },
+            },
+        });
+        let description = response["description"].as_str().unwrap_or_default();
+        response["description"] = Value::String(format!(
+            "{description}. As `text/event-stream`: server-sent events, each `data:` line with one object or, should \
+             the answer fail after it has begun, an `ErrorResponse`; the last line is `data: [DONE]`. Lines that \
+             begin with `:` are comments.\n\n```\ndata: {{…}}\n\ndata: {{…}}\n\ndata: [DONE]\n```"
+        ));
     }
 }
 
@@ -294,6 +315,12 @@ fn example_of<'a>(media: &'a Value, schemas: &'a Value) -> Option<&'a Value> {
     {
         return first.get("value");
     }
-    let reference = media["schema"]["$ref"].as_str()?;
+    // A body that may be left out is described as "null or this".
+    let alternatives = media["schema"]["oneOf"].as_array();
+    let reference = alternatives
+        .into_iter()
+        .flatten()
+        .chain([&media["schema"]])
+        .find_map(|schema| schema["$ref"].as_str())?;
     schemas[reference.rsplit('/').next()?].get("example")
 }

@@ -5,7 +5,7 @@ import type { components, paths } from "./openapi.js";
 declare const process: { env: Record<string, string | undefined> };
 
 const headers = { Authorization: `Bearer ${process.env.JAN_API_KEY}` };
-const client = createClient<paths>({ baseUrl: process.env.JAN_SERVER_URL, headers });
+const client = createClient<paths, "application/json">({ baseUrl: process.env.JAN_SERVER_URL, headers });
 
 const models = await client.GET("/api/v1/models");
 if (!models.data) throw new Error(models.error.error.message);
