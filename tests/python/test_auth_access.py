@@ -20,10 +20,16 @@ OPEN = [
     ("GET", "/livez", None),
     ("GET", "/readyz", None),
     ("GET", "/.well-known/jwks.json", None),
+    ("GET", "/api/swagger/index.html", None),
     ("GET", "/api/swagger/openapi.json", None),
+    ("GET", "/api/swagger/doc.json", None),
+    ("GET", "/api/swagger/openapi.yaml", None),
+    ("GET", "/api/swagger/swagger-ui.css", None),
 ]
 #: Open, but they answer no 200 to a request as plain as this.
 OPEN_OTHERWISE = [
+    ("GET", "/", None),
+    ("GET", "/api/swagger", None),
     ("GET", "/auth/google", None),
     ("GET", "/auth/google/callback", None),
     ("POST", "/auth/exchange", {"code": "x"}),

@@ -89,7 +89,7 @@ def test_python_client(server, key, file, tmp_path):
         assert "jan-v1-4b" in [model.id for model in listing.data]
         request = models.ChatRequest(
             model="jan-v1-4b",
-            messages=[models.Message(role=models.Role.USER, content="Hello")],
+            messages=[models.Message(role=models.MessageRole.USER, content="Hello")],
             max_tokens=5,
         )
         answer = importlib.import_module("jan_client.api.chat.create_chat_completion").sync(client=client, body=request)

@@ -38,7 +38,7 @@ def place(server, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("language", "environment", "code"), blocks())
+@pytest.mark.parametrize(("language", "environment", "code"), list(blocks()))
 def test_block(server, place, language, environment, code):
     code = code.replace("localhost:8080", f"127.0.0.1:{server.port}")
     if language == "bash":

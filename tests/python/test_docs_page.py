@@ -9,7 +9,7 @@ import oidc
 import pytest
 import yaml
 from chromium import open_page
-from harness import ROOT, wait_until
+from harness import ROOT, rss_kib, wait_until
 
 PAGE = "/api/swagger/index.html"
 CHAT = "#operations-chat-createChatCompletion"
@@ -47,6 +47,14 @@ def test_the_description_has_three_addresses(server):
     assert description["openapi"].startswith("3.1")
     assert server.get("/api/swagger/doc.json").json() == description
     assert yaml.safe_load(server.get("/api/swagger/openapi.yaml").body) == description
+
+
+def test_the_page_costs_little_memory(make_server):
+    own = make_server(wait="live")
+    for path in ("index.html", "swagger-ui-bundle.js", "swagger-ui.css", "openapi.json", "openapi.yaml", "doc.json"):
+        for _ in range(5):
+            assert own.get(f"/api/swagger/{path}").status == 200
+    assert rss_kib(own.pid) < 40 * 1024
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ const RATE_LIMIT_HEADERS: [&str; 3] = ["X-RateLimit-Limit", "X-RateLimit-Remaini
 
 /// Completes the description.
 pub fn complete(document: &mut Value) {
+    fix_constants(&mut document["components"]["schemas"]);
     let schemas = document["components"]["schemas"].clone();
     let paths = document["paths"].as_object_mut().expect("a description has paths");
     for (path, item) in paths {
@@ -38,6 +39,26 @@ pub fn complete(document: &mut Value) {
     components.insert("headers".to_owned(), headers());
     components.insert("examples".to_owned(), Value::Object(errors::examples()));
     components.insert("securitySchemes".to_owned(), security_schemes());
+}
+
+/// A text that is "Always `this`." is a constant for clients, too. schemathesis holds the answers to it.
+fn fix_constants(schemas: &mut Value) {
+    for schema in schemas.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        // What is flattened into another type is one of several parts.
+        let parts = match schema.get_mut("allOf") {
+            Some(Value::Array(parts)) => parts.as_mut_slice(),
+            _ => std::slice::from_mut(schema),
+        };
+        let properties =
+            parts.iter_mut().filter_map(|part| part.get_mut("properties")?.as_object_mut()).flatten();
+        for (_, property) in properties {
+            let description = property["description"].as_str().unwrap_or_default();
+            let constant = description.strip_prefix("Always `").and_then(|rest| rest.strip_suffix("`."));
+            if let Some(constant) = constant.filter(|_| property["type"] == "string") {
+                property["const"] = Value::String(constant.to_owned());
+            }
+        }
+    }
 }
 
 /// Says where what was made can be had, changed and deleted: from `POST /things` to everything at and below `/things/{id}`.
