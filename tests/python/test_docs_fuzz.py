@@ -36,7 +36,14 @@ def test_the_server_is_as_described(make_server, reports):
     # A key of a second administrator's, so that what is tried out leaves the first alone.
     admin = server.new_user("fuzz@example.com", "Fuzz")
     assert server.patch(f"/api/v1/admin/users/{admin}", {"role": "admin"}, key=server.admin_key).status == 200
-    key = server.new_key(admin, permissions=("read", "write", "admin"))["key"]
+    made = server.new_key(admin, permissions=("read", "write", "admin"))
+    key = made["key"]
+    first = server.get("/api/v1/user/profile", key=server.admin_key).json()["id"]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "tests/python"),
+        "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
+        "JAN_FUZZ_PROTECTED": f"{first} {admin} {made['id']}",
+    }
     # These end what they are called with: a user of their own is what they may end.
     victim = server.new_key(server.new_user("victim@example.com", "Victim"))["key"]
     config = (ROOT / "tests/python/schemathesis.toml").read_text().replace("VICTIM", victim)
@@ -61,20 +68,14 @@ def test_the_server_is_as_described(make_server, reports):
         "--continue-on-failure",
         "--request-timeout",
         "60",
-        "--report",
-        "ndjson",
-        "--report-ndjson-path",
-        str(reports / "run.ndjson"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=reports, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=reports, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
     # A key that was revoked on the way would have left nothing but refusals to look at.
     assert server.get("/api/v1/admin/users", key=key).status == 200
     described = server.get("/api/swagger/openapi.json").json()["paths"]
     wanted = sum(method in ("get", "post", "put", "patch", "delete") for item in described.values() for method in item)
-    events = (reports / "run.ndjson").read_text().splitlines()
-    assert len(events) > 100
-    assert f"{wanted} selected / {wanted} total" in done.stdout or f"{wanted} selected" in done.stdout, done.stdout
+    assert f"Tested: {wanted}" in done.stdout, done.stdout
     print(done.stdout[-3000:])
 
 
