@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import oidc
 import pytest
 from harness import ROOT
 
@@ -29,10 +30,19 @@ def reports(tmp_path_factory):
     return tmp_path_factory.mktemp("schemathesis")
 
 
+@pytest.fixture
+def provider():
+    """Somebody to sign in with."""
+    one = oidc.Provider()
+    yield one
+    one.close()
+
+
 @pytest.mark.timeout(BUDGET * 2 + 300)
-def test_the_server_is_as_described(make_server, reports):
+def test_the_server_is_as_described(make_server, provider, reports):
     # Long answers are the model's business, and a guest more or less is nobody's.
-    server = make_server(env={"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "256", "JAN_SERVER__LOG__LEVEL": "warn"})
+    settings = {"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "256", "JAN_SERVER__LOG__LEVEL": "warn"}
+    server = make_server(env=settings | provider.settings())
     # A key of a second administrator's, so that what is tried out leaves the first alone.
     admin = server.new_user("fuzz@example.com", "Fuzz")
     assert server.patch(f"/api/v1/admin/users/{admin}", {"role": "admin"}, key=server.admin_key).status == 200
@@ -45,8 +55,14 @@ def test_the_server_is_as_described(make_server, reports):
         "JAN_FUZZ_PROTECTED": f"{first} {admin} {made['id']}",
     }
     # These end what they are called with: a user of their own is what they may end.
-    victim = server.new_key(server.new_user("victim@example.com", "Victim"))["key"]
-    config = (ROOT / "tests/python/schemathesis.toml").read_text().replace("VICTIM", victim)
+    victim = server.new_user("victim@example.com", "Victim")
+    config = (ROOT / "tests/python/schemathesis.toml").read_text()
+    for place, credential in (
+        ("VICTIM", server.new_key(victim)["key"]),
+        ("FIRST_SESSION", server.new_session(victim)["access_token"]),
+        ("SECOND_SESSION", server.new_session(victim)["access_token"]),
+    ):
+        config = config.replace(place, credential)
     (reports / "schemathesis.toml").write_text(config)
     command = [
         os.path.join(os.path.dirname(sys.executable), "schemathesis"),

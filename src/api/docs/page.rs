@@ -158,7 +158,7 @@ fn as_json_by_old_name() -> Response {
     path = "/api/swagger/openapi.yaml",
     tag = "docs",
     operation_id = "getDescriptionAsYaml",
-    responses((status = 200, description = "OpenAPI 3.1", body = String, content_type = "application/yaml"))
+    responses((status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/yaml"))
 )]
 fn as_yaml() -> Response {
     content(YAML, AS_YAML.clone())
