@@ -156,7 +156,7 @@ async fn announce(address: SocketAddr, system: &System, anonymous: bool) {
     let text = format!(
         "Jan Server {version} listens on {url}\n\
          OpenAI base URL: {url}/v1 (also {url}/api/v1)\n\
-         OpenAPI document: {url}/api/swagger/openapi.json\n\
+         API reference to read and try: {url}/api/swagger/index.html (OpenAPI: {url}/api/swagger/openapi.json)\n\
          {admin}\n\
          Callers {callers}\n\
          Try it: curl {url}/v1/chat/completions {credential}-H 'Content-Type: application/json' \

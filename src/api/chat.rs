@@ -14,12 +14,13 @@ use warp::filters::BoxedFilter;
 
 use super::chat_conversation::{self, ConversationRef, ConversationTarget};
 use super::chat_request::{
-    CalledFunction, ChatRequest, CheckedChat, Message, Role, ToolCall, ToolCallKind, UNSUPPORTED,
+    CalledFunction, ChatRequest, CheckedChat, ContentShape, Message, PartShape, Role, ToolCall, ToolCallKind,
+    UNSUPPORTED,
 };
 use super::choices::{ChoiceEvent, Choices};
 use super::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
 use super::meter::Meter;
-use super::params::{ServiceTier, StreamOptions, choice_seed};
+use super::params::{ServiceTier, StopShape, StreamOptions, choice_seed};
 use super::streaming::{self, Encoder};
 use super::structured::{self, FormatKind, JsonSchemaFormat, ResponseFormat};
 use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
@@ -57,6 +58,9 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         ToolCallKind,
         CalledFunction,
         StreamOptions,
+        StopShape,
+        ContentShape,
+        PartShape,
         ServiceTier,
         ResponseFormat,
         FormatKind,
@@ -92,7 +96,14 @@ pub struct Doc;
     path = "/chat/completions",
     tag = "chat",
     operation_id = "createChatCompletion",
-    request_body = ChatRequest,
+    request_body(content = ChatRequest, examples(
+        ("answer" = (summary = "An answer", value = json!({
+            "model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}]
+        }))),
+        ("stream" = (summary = "A streamed answer", value = json!({
+            "model": "jan-v1-4b", "messages": [{"role": "user", "content": "Tell me a story"}], "stream": true
+        }))),
+    )),
     responses(
         (status = 200, description = "The answer", content(
             (ChatCompletion = "application/json"),

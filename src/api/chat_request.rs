@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::chat_conversation::{ConversationParam, ConversationTarget};
-use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StreamOptions};
+use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StopShape, StreamOptions};
 use super::structured::{ResponseFormat, Structured, Wishes};
 use crate::http::ApiError;
 use crate::http::json::{Checked, Given, Unsupported};
@@ -88,7 +88,7 @@ pub struct ChatRequest {
     /// own, made from this one and `i`.
     pub seed: Option<i64>,
     /// A text, or up to four, that end the answer and are not part of it.
-    #[schema(value_type = Option<Vec<String>>, max_items = 4)]
+    #[schema(value_type = Option<StopShape>)]
     pub stop: Option<Stop>,
     /// Send the answer as server-sent events while it is made.
     #[schema(default = false)]
@@ -144,7 +144,7 @@ pub struct Message {
     pub role: Role,
     /// What is said; only an assistant message with `tool_calls` may go without.
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<ContentShape>)]
     content: Option<Content>,
     /// Tells participants of one role apart.
     name: Option<String>,
@@ -173,6 +173,7 @@ fn null() -> Given {
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[schema(as = MessageRole)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions.
@@ -214,6 +215,36 @@ pub struct CalledFunction {
     name: String,
     /// Its arguments as JSON text.
     arguments: String,
+}
+
+/// A text, or parts of one.
+#[derive(ToSchema)]
+#[schema(as = MessageContent)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes what Content reads")]
+pub enum ContentShape {
+    /// A text.
+    Text(String),
+    /// Its parts.
+    Parts(Vec<PartShape>),
+}
+
+/// A part of a text.
+#[derive(ToSchema)]
+#[schema(as = ContentPart)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes what Content reads")]
+pub enum PartShape {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// Assistant messages: what it refused with.
+    Refusal {
+        /// The text.
+        refusal: String,
+    },
 }
 
 /// A message's content: a text or parts.

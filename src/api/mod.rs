@@ -28,6 +28,8 @@ mod structured;
 mod user;
 mod wire;
 
+pub use self::docs::PAGE as SWAGGER_PAGE;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 

@@ -65,7 +65,13 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, Place::Root, "/livez", Access::Probe),
     route(Method::GET, Place::Root, "/readyz", Access::Probe),
     route(Method::GET, Place::Root, "/.well-known/jwks.json", Access::Open),
+    route(Method::GET, Place::Root, "/", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger/index.html", Access::Open),
     route(Method::GET, Place::Root, "/api/swagger/openapi.json", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger/doc.json", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger/openapi.yaml", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger/{file}", Access::Open),
     route(Method::GET, Place::Api, "/models", Access::Anonymous(Permission::Read)),
     route(Method::GET, Place::Api, "/models/{id...}", Access::Anonymous(Permission::Read)),
     inference("/chat/completions"),
@@ -132,6 +138,7 @@ pub enum Found {
 /// Looks a request up.
 #[must_use]
 pub fn find(method: &Method, path: &str) -> Found {
+    let is_root = path == "/";
     // As warp does: one slash at the end makes no difference.
     let path = path.strip_suffix('/').unwrap_or(path);
     let in_api = path.strip_prefix("/api/v1/").or_else(|| path.strip_prefix("/v1/"));
@@ -139,6 +146,7 @@ pub fn find(method: &Method, path: &str) -> Found {
     let mut found = Found::Unknown;
     for route in ROUTES {
         let here = match route.place {
+            Place::Root if route.path == "/" => is_root,
             Place::Root => matches(route.path, path.strip_prefix('/')),
             Place::Api => matches(route.path, in_api),
             Place::Both => matches(route.path, in_api) || matches(route.path, path.strip_prefix('/')),
@@ -194,6 +202,9 @@ mod tests {
             assert_eq!(access(Method::POST, path), Some(Access::Proof), "{path}");
         }
         assert_eq!(access(Method::HEAD, "/health"), Some(Access::Probe));
+        for path in ["/", "/api/swagger", "/api/swagger/", "/api/swagger/page.js"] {
+            assert_eq!(access(Method::GET, path), Some(Access::Open), "{path}");
+        }
         assert_eq!(access(Method::DELETE, "/v1/user/api-keys/key_1"), Some(WRITE));
         assert_eq!(access(Method::POST, "/v1/admin/users/user_1/sessions"), Some(ADMIN));
     }
@@ -202,8 +213,8 @@ mod tests {
     fn what_is_not_in_the_table_is_unknown() {
         for path in [
             "",
-            "/",
             "//",
+            "///",
             "/models",
             "/v1",
             "/v1/",

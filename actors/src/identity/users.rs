@@ -82,7 +82,7 @@ pub fn update(
     if let Some(kind) = update.kind.filter(|&kind| kind != before.kind) {
         if kind == UserKind::Guest || before.kind == UserKind::Guest {
             let problem = "of a guest changes by signing in alone; use member or admin for other users";
-            return Err(IdentityError::Invalid { field: "kind", problem: problem.to_owned() });
+            return Err(IdentityError::Invalid { field: "role", problem: problem.to_owned() });
         }
         user.kind = kind;
     }
