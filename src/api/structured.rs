@@ -124,18 +124,9 @@ impl ResponseFormat {
         const FIELD: &str = "response_format";
         match (self.kind, self.json_schema) {
             (FormatKind::Text, None) => Ok(None),
-            (FormatKind::JsonObject, None) => Structured::json(FIELD, FIELD, any_object()).map(Some),
+            (FormatKind::JsonObject, None) => json_object(FIELD).map(Some),
             (FormatKind::JsonSchema, Some(format)) => {
-                let name = &format.name;
-                let named = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-                if !named || !(1..=64).contains(&name.len()) {
-                    return Err(ApiError::invalid_value(
-                        "response_format.json_schema.name",
-                        "Invalid 'response_format.json_schema.name': expected 1 to 64 letters, digits, '_' or '-'.",
-                    ));
-                }
-                let schema = format.schema.map_or_else(any_object, Value::Object);
-                Structured::json(FIELD, "response_format.json_schema.schema", schema).map(Some)
+                json_schema(FIELD, "response_format.json_schema", &format.name, format.schema).map(Some)
             }
             (FormatKind::JsonSchema, None) => Err(ApiError::missing("response_format.json_schema")),
             (_, Some(_)) => Err(ApiError::invalid_value(
@@ -144,6 +135,27 @@ impl ResponseFormat {
             )),
         }
     }
+}
+
+/// Any JSON object, as `field` asks.
+pub fn json_object(field: &'static str) -> Result<Structured, ApiError> {
+    Structured::json(field, field, any_object())
+}
+
+/// JSON that a schema accepts, as `field` asks; its name and the schema lie at `at`.
+pub fn json_schema(
+    field: &'static str,
+    at: &str,
+    name: &str,
+    schema: Option<Map<String, Value>>,
+) -> Result<Structured, ApiError> {
+    let named = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if !named || !(1..=64).contains(&name.len()) {
+        let message = format!("Invalid '{at}.name': expected 1 to 64 letters, digits, '_' or '-'.");
+        return Err(ApiError::invalid_value(format!("{at}.name"), message));
+    }
+    let schema = schema.map_or_else(any_object, Value::Object);
+    Structured::json(field, &format!("{at}.schema"), schema)
 }
 
 fn any_object() -> Value {

@@ -139,16 +139,24 @@ def test_logprobs(client):
 
 
 def test_parse(client):
-    """Plain text passes through `parse`; a schema needs what this server does not have yet, and is refused for that."""
+    """Plain text passes through `parse`; with a schema the answer satisfies it, plain and streaming."""
     parsed = client.responses.parse(**ASK, **LONG)
     assert parsed.output_text and parsed.output_parsed is None
 
     class Story(pydantic.BaseModel):
-        title: str
+        model_config = pydantic.ConfigDict(extra="forbid")
+        title: str = pydantic.Field(max_length=20)
+        sad: bool
 
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.responses.parse(**ASK, text_format=Story)
-    assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "text.format")
+    answer = client.responses.parse(**ASK | {"max_output_tokens": 200}, text_format=Story)
+    assert isinstance(answer.output_parsed, Story)
+    assert answer.status == "completed"
+    assert answer.text.format.type == "json_schema" and answer.text.format.name == "Story"
+    with client.responses.stream(**ASK | {"max_output_tokens": 200, "temperature": 2}, text_format=Story) as stream:
+        assert any(event.type == "response.output_text.delta" for event in stream)
+        assert isinstance(stream.get_final_response().output_parsed, Story)
+    last = client.responses.retrieve(answer.id)
+    assert last.text.format.schema_ == answer.text.format.schema_
 
 
 def test_errors(client, server):

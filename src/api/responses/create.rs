@@ -153,6 +153,7 @@ async fn prepare(
         turn = Some(begun.0);
         (history, input) = (begun.1, begun.2);
     }
+    let (structured, cut) = (checked.structured, !checked.stop.is_empty());
     let plan = Plan {
         request: GenerationRequest {
             request_id: context.id.as_str().to_owned(),
@@ -164,10 +165,12 @@ async fn prepare(
             max_tokens: checked.max_tokens,
             want_prompt_text: false,
             logprobs: checked.logprobs,
+            constraint: structured.as_ref().map(|structured| structured.constraint.clone()),
         },
         instructions: instructions(request.instructions.as_deref()),
         messages: items::to_messages(history.iter().chain(&input)),
         truncate: request.truncation == Some(Truncation::Auto),
+        check: structured.and_then(|structured| structured.output_check(1, cut)),
     };
     let record = ResponseRecord {
         id,

@@ -135,7 +135,7 @@ fn instructions(text: Option<&str>) -> Option<Value> {
 }
 
 fn from_generation(error: GenerationError) -> ApiError {
-    ApiError::from_generation(error, PROMPT)
+    super::structured::generation_error(error, PROMPT, Some(request::FORMAT))
 }
 
 /// The response as it was made.
@@ -206,6 +206,7 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
         max_tokens: Some(0),
         want_prompt_text: false,
         logprobs: None,
+        constraint: None,
     };
     let input_tokens = match source::prompt_tokens(&state.models, generation).await {
         Ok(tokens) => tokens,

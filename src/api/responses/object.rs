@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::items::{ItemStatus, message_id};
-use super::request::{CacheRetention, CreateResponse, Truncation};
+use super::request::{CacheRetention, CreateResponse, TextFormat, Truncation};
 use crate::api::logprobs::ChatTokenLogprob;
 use crate::api::params::Metadata;
 
@@ -250,6 +250,8 @@ impl ResponseObject {
         store: bool,
         background: bool,
     ) -> Self {
+        let format = request.text.as_ref().and_then(|text| text.format.as_ref());
+        let format = format.map_or_else(|| json!({"type": "text"}), TextFormat::shown);
         Self {
             id: id.to_string(),
             object: "response".to_owned(),
@@ -274,7 +276,7 @@ impl ResponseObject {
             service_tier: "default".to_owned(),
             store,
             temperature: request.temperature.unwrap_or(1.0),
-            text: json!({"format": {"type": "text"}, "verbosity": "medium"}),
+            text: json!({"format": format, "verbosity": "medium"}),
             tool_choice: "auto".to_owned(),
             tools: Vec::new(),
             top_logprobs: request.top_logprobs.unwrap_or(0),

@@ -9,11 +9,12 @@ use jan_actors::model::SamplingParams;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::items::{self, InputItem};
 use crate::api::params::{self, Metadata, Sampling, ServiceTier, Stop};
+use crate::api::structured::{self, FormatKind, Structured};
 use crate::http::ApiError;
 use crate::http::json::{Given, Unsupported};
 
@@ -34,6 +35,8 @@ const INCLUDABLE: [&str; 8] = [
     "reasoning.encrypted_content",
     LOGPROBS,
 ];
+/// Where the form of the text is.
+pub const FORMAT: &str = "text.format";
 const LOGPROBS: &str = "message.output_text.logprobs";
 
 /// Fields that later versions bring, and vLLM's that have no counterpart here.
@@ -99,7 +102,7 @@ pub struct CreateResponse {
     pub include: Option<Vec<String>>,
     /// `auto`: leave out the oldest items until the rest fits; `disabled`: refuse what does not fit.
     pub truncation: Option<Truncation>,
-    /// How the text is to be; `{"format": {"type": "text"}}` is all there is.
+    /// How the text is to be: free, JSON, or JSON that a schema accepts.
     pub text: Option<TextConfig>,
     /// How to think; there are no models that do, so no effort but `none` is taken.
     pub reasoning: Option<Reasoning>,
@@ -213,20 +216,47 @@ pub struct TextConfig {
 /// The format of a text.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct TextFormat {
-    /// `text` alone.
+    /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
-    pub kind: String,
-    #[serde(default = "null")]
-    #[schema(ignore)]
-    #[allow(dead_code, reason = "known, so not named among the unknown")]
-    schema: Given,
-    #[allow(dead_code, reason = "known, so not named among the unknown")]
-    #[schema(ignore)]
-    name: Option<String>,
+    pub kind: FormatKind,
+    /// With `json_schema`: its name, of letters, digits, `_` and `-`.
+    #[schema(max_length = 64)]
+    pub name: Option<String>,
+    /// What it is for; has no effect.
+    pub description: Option<String>,
+    /// With `json_schema`: the schema; any object without it.
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Map<String, Value>>,
+    /// Answers always satisfy the schema, with this and without.
+    pub strict: Option<bool>,
 }
 
-fn null() -> Given {
-    Given::Null
+impl TextFormat {
+    fn check(&self) -> Result<Option<Structured>, ApiError> {
+        match self.kind {
+            FormatKind::Text => Ok(None),
+            FormatKind::JsonObject => structured::json_object(FORMAT).map(Some),
+            FormatKind::JsonSchema => {
+                let name = self.name.as_deref().ok_or_else(|| ApiError::missing("text.format.name"))?;
+                structured::json_schema(FORMAT, FORMAT, name, self.schema.clone()).map(Some)
+            }
+        }
+    }
+
+    /// As a response shows it.
+    pub fn shown(&self) -> Value {
+        match self.kind {
+            FormatKind::Text => json!({"type": "text"}),
+            FormatKind::JsonObject => json!({"type": "json_object"}),
+            FormatKind::JsonSchema => {
+                let schema = self.schema.clone().map_or_else(|| json!({"type": "object"}), Value::Object);
+                json!({
+                    "type": "json_schema", "name": self.name, "description": self.description, "schema": schema,
+                    "strict": self.strict.unwrap_or(false),
+                })
+            }
+        }
+    }
 }
 
 /// How to think.
@@ -332,6 +362,8 @@ pub struct Checked {
     pub store: bool,
     pub background: bool,
     pub stream: bool,
+    /// What the answer has to be, where it is not free.
+    pub structured: Option<Structured>,
 }
 
 impl CreateResponse {
@@ -368,7 +400,7 @@ impl CreateResponse {
             ));
         }
         params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
-        check_form(self.text.as_ref(), self.reasoning.as_ref())?;
+        let structured = check_form(self.text.as_ref(), self.reasoning.as_ref())?;
         check_history(self.previous_response_id.as_deref(), self.conversation.as_ref())?;
         let (store, background) = (self.store.unwrap_or(true), self.background.unwrap_or(false));
         if background && !store {
@@ -378,7 +410,7 @@ impl CreateResponse {
             ));
         }
         let input = items::normalize(self.input.take())?;
-        Ok(Checked { input, sampling, stop, max_tokens, logprobs, store, background, stream })
+        Ok(Checked { input, sampling, stop, max_tokens, logprobs, store, background, stream, structured })
     }
 }
 
@@ -393,8 +425,11 @@ pub fn check_include(include: &[String]) -> Result<(), ApiError> {
     }
 }
 
-/// Checks `text` and `reasoning`.
-pub fn check_form(text: Option<&TextConfig>, reasoning: Option<&Reasoning>) -> Result<(), ApiError> {
+/// Checks `text` and `reasoning`; returns what the text has to be, where it is not free.
+pub fn check_form(
+    text: Option<&TextConfig>,
+    reasoning: Option<&Reasoning>,
+) -> Result<Option<Structured>, ApiError> {
     let unsupported = |param: &str, value: &str, instead: &str| {
         let message = format!(
             "Unsupported parameter: '{param}' '{value}' is not supported by this server; use '{instead}'."
@@ -405,17 +440,16 @@ pub fn check_form(text: Option<&TextConfig>, reasoning: Option<&Reasoning>) -> R
         let message = format!("Invalid '{param}': '{value}' is not one of {}.", allowed.join(", "));
         Err(ApiError::invalid_value(param, message))
     };
-    match text.and_then(|text| text.format.as_ref()).map(|format| format.kind.as_str()) {
-        None | Some("text") => {}
-        Some(kind @ ("json_object" | "json_schema")) => return unsupported("text.format", kind, "text"),
-        Some(kind) => return invalid("text.format.type", kind, &["text", "json_object", "json_schema"]),
-    }
+    let structured = match text.and_then(|text| text.format.as_ref()) {
+        Some(format) => format.check()?,
+        None => None,
+    };
     match text.and_then(|text| text.verbosity.as_deref()) {
         None | Some("medium") => {}
         Some(level @ ("low" | "high")) => return unsupported("text.verbosity", level, "medium"),
         Some(level) => return invalid("text.verbosity", level, &["low", "medium", "high"]),
     }
-    let Some(reasoning) = reasoning else { return Ok(()) };
+    let Some(reasoning) = reasoning else { return Ok(structured) };
     match reasoning.effort.as_deref() {
         None | Some("none") => {}
         Some(effort) => return unsupported("reasoning.effort", effort, "none"),
@@ -427,5 +461,5 @@ pub fn check_form(text: Option<&TextConfig>, reasoning: Option<&Reasoning>) -> R
             return invalid(&format!("reasoning.{field}"), kind, &kinds);
         }
     }
-    Ok(())
+    Ok(structured)
 }

@@ -11,10 +11,10 @@ use jan_actors::responses::{Delta, Problem, RunEvent, Source};
 use serde_json::Value;
 
 use super::fit::{FirstFit, beginnings};
-use super::request::PROMPT;
+use super::request::{FORMAT, PROMPT};
 use crate::api::choices::{ChoiceEvent, Choices};
 use crate::api::meter::Meter;
-use crate::http::ApiError;
+use crate::api::structured::{OutputCheck, generation_error};
 
 /// What is to be generated.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Plan {
     pub messages: Vec<Value>,
     /// Whether the oldest messages may be left out.
     pub truncate: bool,
+    /// Looks at the finished answer.
+    pub check: Option<OutputCheck>,
 }
 
 impl Plan {
@@ -41,8 +43,10 @@ impl Plan {
 pub async fn start(models: Models, plan: Plan, meter: Meter) -> Result<Choices, GenerationError> {
     let begin = if plan.truncate { first_that_fits(&models, &plan).await? } else { 0 };
     let request = plan.request(begin);
-    drop(plan);
-    Choices::start(&models, vec![request], meter).await
+    let check = plan.check;
+    let mut choices = Choices::start(&models, vec![request], meter).await?;
+    choices.check_with(check);
+    Ok(choices)
 }
 
 async fn first_that_fits(models: &Models, plan: &Plan) -> Result<usize, GenerationError> {
@@ -125,7 +129,7 @@ pub fn into_turn(source: Source, turn: Turn) -> Source {
 }
 
 fn failed(error: GenerationError) -> RunEvent {
-    let shown = ApiError::from_generation(error.clone(), PROMPT);
+    let shown = generation_error(error.clone(), PROMPT, Some(FORMAT));
     let problem = Problem { code: shown.code().to_owned(), message: shown.message().to_owned() };
     RunEvent::Failed(problem, Some(error))
 }
