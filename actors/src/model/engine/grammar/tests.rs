@@ -155,11 +155,17 @@ fn what_cannot_be_enforced_is_refused_by_name() {
 }
 
 #[test]
-fn hostile_constraints_are_refused_in_time() {
+fn hostile_constraints_come_to_an_end() {
     let deep = (0..100).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
     assert!(guide(&schema(deep)).is_ok());
-    for regex in ["(", "(?=a)b", &"(a|b){5,900}c".repeat(300)] {
-        assert!(guide(&Constraint::Regex(regex.to_owned())).is_err(), "{}", &regex[..regex.len().min(30)]);
+    for regex in ["(", "(?=a)b", "a{2,1}"] {
+        assert!(guide(&Constraint::Regex(regex.to_owned())).is_err(), "{regex}");
+    }
+    // Whether these are too much is llguidance's to say; here they have to come to an end.
+    for regex in
+        ["(a{1,1000}){1,1000}", &"(a|b){5,900}c".repeat(300), "(.*a){500}", "(a|aa|aaa)*(b|bb)*{1,900}"]
+    {
+        let _ = guide(&Constraint::Regex(regex.to_owned()));
     }
     let wide: serde_json::Map<String, Value> = (0..20_000)
         .map(|n| (format!("p{n}"), json!({"type": "string", "pattern": "^(a|b){1,200}c$"})))
