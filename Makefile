@@ -9,8 +9,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 LISTEN ?= 127.0.0.1:8080
+FUZZ_SECONDS ?= 600
 
-.PHONY: help setup setup-test build run test lint fmt bench clean
+.PHONY: help setup setup-test build run test fuzz openapi lint fmt bench clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +30,14 @@ run: setup ## Build, then serve the bundled model on LISTEN (default 127.0.0.1:8
 
 test: ## Set up everything and run every test
 	@tests/setup/test.sh
+
+fuzz: setup-test ## Look for answers that are not as described, for FUZZ_SECONDS (600), from a seed of its own
+	cargo build --release --locked
+	JAN_TEST_MODEL= JAN_FUZZ_SECONDS=$(FUZZ_SECONDS) JAN_FUZZ_SEED=$${JAN_FUZZ_SEED:-$$RANDOM} \
+		.venv/bin/python -m pytest tests/python/test_docs_fuzz.py -s
+
+openapi: setup ## Record the API's description in fixtures/openapi.json, after a change that is meant
+	JAN_RECORD_OPENAPI=1 cargo test --release --locked --lib the_description_is_the_recorded_one
 
 lint: setup ## rustfmt and clippy, as `make test` runs them
 	cargo fmt --all --check

@@ -48,6 +48,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         limiter: system.limiter().clone(),
         usage: system.usage().clone(),
         backup: system.backup().clone(),
+        conversations: system.conversations().clone(),
+        responses: system.responses().clone(),
         google: Arc::new(Google::new(config.auth.google.clone())),
         guests: match config.auth.guests {
             GuestPolicy::Auto => is_local,
@@ -156,7 +158,7 @@ async fn announce(address: SocketAddr, system: &System, anonymous: bool) {
     let text = format!(
         "Jan Server {version} listens on {url}\n\
          OpenAI base URL: {url}/v1 (also {url}/api/v1)\n\
-         OpenAPI document: {url}/api/swagger/openapi.json\n\
+         API reference to read and try: {url}/api/swagger/index.html (OpenAPI: {url}/api/swagger/openapi.json)\n\
          {admin}\n\
          Callers {callers}\n\
          Try it: curl {url}/v1/chat/completions {credential}-H 'Content-Type: application/json' \

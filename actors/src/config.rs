@@ -22,6 +22,10 @@ pub struct ActorsConfig {
     pub auth: AuthConfig,
     /// How much each principal may ask for.
     pub rate_limits: RateLimitsConfig,
+    /// Stored responses.
+    pub responses: ResponsesConfig,
+    /// How large conversations may be.
+    pub conversations: ConversationsConfig,
     /// Arguments that every worker gets behind `worker`, e.g. how to log. Not a setting.
     #[serde(skip)]
     pub worker_arguments: Vec<String>,
@@ -258,6 +262,60 @@ impl Default for RateLimitsConfig {
             tokens_per_minute: 0,
             concurrent_streams: 0,
             sign_in_failures_per_hour: 20,
+        }
+    }
+}
+
+/// `[responses]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResponsesConfig {
+    /// How long a stored response is kept (days). 0: for ever.
+    pub retention_days: u64,
+    /// Most responses that run in the background at a time.
+    pub max_background: usize,
+    /// The same of one user.
+    pub max_background_per_user: usize,
+    /// How long a stored stream goes on after its client is gone, for it to be taken up again (milliseconds).
+    pub resume_grace_ms: u64,
+}
+
+impl Default for ResponsesConfig {
+    fn default() -> Self {
+        Self { retention_days: 30, max_background: 256, max_background_per_user: 16, resume_grace_ms: 30_000 }
+    }
+}
+
+/// `[conversations]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConversationsConfig {
+    /// Longest title in characters.
+    pub max_title_chars: usize,
+    /// Most pairs of metadata.
+    pub max_metadata_pairs: usize,
+    /// Largest item as JSON in bytes.
+    pub max_item_bytes: usize,
+    /// Most items of one conversation, all branches together.
+    pub max_items: u32,
+    /// Most bytes of one conversation's items.
+    pub max_bytes: u64,
+    /// Longest time that an answer waits for the one before it in the same conversation (milliseconds).
+    pub turn_wait_ms: u64,
+    /// How often the text of a running answer is stored (milliseconds).
+    pub checkpoint_ms: u64,
+}
+
+impl Default for ConversationsConfig {
+    fn default() -> Self {
+        Self {
+            max_title_chars: 200,
+            max_metadata_pairs: 16,
+            max_item_bytes: 1 << 20,
+            max_items: 10_000,
+            max_bytes: 16 << 20,
+            turn_wait_ms: 120_000,
+            checkpoint_ms: 1000,
         }
     }
 }

@@ -7,9 +7,11 @@
 
 pub mod backup;
 pub mod config;
+pub mod conversations;
 pub mod identity;
 pub mod limits;
 pub mod model;
+pub mod responses;
 mod store;
 pub mod supervision;
 pub mod supervisor;

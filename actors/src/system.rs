@@ -9,12 +9,14 @@ use tokio::task::JoinHandle;
 
 use crate::backup::Backup;
 use crate::config::ActorsConfig;
+use crate::conversations::Conversations;
 use crate::identity::{AdminKeyFile, Identity, IdentityOpenError};
 use crate::limits::Limiter;
 use crate::model::Models;
 use crate::model::actor::{ModelActor, ModelActorArguments};
 use crate::model::catalog::Catalog;
 use crate::model::worker::link::LinkConfig;
+use crate::responses::Responses;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::usage::UsageLedger;
@@ -27,6 +29,8 @@ pub struct System {
     limiter: Limiter,
     usage: UsageLedger,
     backup: Backup,
+    responses: Responses,
+    conversations: Conversations,
     admin_key: AdminKeyFile,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
@@ -67,8 +71,9 @@ impl System {
         let models = Models::new(Arc::clone(&catalog));
         let (identity, admin_key) = open_identity(&config).await?;
         let limiter = Limiter::new(config.rate_limits.clone());
-        let usage = UsageLedger::new(identity.store());
-        let backup = Backup::new(identity.store(), identity.index(), folder.clone());
+        let usage = UsageLedger::new(Arc::clone(identity.store()));
+        let backup = Backup::new(Arc::clone(identity.store()), identity.index(), folder.clone());
+        let conversations = Conversations::new(Arc::clone(identity.store()), config.conversations.clone());
         let supervisor = || Supervisor;
         let model_supervisor = SupervisorArguments {
             children: model_children(&config, &catalog)?,
@@ -77,12 +82,26 @@ impl System {
         let mut children = identity.children(&config.auth);
         children.extend(limiter.children());
         children.push(usage.child());
+        let responses = Responses::new(Arc::clone(identity.store()), config.responses.clone());
+        children.extend(responses.children());
+        children.extend(conversations.children());
         children.push(ChildSpec::new("model supervisor", supervisor, model_supervisor));
         let root = SupervisorArguments { children, policy: RestartPolicy::default() };
         let (root, ended) = Actor::spawn(None, Supervisor, root)
             .await
             .map_err(|error| StartError::Actor(error.to_string()))?;
-        Ok(Self { models, identity, limiter, usage, backup, admin_key, root, ended })
+        Ok(Self {
+            models,
+            identity,
+            limiter,
+            usage,
+            backup,
+            responses,
+            conversations,
+            admin_key,
+            root,
+            ended,
+        })
     }
 
     /// The door to the models.
@@ -108,6 +127,16 @@ impl System {
     /// The door to exports and imports.
     pub fn backup(&self) -> &Backup {
         &self.backup
+    }
+
+    /// The door to stored responses.
+    pub fn responses(&self) -> &Responses {
+        &self.responses
+    }
+
+    /// The door to conversations.
+    pub fn conversations(&self) -> &Conversations {
+        &self.conversations
     }
 
     /// Where the first administrator's key was written, and whether this start wrote it.

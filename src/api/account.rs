@@ -49,6 +49,7 @@ impl Deleted {
 
 /// What kind of user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = UserRole)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Nobody knows who; becomes a member by signing in.
@@ -171,7 +172,8 @@ pub struct ApiKey {
     /// The key's beginning and end.
     #[schema(example = "sk-jan-…x7Qk")]
     hint: String,
-    /// What it grants: `read`, `write`, `admin`.
+    /// What it grants.
+    #[schema(value_type = Vec<PermissionName>)]
     permissions: Vec<&'static str>,
     /// Unix seconds.
     created_at: u64,
@@ -215,13 +217,29 @@ impl From<CreatedKey> for NewApiKey {
     }
 }
 
+/// What a credential may do.
+#[derive(ToSchema)]
+#[schema(as = Permission)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "describes what permissions() reads")]
+pub enum PermissionName {
+    /// Read.
+    Read,
+    /// Change something, inference included.
+    Write,
+    /// Administer.
+    Admin,
+}
+
 /// A key to be made.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"name": "Development Key", "permissions": ["read", "write"], "expires_in_days": 90}))]
 pub struct CreateApiKey {
     /// For people to read.
+    #[schema(min_length = 1, max_length = 200)]
     name: String,
     /// What it grants: any of `read`, `write`, `admin` that the maker has.
+    #[schema(value_type = Vec<PermissionName>, min_items = 1)]
     permissions: Vec<String>,
     /// Days until it is refused. Absent: never.
     #[schema(minimum = 1, maximum = 3650)]

@@ -96,8 +96,10 @@ pub struct Doc;
 #[schema(example = json!({"email": "ann@corp.example", "name": "Ann"}))]
 pub struct CreateUser {
     /// No two users have the same.
+    #[schema(format = "email", max_length = 254)]
     email: String,
     /// For people to read.
+    #[schema(min_length = 1, max_length = 200)]
     name: String,
 }
 
@@ -106,6 +108,7 @@ pub struct CreateUser {
 #[schema(example = json!({"disabled": true}))]
 pub struct UpdateUser {
     /// A new name.
+    #[schema(min_length = 1, max_length = 200)]
     name: Option<String>,
     /// Refuse all the user's credentials from the next request on, or accept them again.
     disabled: Option<bool>,
@@ -133,7 +136,7 @@ fn parse(id: &str) -> Result<UserId, ApiError> {
     operation_id = "listUsers",
     params(
         ("after" = Option<String>, Query, description = "The id of the last user of the page before"),
-        ("limit" = Option<u32>, Query, description = "1 to 100, default 20"),
+        ("limit" = Option<u32>, Query, description = "1 to 100, default 20", minimum = 1, maximum = 100),
     ),
     responses((status = 200, description = "Users, oldest first", body = List<User>))
 )]

@@ -7,7 +7,9 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::account::{ApiKey, CreateApiKey, Deleted, Limits, List, NewApiKey, now, permissions};
+use super::account::{
+    ApiKey, CreateApiKey, Deleted, Limits, List, NewApiKey, PermissionName, now, permissions,
+};
 use super::{AppState, into_response, name_ignored, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
@@ -57,7 +59,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[derive(OpenApi)]
 #[openapi(
     paths(list, create, retrieve, update, revoke),
-    components(schemas(ApiKey, NewApiKey, CreateApiKey, UpdateApiKey, List<ApiKey>, Limits, Deleted))
+    components(schemas(ApiKey, NewApiKey, CreateApiKey, UpdateApiKey, PermissionName, List<ApiKey>, Limits, Deleted))
 )]
 pub struct Doc;
 
@@ -66,8 +68,10 @@ pub struct Doc;
 #[schema(example = json!({"name": "Production Key"}))]
 pub struct UpdateApiKey {
     /// A new name.
+    #[schema(min_length = 1, max_length = 200)]
     name: Option<String>,
     /// All that it grants, of what the caller has.
+    #[schema(value_type = Option<Vec<PermissionName>>, min_items = 1)]
     permissions: Option<Vec<String>>,
     /// Unix seconds from when on it is refused; null: never.
     #[serde(default, deserialize_with = "given")]

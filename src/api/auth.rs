@@ -154,6 +154,7 @@ pub(super) fn refusal(error: IdentityError) -> ApiError {
 
 /// What a session is refreshed with, where that is not the access token.
 #[derive(Default, Deserialize, ToSchema)]
+#[schema(example = json!({"refresh_token": "the newest refresh token"}))]
 pub struct RefreshRequest {
     /// The newest refresh token of the session.
     refresh_token: Option<String>,
@@ -161,6 +162,7 @@ pub struct RefreshRequest {
 
 /// What a page exchanges for tokens.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"code": "the code from the address"}))]
 pub struct ExchangeRequest {
     /// The code in the fragment of the address that the browser came back to.
     code: String,
@@ -207,7 +209,7 @@ impl Session {
     path = "/auth/refresh",
     tag = "auth",
     operation_id = "refreshToken",
-    request_body(content = RefreshRequest, description = "Needed only with a refresh token"),
+    request_body(content = Option<RefreshRequest>, description = "Needed only with a refresh token"),
     responses(
         (status = 200, description = "New tokens", body = Tokens),
         (status = 401, description = "The token is not accepted; the code says why", body = ErrorResponse),

@@ -6,20 +6,23 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use jan_actors::model::{GenerationRequest, Prompt};
+use jan_actors::model::{Constraint, GenerationRequest, Prompt};
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
+use super::chat_conversation::{self, ConversationRef, ConversationTarget};
 use super::chat_request::{
-    CalledFunction, ChatRequest, CheckedChat, Message, Role, ToolCall, ToolCallKind, UNSUPPORTED,
+    CalledFunction, ChatRequest, CheckedChat, ContentShape, Message, PartShape, Role, ToolCall, ToolCallKind,
+    UNSUPPORTED,
 };
 use super::choices::{ChoiceEvent, Choices};
 use super::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
 use super::meter::Meter;
-use super::params::{ServiceTier, StreamOptions, choice_seed};
+use super::params::{ServiceTier, StopShape, StreamOptions, choice_seed};
 use super::streaming::{self, Encoder};
+use super::structured::{self, FormatKind, JsonSchemaFormat, ResponseFormat};
 use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
 use super::{AppState, into_response, json, name_ignored, with};
 use crate::http::body::request;
@@ -55,7 +58,15 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         ToolCallKind,
         CalledFunction,
         StreamOptions,
+        StopShape,
+        ContentShape,
+        PartShape,
         ServiceTier,
+        ResponseFormat,
+        FormatKind,
+        JsonSchemaFormat,
+        ConversationTarget,
+        ConversationRef,
         ChatCompletion,
         ChatChoice,
         AssistantMessage,
@@ -85,7 +96,14 @@ pub struct Doc;
     path = "/chat/completions",
     tag = "chat",
     operation_id = "createChatCompletion",
-    request_body = ChatRequest,
+    request_body(content = ChatRequest, examples(
+        ("answer" = (summary = "An answer", value = json!({
+            "model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}]
+        }))),
+        ("stream" = (summary = "A streamed answer", value = json!({
+            "model": "jan-v1-4b", "messages": [{"role": "user", "content": "Tell me a story"}], "stream": true
+        }))),
+    )),
     responses(
         (status = 200, description = "The answer", content(
             (ChatCompletion = "application/json"),
@@ -104,26 +122,50 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
     let parsed = http_json::parse::<ChatRequest>(&body, UNSUPPORTED)?;
     drop(body);
-    let chat = parsed.value.check()?;
+    let mut chat = parsed.value.check()?;
+    let structured = chat.structured.take();
+    let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
+    let constraining = structured.as_ref().map(|structured| structured.field);
+    let cut = !chat.stop.is_empty();
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
     let with_logprobs = chat.logprobs.is_some();
     let head = Head::new("chatcmpl", &chat.model);
     let meter = Meter::start(&state, &context, stream, 1, n)?;
-    let choices = Choices::start(&state.models, generation_requests(chat, &context), meter)
-        .await
-        .map_err(|error| ApiError::from_generation(error, PROMPT))?;
+    let turn = match chat.conversation.take() {
+        Some(param) => {
+            let begun = chat_conversation::begin(&state, &context, param, &chat.model, &mut chat.messages);
+            Some(begun.await?)
+        }
+        None => None,
+    };
+    let conversation = turn.as_ref().map(ConversationRef::from);
+    let mut choices =
+        match Choices::start(&state.models, generation_requests(chat, constraint, &context), meter).await {
+            Ok(choices) => choices,
+            Err(error) => {
+                chat_conversation::take_back(turn).await;
+                return Err(structured::generation_error(error, PROMPT, constraining));
+            }
+        };
+    choices.store_in(turn);
+    choices.check_with(structured.and_then(|structured| structured.output_check(n, cut)));
     let mut response = if stream {
-        let encoder = ChunkEncoder { head, include_usage, usage: UsageSum::new(1, n), answers: n };
+        let usage = UsageSum::new(1, n);
+        let encoder = ChunkEncoder { head, include_usage, usage, answers: n, conversation };
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
         sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
     } else {
-        json(&collect(choices, &head, n, with_logprobs).await?)
+        json(&collect(choices, &head, n, with_logprobs, conversation).await?)
     };
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }
 
-fn generation_requests(chat: CheckedChat, context: &RequestContext) -> Vec<GenerationRequest> {
+fn generation_requests(
+    chat: CheckedChat,
+    constraint: Option<Constraint>,
+    context: &RequestContext,
+) -> Vec<GenerationRequest> {
     let request = GenerationRequest {
         request_id: context.id.as_str().to_owned(),
         model: chat.model,
@@ -134,6 +176,7 @@ fn generation_requests(chat: CheckedChat, context: &RequestContext) -> Vec<Gener
         max_tokens: chat.max_tokens,
         want_prompt_text: false,
         logprobs: chat.logprobs,
+        constraint,
     };
     let seed = request.sampling.seed;
     let mut requests = vec![request; chat.n as usize];
@@ -148,6 +191,7 @@ async fn collect(
     head: &Head,
     n: usize,
     with_logprobs: bool,
+    conversation: Option<ConversationRef>,
 ) -> Result<ChatCompletion<'_>, ApiError> {
     let mut answers: Vec<ChatChoice> =
         (0u32..).take(n).map(|index| ChatChoice::new(index, with_logprobs)).collect();
@@ -175,6 +219,7 @@ async fn collect(
         usage: usage.total(),
         service_tier: TIER,
         system_fingerprint: &head.system_fingerprint,
+        conversation,
     })
 }
 
@@ -198,6 +243,9 @@ pub struct ChatCompletion<'a> {
     service_tier: &'static str,
     /// Same build and same model: same fingerprint.
     system_fingerprint: &'a str,
+    /// Where it is stored; only with `conversation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation: Option<ConversationRef>,
 }
 
 /// One answer.
@@ -258,6 +306,9 @@ pub struct ChatChunk<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     usage: Option<Option<Usage>>,
+    /// Where it is stored; only with `conversation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation: Option<&'a ConversationRef>,
 }
 
 /// One answer's progress.
@@ -293,6 +344,7 @@ struct ChunkEncoder {
     include_usage: bool,
     usage: UsageSum,
     answers: usize,
+    conversation: Option<ConversationRef>,
 }
 
 impl ChunkEncoder {
@@ -306,6 +358,7 @@ impl ChunkEncoder {
             system_fingerprint: &self.head.system_fingerprint,
             choices,
             usage: self.include_usage.then_some(usage),
+            conversation: self.conversation.as_ref(),
         };
         sse::write_event(buffer, &chunk);
     }
@@ -370,6 +423,7 @@ mod tests {
             include_usage,
             usage: UsageSum::new(1, answers),
             answers,
+            conversation: None,
         }
     }
 

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StreamOptions};
+use super::chat_conversation::{ConversationParam, ConversationTarget};
+use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StopShape, StreamOptions};
+use super::structured::{ResponseFormat, Structured, Wishes};
 use crate::http::ApiError;
 use crate::http::json::{Checked, Given, Unsupported};
 
@@ -22,7 +24,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "parallel_tool_calls", harmless: &[Given::Bool(true), Given::Bool(false)] },
     Unsupported { field: "functions", harmless: &[Given::EmptyList] },
     Unsupported { field: "function_call", harmless: &[Given::Word("none"), Given::Word("auto")] },
-    Unsupported { field: "response_format", harmless: &[Given::ObjectOfType("text")] },
     Unsupported { field: "reasoning_effort", harmless: &[Given::Word("none")] },
     Unsupported { field: "verbosity", harmless: &[Given::Word("medium")] },
     Unsupported { field: "web_search_options", harmless: &[] },
@@ -30,14 +31,9 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "modalities", harmless: &[Given::ListOf("text")] },
     Unsupported { field: "prediction", harmless: &[] },
     Unsupported { field: "moderation", harmless: &[] },
-    Unsupported { field: "conversation", harmless: &[] },
     Unsupported { field: "store", harmless: &[Given::Bool(false)] },
     Unsupported { field: "best_of", harmless: &[Given::Number(1.0)] },
     Unsupported { field: "suffix", harmless: &[Given::Word("")] },
-    Unsupported { field: "guided_json", harmless: &[] },
-    Unsupported { field: "guided_regex", harmless: &[] },
-    Unsupported { field: "guided_choice", harmless: &[] },
-    Unsupported { field: "guided_grammar", harmless: &[] },
     Unsupported { field: "structured_outputs", harmless: &[] },
     Unsupported { field: "grammar", harmless: &[] },
     Unsupported { field: "chat_template", harmless: &[] },
@@ -50,9 +46,13 @@ pub static UNSUPPORTED: &[Unsupported] = &[
 pub struct ChatRequest {
     /// A model's id or alias, see `GET /models`.
     pub model: String,
-    /// The conversation so far.
-    #[schema(min_items = 1)]
-    pub messages: Vec<Message>,
+    /// The conversation so far. With `conversation`: what is new; none asks for the last answer once more.
+    #[schema(value_type = Vec<Message>)]
+    pub messages: Option<Vec<Message>>,
+    /// A stored conversation to go on with: its history goes before `messages`, and both these and the answer are
+    /// stored in it. Its id, or an object.
+    #[schema(value_type = Option<ConversationTarget>)]
+    pub conversation: Option<ConversationParam>,
     /// Most tokens of each answer; the end of the context without it.
     #[schema(minimum = 1)]
     pub max_completion_tokens: Option<i64>,
@@ -88,7 +88,7 @@ pub struct ChatRequest {
     /// own, made from this one and `i`.
     pub seed: Option<i64>,
     /// A text, or up to four, that end the answer and are not part of it.
-    #[schema(value_type = Option<Vec<String>>, max_items = 4)]
+    #[schema(value_type = Option<StopShape>)]
     pub stop: Option<Stop>,
     /// Send the answer as server-sent events while it is made.
     #[schema(default = false)]
@@ -109,6 +109,18 @@ pub struct ChatRequest {
     /// With `logprobs`: how many of the likeliest tokens to name at each position.
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
+    /// What the answer has to be: text, JSON, or JSON that a schema accepts.
+    pub response_format: Option<ResponseFormat>,
+    /// A JSON Schema that the answer has to satisfy, as vLLM takes it.
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Map<String, Value>>,
+    /// A regular expression that the whole answer has to match, without look-around.
+    pub guided_regex: Option<String>,
+    /// Texts of which the answer has to be one.
+    #[schema(min_items = 1)]
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar of the answer in Lark's notation.
+    pub guided_grammar: Option<String>,
     /// The caller's own name for its user; has no effect.
     #[allow(dead_code, reason = "its type is checked")]
     pub user: Option<String>,
@@ -132,7 +144,7 @@ pub struct Message {
     pub role: Role,
     /// What is said; only an assistant message with `tool_calls` may go without.
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<ContentShape>)]
     content: Option<Content>,
     /// Tells participants of one role apart.
     name: Option<String>,
@@ -161,6 +173,7 @@ fn null() -> Given {
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[schema(as = MessageRole)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Instructions.
@@ -202,6 +215,36 @@ pub struct CalledFunction {
     name: String,
     /// Its arguments as JSON text.
     arguments: String,
+}
+
+/// A text, or parts of one.
+#[derive(ToSchema)]
+#[schema(as = MessageContent)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes what Content reads")]
+pub enum ContentShape {
+    /// A text.
+    Text(String),
+    /// Its parts.
+    Parts(Vec<PartShape>),
+}
+
+/// A part of a text.
+#[derive(ToSchema)]
+#[schema(as = ContentPart)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes what Content reads")]
+pub enum PartShape {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// Assistant messages: what it refused with.
+    Refusal {
+        /// The text.
+        refusal: String,
+    },
 }
 
 /// A message's content: a text or parts.
@@ -262,6 +305,8 @@ pub struct CheckedChat {
     pub stream: bool,
     pub include_usage: bool,
     pub logprobs: Option<u32>,
+    pub structured: Option<Structured>,
+    pub conversation: Option<ConversationParam>,
 }
 
 impl ChatRequest {
@@ -289,10 +334,26 @@ impl ChatRequest {
         let stream = self.stream.unwrap_or(false);
         let include_usage = params::include_usage(stream, self.stream_options)?;
         params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
-        if self.messages.is_empty() {
+        let structured = Wishes {
+            response_format: self.response_format,
+            guided_json: self.guided_json,
+            guided_regex: self.guided_regex,
+            guided_choice: self.guided_choice,
+            guided_grammar: self.guided_grammar,
+        }
+        .check()?;
+        if self.conversation.is_some() && n != 1 {
+            let message = "'n' must be 1 with 'conversation': one answer goes on with it.";
+            return Err(ApiError::invalid_value("n", message));
+        }
+        let messages = match (self.messages, &self.conversation) {
+            (None, None) => return Err(ApiError::missing("messages")),
+            (messages, _) => messages.unwrap_or_default(),
+        };
+        if messages.is_empty() && self.conversation.is_none() {
             return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));
         }
-        let messages = self.messages.into_iter().enumerate().map(message_object).collect::<Result<_, _>>()?;
+        let messages = messages.into_iter().enumerate().map(message_object).collect::<Result<_, _>>()?;
         Ok(CheckedChat {
             model: self.model,
             messages,
@@ -303,6 +364,8 @@ impl ChatRequest {
             stream,
             include_usage,
             logprobs,
+            structured,
+            conversation: self.conversation,
         })
     }
 }

@@ -163,21 +163,33 @@ fn fields_of_later_versions_are_refused_by_name() {
         ("tool_choice", json!("required")),
         ("functions", json!([{}])),
         ("function_call", json!({"name": "f"})),
-        ("response_format", json!({"type": "json_object"})),
         ("reasoning_effort", json!("low")),
         ("web_search_options", json!({})),
         ("audio", json!({})),
         ("modalities", json!(["text", "audio"])),
         ("prediction", json!({})),
-        ("conversation", json!("c")),
         ("store", json!(true)),
-        ("guided_json", json!({})),
         ("chat_template_kwargs", json!({"x": 1})),
         ("best_of", json!(2)),
         ("suffix", json!("s")),
     ] {
         assert_eq!(refused(&with(field, value)), ("unsupported_parameter", field.to_owned()));
     }
+}
+
+#[test]
+fn a_conversation_takes_one_answer_and_needs_no_message() {
+    let conversation = json!({"model": "m", "conversation": {"id": "conv_1"}});
+    assert!(check(&conversation).unwrap().0.messages.is_empty());
+    let mut two = conversation.clone();
+    two["n"] = json!(2);
+    assert_eq!(refused(&two), ("invalid_value", "n".to_owned()));
+    assert_eq!(refused(&with("conversation", json!(7))).1, "conversation");
+    assert_eq!(
+        refused(&with("conversation", json!({}))),
+        ("missing_required_parameter", "conversation.id".to_owned())
+    );
+    assert_eq!(refused(&json!({"model": "m"})), ("missing_required_parameter", "messages".to_owned()));
 }
 
 #[test]
@@ -314,6 +326,10 @@ const FIELDS: &[&str] = &[
     "tools",
     "tool_choice",
     "response_format",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
     "modalities",
     "store",
     "logprobs",

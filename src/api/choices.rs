@@ -5,12 +5,14 @@ use std::pin::Pin;
 
 use futures_util::stream::{SelectAll, select_all, unfold};
 use futures_util::{Stream, StreamExt};
+use jan_actors::conversations::Turn;
 use jan_actors::model::{
     FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, TokenLogprob,
     TokenUsage,
 };
 
 use super::meter::Meter;
+use super::structured::OutputCheck;
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
 
@@ -22,6 +24,9 @@ pub struct Choices {
     prompt_texts: Vec<Option<String>>,
     /// `None` in tests.
     meter: Option<Meter>,
+    check: Option<OutputCheck>,
+    /// Where the one answer is stored.
+    turn: Option<Turn>,
 }
 
 /// What an answer says once all have started.
@@ -58,7 +63,14 @@ impl Choices {
         meter: Option<Meter>,
     ) -> Result<Self, GenerationError> {
         let events = select_all(streams);
-        let mut choices = Self { events, heard: VecDeque::new(), prompt_texts: vec![None; count], meter };
+        let mut choices = Self {
+            events,
+            heard: VecDeque::new(),
+            prompt_texts: vec![None; count],
+            meter,
+            check: None,
+            turn: None,
+        };
         let mut started = vec![false; count];
         while started.contains(&false) {
             let Some((index, event)) = choices.events.next().await else { break };
@@ -75,6 +87,17 @@ impl Choices {
             }
         }
         Ok(choices)
+    }
+
+    /// Has answers that end by themselves checked.
+    pub fn check_with(&mut self, check: Option<OutputCheck>) {
+        self.check = check;
+    }
+
+    /// The one answer belongs to a stored conversation: what is told of it is stored there. Dropped before its end, it
+    /// is `incomplete` there.
+    pub fn store_in(&mut self, turn: Option<Turn>) {
+        self.turn = turn;
     }
 
     fn observe(&mut self, index: usize, event: &GenerationEvent) {
@@ -107,9 +130,26 @@ impl Choices {
             };
             match event {
                 GenerationEvent::Delta { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
+                    if let Some(check) = &mut self.check {
+                        check.push(index, &text);
+                    }
+                    if let Some(turn) = &mut self.turn {
+                        turn.push(&text);
+                    }
                     return Some(Ok((index, ChoiceEvent::Text(text, logprobs))));
                 }
                 GenerationEvent::Finished { reason, usage } => {
+                    let check = self.check.as_ref().filter(|_| reason == FinishReason::Stop);
+                    if let Some(Err(error)) = check.map(|check| check.finish(index)) {
+                        return Some(Err(error));
+                    }
+                    // Who hears of the end can rely on it.
+                    if let Some(mut turn) = self.turn.take()
+                        && let Err(error) = turn.finish().await
+                    {
+                        let reason = format!("the answer could not be stored: {error}");
+                        return Some(Err(GenerationError::Internal(reason)));
+                    }
                     return Some(Ok((index, ChoiceEvent::Finished(reason, usage))));
                 }
                 GenerationEvent::Failed(error) => return Some(Err(error)),

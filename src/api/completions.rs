@@ -15,8 +15,8 @@ use warp::filters::BoxedFilter;
 use super::choices::{ChoiceEvent, Choices};
 use super::logprobs::CompletionLogprobs;
 use super::meter::Meter;
-use super::params::{self, Metadata, Sampling, Stop, StreamOptions, choice_seed};
-use super::prompt::Prompts;
+use super::params::{self, Metadata, Sampling, Stop, StopShape, StreamOptions, choice_seed};
+use super::prompt::{PromptShape, Prompts};
 use super::streaming::{self, Encoder};
 use super::wire::{Finish, Head, Usage, UsageSum};
 use super::{AppState, into_response, json, name_ignored, with};
@@ -61,7 +61,14 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[derive(OpenApi)]
 #[openapi(
     paths(create),
-    components(schemas(CompletionRequest, Completion, CompletionChoice, CompletionLogprobs))
+    components(schemas(
+        CompletionRequest,
+        PromptShape,
+        StopShape,
+        Completion,
+        CompletionChoice,
+        CompletionLogprobs
+    ))
 )]
 pub struct Doc;
 
@@ -75,7 +82,14 @@ pub struct Doc;
     path = "/completions",
     tag = "completions",
     operation_id = "createCompletion",
-    request_body = CompletionRequest,
+    request_body(content = CompletionRequest, examples(
+        ("answer" = (summary = "An answer", value = json!({
+            "model": "jan-v1-4b", "prompt": "The meaning of life is", "max_tokens": 50
+        }))),
+        ("stream" = (summary = "A streamed answer", value = json!({
+            "model": "jan-v1-4b", "prompt": "The meaning of life is", "max_tokens": 50, "stream": true
+        }))),
+    )),
     responses(
         (status = 200, description = "The answers", content(
             (Completion = "application/json"),
@@ -123,7 +137,7 @@ pub struct CompletionRequest {
     /// A model's id or alias, see `GET /models`.
     pub model: String,
     /// A text, up to 128 texts, an array of tokens or up to 128 of those.
-    #[schema(value_type = String)]
+    #[schema(value_type = PromptShape)]
     pub prompt: Prompts,
     /// Most tokens of each answer.
     #[schema(minimum = 0, default = 16)]
@@ -160,7 +174,7 @@ pub struct CompletionRequest {
     /// own, made from this one and `k`.
     pub seed: Option<i64>,
     /// A text, or up to four, that end the answer and are not part of it.
-    #[schema(value_type = Option<Vec<String>>, max_items = 4)]
+    #[schema(value_type = Option<StopShape>)]
     pub stop: Option<Stop>,
     /// Send the answers as server-sent events while they are made.
     #[schema(default = false)]
@@ -263,6 +277,7 @@ fn generation_requests(checked: Checked, context: &RequestContext) -> Vec<Genera
             max_tokens: Some(checked.max_tokens),
             want_prompt_text: checked.echo,
             logprobs: checked.logprobs,
+            constraint: None,
         };
         for index in 0..checked.n {
             let mut request = request.clone();

@@ -1,22 +1,24 @@
-//! `GET /api/swagger/openapi.json`: the description of the whole API.
+//! The description of the API, and `/api/swagger`, where it can be read and tried.
+//!
+//! Each resource describes what is its own beside its handlers; [`complete`] adds what all have in common.
 
-use std::sync::LazyLock;
+mod complete;
+mod errors;
+mod page;
+mod samples;
 
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method};
+use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa::openapi::Server;
-use utoipa::openapi::security::{
-    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
-};
-use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::{admin, api_keys, auth, backup, chat, completions, google, health, models, status, usage, user};
-use crate::auth::access::{Access, Found, find};
+use self::complete::complete;
+pub use self::page::PAGE;
+use super::{
+    admin, api_keys, auth, backup, chat, completions, conversations, google, health, models, responses,
+    status, usage, user,
+};
 use crate::http::Response;
-use crate::http::routes::{get_or_head, other_methods};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,25 +29,25 @@ use crate::http::routes::{get_or_head, other_methods};
     tags(
         (name = "chat", description = "Conversations"),
         (name = "completions", description = "Plain text"),
+        (name = "responses", description = "Answers that are kept and can be continued"),
+        (name = "conversations", description = "Conversations that are kept"),
         (name = "models", description = "What can be asked for"),
         (name = "auth", description = "Signing in and sessions"),
         (name = "user", description = "One's own account and keys"),
         (name = "admin", description = "Users, for administrators"),
         (name = "usage", description = "Tokens and requests by user, key, model and day"),
         (name = "status", description = "Probes and the state of the parts"),
+        (name = "docs", description = "This description and the page that shows it"),
     )
 )]
 struct Doc;
 
-static DOCUMENT: LazyLock<Bytes> =
-    LazyLock::new(|| serde_json::to_vec(&document()).expect("the description serializes").into());
-
-/// The description of the whole API.
-fn document() -> utoipa::openapi::OpenApi {
-    let mut api = utoipa::openapi::OpenApi::default();
-    for part in [
+/// What is under `/api/v1`, by resource.
+fn resources() -> Vec<utoipa::openapi::OpenApi> {
+    vec![
         chat::Doc::openapi(),
         completions::Doc::openapi(),
+        responses::Doc::openapi(),
         models::Doc::openapi(),
         status::Doc::openapi(),
         auth::Doc::openapi(),
@@ -54,115 +56,158 @@ fn document() -> utoipa::openapi::OpenApi {
         admin::Doc::openapi(),
         usage::Doc::openapi(),
         backup::Doc::openapi(),
-    ] {
+        conversations::Doc::openapi(),
+        conversations::ItemsDoc::openapi(),
+        conversations::BranchesDoc::openapi(),
+    ]
+}
+
+/// What stands at the root.
+fn others() -> Vec<utoipa::openapi::OpenApi> {
+    vec![health::Doc::openapi(), auth::KeysDoc::openapi(), google::Doc::openapi(), page::Doc::openapi()]
+}
+
+/// The description of the whole API.
+fn document() -> Value {
+    let mut api = utoipa::openapi::OpenApi::default();
+    for part in resources() {
         api.merge(part);
     }
     let mut document = Doc::openapi().nest("/api/v1", api);
-    for part in [health::Doc::openapi(), auth::KeysDoc::openapi(), google::Doc::openapi()] {
+    for part in others() {
         document.merge(part);
     }
     document.servers = Some(vec![Server::new("/")]);
-    add_security(&mut document);
+    let mut document = serde_json::to_value(document).expect("the description serializes");
+    complete(&mut document);
     document
 }
 
-/// Who may call what, from the same table that the edge decides by.
-fn add_security(document: &mut utoipa::openapi::OpenApi) {
-    let components = document.components.get_or_insert_default();
-    let bearer =
-        HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key or an access token"));
-    components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
-    let header = ApiKeyValue::with_description("X-API-Key", "An API key");
-    components.add_security_scheme("apiKey", SecurityScheme::ApiKey(ApiKey::Header(header)));
-    for (path, item) in &mut document.paths.paths {
-        for (method, operation) in [
-            (Method::GET, &mut item.get),
-            (Method::POST, &mut item.post),
-            (Method::PATCH, &mut item.patch),
-            (Method::DELETE, &mut item.delete),
-        ] {
-            let Some(operation) = operation else { continue };
-            let Found::Route(route) = find(&method, path) else { continue };
-            let scheme = |name: &str| SecurityRequirement::new::<_, _, String>(name, []);
-            let mut security = vec![scheme("bearer"), scheme("apiKey")];
-            match route.access {
-                Access::Probe | Access::Open => security = vec![SecurityRequirement::default()],
-                Access::Proof => security = vec![scheme("bearer"), SecurityRequirement::default()],
-                Access::Anonymous(_) => security.push(SecurityRequirement::default()),
-                Access::Needs(_) => {}
-            }
-            operation.security = Some(security);
-        }
-    }
-}
-
-/// `/api/swagger/openapi.json`
+/// `/api/swagger` and everything below, and `/`, which leads there.
 pub fn routes() -> BoxedFilter<(Response,)> {
-    let path = warp::path!("api" / "swagger" / "openapi.json");
-    path.and(get_or_head())
-        .map(|| {
-            let mut response: Response = http::Response::new(DOCUMENT.clone().into());
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        })
-        .or(other_methods(path, "GET, HEAD, OPTIONS"))
-        .unify()
-        .boxed()
+    page::routes()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
 
+    use http::Method;
+
+    use super::complete::METHODS;
     use super::*;
-    use crate::auth::access::{Place, ROUTES};
+    use crate::auth::access::{Found, Place, ROUTES, find};
 
-    /// What is described is in the table, what is in the table is described, and no route is missing from either.
-    #[test]
-    fn the_table_of_access_and_the_description_agree() {
-        let document = serde_json::to_value(document()).unwrap();
-        let mut described = BTreeSet::new();
+    /// Every operation: its method, its path, itself.
+    fn operations(document: &Value) -> Vec<(String, String, Value)> {
+        let mut found = Vec::new();
         for (path, item) in document["paths"].as_object().unwrap() {
-            for method in item.as_object().unwrap().keys().filter(|name| *name != "summary") {
-                let verb: Method = method.to_uppercase().parse().unwrap();
-                let Found::Route(route) = find(&verb, path) else {
-                    panic!("{method} {path} is not in the table")
-                };
-                described.insert((route.method.to_string(), route.path));
+            for method in METHODS {
+                if let Some(operation) = item.get(method) {
+                    found.push((method.to_uppercase(), path.clone(), operation.clone()));
+                }
             }
         }
-        // Not resources: another name of /health, and the description itself.
-        let unlisted = ["/livez", "/api/swagger/openapi.json"];
-        let listed = ROUTES.iter().filter(|route| !unlisted.contains(&route.path));
-        let table: BTreeSet<_> =
-            listed.map(|route| (route.method.to_string(), route.path.replace("...", ""))).collect();
-        let described: BTreeSet<_> =
-            described.into_iter().map(|(method, path)| (method, path.replace("...", ""))).collect();
-        assert_eq!(described, table);
+        found
+    }
+
+    /// The table of access is what the edge lets through, and so all the routes there are.
+    #[test]
+    fn the_table_of_access_and_the_description_agree() {
+        let mut described = BTreeSet::new();
+        for (method, path, _) in operations(&document()) {
+            let verb: Method = method.parse().unwrap();
+            let Found::Route(route) = find(&verb, &path) else {
+                panic!("{method} {path} is described and no route; add it to ROUTES in src/auth/access.rs")
+            };
+            described.insert((route.method.to_string(), route.path));
+        }
+        let table: BTreeSet<_> = ROUTES.iter().map(|route| (route.method.to_string(), route.path)).collect();
+        let silent: Vec<_> = table.difference(&described).collect();
+        assert!(
+            silent.is_empty(),
+            "routes without a description (#[utoipa::path], src/api/docs.rs): {silent:?}"
+        );
         assert!(ROUTES.iter().any(|route| route.place == Place::Both));
     }
 
     #[test]
-    fn every_resource_is_described_and_every_reference_resolves() {
-        let document = serde_json::to_value(document()).unwrap();
-        for path in [
-            "/api/v1/chat/completions",
-            "/api/v1/completions",
-            "/api/v1/models",
-            "/api/v1/models/{id}",
-            "/api/v1/status",
-            "/api/v1/user/profile",
-            "/api/v1/auth/refresh",
-            "/auth/google",
-            "/health",
-            "/readyz",
-        ] {
-            assert!(document["paths"].get(path).is_some(), "{path}");
+    fn every_operation_is_complete() {
+        let document = document();
+        let tags: BTreeSet<_> =
+            document["tags"].as_array().unwrap().iter().map(|tag| tag["name"].as_str().unwrap()).collect();
+        let mut ids = BTreeSet::new();
+        for (method, path, operation) in operations(&document) {
+            let name = format!("{method} {path}");
+            let id =
+                operation["operationId"].as_str().unwrap_or_else(|| panic!("{name} has no operation_id"));
+            assert!(ids.insert(id.to_owned()), "{name}: another operation is called {id}, too");
+            assert!(operation["summary"].is_string(), "{name} has no summary: its handler's doc comment");
+            let tag = operation["tags"][0].as_str().unwrap_or_default();
+            assert!(
+                tags.contains(tag),
+                "{name} has the tag {tag:?}, which src/api/docs.rs does not describe"
+            );
+            assert!(operation["security"].is_array(), "{name} says nothing of security");
+            let with_body = matches!(method.as_str(), "POST" | "PATCH" | "PUT");
+            if with_body && let Some(body) = operation.get("requestBody") {
+                let curl = operation["x-codeSamples"][0]["source"].as_str().unwrap();
+                assert!(
+                    curl.contains(" -d '"),
+                    "{name}: its body has no example: #[schema(example = json!(…))] on {body}"
+                );
+            }
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                assert!(response["description"].is_string(), "{name} {status} has no description");
+                let headers = response["headers"].as_object().unwrap();
+                assert!(headers.contains_key("X-Request-Id"), "{name} {status}");
+            }
+            assert!(
+                operation["responses"].as_object().unwrap().keys().any(|status| status < &"400".to_owned()),
+                "{name} never succeeds"
+            );
         }
+    }
+
+    /// Schemas of one name would silently be taken for each other.
+    #[test]
+    fn every_schema_has_a_name_of_its_own() {
+        let mut seen = BTreeMap::new();
+        for part in resources().into_iter().chain(others()) {
+            for (name, schema) in part.components.map(|all| all.schemas).unwrap_or_default() {
+                let schema = serde_json::to_value(schema).unwrap();
+                let first = seen.entry(name.clone()).or_insert_with(|| schema.clone());
+                assert_eq!(*first, schema, "two types are called {name}: give one #[schema(as = …)]");
+            }
+        }
+    }
+
+    #[test]
+    fn every_reference_resolves() {
+        let document = document();
         let text = document.to_string();
         for reference in text.split("\"$ref\":\"#").skip(1) {
             let pointer = reference.split('"').next().unwrap();
             assert!(document.pointer(pointer).is_some(), "{pointer}");
         }
+    }
+
+    /// Makes every change of the public API visible in review.
+    #[test]
+    fn the_description_is_the_recorded_one() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/openapi.json");
+        let mut now = serde_json::to_string_pretty(&document()).unwrap();
+        now.push('\n');
+        if std::env::var_os("JAN_RECORD_OPENAPI").is_some() {
+            std::fs::write(&path, &now).unwrap();
+        }
+        let recorded = std::fs::read_to_string(&path).unwrap_or_default();
+        let differ = now.lines().zip(recorded.lines()).find(|(now, recorded)| now != recorded);
+        assert!(
+            now == recorded,
+            "the public API has changed: {differ:?}. If that is meant, record it with `make openapi` and commit \
+             fixtures/openapi.json with the change."
+        );
     }
 }

@@ -12,7 +12,7 @@ use warp::reply::Reply;
 
 use super::auth::{begin_session, refusal, signed_in};
 use super::{AppState, into_response, parse_query, private, with};
-use crate::auth::google::{Arrival, Callback, Departure, Google, STATE_LIFETIME, Wish};
+use crate::auth::google::{Arrival, Callback, Departure, Google, Wish};
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{auth_path, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, RequestContext, Response};
@@ -200,7 +200,7 @@ fn set_cookie(google: &Google, departure: &Departure) -> Result<HeaderValue, Api
         "{}={}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}",
         cookie_name(google),
         departure.browser,
-        STATE_LIFETIME.as_secs()
+        google.state_ttl().as_secs()
     );
     HeaderValue::from_str(&cookie).map_err(|_| ApiError::internal())
 }

@@ -16,17 +16,17 @@ const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// `/health` (also under the API's prefixes), `/livez` and `/readyz`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let alive = warp::path("health")
-        .or(warp::path("livez"))
-        .unify()
-        .or(api_v1().and(warp::path("health")))
-        .unify()
-        .and(warp::path::end());
+    let alive = warp::path("health").or(api_v1().and(warp::path("health"))).unify().and(warp::path::end());
+    let live = warp::path!("livez");
     let ready = warp::path!("readyz");
     alive
         .and(get_or_head())
         .map(health)
         .or(other_methods(alive, ALLOW))
+        .unify()
+        .or(live.and(get_or_head()).map(livez))
+        .unify()
+        .or(other_methods(live, ALLOW))
         .unify()
         .or(ready.and(get_or_head()).and(with(state)).then(async |state| into_response(readyz(state).await)))
         .unify()
@@ -37,7 +37,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 
 /// The description of this resource.
 #[derive(OpenApi)]
-#[openapi(paths(health, readyz), components(schemas(Health)))]
+#[openapi(paths(health, livez, readyz), components(schemas(Health)))]
 pub struct Doc;
 
 /// The process is well.
@@ -63,6 +63,18 @@ fn health() -> Response {
     let now = jiff::Timestamp::now();
     let now = now.round(jiff::Unit::Millisecond).unwrap_or(now);
     json(&Health { status: "ok", timestamp: now.to_string() })
+}
+
+/// The same by the name that orchestrators ask for.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = "status",
+    operation_id = "getLiveness",
+    responses((status = 200, description = "It does", body = Health))
+)]
+fn livez() -> Response {
+    health()
 }
 
 /// Whether a model can answer now.

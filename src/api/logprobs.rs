@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jan_actors::model::{Candidate, TokenLogprob};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Log-probabilities of an answer's tokens, or of a chunk's.
@@ -20,7 +20,7 @@ pub struct ChatLogprobs {
 }
 
 /// How likely one token was.
-#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatTokenLogprob {
     #[serde(flatten)]
     chosen: ChatCandidate,
@@ -29,7 +29,7 @@ pub struct ChatTokenLogprob {
 }
 
 /// A token and its likelihood.
-#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatCandidate {
     /// Its text, with U+FFFD where its bytes are not whole characters.
     token: String,
@@ -46,13 +46,17 @@ impl From<Candidate> for ChatCandidate {
     }
 }
 
+impl From<TokenLogprob> for ChatTokenLogprob {
+    fn from(token: TokenLogprob) -> Self {
+        let top_logprobs = token.top.into_iter().map(ChatCandidate::from).collect();
+        Self { chosen: token.chosen.into(), top_logprobs }
+    }
+}
+
 impl ChatLogprobs {
     /// Adds those of more tokens.
     pub fn extend(&mut self, more: impl IntoIterator<Item = TokenLogprob>) {
-        self.content.extend(more.into_iter().map(|token| ChatTokenLogprob {
-            chosen: token.chosen.into(),
-            top_logprobs: token.top.into_iter().map(ChatCandidate::from).collect(),
-        }));
+        self.content.extend(more.into_iter().map(ChatTokenLogprob::from));
     }
 
     /// Those of a chunk; `None` where it has none.

@@ -6,9 +6,14 @@ mod api_keys;
 mod auth;
 mod backup;
 mod chat;
+mod chat_conversation;
 mod chat_request;
 mod choices;
 mod completions;
+mod conversation_branches;
+mod conversation_items;
+mod conversation_wire;
+mod conversations;
 mod docs;
 mod google;
 mod health;
@@ -17,12 +22,16 @@ mod meter;
 mod models;
 mod params;
 mod prompt;
+mod responses;
 mod status;
 mod store_errors;
 mod streaming;
+mod structured;
 mod usage;
 mod user;
 mod wire;
+
+pub use self::docs::PAGE as SWAGGER_PAGE;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,9 +39,11 @@ use std::sync::Arc;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use jan_actors::backup::Backup;
+use jan_actors::conversations::Conversations;
 use jan_actors::identity::{Identity, UserId};
 use jan_actors::limits::Limiter;
 use jan_actors::model::Models;
+use jan_actors::responses::Responses;
 use jan_actors::usage::UsageLedger;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,6 +73,10 @@ pub struct AppState {
     pub backup: Backup,
     /// The door to what has been used.
     pub usage: UsageLedger,
+    /// The door to conversations.
+    pub conversations: Conversations,
+    /// The door to stored responses.
+    pub responses: Responses,
     /// Signing in with Google.
     pub google: Arc<Google>,
     /// Whether anybody may become a guest.
@@ -88,7 +103,11 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .unify()
         .or(admin::routes(&state))
         .unify()
+        .or(conversations::routes(&state))
+        .unify()
         .or(completions::routes(&state))
+        .unify()
+        .or(responses::routes(&state))
         .unify()
         .or(models::routes(&state))
         .unify()

@@ -53,6 +53,18 @@ pub enum ServiceTier {
     Fast,
 }
 
+/// A text, or up to four.
+#[derive(ToSchema)]
+#[schema(as = Stop)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes what Stop reads")]
+pub enum StopShape {
+    /// One.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}
+
 /// `stop`: a text or a list of up to four.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stop(pub Vec<String>);

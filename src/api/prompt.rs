@@ -4,11 +4,28 @@ use std::fmt;
 
 use jan_actors::model::{Prompt, Token};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use utoipa::ToSchema;
 
 /// Most prompts in one request.
 pub const MAX_PROMPTS: usize = 128;
 
 const EXPECTED: &str = "a string, an array of strings, an array of tokens or an array of token arrays";
+
+/// A text, up to 128 texts, an array of tokens, or up to 128 of those.
+#[derive(ToSchema)]
+#[schema(as = Prompt)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes what Prompts reads")]
+pub enum PromptShape {
+    /// A text.
+    Text(String),
+    /// Texts.
+    Texts(Vec<String>),
+    /// Tokens.
+    Tokens(Vec<u32>),
+    /// Lists of tokens.
+    TokenLists(Vec<Vec<u32>>),
+}
 
 /// One or several prompts, at least one.
 #[derive(Debug, PartialEq)]

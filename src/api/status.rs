@@ -72,6 +72,7 @@ pub struct ExternalApis {
 
 /// The state of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PartHealth)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// It works.

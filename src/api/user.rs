@@ -60,6 +60,7 @@ pub struct Profile {
 #[schema(example = json!({"name": "Ann"}))]
 pub struct ProfileUpdate {
     /// A new name.
+    #[schema(min_length = 1, max_length = 200)]
     name: String,
 }
 

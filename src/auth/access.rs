@@ -65,11 +65,23 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, Place::Root, "/livez", Access::Probe),
     route(Method::GET, Place::Root, "/readyz", Access::Probe),
     route(Method::GET, Place::Root, "/.well-known/jwks.json", Access::Open),
+    route(Method::GET, Place::Root, "/", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger/index.html", Access::Open),
     route(Method::GET, Place::Root, "/api/swagger/openapi.json", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger/doc.json", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger/openapi.yaml", Access::Open),
+    route(Method::GET, Place::Root, "/api/swagger/{file}", Access::Open),
     route(Method::GET, Place::Api, "/models", Access::Anonymous(Permission::Read)),
     route(Method::GET, Place::Api, "/models/{id...}", Access::Anonymous(Permission::Read)),
     inference("/chat/completions"),
     inference("/completions"),
+    inference("/responses"),
+    inference("/responses/input_tokens"),
+    route(Method::GET, Place::Api, "/responses/{id}", READ),
+    route(Method::DELETE, Place::Api, "/responses/{id}", WRITE),
+    route(Method::POST, Place::Api, "/responses/{id}/cancel", WRITE),
+    route(Method::GET, Place::Api, "/responses/{id}/input_items", READ),
     route(Method::GET, Place::Api, "/status", READ),
     route(Method::GET, Place::Both, "/auth/google", Access::Open),
     route(Method::GET, Place::Both, "/auth/google/callback", Access::Open),
@@ -91,6 +103,22 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, Place::Api, "/admin/usage", ADMIN),
     route(Method::GET, Place::Api, "/admin/export", ADMIN),
     route(Method::POST, Place::Api, "/admin/import", ADMIN),
+    route(Method::GET, Place::Api, "/conversations", READ),
+    route(Method::POST, Place::Api, "/conversations", WRITE),
+    route(Method::GET, Place::Api, "/conversations/{id}", READ),
+    route(Method::POST, Place::Api, "/conversations/{id}", WRITE),
+    route(Method::PATCH, Place::Api, "/conversations/{id}", WRITE),
+    route(Method::DELETE, Place::Api, "/conversations/{id}", WRITE),
+    route(Method::GET, Place::Api, "/conversations/{id}/items", READ),
+    route(Method::POST, Place::Api, "/conversations/{id}/items", WRITE),
+    route(Method::GET, Place::Api, "/conversations/{id}/items/{item_id}", READ),
+    route(Method::DELETE, Place::Api, "/conversations/{id}/items/{item_id}", WRITE),
+    route(Method::GET, Place::Api, "/conversations/{id}/branches", READ),
+    route(Method::POST, Place::Api, "/conversations/{id}/branches", WRITE),
+    route(Method::GET, Place::Api, "/conversations/{id}/export", READ),
+    route(Method::POST, Place::Api, "/conversations/{id}/share", WRITE),
+    route(Method::DELETE, Place::Api, "/conversations/{id}/share", WRITE),
+    route(Method::GET, Place::Api, "/shared/{token}", Access::Open),
     route(Method::GET, Place::Api, "/admin/users", ADMIN),
     route(Method::POST, Place::Api, "/admin/users", ADMIN),
     route(Method::GET, Place::Api, "/admin/users/{id}", ADMIN),
@@ -114,6 +142,7 @@ pub enum Found {
 /// Looks a request up.
 #[must_use]
 pub fn find(method: &Method, path: &str) -> Found {
+    let is_root = path == "/";
     // As warp does: one slash at the end makes no difference.
     let path = path.strip_suffix('/').unwrap_or(path);
     let in_api = path.strip_prefix("/api/v1/").or_else(|| path.strip_prefix("/v1/"));
@@ -121,6 +150,7 @@ pub fn find(method: &Method, path: &str) -> Found {
     let mut found = Found::Unknown;
     for route in ROUTES {
         let here = match route.place {
+            Place::Root if route.path == "/" => is_root,
             Place::Root => matches(route.path, path.strip_prefix('/')),
             Place::Api => matches(route.path, in_api),
             Place::Both => matches(route.path, in_api) || matches(route.path, path.strip_prefix('/')),
@@ -176,6 +206,9 @@ mod tests {
             assert_eq!(access(Method::POST, path), Some(Access::Proof), "{path}");
         }
         assert_eq!(access(Method::HEAD, "/health"), Some(Access::Probe));
+        for path in ["/", "/api/swagger", "/api/swagger/", "/api/swagger/page.js"] {
+            assert_eq!(access(Method::GET, path), Some(Access::Open), "{path}");
+        }
         assert_eq!(access(Method::DELETE, "/v1/user/api-keys/key_1"), Some(WRITE));
         assert_eq!(access(Method::POST, "/v1/admin/users/user_1/sessions"), Some(ADMIN));
     }
@@ -184,8 +217,8 @@ mod tests {
     fn what_is_not_in_the_table_is_unknown() {
         for path in [
             "",
-            "/",
             "//",
+            "///",
             "/models",
             "/v1",
             "/v1/",

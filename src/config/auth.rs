@@ -81,6 +81,8 @@ pub struct GoogleConfig {
     pub allowed_return_urls: Vec<String>,
     /// Longest time for each of the provider's answers (milliseconds).
     pub timeout_ms: u64,
+    /// How long a person may take at the provider's page (seconds).
+    pub state_ttl_s: u64,
 }
 
 impl std::fmt::Debug for GoogleConfig {
@@ -102,6 +104,7 @@ impl Default for GoogleConfig {
             allowed_domains: Vec::new(),
             allowed_return_urls: Vec::new(),
             timeout_ms: 10_000,
+            state_ttl_s: 600,
         }
     }
 }
@@ -111,5 +114,11 @@ impl GoogleConfig {
     #[must_use]
     pub fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
+    }
+
+    /// [`Self::state_ttl_s`] as a duration.
+    #[must_use]
+    pub fn state_ttl(&self) -> Duration {
+        Duration::from_secs(self.state_ttl_s)
     }
 }

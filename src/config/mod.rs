@@ -15,7 +15,8 @@ mod table;
 use std::path::Path;
 
 use jan_actors::config::{
-    ActorsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig, StorageConfig, WorkerConfig,
+    ActorsConfig, ConversationsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig,
+    ResponsesConfig, StorageConfig, WorkerConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,10 +39,14 @@ pub struct Config {
     pub auth: AuthSettings,
     /// How much each caller may ask for.
     pub rate_limits: RateLimitsConfig,
+    /// How large conversations may be.
+    pub conversations: ConversationsConfig,
     /// The engine of every model.
     pub engine: EngineConfig,
     /// Waiting and admission.
     pub queue: QueueConfig,
+    /// Stored responses.
+    pub responses: ResponsesConfig,
     /// Worker processes.
     pub worker: WorkerConfig,
     /// The models to serve beside the bundled one.
@@ -83,6 +88,8 @@ impl Config {
             worker: self.worker.clone(),
             auth: self.auth.actors(),
             rate_limits: self.rate_limits.clone(),
+            responses: self.responses.clone(),
+            conversations: self.conversations.clone(),
             // Workers log as the server does.
             worker_arguments: self.log.to_arguments(),
         }

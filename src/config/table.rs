@@ -142,6 +142,11 @@ pub static KEYS: &[Key] = &[
         "Longest time for each of the provider's answers.",
     ),
     key(
+        "auth.google.state_ttl_s",
+        integer(1, 3600, SECONDS),
+        "How long a person may take at the provider's page; then the sign-in has to begin anew.",
+    ),
+    key(
         "rate_limits.authenticated_per_hour",
         integer(0, U32, "requests"),
         "Requests an hour of one user. 0, here and below: no limit.",
@@ -166,6 +171,33 @@ pub static KEYS: &[Key] = &[
         "rate_limits.sign_in_failures_per_hour",
         integer(0, U32, "failures"),
         "Made-up keys, forged tokens and failed sign-ins an hour from one address.",
+    ),
+    key("conversations.max_title_chars", integer(1, 10_000, "characters"), "Longest title."),
+    key("conversations.max_metadata_pairs", integer(0, 1000, "pairs"), "Most pairs of `metadata`."),
+    key(
+        "conversations.max_item_bytes",
+        integer(1024, 16 << 20, "bytes"),
+        "Largest item, as JSON. An answer may be larger: its context bounds it.",
+    ),
+    key(
+        "conversations.max_items",
+        integer(1, 1_000_000, "items"),
+        "Most items of one conversation, those of all branches and deleted ones among them.",
+    ),
+    key(
+        "conversations.max_bytes",
+        integer(1024, 1 << 30, "bytes"),
+        "Most bytes of one conversation's items, as JSON.",
+    ),
+    key(
+        "conversations.turn_wait_ms",
+        integer(1, 24 * HOUR_MS, MILLISECONDS),
+        "Longest time that an answer waits for those before it in the same conversation; then 503 with `Retry-After`.",
+    ),
+    key(
+        "conversations.checkpoint_ms",
+        integer(10, HOUR_MS, MILLISECONDS),
+        "How often the text of a running answer is stored, so that not more than this is lost when the server is killed.",
     ),
     key(
         "engine.context_length",
@@ -227,6 +259,22 @@ pub static KEYS: &[Key] = &[
         "queue.max_wait_ms",
         integer(1, 24 * HOUR_MS, MILLISECONDS),
         "Longest time from a request's arrival to the start of its prefill; then 503 with `Retry-After`.",
+    ),
+    key(
+        "responses.retention_days",
+        integer(0, 36_500, "days"),
+        "How long a stored response is kept; 0 is for ever.",
+    ),
+    key(
+        "responses.max_background",
+        integer(0, 100_000, "responses"),
+        "Most responses that run in the background at a time; one more gets 429.",
+    ),
+    key("responses.max_background_per_user", integer(0, 100_000, "responses"), "The same of one user."),
+    key(
+        "responses.resume_grace_ms",
+        integer(0, HOUR_MS, MILLISECONDS),
+        "How long a stored stream goes on after its client is gone, so that it can be taken up again; then it is cancelled.",
     ),
     key("worker.program", Kind::Path, "The program that is started with `worker`. Unset: this program."),
     key("worker.load_timeout_ms", integer(1, 24 * HOUR_MS, MILLISECONDS), "Longest time to load a model."),

@@ -185,6 +185,10 @@ impl ApiError {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_prompt", message).with_param(prompt_param)
             }
             GenerationError::InvalidParameter { param, .. } => Self::invalid_value(param, message),
+            GenerationError::InvalidConstraint { .. } => Self::invalid_value("response_format", message),
+            GenerationError::InvalidOutput { .. } => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "invalid_output", message)
+            }
             GenerationError::QueueFull { retry_after, .. } => {
                 Self::unavailable("queue_full", message, retry_after)
             }
@@ -372,6 +376,14 @@ mod tests {
                 Some("logit_bias"),
                 None,
             ),
+            (
+                GenerationError::InvalidConstraint { message: text() },
+                400,
+                "invalid_value",
+                Some("response_format"),
+                None,
+            ),
+            (GenerationError::InvalidOutput { message: text() }, 500, "invalid_output", None, None),
             (
                 GenerationError::QueueFull { model: model(), limit: 1, retry_after },
                 503,

@@ -29,6 +29,14 @@ pub fn write_event<T: Serialize>(buffer: &mut Vec<u8>, value: &T) {
     buffer.extend_from_slice(b"\n\n");
 }
 
+/// The same with a line `event: {name}` before it, as the Responses API has them.
+pub fn write_named_event<T: Serialize>(buffer: &mut Vec<u8>, name: &str, value: &T) {
+    buffer.extend_from_slice(b"event: ");
+    buffer.extend_from_slice(name.as_bytes());
+    buffer.push(b'\n');
+    write_event(buffer, value);
+}
+
 /// The last events of a stream that failed: the error, then `[DONE]`, so that clients that wait for it end.
 #[must_use]
 pub fn failure(error: &ApiError, request_id: &RequestId) -> Bytes {

@@ -50,6 +50,7 @@ class Provider:
         self.key = Key("first")
         self.keys = [self.key]
         self.person = {"sub": "1001", "email": "ann@corp.example", "email_verified": True, "name": "Ann Example"}
+        self.redirect_url = REDIRECT_URL
         self.reset()
         self.codes = {}
         self.asked = []
@@ -92,6 +93,7 @@ class Provider:
             "issuer": self.url,
             "timeout_ms": 2000,
         } | more
+        self.redirect_url = settings["redirect_url"]
         return {f"JAN_SERVER__AUTH__GOOGLE__{name.upper()}": value for name, value in settings.items()}
 
     def _serve(self, handler, form):
@@ -121,7 +123,7 @@ class Provider:
     def _authorize(self, query):
         """The person agrees at once."""
         assert query["client_id"] == CLIENT_ID
-        assert query["redirect_uri"] == REDIRECT_URL
+        assert query["redirect_uri"] == self.redirect_url
         assert query["response_type"] == "code"
         code = secrets.token_urlsafe(16)
         self.codes[code] = query
@@ -133,7 +135,7 @@ class Provider:
             return 401, {}, {"error": "invalid_client"}
         query = self.codes.pop(form.get("code"), None)
         challenge = encode_part(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
-        if query is None or challenge != query["code_challenge"] or form.get("redirect_uri") != REDIRECT_URL:
+        if query is None or challenge != query["code_challenge"] or form.get("redirect_uri") != self.redirect_url:
             return 400, {}, {"error": "invalid_grant", "error_description": "the code is not good (any more)"}
         now = int(time.time())
         claims = {"iss": self.url, "aud": CLIENT_ID, "iat": now, "exp": now + 300, "nonce": query["nonce"]}

@@ -20,7 +20,11 @@ OPEN = [
     ("GET", "/livez", None),
     ("GET", "/readyz", None),
     ("GET", "/.well-known/jwks.json", None),
+    ("GET", "/api/swagger/index.html", None),
     ("GET", "/api/swagger/openapi.json", None),
+    ("GET", "/api/swagger/doc.json", None),
+    ("GET", "/api/swagger/openapi.yaml", None),
+    ("GET", "/api/swagger/swagger-ui.css", None),
 ]
 #: Open, but they answer no 200 to a request as plain as this.
 OPEN_OTHERWISE = [
@@ -257,3 +261,11 @@ def test_checks_come_before_the_body_is_read(deny):
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
         assert file.readline().split()[1] == b"401"
     assert time.monotonic() - begin < 2
+
+
+def test_a_guests_role_is_refused_by_the_fields_name(make_server):
+    own = make_server(wait="live")
+    token = own.post("/auth/guest").json()["access_token"]
+    guest = own.get("/api/v1/user/profile", key=token).json()["id"]
+    refused = own.patch(f"/api/v1/admin/users/{guest}", {"role": "member"}, key=own.admin_key)
+    assert (refused.status, refused.error["param"]) == (400, "role")

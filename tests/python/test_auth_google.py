@@ -120,6 +120,17 @@ def test_state_is_for_one_use(own):
     refused(own, browser.get(back), 400, "oauth_state_invalid")
 
 
+def test_state_dies(make_server, provider):
+    """The default is ten minutes (`test_sign_in` sees it on the cookie); here it is one second."""
+    hasty = make_server(env=provider.settings(state_ttl_s=1), wait="live")
+    browser = Browser(hasty)
+    assert browser.get(browser.visit(browser.depart())).status == 200
+    back = browser.visit(browser.depart())
+    time.sleep(1.1)
+    refused(hasty, browser.get(back), 400, "oauth_state_invalid")
+    assert browser.get(browser.visit(browser.depart())).status == 200, "a new one begins"
+
+
 def test_state_is_bound_to_the_browser(own):
     """Whoever is lured to somebody else's callback is not signed in as them."""
     attacker, victim = Browser(own), Browser(own)
@@ -334,8 +345,10 @@ def test_guest_becomes_a_member_and_keeps_everything(own, provider):
     guest = own.post("/auth/guest").json()["access_token"]
     before = own.get("/api/v1/user/profile", key=guest).json()
     key = own.post("/api/v1/user/api-keys", {"name": "k", "permissions": ["read"]}, key=guest).json()
+    conversation = own.post("/api/v1/conversations", {"title": "a guest's"}, key=guest).json()
     provider.claims = {"sub": "was-guest", "email": "guest@corp.example"}
     member = Browser(own).sign_in(key=guest).json()["access_token"]
+    assert own.get("/api/v1/conversations", key=member).json()["data"] == [conversation]
     after = own.get("/api/v1/user/profile", key=member).json()
     assert (before["role"], after["role"]) == ("guest", "member")
     assert after["email"] == "guest@corp.example"
@@ -353,8 +366,17 @@ def test_guest_who_was_here_before(own, provider):
     account = own.get("/api/v1/user/profile", key=first).json()["id"]
     guest = own.post("/auth/guest").json()["access_token"]
     guest_id = own.get("/api/v1/user/profile", key=guest).json()["id"]
+    mine = own.post("/api/v1/conversations", {"title": "the account's"}, key=first).json()
+    items = [{"role": "user", "content": "Hello"}]
+    moved = [own.post("/api/v1/conversations", {"items": items}, key=guest).json() for _ in range(70)]
+    link = own.post(f"/api/v1/conversations/{moved[0]['id']}/share", key=guest).json()["path"]
     member = Browser(own).sign_in(key=guest).json()["access_token"]
     assert own.get("/api/v1/user/profile", key=member).json()["id"] == account
+    listed = own.get("/api/v1/conversations?limit=100", key=member).json()["data"]
+    assert [one["id"] for one in listed] == [one["id"] for one in moved[::-1]] + [mine["id"]]
+    history = own.get(f"/api/v1/conversations/{moved[0]['id']}", key=member).json()["messages"]
+    assert [message["content"] for message in history] == ["Hello"]
+    assert own.get(link).status == 200
     assert own.get("/api/v1/user/profile", key=guest).status == 401, "the guest is gone"
     assert own.get(f"/api/v1/admin/users/{guest_id}", key=own.admin_key).status == 404
 

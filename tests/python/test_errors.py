@@ -108,7 +108,6 @@ UNSUPPORTED_CHAT = [
     ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
     ("tool_choice", "required"),
     ("functions", [{"name": "f"}]),
-    ("response_format", {"type": "json_object"}),
 ]
 UNSUPPORTED_TEXT = [("suffix", "x"), ("best_of", 3)]
 

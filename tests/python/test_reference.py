@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import pytest
-from harness import IS_BUNDLED
+from harness import IS_BUNDLED, ROOT
 
 MODELS = "curl http://localhost:8080/api/v1/models"
 CHAT = """\
@@ -149,3 +149,69 @@ def test_profile_and_api_keys(server, session):
     made = json.loads(paste(server, API_KEYS, session["access_token"]))
     assert (made["name"], made["permissions"]) == ("Development Key", ["read", "write"])
     assert json.loads(paste(server, PROFILE, made["key"]))["email"] == "reference@example.com"
+
+
+#: Verbatim, for versions of the SDK below 1.0, which has an environment of its own.
+OLD_PYTHON = """\
+import openai
+
+openai.api_base = "http://localhost:8080/api/v1"
+openai.api_key = "your-jwt-token"
+
+response = openai.ChatCompletion.create(
+    model="jan-v1-4b",
+    messages=[
+        {"role": "user", "content": "Hello!"}
+    ]
+)
+"""
+CALLBACK = "http://localhost:8080/auth/google/callback?code=&state="
+SWAGGER = "http://localhost:8080/api/swagger/index.html#/"
+
+
+def test_old_python_sdk(server, session):
+    code = OLD_PYTHON.replace("localhost:8080", f"127.0.0.1:{server.port}")
+    code = code.replace("your-jwt-token", session["access_token"])
+    code += "\nimport json; print(json.dumps(response))"
+    python = ROOT / "target/openai-old-venv/bin/python"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["object"], answer["model"]) == ("chat.completion", "jan-v1-4b")
+    assert answer["choices"][0]["message"]["content"].strip()
+
+
+def test_both_kinds_of_credential_go_in_one_header(server, user, session):
+    key = server.new_key(user)["key"]
+    for credential in (session["access_token"], key):
+        assert json.loads(paste(server, PROFILE, credential))["email"] == "reference@example.com"
+
+
+def test_callback_without_a_sign_in(server):
+    answer = json.loads(paste(server, f"curl '{CALLBACK}'"))
+    assert answer["error"]["type"] in ("invalid_request_error", "server_error")
+    assert answer["error"]["code"].startswith("oauth_")
+
+
+def test_swagger_is_where_it_should_be(server):
+    assert "swagger-ui" in paste(server, f"curl --silent --fail '{SWAGGER}'")
+
+
+def test_errors_have_the_documented_shape(server):
+    answer = server.post("/api/v1/chat/completions", b"{")
+    assert answer.status == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_json")
+    assert error["message"]
+
+
+def test_every_documented_status_is_described(server):
+    described = server.get("/api/swagger/openapi.json").json()["paths"]["/api/v1/chat/completions"]["post"]["responses"]
+    for status in ("400", "401", "403", "404", "429", "500", "503"):
+        assert status in described, status
+
+
+def test_rate_limit_headers_are_there(server):
+    answer = server.get("/api/v1/models")
+    for name in ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"):
+        assert int(answer.headers[name]) >= 0

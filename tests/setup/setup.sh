@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing and says what it cannot install.
 #   setup.sh build   what building needs: cmake, make, a C++17 compiler, libclang, the Rust toolchain
-#   setup.sh test    that, and what the tests need: Python environment, Node, both OpenAI SDKs, a second model
+#   setup.sh test    that, and what the tests need: Python environments, Node, SDKs, Chromium, a second model
 # It does nothing, and quickly, where everything is there already.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -34,7 +34,11 @@ missing_tools() {
     # Creating an environment needs ensurepip, which Debian keeps in a package of its own.
     { have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null; } || echo python3
     have curl || echo curl
+    have_chromium || echo chromium
 }
+
+# The names that tests/python/chromium.py knows.
+have_chromium() { have chromium || have chromium-browser || have google-chrome-stable || have google-chrome; }
 
 # package_of MANAGER TOOL: the packages that bring the tool.
 package_of() {
@@ -57,6 +61,12 @@ install_missing() {
     [ -n "$missing" ] || return 0
     if have apt-get; then manager=apt; elif have dnf; then manager=dnf; elif have brew; then manager=brew
     else die "missing: $missing. Install them with your system's package manager and run this again."; fi
+    # Homebrew has it as an application, which is on no path: it is for its user to install.
+    case "$manager:$missing" in
+    brew:*chromium*)
+        die "there is no Chromium or Google Chrome on the path. Install one (brew install --cask chromium), put a link
+to its program called chromium on your path, and run this again." ;;
+    esac
     for tool in $missing; do packages="$packages $(package_of "$manager" "$tool")"; done
     if [ "$manager" != brew ] && [ "$(id -u)" -ne 0 ]; then
         have sudo || die "missing: $missing. As root, install:$packages"
@@ -107,9 +117,22 @@ set_up_clients() {
     printf '%s' "$wanted" >.venv/installed
 }
 
+# The Python SDK before 1.0, which cannot live beside today's.
+set_up_old_sdk() {
+    local wanted
+    wanted=$(cksum <tests/python/requirements-openai-old.txt)
+    if [ "$(cat target/openai-old-venv/installed 2>/dev/null)" = "$wanted" ]; then return 0; fi
+    say "setting up the old Python SDK in target/openai-old-venv"
+    rm -rf target/openai-old-venv
+    python3 -m venv target/openai-old-venv
+    target/openai-old-venv/bin/pip install --quiet --disable-pip-version-check -r tests/python/requirements-openai-old.txt
+    printf '%s' "$wanted" >target/openai-old-venv/installed
+}
+
 install_missing
 check_rust
 if [ "$goal" = test ]; then
     set_up_clients
+    set_up_old_sdk
     .venv/bin/python tests/setup/second_model.py
 fi

@@ -160,7 +160,7 @@ impl Exporter {
                     None => Stage::Records { kind: kind + 1, after: None },
                 };
                 for record in &page {
-                    if self.user.is_none() || (KINDS[kind].owner)(&record.json()?) == self.user {
+                    if self.user.is_none() || stores.records().owner(record)? == self.user {
                         lines.extend(self.record(record));
                     }
                 }
@@ -258,6 +258,11 @@ impl Importer {
         *self.counts.entry(line.kind).or_default() += 1;
         let value = serde_json::to_vec(&line.value).map_err(|error| error.to_string())?;
         Ok(Record { kind, key, value })
+    }
+
+    /// How many lines have been read.
+    pub fn lines(&self) -> u64 {
+        self.lines
     }
 
     /// What was read, once it is all verified.

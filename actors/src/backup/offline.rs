@@ -14,7 +14,9 @@ use crate::store::{self, OpenError, Record, StoreError, Stores};
 const LINE: u64 = 64 << 20;
 
 /// Records that are put in at a time.
-pub const CHUNK: usize = 500;
+const CHUNK: usize = 500;
+/// Or about so many bytes of them.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// What to do with a store that has something already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,22 +161,37 @@ pub fn import(
 fn build(draft: &Path, input: &mut dyn Read, progress: &mut dyn FnMut(u64)) -> Result<Counts, OfflineError> {
     create_private_folder(draft).map_err(file_error(draft.display()))?;
     let stores = store::open(draft)?;
-    let mut chunk = Vec::new();
+    let mut chunk = Chunk::default();
     let mut done = 0;
-    let counts = read(input, &mut |record, _| {
-        chunk.push(record);
-        if chunk.len() >= CHUNK {
-            stores.records().put(&chunk)?;
-            done += chunk.len() as u64;
+    let counts = read(input, &mut |record| {
+        if let Some(records) = chunk.push(record) {
+            stores.records().put(&records)?;
+            done += records.len() as u64;
             progress(done);
-            chunk.clear();
         }
         Ok(())
     })?;
-    stores.records().put(&chunk)?;
+    stores.records().put(&chunk.records)?;
     progress(counts.values().sum());
     stores.sync()?;
     Ok(counts)
+}
+
+/// Records that are put in together.
+#[derive(Default)]
+struct Chunk {
+    records: Vec<Record>,
+    bytes: usize,
+}
+
+impl Chunk {
+    /// The records, once there are enough.
+    fn push(&mut self, record: Record) -> Option<Vec<Record>> {
+        self.bytes += record.value.len();
+        self.records.push(record);
+        let enough = self.records.len() >= CHUNK || self.bytes >= CHUNK_BYTES;
+        enough.then(|| std::mem::take(self).records)
+    }
 }
 
 /// The new store takes the old one's place. Whenever this is cut off, the server refuses to start or finds the new
@@ -194,10 +211,10 @@ fn put_in_place(folder: &Path, draft: &Path, present: bool) -> Result<(), Offlin
     std::fs::remove_dir_all(draft).map_err(file_error(draft.display()))
 }
 
-/// Reads and checks an export, giving each record with its line.
+/// Reads and checks an export, giving each record.
 fn read(
     input: &mut dyn Read,
-    visit: &mut dyn FnMut(Record, &[u8]) -> Result<(), OfflineError>,
+    visit: &mut dyn FnMut(Record) -> Result<(), OfflineError>,
 ) -> Result<Counts, OfflineError> {
     let mut importer = Importer::default();
     let mut input = BufReader::with_capacity(256 << 10, input);
@@ -210,7 +227,8 @@ fn read(
         }
         let bytes = line.strip_suffix(b"\n").unwrap_or(&line);
         if let Some(record) = importer.line(bytes)? {
-            visit(record, bytes)?;
+            record.check().map_err(|problem| ImportError::Line { number: importer.lines(), problem })?;
+            visit(record)?;
         }
     }
 }
@@ -257,7 +275,7 @@ pub fn merge(
     let counts = {
         let mut spool = io::BufWriter::new(&mut spool);
         // A line of the spool is a record, verified by then.
-        let counts = read(input, &mut |record, _| {
+        let counts = read(input, &mut |record| {
             let parts = (record.kind, &record.key, String::from_utf8_lossy(&record.value));
             let line = serde_json::to_string(&parts).expect("numbers and texts have a JSON form");
             writeln!(spool, "{line}").map_err(file_error("the import's draft"))
@@ -284,16 +302,15 @@ fn each_chunk(
     visit: &mut dyn FnMut(&[Record]) -> Result<(), OfflineError>,
 ) -> Result<(), OfflineError> {
     spool.rewind().map_err(file_error("the import's draft"))?;
-    let mut chunk = Vec::new();
+    let mut chunk = Chunk::default();
     for line in BufReader::new(&mut *spool).lines() {
         let line = line.map_err(file_error("the import's draft"))?;
         let parts: (usize, Vec<u8>, String) = serde_json::from_str(&line)
             .map_err(|error| file_error("the import's draft")(io::Error::other(error)))?;
-        chunk.push(Record { kind: parts.0, key: parts.1, value: parts.2.into_bytes() });
-        if chunk.len() >= CHUNK {
-            visit(&chunk)?;
-            chunk.clear();
+        let record = Record { kind: parts.0, key: parts.1, value: parts.2.into_bytes() };
+        if let Some(records) = chunk.push(record) {
+            visit(&records)?;
         }
     }
-    if chunk.is_empty() { Ok(()) } else { visit(&chunk) }
+    if chunk.records.is_empty() { Ok(()) } else { visit(&chunk.records) }
 }

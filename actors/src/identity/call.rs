@@ -53,6 +53,12 @@ impl<M: Message> Slot<M> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = actor;
     }
 
+    /// The actor, which is to be found here no longer.
+    #[cfg(test)]
+    pub fn take(&self) -> Option<ActorRef<M>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// The running actor; waits for one that is being started, up to a limit.
     pub async fn running(&self, limit: Duration) -> Option<ActorRef<M>> {
         let deadline = Instant::now() + limit;

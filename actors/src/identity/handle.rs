@@ -73,15 +73,15 @@ impl Identity {
         ]
     }
 
+    /// Where other parts keep what they keep.
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.desk.store
+    }
+
     /// Writes what is still to be written and closes the database. Blocks.
     pub(crate) fn close(&self) {
         accounts::note_used(&self.desk);
         self.desk.store.close();
-    }
-
-    /// The database, which other concerns share.
-    pub(crate) fn store(&self) -> Arc<Store> {
-        Arc::clone(&self.desk.store)
     }
 
     /// What credentials are checked against.

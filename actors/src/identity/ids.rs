@@ -91,6 +91,8 @@ macro_rules! id {
     };
 }
 
+pub(crate) use id;
+
 id!(
     /// A user's id, `user_…`.
     UserId,

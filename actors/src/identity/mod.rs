@@ -12,11 +12,11 @@ mod accounts;
 mod admin;
 mod api_keys;
 mod cache;
-mod call;
+pub(crate) mod call;
 mod error;
 pub(crate) mod family;
 mod handle;
-mod ids;
+pub(crate) mod ids;
 mod index;
 mod open;
 mod permissions;
@@ -49,6 +49,12 @@ pub use types::{
 };
 
 /// The clock that dates what is stored and issued (epoch seconds).
-fn now_s() -> u64 {
+pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A user, not stored yet.
+#[cfg(test)]
+pub(crate) fn new_member(kind: UserKind) -> UserRecord {
+    users::new_user(kind, None, "Test".to_owned(), now_s())
 }

@@ -82,7 +82,7 @@ pub fn update(
     if let Some(kind) = update.kind.filter(|&kind| kind != before.kind) {
         if kind == UserKind::Guest || before.kind == UserKind::Guest {
             let problem = "of a guest changes by signing in alone; use member or admin for other users";
-            return Err(IdentityError::Invalid { field: "kind", problem: problem.to_owned() });
+            return Err(IdentityError::Invalid { field: "role", problem: problem.to_owned() });
         }
         user.kind = kind;
     }
@@ -137,13 +137,12 @@ pub fn sign_in(
     let created = here.is_none();
     let mut changes = Changes::default();
     let mut merged_guest = None;
-    let mut merged = None;
     if let Some(guest) = &guest {
         changes = end_credentials(stores, guest.id)?;
         if !created {
             changes.accounts.push(AccountChange::DeleteUser(guest.id));
             merged_guest = Some(guest.id);
-            merged = here.as_ref().map(|user| (guest.id, user.id));
+            changes.moves.extend(here.as_ref().map(|user| (guest.id, user.id)));
         }
     }
     let mut user = here.unwrap_or_else(|| {
@@ -156,7 +155,6 @@ pub fn sign_in(
             None => member,
         }
     });
-    changes.handovers.extend(merged);
     user.external = Some(profile.id);
     user.picture = profile.picture.filter(|url| url.len() <= MAX_PICTURE).or(user.picture);
     changes.accounts.push(AccountChange::PutUser(user.clone()));

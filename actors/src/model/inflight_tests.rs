@@ -26,6 +26,7 @@ fn request(id: u64) -> GenerationRequest {
         max_tokens: None,
         want_prompt_text: false,
         logprobs: None,
+        constraint: None,
     }
 }
 

@@ -67,6 +67,17 @@ impl Default for SamplingParams {
     }
 }
 
+/// What an answer has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Constraint {
+    /// A JSON value that this JSON Schema, as JSON text, accepts.
+    JsonSchema(String),
+    /// A text that this regular expression matches as a whole (Rust's syntax, without look-around).
+    Regex(String),
+    /// A text of this grammar, in llguidance's variant of Lark's notation.
+    Lark(String),
+}
+
 /// One generation: one prompt, one answer. `n` answers are `n` of these; the engine reads a shared prompt once.
 #[derive(Clone, Debug)]
 pub struct GenerationRequest {
@@ -88,10 +99,12 @@ pub struct GenerationRequest {
     pub want_prompt_text: bool,
     /// Log-probabilities: `Some(n)` for those of each token of the answer and of the `n` likeliest at its position.
     pub logprobs: Option<u32>,
+    /// What the answer has to be, where it is not free.
+    pub constraint: Option<Constraint>,
 }
 
 /// A token that was or might have been chosen.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// Its number.
     pub token: Token,
@@ -102,7 +115,7 @@ pub struct Candidate {
 }
 
 /// How likely a token of the answer was.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
     /// The token.
     pub chosen: Candidate,
@@ -199,6 +212,18 @@ pub enum GenerationError {
         /// The field's name.
         param: &'static str,
         /// What is wrong and what would be right.
+        message: String,
+    },
+    /// The answer's schema or grammar cannot be used (400).
+    #[error("{message}")]
+    InvalidConstraint {
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// The answer is not what its schema asks for (500).
+    #[error("the answer does not satisfy its schema: {message}")]
+    InvalidOutput {
+        /// Where it does not.
         message: String,
     },
     /// The queue is full (503, Retry-After).

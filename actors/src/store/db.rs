@@ -4,16 +4,19 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sled::{Db, Tree};
 use uuid::Uuid;
 
 use super::accounts::{AccountsStore, SledAccounts};
+use super::conversations::{ConversationsStore, SledConversations};
 use super::files::{create_private_folder, sync_folder, write_private};
 use super::mark::{Mark, Reached};
 use super::migrations::{SCHEMA, steps_from};
 use super::records::{RecordsStore, SledRecords};
+use super::responses::{ResponsesStore, SledResponses};
 use super::sessions::{SessionsStore, SledSessions};
 use super::usage::{SledUsage, UsageStore};
 use super::{StoreError, Stores};
@@ -121,6 +124,8 @@ pub struct SledStores {
     sessions: SledSessions,
     usage: SledUsage,
     records: SledRecords,
+    responses: SledResponses,
+    conversations: Arc<dyn ConversationsStore>,
 }
 
 impl Stores for SledStores {
@@ -165,6 +170,14 @@ impl Stores for SledStores {
             false => self.forget.remove(user.to_bytes())?,
         };
         Ok(())
+    }
+
+    fn responses(&self) -> &dyn ResponsesStore {
+        &self.responses
+    }
+
+    fn conversations(&self) -> &Arc<dyn ConversationsStore> {
+        &self.conversations
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -289,6 +302,8 @@ pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
             sessions: SledSessions::open(&db)?,
             usage: SledUsage::open(&db)?,
             records: SledRecords::open(&db)?,
+            responses: SledResponses::open(&db)?,
+            conversations: Arc::new(SledConversations::open(&db)?),
             db: db.clone(),
         })
     })()

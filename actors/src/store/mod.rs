@@ -9,11 +9,15 @@
 //! so that another database can take sled's place.
 
 mod accounts;
+mod conversations;
 mod db;
 pub mod files;
+mod item_record;
+mod item_value;
 mod mark;
 mod migrations;
 mod records;
+mod responses;
 mod sessions;
 mod usage;
 mod writer;
@@ -21,13 +25,17 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use crate::identity::UserId;
 use crate::usage::Payer;
 
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
+pub use conversations::{ConversationChange, ConversationsStore};
 pub use db::{OpenError, open};
 pub use migrations::SCHEMA;
 pub use records::{KINDS, Record, RecordsStore, kind as record_kind};
+pub use responses::{ResponseChange, ResponsesStore};
 pub use sessions::{SessionChange, SessionsStore, StoredSession};
 pub use usage::UsageStore;
 pub use writer::Store;
@@ -49,6 +57,10 @@ pub trait Stores: Send {
     fn room(&self) -> Result<(), StoreError> {
         Ok(())
     }
+    /// Responses.
+    fn responses(&self) -> &dyn ResponsesStore;
+    /// Conversations and their items. To be kept weakly: what failed must be let go before it is opened again.
+    fn conversations(&self) -> &Arc<dyn ConversationsStore>;
     /// Makes every change so far durable.
     ///
     /// # Errors
@@ -67,8 +79,9 @@ pub trait Stores: Send {
     /// # Errors
     /// The database failed.
     fn forget(&self, user: UserId) -> Result<(), StoreError> {
-        self.usage().reassign(user, Payer::Deleted)?;
-        self.records().sweep(user)
+        self.conversations().delete_all(user)?;
+        self.responses().commit(&[ResponseChange::DeleteUser(user)])?;
+        self.usage().reassign(user, Payer::Deleted)
     }
 
     /// Makes these changes: those to users and keys at once or not at all, then those to sessions. Durable after
@@ -80,7 +93,10 @@ pub trait Stores: Send {
     /// # Errors
     /// The database failed.
     fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        for &(from, to) in &changes.handovers {
+        // First what moves: after a crash in between, both users are still there to be made one.
+        for &(from, to) in &changes.moves {
+            self.conversations().move_all(from, to)?;
+            self.responses().commit(&[ResponseChange::MoveUser { from, to }])?;
             self.usage().reassign(from, Payer::User(to))?;
         }
         let deleted = || {
@@ -89,7 +105,8 @@ pub trait Stores: Send {
                 _ => None,
             })
         };
-        // Noted first: what a crash leaves undone, the next start does.
+        // Noted first, then the account at once: a user is never half there, and what a crash leaves undone of the
+        // rest, the next start does.
         for user in deleted() {
             self.note_forgotten(user, true)?;
         }
@@ -103,6 +120,9 @@ pub trait Stores: Send {
         if !changes.sessions.is_empty() {
             self.sessions().commit(&changes.sessions)?;
         }
+        if !changes.responses.is_empty() {
+            self.responses().commit(&changes.responses)?;
+        }
         Ok(())
     }
 }
@@ -114,8 +134,10 @@ pub struct Changes {
     pub accounts: Vec<AccountChange>,
     /// Sessions.
     pub sessions: Vec<SessionChange>,
-    /// What belongs to the first of a pair, other than keys and sessions, belongs to the second.
-    pub handovers: Vec<(UserId, UserId)>,
+    /// Responses.
+    pub responses: Vec<ResponseChange>,
+    /// From whom to whom everything goes that a user has beside keys and sessions.
+    pub moves: Vec<(UserId, UserId)>,
 }
 
 /// The database failed.

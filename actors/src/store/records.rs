@@ -1,16 +1,25 @@
 //! Every kind of record in one table, for what concerns all of them: export, import and forgetting a user.
 //!
 //! A new tree of records is one line in [`KINDS`]. Trees that only lead to records (by address, by user) are no
-//! kinds: they are named by their kind's `indexes` and made again from the record itself.
+//! kinds: they are named by their kind's `indexes`, or known to its [`Form`], and made again from the record itself.
 
 use std::fmt::Debug;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sled::{Batch, Db, Tree};
+use sled::{Db, Tree};
 
 use super::StoreError;
-use super::db::decode;
-use crate::identity::{ExternalId, UserId};
+use super::conversations::{ConversationsStore, SledConversations};
+use super::db::{decode, encode, id_bytes};
+use super::item_record::{self, ItemRecord};
+use super::responses::{ResponsesStore, SledResponses};
+use super::sessions::StoredSession;
+use super::usage::UsageRow;
+use crate::conversations::ConversationId;
+use crate::conversations::types::ConversationRecord;
+use crate::identity::{ApiKeyRecord, ExternalId, UserId, UserRecord, now_s};
+use crate::responses::{End, ResponseId, ResponseRecord};
 
 /// An entry that leads to a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,27 +39,83 @@ pub struct Kind {
     pub name: &'static str,
     /// Its tree.
     pub tree: &'static str,
-    /// Whose a record is.
-    pub owner: fn(&Value) -> Option<UserId>,
-    /// What leads to a record of that key and value.
-    pub indexes: fn(&[u8], &Value) -> Vec<IndexEntry>,
-    /// Whether records are removed with their owner by looking through the tree; the others' own stores see to it.
-    pub swept: bool,
+    /// Where a record says whose it is; items say it through their conversation.
+    owner: &'static str,
+    /// What leads to a record of that key and value, where its form does not know.
+    indexes: fn(&[u8], &Value) -> Vec<IndexEntry>,
+    /// How it lies in the store.
+    form: Form,
+    /// What is wrong with a record of that key and value.
+    check: fn(&[u8], &[u8]) -> Result<(), String>,
+}
+
+/// How records lie in the store. In an export each is one JSON object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// As they are in an export.
+    Plain,
+    /// The same, with the items of [`Form::Item`].
+    Conversation,
+    /// In chunks, behind where they hang.
+    Item,
+    /// In parts.
+    Response,
 }
 
 /// Every kind, in the order of an export: what others refer to comes first.
 pub static KINDS: &[Kind] = &[
-    Kind { name: "user", tree: "user", owner: |v| id(&v["id"]), indexes: user_indexes, swept: false },
-    Kind { name: "key", tree: "key", owner: |v| id(&v["user"]), indexes: key_indexes, swept: false },
-    Kind {
-        name: "session",
-        tree: "session",
-        owner: |v| id(&v["user"]),
-        indexes: session_indexes,
-        swept: false,
-    },
-    Kind { name: "usage", tree: "usage", owner: |v| id(&v["user"]), indexes: no_indexes, swept: false },
+    plain("user", "user", "id", user_indexes, check::<UserRecord>),
+    plain("key", "key", "user", key_indexes, check::<ApiKeyRecord>),
+    plain("session", "session", "user", session_indexes, check::<StoredSession>),
+    plain("usage", "usage", "user", no_indexes, check::<UsageRow>),
+    formed("conversation", "conv", Form::Conversation, check_conversation),
+    formed("item", "item", Form::Item, item_record::check),
+    formed("response", "response", Form::Response, check_response),
 ];
+
+const fn plain(
+    name: &'static str,
+    tree: &'static str,
+    owner: &'static str,
+    indexes: fn(&[u8], &Value) -> Vec<IndexEntry>,
+    check: fn(&[u8], &[u8]) -> Result<(), String>,
+) -> Kind {
+    Kind { name, tree, owner, indexes, form: Form::Plain, check }
+}
+
+const fn formed(
+    name: &'static str,
+    tree: &'static str,
+    form: Form,
+    check: fn(&[u8], &[u8]) -> Result<(), String>,
+) -> Kind {
+    Kind { name, tree, owner: "user", indexes: no_indexes, form, check }
+}
+
+fn check<T: DeserializeOwned>(_: &[u8], value: &[u8]) -> Result<(), String> {
+    parse::<T>(value).map(drop)
+}
+
+fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(value).map_err(|error| error.to_string())
+}
+
+fn check_conversation(key: &[u8], value: &[u8]) -> Result<(), String> {
+    let record: ConversationRecord = parse(value)?;
+    let heads = [record.head, record.share.and_then(|share| share.head)];
+    if key != record.id.to_bytes() {
+        return Err("its key is another conversation's".to_owned());
+    }
+    match heads.into_iter().flatten().find(|&head| head >= record.next) {
+        Some(head) => Err(format!("it has no item {head}")),
+        None => Ok(()),
+    }
+}
+
+fn check_response(key: &[u8], value: &[u8]) -> Result<(), String> {
+    let record: ResponseRecord = parse(value)?;
+    if key == record.id.to_bytes() { Ok(()) } else { Err("its key is another response's".to_owned()) }
+}
 
 /// The kind of that name, as its place in [`KINDS`].
 pub fn kind(name: &str) -> Option<usize> {
@@ -113,7 +178,24 @@ impl Record {
     /// # Errors
     /// It is not JSON.
     pub fn json(&self) -> Result<Value, StoreError> {
-        decode(|| format!("a record of kind {}", KINDS[self.kind].name), &self.value)
+        decode(|| self.key_text(), &self.value)
+    }
+
+    /// Looks whether it is what this program writes, before anything of an import is put in.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        (KINDS[self.kind].check)(&self.key, &self.value)
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
+        decode(|| self.key_text(), &self.value)
+    }
+
+    /// The entries that lead to it, where its form does not know.
+    fn entries(&self) -> Result<Vec<IndexEntry>, StoreError> {
+        Ok((KINDS[self.kind].indexes)(&self.key, &self.json()?))
     }
 }
 
@@ -149,11 +231,11 @@ pub trait RecordsStore: Debug + Send {
     /// The database failed.
     fn taken(&self, record: &Record) -> Result<Option<IndexEntry>, StoreError>;
 
-    /// Removes what a user has in the kinds that are swept.
+    /// Whose a record is.
     ///
     /// # Errors
     /// The database failed.
-    fn sweep(&self, user: UserId) -> Result<(), StoreError>;
+    fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError>;
 
     /// Whether there is any record.
     ///
@@ -174,18 +256,75 @@ pub trait RecordsStore: Debug + Send {
 pub struct SledRecords {
     db: Db,
     trees: Vec<Tree>,
+    conversations: SledConversations,
+    responses: SledResponses,
 }
 
 impl SledRecords {
     /// Opens the trees, or makes them.
     pub fn open(db: &Db) -> Result<Self, StoreError> {
-        let trees = KINDS.iter().map(|kind| db.open_tree(kind.tree)).collect::<Result<_, _>>()?;
-        Ok(Self { db: db.clone(), trees })
+        Ok(Self {
+            db: db.clone(),
+            trees: KINDS.iter().map(|kind| db.open_tree(kind.tree)).collect::<Result<_, _>>()?,
+            conversations: SledConversations::open(db)?,
+            responses: SledResponses::open(db)?,
+        })
     }
 
-    fn entries(&self, kind: usize, key: &[u8], value: &[u8]) -> Result<Vec<IndexEntry>, StoreError> {
-        let value: Value = decode(|| format!("a record of kind {}", KINDS[kind].name), value)?;
-        Ok((KINDS[kind].indexes)(key, &value))
+    /// The record whose first piece lies at that key, or nothing: the piece belongs to one before.
+    fn record(&self, kind: usize, key: &[u8], value: &[u8]) -> Result<Option<Record>, StoreError> {
+        let record = |key: &[u8], value: Vec<u8>| Some(Record { kind, key: key.to_vec(), value });
+        Ok(match KINDS[kind].form {
+            Form::Plain | Form::Conversation => record(key, value.to_vec()),
+            Form::Item => {
+                let item = item_record::at(&self.conversations, key)?;
+                item.and_then(|item| record(&item.key(), encode(&item)))
+            }
+            Form::Response => {
+                let id = ResponseId::from_bytes(id_bytes("a response", key)?);
+                self.responses.response(id)?.and_then(|response| record(key, encode(&response)))
+            }
+        })
+    }
+
+    fn put_one(&self, record: &Record) -> Result<(), StoreError> {
+        match KINDS[record.kind].form {
+            Form::Plain => self.put_plain(record),
+            Form::Conversation => self.conversations.put_imported(&record.read()?),
+            Form::Item => {
+                let item: ItemRecord = record.read()?;
+                // An export is no snapshot: it may have items of a turn that came after its conversation.
+                let conversation = self.conversations.conversation(item.conversation)?;
+                match conversation.is_some_and(|conversation| item.number < conversation.next) {
+                    true => self.conversations.put_imported_item(item.conversation, &item.into_item()),
+                    false => Ok(()),
+                }
+            }
+            Form::Response => {
+                let mut response: ResponseRecord = record.read()?;
+                // It runs elsewhere if at all.
+                if response.end.is_none() && self.responses.owner(response.id)?.is_none() {
+                    response.end = Some(End::lost(now_s()));
+                }
+                self.responses.put(&response)
+            }
+        }
+    }
+
+    fn put_plain(&self, record: &Record) -> Result<(), StoreError> {
+        // Read first: what cannot be read is not half put in.
+        let entries = record.entries()?;
+        let before = self.trees[record.kind].insert(&record.key, record.value.as_slice())?;
+        if let Some(before) = before {
+            let before = Record { value: before.to_vec(), ..record.clone() };
+            for entry in before.entries()? {
+                self.db.open_tree(entry.tree)?.remove(entry.key)?;
+            }
+        }
+        for entry in entries {
+            self.db.open_tree(entry.tree)?.insert(entry.key, entry.value)?;
+        }
+        Ok(())
     }
 }
 
@@ -203,12 +342,19 @@ impl RecordsStore for SledRecords {
         bytes: usize,
     ) -> Result<Vec<Record>, StoreError> {
         use std::ops::Bound;
-        let start = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_vec()));
+        let start = after.map_or(Bound::Unbounded, |after| {
+            Bound::Excluded(if KINDS[kind].form == Form::Item {
+                item_record::last_key(after)
+            } else {
+                after.to_vec()
+            })
+        });
         let (mut records, mut size) = (Vec::new(), 0);
         for entry in self.trees[kind].range::<Vec<u8>, _>((start, Bound::Unbounded)) {
             let (key, value) = entry?;
-            size += value.len();
-            records.push(Record { kind, key: key.to_vec(), value: value.to_vec() });
+            let Some(record) = self.record(kind, &key, &value)? else { continue };
+            size += record.value.len();
+            records.push(record);
             if records.len() >= limit || size >= bytes {
                 break;
             }
@@ -217,24 +363,11 @@ impl RecordsStore for SledRecords {
     }
 
     fn put(&self, records: &[Record]) -> Result<(), StoreError> {
-        for record in records {
-            // Read first: what cannot be read is not half put in.
-            let entries = self.entries(record.kind, &record.key, &record.value)?;
-            let before = self.trees[record.kind].insert(&record.key, record.value.as_slice())?;
-            if let Some(before) = before {
-                for entry in self.entries(record.kind, &record.key, &before)? {
-                    self.db.open_tree(entry.tree)?.remove(entry.key)?;
-                }
-            }
-            for entry in entries {
-                self.db.open_tree(entry.tree)?.insert(entry.key, entry.value)?;
-            }
-        }
-        Ok(())
+        records.iter().try_for_each(|record| self.put_one(record))
     }
 
     fn taken(&self, record: &Record) -> Result<Option<IndexEntry>, StoreError> {
-        for entry in self.entries(record.kind, &record.key, &record.value)? {
+        for entry in record.entries()? {
             if let Some(there) = self.db.open_tree(entry.tree)?.get(&entry.key)?
                 && there.as_ref() != entry.value.as_slice()
             {
@@ -244,21 +377,13 @@ impl RecordsStore for SledRecords {
         Ok(None)
     }
 
-    fn sweep(&self, user: UserId) -> Result<(), StoreError> {
-        for (number, kind) in KINDS.iter().enumerate().filter(|(_, kind)| kind.swept) {
-            let mut batch = Batch::default();
-            for entry in &self.trees[number] {
-                let (key, value) = entry?;
-                let json: Value = decode(|| format!("a record of kind {}", kind.name), &value)?;
-                if (kind.owner)(&json) == Some(user) {
-                    for entry in (kind.indexes)(&key, &json) {
-                        self.db.open_tree(entry.tree)?.remove(entry.key)?;
-                    }
-                    batch.remove(key);
-                }
-            }
-            self.trees[number].apply_batch(batch)?;
+    fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError> {
+        let kind = &KINDS[record.kind];
+        if kind.form != Form::Item {
+            return Ok(id(&record.json()?[kind.owner]));
         }
-        Ok(())
+        let Some(key) = record.key.first_chunk::<16>() else { return Ok(None) };
+        let conversation = self.conversations.conversation(ConversationId::from_bytes(*key))?;
+        Ok(conversation.map(|conversation| conversation.user))
     }
 }

@@ -268,6 +268,14 @@ impl Stores for Fake {
         panic!("only syncs are asked for")
     }
 
+    fn responses(&self) -> &dyn ResponsesStore {
+        panic!("only syncs are asked for")
+    }
+
+    fn conversations(&self) -> &Arc<dyn ConversationsStore> {
+        panic!("only syncs are asked for")
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.syncs.fetch_add(1, Ordering::SeqCst);
         // As slow as a disk, so that others come to wait.

@@ -23,8 +23,6 @@ pub use provider::ProviderError;
 
 use crate::config::GoogleConfig;
 
-/// How long a person may take at the provider's page.
-pub const STATE_LIFETIME: Duration = Duration::from_secs(600);
 /// How long the page that a browser returns to may take to exchange its code.
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
 /// Sign-ins under way at most; each takes about 500 bytes.
@@ -141,9 +139,9 @@ impl Google {
     #[must_use]
     pub fn new(config: GoogleConfig) -> Self {
         Self {
+            pending: Mutex::new(OneTime::new(config.state_ttl(), MOST_PENDING)),
             config,
             provider: Provider::default(),
-            pending: Mutex::new(OneTime::new(STATE_LIFETIME, MOST_PENDING)),
             codes: Mutex::new(OneTime::new(CODE_LIFETIME, MOST_PENDING)),
         }
     }
@@ -152,6 +150,12 @@ impl Google {
     #[must_use]
     pub fn is_secure(&self) -> bool {
         self.config.redirect_url.as_deref().is_some_and(|url| url.starts_with("https://"))
+    }
+
+    /// How long a sign-in can be finished after it began.
+    #[must_use]
+    pub fn state_ttl(&self) -> Duration {
+        self.config.state_ttl()
     }
 
     fn ready(&self) -> Result<Ready<'_>, SignInError> {
@@ -169,6 +173,17 @@ impl Google {
         Err(SignInError::NotConfigured(missing.collect()))
     }
 
+    /// Whether a sign-in may return to this page: one that is configured, or the API's own page on the host that the
+    /// provider sends browsers back to. Compared as a whole: what merely begins like an allowed address can be anyone's.
+    fn may_return_to(&self, page: &str) -> bool {
+        let own = || {
+            let callback = oauth2::url::Url::parse(self.config.redirect_url.as_deref()?).ok()?;
+            callback.join(crate::api::SWAGGER_PAGE).ok()
+        };
+        self.config.allowed_return_urls.iter().any(|allowed| allowed == page)
+            || own().is_some_and(|own| own.as_str() == page)
+    }
+
     /// Begins a sign-in. `browser` is the cookie that the browser has from another one, which may still be under way
     /// in another tab.
     ///
@@ -181,8 +196,7 @@ impl Google {
         wish: Wish,
     ) -> Result<Departure, SignInError> {
         let ready = self.ready()?;
-        // Compared as a whole: what merely begins like an allowed address can be anyone's.
-        if wish.return_to.as_ref().is_some_and(|url| !self.config.allowed_return_urls.contains(url)) {
+        if wish.return_to.as_ref().is_some_and(|url| !self.may_return_to(url)) {
             return Err(SignInError::ReturnAddress);
         }
         let authorization = provider::authorize(&ready)?;
@@ -312,9 +326,16 @@ mod tests {
         let google = google();
         let to = |url: &str| Wish { return_to: Some(url.to_owned()), return_state: None };
         assert!(google.begin(None, None, to("https://app.example/in")).is_ok());
-        for wrong in
-            ["https://app.example/in/", "https://app.example/in?x", "https://app.example.evil/in", "/in", ""]
-        {
+        assert!(google.begin(None, None, to("https://jan.example/api/swagger/index.html")).is_ok());
+        for wrong in [
+            "https://app.example/in/",
+            "https://app.example/in?x",
+            "https://app.example.evil/in",
+            "/in",
+            "",
+            "https://jan.example/",
+            "http://jan.example/api/swagger/index.html",
+        ] {
             assert!(google.begin(None, None, to(wrong)).is_err(), "{wrong}");
         }
     }

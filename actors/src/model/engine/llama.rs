@@ -181,6 +181,11 @@ impl Model {
         self.inner.vocab().tokenize(text.as_bytes(), add_bos, true).into_iter().map(|t| t.0).collect()
     }
 
+    /// The tokens of a text as it stands: what reads like a special token is text too, and no BOS is added.
+    pub fn tokenize_plain(&self, text: &str) -> Vec<Token> {
+        self.inner.vocab().tokenize(text.as_bytes(), false, false).into_iter().map(|t| t.0).collect()
+    }
+
     /// The bytes that a token stands for; empty for control tokens.
     pub fn piece(&self, token: Token) -> Vec<u8> {
         self.inner.vocab().token_to_piece(LlamaToken(token), false, None)

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod budget;
 pub mod cells;
+pub mod grammar;
 pub mod llama;
 pub mod logprobs;
 pub mod output;
@@ -19,6 +20,8 @@ pub mod template;
 pub mod threads;
 
 pub use logprobs::PlacedLogprob;
+
+use grammar::Guide;
 
 use super::types::{FinishReason, SamplingParams, Token};
 
@@ -66,6 +69,8 @@ pub struct Sequence {
     pub max_tokens: u32,
     /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.
     pub logprobs: Option<u32>,
+    /// Keeps the answer inside its constraint, from behind `generated` on.
+    pub guide: Option<Guide>,
 }
 
 /// What became of a sequence in a step.
@@ -84,6 +89,11 @@ pub enum SequenceEvent {
         text: String,
         /// How likely each of the tokens was, where that is wanted.
         logprobs: Vec<PlacedLogprob>,
+    },
+    /// It cannot be kept inside its constraint any longer: that takes more work than one step may take.
+    Failed {
+        /// Why.
+        message: String,
     },
     /// It ended.
     Finished {

@@ -1,9 +1,12 @@
 //! From a prompt to tokens: rendering the chat template, tokenizing, checking that it fits.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::Sequence;
+use super::grammar::{Grammars, Guide};
 use super::llama::Model;
 use super::template::{ChatInput, ChatTemplate, TemplateError};
-use crate::model::types::{Prompt, SamplingParams, Token};
+use crate::model::types::{Constraint, Prompt, SamplingParams, Token};
 
 /// A request as it reaches the worker.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub struct Draft {
     pub want_prompt_text: bool,
     /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.
     pub logprobs: Option<u32>,
+    /// What the answer has to be, where it is not free.
+    pub constraint: Option<Constraint>,
 }
 
 /// A request that can run.
@@ -58,6 +63,8 @@ pub enum Rejection {
         /// What is wrong.
         message: String,
     },
+    /// The answer's schema or grammar cannot be used.
+    InvalidConstraint(String),
     /// A defect of the model file or ours.
     Internal(String),
 }
@@ -69,6 +76,8 @@ pub struct Preparer {
     bos_text: String,
     context_length: u32,
     longest_piece: usize,
+    /// Made with the first constraint.
+    grammars: Mutex<Option<Grammars>>,
 }
 
 impl Preparer {
@@ -84,12 +93,12 @@ impl Preparer {
         let template = ChatTemplate::new(source, &bos_text, &eos_text)?;
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         let longest_piece = (0..vocabulary).map(|t| model.piece(t).len()).max().unwrap_or(1).max(1);
-        Ok(Self { template, bos_text, context_length, longest_piece })
+        Ok(Self { template, bos_text, context_length, longest_piece, grammars: Mutex::default() })
     }
 
     /// # Errors
     /// [`Rejection`], which says what is wrong.
-    pub fn prepare(&self, model: &Model, draft: Draft) -> Result<Prepared, Rejection> {
+    pub fn prepare(&self, model: &Arc<Model>, draft: Draft) -> Result<Prepared, Rejection> {
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         if let Some(&(token, _)) =
             draft.sampling.logit_bias.iter().find(|(t, _)| !(0..vocabulary).contains(t))
@@ -110,6 +119,10 @@ impl Preparer {
             return Err(Rejection::ContextLengthExceeded { limit, prompt_tokens, requested });
         }
         let room = self.context_length - prompt_tokens;
+        let guide = match &draft.constraint {
+            Some(constraint) => Some(self.guide(model, constraint, &draft.generated)?),
+            None => None,
+        };
         Ok(Prepared {
             sequence: Sequence {
                 id: draft.id,
@@ -120,9 +133,29 @@ impl Preparer {
                 stop: draft.stop,
                 max_tokens: draft.max_tokens.unwrap_or(room),
                 logprobs: draft.logprobs,
+                guide,
             },
             prompt_text,
         })
+    }
+
+    /// The guide of an answer that has come as far as `generated`.
+    fn guide(
+        &self,
+        model: &Arc<Model>,
+        constraint: &Constraint,
+        generated: &[Token],
+    ) -> Result<Guide, Rejection> {
+        let mut grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+        let grammars = match &mut *grammars {
+            Some(grammars) => grammars,
+            none => none.insert(Grammars::new(Arc::clone(model)).map_err(Rejection::Internal)?),
+        };
+        let mut guide = grammars.guide(constraint).map_err(Rejection::InvalidConstraint)?;
+        for &token in generated {
+            guide.accept(token).map_err(|error| Rejection::Internal(error.to_string()))?;
+        }
+        Ok(guide)
     }
 
     fn tokens(

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use super::budget::StepBudget;
+use super::grammar::GuideError;
 use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
 use super::output::TextAssembler;
 use super::sampler::{self, Scratch, TokenCounts};
@@ -51,7 +52,7 @@ pub struct Engine<'model> {
     running: HashMap<SequenceId, Running>,
     /// Copies of finished sequences' states, in host memory.
     shelves: HashMap<Shelf, Vec<u8>>,
-    scratch: Scratch,
+    buffers: Buffers,
     batch: Vec<BatchEntry>,
 }
 
@@ -93,7 +94,7 @@ impl<'model> Engine<'model> {
             threads: ThreadTuner::new(settings.threads),
             running: HashMap::new(),
             shelves: HashMap::new(),
-            scratch: Scratch::default(),
+            buffers: Buffers::default(),
             batch: Vec::new(),
         })
     }
@@ -255,25 +256,19 @@ impl<'model> Engine<'model> {
         for (index, entry) in step.batch.iter().enumerate() {
             let Some(id) = entry.sample_for else { continue };
             let Some(running) = self.running.get_mut(&id) else { continue };
-            let token = sampler::sample(
-                self.context.logits(index),
-                &running.sequence.sampling,
-                &running.counts,
-                u64::from(running.generated),
-                &mut self.scratch,
-            );
-            // Without a token that may be chosen (all banned) the answer ends here.
-            let next = match token {
-                Some(token) => running.accept(self.model, token, self.context.logits(index), &mut events),
-                None => {
-                    events.push((id.0, text_end(&mut running.text, FinishReason::Stop)));
-                    None
+            let logits = self.context.logits(index);
+            let outcome = match running.next(self.model, logits, &mut self.buffers, &mut events) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    tracing::warn!(sequence = id.0, %error, "constrained generation failed");
+                    events.push((id.0, SequenceEvent::Failed { message: error.to_string() }));
+                    Outcome::Finished
                 }
             };
-            outcomes.push((id, next.map_or(Outcome::Finished, Outcome::Continue)));
-            if next.is_none() {
+            if outcome == Outcome::Finished {
                 self.running.remove(&id);
             }
+            outcomes.push((id, outcome));
         }
         // No sequence is longer than the context (`max_tokens` is cut to it), so none ends in `commit`.
         let _ = self.scheduler.commit(outcomes);
@@ -312,20 +307,88 @@ fn stopped_by_text() -> SequenceEvent {
     SequenceEvent::Finished { reason: FinishReason::Stop, text: String::new(), stop_text: true }
 }
 
+/// Buffers of [`Running::next`].
+#[derive(Debug, Default)]
+struct Buffers {
+    sampler: Scratch,
+    /// The logits without the tokens that would leave a constraint.
+    restricted: Vec<f32>,
+}
+
 impl Running {
-    /// Takes the token sampled from these logits. `None` when the sequence ends with it.
+    /// Chooses the next token from these logits, and with it those that a constraint then forces.
+    fn next(
+        &mut self,
+        model: &Model,
+        logits: &[f32],
+        buffers: &mut Buffers,
+        events: &mut Vec<(u64, SequenceEvent)>,
+    ) -> Result<Outcome, GuideError> {
+        let Some(mut guide) = self.sequence.guide.take() else {
+            let token = self.sample(logits, &mut buffers.sampler);
+            return Ok(match self.accept(model, token, logits, events) {
+                Some(token) => Outcome::Continue(token),
+                None => Outcome::Finished,
+            });
+        };
+        let mut tokens = Vec::new();
+        let mut forced = guide.forced();
+        if forced.is_empty() {
+            guide.restrict(logits, &mut buffers.restricted)?;
+            forced.extend(self.sample(&buffers.restricted, &mut buffers.sampler));
+            if forced.is_empty() {
+                self.accept(model, None, logits, events);
+                return Ok(Outcome::Finished);
+            }
+        }
+        // Where log-probabilities are wanted every token needs logits of its own.
+        let most = if self.sequence.logprobs.is_some() { 1 } else { usize::MAX };
+        while let Some(&token) = forced.first() {
+            for token in std::mem::take(&mut forced) {
+                if tokens.len() == most {
+                    break;
+                }
+                let Some(token) = self.accept(model, Some(token), logits, events) else {
+                    return Ok(Outcome::Finished);
+                };
+                guide.accept(token)?;
+                tokens.push(token);
+            }
+            if guide.is_complete() {
+                events.push((self.sequence.id, text_end(&mut self.text, FinishReason::Stop)));
+                return Ok(Outcome::Finished);
+            }
+            if tokens.len() < most {
+                forced = guide.forced();
+            }
+            debug_assert!(tokens.contains(&token), "each round takes a token");
+        }
+        self.sequence.guide = Some(guide);
+        Ok(match tokens[..] {
+            [token] => Outcome::Continue(token),
+            _ => Outcome::Forced(tokens),
+        })
+    }
+
+    fn sample(&self, logits: &[f32], scratch: &mut Scratch) -> Option<Token> {
+        let (params, position) = (&self.sequence.sampling, u64::from(self.generated));
+        sampler::sample(logits, params, &self.counts, position, scratch)
+    }
+
+    /// Takes the token chosen at these logits; without one that may be chosen (all banned) the answer ends. `None`
+    /// when the sequence has ended.
     fn accept(
         &mut self,
         model: &Model,
-        token: Token,
+        token: Option<Token>,
         logits: &[f32],
         events: &mut Vec<(u64, SequenceEvent)>,
     ) -> Option<Token> {
         let id = self.sequence.id;
-        if model.is_end_of_generation(token) {
+        let Some(token) = token.filter(|&token| !model.is_end_of_generation(token)) else {
             events.push((id, text_end(&mut self.text, FinishReason::Stop)));
             return None;
-        }
+        };
         self.generated += 1;
         self.counts.record(token);
         let (text_start, text_offset) = (self.text.end() as u64, self.text.characters() as u64);

@@ -12,7 +12,7 @@ use crate::model::engine::prepare::{Draft, Prepared, Rejection};
 use crate::model::engine::{EngineLoad as Load, PlacedLogprob, SequenceEvent, StepReport};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -58,6 +58,11 @@ impl Submit {
             max_tokens: request.max_tokens,
             want_prompt_text: request.want_prompt_text,
             logprobs: request.logprobs,
+            constraint: request.constraint.as_ref().map(|constraint| match constraint.clone() {
+                types::Constraint::JsonSchema(schema) => submit::Constraint::JsonSchema(schema),
+                types::Constraint::Regex(regex) => submit::Constraint::Regex(regex),
+                types::Constraint::Lark(grammar) => submit::Constraint::Lark(grammar),
+            }),
         }
     }
 
@@ -84,6 +89,11 @@ impl Submit {
             max_tokens: self.max_tokens,
             want_prompt_text: self.want_prompt_text,
             logprobs: self.logprobs,
+            constraint: self.constraint.map(|constraint| match constraint {
+                submit::Constraint::JsonSchema(schema) => types::Constraint::JsonSchema(schema),
+                submit::Constraint::Regex(regex) => types::Constraint::Regex(regex),
+                submit::Constraint::Lark(grammar) => types::Constraint::Lark(grammar),
+            }),
         })
     }
 }
@@ -202,6 +212,9 @@ pub fn step_message(report: StepReport) -> FromWorker {
                         let logprobs = logprobs.into_iter().map(TokenLogprob::from).collect();
                         event::Event::Output(Output { tokens, text, logprobs })
                     }
+                    SequenceEvent::Failed { message } => event::Event::Rejected(Rejected {
+                        reason: Some(rejected::Reason::InvalidConstraint(message)),
+                    }),
                     SequenceEvent::Finished { reason, text, stop_text } => {
                         let reason = FinishReason::from(reason).into();
                         event::Event::Finished(Finished { reason, text, stop_text })
@@ -233,6 +246,7 @@ pub fn prepared_message(id: u64, prepared: Result<&Prepared, Rejection>) -> From
                 Rejection::InvalidParameter { param, message } => {
                     rejected::Reason::InvalidParameter(InvalidParameter { param: param.to_owned(), message })
                 }
+                Rejection::InvalidConstraint(message) => rejected::Reason::InvalidConstraint(message),
                 Rejection::Internal(message) => rejected::Reason::Internal(message),
             }),
         }),
@@ -253,6 +267,7 @@ impl From<Rejected> for types::GenerationError {
             Some(rejected::Reason::InvalidParameter(e)) => {
                 Self::InvalidParameter { param: "logit_bias", message: e.message }
             }
+            Some(rejected::Reason::InvalidConstraint(message)) => Self::InvalidConstraint { message },
             Some(rejected::Reason::Internal(message)) => Self::Internal(message),
             None => Self::Internal("the worker refused without a reason".to_owned()),
         }

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
@@ -177,7 +178,7 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
 
 /// Renders and tokenizes in order of arrival, so that a cancel never overtakes its submit.
 fn prepare_loop(
-    model: &Model,
+    model: &Arc<Model>,
     preparer: &Preparer,
     from_server: std_mpsc::Receiver<ToWorker>,
     to_engine: &std_mpsc::Sender<Command>,
@@ -210,7 +211,7 @@ fn prepare_loop(
 
 /// A model ready to be run.
 struct Loaded {
-    model: Model,
+    model: Arc<Model>,
     preparer: Preparer,
     settings: EngineSettings,
     created: u64,
@@ -242,7 +243,7 @@ fn load(spec: &ModelSpec) -> Result<Loaded, String> {
     let template = (!spec.chat_template.is_empty()).then_some(spec.chat_template.as_str());
     let preparer = Preparer::new(&model, template, settings.context_length)
         .map_err(|error| format!("the chat template of {} cannot be used: {error}", path.display()))?;
-    Ok(Loaded { model, preparer, settings, created })
+    Ok(Loaded { model: Arc::new(model), preparer, settings, created })
 }
 
 /// Checks what llama.cpp would report less clearly. Returns the file's modification time in Unix seconds.

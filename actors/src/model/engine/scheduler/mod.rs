@@ -222,10 +222,12 @@ pub struct Step {
 }
 
 /// What became of a sequence whose next token was sampled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It goes on with this token, decoded in a later step.
     Continue(Token),
+    /// It goes on with the sampled token and these others behind it, which needed no sampling.
+    Forced(Vec<Token>),
     /// It has ended; its computed tokens stay as cache.
     Finished,
 }
@@ -264,6 +266,7 @@ enum Phase {
         leader: SequenceId,
         shared: u32,
     },
+    /// Prompt or forced tokens are being computed.
     Reading(Slot),
     /// All tokens but the last, which was sampled, are computed.
     Decoding(Slot),
@@ -365,12 +368,18 @@ impl Scheduler {
         for (id, outcome) in outcomes {
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
             let Phase::Sampling(slot) = sequence.phase else { continue };
+            let room = (self.config.context as usize).saturating_sub(sequence.tokens.len());
             match outcome {
-                Outcome::Continue(token) if sequence.tokens.len() < self.config.context as usize => {
+                Outcome::Continue(token) if room > 0 => {
                     sequence.tokens.push(token);
                     sequence.phase = Phase::Decoding(slot);
                 }
-                Outcome::Continue(_) => {
+                // More than one token to compute is a chunk, as of a prompt.
+                Outcome::Forced(tokens) if !tokens.is_empty() && tokens.len() <= room => {
+                    sequence.tokens.extend(tokens);
+                    sequence.phase = Phase::Reading(slot);
+                }
+                Outcome::Continue(_) | Outcome::Forced(_) => {
                     full.push(id);
                     self.end(id);
                 }

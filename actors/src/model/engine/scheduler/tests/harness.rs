@@ -23,6 +23,8 @@ pub struct Harness {
     backend: Backend,
     live: BTreeMap<SequenceId, Live>,
     started: BTreeSet<SequenceId>,
+    /// Whether some tokens come without being sampled, as under a grammar.
+    pub forces: bool,
     /// Steps done, and prompt tokens read in them.
     pub steps: usize,
     pub prefilled: usize,
@@ -36,6 +38,7 @@ impl Harness {
             config,
             live: BTreeMap::new(),
             started: BTreeSet::new(),
+            forces: false,
             steps: 0,
             prefilled: 0,
         }
@@ -95,7 +98,7 @@ impl Harness {
         }
         let outcomes = self.sample(sampled)?;
         let at_end: Vec<_> =
-            outcomes.iter().copied().filter(|(id, outcome)| self.is_full(*id, outcome)).collect();
+            outcomes.iter().cloned().filter(|(id, outcome)| self.is_full(*id, outcome)).collect();
         let full = self.scheduler.commit(outcomes);
         prop_assert_eq!(&full, &at_end.iter().map(|(id, _)| *id).collect::<Vec<_>>());
         for id in full {
@@ -125,7 +128,7 @@ impl Harness {
 
     fn is_full(&self, id: SequenceId, outcome: &Outcome) -> bool {
         let over = self.live.get(&id).is_some_and(|live| live.tokens.len() > self.config.context as usize);
-        over && matches!(outcome, Outcome::Continue(_))
+        over && *outcome != Outcome::Finished
     }
 
     /// The cells are counted right, and every batch went on with a live sequence's own tokens.
@@ -163,9 +166,22 @@ impl Harness {
                 live.tokens.push(token);
                 live.generated += 1;
             }
+            let mut taken: Vec<Token> = next.into_iter().collect();
+            // Some tokens need no sampling: those that follow are what the reference would have sampled.
+            while self.forces
+                && taken.len() <= (content.len() + id.0 as usize) % 4
+                && live.generated < live.max_tokens
+                && live.tokens.len() < self.config.context as usize
+                && let Some(token) = next_token(&live.tokens).filter(|_| !taken.is_empty())
+            {
+                live.tokens.push(token);
+                live.generated += 1;
+                taken.push(token);
+            }
             match next {
                 Some(token) if live.generated < live.max_tokens => {
-                    outcomes.push((id, Outcome::Continue(token)));
+                    let one = taken.len() == 1;
+                    outcomes.push((id, if one { Outcome::Continue(token) } else { Outcome::Forced(taken) }));
                 }
                 _ => {
                     outcomes.push((id, Outcome::Finished));

@@ -132,7 +132,9 @@ impl StateMachineTest for Machine {
     type Reference = Setup;
 
     fn init_test(state: &Setup) -> Machine {
-        Machine { harness: Harness::new(state.config.clone()), next_id: 0 }
+        let mut harness = Harness::new(state.config.clone());
+        harness.forces = true;
+        Machine { harness, next_id: 0 }
     }
 
     fn apply(mut machine: Machine, _: &Setup, transition: Transition) -> Machine {

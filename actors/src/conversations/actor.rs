@@ -1,0 +1,183 @@
+//! The actors that write conversations: each has the users of one shard.
+//!
+//! Like the actor of users, they decide nothing in their mailboxes: each message becomes a decision on the store's
+//! thread, which answers once the change is durable. A restart loses only calls that were not begun.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::decide::{self, Begun, Decision, Opening, Rules};
+use super::error::ConversationError;
+use super::ids::ConversationId;
+use super::types::{Anchor, ConversationRecord, ConversationUpdate, Item, NewConversation, NewItem, Share};
+use crate::config::ConversationsConfig;
+use crate::identity::UserId;
+use crate::identity::call::Slot;
+use crate::store::{Store, Stores};
+
+/// What somebody waits for. Its place among the calls at a time is taken until it is answered.
+#[derive(Debug)]
+pub struct Call<T> {
+    reply: RpcReplyPort<Result<T, ConversationError>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<T: Send + 'static> Call<T> {
+    /// A call that has its place.
+    pub const fn new(reply: RpcReplyPort<Result<T, ConversationError>>, place: OwnedSemaphorePermit) -> Self {
+        Self { reply, _place: place }
+    }
+}
+
+/// What an actor of conversations is told.
+#[derive(Debug)]
+pub enum ConversationMessage {
+    /// Begin a conversation.
+    Create(UserId, NewConversation, Call<ConversationRecord>),
+    /// Change title, model or notes.
+    Update(UserId, ConversationId, ConversationUpdate, Call<ConversationRecord>),
+    /// Delete a conversation.
+    Delete(UserId, ConversationId, Call<()>),
+    /// Add items.
+    Append(UserId, ConversationId, Vec<NewItem>, Anchor, Call<Vec<Item>>),
+    /// Begin a turn.
+    Begin(UserId, ConversationId, Opening, Call<Option<Begun>>),
+    /// Delete an item.
+    DeleteItem(UserId, ConversationId, String, Call<ConversationRecord>),
+    /// Go on from another item.
+    Pick(UserId, ConversationId, String, Call<ConversationRecord>),
+    /// Make a link that anybody can read, of that token if there is none.
+    Share(UserId, ConversationId, String, Call<Share>),
+    /// Make the link lead nowhere.
+    Unshare(UserId, ConversationId, Call<()>),
+}
+
+/// An actor that writes the conversations of one shard's users.
+#[derive(Debug)]
+pub struct ConversationStore;
+
+/// What it needs.
+#[derive(Clone, Debug)]
+pub struct StoreArguments {
+    /// Where decisions are carried out.
+    pub writer: Writer,
+    /// Where it is found.
+    pub slot: Arc<Slot<ConversationMessage>>,
+}
+
+/// Has decisions carried out.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    /// What is kept.
+    pub store: Arc<Store>,
+    /// How large conversations may be.
+    pub limits: Arc<ConversationsConfig>,
+}
+
+impl Writer {
+    /// What decisions go by, now.
+    pub fn rules(&self) -> Rules {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Rules { limits: (*self.limits).clone(), now_ms: u64::try_from(now).unwrap_or(u64::MAX) }
+    }
+
+    /// Answers a call once its changes are durable; one that nobody waits for is not begun.
+    fn decide<T: Send + 'static>(
+        &self,
+        call: Call<T>,
+        decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Send + 'static,
+    ) {
+        if !call.reply.is_closed() {
+            self.carry_out(decide, move |answer| {
+                // Whoever asked may have gone away meanwhile.
+                let _ = call.reply.send(answer);
+            });
+        }
+    }
+
+    /// Carries out a decision; `done` is told once its changes are durable.
+    pub fn carry_out<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Send + 'static,
+        done: impl FnOnce(Result<T, ConversationError>) + Send + 'static,
+    ) {
+        let rules = self.rules();
+        let change = move |stores: &dyn Stores| {
+            let (answer, changes) = decide(stores, &rules)?;
+            stores.conversations().commit(&changes)?;
+            Ok(answer)
+        };
+        self.store.write(change, done);
+    }
+}
+
+#[ractor::async_trait]
+impl Actor for ConversationStore {
+    type Msg = ConversationMessage;
+    type State = StoreArguments;
+    type Arguments = StoreArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        arguments.slot.set(Some(myself));
+        Ok(arguments)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        handle(&state.writer, message);
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.slot.set(None);
+        Ok(())
+    }
+}
+
+fn handle(writer: &Writer, message: ConversationMessage) {
+    use ConversationMessage as Message;
+    match message {
+        Message::Create(user, new, call) => {
+            writer.decide(call, move |stores, rules| decide::create(stores, user, new, rules));
+        }
+        Message::Update(user, id, update, call) => {
+            writer.decide(call, move |stores, rules| decide::update(stores, user, id, update, rules));
+        }
+        Message::Delete(user, id, call) => {
+            writer.decide(call, move |stores, _| decide::delete(stores, user, id));
+        }
+        Message::Append(user, id, items, anchor, call) => {
+            writer.decide(call, move |stores, rules| decide::append(stores, user, id, items, &anchor, rules))
+        }
+        Message::Begin(user, id, opening, call) => {
+            writer.decide(call, move |stores, rules| decide::begin(stores, user, id, opening, rules));
+        }
+        Message::DeleteItem(user, id, item, call) => {
+            writer.decide(call, move |stores, rules| decide::delete_item(stores, user, id, &item, rules));
+        }
+        Message::Pick(user, id, item, call) => {
+            writer.decide(call, move |stores, rules| decide::pick(stores, user, id, &item, rules));
+        }
+        Message::Share(user, id, token, call) => {
+            writer.decide(call, move |stores, rules| decide::share(stores, user, id, token, rules));
+        }
+        Message::Unshare(user, id, call) => {
+            writer.decide(call, move |stores, _| decide::unshare(stores, user, id));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Between items and the messages of chat completions.
+
+use serde_json::{Map, Value, json};
+
+use super::item::{kind, role, text_of, text_part};
+use super::types::{Item, NewItem};
+
+/// What leads to an answer as chat messages, contents as one text. What a chat template has no place for, such as
+/// reasoning, is left out, and so is an answer that broke off before its first word.
+#[must_use]
+pub fn messages(history: &[Item]) -> Vec<Value> {
+    let mut messages: Vec<Value> = Vec::with_capacity(history.len());
+    for item in history {
+        match message(&item.body) {
+            Some(Value::Object(mut call)) if kind(&item.body) == "function_call" => {
+                let calls = call.remove("tool_calls").unwrap_or_default();
+                add_calls(&mut messages, calls);
+            }
+            Some(message) if message["role"] != "assistant" || message["content"] != "" => {
+                messages.push(message);
+            }
+            _ => {}
+        }
+    }
+    messages
+}
+
+/// An item as a chat message by itself.
+#[must_use]
+pub fn message(body: &Map<String, Value>) -> Option<Value> {
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+    match kind(body) {
+        "message" => {
+            let mut message = json!({"role": role(body).unwrap_or("user"), "content": text_of(body)});
+            if let Some(name) = body.get("name").filter(|name| name.is_string()) {
+                message["name"] = name.clone();
+            }
+            Some(message)
+        }
+        "function_call" => {
+            let function = json!({"name": text("name"), "arguments": text("arguments")});
+            let call = json!({"id": text("call_id"), "type": "function", "function": function});
+            Some(json!({"role": "assistant", "content": null, "tool_calls": [call]}))
+        }
+        "function_call_output" => {
+            Some(json!({"role": "tool", "tool_call_id": text("call_id"), "content": text_of(body)}))
+        }
+        _ => None,
+    }
+}
+
+/// Calls that follow one another, or an answer, are one message.
+fn add_calls(messages: &mut Vec<Value>, calls: Value) {
+    let Some(last) = messages.last_mut().filter(|last| last["role"] == "assistant") else {
+        messages.push(json!({"role": "assistant", "content": null, "tool_calls": calls}));
+        return;
+    };
+    match (last.get_mut("tool_calls").and_then(Value::as_array_mut), calls) {
+        (Some(there), Value::Array(calls)) => there.extend(calls),
+        (_, calls) => last["tool_calls"] = calls,
+    }
+}
+
+/// Chat messages, contents as one text, as items.
+#[must_use]
+pub fn items(messages: &[Value]) -> Vec<Map<String, Value>> {
+    let mut items = Vec::with_capacity(messages.len());
+    for message in messages {
+        let role = message["role"].as_str().unwrap_or("user");
+        let content = message["content"].as_str();
+        if role == "tool" {
+            items.push(json!({
+                "type": "function_call_output", "call_id": message["tool_call_id"],
+                "output": content.unwrap_or_default(),
+            }));
+            continue;
+        }
+        if let Some(text) = content {
+            let mut item =
+                json!({"type": "message", "role": role, "content": [text_part(role, text.to_owned())]});
+            if let Some(name) = message.get("name") {
+                item["name"] = name.clone();
+            }
+            items.push(item);
+        }
+        for call in message.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
+            let function = &call["function"];
+            items.push(json!({
+                "type": "function_call", "call_id": call["id"], "name": function["name"],
+                "arguments": function["arguments"],
+            }));
+        }
+    }
+    let object = |item| match item {
+        Value::Object(object) => Some(object),
+        _ => None,
+    };
+    items.into_iter().filter_map(object).collect()
+}
+
+/// Clients of chat completions say their instructions with every request. Those that the branch has already are not
+/// stored again.
+#[must_use]
+pub fn without_repeated_instructions(items: &[NewItem], history: &[Item]) -> Vec<NewItem> {
+    let is_instruction = |body: &Map<String, Value>| matches!(role(body), Some("system" | "developer"));
+    let instructions: Vec<_> = history
+        .iter()
+        .filter(|item| is_instruction(&item.body))
+        .map(|item| (role(&item.body), text_of(&item.body)))
+        .collect();
+    let is_repeated = |item: &&NewItem| {
+        is_instruction(&item.body) && instructions.contains(&(role(&item.body), text_of(&item.body)))
+    };
+    items.iter().filter(|item| !is_repeated(item)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conversations::item::own;
+
+    fn history(messages: &[Value]) -> Vec<Item> {
+        let items = items(messages).into_iter().map(|body| own(body, 10_000).unwrap().body);
+        items.map(|body| Item { id: String::new(), parent: None, created_at: 0, body }).collect()
+    }
+
+    #[test]
+    fn messages_come_back_as_they_were() {
+        let call =
+            |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let chat = [
+            json!({"role": "system", "content": "Be brief."}),
+            json!({"role": "user", "content": "Hello"}),
+            json!({"role": "assistant", "content": "Hi"}),
+            json!({"role": "user", "content": "Call both"}),
+            json!({"role": "assistant", "content": null, "tool_calls": [call("a"), call("b")]}),
+            json!({"role": "tool", "tool_call_id": "a", "content": "1"}),
+            json!({"role": "tool", "tool_call_id": "b", "content": "2"}),
+            json!({"role": "assistant", "content": "Calling again", "tool_calls": [call("c")]}),
+            json!({"role": "tool", "tool_call_id": "c", "content": ""}),
+        ];
+        assert_eq!(messages(&history(&chat)), chat);
+    }
+
+    #[test]
+    fn instructions_are_stored_once() {
+        let system = json!({"role": "system", "content": "Be brief."});
+        let user = json!({"role": "user", "content": "Be brief."});
+        let new: Vec<_> =
+            items(&[system.clone(), user.clone()]).into_iter().map(|body| own(body, 1000).unwrap()).collect();
+        assert_eq!(without_repeated_instructions(&new, &[]), new);
+        assert_eq!(without_repeated_instructions(&new, &history(&[system, user])), new[1..]);
+    }
+
+    #[test]
+    fn an_answer_without_a_word_is_left_out() {
+        let said =
+            history(&[json!({"role": "user", "content": ""}), json!({"role": "assistant", "content": ""})]);
+        assert_eq!(messages(&said), [json!({"role": "user", "content": ""})]);
+    }
+}

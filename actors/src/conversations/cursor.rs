@@ -1,0 +1,49 @@
+//! Opaque cursors: a place in a list that stays where it is, whatever becomes of what was there.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::ids::ConversationId;
+use super::types::Position;
+
+const PREFIX: &str = "cur_";
+
+impl Position {
+    /// The place as text.
+    #[must_use]
+    pub fn to_cursor(self) -> String {
+        let bytes = [self.updated_ms.to_be_bytes().as_slice(), &self.id.to_bytes()].concat();
+        format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The place of a cursor; `None`: it is no cursor.
+    #[must_use]
+    pub fn from_cursor(cursor: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(cursor.strip_prefix(PREFIX)?).ok()?;
+        let (updated_ms, id) = bytes.split_first_chunk::<8>()?;
+        let id = ConversationId::from_bytes(<[u8; 16]>::try_from(id).ok()?);
+        Some(Self { updated_ms: u64::from_be_bytes(*updated_ms), id })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn there_and_back(updated_ms: u64, id: [u8; 16]) {
+            let position = Position { updated_ms, id: ConversationId::from_bytes(id) };
+            prop_assert_eq!(Position::from_cursor(&position.to_cursor()), Some(position));
+        }
+
+        #[test]
+        fn other_texts_are_none(text in "(cur_)?[A-Za-z0-9_=-]{0,40}") {
+            if let Some(position) = Position::from_cursor(&text) {
+                prop_assert_eq!(position.to_cursor(), text);
+            }
+        }
+    }
+}

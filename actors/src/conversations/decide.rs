@@ -1,0 +1,463 @@
+//! Decisions about conversations: from what is stored to an answer and the changes that make it so.
+//!
+//! No clock, no actor, no disk of their own: the store's thread runs them one after the other, so none is made on what
+//! another one is about to change.
+
+use serde_json::{Map, Value, json};
+
+use super::error::ConversationError;
+use super::fields::{check_metadata, valid_model, valid_title};
+use super::ids::{ConversationId, new_item_id};
+use super::tree::Node;
+use super::types::{
+    Anchor, ConversationRecord, ConversationUpdate, Ending, Item, NewConversation, NewItem, Share, StoredItem,
+};
+use super::{item, title};
+use crate::config::ConversationsConfig;
+use crate::identity::{IdentityError, UserId};
+use crate::store::{ConversationChange, ConversationsStore, Stores};
+
+/// An answer and what makes it true.
+pub type Decision<T> = Result<(T, Vec<ConversationChange>), ConversationError>;
+
+/// What decisions go by.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// How large conversations may be.
+    pub limits: ConversationsConfig,
+    /// Now (epoch milliseconds).
+    pub now_ms: u64,
+}
+
+impl Rules {
+    const fn now_s(&self) -> u64 {
+        self.now_ms / 1000
+    }
+}
+
+/// A conversation of that user; somebody else's is none.
+pub fn find(
+    store: &dyn ConversationsStore,
+    user: UserId,
+    id: ConversationId,
+) -> Result<ConversationRecord, ConversationError> {
+    let record = store.conversation(id)?.filter(|record| record.user == user);
+    record.ok_or_else(|| not_found("conversation", &id.to_string()))
+}
+
+/// Says that there is no such thing.
+pub fn not_found(what: &'static str, id: &str) -> ConversationError {
+    ConversationError::NotFound { what, id: id.chars().take(100).collect() }
+}
+
+/// Begins a conversation.
+pub fn create(
+    stores: &dyn Stores,
+    user: UserId,
+    new: NewConversation,
+    rules: &Rules,
+) -> Decision<ConversationRecord> {
+    // A request may have come in before its user was deleted; what is stored after that nobody would delete.
+    if stores.accounts().user(user)?.is_none() {
+        return Err(ConversationError::Store(IdentityError::NotFound { what: "user", id: user.to_string() }));
+    }
+    let record = ConversationRecord {
+        id: ConversationId::new(),
+        user,
+        title: new.title.map(|title| valid_title(&title, &rules.limits)).transpose()?,
+        model: new.model.map(valid_model).transpose()?,
+        metadata: new.metadata,
+        created_at: rules.now_s(),
+        updated_ms: rules.now_ms,
+        items: 0,
+        bytes: 0,
+        next: 0,
+        head: None,
+        share: None,
+    };
+    check_metadata(&record.metadata, &rules.limits)?;
+    let mut draft = Draft::new(record);
+    draft.add(new.items, None, rules)?;
+    Ok((draft.record.clone(), draft.into_changes()))
+}
+
+/// Changes title, model or notes.
+pub fn update(
+    stores: &dyn Stores,
+    user: UserId,
+    id: ConversationId,
+    update: ConversationUpdate,
+    rules: &Rules,
+) -> Decision<ConversationRecord> {
+    let mut record = find(&**stores.conversations(), user, id)?;
+    if let Some(title) = update.title {
+        record.title = title.map(|title| valid_title(&title, &rules.limits)).transpose()?;
+    }
+    if let Some(model) = update.model {
+        record.model = model.map(valid_model).transpose()?;
+    }
+    if let Some(metadata) = update.metadata {
+        record.metadata = metadata;
+        check_metadata(&record.metadata, &rules.limits)?;
+    }
+    touch(&mut record, rules);
+    Ok((record.clone(), vec![ConversationChange::Put(record)]))
+}
+
+/// Deletes a conversation with everything in it.
+pub fn delete(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decision<()> {
+    find(&**stores.conversations(), user, id)?;
+    Ok(((), vec![ConversationChange::Delete(id)]))
+}
+
+/// Adds items, which become the end of the active branch.
+pub fn append(
+    stores: &dyn Stores,
+    user: UserId,
+    id: ConversationId,
+    items: Vec<NewItem>,
+    anchor: &Anchor,
+    rules: &Rules,
+) -> Decision<Vec<Item>> {
+    let store = &**stores.conversations();
+    let mut draft = Draft::new(find(store, user, id)?);
+    let parent = draft.hang_on(store, anchor)?;
+    check_new_ids(store, id, &items)?;
+    draft.add(items, parent, rules)?;
+    Ok((draft.items.clone(), draft.into_changes()))
+}
+
+/// What a turn begins with.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The end of the branch that the turn read, checked again here.
+    pub seen_head: Option<u32>,
+    /// What the turn's items hang on.
+    pub parent: Option<u32>,
+    /// What its user says.
+    pub items: Vec<NewItem>,
+    /// Who is asked.
+    pub model: Option<String>,
+}
+
+/// What a turn has been given.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// What its user said, as it is stored.
+    pub items: Vec<Item>,
+    /// The answer to come.
+    pub answer: StoredItem,
+    /// The numbers of all that the turn added.
+    pub added: Vec<u32>,
+    /// What the end of the branch was before.
+    pub head_before: Option<u32>,
+    /// The title before.
+    pub title_before: Option<String>,
+}
+
+/// Stores what a turn's user says together with the answer to come, whose text is missing until it ends. `None`: the
+/// branch has another end than the turn has seen.
+pub fn begin(
+    stores: &dyn Stores,
+    user: UserId,
+    id: ConversationId,
+    opening: Opening,
+    rules: &Rules,
+) -> Decision<Option<Begun>> {
+    let store = &**stores.conversations();
+    let mut draft = Draft::new(find(store, user, id)?);
+    if draft.record.head != opening.seen_head {
+        return Ok((None, Vec::new()));
+    }
+    let (head_before, title_before) = (draft.record.head, draft.record.title.clone());
+    // The items' own way of saying what they answer.
+    draft.nearest = nearest(store, id, opening.parent)?;
+    draft.add(opening.items, opening.parent, rules)?;
+    let items = draft.items.clone();
+    let parent = if items.is_empty() { opening.parent } else { draft.record.head };
+    let body = json!({"type": "message", "status": "in_progress", "role": "assistant", "content": []});
+    let Value::Object(body) = body else { unreachable!("it is written as an object") };
+    draft.add_one(NewItem { id: None, body }, parent, true, rules)?;
+    if draft.record.model.is_none() {
+        draft.record.model = opening.model.map(valid_model).transpose()?;
+    }
+    let answer = draft.stored.last().cloned().ok_or_else(ConversationError::unavailable)?;
+    let added = draft.stored.iter().map(|item| item.node.number).collect();
+    let begun = Begun { items, answer, added, head_before, title_before };
+    Ok((Some(begun), draft.into_changes()))
+}
+
+/// The answer's text so far. It stays one to come, and the conversation where it is in the list.
+pub fn checkpoint(
+    stores: &dyn Stores,
+    id: ConversationId,
+    answer: &StoredItem,
+    text: String,
+) -> Decision<()> {
+    let (record, item) = replace(stores, id, answer, answer_body(answer, text, "in_progress"))?;
+    Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
+}
+
+/// The answer as it ended.
+pub fn finish(
+    stores: &dyn Stores,
+    id: ConversationId,
+    answer: &StoredItem,
+    text: String,
+    ending: Ending,
+    rules: &Rules,
+) -> Decision<()> {
+    let status = match ending {
+        Ending::Completed => "completed",
+        Ending::Incomplete => "incomplete",
+    };
+    let (mut record, mut item) = replace(stores, id, answer, answer_body(answer, text, status))?;
+    touch(&mut record, rules);
+    item.node.pending = false;
+    Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
+}
+
+/// A pending answer with another body, and the record that counts it.
+fn replace(
+    stores: &dyn Stores,
+    id: ConversationId,
+    answer: &StoredItem,
+    body: Map<String, Value>,
+) -> Result<(ConversationRecord, StoredItem), ConversationError> {
+    let store = &**stores.conversations();
+    let mut record = store.conversation(id)?.ok_or_else(|| not_found("conversation", &id.to_string()))?;
+    let stored = store.item(id, answer.node.number)?;
+    let stored = stored.filter(|stored| !stored.node.deleted && stored.node.pending);
+    let stored = stored.ok_or_else(|| not_found("item", &answer.node.id))?;
+    record.bytes = record.bytes.saturating_sub(bytes(&stored.body)).saturating_add(bytes(&body));
+    Ok((record, StoredItem { node: stored.node, body }))
+}
+
+fn answer_body(answer: &StoredItem, text: String, status: &str) -> Map<String, Value> {
+    let mut body = answer.body.clone();
+    body.insert("status".to_owned(), json!(status));
+    let content = if text.is_empty() { Vec::new() } else { vec![item::text_part("assistant", text)] };
+    body.insert("content".to_owned(), Value::Array(content));
+    body
+}
+
+/// Takes back what a turn added that has come to nothing.
+pub fn take_back(stores: &dyn Stores, id: ConversationId, begun: &Begun, rules: &Rules) -> Decision<()> {
+    let store = &**stores.conversations();
+    let mut record = store.conversation(id)?.ok_or_else(|| not_found("conversation", &id.to_string()))?;
+    let mut changes = Vec::new();
+    for &number in &begun.added {
+        if let Some(stored) = store.item(id, number)?.filter(|item| !item.node.deleted) {
+            changes.push(erase(&mut record, stored));
+        }
+    }
+    if record.head == Some(begun.answer.node.number) {
+        record.head = begun.head_before;
+        record.title.clone_from(&begun.title_before);
+    }
+    touch(&mut record, rules);
+    changes.push(ConversationChange::Put(record));
+    Ok(((), changes))
+}
+
+/// Deletes an item; what answers it stays.
+pub fn delete_item(
+    stores: &dyn Stores,
+    user: UserId,
+    id: ConversationId,
+    item: &str,
+    rules: &Rules,
+) -> Decision<ConversationRecord> {
+    let store = &**stores.conversations();
+    let mut record = find(store, user, id)?;
+    let stored = find_item(store, id, item)?;
+    let change = erase(&mut record, stored);
+    touch(&mut record, rules);
+    Ok((record.clone(), vec![change, ConversationChange::Put(record)]))
+}
+
+fn erase(record: &mut ConversationRecord, stored: StoredItem) -> ConversationChange {
+    record.items = record.items.saturating_sub(1);
+    record.bytes = record.bytes.saturating_sub(bytes(&stored.body));
+    let node = Node { deleted: true, pending: false, ..stored.node };
+    ConversationChange::PutItem(record.id, StoredItem { node, body: Map::new() })
+}
+
+/// Makes that item the end of the active branch: the head of another branch, or one further up to go on from there.
+pub fn pick(
+    stores: &dyn Stores,
+    user: UserId,
+    id: ConversationId,
+    item: &str,
+    rules: &Rules,
+) -> Decision<ConversationRecord> {
+    let store = &**stores.conversations();
+    let mut record = find(store, user, id)?;
+    record.head = Some(find_item(store, id, item)?.node.number);
+    touch(&mut record, rules);
+    Ok((record.clone(), vec![ConversationChange::Put(record)]))
+}
+
+/// Makes a link by which anybody can read the active branch as it is now. There is one at a time; one that is there
+/// keeps its token.
+pub fn share(
+    stores: &dyn Stores,
+    user: UserId,
+    id: ConversationId,
+    new_token: String,
+    rules: &Rules,
+) -> Decision<Share> {
+    let mut record = find(&**stores.conversations(), user, id)?;
+    let token = record.share.take().map_or(new_token, |share| share.token);
+    let share = Share { token, head: record.head, created_at: rules.now_s() };
+    record.share = Some(share.clone());
+    Ok((share, vec![ConversationChange::Put(record)]))
+}
+
+/// Makes the link lead nowhere.
+pub fn unshare(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decision<()> {
+    let mut record = find(&**stores.conversations(), user, id)?;
+    if record.share.take().is_none() {
+        return Err(not_found("share link of conversation", &id.to_string()));
+    }
+    Ok(((), vec![ConversationChange::Put(record)]))
+}
+
+/// An item that was not deleted.
+pub fn find_item(
+    store: &dyn ConversationsStore,
+    id: ConversationId,
+    item: &str,
+) -> Result<StoredItem, ConversationError> {
+    let number = store.item_number(id, item)?.ok_or_else(|| not_found("item", item))?;
+    let stored = store.item(id, number)?.filter(|stored| !stored.node.deleted);
+    stored.ok_or_else(|| not_found("item", item))
+}
+
+/// The item itself or the nearest one before it that was not deleted.
+fn nearest(
+    store: &dyn ConversationsStore,
+    id: ConversationId,
+    mut number: Option<u32>,
+) -> Result<Option<String>, ConversationError> {
+    while let Some(at) = number {
+        match store.node(id, at)? {
+            Some(node) if !node.deleted => return Ok(Some(node.id)),
+            Some(node) => number = node.parent.filter(|&parent| parent < at),
+            None => break,
+        }
+    }
+    Ok(None)
+}
+
+/// Ids that this server's own parts give must not be there yet.
+fn check_new_ids(
+    store: &dyn ConversationsStore,
+    id: ConversationId,
+    items: &[NewItem],
+) -> Result<(), ConversationError> {
+    for item in items.iter().filter_map(|item| item.id.as_deref()) {
+        if store.item_number(id, item)?.is_some() {
+            return Err(ConversationError::invalid("id", format!("{item} is in the conversation already")));
+        }
+    }
+    Ok(())
+}
+
+fn touch(record: &mut ConversationRecord, rules: &Rules) {
+    // A clock that was set back must not move a conversation down.
+    record.updated_ms = record.updated_ms.max(rules.now_ms);
+}
+
+fn bytes(body: &Map<String, Value>) -> u64 {
+    if body.is_empty() { 0 } else { item::size(body) as u64 }
+}
+
+/// A conversation to which items are being added.
+struct Draft {
+    record: ConversationRecord,
+    items: Vec<Item>,
+    stored: Vec<StoredItem>,
+    /// The id of what the next item answers.
+    nearest: Option<String>,
+}
+
+impl Draft {
+    const fn new(record: ConversationRecord) -> Self {
+        Self { record, items: Vec::new(), stored: Vec::new(), nearest: None }
+    }
+
+    fn hang_on(
+        &mut self,
+        store: &dyn ConversationsStore,
+        anchor: &Anchor,
+    ) -> Result<Option<u32>, ConversationError> {
+        let number = match anchor {
+            Anchor::Head => self.record.head,
+            Anchor::Beginning => None,
+            Anchor::After(item) => {
+                let number = store.item_number(self.record.id, item)?;
+                Some(number.ok_or_else(|| not_found("item", item))?)
+            }
+        };
+        self.nearest = nearest(store, self.record.id, number)?;
+        Ok(number)
+    }
+
+    fn add(
+        &mut self,
+        items: Vec<NewItem>,
+        mut parent: Option<u32>,
+        rules: &Rules,
+    ) -> Result<(), ConversationError> {
+        for item in items {
+            parent = Some(self.add_one(item, parent, false, rules)?);
+        }
+        touch(&mut self.record, rules);
+        Ok(())
+    }
+
+    fn add_one(
+        &mut self,
+        new: NewItem,
+        parent: Option<u32>,
+        pending: bool,
+        rules: &Rules,
+    ) -> Result<u32, ConversationError> {
+        let record = &mut self.record;
+        let limits = &rules.limits;
+        // Deleted ones keep their places in the tree, so they count here.
+        if record.next >= limits.max_items {
+            return Err(ConversationError::Full { limit: limits.max_items.into(), unit: "items" });
+        }
+        let kind = item::kind(&new.body).to_owned();
+        let id = new.id.unwrap_or_else(|| new_item_id(&kind));
+        let mut body = Map::new();
+        body.insert("type".to_owned(), Value::String(kind));
+        body.insert("id".to_owned(), Value::String(id.clone()));
+        body.extend(new.body);
+        record.bytes = record.bytes.saturating_add(bytes(&body));
+        if record.bytes > limits.max_bytes {
+            return Err(ConversationError::Full { limit: limits.max_bytes, unit: "bytes of items" });
+        }
+        if record.title.is_none() && item::role(&body) == Some("user") {
+            record.title = title::from_text(&item::text_of(&body), limits.max_title_chars);
+        }
+        let number = record.next;
+        let node =
+            Node { number, parent, id: id.clone(), created_at: rules.now_s(), deleted: false, pending };
+        record.next += 1;
+        record.items += 1;
+        record.head = Some(number);
+        let parent = self.nearest.replace(id.clone());
+        self.items.push(Item { id, parent, created_at: node.created_at, body: body.clone() });
+        self.stored.push(StoredItem { node, body });
+        Ok(number)
+    }
+
+    fn into_changes(self) -> Vec<ConversationChange> {
+        let id = self.record.id;
+        let items = self.stored.into_iter().map(|item| ConversationChange::PutItem(id, item));
+        items.chain([ConversationChange::Put(self.record)]).collect()
+    }
+}

@@ -1,0 +1,417 @@
+//! The edge's door to conversations.
+
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ractor::RpcReplyPort;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::actor::{Call, ConversationMessage, ConversationStore, StoreArguments, Writer};
+use super::decide::{Begun, Opening, find, not_found};
+use super::error::{ConversationError, RETRY_AFTER};
+use super::ids::ConversationId;
+use super::running::{Lease, Running};
+use super::turn::Turn;
+use super::types::{
+    Anchor, BranchView, ConversationPage, ConversationQuery, ConversationRecord, ConversationUpdate, Item,
+    ItemPage, NewConversation, NewItem, Position, Share, WholeConversation,
+};
+use super::view::{self, Viewer};
+use crate::config::ConversationsConfig;
+use crate::identity::UserId;
+use crate::identity::call::Slot;
+use crate::store::{ConversationsStore, Store, StoreError};
+use crate::supervisor::ChildSpec;
+
+/// Among how many actors the users are divided.
+const SHARDS: usize = 8;
+
+/// Most calls and reads at a time; one more is refused.
+const PLACES: usize = 4096;
+
+/// How long a call waits for an actor that is being restarted.
+const RESTART_WAIT: Duration = Duration::from_secs(2);
+
+/// A call is answered within the time of a disk write; this long means that it is stuck.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a turn begins anew because items were added between its reading and its beginning.
+const BEGINS: usize = 100;
+
+/// Conversations. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Conversations {
+    writer: Writer,
+    reader: Arc<Reader>,
+    shards: Arc<[Arc<Slot<ConversationMessage>>]>,
+    places: Arc<Semaphore>,
+    running: Running,
+}
+
+/// Where reads go: past the store's thread, so that none waits for an `fsync`.
+#[derive(Debug)]
+struct Reader {
+    store: Arc<Store>,
+    /// Weak: a database that failed must be let go before it is opened again.
+    trees: RwLock<Option<Weak<dyn ConversationsStore>>>,
+}
+
+impl Reader {
+    async fn trees(&self) -> Result<Arc<dyn ConversationsStore>, ConversationError> {
+        let known =
+            self.trees.read().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(Weak::upgrade);
+        if let Some(trees) = known {
+            return Ok(trees);
+        }
+        // The first time, or the database was opened again.
+        let (sender, receiver) = oneshot::channel();
+        self.store.read(move |stores| {
+            let _ = sender.send(stores.map(|stores| Arc::clone(stores.conversations())));
+        });
+        let trees = receiver.await.map_err(|_| ConversationError::from(StoreError::Reopening))??;
+        *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&trees));
+        Ok(trees)
+    }
+}
+
+/// What a turn is about.
+#[derive(Clone, Debug, Default)]
+pub struct TurnRequest {
+    /// What its user says. Empty: the last thing said is answered once more.
+    pub items: Vec<NewItem>,
+    /// What it hangs on.
+    pub anchor: Anchor,
+    /// The model that is asked; the conversation's own where it has none yet.
+    pub model: Option<String>,
+}
+
+impl Conversations {
+    pub(crate) fn new(store: Arc<Store>, limits: ConversationsConfig) -> Self {
+        Self {
+            reader: Arc::new(Reader { store: Arc::clone(&store), trees: RwLock::default() }),
+            writer: Writer { store, limits: Arc::new(limits) },
+            shards: (0..SHARDS).map(|_| Arc::default()).collect(),
+            places: Arc::new(Semaphore::new(PLACES)),
+            running: Running::default(),
+        }
+    }
+
+    /// Its actors, for a supervisor to start.
+    pub(crate) fn children(&self) -> Vec<ChildSpec> {
+        let child = |(number, slot): (usize, &Arc<Slot<ConversationMessage>>)| {
+            let arguments = StoreArguments { writer: self.writer.clone(), slot: Arc::clone(slot) };
+            ChildSpec::new(format!("conversation store #{number}"), || ConversationStore, arguments)
+        };
+        self.shards.iter().enumerate().map(child).collect()
+    }
+
+    /// How large conversations may be.
+    #[must_use]
+    pub fn limits(&self) -> &ConversationsConfig {
+        &self.writer.limits
+    }
+
+    /// Begins a conversation.
+    ///
+    /// # Errors
+    /// A field that cannot be, or the store.
+    pub async fn create(
+        &self,
+        user: UserId,
+        new: NewConversation,
+    ) -> Result<ConversationRecord, ConversationError> {
+        self.ask(user, |call| ConversationMessage::Create(user, new, call)).await
+    }
+
+    /// A conversation with the items of its active branch, oldest first.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn get(
+        &self,
+        user: UserId,
+        id: ConversationId,
+    ) -> Result<(ConversationRecord, Vec<Item>), ConversationError> {
+        self.look(move |store, running| view::get(store, running, user, id)).await
+    }
+
+    /// A conversation without its items.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn record(
+        &self,
+        user: UserId,
+        id: ConversationId,
+    ) -> Result<ConversationRecord, ConversationError> {
+        self.look(move |store, _| find(store, user, id)).await
+    }
+
+    /// The items of the active branch, oldest first.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn history(&self, user: UserId, id: ConversationId) -> Result<Vec<Item>, ConversationError> {
+        Ok(self.get(user, id).await?.1)
+    }
+
+    /// A part of a user's conversations.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn list(
+        &self,
+        user: UserId,
+        query: ConversationQuery,
+    ) -> Result<ConversationPage, ConversationError> {
+        self.look(move |store, _| view::list(store, user, &query)).await
+    }
+
+    /// Where a list goes on: behind that cursor, or that conversation as it stands now.
+    ///
+    /// # Errors
+    /// Neither, or the store.
+    pub async fn position(&self, user: UserId, cursor: &str) -> Result<Position, ConversationError> {
+        if let Some(position) = Position::from_cursor(cursor) {
+            return Ok(position);
+        }
+        let id = cursor.parse().map_err(|_| not_found("conversation or cursor", cursor))?;
+        Ok(self.record(user, id).await?.position())
+    }
+
+    /// Changes title, model or notes.
+    ///
+    /// # Errors
+    /// Not found, a field that cannot be, or the store.
+    pub async fn update(
+        &self,
+        user: UserId,
+        id: ConversationId,
+        update: ConversationUpdate,
+    ) -> Result<ConversationRecord, ConversationError> {
+        self.ask(user, |call| ConversationMessage::Update(user, id, update, call)).await
+    }
+
+    /// Deletes a conversation with everything in it.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn delete(&self, user: UserId, id: ConversationId) -> Result<(), ConversationError> {
+        self.ask(user, |call| ConversationMessage::Delete(user, id, call)).await
+    }
+
+    /// Adds items, which become the end of the active branch. They are durable when this returns.
+    ///
+    /// # Errors
+    /// Not found, an id that is taken, too many or too large, or the store.
+    pub async fn append(
+        &self,
+        user: UserId,
+        id: ConversationId,
+        items: Vec<NewItem>,
+        anchor: Anchor,
+    ) -> Result<Vec<Item>, ConversationError> {
+        self.ask(user, |call| ConversationMessage::Append(user, id, items, anchor, call)).await
+    }
+
+    /// A part of the active branch: `limit` items behind `after`.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn items(
+        &self,
+        user: UserId,
+        id: ConversationId,
+        after: Option<String>,
+        limit: usize,
+        oldest_first: bool,
+    ) -> Result<ItemPage, ConversationError> {
+        self.look(move |store, running| {
+            let record = find(store, user, id)?;
+            Viewer::new(store, id, running).page(record.head, after.as_deref(), limit, oldest_first)
+        })
+        .await
+    }
+
+    /// One item, of whatever branch.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn item(
+        &self,
+        user: UserId,
+        id: ConversationId,
+        item: String,
+    ) -> Result<Item, ConversationError> {
+        self.look(move |store, running| {
+            find(store, user, id)?;
+            Viewer::new(store, id, running).item(&item)
+        })
+        .await
+    }
+
+    /// Deletes an item. What answers it stays, and answers what it answered.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn delete_item(
+        &self,
+        user: UserId,
+        id: ConversationId,
+        item: String,
+    ) -> Result<ConversationRecord, ConversationError> {
+        self.ask(user, |call| ConversationMessage::DeleteItem(user, id, item, call)).await
+    }
+
+    /// All branches, by when they were begun.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn branches(
+        &self,
+        user: UserId,
+        id: ConversationId,
+    ) -> Result<Vec<BranchView>, ConversationError> {
+        self.look(move |store, running| {
+            let record = find(store, user, id)?;
+            Viewer::new(store, id, running).branches(record.head)
+        })
+        .await
+    }
+
+    /// Goes on from that item: the head of another branch, or one further up.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn pick(
+        &self,
+        user: UserId,
+        id: ConversationId,
+        item: String,
+    ) -> Result<ConversationRecord, ConversationError> {
+        self.ask(user, |call| ConversationMessage::Pick(user, id, item, call)).await
+    }
+
+    /// A conversation with all its branches.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn whole(
+        &self,
+        user: UserId,
+        id: ConversationId,
+    ) -> Result<WholeConversation, ConversationError> {
+        self.look(move |store, running| view::whole(store, running, user, id)).await
+    }
+
+    /// Makes a link by which anybody can read the active branch as it is now. There is one at a time; one that is
+    /// there keeps its token.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn share(&self, user: UserId, id: ConversationId) -> Result<Share, ConversationError> {
+        let mut secret = [0; 24];
+        aws_lc_rs::rand::fill(&mut secret).map_err(|_| ConversationError::unavailable())?;
+        let token = format!("share_{}", URL_SAFE_NO_PAD.encode(secret));
+        self.ask(user, |call| ConversationMessage::Share(user, id, token, call)).await
+    }
+
+    /// Makes the link lead nowhere.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn unshare(&self, user: UserId, id: ConversationId) -> Result<(), ConversationError> {
+        self.ask(user, |call| ConversationMessage::Unshare(user, id, call)).await
+    }
+
+    /// What a share link shows.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn shared(&self, token: String) -> Result<(ConversationRecord, Vec<Item>), ConversationError> {
+        self.look(move |store, running| view::shared(store, running, &token)).await
+    }
+
+    /// Waits for one's turn to answer in a conversation: there is one answer at a time, so that each knows what those
+    /// before it said. It is over when the lease is dropped.
+    ///
+    /// # Errors
+    /// Those before took longer than `conversations.turn_wait_ms`.
+    pub async fn lease(&self, id: ConversationId) -> Result<Lease, ConversationError> {
+        let limit = Duration::from_millis(self.writer.limits.turn_wait_ms);
+        let turn = tokio::time::timeout(limit, self.running.turn(id)).await;
+        turn.map_err(|_| ConversationError::TurnTimeout { waited: limit })
+    }
+
+    /// Begins a turn: waits until it is one's own, then stores what the user says and the answer to come, durably.
+    ///
+    /// # Errors
+    /// Not found, nothing to answer, too many or too large, those before took too long, or the store.
+    pub async fn begin(
+        &self,
+        user: UserId,
+        id: ConversationId,
+        request: TurnRequest,
+    ) -> Result<Turn, ConversationError> {
+        // Before waiting: there may be no such conversation.
+        self.record(user, id).await?;
+        let lease = self.lease(id).await?;
+        let again = request.items.is_empty();
+        for _ in 0..BEGINS {
+            let anchor = request.anchor.clone();
+            let seen =
+                self.look(move |store, running| view::before_turn(store, running, user, id, &anchor, again));
+            let seen = seen.await?;
+            let items = super::chat::without_repeated_instructions(&request.items, &seen.history);
+            let opening =
+                Opening { seen_head: seen.head, parent: seen.parent, items, model: request.model.clone() };
+            lease.answers_from(seen.next);
+            let begun: Option<Begun> =
+                self.ask(user, |call| ConversationMessage::Begin(user, id, opening, call)).await?;
+            if let Some(begun) = begun {
+                let mut history = seen.history;
+                history.extend(begun.items.iter().cloned());
+                return Ok(Turn::new(self.writer.clone(), lease, begun, history));
+            }
+        }
+        Err(ConversationError::Busy { retry_after: RETRY_AFTER })
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn ConversationsStore, &Running) -> Result<T, ConversationError> + Send + 'static,
+    ) -> Result<T, ConversationError> {
+        let place = self.place()?;
+        let trees = self.reader.trees().await?;
+        let running = self.running.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            look(&*trees, &running)
+        });
+        looked.await.unwrap_or_else(|_| Err(ConversationError::unavailable()))
+    }
+
+    fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, ConversationError> {
+        let busy = ConversationError::Busy { retry_after: RETRY_AFTER };
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy)
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        user: UserId,
+        message: impl FnOnce(Call<T>) -> ConversationMessage,
+    ) -> Result<T, ConversationError> {
+        // The place is taken before the mailbox: a mailbox has no bound of its own.
+        let place = self.place()?;
+        // A version 7 UUID ends in chance.
+        let shard = usize::from(user.to_bytes()[15]) % self.shards.len();
+        let actor =
+            self.shards[shard].running(RESTART_WAIT).await.ok_or_else(ConversationError::unavailable)?;
+        let ask = |reply: RpcReplyPort<Result<T, ConversationError>>| message(Call::new(reply, place));
+        let answer = actor.call(ask, Some(CALL_TIMEOUT)).await;
+        let answer = answer.ok().and_then(|answer| answer.success_or(()).ok());
+        answer.unwrap_or_else(|| Err(ConversationError::unavailable()))
+    }
+}

@@ -1,0 +1,123 @@
+mod concurrent;
+mod model;
+mod state_machine;
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use tempfile::TempDir;
+
+use super::decide::{self, Decision, Rules};
+use super::error::ConversationError;
+use super::ids::ConversationId;
+use super::running::Running;
+use super::types::*;
+use super::{item, view};
+use crate::config::ConversationsConfig;
+use crate::identity::{UserId, UserKind, UserRecord};
+use crate::limits::LimitOverrides;
+use crate::store::{AccountChange, ConversationsStore, Store, Stores};
+
+/// A store on a real disk with some users.
+struct Disk {
+    folder: TempDir,
+    store: Store,
+    users: Vec<UserId>,
+}
+
+fn open(folder: &Path) -> Store {
+    Store::open(folder, |_| Ok(())).unwrap()
+}
+
+impl Disk {
+    fn new(users: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let records: Vec<UserRecord> = (0..users).map(|_| user()).collect();
+        let disk = Self {
+            store: open(folder.path()),
+            folder,
+            users: records.iter().map(|record| record.id).collect(),
+        };
+        let changes: Vec<_> = records.into_iter().map(AccountChange::PutUser).collect();
+        disk.write(move |stores| Ok(stores.accounts().commit(&changes)?)).unwrap();
+        disk
+    }
+
+    /// Changes something and waits until it is durable.
+    fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&dyn Stores) -> Result<T, ConversationError> + Send + 'static,
+    ) -> Result<T, ConversationError> {
+        let (sender, receiver) = mpsc::channel();
+        self.store.write(change, move |outcome| sender.send(outcome).unwrap());
+        receiver.recv().unwrap()
+    }
+
+    /// Carries out a decision and waits until it is durable.
+    fn decide<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&dyn Stores) -> Decision<T> + Send + 'static,
+    ) -> Result<T, ConversationError> {
+        self.write(move |stores| {
+            let (answer, changes) = decide(stores)?;
+            stores.conversations().commit(&changes)?;
+            Ok(answer)
+        })
+    }
+
+    /// The trees, as a reader on another thread has them.
+    fn trees(&self) -> Arc<dyn ConversationsStore> {
+        let (sender, receiver) = mpsc::channel();
+        self.store.read(move |stores| {
+            sender.send(stores.map(|stores| Arc::clone(stores.conversations()))).unwrap();
+        });
+        receiver.recv().unwrap().unwrap()
+    }
+
+    /// What a server that was killed now leaves behind.
+    fn killed(self) -> Self {
+        let after = tempfile::tempdir().unwrap();
+        copy(self.folder.path(), after.path());
+        Self { store: open(after.path()), folder: after, users: self.users.clone() }
+    }
+
+    fn restarted(self) -> Self {
+        self.store.close();
+        Self { store: open(self.folder.path()), ..self }
+    }
+}
+
+fn user() -> UserRecord {
+    UserRecord {
+        id: UserId::new(),
+        kind: UserKind::Member,
+        email: None,
+        name: "Somebody".to_owned(),
+        picture: None,
+        created_at: 0,
+        disabled: false,
+        limits: LimitOverrides::default(),
+        external: None,
+    }
+}
+
+fn rules(now_ms: u64) -> Rules {
+    Rules { limits: ConversationsConfig::default(), now_ms }
+}
+
+fn says(role: &str, text: &str) -> NewItem {
+    item::check(serde_json::json!({"role": role, "content": text}), "", 1 << 20).unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

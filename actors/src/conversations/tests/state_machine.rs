@@ -1,0 +1,396 @@
+//! The real conversations on a real disk against those in memory, through any sequence of operations, crashes with and
+//! without loss, and restarts.
+
+use std::sync::mpsc;
+
+use proptest::prelude::*;
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+
+use super::model::{self, End, Model, Parent, Transition, USERS};
+use super::*;
+use crate::conversations::decide::Opening;
+
+struct Reference;
+
+impl ReferenceStateMachine for Reference {
+    type State = Model;
+    type Transition = Transition;
+
+    fn init_state() -> BoxedStrategy<Model> {
+        Just(Model::default()).boxed()
+    }
+
+    fn transitions(state: &Model) -> BoxedStrategy<Transition> {
+        model::transitions(state)
+    }
+
+    fn apply(mut state: Model, transition: &Transition) -> Model {
+        state.step(transition);
+        state
+    }
+}
+
+/// The real ones, and which of them is which of the model's.
+struct Real {
+    disk: Disk,
+    known: Vec<Known>,
+    clock: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    id: ConversationId,
+    items: Vec<String>,
+    token: Option<String>,
+}
+
+impl Real {
+    fn rules(&self) -> Rules {
+        rules(self.clock)
+    }
+
+    fn ids(&self, conversation: usize) -> Known {
+        let none = Known { id: ConversationId::new(), items: Vec::new(), token: None };
+        self.known.get(conversation).cloned().unwrap_or(none)
+    }
+
+    fn item(&self, conversation: usize, item: usize) -> String {
+        self.ids(conversation).items.get(item).cloned().unwrap_or_else(|| "msg_none".to_owned())
+    }
+
+    /// Whose it is now, as far as the trees know: what its owner would send.
+    fn owner(&self, conversation: usize) -> UserId {
+        let record = self.disk.trees().conversation(self.ids(conversation).id).unwrap();
+        record.map_or(self.disk.users[0], |record| record.user)
+    }
+
+    /// Does it; whether it was possible.
+    fn run(&mut self, transition: &Transition) -> bool {
+        let rules = self.rules();
+        let decision = self.decision(transition);
+        let outcome = self.disk.decide(move |stores| decision(stores, &rules));
+        match outcome {
+            Ok(noted) => {
+                self.note(noted);
+                true
+            }
+            Err(ConversationError::NotFound { .. }) => false,
+            Err(error) => panic!("{transition:?}: {error}"),
+        }
+    }
+
+    fn note(&mut self, noted: Noted) {
+        match noted {
+            Noted::Created(id, items) => self.known.push(Known { id, items, token: None }),
+            Noted::Added(conversation, items) => self.known[conversation].items.extend(items),
+            Noted::Shared(conversation, token) => self.known[conversation].token = token,
+            Noted::Nothing => {}
+        }
+    }
+
+    /// The decision behind an operation, to be made on the store's thread.
+    fn decision(&self, transition: &Transition) -> Deciding {
+        let users = self.disk.users.clone();
+        let said = |texts: &[String]| texts.iter().map(|text| says("user", text)).collect::<Vec<_>>();
+        match transition.clone() {
+            Transition::Create { user, texts } => {
+                let new = NewConversation { items: said(&texts), ..NewConversation::default() };
+                Box::new(move |stores, rules| {
+                    let (record, changes) = decide::create(stores, users[user], new, rules)?;
+                    let items = changes.iter().filter_map(|change| match change {
+                        crate::store::ConversationChange::PutItem(_, item) => Some(item.node.id.clone()),
+                        _ => None,
+                    });
+                    Ok((Noted::Created(record.id, items.collect()), changes))
+                })
+            }
+            Transition::Append { by, conversation, parent, texts } => {
+                let id = self.ids(conversation).id;
+                let items = said(&texts);
+                let anchor = match parent {
+                    Parent::Head => Anchor::Head,
+                    Parent::Beginning => Anchor::Beginning,
+                    Parent::Item(item) => Anchor::After(self.item(conversation, item)),
+                };
+                Box::new(move |stores, rules| {
+                    let (items, changes) = decide::append(stores, users[by], id, items, &anchor, rules)?;
+                    let items = items.into_iter().map(|item| item.id).collect();
+                    Ok((Noted::Added(conversation, items), changes))
+                })
+            }
+            Transition::Title { conversation, title } => {
+                let (id, user) = (self.ids(conversation).id, self.owner(conversation));
+                let update = ConversationUpdate { title: Some(title), ..ConversationUpdate::default() };
+                Box::new(move |stores, rules| {
+                    Ok((Noted::Nothing, decide::update(stores, user, id, update, rules)?.1))
+                })
+            }
+            Transition::DeleteItem { conversation, item } => {
+                let (id, user) = (self.ids(conversation).id, self.owner(conversation));
+                let item = self.item(conversation, item);
+                Box::new(move |stores, rules| {
+                    Ok((Noted::Nothing, decide::delete_item(stores, user, id, &item, rules)?.1))
+                })
+            }
+            Transition::Pick { conversation, item } => {
+                let (id, user) = (self.ids(conversation).id, self.owner(conversation));
+                let item = self.item(conversation, item);
+                Box::new(move |stores, rules| {
+                    Ok((Noted::Nothing, decide::pick(stores, user, id, &item, rules)?.1))
+                })
+            }
+            Transition::Share { conversation } => {
+                let (id, user) = (self.ids(conversation).id, self.owner(conversation));
+                let token = format!("share_{}", ConversationId::new());
+                Box::new(move |stores, rules| {
+                    let (share, changes) = decide::share(stores, user, id, token, rules)?;
+                    Ok((Noted::Shared(conversation, Some(share.token)), changes))
+                })
+            }
+            Transition::Unshare { conversation } => {
+                let (id, user) = (self.ids(conversation).id, self.owner(conversation));
+                Box::new(move |stores, _| {
+                    let changes = decide::unshare(stores, user, id)?.1;
+                    Ok((Noted::Shared(conversation, None), changes))
+                })
+            }
+            Transition::Delete { by, conversation } => {
+                let id = self.ids(conversation).id;
+                Box::new(move |stores, _| Ok((Noted::Nothing, decide::delete(stores, users[by], id)?.1)))
+            }
+            Transition::MoveAll { from, to } => Box::new(move |stores, _| {
+                stores.conversations().move_all(users[from], users[to])?;
+                Ok((Noted::Nothing, Vec::new()))
+            }),
+            Transition::DeleteAll { user } => Box::new(move |stores, _| {
+                stores.conversations().delete_all(users[user])?;
+                Ok((Noted::Nothing, Vec::new()))
+            }),
+            other => panic!("{other:?} is no single decision"),
+        }
+    }
+
+    fn turn(mut self, conversation: usize, text: &str, said: &str, end: End) -> (Self, bool) {
+        let Known { id, .. } = self.ids(conversation);
+        let (user, rules) = (self.owner(conversation), self.rules());
+        let seen =
+            view::before_turn(&*self.disk.trees(), &Running::default(), user, id, &Anchor::Head, false);
+        let Ok(seen) = seen else { return (self, false) };
+        let items = vec![says("user", text)];
+        let opening = Opening { seen_head: seen.head, parent: seen.parent, items, model: None };
+        let begun = self.disk.decide({
+            let rules = rules.clone();
+            move |stores| decide::begin(stores, user, id, opening, &rules)
+        });
+        let begun = begun.unwrap().expect("nothing came in between");
+        self.known[conversation].items.extend(begun.items.iter().map(|item| item.id.clone()));
+        self.known[conversation].items.push(begun.answer.node.id.clone());
+        let (answer, said) = (begun.answer.clone(), said.to_owned());
+        match end {
+            End::By(ending) => {
+                self.disk
+                    .decide(move |stores| decide::finish(stores, id, &answer, said, ending, &rules))
+                    .unwrap();
+            }
+            End::TakenBack => {
+                self.disk.decide(move |stores| decide::take_back(stores, id, &begun, &rules)).unwrap();
+            }
+            End::Killed => {
+                self.disk.decide(move |stores| decide::checkpoint(stores, id, &answer, said)).unwrap();
+                self.disk = self.disk.killed();
+            }
+        }
+        (self, true)
+    }
+
+    /// The server is killed after the change went to the database and before anybody waited for the disk. It may have
+    /// happened or not; if it has not, it is done again.
+    fn killed_during(mut self, transition: &Transition) -> (Self, bool) {
+        let before = self.everything();
+        let rules = self.rules();
+        let decision = self.decision(transition);
+        let after = tempfile::tempdir().unwrap();
+        let (from, to) = (self.disk.folder.path().to_owned(), after.path().to_owned());
+        let (sender, receiver) = mpsc::channel();
+        let outcome: Result<(), ConversationError> = self.disk.write(move |stores| {
+            let (noted, changes) = decision(stores, &rules)?;
+            stores.conversations().commit(&changes)?;
+            copy(&from, &to);
+            sender.send(noted).unwrap();
+            Ok(())
+        });
+        match outcome {
+            Ok(()) => {}
+            Err(ConversationError::NotFound { .. }) => return (self, false),
+            Err(error) => panic!("{transition:?}: {error}"),
+        }
+        let users = self.disk.users.clone();
+        self.disk = Disk { store: open(after.path()), folder: after, users };
+        let (known, happened) = (self.known.clone(), receiver.recv().unwrap());
+        if self.everything() == before && !matches!(happened, Noted::Nothing) {
+            // Lost as a whole.
+            self.known = known;
+            assert!(self.run(transition), "what was possible before the crash is possible after it");
+        } else if matches!(happened, Noted::Nothing) {
+            // It may have changed nothing that shows; once more does no harm, or there is nothing left to do.
+            self.run(transition);
+        } else {
+            self.note(happened);
+        }
+        (self, true)
+    }
+
+    /// All that users see, for comparison.
+    fn everything(&self) -> Vec<(ConversationRecord, Vec<Item>)> {
+        let trees = self.disk.trees();
+        let mut all = Vec::new();
+        for &user in &self.disk.users {
+            for record in list_all(&*trees, user, true, 100) {
+                all.push(view::get(&*trees, &Running::default(), user, record.id).unwrap());
+            }
+        }
+        all
+    }
+}
+
+/// A decision to be made on the store's thread.
+type Deciding = Box<dyn FnOnce(&dyn Stores, &Rules) -> Decision<Noted> + Send>;
+
+/// What a decision made that the model knows by number.
+#[derive(Debug)]
+enum Noted {
+    Created(ConversationId, Vec<String>),
+    Added(usize, Vec<String>),
+    Shared(usize, Option<String>),
+    Nothing,
+}
+
+pub fn list_all(
+    trees: &dyn ConversationsStore,
+    user: UserId,
+    newest_first: bool,
+    limit: usize,
+) -> Vec<ConversationRecord> {
+    let mut all = Vec::new();
+    let mut after = None;
+    loop {
+        let query = ConversationQuery { limit, after, before: None, newest_first, model: None, text: None };
+        let page = view::list(trees, user, &query).unwrap();
+        all.extend(page.data);
+        after = page.next;
+        if !page.has_more {
+            return all;
+        }
+    }
+}
+
+struct Test;
+
+impl StateMachineTest for Test {
+    type SystemUnderTest = Real;
+    type Reference = Reference;
+
+    fn init_test(_: &Model) -> Real {
+        Real { disk: Disk::new(USERS), known: Vec::new(), clock: 0 }
+    }
+
+    fn apply(mut real: Real, model: &Model, transition: Transition) -> Real {
+        real.clock = model.clock;
+        let possible;
+        match &transition {
+            Transition::Kill => (real.disk, possible) = (real.disk.killed(), true),
+            Transition::Restart => (real.disk, possible) = (real.disk.restarted(), true),
+            Transition::KillDuring(inner) => (real, possible) = real.killed_during(inner),
+            Transition::Turn { conversation, text, said, end } => {
+                (real, possible) = real.turn(*conversation, text, said, *end);
+            }
+            other => possible = real.run(other),
+        }
+        assert_eq!(possible, model.possible, "{transition:?}");
+        real
+    }
+
+    fn check_invariants(real: &Real, model: &Model) {
+        let trees = real.disk.trees();
+        for (number, &user) in real.disk.users.iter().enumerate() {
+            let mut expected: Vec<_> = (0..model.conversations.len())
+                .filter(|&c| model.conversations[c].user == Some(number))
+                .map(|c| (std::cmp::Reverse(model.conversations[c].updated), real.known[c].id))
+                .collect();
+            expected.sort();
+            let mut ids: Vec<_> = expected.into_iter().map(|(_, id)| id).collect();
+            for newest_first in [true, false] {
+                let listed = list_all(&*trees, user, newest_first, 2);
+                assert_eq!(listed.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
+                ids.reverse();
+            }
+        }
+        for (known, expected) in real.known.iter().zip(&model.conversations) {
+            check_one(real, &*trees, known, expected);
+        }
+    }
+}
+
+fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expected: &model::Conversation) {
+    let running = Running::default();
+    let shown = |items: &[Item]| -> Vec<(String, String, String, String)> {
+        let text = |item: &Item, name: &str| item.body[name].as_str().unwrap().to_owned();
+        items
+            .iter()
+            .map(|item| {
+                (item.id.clone(), text(item, "role"), item::text_of(&item.body), text(item, "status"))
+            })
+            .collect()
+    };
+    let path = |head| -> Vec<(String, String, String, String)> {
+        let item = |number: usize| {
+            let item = &expected.items[number];
+            (known.items[number].clone(), item.role.to_owned(), item.text.clone(), item.status.to_owned())
+        };
+        expected.path(head).into_iter().map(item).collect()
+    };
+    for (number, &user) in real.disk.users.iter().enumerate() {
+        let got = view::get(trees, &running, user, known.id);
+        if expected.user != Some(number) {
+            assert!(matches!(got, Err(ConversationError::NotFound { .. })), "{got:?}");
+            continue;
+        }
+        let (record, items) = got.unwrap();
+        assert_eq!(shown(&items), path(expected.head));
+        assert_eq!(record.title, expected.title);
+        assert_eq!(record.updated_ms, expected.updated);
+        let live = expected.items.iter().filter(|item| !item.deleted).count();
+        assert_eq!((record.items as usize, record.next as usize), (live, expected.items.len()));
+        let whole = view::whole(trees, &running, user, known.id).unwrap();
+        assert_eq!(whole.items.len(), live);
+        let bytes: usize = whole
+            .items
+            .iter()
+            .map(|item| trees.item_number(known.id, &item.id).unwrap().unwrap())
+            .map(|number| item::size(&trees.item(known.id, number).unwrap().unwrap().body))
+            .sum();
+        assert_eq!(record.bytes, bytes as u64, "limits count what is there");
+    }
+    let shared = known.token.as_deref().map(|token| view::shared(trees, &running, token));
+    match (&expected.share, shared) {
+        (Some(head), Some(shared)) if expected.user.is_some() => {
+            assert_eq!(shown(&shared.unwrap().1), path(*head));
+        }
+        (_, Some(Ok(shared))) => panic!("a link leads to {shared:?}"),
+        (Some(_), None) if expected.user.is_some() => panic!("a link is missing"),
+        _ => {}
+    }
+    if expected.user.is_none() {
+        assert!(trees.nodes(known.id).unwrap().is_empty(), "nothing is left of what was deleted");
+        for id in &known.items {
+            assert_eq!(trees.item_number(known.id, id).unwrap(), None);
+        }
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_gives_what_the_model_gives(sequential 1..30 => Test);
+}

@@ -1,0 +1,299 @@
+//! What is shown of conversations, from what is stored. Runs on any thread.
+
+use super::decide::{find, find_item, not_found};
+use super::error::ConversationError;
+use super::ids::ConversationId;
+use super::item;
+use super::running::Running;
+use super::tree::{Node, Tree};
+use super::types::{
+    BranchView, ConversationPage, ConversationQuery, ConversationRecord, Item, ItemPage, Position,
+    StoredItem, WholeConversation,
+};
+use crate::identity::UserId;
+use crate::store::{ConversationsStore, StoreError};
+
+/// A search looks at most at so many conversations at a time.
+const SEARCH_CONVERSATIONS: usize = 20_000;
+/// A search looks at most at so many bytes of items at a time.
+const SEARCH_BYTES: u64 = 16 << 20;
+
+type View<T> = Result<T, ConversationError>;
+
+/// Shows items of one conversation.
+pub struct Viewer<'a> {
+    store: &'a dyn ConversationsStore,
+    id: ConversationId,
+    /// From this number on, what is pending runs.
+    running_from: Option<u32>,
+}
+
+impl<'a> Viewer<'a> {
+    /// Of that conversation.
+    pub fn new(store: &'a dyn ConversationsStore, id: ConversationId, running: &Running) -> Self {
+        // Looked up before anything is read: an answer counts as running until its end is stored.
+        Self { store, id, running_from: running.from(id) }
+    }
+
+    fn show(&self, stored: StoredItem, parent: Option<&Node>) -> Item {
+        let StoredItem { node, mut body } = stored;
+        if node.pending && self.running_from.is_none_or(|from| node.number < from) {
+            body.insert("status".to_owned(), "incomplete".into());
+        }
+        let parent = parent.map(|node| node.id.clone());
+        Item { id: node.id, parent, created_at: node.created_at, body }
+    }
+
+    /// The items of `nodes`; one that was deleted meanwhile is left out.
+    fn load(&self, tree: &Tree<'_>, nodes: &[&Node]) -> View<Vec<Item>> {
+        let mut items = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            if let Some(stored) = self.store.item(self.id, node.number)?.filter(|item| !item.node.deleted) {
+                items.push(self.show(stored, tree.parent(node)));
+            }
+        }
+        Ok(items)
+    }
+
+    /// The items from the beginning to `head`.
+    pub fn path(&self, head: Option<u32>) -> View<Vec<Item>> {
+        let nodes = self.store.nodes(self.id)?;
+        let tree = Tree::new(&nodes);
+        self.load(&tree, &tree.path(head))
+    }
+
+    /// All items of all branches.
+    pub fn all(&self) -> View<Vec<Item>> {
+        let nodes = self.store.nodes(self.id)?;
+        let tree = Tree::new(&nodes);
+        let live: Vec<_> = nodes.iter().filter(|node| !node.deleted).collect();
+        self.load(&tree, &live)
+    }
+
+    /// A part of what leads to `head`.
+    pub fn page(
+        &self,
+        head: Option<u32>,
+        after: Option<&str>,
+        limit: usize,
+        oldest_first: bool,
+    ) -> View<ItemPage> {
+        // Also where it was deleted since: its place is known.
+        let after = match after {
+            Some(item) => {
+                let number = self.store.item_number(self.id, item)?;
+                Some(number.ok_or_else(|| not_found("item", item))?)
+            }
+            None => None,
+        };
+        let nodes = self.store.nodes(self.id)?;
+        let tree = Tree::new(&nodes);
+        let is_behind = |node: &&Node| match after {
+            None => true,
+            Some(after) if oldest_first => node.number > after,
+            Some(after) => node.number < after,
+        };
+        let mut path: Vec<_> = tree.back_from(head).filter(is_behind).collect();
+        if oldest_first {
+            path.reverse();
+        }
+        let has_more = path.len() > limit;
+        path.truncate(limit);
+        Ok(ItemPage { data: self.load(&tree, &path)?, has_more })
+    }
+
+    /// One item.
+    pub fn item(&self, item: &str) -> View<Item> {
+        let stored = find_item(self.store, self.id, item)?;
+        let nodes = self.store.nodes(self.id)?;
+        let tree = Tree::new(&nodes);
+        let parent = tree.parent(&stored.node);
+        Ok(self.show(stored, parent))
+    }
+
+    /// All branches.
+    pub fn branches(&self, head: Option<u32>) -> View<Vec<BranchView>> {
+        let nodes = self.store.nodes(self.id)?;
+        let tree = Tree::new(&nodes);
+        let active = tree.back_from(head).next().map(|node| node.number);
+        // The active branch may end further up than where others go on from it.
+        let mut views = Vec::new();
+        for branch in tree.branches() {
+            let Some(node) = tree.node(branch.head) else { continue };
+            let Some(head) = self.load(&tree, &[node])?.pop() else { continue };
+            let fork = branch.fork.and_then(|number| tree.node(number)).map(|node| node.id.clone());
+            views.push(BranchView { head, fork, items: branch.items, active: active == Some(branch.head) });
+        }
+        Ok(views)
+    }
+}
+
+/// What a turn reads before it begins: the end of the active branch, what its items hang on, and what leads there.
+#[derive(Debug)]
+pub struct Seen {
+    /// The end of the active branch.
+    pub head: Option<u32>,
+    /// The number of the next item.
+    pub next: u32,
+    /// What the turn's items hang on.
+    pub parent: Option<u32>,
+    /// From the beginning to there.
+    pub history: Vec<Item>,
+}
+
+/// Reads what a turn needs. `again`: it says nothing new, so it answers once more what was said last.
+pub fn before_turn(
+    store: &dyn ConversationsStore,
+    running: &Running,
+    user: UserId,
+    id: ConversationId,
+    anchor: &super::types::Anchor,
+    again: bool,
+) -> View<Seen> {
+    use super::types::Anchor;
+    let record = find(store, user, id)?;
+    let mut parent = match anchor {
+        Anchor::Head => record.head,
+        Anchor::Beginning => None,
+        Anchor::After(item) => Some(find_item(store, id, item)?.node.number),
+    };
+    let viewer = Viewer::new(store, id, running);
+    let mut history = viewer.path(parent)?;
+    if again {
+        while history.last().is_some_and(|item| item::is_from_model(&item.body)) {
+            history.pop();
+        }
+        let Some(last) = history.last() else {
+            let problem = "must have at least one: the conversation has nothing that could be answered";
+            return Err(ConversationError::invalid("messages", problem));
+        };
+        parent = store.item_number(id, &last.id)?;
+    }
+    Ok(Seen { head: record.head, next: record.next, parent, history })
+}
+
+/// A conversation and what leads to the end of its active branch.
+pub fn get(
+    store: &dyn ConversationsStore,
+    running: &Running,
+    user: UserId,
+    id: ConversationId,
+) -> View<(ConversationRecord, Vec<Item>)> {
+    let record = find(store, user, id)?;
+    let items = Viewer::new(store, id, running).path(record.head)?;
+    Ok((record, items))
+}
+
+/// A conversation with all its branches.
+pub fn whole(
+    store: &dyn ConversationsStore,
+    running: &Running,
+    user: UserId,
+    id: ConversationId,
+) -> View<WholeConversation> {
+    let record = find(store, user, id)?;
+    let viewer = Viewer::new(store, id, running);
+    let head = match record.head {
+        Some(number) => viewer.path(Some(number))?.pop().map(|item| item.id),
+        None => None,
+    };
+    Ok(WholeConversation { items: viewer.all()?, head, record })
+}
+
+/// What a share link shows.
+pub fn shared(
+    store: &dyn ConversationsStore,
+    running: &Running,
+    token: &str,
+) -> View<(ConversationRecord, Vec<Item>)> {
+    let missing = || not_found("share link", token);
+    let id = store.shared(token)?.ok_or_else(missing)?;
+    let record = store.conversation(id)?.ok_or_else(missing)?;
+    let share = record.share.as_ref().filter(|share| share.token == token).ok_or_else(missing)?;
+    let items = Viewer::new(store, id, running).path(share.head)?;
+    Ok((record, items))
+}
+
+/// A part of a user's conversations.
+pub fn list(
+    store: &dyn ConversationsStore,
+    user: UserId,
+    query: &ConversationQuery,
+) -> View<ConversationPage> {
+    // Towards the beginning of the list when only its other end is given.
+    let backwards = query.before.is_some() && query.after.is_none();
+    let (newer_than, older_than) = match query.newest_first {
+        true => (query.before, query.after),
+        false => (query.after, query.before),
+    };
+    let mut search = Search::new(query);
+    let mut data = Vec::new();
+    let mut next: Option<Position> = None;
+    let mut has_more = false;
+    let forward = query.newest_first != backwards;
+    store.positions(user, newer_than, older_than, forward, &mut |position| {
+        if data.len() == query.limit || search.is_over() {
+            has_more = true;
+            return Ok(false);
+        }
+        next = Some(position);
+        let record = store.conversation(position.id)?;
+        // Otherwise it has been changed or deleted since: it stands elsewhere now.
+        if let Some(record) = record.filter(|record| record.position() == position && record.user == user)
+            && search.matches(store, &record)?
+        {
+            data.push(record);
+        }
+        Ok(true)
+    })?;
+    if backwards {
+        data.reverse();
+    }
+    Ok(ConversationPage { data, has_more, next: next.filter(|_| has_more) })
+}
+
+struct Search<'a> {
+    model: Option<&'a str>,
+    text: Option<String>,
+    conversations_left: usize,
+    bytes_left: u64,
+}
+
+impl<'a> Search<'a> {
+    fn new(query: &'a ConversationQuery) -> Self {
+        Self {
+            model: query.model.as_deref(),
+            text: query.text.as_ref().map(|text| text.to_lowercase()),
+            conversations_left: SEARCH_CONVERSATIONS,
+            bytes_left: SEARCH_BYTES,
+        }
+    }
+
+    const fn is_over(&self) -> bool {
+        self.conversations_left == 0 || self.bytes_left == 0
+    }
+
+    fn matches(
+        &mut self,
+        store: &dyn ConversationsStore,
+        record: &ConversationRecord,
+    ) -> Result<bool, StoreError> {
+        self.conversations_left = self.conversations_left.saturating_sub(1);
+        if self.model.is_some_and(|model| record.model.as_deref() != Some(model)) {
+            return Ok(false);
+        }
+        let Some(text) = &self.text else { return Ok(true) };
+        if record.title.as_ref().is_some_and(|title| title.to_lowercase().contains(text)) {
+            return Ok(true);
+        }
+        self.bytes_left = self.bytes_left.saturating_sub(record.bytes);
+        for node in store.nodes(record.id)?.iter().filter(|node| !node.deleted) {
+            if let Some(stored) = store.item(record.id, node.number)?
+                && item::text_of(&stored.body).to_lowercase().contains(text)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

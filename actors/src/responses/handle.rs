@@ -1,0 +1,121 @@
+//! The edge's door to stored responses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::error::ResponsesError;
+use super::registry::{Call, Registry, RegistryArguments, RegistryMessage};
+use super::run::{NewRun, Reader};
+use super::types::{Found, ResponseId};
+use crate::config::ResponsesConfig;
+use crate::identity::UserId;
+use crate::identity::call::Slot;
+use crate::store::Store;
+use crate::supervisor::ChildSpec;
+
+/// Most calls at a time; one more is refused.
+const PLACES: usize = 1024;
+
+/// How long a call waits for an actor that is being restarted.
+const RESTART_WAIT: Duration = Duration::from_secs(2);
+
+/// A call is answered within the time of a disk write; this long means that it is stuck.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Stored responses. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Responses {
+    arguments: RegistryArguments,
+    places: Arc<Semaphore>,
+}
+
+impl Responses {
+    pub(crate) fn new(store: Arc<Store>, config: ResponsesConfig) -> Self {
+        let arguments = RegistryArguments { store, slot: Arc::default(), runs: Arc::default(), config };
+        Self { arguments, places: Arc::new(Semaphore::new(PLACES)) }
+    }
+
+    /// Its actors, for a supervisor to start.
+    pub(crate) fn children(&self) -> Vec<ChildSpec> {
+        vec![ChildSpec::new("responses", || Registry, self.arguments.clone())]
+    }
+
+    /// Settings.
+    #[must_use]
+    pub fn config(&self) -> &ResponsesConfig {
+        &self.arguments.config
+    }
+
+    /// Whether one more of a user's responses can run in the background now; asked before anything is done for it.
+    ///
+    /// # Errors
+    /// Too many do.
+    pub fn check_room(&self, user: UserId) -> Result<(), ResponsesError> {
+        self.arguments.runs.room(user, &self.arguments.config)
+    }
+
+    /// Stores a response and begins its run.
+    ///
+    /// # Errors
+    /// Too many in the background, or the store.
+    pub async fn begin(&self, new: NewRun) -> Result<Reader, ResponsesError> {
+        self.ask(|call| RegistryMessage::Begin(Box::new(new), call)).await
+    }
+
+    /// One of a user's responses.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn find(&self, user: UserId, id: ResponseId) -> Result<Found, ResponsesError> {
+        self.ask(|call| RegistryMessage::Find(user, id, call)).await
+    }
+
+    /// Ends a response that runs in the background; one that has ended stays as it is.
+    ///
+    /// # Errors
+    /// Not found, not in the background, or the store.
+    pub async fn cancel(&self, user: UserId, id: ResponseId) -> Result<Found, ResponsesError> {
+        let mut found = self.find(user, id).await?;
+        if !found.record.background {
+            return Err(ResponsesError::NotBackground);
+        }
+        if let Some(reader) = &mut found.reader {
+            reader.cancel();
+            reader.end().await;
+            return self.find(user, id).await;
+        }
+        Ok(found)
+    }
+
+    /// Deletes one of a user's responses, and ends it if it runs.
+    ///
+    /// # Errors
+    /// Not found, or the store.
+    pub async fn delete(&self, user: UserId, id: ResponseId) -> Result<(), ResponsesError> {
+        self.ask(|call| RegistryMessage::Delete(user, id, call)).await
+    }
+
+    #[cfg(test)]
+    pub(super) fn kill_actor(&self) {
+        self.arguments.slot.take().expect("the actor runs").kill();
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        message: impl FnOnce(Call<T>) -> RegistryMessage,
+    ) -> Result<T, ResponsesError> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ResponsesError::Busy)?;
+        let unavailable = || ResponsesError::Unavailable("responses' actor");
+        let slot: &Slot<RegistryMessage> = &self.arguments.slot;
+        let actor = slot.running(RESTART_WAIT).await.ok_or_else(unavailable)?;
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let message = message(Call { reply: reply.into(), _place: place });
+        actor.send_message(message).map_err(|_| unavailable())?;
+        match tokio::time::timeout(CALL_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            _ => Err(unavailable()),
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! The actor of stored responses: begins runs, writes down how they end, and looks after what is stored.
+//!
+//! The runs lie beside it in a table, so that a restart of the actor ends none of them. Whether a response runs is
+//! decided on the store's thread, where its record is written and its end: nobody can see one without the other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::error::ResponsesError;
+use super::run::{NewRun, Reader, Run};
+use super::types::{End, Found, ResponseId, ResponseRecord};
+use crate::config::ResponsesConfig;
+use crate::identity::call::Slot;
+use crate::identity::{UserId, now_s};
+use crate::store::{Changes, ResponseChange, Store, StoreError, Stores};
+
+/// How often what is stored is looked after.
+const TICK: Duration = Duration::from_secs(60);
+
+/// Most responses that one pass deletes; the next pass goes on.
+const PRUNED_AT_ONCE: usize = 1000;
+
+/// Somebody waits for this; it has its place among the calls at a time.
+#[derive(Debug)]
+pub struct Call<T> {
+    pub(super) reply: RpcReplyPort<Result<T, ResponsesError>>,
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+impl<T: Send + 'static> Call<T> {
+    fn answer(self, answer: Result<T, ResponsesError>) {
+        // Whoever asked may have gone away meanwhile.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// What the registry is told.
+#[derive(Debug)]
+pub enum RegistryMessage {
+    /// Store a response and begin its run.
+    Begin(Box<NewRun>, Call<Reader>),
+    /// Look one up.
+    Find(UserId, ResponseId, Call<Found>),
+    /// Delete one, and end it if it runs.
+    Delete(UserId, ResponseId, Call<()>),
+    /// Time passed.
+    Tick,
+}
+
+/// The runs of stored responses.
+#[derive(Debug, Default)]
+pub struct Runs(Mutex<HashMap<ResponseId, Running>>);
+
+#[derive(Debug)]
+struct Running {
+    run: Arc<Run>,
+    background_of: Option<UserId>,
+}
+
+impl Runs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ResponseId, Running>> {
+        // Every change is one call on the map, so a panic elsewhere leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, id: ResponseId) -> Option<Arc<Run>> {
+        self.lock().get(&id).map(|running| Arc::clone(&running.run))
+    }
+
+    /// Whether a user's response can run in the background.
+    pub(super) fn room(&self, user: UserId, config: &ResponsesConfig) -> Result<(), ResponsesError> {
+        check_room(&self.lock(), user, config)
+    }
+
+    /// Takes a place for a run, where there is one.
+    fn insert(
+        &self,
+        record: &ResponseRecord,
+        run: &Arc<Run>,
+        config: &ResponsesConfig,
+    ) -> Result<(), ResponsesError> {
+        let mut runs = self.lock();
+        if record.background {
+            check_room(&runs, record.user, config)?;
+        }
+        let background_of = record.background.then_some(record.user);
+        runs.insert(record.id, Running { run: Arc::clone(run), background_of });
+        Ok(())
+    }
+}
+
+fn check_room(
+    runs: &HashMap<ResponseId, Running>,
+    user: UserId,
+    config: &ResponsesConfig,
+) -> Result<(), ResponsesError> {
+    let of_all = runs.values().filter(|running| running.background_of.is_some()).count();
+    let own = runs.values().filter(|running| running.background_of == Some(user)).count();
+    let checks = [
+        (own, config.max_background_per_user, "one user may have (responses.max_background_per_user)"),
+        (of_all, config.max_background, "this server takes (responses.max_background)"),
+    ];
+    for (running, limit, whose) in checks {
+        if running >= limit {
+            return Err(ResponsesError::TooManyInBackground { running, whose });
+        }
+    }
+    Ok(())
+}
+
+/// The actor of stored responses.
+#[derive(Debug)]
+pub struct Registry;
+
+/// What it needs.
+#[derive(Clone, Debug)]
+pub struct RegistryArguments {
+    /// What is kept.
+    pub store: Arc<Store>,
+    /// Where it is found.
+    pub slot: Arc<Slot<RegistryMessage>>,
+    /// The runs.
+    pub runs: Arc<Runs>,
+    /// Settings.
+    pub config: ResponsesConfig,
+}
+
+#[ractor::async_trait]
+impl Actor for Registry {
+    type Msg = RegistryMessage;
+    type State = RegistryArguments;
+    type Arguments = RegistryArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        // Before anybody can ask: what ran when the server ended does not run any more.
+        arguments.look_after();
+        arguments.slot.set(Some(myself.clone()));
+        myself.send_interval(TICK, || RegistryMessage::Tick);
+        Ok(arguments)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RegistryMessage::Begin(new, call) => state.begin(*new, call),
+            RegistryMessage::Find(user, id, call) => state.find(user, id, call),
+            RegistryMessage::Delete(user, id, call) => state.delete(user, id, call),
+            RegistryMessage::Tick => state.look_after(),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.slot.set(None);
+        Ok(())
+    }
+}
+
+impl RegistryArguments {
+    fn begin(&self, new: NewRun, call: Call<Reader>) {
+        let NewRun { record, source, keep } = new;
+        let run = Run::new();
+        // Before it is stored, so that whoever finds it there finds it running.
+        if let Err(error) = self.runs.insert(&record, &run, &self.config) {
+            return call.answer(Err(error));
+        }
+        let id = record.id;
+        let (store, runs, runtime) = (Arc::clone(&self.store), Arc::clone(&self.runs), Handle::current());
+        let change = move |stores: &dyn Stores| -> Result<(), StoreError> {
+            let responses = vec![ResponseChange::Put(Box::new(record))];
+            stores.commit(&Changes { responses, ..Changes::default() })
+        };
+        self.store.write(change, move |stored: Result<(), StoreError>| {
+            if let Err(error) = stored {
+                runs.lock().remove(&id);
+                return call.answer(Err(error.into()));
+            }
+            call.answer(Ok(run.follow()));
+            runtime.spawn(async move {
+                let end = run.drive(source, keep).await;
+                finish(&store, runs, id, run, end);
+            });
+        });
+    }
+
+    fn find(&self, user: UserId, id: ResponseId, call: Call<Found>) {
+        let runs = Arc::clone(&self.runs);
+        self.store.read(move |stores| call.answer(find(stores, &runs, user, id)));
+    }
+
+    fn delete(&self, user: UserId, id: ResponseId, call: Call<()>) {
+        let runs = Arc::clone(&self.runs);
+        let change = move |stores: &dyn Stores| {
+            if stores.responses().owner(id)? != Some(user) {
+                return Err(ResponsesError::NotFound(id));
+            }
+            let responses = vec![ResponseChange::Delete(id)];
+            Ok(stores.commit(&Changes { responses, ..Changes::default() })?)
+        };
+        self.store.write(change, move |deleted: Result<(), ResponsesError>| {
+            if let Some(run) = runs.get(id).filter(|_| deleted.is_ok()) {
+                run.cancel();
+            }
+            call.answer(deleted);
+        });
+    }
+
+    /// Ends what is stored as running and does not run, and deletes what is too old or nobody's.
+    fn look_after(&self) {
+        let runs = Arc::clone(&self.runs);
+        let retention = self.config.retention_days;
+        let change = move |stores: &dyn Stores| -> Result<(), StoreError> {
+            let mut responses = lost(stores, |id| runs.get(id).is_some(), now_s())?;
+            if retention > 0 {
+                let made_before = now_s().saturating_sub(retention.saturating_mul(24 * 3600));
+                let old = stores.responses().made_before(made_before, PRUNED_AT_ONCE)?;
+                responses
+                    .extend(old.into_iter().filter(|id| runs.get(*id).is_none()).map(ResponseChange::Delete));
+            }
+            responses.extend(nobodys(stores)?);
+            stores.commit(&Changes { responses, ..Changes::default() })
+        };
+        self.store.write(change, |outcome: Result<(), StoreError>| {
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "looking after responses failed; it is tried again later");
+            }
+        });
+    }
+}
+
+/// Writes down how a run ended, and then lets everybody know.
+fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, end: End) {
+    let stored = {
+        let (run, end) = (Arc::clone(&run), end.clone());
+        move |stores: &dyn Stores| -> Result<(), StoreError> {
+            // It may have been deleted meanwhile, or gone over to another user.
+            let Some(record) = stores.responses().response(id)? else { return Ok(()) };
+            let record = ResponseRecord { deltas: run.deltas(), end: Some(end), ..record };
+            let responses = vec![ResponseChange::Put(Box::new(record))];
+            stores.commit(&Changes { responses, ..Changes::default() })
+        }
+    };
+    store.write(stored, move |outcome: Result<(), StoreError>| {
+        runs.lock().remove(&id);
+        run.publish(match outcome {
+            Ok(()) => end,
+            Err(error) => {
+                tracing::error!(%error, response = %id, "a response's end could not be stored");
+                End::failed(now_s(), "storage_failed", "The response could not be stored.")
+            }
+        });
+    });
+}
+
+fn find(
+    stores: Result<&dyn Stores, StoreError>,
+    runs: &Runs,
+    user: UserId,
+    id: ResponseId,
+) -> Result<Found, ResponsesError> {
+    let responses = stores?.responses();
+    if responses.owner(id)? != Some(user) {
+        return Err(ResponsesError::NotFound(id));
+    }
+    let mut record = responses.response(id)?.ok_or(ResponsesError::NotFound(id))?;
+    let reader = match record.end {
+        None => runs.get(id).map(|run| run.follow()),
+        Some(_) => None,
+    };
+    if record.end.is_none() && reader.is_none() {
+        record.end = Some(End::lost(now_s()));
+    }
+    Ok(Found { record, reader })
+}
+
+/// The ends of responses that are stored as running and do not run.
+fn lost(
+    stores: &dyn Stores,
+    runs: impl Fn(ResponseId) -> bool,
+    now: u64,
+) -> Result<Vec<ResponseChange>, StoreError> {
+    let mut changes = Vec::new();
+    for id in stores.responses().running()?.into_iter().filter(|id| !runs(*id)) {
+        if let Some(record) = stores.responses().response(id)? {
+            changes
+                .push(ResponseChange::Put(Box::new(ResponseRecord { end: Some(End::lost(now)), ..record })));
+        }
+    }
+    Ok(changes)
+}
+
+/// The responses of users who are gone: a crash can leave them, for a user goes first.
+fn nobodys(stores: &dyn Stores) -> Result<Vec<ResponseChange>, StoreError> {
+    let mut changes = Vec::new();
+    for user in stores.responses().owners()? {
+        if stores.accounts().user(user)?.is_none() {
+            changes.push(ResponseChange::DeleteUser(user));
+        }
+    }
+    Ok(changes)
+}

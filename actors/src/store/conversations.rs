@@ -1,0 +1,469 @@
+//! Conversations on disk.
+//!
+//! | tree | key | value |
+//! |---|---|---|
+//! | `conv` | conversation id | [`ConversationRecord`] |
+//! | `conv_by_user` | user id, all ones less the time of the last change, conversation id | nothing |
+//! | `item` | conversation id, number, chunk | a [`StoredItem`] or the rest of one |
+//! | `item_id` | conversation id, item id | number |
+//! | `share` | token | conversation id |
+//!
+//! Newest first is a forward scan of `conv_by_user`. sled wants values below 100 KiB, so a larger item lies in several
+//! chunks, one behind the other. All changes of one decision are one transaction.
+//!
+//! Reads need no turn on the store's thread: sled serves any thread, and a read that waited there would wait for
+//! other people's `fsync`. [`Stores::conversations`](super::Stores::conversations) can therefore be kept (weakly) and
+//! read from anywhere; it must not be written to from anywhere but the store's thread.
+
+use std::fmt::Debug;
+use std::ops::Bound;
+
+use sled::transaction::{
+    ConflictableTransactionError, ConflictableTransactionResult, TransactionError, Transactional,
+    TransactionalTree,
+};
+use sled::{Db, IVec, Tree};
+
+use super::StoreError;
+use super::db::{decode, encode};
+use super::item_value;
+use crate::conversations::types::{ConversationRecord, Position, StoredItem};
+use crate::conversations::{ConversationId, Node};
+use crate::identity::UserId;
+
+/// Conversations deleted or moved in one transaction when a user is: bounds its memory.
+const PER_TRANSACTION: usize = 64;
+
+/// A change to conversations.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ConversationChange {
+    /// A new conversation, or a new state of one.
+    Put(ConversationRecord),
+    /// A new item, or a new state of one.
+    PutItem(ConversationId, StoredItem),
+    /// The conversation is gone with its items and what leads to it.
+    Delete(ConversationId),
+}
+
+/// Told of each thing; goes on while it says `true`.
+pub type Visit<'a, T> = &'a mut dyn FnMut(T) -> Result<bool, StoreError>;
+
+/// Conversations. What a read gives includes changes that are not durable yet.
+pub trait ConversationsStore: Debug + Send + Sync {
+    /// One conversation.
+    ///
+    /// # Errors
+    /// The database failed; so for all methods.
+    fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError>;
+
+    /// The conversation that a share link's token leads to.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError>;
+
+    /// The places of a user's conversations between two, both left out; newest first, or else oldest first. A change
+    /// that is made meanwhile may be seen or not: who visits compares the place with the record's.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn positions(
+        &self,
+        user: UserId,
+        newer_than: Option<Position>,
+        older_than: Option<Position>,
+        newest_first: bool,
+        visit: Visit<'_, Position>,
+    ) -> Result<(), StoreError>;
+
+    /// Where the items of a conversation hang, without what is in them, in the order they came in.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError>;
+
+    /// Where one item hangs.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError>;
+
+    /// One item.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError>;
+
+    /// The number of the item of that id, also of one that was deleted.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError>;
+
+    /// Makes these changes at once or not at all. On the store's thread only.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError>;
+
+    /// Gives all conversations of one user to another. On the store's thread only.
+    ///
+    /// # Errors
+    /// The database failed; some may be moved.
+    fn move_all(&self, from: UserId, to: UserId) -> Result<(), StoreError> {
+        let mut changes = Vec::new();
+        loop {
+            self.some_of(from, &mut |id| {
+                if let Some(record) = self.conversation(id)? {
+                    changes.push(ConversationChange::Put(ConversationRecord { user: to, ..record }));
+                }
+                Ok(true)
+            })?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            self.commit(&changes)?;
+            changes.clear();
+        }
+    }
+
+    /// Deletes all conversations of a user. On the store's thread only.
+    ///
+    /// # Errors
+    /// The database failed; some may be deleted.
+    fn delete_all(&self, user: UserId) -> Result<(), StoreError> {
+        let mut changes = Vec::new();
+        loop {
+            self.some_of(user, &mut |id| {
+                changes.push(ConversationChange::Delete(id));
+                Ok(true)
+            })?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            self.commit(&changes)?;
+            changes.clear();
+        }
+    }
+
+    /// A few conversations of a user, for [`move_all`](Self::move_all) and [`delete_all`](Self::delete_all).
+    ///
+    /// # Errors
+    /// The database failed.
+    fn some_of(&self, user: UserId, visit: Visit<'_, ConversationId>) -> Result<(), StoreError> {
+        let mut left = PER_TRANSACTION;
+        self.positions(user, None, None, true, &mut |position| {
+            left -= 1;
+            Ok(visit(position.id)? && left > 0)
+        })
+    }
+}
+
+/// The trees.
+#[derive(Debug)]
+pub struct SledConversations {
+    conversation: Tree,
+    by_user: Tree,
+    item: Tree,
+    item_id: Tree,
+    share: Tree,
+}
+
+impl SledConversations {
+    /// Opens the trees, or makes them.
+    pub fn open(db: &Db) -> Result<Self, StoreError> {
+        Ok(Self {
+            conversation: db.open_tree("conv")?,
+            by_user: db.open_tree("conv_by_user")?,
+            item: db.open_tree("item")?,
+            item_id: db.open_tree("item_id")?,
+            share: db.open_tree("share")?,
+        })
+    }
+
+    /// All keys of a conversation's items and of what leads to them: a transaction cannot look for them itself.
+    fn keys_of(&self, id: ConversationId) -> Result<Doomed, StoreError> {
+        let keys = |tree: &Tree| tree.scan_prefix(id.to_bytes()).keys().collect::<Result<Vec<_>, _>>();
+        Ok(Doomed { items: keys(&self.item)?, item_ids: keys(&self.item_id)? })
+    }
+
+    /// The keys of an item's chunks behind the first.
+    fn more_chunks(&self, id: ConversationId, number: u32) -> Result<Vec<IVec>, StoreError> {
+        let keys = self.item.scan_prefix(item_prefix(id, number)).keys().skip(1);
+        Ok(keys.collect::<Result<_, _>>()?)
+    }
+}
+
+impl ConversationsStore for SledConversations {
+    fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
+        let value = self.conversation.get(id.to_bytes())?;
+        value.map(|value| decode(|| id.to_string(), &value)).transpose()
+    }
+
+    fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError> {
+        let value = self.share.get(token.as_bytes())?;
+        value.map(|value| conversation_id("a share link", &value)).transpose()
+    }
+
+    fn positions(
+        &self,
+        user: UserId,
+        newer_than: Option<Position>,
+        older_than: Option<Position>,
+        newest_first: bool,
+        visit: Visit<'_, Position>,
+    ) -> Result<(), StoreError> {
+        // What is newer has the smaller key.
+        let first = [user.to_bytes().as_slice(), &[0; 24]].concat();
+        let last = [user.to_bytes().as_slice(), &[0xff; 24]].concat();
+        let start = older_than.map_or(Bound::Included(first), |end| Bound::Excluded(by_user_key(user, end)));
+        let end = newer_than.map_or(Bound::Included(last), |end| Bound::Excluded(by_user_key(user, end)));
+        if range_is_empty(&start, &end) {
+            return Ok(());
+        }
+        let mut keys = self.by_user.range((start, end)).keys();
+        while let Some(key) = if newest_first { keys.next() } else { keys.next_back() } {
+            if !visit(position(&key?)?)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
+        let mut nodes = Vec::new();
+        for entry in self.item.scan_prefix(id.to_bytes()) {
+            let (key, value) = entry?;
+            let (number, chunk) = number_and_chunk(&key)?;
+            if chunk == 0 {
+                nodes.push(item_value::read_node(number, &value)?);
+            }
+        }
+        Ok(nodes)
+    }
+
+    fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
+        let first = self.item.get(item_key(id, number, 0))?;
+        first.map(|first| item_value::read_node(number, &first)).transpose()
+    }
+
+    fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
+        let mut chunks = self.item.scan_prefix(item_prefix(id, number)).values();
+        let Some(first) = chunks.next() else { return Ok(None) };
+        let first = first?;
+        if !item_value::has_more(&first) {
+            return item_value::read(number, &first).map(Some);
+        }
+        let mut whole = first.to_vec();
+        for chunk in chunks {
+            whole.extend_from_slice(&chunk?);
+        }
+        item_value::read(number, &whole).map(Some)
+    }
+
+    fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
+        let Some(value) = self.item_id.get(item_id_key(id, item))? else { return Ok(None) };
+        let bytes = <[u8; 4]>::try_from(value.as_ref()).map_err(|_| StoreError::Value {
+            what: format!("the number of {item}"),
+            problem: format!("{} bytes, expected 4", value.len()),
+        })?;
+        Ok(Some(u32::from_be_bytes(bytes)))
+    }
+
+    fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
+        let prepared = changes.iter().map(|change| self.prepare(change)).collect::<Result<Vec<_>, _>>()?;
+        self.apply(&prepared)
+    }
+}
+
+impl SledConversations {
+    /// Puts a conversation of an import in. Items that are here and that it does not know are gone.
+    pub fn put_imported(&self, record: &ConversationRecord) -> Result<(), StoreError> {
+        let unknown = |number: &u32| *number >= record.next;
+        let mut gone = Doomed::default();
+        for key in self.item.range(item_prefix(record.id, record.next)..).keys() {
+            let key = key?;
+            if !key.starts_with(&record.id.to_bytes()) {
+                break;
+            }
+            gone.items.push(key);
+        }
+        for entry in self.item_id.scan_prefix(record.id.to_bytes()) {
+            let (key, number) = entry?;
+            let number = <[u8; 4]>::try_from(number.as_ref()).map(u32::from_be_bytes);
+            if number.as_ref().is_ok_and(unknown) {
+                gone.item_ids.push(key);
+            }
+        }
+        self.apply(&[Prepared::Remove(gone), Prepared::Put(record, encode(record))])
+    }
+
+    /// Puts an item of an import in, in place of the one of its number.
+    pub fn put_imported_item(&self, id: ConversationId, item: &StoredItem) -> Result<(), StoreError> {
+        let before = self.node(id, item.node.number)?.filter(|node| node.id != item.node.id);
+        let item_ids = before.map(|node| item_id_key(id, &node.id).into());
+        let gone = Doomed { item_ids: item_ids.into_iter().collect(), ..Doomed::default() };
+        let put = ConversationChange::PutItem(id, item.clone());
+        self.apply(&[Prepared::Remove(gone), self.prepare(&put)?])
+    }
+
+    /// Makes changes at once or not at all.
+    fn apply(&self, prepared: &[Prepared<'_>]) -> Result<(), StoreError> {
+        let trees = (&self.conversation, &self.by_user, &self.item, &self.item_id, &self.share);
+        let outcome = trees.transaction(|(conversation, by_user, item, item_id, share)| {
+            let trees = Transaction { conversation, by_user, item, item_id, share };
+            prepared.iter().try_for_each(|change| trees.apply(change))
+        });
+        outcome.map_err(|error| match error {
+            TransactionError::Abort(error) => error,
+            TransactionError::Storage(error) => error.into(),
+        })
+    }
+
+    /// Does what can be done before the transaction, which may run several times and cannot scan.
+    fn prepare<'a>(&self, change: &'a ConversationChange) -> Result<Prepared<'a>, StoreError> {
+        Ok(match change {
+            ConversationChange::Put(record) => Prepared::Put(record, encode(record)),
+            ConversationChange::PutItem(id, item) => Prepared::PutItem {
+                conversation: *id,
+                item,
+                chunks: item_value::write(item),
+                stale: self.more_chunks(*id, item.node.number)?,
+            },
+            ConversationChange::Delete(id) => Prepared::Delete(*id, self.keys_of(*id)?),
+        })
+    }
+}
+
+enum Prepared<'a> {
+    Put(&'a ConversationRecord, Vec<u8>),
+    PutItem { conversation: ConversationId, item: &'a StoredItem, chunks: Vec<Vec<u8>>, stale: Vec<IVec> },
+    Delete(ConversationId, Doomed),
+    Remove(Doomed),
+}
+
+#[derive(Default)]
+struct Doomed {
+    items: Vec<IVec>,
+    item_ids: Vec<IVec>,
+}
+
+struct Transaction<'a> {
+    conversation: &'a TransactionalTree,
+    by_user: &'a TransactionalTree,
+    item: &'a TransactionalTree,
+    item_id: &'a TransactionalTree,
+    share: &'a TransactionalTree,
+}
+
+impl Transaction<'_> {
+    fn apply(&self, change: &Prepared<'_>) -> ConflictableTransactionResult<(), StoreError> {
+        match change {
+            Prepared::Put(record, value) => {
+                let before = self.conversation.insert(&record.id.to_bytes(), value.as_slice())?;
+                self.forget_what_leads_to(before.as_deref())?;
+                self.by_user.insert(by_user_key(record.user, record.position()), &[])?;
+                if let Some(share) = &record.share {
+                    self.share.insert(share.token.as_bytes(), &record.id.to_bytes())?;
+                }
+            }
+            Prepared::PutItem { conversation, item, chunks, stale } => {
+                for key in stale {
+                    self.item.remove(key)?;
+                }
+                for (chunk, value) in (0u16..).zip(chunks) {
+                    self.item.insert(item_key(*conversation, item.node.number, chunk), value.as_slice())?;
+                }
+                self.item_id.insert(
+                    item_id_key(*conversation, &item.node.id),
+                    item.node.number.to_be_bytes().as_slice(),
+                )?;
+            }
+            Prepared::Delete(id, doomed) => {
+                let before = self.conversation.remove(&id.to_bytes())?;
+                self.forget_what_leads_to(before.as_deref())?;
+                self.remove(doomed)?;
+            }
+            Prepared::Remove(doomed) => self.remove(doomed)?,
+        }
+        Ok(())
+    }
+
+    fn remove(&self, doomed: &Doomed) -> ConflictableTransactionResult<(), StoreError> {
+        for key in &doomed.items {
+            self.item.remove(key)?;
+        }
+        for key in &doomed.item_ids {
+            self.item_id.remove(key)?;
+        }
+        Ok(())
+    }
+
+    fn forget_what_leads_to(&self, value: Option<&[u8]>) -> ConflictableTransactionResult<(), StoreError> {
+        let Some(value) = value else { return Ok(()) };
+        let before: ConversationRecord =
+            decode(|| "a conversation".to_owned(), value).map_err(ConflictableTransactionError::Abort)?;
+        self.by_user.remove(by_user_key(before.user, before.position()))?;
+        if let Some(share) = &before.share {
+            self.share.remove(share.token.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn by_user_key(user: UserId, position: Position) -> Vec<u8> {
+    let age = !position.updated_ms;
+    [user.to_bytes().as_slice(), &age.to_be_bytes(), &position.id.to_bytes()].concat()
+}
+
+fn position(key: &[u8]) -> Result<Position, StoreError> {
+    let wrong = || StoreError::Value {
+        what: "an index of conversations".to_owned(),
+        problem: format!("its key has {} bytes, expected 40", key.len()),
+    };
+    let (age, id) = key.get(16..).and_then(<[u8]>::split_first_chunk::<8>).ok_or_else(wrong)?;
+    let id = <[u8; 16]>::try_from(id).map_err(|_| wrong())?;
+    Ok(Position { updated_ms: !u64::from_be_bytes(*age), id: ConversationId::from_bytes(id) })
+}
+
+/// Whether nothing can lie between two keys; sled panics when they are the wrong way round.
+fn range_is_empty(start: &Bound<Vec<u8>>, end: &Bound<Vec<u8>>) -> bool {
+    let (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) =
+        (start, end)
+    else {
+        return false;
+    };
+    from >= to
+}
+
+/// What the keys of an item's chunks begin with.
+pub fn item_prefix(id: ConversationId, number: u32) -> Vec<u8> {
+    [id.to_bytes().as_slice(), &number.to_be_bytes()].concat()
+}
+
+fn item_key(id: ConversationId, number: u32, chunk: u16) -> Vec<u8> {
+    [id.to_bytes().as_slice(), &number.to_be_bytes(), &chunk.to_be_bytes()].concat()
+}
+
+fn item_id_key(id: ConversationId, item: &str) -> Vec<u8> {
+    [id.to_bytes().as_slice(), item.as_bytes()].concat()
+}
+
+/// The number and the chunk in an item's key.
+pub fn number_and_chunk(key: &[u8]) -> Result<(u32, u16), StoreError> {
+    let parts = key.get(16..).and_then(<[u8]>::split_first_chunk::<4>);
+    let parts = parts.and_then(|(number, rest)| Some((*number, <[u8; 2]>::try_from(rest).ok()?)));
+    let (number, chunk) = parts.ok_or_else(|| StoreError::Value {
+        what: "an item".to_owned(),
+        problem: format!("its key has {} bytes, expected 22", key.len()),
+    })?;
+    Ok((u32::from_be_bytes(number), u16::from_be_bytes(chunk)))
+}
+
+fn conversation_id(what: &str, bytes: &[u8]) -> Result<ConversationId, StoreError> {
+    let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| StoreError::Value {
+        what: what.to_owned(),
+        problem: format!("{} bytes, expected 16", bytes.len()),
+    })?;
+    Ok(ConversationId::from_bytes(bytes))
+}

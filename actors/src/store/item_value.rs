@@ -1,0 +1,108 @@
+//! How an item is written: where it hangs first, so that a conversation's shape is read without parsing what is in
+//! it, then its JSON.
+//!
+//! ```text
+//! parent (4 bytes, all ones: none) | flags (1) | created at (8) | length of the id (1) | id | JSON
+//! ```
+//! Cut into chunks, all but the last of [`CHUNK`] bytes.
+
+use serde_json::{Map, Value};
+
+use super::StoreError;
+use crate::conversations::Node;
+use crate::conversations::types::StoredItem;
+
+/// sled wants values below 100 KiB.
+pub const CHUNK: usize = 64 * 1024;
+
+const NO_PARENT: u32 = u32::MAX;
+const DELETED: u8 = 1;
+const PENDING: u8 = 2;
+const HEADER: usize = 14;
+
+/// The chunks of an item; at least one.
+pub fn write(item: &StoredItem) -> Vec<Vec<u8>> {
+    let node = &item.node;
+    let mut flags = 0;
+    flags |= if node.deleted { DELETED } else { 0 };
+    flags |= if node.pending { PENDING } else { 0 };
+    // Ids are made here or checked to be short.
+    let id_length = u8::try_from(node.id.len()).expect("an item's id has at most 64 bytes");
+    let mut whole = Vec::with_capacity(256);
+    whole.extend_from_slice(&node.parent.unwrap_or(NO_PARENT).to_be_bytes());
+    whole.push(flags);
+    whole.extend_from_slice(&node.created_at.to_be_bytes());
+    whole.push(id_length);
+    whole.extend_from_slice(node.id.as_bytes());
+    serde_json::to_writer(&mut whole, &item.body).expect("a JSON object has a JSON form");
+    whole.chunks(CHUNK).map(<[u8]>::to_vec).collect()
+}
+
+/// Whether another chunk may follow this first one.
+pub fn has_more(first: &[u8]) -> bool {
+    first.len() >= CHUNK
+}
+
+/// Where an item hangs, from its first chunk.
+pub fn read_node(number: u32, first: &[u8]) -> Result<Node, StoreError> {
+    split(number, first).map(|(node, _)| node)
+}
+
+/// An item from its chunks put together.
+pub fn read(number: u32, whole: &[u8]) -> Result<StoredItem, StoreError> {
+    let (node, json) = split(number, whole)?;
+    let body: Map<String, Value> = super::db::decode(|| format!("item {}", node.id), json)?;
+    Ok(StoredItem { node, body })
+}
+
+fn split(number: u32, bytes: &[u8]) -> Result<(Node, &[u8]), StoreError> {
+    let parse = || {
+        let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
+        let [p0, p1, p2, p3, flags, created @ .., id_length] = *header;
+        let (id, json) = rest.split_at_checked(usize::from(id_length))?;
+        let parent = u32::from_be_bytes([p0, p1, p2, p3]);
+        let node = Node {
+            number,
+            parent: (parent != NO_PARENT).then_some(parent),
+            id: std::str::from_utf8(id).ok()?.to_owned(),
+            created_at: u64::from_be_bytes(created),
+            deleted: flags & DELETED != 0,
+            pending: flags & PENDING != 0,
+        };
+        Some((node, json))
+    };
+    parse().ok_or_else(|| StoreError::Value {
+        what: format!("item {number}"),
+        problem: "it does not begin with where it hangs".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            number in 0..u32::MAX, parent in proptest::option::of(0..u32::MAX), deleted: bool, pending: bool,
+            created_at: u64, id in "[a-z]{1,8}_[0-9a-f]{1,50}", text in ".{0,40}", times in 1..8000usize,
+        ) {
+            let node = Node { number, parent, id, created_at, deleted, pending };
+            let body = json!({"text": text.repeat(times)}).as_object().unwrap().clone();
+            let item = StoredItem { node, body };
+            let chunks = write(&item);
+            prop_assert!(chunks.iter().all(|chunk| chunk.len() <= CHUNK));
+            prop_assert_eq!(has_more(&chunks[0]), chunks[0].len() == CHUNK);
+            prop_assert_eq!(&read_node(number, &chunks[0]).unwrap(), &item.node);
+            prop_assert_eq!(&read(number, &chunks.concat()).unwrap(), &item);
+        }
+
+        #[test]
+        fn damage_is_an_error_and_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = read(1, &bytes);
+        }
+    }
+}

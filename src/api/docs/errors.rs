@@ -1,0 +1,212 @@
+//! Every error's code, by status: what the description's examples and a test are made from.
+
+use serde_json::{Map, Value, json};
+
+use Of::{Body, Every, Id, Inference, Query, Tag};
+
+/// Which operations an error can come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// All.
+    Every,
+    /// Those that take a body.
+    Body,
+    /// Those that take a query.
+    Query,
+    /// Those about one thing with an id.
+    Id,
+    /// Those that a model works for.
+    Inference,
+    /// Those with this tag.
+    Tag(&'static str),
+}
+
+/// One error.
+#[derive(Debug)]
+pub struct Known {
+    /// The HTTP status.
+    pub status: u16,
+    /// What programs can tell errors apart by.
+    pub code: &'static str,
+    /// Where it can come from.
+    pub of: Of,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn known(status: u16, code: &'static str, of: Of, meaning: &'static str) -> Known {
+    Known { status, code, of, meaning }
+}
+
+/// Every error that this server answers with.
+pub static ERRORS: &[Known] = &[
+    known(400, "invalid_json", Body, "The body is not JSON."),
+    known(400, "invalid_type", Body, "A field is of the wrong type."),
+    known(400, "invalid_value", Body, "A field's value is not allowed; the message says what is."),
+    known(400, "missing_required_parameter", Body, "A field is missing."),
+    known(400, "unsupported_parameter", Inference, "A field of OpenAI's API that this server does not have."),
+    known(400, "invalid_prompt", Inference, "The model's chat template does not take these messages."),
+    known(400, "context_length_exceeded", Inference, "Prompt and answer do not fit the model's context."),
+    known(400, "invalid_query", Query, "The query cannot be read, or names a parameter twice."),
+    known(400, "invalid_code", Tag("auth"), "The code is unknown, used already, or older than a minute."),
+    known(400, "not_a_session", Tag("auth"), "The credential is an API key, which has no session."),
+    known(400, "too_many_api_keys", Tag("user"), "The user has as many keys as a user may have."),
+    known(
+        400,
+        "oauth_state_invalid",
+        Tag("auth"),
+        "The sign-in was not begun in this browser, or too long ago.",
+    ),
+    known(400, "oauth_code_refused", Tag("auth"), "The provider does not take its own code back."),
+    known(400, "oauth_code_missing", Tag("auth"), "The provider sent no code."),
+    known(400, "oauth_denied", Tag("auth"), "The person did not agree."),
+    known(400, "oauth_issuer_mismatch", Tag("auth"), "The answer is from another provider."),
+    known(400, "oauth_return_url_not_allowed", Tag("auth"), "The return address is not an allowed one."),
+    known(400, "invalid_export", Tag("admin"), "The body is no export, or a damaged or newer one."),
+    known(401, "missing_credentials", Every, "This needs an API key or an access token."),
+    known(401, "invalid_api_key", Every, "There is no such key."),
+    known(401, "api_key_expired", Every, "The key has expired."),
+    known(401, "api_key_revoked", Every, "The key was revoked."),
+    known(401, "malformed_token", Every, "The credential is not a token."),
+    known(401, "token_too_long", Every, "The token is longer than any of this server's."),
+    known(401, "token_wrong_algorithm", Every, "The token is signed with another algorithm."),
+    known(401, "token_unknown_key", Every, "The token is signed with a key that is not this server's."),
+    known(401, "token_bad_signature", Every, "The token's signature does not fit."),
+    known(401, "token_wrong_issuer", Every, "The token is another server's."),
+    known(401, "token_wrong_audience", Every, "The token is for another audience."),
+    known(401, "token_wrong_type", Every, "The token is of another kind."),
+    known(401, "token_expired", Every, "The token has expired; refresh it."),
+    known(401, "token_not_yet_valid", Every, "The token is not valid yet."),
+    known(
+        401,
+        "token_lifetime_too_long",
+        Every,
+        "The token claims to live longer than any of this server's.",
+    ),
+    known(401, "refresh_window_over", Every, "The token expired too long ago to be refreshed."),
+    known(401, "token_reused", Every, "The token was refreshed before; the session has ended."),
+    known(401, "session_revoked", Every, "The session has ended."),
+    known(401, "user_disabled", Every, "The user is disabled."),
+    known(401, "unsupported_auth_scheme", Every, "The Authorization header has another scheme than Bearer."),
+    known(401, "conflicting_credentials", Every, "The request carries several credentials that differ."),
+    known(401, "oauth_id_token_invalid", Tag("auth"), "The provider's id_token does not hold."),
+    known(
+        403,
+        "insufficient_permissions",
+        Every,
+        "The credential lacks a permission, which the message names.",
+    ),
+    known(403, "user_disabled", Tag("auth"), "The user is disabled."),
+    known(403, "guests_disabled", Tag("auth"), "This server takes no guests."),
+    known(403, "email_not_verified", Tag("auth"), "The provider has not verified the email address."),
+    known(403, "domain_not_allowed", Tag("auth"), "Addresses of this domain may not sign in here."),
+    known(404, "model_not_found", Inference, "There is no such model."),
+    known(404, "model_not_found", Tag("models"), "There is no such model."),
+    known(404, "not_found", Id, "There is nothing with this id, or it is somebody else's."),
+    known(404, "unknown_url", Every, "There is no such path."),
+    known(405, "method_not_allowed", Every, "The path has other methods; see Allow."),
+    known(408, "request_timeout", Body, "The body did not arrive in time."),
+    known(409, "email_taken", Tag("admin"), "Another user has that email address."),
+    known(409, "last_admin", Every, "Nobody would be left to administer."),
+    known(
+        409,
+        "import_conflict",
+        Tag("admin"),
+        "A record of the export cannot stand beside one that is here.",
+    ),
+    known(413, "request_too_large", Body, "The body is larger than this server takes."),
+    known(415, "unsupported_media_type", Body, "The body is not JSON by its content type."),
+    known(429, "rate_limit_exceeded", Every, "A limit is reached; see Retry-After."),
+    known(500, "internal_error", Every, "The server failed; its log says more."),
+    known(500, "engine_crashed", Inference, "This request ended its worker twice."),
+    known(502, "oauth_provider_error", Tag("auth"), "The sign-in provider's answer is of no use."),
+    known(503, "shutting_down", Every, "The server is stopping."),
+    known(503, "too_many_connections", Every, "The server has as many connections as it takes."),
+    known(503, "busy", Every, "Too much is waiting to be stored."),
+    known(503, "identity_unavailable", Every, "The part that knows the users is being restarted."),
+    known(503, "storage_failed", Every, "The server cannot write; its log says more."),
+    known(503, "storage_unavailable", Every, "The database does not answer now."),
+    known(503, "queue_full", Inference, "As many requests wait as may."),
+    known(503, "queue_timeout", Inference, "The request waited too long."),
+    known(503, "model_unavailable", Inference, "The model cannot answer now."),
+    known(503, "not_ready", Tag("status"), "No model can answer yet."),
+    known(503, "oauth_not_configured", Tag("auth"), "Signing in with Google is not set up."),
+    known(503, "oauth_provider_unreachable", Tag("auth"), "The sign-in provider cannot be reached."),
+    known(503, "oauth_provider_timeout", Tag("auth"), "The sign-in provider does not answer."),
+    known(507, "insufficient_storage", Every, "The disk has no room, so nothing can be changed."),
+];
+
+/// The name of an example in the description.
+pub fn example_name(error: &Known) -> String {
+    format!("{}_{}", error.code, error.status)
+}
+
+/// One example body an error.
+pub fn examples() -> Map<String, Value> {
+    let one = |error: &Known| {
+        let kind = match error.status {
+            429 => "rate_limit_error",
+            500.. => "server_error",
+            _ => "invalid_request_error",
+        };
+        let body = json!({"error": {
+            "message": error.meaning, "type": kind, "param": null, "code": error.code,
+            "request_id": "0197f3c2-b6f9-7d3a-8c6d-2f9e1b4a5c7d",
+        }});
+        (example_name(error), json!({"summary": error.code, "description": error.meaning, "value": body}))
+    };
+    ERRORS.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// What is before a code in the source.
+    const MAKERS: [&str; 6] =
+        ["::bad_request(", "::forbidden(", "::unavailable(", "::unauthorized(", "=> (", "StatusCode::"];
+
+    fn codes_in(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                codes_in(&path, found);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                // Tests name codes to compare with.
+                let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+                for maker in MAKERS {
+                    for rest in text.split(maker).skip(1) {
+                        // `StatusCode::NOT_FOUND, "code"`: the name of the status comes first.
+                        let rest = rest.trim_start_matches(|c: char| c.is_ascii_uppercase() || c == '_');
+                        let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+                        let Some(code) = rest.strip_prefix('"').and_then(|rest| rest.split('"').next())
+                        else {
+                            continue;
+                        };
+                        if code.contains('_') && code.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+                            found.insert(code.to_owned());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_of_the_source_is_listed_and_documented() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut used = BTreeSet::new();
+        codes_in(&root.join("src"), &mut used);
+        assert!(used.len() > 25, "the source is searched for codes in the wrong way: {used:?}");
+        let listed: BTreeSet<String> = ERRORS.iter().map(|error| error.code.to_owned()).collect();
+        let missing: Vec<_> = used.difference(&listed).collect();
+        assert!(missing.is_empty(), "add to ERRORS in src/api/docs/errors.rs: {missing:?}");
+        let guide = std::fs::read_to_string(root.join("docs/api.md")).unwrap();
+        let silent: Vec<_> = listed.iter().filter(|code| !guide.contains(&format!("`{code}`"))).collect();
+        assert!(silent.is_empty(), "docs/api.md does not mention {silent:?}");
+    }
+}

@@ -1,0 +1,193 @@
+//! `POST /responses`: from the request to the run and to what its client gets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use jan_actors::conversations::Turn;
+use jan_actors::identity::UserId;
+use jan_actors::model::{GenerationRequest, Prompt};
+use jan_actors::responses::{Keep, NewRun, Progress, Reader, ResponseId, ResponseRecord, Run};
+use serde_json::json;
+
+use super::errors::{from_conversation, from_responses};
+use super::events::ResponseStreamEvent;
+use super::object::ResponseObject;
+use super::request::{Checked, CreateResponse, Truncation, UNSUPPORTED};
+use super::source::Plan;
+use super::stream::Origin;
+use super::{follow, from_generation, history, instructions, items, shown, source};
+use crate::api::meter::Meter;
+use crate::api::{AppState, account, name_ignored, private};
+use crate::http::error::ErrorResponse;
+use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json};
+
+/// Have a model say something.
+///
+/// With `stream`, the response comes as server-sent events, numbered from 0. It is kept unless `store` is false, and
+/// can be continued by `previous_response_id`. With `background`, the answer comes at once and the response is made
+/// afterwards. Fields that are unknown are ignored and named in the response header `X-Ignored-Fields`.
+#[utoipa::path(
+    post,
+    path = "/responses",
+    tag = "responses",
+    operation_id = "createResponse",
+    request_body = CreateResponse,
+    responses(
+        (status = 200, description = "The response", content(
+            (ResponseObject = "application/json"),
+            (ResponseStreamEvent = "text/event-stream"),
+        )),
+        (status = 400, description = "A field is missing or wrong, or the prompt is too long", body = ErrorResponse),
+        (status = 401, description = "What was asked for needs a credential", body = ErrorResponse),
+        (status = 404, description = "There is no such model, or no item that is referred to", body = ErrorResponse),
+        (status = 413, description = "The body is too large", body = ErrorResponse),
+        (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
+        (status = 429, description = "Too many responses in the background, or a rate limit", body = ErrorResponse),
+        (status = 500, description = "The server failed", body = ErrorResponse),
+        (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
+    )
+)]
+pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
+    let mut parsed = http_json::parse::<CreateResponse>(&body, UNSUPPORTED)?;
+    drop(body);
+    let checked = parsed.value.check()?;
+    let user = context.caller.principal.user();
+    if checked.background {
+        let user = user.ok_or_else(|| ApiError::credential_required().with_param("background"))?;
+        // Before a conversation is told of it.
+        state.responses.check_room(user).map_err(from_responses)?;
+    }
+    let (stream, background) = (checked.stream, checked.background);
+    // Whoever cannot be known again has nothing to come back for.
+    let owner = user.filter(|_| checked.store);
+    let models = state.models.clone();
+    if models.describe(&parsed.value.model).await.is_none() {
+        return Err(ApiError::model_not_found(&parsed.value.model));
+    }
+    let meter = Meter::start(&state, &context, stream, 1, 1)?;
+    let Prepared { record, plan, turn } = prepare(&state, &context, &parsed.value, checked, owner).await?;
+    let shown: ResponseObject = shown(&record)?;
+    let mut source = if background {
+        source::source(source::start(models, plan, meter))
+    } else {
+        // What can go wrong before the first token goes wrong before there is a response.
+        match source::start(models, plan, meter).await {
+            Ok(choices) => source::source(std::future::ready(Ok(choices))),
+            Err(error) => {
+                if let Some(turn) = turn {
+                    turn.take_back().await.map_err(from_conversation)?;
+                }
+                return Err(from_generation(error));
+            }
+        }
+    };
+    if let Some(turn) = turn {
+        source = source::into_turn(source, turn);
+    }
+    let keep = match (background, stream) {
+        (true, _) => Keep::Always,
+        (false, true) => Keep::For(Duration::from_millis(state.responses.config().resume_grace_ms)),
+        // Its id was told to nobody.
+        (false, false) => Keep::For(Duration::ZERO),
+    };
+    let reader = match owner {
+        Some(_) => state.responses.begin(NewRun { record, source, keep }).await.map_err(from_responses)?,
+        None => Run::unstored(source),
+    };
+    let mut response = match (stream, background) {
+        (true, _) => follow(&state, &context, Origin::Running(reader), shown, None, None),
+        (false, true) => private(StatusCode::OK, &shown.at(&Progress::default())),
+        (false, false) => whole(reader, &shown).await?,
+    };
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// Everything that is known before the model begins.
+struct Prepared {
+    record: ResponseRecord,
+    plan: Plan,
+    /// The place of the answer in its conversation.
+    turn: Option<Turn>,
+}
+
+async fn prepare(
+    state: &AppState,
+    context: &RequestContext,
+    request: &CreateResponse,
+    checked: Checked,
+    owner: Option<UserId>,
+) -> Result<Prepared, ApiError> {
+    let user = context.caller.principal.user();
+    let mut conversation = None;
+    let mut history = match &request.conversation {
+        Some(wanted) => {
+            let (user, id, items) = history::of_conversation(state, user, wanted).await?;
+            conversation = Some((user, id));
+            items
+        }
+        None => history::of_previous(state, user, request.previous_response_id.as_deref()).await?,
+    };
+    let mut input = history::resolve(state, user, &history, checked.input).await?;
+    if history.is_empty() && input.is_empty() {
+        let message = "Missing required parameter: 'input'; it can only be absent where 'previous_response_id' or \
+                       'conversation' brings something to answer.";
+        return Err(ApiError::bad_request("missing_required_parameter", message).with_param("input"));
+    }
+    history::check_size(&history, &input)?;
+    let id = ResponseId::new();
+    if conversation.is_some() {
+        // Items of a conversation have ids of their own: one that is sent again is another.
+        input.iter_mut().for_each(items::forget_id);
+    }
+    items::assign_ids(id, &history, &mut input);
+    let created_at = account::now();
+    let mut shown = ResponseObject::new(id, created_at, request, owner.is_some(), checked.background);
+    let mut turn = None;
+    if let Some((user, conversation)) = conversation {
+        let begun = history::begin_turn(state, user, conversation, &request.model, input).await?;
+        shown.message_id = Some(begun.0.answer_id().to_owned());
+        turn = Some(begun.0);
+        (history, input) = (begun.1, begun.2);
+    }
+    let (structured, cut) = (checked.structured, !checked.stop.is_empty());
+    let plan = Plan {
+        request: GenerationRequest {
+            request_id: context.id.as_str().to_owned(),
+            model: request.model.clone(),
+            user: context.fairness_key(),
+            prompt: Arc::new(Prompt::Chat { messages: Vec::new() }),
+            sampling: checked.sampling,
+            stop: checked.stop,
+            max_tokens: checked.max_tokens,
+            want_prompt_text: false,
+            logprobs: checked.logprobs,
+            constraint: structured.as_ref().map(|structured| structured.constraint.clone()),
+        },
+        instructions: instructions(request.instructions.as_deref()),
+        messages: items::to_messages(history.iter().chain(&input)),
+        truncate: request.truncation == Some(Truncation::Auto),
+        check: structured.and_then(|structured| structured.output_check(1, cut)),
+    };
+    let record = ResponseRecord {
+        id,
+        background: checked.background,
+        history,
+        input,
+        // Of a response that is not kept nobody is the owner.
+        ..ResponseRecord::new(owner.unwrap_or_default(), created_at, json!(shown))
+    };
+    Ok(Prepared { record, plan, turn })
+}
+
+/// The whole response, once it is there.
+async fn whole(mut reader: Reader, shown: &ResponseObject) -> Result<Response, ApiError> {
+    let (progress, error) = reader.end().await;
+    match error {
+        Some(error) => Err(from_generation(error)),
+        None => Ok(private(StatusCode::OK, &shown.at(&progress))),
+    }
+}

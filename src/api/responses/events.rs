@@ -1,0 +1,293 @@
+//! The events of a response as they follow from what the model said: no clock, no socket, no model.
+//!
+//! The same response always has the same events with the same numbers, whether they are sent while it is made, or
+//! made again from what is stored; so a stream can be taken up at any number.
+//!
+//! Source: `ResponseStreamEvent` in OpenAI's API description.
+
+use jan_actors::responses::{Delta, End, EndStatus, Progress};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::items::ItemStatus;
+use super::object::{OutputMessage, OutputText, ResponseObject, ResponseStatus};
+use crate::api::logprobs::ChatTokenLogprob;
+
+/// An event with its number.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct ResponseStreamEvent {
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+    /// From 0 on without gaps.
+    pub sequence_number: u64,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "type")]
+pub enum Event {
+    /// There is a response.
+    #[serde(rename = "response.created")]
+    Created {
+        /// As it is.
+        response: Box<ResponseObject>,
+    },
+    /// It waits for its turn; in the background only.
+    #[serde(rename = "response.queued")]
+    Queued {
+        /// As it is.
+        response: Box<ResponseObject>,
+    },
+    /// It is being made.
+    #[serde(rename = "response.in_progress")]
+    InProgress {
+        /// As it is.
+        response: Box<ResponseObject>,
+    },
+    /// There is a message.
+    #[serde(rename = "response.output_item.added")]
+    ItemAdded {
+        /// Always 0.
+        output_index: u32,
+        /// Still empty.
+        item: OutputMessage,
+    },
+    /// The message has a text.
+    #[serde(rename = "response.content_part.added")]
+    PartAdded {
+        /// The message's id.
+        item_id: String,
+        /// Always 0.
+        output_index: u32,
+        /// Always 0.
+        content_index: u32,
+        /// Still empty.
+        part: OutputText,
+    },
+    /// The text goes on.
+    #[serde(rename = "response.output_text.delta")]
+    TextDelta {
+        /// The message's id.
+        item_id: String,
+        /// Always 0.
+        output_index: u32,
+        /// Always 0.
+        content_index: u32,
+        /// What is new.
+        delta: String,
+        /// How likely its tokens were, where `include` asks for it.
+        logprobs: Vec<ChatTokenLogprob>,
+    },
+    /// The text is whole.
+    #[serde(rename = "response.output_text.done")]
+    TextDone {
+        /// The message's id.
+        item_id: String,
+        /// Always 0.
+        output_index: u32,
+        /// Always 0.
+        content_index: u32,
+        /// The text.
+        text: String,
+        /// How likely its tokens were, where `include` asks for it.
+        logprobs: Vec<ChatTokenLogprob>,
+    },
+    /// The same, as a part.
+    #[serde(rename = "response.content_part.done")]
+    PartDone {
+        /// The message's id.
+        item_id: String,
+        /// Always 0.
+        output_index: u32,
+        /// Always 0.
+        content_index: u32,
+        /// The text.
+        part: OutputText,
+    },
+    /// The message is whole, or as whole as it gets.
+    #[serde(rename = "response.output_item.done")]
+    ItemDone {
+        /// Always 0.
+        output_index: u32,
+        /// The message.
+        item: OutputMessage,
+    },
+    /// The model has ended it.
+    #[serde(rename = "response.completed")]
+    Completed {
+        /// As it is.
+        response: Box<ResponseObject>,
+    },
+    /// It is as long as it may be, or was cancelled: its `status` says which.
+    #[serde(rename = "response.incomplete")]
+    Incomplete {
+        /// As it is.
+        response: Box<ResponseObject>,
+    },
+    /// It could not be made, or not to its end.
+    #[serde(rename = "response.failed")]
+    Failed {
+        /// As it is.
+        response: Box<ResponseObject>,
+    },
+    /// What went wrong.
+    #[serde(rename = "error")]
+    Error {
+        /// For programs.
+        code: Option<String>,
+        /// For people.
+        message: String,
+        /// The field that is wrong, where one is.
+        param: Option<String>,
+    },
+}
+
+impl Event {
+    /// Its `type`.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "response.created",
+            Self::Queued { .. } => "response.queued",
+            Self::InProgress { .. } => "response.in_progress",
+            Self::ItemAdded { .. } => "response.output_item.added",
+            Self::PartAdded { .. } => "response.content_part.added",
+            Self::TextDelta { .. } => "response.output_text.delta",
+            Self::TextDone { .. } => "response.output_text.done",
+            Self::PartDone { .. } => "response.content_part.done",
+            Self::ItemDone { .. } => "response.output_item.done",
+            Self::Completed { .. } => "response.completed",
+            Self::Incomplete { .. } => "response.incomplete",
+            Self::Failed { .. } => "response.failed",
+            Self::Error { .. } => "error",
+        }
+    }
+}
+
+/// Numbers the events of one response as they come about.
+#[derive(Debug)]
+pub struct EventLog {
+    /// As it was made.
+    shown: ResponseObject,
+    item_id: String,
+    deltas: Vec<Delta>,
+    opened: bool,
+    next: u64,
+}
+
+impl EventLog {
+    /// Nothing has happened yet.
+    pub fn new(shown: ResponseObject) -> Self {
+        let item_id = shown.message_id();
+        Self { shown, item_id, deltas: Vec::new(), opened: false, next: 0 }
+    }
+
+    /// How many deltas it has taken.
+    pub fn seen(&self) -> usize {
+        self.deltas.len()
+    }
+
+    /// What comes before anything is said.
+    pub fn opening(&mut self) -> Vec<ResponseStreamEvent> {
+        let with = |status| Box::new(ResponseObject { status, message_id: None, ..self.shown.clone() });
+        let mut events = Vec::new();
+        if self.shown.background {
+            events.push(Event::Created { response: with(ResponseStatus::Queued) });
+            events.push(Event::Queued { response: with(ResponseStatus::Queued) });
+        } else {
+            events.push(Event::Created { response: with(ResponseStatus::InProgress) });
+        }
+        events.push(Event::InProgress { response: with(ResponseStatus::InProgress) });
+        self.number(events)
+    }
+
+    /// What follows from more deltas, and from the end where it is there.
+    pub fn advance(&mut self, deltas: Vec<Delta>, end: Option<&End>) -> Vec<ResponseStreamEvent> {
+        let mut events = Vec::new();
+        let (item_id, output_index, content_index) = (|| self.item_id.clone(), 0, 0);
+        let says_something =
+            end.is_some_and(|end| matches!(end.status, EndStatus::Completed | EndStatus::Incomplete));
+        if !self.opened && (!deltas.is_empty() || says_something) {
+            let item = OutputMessage::new(item_id(), ItemStatus::InProgress, Vec::new());
+            events.push(Event::ItemAdded { output_index, item });
+            let part = OutputText::new(String::new(), Vec::new());
+            events.push(Event::PartAdded { item_id: item_id(), output_index, content_index, part });
+            self.opened = true;
+        }
+        for delta in &deltas {
+            let logprobs = delta.logprobs.iter().cloned().map(Into::into).collect();
+            let delta = delta.text.clone();
+            events.push(Event::TextDelta {
+                item_id: item_id(),
+                output_index,
+                content_index,
+                delta,
+                logprobs,
+            });
+        }
+        self.deltas.extend(deltas);
+        if let Some(end) = end {
+            let progress =
+                Progress { started: true, deltas: std::mem::take(&mut self.deltas), end: Some(end.clone()) };
+            let response = Box::new(self.shown.at(&progress));
+            self.deltas = progress.deltas;
+            if let Some(item) = response.output.first().cloned()
+                && let Some(part) = item.content.first().cloned()
+            {
+                let OutputText { text, logprobs, .. } = part.clone();
+                events.push(Event::TextDone {
+                    item_id: item_id(),
+                    output_index,
+                    content_index,
+                    text,
+                    logprobs,
+                });
+                events.push(Event::PartDone { item_id: item_id(), output_index, content_index, part });
+                events.push(Event::ItemDone { output_index, item });
+            }
+            match end.status {
+                EndStatus::Completed => events.push(Event::Completed { response }),
+                EndStatus::Incomplete | EndStatus::Cancelled => events.push(Event::Incomplete { response }),
+                EndStatus::Failed => {
+                    let problem = end.problem.clone();
+                    let (code, message) =
+                        problem.map_or((None, String::new()), |p| (Some(p.code), p.message));
+                    events.push(Event::Error { code, message, param: None });
+                    events.push(Event::Failed { response });
+                }
+            }
+        }
+        self.number(events)
+    }
+
+    /// An error that is not the response's own: the stream ends with it, the response goes on.
+    pub fn interrupted(&mut self, code: &str, message: &str) -> ResponseStreamEvent {
+        let event = Event::Error { code: Some(code.to_owned()), message: message.to_owned(), param: None };
+        ResponseStreamEvent { event, sequence_number: self.next }
+    }
+
+    fn number(&mut self, events: Vec<Event>) -> Vec<ResponseStreamEvent> {
+        let first = self.next;
+        self.next += events.len() as u64;
+        (first..)
+            .zip(events)
+            .map(|(sequence_number, event)| ResponseStreamEvent { event, sequence_number })
+            .collect()
+    }
+}
+
+/// Of a response that was lost with its server, nothing that was said is kept. Its end comes behind whatever its client
+/// had heard of it, for a client that takes the stream up has to hear of the end.
+pub fn move_behind(events: &mut [ResponseStreamEvent], after: Option<u64>) {
+    let (Some(after), Some(first)) = (after, events.first().map(|event| event.sequence_number)) else {
+        return;
+    };
+    let shift = after.saturating_add(1).saturating_sub(first);
+    for event in events {
+        event.sequence_number = event.sequence_number.saturating_add(shift);
+    }
+}
+
+#[cfg(test)]
+#[path = "events_tests.rs"]
+mod tests;

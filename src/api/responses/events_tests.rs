@@ -1,0 +1,131 @@
+use jan_actors::model::TokenUsage;
+use jan_actors::responses::ResponseId;
+use proptest::prelude::*;
+
+use super::*;
+use crate::api::responses::request::CreateResponse;
+
+fn log(background: bool) -> EventLog {
+    EventLog::new(ResponseObject::new(ResponseId::new(), 7, &CreateResponse::default(), true, background))
+}
+
+fn delta(text: &str) -> Delta {
+    Delta { text: text.to_owned(), logprobs: Vec::new() }
+}
+
+fn end(status: EndStatus) -> End {
+    match status {
+        EndStatus::Failed => End::failed(9, "engine_crashed", "why"),
+        status => End { status, at: 9, problem: None, usage: Some(TokenUsage::default()) },
+    }
+}
+
+/// All events, the deltas and the end arriving in pieces of these sizes.
+fn play(log: &mut EventLog, deltas: &[Delta], end: &End, pieces: &[usize]) -> Vec<ResponseStreamEvent> {
+    let mut events = log.opening();
+    let mut rest = deltas;
+    for piece in pieces {
+        let (now, later) = rest.split_at((*piece).min(rest.len()));
+        events.extend(log.advance(now.to_vec(), None));
+        rest = later;
+    }
+    events.extend(log.advance(rest.to_vec(), Some(end)));
+    events
+}
+
+fn names(events: &[ResponseStreamEvent]) -> Vec<&'static str> {
+    events.iter().map(|event| event.event.name()).collect()
+}
+
+#[test]
+fn the_sequence_is_openais() {
+    let events = play(&mut log(false), &[delta("a"), delta("b")], &end(EndStatus::Completed), &[]);
+    assert_eq!(
+        names(&events),
+        [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.content_part.added",
+            "response.output_text.delta",
+            "response.output_text.delta",
+            "response.output_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.completed",
+        ]
+    );
+    assert_eq!(names(&log(true).opening())[1], "response.queued");
+    let failed = play(&mut log(false), &[], &end(EndStatus::Failed), &[]);
+    assert_eq!(names(&failed)[2..], ["error", "response.failed"]);
+    let json = serde_json::to_value(&events[4]).unwrap();
+    assert_eq!((&json["type"], &json["sequence_number"]), (&"response.output_text.delta".into(), &4.into()));
+}
+
+#[test]
+fn every_name_is_the_type_on_the_wire() {
+    for status in [EndStatus::Completed, EndStatus::Incomplete, EndStatus::Failed, EndStatus::Cancelled] {
+        for event in play(&mut log(true), &[delta("a")], &end(status), &[]) {
+            assert_eq!(serde_json::to_value(&event).unwrap()["type"], event.event.name());
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_lost_response_is_heard_by_all() {
+    for (after, wanted) in [(None, [2, 3]), (Some(1), [2, 3]), (Some(2), [3, 4]), (Some(40), [41, 42])] {
+        let mut log = log(false);
+        log.opening();
+        let mut events = log.advance(Vec::new(), Some(&End::lost(9)));
+        move_behind(&mut events, after);
+        assert_eq!(events.iter().map(|event| event.sequence_number).collect::<Vec<_>>(), wanted);
+    }
+    let mut events = log(false).opening();
+    move_behind(&mut events, Some(u64::MAX));
+}
+
+fn statuses() -> impl Strategy<Value = EndStatus> {
+    prop_oneof![
+        Just(EndStatus::Completed),
+        Just(EndStatus::Incomplete),
+        Just(EndStatus::Failed),
+        Just(EndStatus::Cancelled)
+    ]
+}
+
+proptest! {
+    /// However the deltas arrive, the events are the same, numbered without gaps, and add up to the final response;
+    /// what is begun is ended.
+    #[test]
+    fn the_events_do_not_depend_on_when_things_arrive(
+        texts in prop::collection::vec("[a-zä]{0,3}", 0..12),
+        pieces in prop::collection::vec(0usize..4, 0..12),
+        status in statuses(),
+        background: bool,
+    ) {
+        let deltas: Vec<Delta> = texts.iter().map(|text| delta(text)).collect();
+        let mut one = log(background);
+        let shown = one.shown.clone();
+        let events = play(&mut one, &deltas, &end(status), &pieces);
+        let again = play(&mut EventLog::new(shown.clone()), &deltas, &end(status), &[]);
+        prop_assert_eq!(&events, &again);
+        for (number, event) in events.iter().enumerate() {
+            prop_assert_eq!(event.sequence_number, number as u64);
+        }
+        let said: String = events.iter().filter_map(|event| match &event.event {
+            Event::TextDelta { delta, .. } => Some(delta.as_str()),
+            _ => None,
+        }).collect();
+        prop_assert_eq!(&said, &texts.concat());
+        let (Event::Completed { response } | Event::Incomplete { response } | Event::Failed { response }) =
+            &events.last().unwrap().event else { panic!("no end") };
+        let whole = Progress { started: true, deltas: deltas.clone(), end: Some(end(status)) };
+        prop_assert_eq!(&**response, &shown.at(&whole));
+        let text = response.output.first().map_or("", |message| message.content[0].text.as_str());
+        prop_assert_eq!(text, said.as_str());
+        let count = |name| names(&events).into_iter().filter(|other| *other == name).count();
+        prop_assert_eq!(count("response.output_item.added"), count("response.output_item.done"));
+        prop_assert_eq!(count("response.content_part.added"), count("response.content_part.done"));
+        prop_assert_eq!(count("response.output_item.added"), response.output.len());
+    }
+}

@@ -1,0 +1,338 @@
+//! `/responses`: OpenAI's stateful API. The routes, the handlers and their description.
+//!
+//! - [`request`], [`items`]: what callers send
+//! - [`create`]: from there to a run
+//! - [`object`], [`events`], [`paging`]: what they get, plain and as events; pure
+//! - [`history`], [`fit`], [`source`]: what the model reads, and what it says
+//! - [`stream`]: events on the wire
+
+mod create;
+mod errors;
+mod events;
+mod fit;
+mod history;
+mod items;
+mod object;
+mod paging;
+mod query;
+mod request;
+mod source;
+mod stream;
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use jan_actors::model::{GenerationError, GenerationRequest, Prompt, SamplingParams};
+use jan_actors::responses::{Found, Reader, ResponseId, ResponseRecord};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use errors::from_responses;
+use events::{Event, EventLog, ResponseStreamEvent};
+use items::{InputItem, ItemRole, ItemStatus};
+use object::ResponseObject;
+use paging::ItemList;
+use query::{ListQuery, RetrieveQuery};
+use request::{CacheRetention, CountTokens, CreateResponse, PROMPT, Truncation, UNSUPPORTED};
+use stream::Origin;
+
+use super::account::Deleted;
+use super::{AppState, into_response, name_ignored, private, user_of, with};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json, sse};
+
+/// `/responses` and everything below.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let all = api_v1().and(warp::path!("responses"));
+    let count = api_v1().and(warp::path!("responses" / "input_tokens"));
+    let one = api_v1().and(warp::path!("responses" / String));
+    let cancelled = api_v1().and(warp::path!("responses" / String / "cancel"));
+    let items = api_v1().and(warp::path!("responses" / String / "input_items"));
+    all.and(warp::post())
+        .and(with(state))
+        .and(request())
+        .then(async |state, request| into_response(create::create(state, request).await))
+        .or(other_methods(all, "POST, OPTIONS"))
+        .unify()
+        .or(count
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(count_tokens(state, request).await)))
+        .unify()
+        .or(other_methods(count, "POST, OPTIONS"))
+        .unify()
+        .or(one
+            .and(get_or_head())
+            .and(raw_query())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, query, state, context| into_response(retrieve(id, query, state, context).await)))
+        .unify()
+        .or(one
+            .and(warp::delete())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, state, context| into_response(delete(id, state, context).await)))
+        .unify()
+        .or(other_methods_of(one, "GET, HEAD, DELETE, OPTIONS"))
+        .unify()
+        .or(cancelled
+            .and(warp::post())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, state, context| into_response(cancel(id, state, context).await)))
+        .unify()
+        .or(other_methods_of(cancelled, "POST, OPTIONS"))
+        .unify()
+        .or(items.and(get_or_head()).and(raw_query()).and(with(state)).and(warp::ext::get()).then(
+            async |id, query, state, context| into_response(input_items(id, query, state, context).await),
+        ))
+        .unify()
+        .or(other_methods_of(items, "GET, HEAD, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(
+    paths(create::create, count_tokens, retrieve, delete, cancel, input_items),
+    components(schemas(
+        CreateResponse,
+        CountTokens,
+        TokenCount,
+        InputItem,
+        ItemRole,
+        ItemStatus,
+        Truncation,
+        CacheRetention,
+        ResponseObject,
+        ResponseStreamEvent,
+        Event,
+        ItemList,
+        Deleted,
+    ))
+)]
+pub struct Doc;
+
+/// How long a prompt is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokenCount {
+    /// Always `response.input_tokens`.
+    object: &'static str,
+    /// Tokens of the prompt.
+    input_tokens: u32,
+}
+
+fn instructions(text: Option<&str>) -> Option<Value> {
+    text.map(|text| json!({"role": "system", "content": text}))
+}
+
+fn from_generation(error: GenerationError) -> ApiError {
+    super::structured::generation_error(error, PROMPT, Some(request::FORMAT))
+}
+
+/// The response as it was made.
+fn shown(record: &ResponseRecord) -> Result<ResponseObject, ApiError> {
+    serde_json::from_value(record.shown.clone()).map_err(|error| {
+        tracing::error!(%error, response = %record.id, "a stored response cannot be read");
+        ApiError::internal()
+    })
+}
+
+fn follow(
+    state: &AppState,
+    context: &RequestContext,
+    origin: Origin,
+    shown: ResponseObject,
+    after: Option<u64>,
+    permit: Option<jan_actors::limits::StreamPermit>,
+) -> Response {
+    let cut_off = &state.lifecycle.cut_off;
+    let events = stream::events(origin, EventLog::new(shown), after, cut_off.clone(), permit);
+    sse::response(events, state.config.keep_alive(), cut_off, context.id.clone())
+}
+
+/// How many tokens a prompt has, without having anything said.
+#[utoipa::path(
+    post,
+    path = "/responses/input_tokens",
+    tag = "responses",
+    operation_id = "countInputTokens",
+    request_body = CountTokens,
+    responses(
+        (status = 200, description = "The count", body = TokenCount),
+        (status = 400, description = "A field is missing or wrong", body = ErrorResponse),
+        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
+    )
+)]
+async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
+    let parsed = http_json::parse::<CountTokens>(&body, UNSUPPORTED)?;
+    drop(body);
+    let wanted = parsed.value;
+    super::params::model(&wanted.model)?;
+    request::check_form(wanted.text.as_ref(), wanted.reasoning.as_ref())?;
+    let user = context.caller.principal.user();
+    let previous = wanted.previous_response_id.as_deref();
+    request::check_history(previous, wanted.conversation.as_ref())?;
+    let history = match &wanted.conversation {
+        Some(conversation) => history::of_conversation(&state, user, conversation).await?.2,
+        None => history::of_previous(&state, user, previous).await?,
+    };
+    let input = history::resolve(&state, user, &history, items::normalize(wanted.input)?).await?;
+    let messages = instructions(wanted.instructions.as_deref())
+        .into_iter()
+        .chain(items::to_messages(history.iter().chain(&input)))
+        .collect::<Vec<_>>();
+    if messages.is_empty() {
+        return Err(ApiError::missing("input"));
+    }
+    let generation = GenerationRequest {
+        request_id: context.id.as_str().to_owned(),
+        model: wanted.model,
+        user: context.fairness_key(),
+        prompt: Arc::new(Prompt::Chat { messages }),
+        sampling: SamplingParams::default(),
+        stop: Vec::new(),
+        max_tokens: Some(0),
+        want_prompt_text: false,
+        logprobs: None,
+        constraint: None,
+    };
+    let input_tokens = match source::prompt_tokens(&state.models, generation).await {
+        Ok(tokens) => tokens,
+        // Too long to be answered, and counted all the same.
+        Err(GenerationError::ContextLengthExceeded { prompt_tokens, .. }) => prompt_tokens,
+        Err(error) => return Err(from_generation(error)),
+    };
+    let mut response = super::json(&TokenCount { object: "response.input_tokens", input_tokens });
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// A response's id. What is none names no response.
+fn parse(id: &str) -> Result<ResponseId, ApiError> {
+    id.parse().map_err(|_| ApiError::not_found("response", id))
+}
+
+async fn find(state: &AppState, context: &RequestContext, id: &str) -> Result<Found, ApiError> {
+    state.responses.find(user_of(context)?, parse(id)?).await.map_err(from_responses)
+}
+
+/// A stored response as it is now; with `stream`, its events, from the beginning or behind `starting_after`.
+#[utoipa::path(
+    get,
+    path = "/responses/{id}",
+    tag = "responses",
+    operation_id = "getResponse",
+    params(
+        ("id" = String, Path, description = "The response's id, `resp_…`"),
+        ("stream" = Option<bool>, Query, description = "Send its events, and go on while it is made"),
+        ("starting_after" = Option<u64>, Query, description = "With `stream`: only events of a higher number"),
+        ("include" = Option<Vec<String>>, Query, description = "Checked; everything is included anyway"),
+        ("include_obfuscation" = Option<bool>, Query, description = "Has no effect: events carry no padding"),
+    ),
+    responses(
+        (status = 200, description = "The response", content(
+            (ResponseObject = "application/json"),
+            (ResponseStreamEvent = "text/event-stream"),
+        )),
+        (status = 404, description = "There is no such response", body = ErrorResponse),
+    )
+)]
+async fn retrieve(
+    id: String,
+    query: String,
+    state: AppState,
+    context: RequestContext,
+) -> Result<Response, ApiError> {
+    let query = RetrieveQuery::parse(&query)?;
+    let found = find(&state, &context, &id).await?;
+    let shown = shown(&found.record)?;
+    let progress = found.reader.as_ref().map_or_else(|| found.record.progress(), Reader::now);
+    if !query.stream {
+        return Ok(private(StatusCode::OK, &shown.at(&progress)));
+    }
+    let permit = state.limiter.stream(&context.caller.principal);
+    let permit = permit.map_err(|verdict| ApiError::rate_limited(&verdict))?;
+    let origin = found.reader.map_or(Origin::Ended(progress), Origin::Running);
+    Ok(follow(&state, &context, origin, shown, query.starting_after, Some(permit)))
+}
+
+/// Delete a response. One that is being made ends.
+#[utoipa::path(
+    delete,
+    path = "/responses/{id}",
+    tag = "responses",
+    operation_id = "deleteResponse",
+    params(("id" = String, Path, description = "The response's id, `resp_…`")),
+    responses(
+        (status = 200, description = "It is gone", body = Deleted),
+        (status = 404, description = "There is no such response", body = ErrorResponse),
+    )
+)]
+async fn delete(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let (user, response) = (user_of(&context)?, parse(&id)?);
+    state.responses.delete(user, response).await.map_err(from_responses)?;
+    Ok(private(StatusCode::OK, &Deleted::new(response, "response")))
+}
+
+/// End a response that runs in the background. One that has ended stays as it is.
+#[utoipa::path(
+    post,
+    path = "/responses/{id}/cancel",
+    tag = "responses",
+    operation_id = "cancelResponse",
+    params(("id" = String, Path, description = "The response's id, `resp_…`")),
+    responses(
+        (status = 200, description = "The response", body = ResponseObject),
+        (status = 400, description = "It was not created with `background`", body = ErrorResponse),
+        (status = 404, description = "There is no such response", body = ErrorResponse),
+    )
+)]
+async fn cancel(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let (user, response) = (user_of(&context)?, parse(&id)?);
+    let found = state.responses.cancel(user, response).await.map_err(from_responses)?;
+    Ok(private(StatusCode::OK, &shown(&found.record)?.at(&found.record.progress())))
+}
+
+/// What a response was made from: its input, and everything before it.
+#[utoipa::path(
+    get,
+    path = "/responses/{id}/input_items",
+    tag = "responses",
+    operation_id = "listInputItems",
+    params(
+        ("id" = String, Path, description = "The response's id, `resp_…`"),
+        ("limit" = Option<u32>, Query, description = "1 to 100; 20 without it"),
+        ("after" = Option<String>, Query, description = "Only items behind the one of this id"),
+        ("order" = Option<String>, Query, description = "`asc` or `desc`, the default"),
+        ("include" = Option<Vec<String>>, Query, description = "Checked; everything is included anyway"),
+    ),
+    responses(
+        (status = 200, description = "A page of items", body = ItemList),
+        (status = 400, description = "The query is wrong", body = ErrorResponse),
+        (status = 404, description = "There is no such response", body = ErrorResponse),
+    )
+)]
+async fn input_items(
+    id: String,
+    query: String,
+    state: AppState,
+    context: RequestContext,
+) -> Result<Response, ApiError> {
+    let query = ListQuery::parse(&query)?.0;
+    let mut record = find(&state, &context, &id).await?.record;
+    let mut items = std::mem::take(&mut record.history);
+    items.append(&mut record.input);
+    Ok(private(StatusCode::OK, &paging::page(items, &query)?))
+}

@@ -1,0 +1,333 @@
+//! The response object. Source: `Response` and `OutputMessage` in OpenAI's API description.
+
+use jan_actors::model::{TokenLogprob, TokenUsage};
+use jan_actors::responses::{Delta, End, EndStatus, Progress, ResponseId, ResponseRecord};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::items::{ItemStatus, message_id};
+use super::request::{CacheRetention, CreateResponse, TextFormat, Truncation};
+use crate::api::logprobs::ChatTokenLogprob;
+use crate::api::params::Metadata;
+
+/// A response. What was asked is shown again, defaults included.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ResponseObject {
+    /// Its id.
+    #[schema(example = "resp_019ab0c5d3c47a01b5b0c4a1d2e3f405")]
+    pub id: String,
+    /// Always `response`.
+    pub object: String,
+    /// Unix seconds.
+    pub created_at: u64,
+    /// How far it is.
+    pub status: ResponseStatus,
+    /// Whether it runs without its client.
+    pub background: bool,
+    /// Unix seconds; null unless it is completed.
+    pub completed_at: Option<u64>,
+    /// What went wrong; null unless it failed.
+    pub error: Option<ResponseError>,
+    /// Why it is not whole; null unless it is incomplete.
+    pub incomplete_details: Option<IncompleteDetails>,
+    /// As it was asked for.
+    pub instructions: Option<String>,
+    /// As it was asked for.
+    pub max_output_tokens: Option<i64>,
+    /// As it was asked for.
+    pub max_tool_calls: Option<i64>,
+    /// The model as it was asked for.
+    pub model: String,
+    /// What the model said: one message, once there is one.
+    pub output: Vec<OutputMessage>,
+    /// As it was asked for.
+    pub parallel_tool_calls: bool,
+    /// As it was asked for.
+    pub previous_response_id: Option<String>,
+    /// As it was asked for.
+    #[schema(value_type = Option<Object>)]
+    pub conversation: Option<Value>,
+    /// As it was asked for.
+    pub prompt_cache_key: Option<String>,
+    /// As it was asked for.
+    pub prompt_cache_retention: Option<CacheRetention>,
+    /// Nothing is set.
+    #[schema(value_type = Object)]
+    pub reasoning: Value,
+    /// As it was asked for.
+    pub safety_identifier: Option<String>,
+    /// Always `default`.
+    pub service_tier: String,
+    /// Whether it is kept.
+    pub store: bool,
+    /// As it was asked for.
+    pub temperature: f64,
+    /// The format of the text.
+    #[schema(value_type = Object)]
+    pub text: Value,
+    /// Always `auto`.
+    pub tool_choice: String,
+    /// Always empty.
+    #[schema(value_type = Vec<Object>)]
+    pub tools: Vec<Value>,
+    /// As it was asked for.
+    pub top_logprobs: i64,
+    /// As it was asked for.
+    pub top_p: f64,
+    /// As it was asked for.
+    pub truncation: Truncation,
+    /// Token counts; absent until it has ended, and where it was cancelled or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<ResponseUsage>,
+    /// As it was asked for; absent where it was not given, for OpenAI's description does not let it be null.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// As it was asked for.
+    pub metadata: Metadata,
+    /// The id of the message that it says, where a conversation gave it; stored, and not part of the API.
+    #[serde(rename = "_message_id", default, skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    pub message_id: Option<String>,
+}
+
+/// How far a response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResponseStatus {
+    /// It waits for its turn.
+    Queued,
+    /// It is being made.
+    InProgress,
+    /// The model ended it.
+    Completed,
+    /// It is as long as it may be.
+    Incomplete,
+    /// It could not be made, or not to its end.
+    Failed,
+    /// It was ended from outside.
+    Cancelled,
+}
+
+/// Why a response failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ResponseError {
+    /// `invalid_prompt` or `server_error`.
+    pub code: String,
+    /// What went wrong.
+    pub message: String,
+}
+
+/// Why a response is not whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IncompleteDetails {
+    /// Always `max_output_tokens`: that or the end of the context was reached.
+    pub reason: String,
+}
+
+/// What the model said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OutputMessage {
+    /// Its id.
+    pub id: String,
+    /// Always `message`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// How far it is.
+    pub status: ItemStatus,
+    /// Always `assistant`.
+    pub role: String,
+    /// One text.
+    pub content: Vec<OutputText>,
+}
+
+/// A text that the model said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OutputText {
+    /// Always `output_text`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The text.
+    pub text: String,
+    /// Always empty.
+    #[schema(value_type = Vec<Object>)]
+    pub annotations: Vec<Value>,
+    /// How likely its tokens were, where `include` asks for it.
+    pub logprobs: Vec<ChatTokenLogprob>,
+}
+
+/// Real token counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ResponseUsage {
+    /// Tokens of the prompt.
+    pub input_tokens: u32,
+    /// What of the prompt was special.
+    pub input_tokens_details: InputTokensDetails,
+    /// Tokens of the answer.
+    pub output_tokens: u32,
+    /// What of the answer was special.
+    pub output_tokens_details: OutputTokensDetails,
+    /// The sum.
+    pub total_tokens: u32,
+}
+
+/// What of the prompt was special.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InputTokensDetails {
+    /// Tokens that came from the prefix cache.
+    pub cached_tokens: u32,
+    /// Always 0: writing to the cache costs nothing.
+    pub cache_write_tokens: u32,
+}
+
+/// What of the answer was special.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OutputTokensDetails {
+    /// Tokens of hidden reasoning.
+    pub reasoning_tokens: u32,
+}
+
+impl From<TokenUsage> for ResponseUsage {
+    fn from(usage: TokenUsage) -> Self {
+        Self {
+            input_tokens: usage.prompt_tokens,
+            input_tokens_details: InputTokensDetails {
+                cached_tokens: usage.cached_tokens,
+                cache_write_tokens: 0,
+            },
+            output_tokens: usage.completion_tokens,
+            output_tokens_details: OutputTokensDetails { reasoning_tokens: 0 },
+            total_tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
+        }
+    }
+}
+
+impl OutputText {
+    /// A text with its tokens' log-probabilities.
+    pub fn new(text: String, logprobs: Vec<ChatTokenLogprob>) -> Self {
+        Self { kind: "output_text".to_owned(), text, annotations: Vec::new(), logprobs }
+    }
+
+    fn of(deltas: &[Delta]) -> Self {
+        let logprobs: Vec<TokenLogprob> = deltas.iter().flat_map(|delta| delta.logprobs.clone()).collect();
+        let text = deltas.iter().map(|delta| delta.text.as_str()).collect();
+        Self::new(text, logprobs.into_iter().map(Into::into).collect())
+    }
+}
+
+impl OutputMessage {
+    /// A message with these texts.
+    pub fn new(id: String, status: ItemStatus, content: Vec<OutputText>) -> Self {
+        Self { id, kind: "message".to_owned(), status, role: "assistant".to_owned(), content }
+    }
+}
+
+/// The message of a response that has ended so; `None` where it ended before anything was said.
+pub fn said(id: &str, deltas: &[Delta], end: &End) -> Option<OutputMessage> {
+    let status = match end.status {
+        EndStatus::Completed => ItemStatus::Completed,
+        EndStatus::Incomplete => ItemStatus::Incomplete,
+        EndStatus::Failed | EndStatus::Cancelled if deltas.is_empty() => return None,
+        EndStatus::Failed | EndStatus::Cancelled => ItemStatus::Incomplete,
+    };
+    Some(OutputMessage::new(id.to_owned(), status, vec![OutputText::of(deltas)]))
+}
+
+/// What a stored response said, as items of a later turn.
+pub fn output_items(record: &ResponseRecord) -> Vec<Value> {
+    let given = record.shown["_message_id"].as_str().map(str::to_owned);
+    let id = given.unwrap_or_else(|| message_id(record.id));
+    let message = record.end.as_ref().and_then(|end| said(&id, &record.deltas, end));
+    message.map(|message| json!(message)).into_iter().collect()
+}
+
+impl ResponseObject {
+    /// A response that is about to be made.
+    pub fn new(
+        id: ResponseId,
+        created_at: u64,
+        request: &CreateResponse,
+        store: bool,
+        background: bool,
+    ) -> Self {
+        let format = request.text.as_ref().and_then(|text| text.format.as_ref());
+        let format = format.map_or_else(|| json!({"type": "text"}), TextFormat::shown);
+        Self {
+            id: id.to_string(),
+            object: "response".to_owned(),
+            created_at,
+            status: if background { ResponseStatus::Queued } else { ResponseStatus::InProgress },
+            background,
+            completed_at: None,
+            error: None,
+            incomplete_details: None,
+            instructions: request.instructions.clone(),
+            max_output_tokens: request.max_output_tokens,
+            max_tool_calls: request.max_tool_calls,
+            model: request.model.clone(),
+            output: Vec::new(),
+            parallel_tool_calls: request.parallel_tool_calls.unwrap_or(true),
+            previous_response_id: request.previous_response_id.clone(),
+            conversation: request.conversation.as_ref().map(|conversation| json!({"id": conversation.0})),
+            prompt_cache_key: request.prompt_cache_key.clone(),
+            prompt_cache_retention: request.prompt_cache_retention,
+            reasoning: json!({"effort": null, "summary": null}),
+            safety_identifier: request.safety_identifier.clone(),
+            service_tier: "default".to_owned(),
+            store,
+            temperature: request.temperature.unwrap_or(1.0),
+            text: json!({"format": format, "verbosity": "medium"}),
+            tool_choice: "auto".to_owned(),
+            tools: Vec::new(),
+            top_logprobs: request.top_logprobs.unwrap_or(0),
+            top_p: request.top_p.unwrap_or(1.0),
+            truncation: request.truncation.unwrap_or_default(),
+            usage: None,
+            user: request.user.clone(),
+            metadata: request.metadata.clone().unwrap_or_default(),
+            message_id: None,
+        }
+    }
+
+    /// The same response once it is that far.
+    #[must_use]
+    pub fn at(&self, progress: &Progress) -> Self {
+        let mut response = self.clone();
+        response.message_id = None;
+        match &progress.end {
+            None if progress.started || !self.background => response.status = ResponseStatus::InProgress,
+            None => response.status = ResponseStatus::Queued,
+            Some(end) => response.ended(&self.message_id(), &progress.deltas, end),
+        }
+        response
+    }
+
+    fn ended(&mut self, message_id: &str, deltas: &[Delta], end: &End) {
+        self.status = match end.status {
+            EndStatus::Completed => ResponseStatus::Completed,
+            EndStatus::Incomplete => ResponseStatus::Incomplete,
+            EndStatus::Failed => ResponseStatus::Failed,
+            EndStatus::Cancelled => ResponseStatus::Cancelled,
+        };
+        self.completed_at = (end.status == EndStatus::Completed).then_some(end.at);
+        let too_long = end.status == EndStatus::Incomplete;
+        self.incomplete_details =
+            too_long.then(|| IncompleteDetails { reason: "max_output_tokens".to_owned() });
+        self.error = end.problem.as_ref().map(|problem| {
+            // OpenAI's list of codes is closed; the `error` event of a stream has the exact one.
+            let prompt = matches!(problem.code.as_str(), "invalid_prompt" | "context_length_exceeded");
+            let code = if prompt { "invalid_prompt" } else { "server_error" };
+            ResponseError { code: code.to_owned(), message: problem.message.clone() }
+        });
+        self.usage = end.usage.map(Into::into);
+        self.output = said(message_id, deltas, end).into_iter().collect();
+    }
+
+    /// The id of the message that it says.
+    pub fn message_id(&self) -> String {
+        match &self.message_id {
+            Some(id) => id.clone(),
+            None => format!("msg_{}", self.id.trim_start_matches(ResponseId::PREFIX)),
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! `POST /responses`: the request and its checks.
+//!
+//! Source: `CreateResponse` in OpenAI's API description. The sampling fields that it lacks are those of chat.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jan_actors::model::SamplingParams;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::items::{self, InputItem};
+use crate::api::params::{self, Metadata, Sampling, ServiceTier, Stop};
+use crate::api::structured::{self, FormatKind, Structured};
+use crate::http::ApiError;
+use crate::http::json::{Given, Unsupported};
+
+/// The field that holds the prompt, for errors about it.
+pub const PROMPT: &str = "input";
+
+/// OpenAI's least `max_output_tokens`.
+const LEAST_OUTPUT: i64 = 16;
+
+/// What `include` may name. Only the last has an effect: nothing else is ever part of a response here.
+const INCLUDABLE: [&str; 8] = [
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    LOGPROBS,
+];
+/// Where the form of the text is.
+pub const FORMAT: &str = "text.format";
+const LOGPROBS: &str = "message.output_text.logprobs";
+
+/// Fields that later versions bring, and vLLM's that have no counterpart here.
+pub static UNSUPPORTED: &[Unsupported] = &[
+    Unsupported { field: "tools", harmless: &[Given::EmptyList] },
+    Unsupported { field: "tool_choice", harmless: &[Given::Word("none"), Given::Word("auto")] },
+    Unsupported { field: "prompt", harmless: &[] },
+    Unsupported { field: "moderation", harmless: &[] },
+    Unsupported { field: "context_management", harmless: &[] },
+    Unsupported { field: "prompt_cache_options", harmless: &[Given::EmptyObject] },
+    Unsupported { field: "guided_json", harmless: &[] },
+    Unsupported { field: "guided_regex", harmless: &[] },
+    Unsupported { field: "guided_choice", harmless: &[] },
+    Unsupported { field: "guided_grammar", harmless: &[] },
+    Unsupported { field: "structured_outputs", harmless: &[] },
+    Unsupported { field: "personality", harmless: &[] },
+];
+
+/// What a response is to be made of.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"model": "jan-v1-4b", "input": "Hello"}))]
+pub struct CreateResponse {
+    /// A model's id or alias, see `GET /models`.
+    pub model: String,
+    /// A text, or items: messages, calls of functions and their results, references to earlier items. Can be absent
+    /// where `previous_response_id` or `conversation` brings some.
+    #[schema(value_type = Option<Vec<InputItem>>)]
+    pub input: Option<Input>,
+    /// A system message before everything else; not carried over by `previous_response_id`.
+    pub instructions: Option<String>,
+    /// Continue after this response: its items come first. Needs a credential.
+    pub previous_response_id: Option<String>,
+    /// Continue this conversation: its items come first, and what is said now is added to it. Needs a credential, and
+    /// excludes `previous_response_id`.
+    #[schema(value_type = Option<String>)]
+    pub conversation: Option<ConversationParam>,
+    /// Keep the response for `GET /responses/{id}`. Without a credential nothing is kept.
+    #[schema(default = true)]
+    pub store: Option<bool>,
+    /// Answer at once and make the response afterwards. Needs `store` and a credential.
+    #[schema(default = false)]
+    pub background: Option<bool>,
+    /// Send the response as server-sent events while it is made.
+    #[schema(default = false)]
+    pub stream: Option<bool>,
+    /// Only with `stream`.
+    pub stream_options: Option<ResponseStreamOptions>,
+    /// The caller's own notes, up to 16 pairs.
+    pub metadata: Option<Metadata>,
+    /// Most tokens of the answer; the end of the context without it.
+    #[schema(minimum = 16)]
+    pub max_output_tokens: Option<i64>,
+    /// 0 always takes the likeliest token; higher is more varied.
+    #[schema(minimum = 0, maximum = 2, default = 1)]
+    pub temperature: Option<f64>,
+    /// Only the likeliest tokens whose probabilities add up to this.
+    #[schema(minimum = 0, maximum = 1, default = 1)]
+    pub top_p: Option<f64>,
+    /// With `include: ["message.output_text.logprobs"]`: how many of the likeliest tokens to name at each position.
+    #[schema(minimum = 0, maximum = 20, default = 0)]
+    pub top_logprobs: Option<i64>,
+    /// What more to say; `message.output_text.logprobs` alone has an effect.
+    pub include: Option<Vec<String>>,
+    /// `auto`: leave out the oldest items until the rest fits; `disabled`: refuse what does not fit.
+    pub truncation: Option<Truncation>,
+    /// How the text is to be: free, JSON, or JSON that a schema accepts.
+    pub text: Option<TextConfig>,
+    /// How to think; there are no models that do, so no effort but `none` is taken.
+    pub reasoning: Option<Reasoning>,
+    /// Has no effect without tools.
+    #[schema(default = true)]
+    pub parallel_tool_calls: Option<bool>,
+    /// Has no effect without tools.
+    pub max_tool_calls: Option<i64>,
+    /// The caller's own name for its user; has no effect.
+    pub user: Option<String>,
+    /// The caller's own name for its user; has no effect.
+    #[schema(max_length = 64)]
+    pub safety_identifier: Option<String>,
+    /// Has no effect: prefixes are always cached.
+    pub prompt_cache_key: Option<String>,
+    /// Has no effect: prefixes are cached for as long as there is room.
+    pub prompt_cache_retention: Option<CacheRetention>,
+    /// There is one tier, `default`.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub service_tier: Option<ServiceTier>,
+    /// As for chat completions.
+    pub seed: Option<i64>,
+    /// As for chat completions.
+    #[schema(value_type = Option<Vec<String>>, max_items = 4)]
+    pub stop: Option<Stop>,
+    /// As for chat completions.
+    pub top_k: Option<i64>,
+    /// As for chat completions.
+    pub min_p: Option<f64>,
+    /// As for chat completions.
+    pub typical_p: Option<f64>,
+    /// As for chat completions.
+    pub repeat_penalty: Option<f64>,
+    /// As for chat completions.
+    pub repetition_penalty: Option<f64>,
+    /// As for chat completions.
+    pub presence_penalty: Option<f64>,
+    /// As for chat completions.
+    pub frequency_penalty: Option<f64>,
+    /// As for chat completions.
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+}
+
+/// `POST /responses/input_tokens`: what is to be counted. Source: `TokenCountsBody`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"model": "jan-v1-4b", "input": "Hello"}))]
+pub struct CountTokens {
+    /// A model's id or alias, see `GET /models`.
+    pub model: String,
+    /// As for `POST /responses`.
+    #[schema(value_type = Option<Vec<InputItem>>)]
+    pub input: Option<Input>,
+    /// As for `POST /responses`.
+    pub instructions: Option<String>,
+    /// As for `POST /responses`.
+    pub previous_response_id: Option<String>,
+    /// As for `POST /responses`; nothing is added to it.
+    #[schema(value_type = Option<String>)]
+    pub conversation: Option<ConversationParam>,
+    /// As for `POST /responses`; nothing is left out of the count.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub truncation: Option<Truncation>,
+    /// As for `POST /responses`.
+    pub text: Option<TextConfig>,
+    /// As for `POST /responses`.
+    pub reasoning: Option<Reasoning>,
+    /// As for `POST /responses`.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub parallel_tool_calls: Option<bool>,
+}
+
+/// What does not fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Truncation {
+    /// The oldest items are left out.
+    Auto,
+    /// Is refused.
+    #[default]
+    Disabled,
+}
+
+/// How long prefixes are cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub enum CacheRetention {
+    /// A while.
+    #[serde(rename = "in_memory", alias = "in-memory")]
+    InMemory,
+    /// A day.
+    #[serde(rename = "24h")]
+    Day,
+}
+
+/// Streaming options.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+pub struct ResponseStreamOptions {
+    /// Accepted and without effect: events carry no padding.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub include_obfuscation: Option<bool>,
+}
+
+/// How the text is to be.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct TextConfig {
+    /// Its format.
+    pub format: Option<TextFormat>,
+    /// `medium` alone.
+    pub verbosity: Option<String>,
+}
+
+/// The format of a text.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct TextFormat {
+    /// `text`, `json_object` or `json_schema`.
+    #[serde(rename = "type")]
+    pub kind: FormatKind,
+    /// With `json_schema`: its name, of letters, digits, `_` and `-`.
+    #[schema(max_length = 64)]
+    pub name: Option<String>,
+    /// What it is for; has no effect.
+    pub description: Option<String>,
+    /// With `json_schema`: the schema; any object without it.
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Map<String, Value>>,
+    /// Answers always satisfy the schema, with this and without.
+    pub strict: Option<bool>,
+}
+
+impl TextFormat {
+    fn check(&self) -> Result<Option<Structured>, ApiError> {
+        match self.kind {
+            FormatKind::Text => Ok(None),
+            FormatKind::JsonObject => structured::json_object(FORMAT).map(Some),
+            FormatKind::JsonSchema => {
+                let name = self.name.as_deref().ok_or_else(|| ApiError::missing("text.format.name"))?;
+                structured::json_schema(FORMAT, FORMAT, name, self.schema.clone()).map(Some)
+            }
+        }
+    }
+
+    /// As a response shows it.
+    pub fn shown(&self) -> Value {
+        match self.kind {
+            FormatKind::Text => json!({"type": "text"}),
+            FormatKind::JsonObject => json!({"type": "json_object"}),
+            FormatKind::JsonSchema => {
+                let schema = self.schema.clone().map_or_else(|| json!({"type": "object"}), Value::Object);
+                json!({
+                    "type": "json_schema", "name": self.name, "description": self.description, "schema": schema,
+                    "strict": self.strict.unwrap_or(false),
+                })
+            }
+        }
+    }
+}
+
+/// How to think.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct Reasoning {
+    /// `none` alone.
+    pub effort: Option<String>,
+    /// Has no effect.
+    pub summary: Option<String>,
+    /// Has no effect.
+    pub generate_summary: Option<String>,
+}
+
+/// `input`: a text or a list of items.
+#[derive(Debug)]
+pub enum Input {
+    /// One message of the user.
+    Text(String),
+    /// Items.
+    Items(Vec<InputItem>),
+}
+
+impl<'de> Deserialize<'de> for Input {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InputVisitor;
+        impl<'de> Visitor<'de> for InputVisitor {
+            type Value = Input;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of items")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Input, E> {
+                Ok(Input::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Input, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Input::Items(items))
+            }
+        }
+        deserializer.deserialize_any(InputVisitor)
+    }
+}
+
+/// `conversation`: an id, or an object that has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationParam(pub String);
+
+impl<'de> Deserialize<'de> for ConversationParam {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Object {
+            id: String,
+        }
+        struct ParamVisitor;
+        impl<'de> Visitor<'de> for ParamVisitor {
+            type Value = ConversationParam;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a conversation's id or an object with it")
+            }
+
+            fn visit_str<E>(self, id: &str) -> Result<ConversationParam, E> {
+                Ok(ConversationParam(id.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ConversationParam, A::Error> {
+                let object = Object::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ConversationParam(object.id))
+            }
+        }
+        deserializer.deserialize_any(ParamVisitor)
+    }
+}
+
+/// Checks that the history comes from one place.
+pub fn check_history(
+    previous: Option<&str>,
+    conversation: Option<&ConversationParam>,
+) -> Result<(), ApiError> {
+    match (previous, conversation) {
+        (Some(_), Some(_)) => Err(ApiError::invalid_value(
+            "conversation",
+            "Invalid 'conversation': it cannot be used together with 'previous_response_id'; give only one.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A request that has passed every check of its own.
+#[derive(Debug)]
+pub struct Checked {
+    /// This turn's items, without ids where the caller gave none.
+    pub input: Vec<Value>,
+    pub sampling: SamplingParams,
+    pub stop: Vec<String>,
+    pub max_tokens: Option<u32>,
+    pub logprobs: Option<u32>,
+    pub store: bool,
+    pub background: bool,
+    pub stream: bool,
+    /// What the answer has to be, where it is not free.
+    pub structured: Option<Structured>,
+}
+
+impl CreateResponse {
+    /// Checks every field's range, and takes out what is no longer needed.
+    pub fn check(&mut self) -> Result<Checked, ApiError> {
+        params::model(&self.model)?;
+        let max_tokens = params::token_count("max_output_tokens", self.max_output_tokens, LEAST_OUTPUT)?;
+        params::integer("max_tool_calls", self.max_tool_calls, 0..=i64::from(i32::MAX))?;
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            typical_p: self.typical_p,
+            repeat_penalty: self.repeat_penalty,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.as_ref(),
+            seed: self.seed,
+        }
+        .check()?;
+        let top = params::integer("top_logprobs", self.top_logprobs, 0..=20)?;
+        let include = self.include.take().unwrap_or_default();
+        check_include(&include)?;
+        let wanted = include.iter().any(|name| name == LOGPROBS);
+        let logprobs = wanted.then(|| top.and_then(|top| u32::try_from(top).ok()).unwrap_or(0));
+        let stop = params::stops(self.stop.take())?;
+        let stream = self.stream.unwrap_or(false);
+        if self.stream_options.is_some() && !stream {
+            return Err(ApiError::invalid_value(
+                "stream_options",
+                "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
+            ));
+        }
+        params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
+        let structured = check_form(self.text.as_ref(), self.reasoning.as_ref())?;
+        check_history(self.previous_response_id.as_deref(), self.conversation.as_ref())?;
+        let (store, background) = (self.store.unwrap_or(true), self.background.unwrap_or(false));
+        if background && !store {
+            return Err(ApiError::invalid_value(
+                "background",
+                "Invalid 'background': a response that runs in the background has to be stored; leave 'store' out.",
+            ));
+        }
+        let input = items::normalize(self.input.take())?;
+        Ok(Checked { input, sampling, stop, max_tokens, logprobs, store, background, stream, structured })
+    }
+}
+
+/// Checks the names that `include` gives.
+pub fn check_include(include: &[String]) -> Result<(), ApiError> {
+    match include.iter().find(|name| !INCLUDABLE.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(ApiError::invalid_value(
+            "include",
+            format!("Invalid 'include': '{name}' is not one of {}.", INCLUDABLE.join(", ")),
+        )),
+    }
+}
+
+/// Checks `text` and `reasoning`; returns what the text has to be, where it is not free.
+pub fn check_form(
+    text: Option<&TextConfig>,
+    reasoning: Option<&Reasoning>,
+) -> Result<Option<Structured>, ApiError> {
+    let unsupported = |param: &str, value: &str, instead: &str| {
+        let message = format!(
+            "Unsupported parameter: '{param}' '{value}' is not supported by this server; use '{instead}'."
+        );
+        Err(ApiError::unsupported(param, message))
+    };
+    let invalid = |param: &str, value: &str, allowed: &[&str]| {
+        let message = format!("Invalid '{param}': '{value}' is not one of {}.", allowed.join(", "));
+        Err(ApiError::invalid_value(param, message))
+    };
+    let structured = match text.and_then(|text| text.format.as_ref()) {
+        Some(format) => format.check()?,
+        None => None,
+    };
+    match text.and_then(|text| text.verbosity.as_deref()) {
+        None | Some("medium") => {}
+        Some(level @ ("low" | "high")) => return unsupported("text.verbosity", level, "medium"),
+        Some(level) => return invalid("text.verbosity", level, &["low", "medium", "high"]),
+    }
+    let Some(reasoning) = reasoning else { return Ok(structured) };
+    match reasoning.effort.as_deref() {
+        None | Some("none") => {}
+        Some(effort) => return unsupported("reasoning.effort", effort, "none"),
+    }
+    let summaries = [("summary", &reasoning.summary), ("generate_summary", &reasoning.generate_summary)];
+    let kinds = ["auto", "concise", "detailed"];
+    for (field, kind) in summaries {
+        if let Some(kind) = kind.as_deref().filter(|kind| !kinds.contains(kind)) {
+            return invalid(&format!("reasoning.{field}"), kind, &kinds);
+        }
+    }
+    Ok(structured)
+}

@@ -1,0 +1,135 @@
+//! From a checked request to what feeds a run: the messages that fit, and the generation.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::unfold;
+use jan_actors::conversations::Turn;
+use jan_actors::model::{FinishReason, GenerationError, GenerationEvent, GenerationRequest, Models, Prompt};
+use jan_actors::responses::{Delta, Problem, RunEvent, Source};
+use serde_json::Value;
+
+use super::fit::{FirstFit, beginnings};
+use super::request::{FORMAT, PROMPT};
+use crate::api::choices::{ChoiceEvent, Choices};
+use crate::api::meter::Meter;
+use crate::api::structured::{OutputCheck, generation_error};
+
+/// What is to be generated.
+#[derive(Debug)]
+pub struct Plan {
+    /// The prompt in it is still to be set.
+    pub request: GenerationRequest,
+    /// Stays, whatever is left out.
+    pub instructions: Option<Value>,
+    /// The conversation.
+    pub messages: Vec<Value>,
+    /// Whether the oldest messages may be left out.
+    pub truncate: bool,
+    /// Looks at the finished answer.
+    pub check: Option<OutputCheck>,
+}
+
+impl Plan {
+    /// The request with the messages from `begin` on.
+    pub fn request(&self, begin: usize) -> GenerationRequest {
+        let messages = self.instructions.iter().chain(&self.messages[begin..]).cloned().collect();
+        GenerationRequest { prompt: Arc::new(Prompt::Chat { messages }), ..self.request.clone() }
+    }
+}
+
+/// Starts the generation; what can go wrong before the first token is an error here.
+pub async fn start(models: Models, plan: Plan, meter: Meter) -> Result<Choices, GenerationError> {
+    let begin = if plan.truncate { first_that_fits(&models, &plan).await? } else { 0 };
+    let request = plan.request(begin);
+    let check = plan.check;
+    let mut choices = Choices::start(&models, vec![request], meter).await?;
+    choices.check_with(check);
+    Ok(choices)
+}
+
+async fn first_that_fits(models: &Models, plan: &Plan) -> Result<usize, GenerationError> {
+    let beginnings = beginnings(&plan.messages);
+    let mut fit = FirstFit::new(beginnings.len());
+    while let Some(candidate) = fit.next() {
+        match prompt_tokens(models, plan.request(beginnings[candidate])).await {
+            Ok(_) => fit.tell(candidate, true),
+            Err(GenerationError::ContextLengthExceeded { .. }) => fit.tell(candidate, false),
+            Err(error) => return Err(error),
+        }
+    }
+    // Where not even the last fits, the generation says so.
+    Ok(beginnings[fit.found().min(beginnings.len() - 1)])
+}
+
+/// The length of a prompt in tokens; the generation is given up as soon as it is known.
+pub async fn prompt_tokens(models: &Models, request: GenerationRequest) -> Result<u32, GenerationError> {
+    let mut generation = models.generate(request).await?;
+    while let Some(event) = generation.recv().await {
+        match event {
+            GenerationEvent::Accepted { prompt_tokens, .. } => return Ok(prompt_tokens),
+            GenerationEvent::Failed(error) => return Err(error),
+            _ => {}
+        }
+    }
+    Err(GenerationError::Internal("a generation ended without a result".to_owned()))
+}
+
+enum Stage<F> {
+    Starting(F),
+    Running(Choices),
+    Ended,
+}
+
+/// What a generation that is still to be started says.
+pub fn source<F>(starting: F) -> Source
+where
+    F: Future<Output = Result<Choices, GenerationError>> + Send + 'static,
+{
+    Box::pin(unfold(Stage::Starting(Box::pin(starting)), |stage| async {
+        match stage {
+            Stage::Ended => None,
+            Stage::Starting(starting) => Some(match starting.await {
+                Ok(choices) => (RunEvent::Started, Stage::Running(choices)),
+                Err(error) => (failed(error), Stage::Ended),
+            }),
+            Stage::Running(mut choices) => match choices.next().await? {
+                Ok((_, ChoiceEvent::Text(text, logprobs))) => {
+                    Some((RunEvent::Delta(Delta { text, logprobs }), Stage::Running(choices)))
+                }
+                Ok((_, ChoiceEvent::Finished(reason, usage))) => {
+                    Some((RunEvent::Finished(reason, usage), Stage::Ended))
+                }
+                Err(error) => Some((failed(error), Stage::Ended)),
+            },
+        }
+    }))
+}
+
+/// The same, with what is said going into a conversation as well. The turn is over before the end is told, so that
+/// whoever hears of it finds it there; a run that ends otherwise leaves it `incomplete`.
+pub fn into_turn(source: Source, turn: Turn) -> Source {
+    Box::pin(unfold((source, Some(turn)), |(mut source, mut turn)| async {
+        let mut event = source.next().await?;
+        match (&event, &mut turn) {
+            (RunEvent::Delta(delta), Some(turn)) => turn.push(&delta.text),
+            (RunEvent::Finished(FinishReason::Stop, _), Some(turn)) => {
+                if let Err(error) = turn.finish().await {
+                    tracing::error!(%error, "an answer could not be added to its conversation");
+                    let message = "The answer could not be added to the conversation.".to_owned();
+                    event = RunEvent::Failed(Problem { code: "storage_failed".to_owned(), message }, None);
+                }
+            }
+            (RunEvent::Finished(..) | RunEvent::Failed(..), turn) => *turn = None,
+            _ => {}
+        }
+        Some((event, (source, turn)))
+    }))
+}
+
+fn failed(error: GenerationError) -> RunEvent {
+    let shown = generation_error(error.clone(), PROMPT, Some(FORMAT));
+    let problem = Problem { code: shown.code().to_owned(), message: shown.message().to_owned() };
+    RunEvent::Failed(problem, Some(error))
+}

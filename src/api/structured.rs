@@ -1,0 +1,308 @@
+//! Structured output: what a request says that its answers have to be, and the last check of a finished answer.
+//!
+//! Sources: `ResponseFormatJsonSchema` in OpenAI's API description; `guided_json`, `guided_regex`, `guided_choice` and
+//! `guided_grammar` as vLLM's users know them.
+
+use jan_actors::model::{Constraint, GenerationError};
+use jsonschema::Validator;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use crate::http::ApiError;
+
+/// Longest schema, expression or grammar, in bytes.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// The form of the answer.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"type": "json_object"}))]
+pub struct ResponseFormat {
+    /// Free text, any JSON object, or JSON that a schema accepts.
+    #[serde(rename = "type")]
+    pub kind: FormatKind,
+    /// With `json_schema`: the schema.
+    pub json_schema: Option<JsonSchemaFormat>,
+}
+
+/// The kind of form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FormatKind {
+    /// Free text.
+    Text,
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that a schema accepts.
+    JsonSchema,
+}
+
+/// A schema with a name.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct JsonSchemaFormat {
+    /// Its name: letters, digits, `_` and `-`.
+    #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]+$")]
+    pub name: String,
+    /// What it is for; has no effect.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub description: Option<String>,
+    /// A JSON Schema; any object without it. What cannot be enforced is refused.
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Map<String, Value>>,
+    /// Answers always satisfy the schema, with this and without.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub strict: Option<bool>,
+}
+
+/// The fields of a request that say what its answers have to be; at most one may be given.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    /// OpenAI's.
+    pub response_format: Option<ResponseFormat>,
+    /// A JSON Schema.
+    pub guided_json: Option<Map<String, Value>>,
+    /// A regular expression for the whole answer.
+    pub guided_regex: Option<String>,
+    /// The texts to choose from.
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar in Lark's notation.
+    pub guided_grammar: Option<String>,
+}
+
+/// What answers have to be.
+#[derive(Debug)]
+pub struct Structured {
+    /// The field that says so, for errors about it.
+    pub field: &'static str,
+    /// For the engine.
+    pub constraint: Constraint,
+    /// Whether finished answers are checked.
+    validator: Option<Validator>,
+}
+
+impl Wishes {
+    /// `None`: free text.
+    ///
+    /// # Errors
+    /// 400 with the field.
+    pub fn check(self) -> Result<Option<Structured>, ApiError> {
+        let mut found = Vec::new();
+        if let Some(format) = self.response_format {
+            found.extend(format.check()?);
+        }
+        if let Some(schema) = self.guided_json {
+            found.push(Structured::json("guided_json", "guided_json", Value::Object(schema))?);
+        }
+        if let Some(regex) = self.guided_regex {
+            found.push(Structured::text("guided_regex", Constraint::Regex(regex)));
+        }
+        if let Some(choices) = self.guided_choice {
+            found.push(Structured::text("guided_choice", Constraint::Regex(one_of(&choices)?)));
+        }
+        if let Some(grammar) = self.guided_grammar {
+            found.push(Structured::text("guided_grammar", Constraint::Lark(grammar)));
+        }
+        if let [first, second, ..] = &found[..] {
+            let message =
+                format!("'{}' and '{}' exclude each other; give only one.", first.field, second.field);
+            return Err(ApiError::invalid_value(second.field, message));
+        }
+        let Some(only) = found.pop() else { return Ok(None) };
+        let (Constraint::JsonSchema(text) | Constraint::Regex(text) | Constraint::Lark(text)) =
+            &only.constraint;
+        if text.is_empty() || text.len() > MOST_BYTES {
+            let message =
+                format!("Invalid '{}': expected 1 to {MOST_BYTES} bytes, got {}.", only.field, text.len());
+            return Err(ApiError::invalid_value(only.field, message));
+        }
+        Ok(Some(only))
+    }
+}
+
+impl ResponseFormat {
+    fn check(self) -> Result<Option<Structured>, ApiError> {
+        const FIELD: &str = "response_format";
+        match (self.kind, self.json_schema) {
+            (FormatKind::Text, None) => Ok(None),
+            (FormatKind::JsonObject, None) => json_object(FIELD).map(Some),
+            (FormatKind::JsonSchema, Some(format)) => {
+                json_schema(FIELD, "response_format.json_schema", &format.name, format.schema).map(Some)
+            }
+            (FormatKind::JsonSchema, None) => Err(ApiError::missing("response_format.json_schema")),
+            (_, Some(_)) => Err(ApiError::invalid_value(
+                "response_format.json_schema",
+                "Invalid 'response_format.json_schema': only the type 'json_schema' has it.",
+            )),
+        }
+    }
+}
+
+/// Any JSON object, as `field` asks.
+pub fn json_object(field: &'static str) -> Result<Structured, ApiError> {
+    Structured::json(field, field, any_object())
+}
+
+/// JSON that a schema accepts, as `field` asks; its name and the schema lie at `at`.
+pub fn json_schema(
+    field: &'static str,
+    at: &str,
+    name: &str,
+    schema: Option<Map<String, Value>>,
+) -> Result<Structured, ApiError> {
+    let named = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if !named || !(1..=64).contains(&name.len()) {
+        let message = format!("Invalid '{at}.name': expected 1 to 64 letters, digits, '_' or '-'.");
+        return Err(ApiError::invalid_value(format!("{at}.name"), message));
+    }
+    let schema = schema.map_or_else(any_object, Value::Object);
+    Structured::json(field, &format!("{at}.schema"), schema)
+}
+
+fn any_object() -> Value {
+    json!({"type": "object"})
+}
+
+/// The expression that matches these texts and no other.
+fn one_of(choices: &[String]) -> Result<String, ApiError> {
+    if choices.is_empty() || choices.iter().any(String::is_empty) {
+        let message = "Invalid 'guided_choice': expected at least one text, and none that is empty.";
+        return Err(ApiError::invalid_value("guided_choice", message));
+    }
+    let escaped: Vec<String> = choices.iter().map(|choice| regex_syntax::escape(choice)).collect();
+    Ok(escaped.join("|"))
+}
+
+impl Structured {
+    fn json(field: &'static str, place: &str, schema: Value) -> Result<Self, ApiError> {
+        let wrong = |error: String| {
+            ApiError::invalid_value(place, format!("Invalid '{place}': it is no usable JSON Schema: {error}"))
+        };
+        let text = schema.to_string();
+        if text.len() > MOST_BYTES {
+            return Err(wrong(format!("it has {} bytes, and {MOST_BYTES} are allowed", text.len())));
+        }
+        let options = jsonschema::options().should_validate_formats(true);
+        let validator = options.build(&schema).map_err(|error| wrong(error.to_string()))?;
+        Ok(Self { field, constraint: Constraint::JsonSchema(text), validator: Some(validator) })
+    }
+
+    fn text(field: &'static str, constraint: Constraint) -> Self {
+        Self { field, constraint, validator: None }
+    }
+
+    /// What checks `answers` answers when they end. `cut`: a stop text may end them before they are complete.
+    pub fn output_check(self, answers: usize, cut: bool) -> Option<OutputCheck> {
+        let validator = self.validator.filter(|_| !cut)?;
+        Some(OutputCheck { validator, texts: vec![String::new(); answers] })
+    }
+}
+
+/// Maps an engine's error where `field` is what constrains the answers.
+pub fn generation_error(
+    error: GenerationError,
+    prompt_param: &'static str,
+    field: Option<&'static str>,
+) -> ApiError {
+    match (error, field) {
+        (GenerationError::InvalidConstraint { message }, Some(field)) => ApiError::invalid_value(
+            field,
+            format!(
+                "Invalid '{field}': it cannot be enforced: {message}. Leave that out or say it otherwise."
+            ),
+        ),
+        (error, _) => ApiError::from_generation(error, prompt_param),
+    }
+}
+
+/// The last check of finished answers: that the model was kept inside the schema is the engine's doing, and an answer
+/// is called finished only when it is seen to be so.
+#[derive(Debug)]
+pub struct OutputCheck {
+    validator: Validator,
+    texts: Vec<String>,
+}
+
+impl OutputCheck {
+    /// Takes more of an answer.
+    pub fn push(&mut self, index: usize, text: &str) {
+        self.texts[index].push_str(text);
+    }
+
+    /// Looks at an answer that ended by itself.
+    ///
+    /// # Errors
+    /// [`GenerationError::InvalidOutput`] with what is wrong.
+    pub fn finish(&self, index: usize) -> Result<(), GenerationError> {
+        let wrong = |message: String| GenerationError::InvalidOutput { message };
+        let value: Value =
+            serde_json::from_str(&self.texts[index]).map_err(|error| wrong(error.to_string()))?;
+        self.validator.validate(&value).map_err(|error| wrong(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(value: Value) -> Result<Option<Structured>, ApiError> {
+        let response_format = Some(serde_json::from_value(value).unwrap());
+        Wishes { response_format, ..Wishes::default() }.check()
+    }
+
+    fn param(result: Result<Option<Structured>, ApiError>) -> Option<String> {
+        result.unwrap_err().param().map(str::to_owned)
+    }
+
+    #[test]
+    fn text_is_free() {
+        assert!(format(json!({"type": "text"})).unwrap().is_none());
+        assert!(Wishes::default().check().unwrap().is_none());
+    }
+
+    #[test]
+    fn schemas_are_checked() {
+        let schema = |schema: Value| {
+            format(json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}))
+        };
+        assert!(
+            schema(json!({"type": "object", "properties": {"a": {"type": "integer"}}})).unwrap().is_some()
+        );
+        let place = Some("response_format.json_schema.schema".to_owned());
+        assert_eq!(param(schema(json!({"type": "nothing"}))), place);
+        assert_eq!(param(schema(json!({"$ref": "http://127.0.0.1:1/x.json"}))), place);
+        assert_eq!(param(schema(json!({"pattern": "("}))), place);
+    }
+
+    #[test]
+    fn forms_have_their_parts() {
+        assert_eq!(param(format(json!({"type": "json_schema"}))), Some("response_format.json_schema".into()));
+        let named = json!({"type": "json_schema", "json_schema": {"name": "a b"}});
+        assert_eq!(param(format(named)), Some("response_format.json_schema.name".into()));
+        let both = Wishes {
+            guided_regex: Some("a".into()),
+            guided_choice: Some(vec!["a".into()]),
+            ..Wishes::default()
+        };
+        assert_eq!(param(both.check()), Some("guided_choice".into()));
+        let empty = Wishes { guided_choice: Some(Vec::new()), ..Wishes::default() };
+        assert_eq!(param(empty.check()), Some("guided_choice".into()));
+    }
+
+    #[test]
+    fn choices_are_texts_and_no_expressions() {
+        assert_eq!(one_of(&["a.b".to_owned(), "c|d".to_owned()]).unwrap(), r"a\.b|c\|d");
+    }
+
+    #[test]
+    fn finished_answers_are_looked_at() {
+        let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
+        let structured = Structured::json("guided_json", "guided_json", schema).unwrap();
+        let mut check = structured.output_check(2, false).unwrap();
+        check.push(0, "{\"a\": ");
+        check.push(1, "{}");
+        assert!(check.finish(0).is_err());
+        check.push(0, "1}");
+        assert!(check.finish(0).is_ok());
+        assert!(check.finish(1).is_err());
+    }
+}
