@@ -100,6 +100,14 @@ impl Choices {
         self.turn = turn;
     }
 
+    /// Returns when what was used is on disk, so that it is counted before the client is told that it is over. Waits
+    /// for a second at most, and not at all for a disk that is full.
+    pub async fn settle(&self) {
+        if let Some(meter) = &self.meter {
+            meter.settle().await;
+        }
+    }
+
     fn observe(&mut self, index: usize, event: &GenerationEvent) {
         if let Some(meter) = &mut self.meter {
             meter.observe(index, event);
@@ -118,10 +126,7 @@ impl Choices {
                 Some(heard) => heard,
                 None => {
                     let Some((index, event)) = self.events.next().await else {
-                        // Counted before the client is told that it is over.
-                        if let Some(meter) = &self.meter {
-                            meter.settle().await;
-                        }
+                        self.settle().await;
                         return None;
                     };
                     self.observe(index, &event);

@@ -154,7 +154,7 @@ mod tests {
             if with_body && let Some(body) = operation.get("requestBody") {
                 let curl = operation["x-codeSamples"][0]["source"].as_str().unwrap();
                 assert!(
-                    curl.contains(" -d '"),
+                    curl.contains(" -d '") || curl.contains(" --data-binary @"),
                     "{name}: its body has no example: #[schema(example = json!(…))] on {body}"
                 );
             }

@@ -65,7 +65,9 @@ impl Meter {
 
     /// Returns when what was used is on disk. What a client was told to be over has been counted.
     pub async fn settle(&self) {
-        self.ledger.settle().await;
+        if self.account.is_some() {
+            self.ledger.settle().await;
+        }
     }
 
     /// Takes note of what answer `index` says.

@@ -48,6 +48,7 @@ pub struct Doc;
 
 /// Days with usage, oldest first. A day on which nothing was used is not among them.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UsagePage)]
 pub struct Page {
     /// Always `page`.
     object: &'static str,
@@ -61,6 +62,7 @@ pub struct Page {
 
 /// One day (UTC).
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UsageBucket)]
 pub struct Bucket {
     /// Always `bucket`.
     object: &'static str,
@@ -77,6 +79,7 @@ pub struct Bucket {
 
 /// What was used.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UsageSum)]
 pub struct Sum {
     /// Always `organization.usage.completions.result`.
     object: &'static str,

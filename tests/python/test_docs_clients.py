@@ -119,6 +119,8 @@ def test_samples_run_as_printed(make_server, description, label, tmp_path):
     admin = server.new_user("samples@example.com", "Samples")
     assert server.patch(f"/api/v1/admin/users/{admin}", {"role": "admin"}, key=server.admin_key).status == 200
     fine, tried = 0, 0
+    # What importStore sends.
+    (tmp_path / "export.ndjson").write_bytes(server.get("/api/v1/admin/export", key=server.admin_key).body)
     for name, operation, source in samples(description, label):
         # Each with a key of its own: some end what they are called with.
         if operation["operationId"] == "deleteProfile":
@@ -130,16 +132,16 @@ def test_samples_run_as_printed(make_server, description, label, tmp_path):
         env = {"JAN_API_KEY": key}
         source = source.replace("localhost:8080", f"127.0.0.1:{server.port}")
         if label == "curl":
-            out = run(["bash", "-c", source.replace("curl", "curl -sS --fail-with-body -w '\\n%{http_code}' ", 1) + " || true"], env)
+            out = run(["bash", "-c", source.replace("curl", "curl -sS --fail-with-body -w '\\n%{http_code}' ", 1) + " || true"], env, cwd=tmp_path)
             status = out.rstrip().rsplit("\n", 1)[-1]
             assert status in operation["responses"], (name, out)
             fine += status < "400"
         elif label == "Python":
-            run([sys.executable, "-c", source], env)
+            run([sys.executable, "-c", source], env, cwd=tmp_path)
         else:
             script = tmp_path / "sample.mjs"
             script.write_text(source)
-            run(["node", script], env)
+            run(["node", script], env, cwd=tmp_path)
         tried += 1
     assert tried >= 30
     if label == "curl":

@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import pytest
-from harness import BINARY, Server
+from harness import BINARY, MODEL, Server
 
 ANN = "ann@example.com"
 
@@ -208,25 +208,145 @@ def test_a_running_server_takes_exports_in(kept, tmp_path):
     server.close()
 
 
+def keep_something(server, key):
+    """A conversation with two branches, a large item and a share link, and a response; their ids."""
+    def call(method, path, body=None, status=200):
+        answer = server.post(f"/api/v1{path}", body, key=key, method=method)
+        assert answer.status == status, answer
+        return answer.json()
+
+    conversation = call("POST", "/conversations", {"title": "Title unmistakable"}, 201)["id"]
+    path = f"/conversations/{conversation}"
+    # In several chunks, with characters of several bytes where they are cut.
+    large = "Large unmistakable " + "Größe 🦀 " * 20_000
+    items = [{"role": "user", "content": text} for text in ("Words unmistakable", large, "Third unmistakable")]
+    first = call("POST", path + "/items", {"items": items})["data"][0]["id"]
+    call("POST", path + "/branches", {"id": first})
+    call("POST", path + "/items", {"items": [{"role": "user", "content": "Branch unmistakable"}]})
+    deleted = call("POST", path + "/items", {"items": [{"role": "user", "content": "Deleted"}]})["data"][0]["id"]
+    call("DELETE", f"{path}/items/{deleted}")
+    shared = call("POST", path + "/share", {})
+    asked = {"model": MODEL, "input": "Response unmistakable", "max_output_tokens": 8}
+    response = call("POST", "/responses", asked)["id"]
+    token = next(text for text in re.findall(r"[A-Za-z0-9_-]{20,}", json.dumps(shared)) if not text.startswith("conv_"))
+    return {"conversation": conversation, "item": first, "response": response, "token": token, "large": large}
+
+
+def seen(server, key, made):
+    """All that can be read of it."""
+    paths = [
+        "/conversations",
+        f"/conversations/{made['conversation']}",
+        f"/conversations/{made['conversation']}/items?limit=100",
+        f"/conversations/{made['conversation']}/branches",
+        f"/conversations/{made['conversation']}/items/{made['item']}",
+        f"/conversations/{made['conversation']}/export?format=json",
+        f"/shared/{made['token']}",
+        f"/responses/{made['response']}",
+        f"/responses/{made['response']}/input_items",
+    ]
+    answers = [server.get(f"/api/v1{path}", key=key) for path in paths]
+    assert [(path, answer.status) for path, answer in zip(paths, answers) if answer.status != 200] == []
+    return [answer.json() for answer in answers]
+
+
+def test_conversations_and_responses_there_and_back(tmp_path):
+    server = Server(tmp_path / "one")
+    key, other = (server.new_key(server.new_user(email))["key"] for email in (ANN, "bob@example.com"))
+    made, others = keep_something(server, key), keep_something(server, other)
+    before = seen(server, key, made)
+    assert made["large"] in json.dumps(before, ensure_ascii=False)
+    online = server.get("/api/v1/admin/export", key=server.admin_key).body
+    admin = server.admin_key
+    server.terminate()
+    server.process.wait(60)
+    server.close()
+
+    export = run("export", "--data-dir", server.data).stdout
+    assert verify(export) == verify(online)
+    counts = verify(export)
+    # Four that are kept, one that was deleted, for each of the two.
+    assert (counts["conversation"], counts["item"], counts["response"]) == (2, 10, 2)
+    one = run("export", "--data-dir", server.data, "--user", ANN).stdout
+    counts = verify(one)
+    assert (counts["conversation"], counts["item"], counts["response"]) == (1, 5, 1)
+    assert made["response"].encode() in one
+    for name in ("conversation", "item", "response"):
+        assert others[name].encode() not in one, name
+
+    # All of it into a fresh folder.
+    data = tmp_path / "two" / "data"
+    done = run("import", "--data-dir", data, input=export)
+    assert done.returncode == 0, done
+    assert lines(run("export", "--data-dir", data).stdout)[1:-1] == lines(export)[1:-1]
+    server = Server(tmp_path / "two")
+    assert seen(server, key, made) == before
+    assert server.get(f"/api/v1/conversations/{made['conversation']}", key=other).status == 404
+    assert server.get(f"/api/v1/responses/{made['response']}", key=other).status == 404
+
+    # It goes on, with other changes, and an import takes it back to what it was.
+    path = f"/api/v1/conversations/{made['conversation']}"
+    later = {"items": [{"role": "user", "content": "Later"}]}
+    for _ in range(2):
+        assert server.post(path + "/items", later, key=key).status == 200
+    assert server.delete(f"/api/v1/responses/{made['response']}", key=key).status == 200
+    headers = {"Content-Type": "application/x-ndjson"}
+    for body in (one, export):
+        assert server.post("/api/v1/admin/import", body, headers, key=admin).status == 200
+        assert seen(server, key, made) == before
+    assert server.post(path + "/items", later, key=key).status == 200
+    server.close()
+
+
+def test_records_that_are_wrong_are_refused_by_line(kept, tmp_path):
+    """With a checksum that fits: whoever edits an export can make one."""
+    ids = {"conversation": "conv_" + "0" * 32, "number": 1, "parent": 1, "id": "msg_1", "created_at": 1,
+           "deleted": False, "pending": False, "body": {}}
+    key = "0" * 32 + "00000001"
+    wrong = [
+        ("item", key, ids),
+        ("item", key, ids | {"parent": None, "id": "x" * 300}),
+        ("item", "00", ids | {"parent": None}),
+        ("item", key, {}),
+        ("conversation", "0" * 32, {}),
+        ("response", "0" * 32, {}),
+        ("user", "0" * 32, {"id": "user_1"}),
+        ("nothing", "00", {}),
+    ]
+    for number, (kind, key, value) in enumerate(wrong):
+        header = export_of(kept).splitlines(keepends=True)[0]
+        body = header + json.dumps({"kind": kind, "key": key, "value": value}, separators=(",", ":")).encode() + b"\n"
+        digest = hashlib.sha256(body).hexdigest()
+        trailer = json.dumps({"kind": "trailer", "records": {kind: 1}, "sha256": digest}, separators=(",", ":"))
+        data = tmp_path / str(number)
+        done = run("import", "--data-dir", data, input=body + trailer.encode() + b"\n")
+        assert done.returncode == 1 and b"line 2 of the export is not a record" in done.stderr, (kind, value, done)
+        assert list(data.iterdir()) == []
+
+
 def test_a_deleted_user_leaves_no_trace(tmp_path):
     server = Server(tmp_path)
     ann = server.new_user(ANN, "Ann Unmistakable")
     key = server.new_key(ann, name="Keyname Unmistakable")
     server.new_session(ann)
     assert server.chat("Words unmistakable", key=key["key"]).status == 200
-    traces = [ann, ANN, key["id"], "nmistakable"]
+    made = keep_something(server, key["key"])
+    kinds = {"user", "key", "session", "usage", "conversation", "item", "response"}
+    names = [made[name] for name in ("conversation", "item", "response", "token")]
+    traces = [ann, ANN, key["id"], "nmistakable", *names]
 
     def found(export):
         return [trace for trace in traces if trace.encode() in export]
 
     export = server.get("/api/v1/admin/export", key=server.admin_key).body
-    assert ann in found(export) and ANN in found(export) and key["id"] in found(export), "it can be found at all"
+    assert found(export) == traces, "it can be found at all"
     one = server.get(f"/api/v1/admin/export?user={ann}", key=server.admin_key).body
-    assert set(verify(one)) == {"user", "key", "session", "usage"}
+    assert set(verify(one)) == kinds
     assert server.delete(f"/api/v1/admin/users/{ann}", key=server.admin_key).status == 200
     export = server.get("/api/v1/admin/export", key=server.admin_key).body
-    verify(export)
+    assert not {"conversation", "item", "response", "session"} & set(verify(export))
     assert found(export) == []
+    assert server.get(f"/api/v1/shared/{made['token']}").status == 404
     assert server.get(f"/api/v1/admin/export?user={ann}", key=server.admin_key).status == 404
     server.terminate()
     server.process.wait(60)

@@ -320,6 +320,8 @@ fn samples(operation: &Map<String, Value>, method: &Method, path: &str, schemas:
     }
     let media = operation.get("requestBody").map(|body| &body["content"]["application/json"]);
     let body = media.and_then(|media| example_of(media, schemas));
+    let types = operation.get("requestBody").and_then(|body| body["content"].as_object());
+    let file = types.and_then(|types| types.keys().next()).filter(|kind| *kind != "application/json");
     let success = |status: &str| status.starts_with('2');
     let responses = operation["responses"].as_object();
     let json_answer = responses
@@ -327,7 +329,15 @@ fn samples(operation: &Map<String, Value>, method: &Method, path: &str, schemas:
         .flatten()
         .any(|(status, response)| success(status) && response["content"].get("application/json").is_some());
     let with_key = operation["security"].as_array().is_some_and(|schemes| !schemes.is_empty());
-    Sample { method: method.as_str(), path: filled, with_key, body, json_answer }.to_value()
+    Sample {
+        method: method.as_str(),
+        path: filled,
+        with_key,
+        body,
+        file: file.map(String::as_str),
+        json_answer,
+    }
+    .to_value()
 }
 
 /// The example of a body: its own, or that of its schema.

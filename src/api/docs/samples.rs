@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 /// Where the samples find the server.
 pub const HOST: &str = "http://localhost:8080";
 
+/// A file to be sent.
+const FILE: &str = "export.ndjson";
+
 /// A request as a sample shows it.
 #[derive(Debug)]
 pub struct Sample<'a> {
@@ -18,6 +21,8 @@ pub struct Sample<'a> {
     pub with_key: bool,
     /// The body.
     pub body: Option<&'a Value>,
+    /// The content type of a body that is a file.
+    pub file: Option<&'a str>,
     /// Whether the answer is JSON.
     pub json_answer: bool,
 }
@@ -34,7 +39,8 @@ impl Sample<'_> {
 
     fn curl(&self) -> String {
         let mut text = "curl".to_owned();
-        if self.method != "GET" && !(self.method == "POST" && self.body.is_some()) {
+        let posts = self.body.is_some() || self.file.is_some();
+        if self.method != "GET" && !(self.method == "POST" && posts) {
             let _ = write!(text, " -X {}", self.method);
         }
         let _ = write!(text, " {HOST}{}", self.path);
@@ -46,6 +52,9 @@ impl Sample<'_> {
             let body = pretty(body).replace('\'', "'\\''");
             let _ = write!(text, " \\\n  -H \"Content-Type: application/json\" \\\n  -d '{body}'");
         }
+        if let Some(kind) = self.file {
+            let _ = write!(text, " \\\n  -H \"Content-Type: {kind}\" \\\n  --data-binary @{FILE}");
+        }
         text
     }
 
@@ -56,8 +65,16 @@ impl Sample<'_> {
         }
         let _ = write!(text, "import requests\n\nanswer = requests.{}(\n", self.method.to_lowercase());
         let _ = writeln!(text, "    \"{HOST}{}\",", self.path);
+        let mut headers = Vec::new();
         if self.with_key {
-            text.push_str("    headers={\"Authorization\": f\"Bearer {os.environ['JAN_API_KEY']}\"},\n");
+            headers.push("\"Authorization\": f\"Bearer {os.environ['JAN_API_KEY']}\"".to_owned());
+        }
+        headers.extend(self.file.map(|kind| format!("\"Content-Type\": \"{kind}\"")));
+        if !headers.is_empty() {
+            let _ = writeln!(text, "    headers={{{}}},", headers.join(", "));
+        }
+        if self.file.is_some() {
+            let _ = writeln!(text, "    data=open(\"{FILE}\", \"rb\"),");
         }
         if let Some(body) = self.body {
             let _ = writeln!(text, "    json={},", python_literal(body));
@@ -83,6 +100,10 @@ impl Sample<'_> {
             headers.push("\"Content-Type\": \"application/json\"".to_owned());
             options.push(format!("  body: JSON.stringify({body}),"));
         }
+        if let Some(kind) = self.file {
+            headers.push(format!("\"Content-Type\": \"{kind}\""));
+            options.push(format!("  body: await fs.readFile(\"{FILE}\"),"));
+        }
         if !self.json_answer {
             options.push("  redirect: \"manual\",".to_owned());
         }
@@ -95,7 +116,11 @@ impl Sample<'_> {
         };
         let shown =
             if self.json_answer { "await answer.json()" } else { "answer.status, await answer.text()" };
-        format!("const answer = await fetch(\"{HOST}{}\"{options});\nconsole.log({shown});", self.path)
+        let import = if self.file.is_some() { "import fs from \"node:fs/promises\";\n\n" } else { "" };
+        format!(
+            "{import}const answer = await fetch(\"{HOST}{}\"{options});\nconsole.log({shown});",
+            self.path
+        )
     }
 }
 
@@ -133,6 +158,7 @@ mod tests {
             path: "/x".to_owned(),
             with_key: true,
             body: Some(&body),
+            file: None,
             json_answer: true,
         };
         assert!(sample.curl().contains(r#""text": "it'\''s""#), "{}", sample.curl());

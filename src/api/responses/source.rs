@@ -99,6 +99,7 @@ where
                     Some((RunEvent::Delta(Delta { text, logprobs }), Stage::Running(choices)))
                 }
                 Ok((_, ChoiceEvent::Finished(reason, usage))) => {
+                    choices.settle().await;
                     Some((RunEvent::Finished(reason, usage), Stage::Ended))
                 }
                 Err(error) => Some((failed(error), Stage::Ended)),
