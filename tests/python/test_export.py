@@ -225,10 +225,9 @@ def keep_something(server, key):
     call("POST", path + "/items", {"items": [{"role": "user", "content": "Branch unmistakable"}]})
     deleted = call("POST", path + "/items", {"items": [{"role": "user", "content": "Deleted"}]})["data"][0]["id"]
     call("DELETE", f"{path}/items/{deleted}")
-    shared = call("POST", path + "/share", {})
+    token = call("POST", path + "/share")["token"]
     asked = {"model": MODEL, "input": "Response unmistakable", "max_output_tokens": 8}
     response = call("POST", "/responses", asked)["id"]
-    token = next(text for text in re.findall(r"[A-Za-z0-9_-]{20,}", json.dumps(shared)) if not text.startswith("conv_"))
     return {"conversation": conversation, "item": first, "response": response, "token": token, "large": large}
 
 

@@ -242,6 +242,9 @@ pub enum Step {
     Put,
 }
 
+/// Does one of the two steps with some records.
+pub type Apply<'a> = &'a mut dyn FnMut(&[Record], Step) -> Result<(), OfflineError>;
+
 /// One of the two steps with some records.
 pub fn put(stores: &dyn Stores, records: &[Record], step: Step) -> Result<(), OfflineError> {
     match step {
@@ -269,7 +272,7 @@ pub fn merge(
     folder: &Path,
     input: &mut dyn Read,
     progress: &mut dyn FnMut(u64),
-    apply: &mut dyn FnMut(&[Record], Step) -> Result<(), OfflineError>,
+    apply: Apply<'_>,
 ) -> Result<Counts, OfflineError> {
     let mut spool = tempfile::tempfile_in(folder).map_err(file_error(folder.display()))?;
     let counts = {
