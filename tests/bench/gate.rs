@@ -97,6 +97,7 @@ async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
         identity: system.identity().clone(),
         limiter: system.limiter().clone(),
         conversations: system.conversations().clone(),
+        responses: system.responses().clone(),
         google: Arc::new(Google::new(GoogleConfig::default())),
         guests: true,
         lifecycle: Lifecycle::default(),
