@@ -134,18 +134,19 @@ impl Serialize for WireItem {
     }
 }
 
-/// A list of items.
+/// A list of items. Source: `ConversationItemList`.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConversationItemList)]
 pub struct ItemList {
     /// Always `list`.
     object: &'static str,
     /// The items: OpenAI's objects with `created_at` (Unix seconds) and `parent_id` (what it answers) beside.
     #[schema(value_type = Vec<Object>)]
     data: Vec<WireItem>,
-    /// The first one's id.
-    first_id: Option<String>,
-    /// The last one's id; give it as `after` to go on.
-    last_id: Option<String>,
+    /// The first one's id; empty where there is none.
+    first_id: String,
+    /// The last one's id; give it as `after` to go on. Empty where there is none.
+    last_id: String,
     /// Whether there is more behind the last one.
     has_more: bool,
 }
@@ -153,10 +154,11 @@ pub struct ItemList {
 impl ItemList {
     /// A part of a list, or all of it.
     pub fn new(data: Vec<Item>, has_more: bool) -> Self {
+        let id = |item: Option<&Item>| item.map(|item| item.id.clone()).unwrap_or_default();
         Self {
             object: "list",
-            first_id: data.first().map(|item| item.id.clone()),
-            last_id: data.last().map(|item| item.id.clone()),
+            first_id: id(data.first()),
+            last_id: id(data.last()),
             data: data.into_iter().map(WireItem).collect(),
             has_more,
         }

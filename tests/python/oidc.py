@@ -50,7 +50,8 @@ class Provider:
         self.key = Key("first")
         self.keys = [self.key]
         self.person = {"sub": "1001", "email": "ann@corp.example", "email_verified": True, "name": "Ann Example"}
-        self.redirect_url = REDIRECT_URL
+        #: Those of the servers that were given settings: each has its own.
+        self.redirect_urls = {REDIRECT_URL}
         self.reset()
         self.codes = {}
         self.asked = []
@@ -93,7 +94,7 @@ class Provider:
             "issuer": self.url,
             "timeout_ms": 2000,
         } | more
-        self.redirect_url = settings["redirect_url"]
+        self.redirect_urls.add(settings["redirect_url"])
         return {f"JAN_SERVER__AUTH__GOOGLE__{name.upper()}": value for name, value in settings.items()}
 
     def _serve(self, handler, form):
@@ -123,7 +124,7 @@ class Provider:
     def _authorize(self, query):
         """The person agrees at once."""
         assert query["client_id"] == CLIENT_ID
-        assert query["redirect_uri"] == self.redirect_url
+        assert query["redirect_uri"] in self.redirect_urls
         assert query["response_type"] == "code"
         code = secrets.token_urlsafe(16)
         self.codes[code] = query
@@ -135,7 +136,7 @@ class Provider:
             return 401, {}, {"error": "invalid_client"}
         query = self.codes.pop(form.get("code"), None)
         challenge = encode_part(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
-        if query is None or challenge != query["code_challenge"] or form.get("redirect_uri") != self.redirect_url:
+        if query is None or challenge != query["code_challenge"] or form.get("redirect_uri") != query["redirect_uri"]:
             return 400, {}, {"error": "invalid_grant", "error_description": "the code is not good (any more)"}
         now = int(time.time())
         claims = {"iss": self.url, "aud": CLIENT_ID, "iat": now, "exp": now + 300, "nonce": query["nonce"]}

@@ -78,7 +78,7 @@ pub async fn prompt_tokens(models: &Models, request: GenerationRequest) -> Resul
 
 enum Stage<F> {
     Starting(F),
-    Running(Choices),
+    Running(Box<Choices>),
     Ended,
 }
 
@@ -91,7 +91,7 @@ where
         match stage {
             Stage::Ended => None,
             Stage::Starting(starting) => Some(match starting.await {
-                Ok(choices) => (RunEvent::Started, Stage::Running(choices)),
+                Ok(choices) => (RunEvent::Started, Stage::Running(Box::new(choices))),
                 Err(error) => (failed(error), Stage::Ended),
             }),
             Stage::Running(mut choices) => match choices.next().await? {

@@ -98,7 +98,7 @@ impl Harness {
         }
         let outcomes = self.sample(sampled)?;
         let at_end: Vec<_> =
-            outcomes.iter().cloned().filter(|(id, outcome)| self.is_full(*id, outcome)).collect();
+            outcomes.iter().filter(|(id, outcome)| self.is_full(*id, outcome)).cloned().collect();
         let full = self.scheduler.commit(outcomes);
         prop_assert_eq!(&full, &at_end.iter().map(|(id, _)| *id).collect::<Vec<_>>());
         for id in full {
