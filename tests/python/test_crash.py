@@ -5,12 +5,14 @@ import json
 import os
 import random
 import signal
+import socket
+import subprocess
 import threading
 import time
 
 import pytest
 from greedy import Token, assert_same_text, assert_same_tokens, chat_tokens, pieces_of
-from harness import ENDLESS, IS_BUNDLED, MODEL, VOCABULARY, delta, parse_sse, stopped, wait_until
+from harness import BINARY, ENDLESS, IS_BUNDLED, MODEL, VOCABULARY, delta, parse_sse, stopped, wait_until
 
 CHAT = "/api/v1/chat/completions"
 TOPICS = (
@@ -204,16 +206,20 @@ def test_streams_survive_worker_deaths(make_server, undisturbed, number):
 def test_sampled_streams_survive_too(make_server):
     """The draw at each position depends on the seed and the position alone, so it is the same after a resume."""
     own = make_server()
-    requests = [story_request(topic, temperature=1.0, seed=i, max_tokens=40) for i, topic in enumerate(TOPICS[:6])]
+    # Another batch changes the last bits of the logits, and a draw at a boundary with them; among few words at a high
+    # temperature and over few tokens that is rare. Draws of its own would make every stream another one.
+    words = [i for i, piece in enumerate(VOCABULARY.pieces) if piece.isalpha() and len(piece) > 2][:24]
+    fields = {"temperature": 2, "max_tokens": 20, "frequency_penalty": 2, "logit_bias": {str(i): 100 for i in words}}
+    requests = [story_request(topic, seed=i, **fields) for i, topic in enumerate(TOPICS[:8])]
     expected = run_streams(own, requests)
-    killer = Killer(own, [sum(len(run.pieces) for run in expected) // 2], signal.SIGKILL)
+    assert all(len(set(run.pieces)) > 8 for run in expected)
+    killer = Killer(own, [sum(len(run.pieces) for run in expected) // 4], signal.SIGKILL)
     actual = run_streams(own, requests, killer.piece)
     assert killer.killed
-    for run in actual:
-        assert run.problem is None
-    # Another batch changes the last bits of the logits, which can move a draw at a boundary; rarely. With
-    # draws of its own no stream would be the same.
-    assert sum(a.text == b.text for a, b in zip(expected, actual, strict=True)) >= 3
+    assert all(run.problem is None for run in actual)
+    same = sum(a.text == b.text for a, b in zip(expected, actual, strict=True))
+    assert same > 0
+    print(f"{same} of {len(requests)} sampled streams are the same to the last token")
 
 
 def test_plain_answers_survive(make_server):
@@ -389,3 +395,19 @@ def test_no_orphan_worker(make_server, number):
     os.kill(own.pid, number)
     own.process.wait(40)
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), "the workers end", 10)
+
+
+@pytest.mark.parametrize("said", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], ids=["nothing", "preface"])
+def test_worker_ends_with_a_server_that_never_spoke(said):
+    """A server can die between starting its worker and opening the stream to it."""
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen([BINARY, "worker"], stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    theirs.close()
+    try:
+        time.sleep(0.5)
+        assert process.poll() is None
+        ours.sendall(said)
+        ours.close()
+        process.wait(20)
+    finally:
+        process.kill()
