@@ -5,10 +5,11 @@
 //!
 //! **Blame.** A request that kills its worker must not take the others down for ever. A request is *proven*
 //! in a worker once it got a token there. When a worker dies while exactly one of its started requests is
-//! unproven, that one gets a strike; two strikes and it is given up ([`GenerationError::EngineCrashed`]),
-//! one token and its strikes are forgotten. After a crash the requests that were running go to the next
-//! worker one after the other, each proven before the next follows (the proven ones keep running), so that
-//! a culprit is soon alone under suspicion; what merely waited follows behind them.
+//! unproven, that one gets a strike; two strikes, the second of them alone in its worker, and it is given up
+//! ([`GenerationError::EngineCrashed`]); one token and its strikes are forgotten. After a crash the requests that
+//! were running go to the next worker one after the other, the one with the new strike first, each proven before
+//! the next follows (the proven ones keep running), so that a culprit is soon alone under suspicion; what merely
+//! waited follows behind them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -224,7 +225,10 @@ impl InFlight {
         if let Some(id) = culprit
             && let Some(entry) = self.entries.get_mut(&id)
         {
-            entry.strikes += 1;
+            // One that is proven may be the culprit all the same, so only who was alone is given up.
+            if suspects.len() == 1 || entry.strikes + 1 < STRIKES {
+                entry.strikes += 1;
+            }
             if entry.strikes >= STRIKES {
                 let request_id = entry.request.request_id.clone();
                 tracing::error!(%request_id, "request given up: its worker died of it twice");
@@ -234,7 +238,8 @@ impl InFlight {
         // Still unproven from the crash before: they are under suspicion as well.
         let mut quarantine: Vec<u64> = self.quarantine.drain(..).chain(suspects).collect();
         quarantine.retain(|id| self.entries.contains_key(id));
-        quarantine.sort_unstable_by_key(|id| (self.entries[id].strikes, *id));
+        // Who was blamed last goes first, and is alone then: it is convicted or cleared.
+        quarantine.sort_unstable_by_key(|id| (Some(*id) != culprit, self.entries[id].strikes, *id));
         quarantine.dedup();
         self.quarantine = quarantine.into();
         for entry in self.entries.values_mut() {

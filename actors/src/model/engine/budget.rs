@@ -1,9 +1,10 @@
 //! How many prompt tokens one step may read.
 //!
-//! A feedback controller, not a cost model: the budget is scaled by target time over measured time, so it
-//! settles where a step takes about as long as it may, whatever decoding, context and machine cost. With a
-//! step time of `c + b·n` the scaling converges without overshooting (its slope at the fixed point is
-//! `1 − b·n/target`, between 0 and 1).
+//! A feedback controller, not a cost model: the budget is scaled by the root of target time over measured time, so
+//! it settles where a step takes about as long as it may, whatever decoding, context and machine cost. The root is
+//! there because the median of three speaks a step late: with a step time of `c + b·n` and a gain of `g = b·n/target`
+//! (0 to 1), full scaling behaves near its fixed point as `z² − z + g`, which for `c = 0` never stops swinging; half
+//! of the gain dies out by a factor of `√(g/2)` a step or faster.
 
 use std::time::Duration;
 
@@ -13,10 +14,19 @@ const LEAST: usize = 8;
 /// Where the budget begins: small enough for a slow machine, a few steps away from any other size.
 const FIRST: usize = 32;
 
+/// llama.cpp's attention on a CPU reads a batch of 64 tokens or more in tiles of 64, and a smaller one token by token:
+/// at a context of 2048, a batch of 128 reads more than twice as many tokens a second as one of 63 (llama-bench `-ub`).
+const TILE: usize = 64;
+
+/// While nobody waits for a token, two tiles are read at least. The control must not go below them: what is read
+/// slower is granted less, and would never come back.
+const LEAST_IDLE: usize = 2 * TILE;
+
 /// One controlled size, with its target.
 #[derive(Clone, Debug)]
 struct Controlled {
     target: f64,
+    least: usize,
     budget: f64,
     /// The last measurements of target over step time; the median of three is deaf to a single outlier.
     ratios: [f64; 3],
@@ -24,22 +34,28 @@ struct Controlled {
 }
 
 impl Controlled {
-    fn new(target: Duration, first: usize) -> Self {
-        Self { target: target.as_secs_f64(), budget: first as f64, ratios: [1.0; 3], measured: 0 }
+    fn new(target: Duration, least: usize, first: usize) -> Self {
+        Self { target: target.as_secs_f64(), least, budget: first as f64, ratios: [1.0; 3], measured: 0 }
+    }
+
+    /// Whole tiles, where there is one.
+    fn tokens(&self) -> usize {
+        let tokens = self.budget as usize;
+        if tokens < TILE { tokens } else { tokens / TILE * TILE }
     }
 
     fn observe(&mut self, read: usize, took: Duration, most: usize) {
         let ratio = self.target / took.as_secs_f64().max(1e-6);
         // A step that had less to read than it might says nothing about how much more would fit.
-        if ratio > 1.0 && (read as f64) < 0.75 * self.budget.floor() {
+        if ratio > 1.0 && (read as f64) < 0.75 * self.tokens() as f64 {
             return;
         }
         self.ratios[self.measured % 3] = ratio;
         self.measured += 1;
         let mut sorted = self.ratios;
         sorted.sort_unstable_by(f64::total_cmp);
-        let scaled = self.budget * sorted[1].clamp(0.5, 1.5);
-        self.budget = scaled.clamp(LEAST.min(most) as f64, most as f64);
+        let scaled = self.budget * sorted[1].sqrt().clamp(0.5, 1.5);
+        self.budget = scaled.clamp(self.least.min(most) as f64, most as f64);
     }
 }
 
@@ -58,14 +74,17 @@ impl StepBudget {
     /// the largest prompt chunk of a batch.
     pub fn new(inter_token: Duration, idle: Duration, most: usize) -> Self {
         let most = most.max(1);
-        let first = FIRST.min(most);
-        Self { streaming: Controlled::new(inter_token, first), idle: Controlled::new(idle, first), most }
+        Self {
+            streaming: Controlled::new(inter_token, LEAST, FIRST.min(most)),
+            idle: Controlled::new(idle, LEAST_IDLE, LEAST_IDLE.min(most)),
+            most,
+        }
     }
 
     /// Prompt tokens that the next step may read while `decoding` streams wait for a token. 1 or more.
     pub fn next(&self, decoding: usize) -> usize {
         let controlled = if decoding > 0 { &self.streaming } else { &self.idle };
-        (controlled.budget as usize).clamp(1, self.most)
+        controlled.tokens().clamp(1, self.most)
     }
 
     /// Learns from a step.
@@ -86,11 +105,21 @@ mod tests {
     use super::*;
 
     fn settle(budget: &mut StepBudget, fixed: f64, per_token: f64, steps: usize) -> f64 {
+        settle_with(budget, 4, fixed, per_token, steps)
+    }
+
+    fn settle_with(
+        budget: &mut StepBudget,
+        decoding: usize,
+        fixed: f64,
+        per_token: f64,
+        steps: usize,
+    ) -> f64 {
         let mut took = 0.0;
         for _ in 0..steps {
-            let n = budget.next(4);
+            let n = budget.next(decoding);
             took = fixed + per_token * n as f64;
-            budget.observe(4, n, Duration::from_secs_f64(took));
+            budget.observe(decoding, n, Duration::from_secs_f64(took));
         }
         took
     }
@@ -116,8 +145,27 @@ mod tests {
             let least = fixed + per_token * LEAST as f64;
             let most = fixed + per_token * 512.0;
             let wanted = 0.1f64.clamp(least, most.max(least));
-            prop_assert!((took - wanted).abs() <= per_token + 0.15 * wanted, "{took} against {wanted}");
+            // From one tile on, by less than a tile.
+            let rounded = if wanted - fixed < per_token * TILE as f64 { per_token } else { per_token * TILE as f64 };
+            prop_assert!((took - wanted).abs() <= rounded + 0.15 * wanted, "{took} against {wanted}");
         }
+
+        /// However slow the machine is, reading goes on in whole tiles while nobody waits for a token.
+        #[test]
+        fn reads_whole_tiles_while_idle(fixed in 0.0f64..2.0, per_token in 1e-5f64..0.2) {
+            let mut budget = StepBudget::new(Duration::from_millis(100), Duration::from_millis(400), 512);
+            settle_with(&mut budget, 0, fixed, per_token, 60);
+            let read = budget.next(0);
+            prop_assert!(read >= LEAST_IDLE && read.is_multiple_of(TILE), "{read}");
+        }
+    }
+
+    /// Where reading costs all of a step, scaling by the whole ratio went round and round the target.
+    #[test]
+    fn does_not_swing_where_a_step_is_all_reading() {
+        let mut budget = StepBudget::new(Duration::from_millis(100), Duration::from_millis(400), 512);
+        let took = settle(&mut budget, 0.0, 0.001_615_833_803_676_848_3, 60);
+        assert!((took - 0.1).abs() < 0.005, "{took}");
     }
 
     #[test]

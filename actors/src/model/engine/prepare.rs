@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::Value;
+
 use super::Sequence;
 use super::grammar::{Grammars, Guide};
 use super::llama::Model;
@@ -139,6 +141,32 @@ impl Preparer {
         })
     }
 
+    fn render(&self, mut messages: Vec<Value>) -> Result<String, Rejection> {
+        let render = |messages: &[Value]| {
+            self.template.render(&ChatInput {
+                messages,
+                tools: None,
+                documents: None,
+                add_generation_prompt: true,
+                extra: None,
+                now: jiff::Zoned::now(),
+            })
+        };
+        let mut text = render(&messages);
+        // A message that only calls tools has no content. Templates that know nothing of tools add it to a text, and
+        // fail; to them it is one that says nothing.
+        if text.is_err() && messages.iter().any(|message| message["content"].is_null()) {
+            for message in messages.iter_mut().filter(|message| message["content"].is_null()) {
+                message["content"] = Value::String(String::new());
+            }
+            text = render(&messages);
+        }
+        // The template itself parsed when the model was loaded: what fails now is in the messages.
+        text.map_err(|error| {
+            Rejection::InvalidPrompt(format!("the model's chat template refuses these messages: {error}"))
+        })
+    }
+
     /// The guide of an answer that has come as far as `generated`.
     fn guide(
         &self,
@@ -167,20 +195,7 @@ impl Preparer {
     ) -> Result<(Vec<Token>, Option<String>), Rejection> {
         match prompt {
             Prompt::Chat { messages } => {
-                let input = ChatInput {
-                    messages: &messages,
-                    tools: None,
-                    documents: None,
-                    add_generation_prompt: true,
-                    extra: None,
-                    now: jiff::Zoned::now(),
-                };
-                // The template itself parsed when the model was loaded: what fails now is in the messages.
-                let text = self.template.render(&input).map_err(|error| {
-                    Rejection::InvalidPrompt(format!(
-                        "the model's chat template refuses these messages: {error}"
-                    ))
-                })?;
+                let text = self.render(messages)?;
                 let has_bos = !self.bos_text.is_empty() && text.starts_with(&self.bos_text);
                 let tokens = self.tokenize(model, &text, !has_bos)?;
                 Ok((tokens, want_text.then_some(text)))

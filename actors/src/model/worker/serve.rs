@@ -45,6 +45,8 @@ fn begin() -> std::io::Result<()> {
     let socket = std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.peer_addr()?;
     socket.set_nonblocking(true)?;
+    let watched = socket.try_clone()?;
+    std::thread::Builder::new().name("watch".to_owned()).spawn(move || end_with(&watched))?;
     // One thread for the protocol is enough, and leaves the cores to the engine.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let result = runtime.block_on(async {
@@ -66,6 +68,28 @@ fn begin() -> std::io::Result<()> {
     if let Err(error) = result {
         tracing::debug!(%error, "connection to the server ended");
     }
+    end_process()
+}
+
+/// Waits for the other end of the connection to go away, and ends the process. The protocol alone would not do: a
+/// server that dies before it opens the stream leaves nothing there that ends.
+fn end_with(connection: &std::os::unix::net::UnixStream) {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    loop {
+        // No event is asked for; a hang-up and an error are always told.
+        let mut watched = [PollFd::new(connection, PollFlags::empty())];
+        match poll(&mut watched, None) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => break,
+            Err(error) => {
+                // Then only the protocol notices.
+                tracing::error!(%error, "cannot watch the connection to the server");
+                return;
+            }
+        }
+    }
+    tracing::debug!("the server has gone; the worker ends");
     end_process()
 }
 
