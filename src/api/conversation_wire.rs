@@ -57,7 +57,7 @@ impl From<ConversationRecord> for Conversation {
             id: record.id.to_string(),
             object: "conversation",
             created_at: record.created_at,
-            updated_at: record.updated_ms / 1000,
+            updated_at: record.updated_us / 1_000_000,
             title: record.title,
             model: record.model,
             metadata: record.metadata,

@@ -226,7 +226,7 @@ def keep_something(server, key):
     deleted = call("POST", path + "/items", {"items": [{"role": "user", "content": "Deleted"}]})["data"][0]["id"]
     call("DELETE", f"{path}/items/{deleted}")
     token = call("POST", path + "/share")["token"]
-    asked = {"model": MODEL, "input": "Response unmistakable", "max_output_tokens": 8}
+    asked = {"model": MODEL, "input": "Response unmistakable", "max_output_tokens": 16}
     response = call("POST", "/responses", asked)["id"]
     return {"conversation": conversation, "item": first, "response": response, "token": token, "large": large}
 

@@ -4,6 +4,7 @@
 //! thread, which answers once the change is durable. A restart loses only calls that were not begun.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -75,13 +76,20 @@ pub struct Writer {
     pub store: Arc<Store>,
     /// How large conversations may be.
     pub limits: Arc<ConversationsConfig>,
+    /// The time of the last decision (epoch microseconds).
+    pub last_us: Arc<AtomicU64>,
 }
 
 impl Writer {
-    /// What decisions go by, now.
+    /// What decisions go by, now. No two have the same time, so that a list by last change is in the order of changes.
     pub fn rules(&self) -> Rules {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        Rules { limits: (*self.limits).clone(), now_ms: u64::try_from(now).unwrap_or(u64::MAX) }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let later = |last: u64| now.max(last.saturating_add(1));
+        let last = self.last_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(later(last)));
+        // It always gets through.
+        let last = last.unwrap_or_else(|last| last);
+        Rules { limits: (*self.limits).clone(), now_us: later(last) }
     }
 
     /// Answers a call once its changes are durable; one that nobody waits for is not begun.

@@ -12,7 +12,7 @@ impl Position {
     /// The place as text.
     #[must_use]
     pub fn to_cursor(self) -> String {
-        let bytes = [self.updated_ms.to_be_bytes().as_slice(), &self.id.to_bytes()].concat();
+        let bytes = [self.updated_us.to_be_bytes().as_slice(), &self.id.to_bytes()].concat();
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
@@ -20,9 +20,9 @@ impl Position {
     #[must_use]
     pub fn from_cursor(cursor: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(cursor.strip_prefix(PREFIX)?).ok()?;
-        let (updated_ms, id) = bytes.split_first_chunk::<8>()?;
+        let (updated_us, id) = bytes.split_first_chunk::<8>()?;
         let id = ConversationId::from_bytes(<[u8; 16]>::try_from(id).ok()?);
-        Some(Self { updated_ms: u64::from_be_bytes(*updated_ms), id })
+        Some(Self { updated_us: u64::from_be_bytes(*updated_us), id })
     }
 }
 
@@ -34,8 +34,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_and_back(updated_ms: u64, id: [u8; 16]) {
-            let position = Position { updated_ms, id: ConversationId::from_bytes(id) };
+        fn there_and_back(updated_us: u64, id: [u8; 16]) {
+            let position = Position { updated_us, id: ConversationId::from_bytes(id) };
             prop_assert_eq!(Position::from_cursor(&position.to_cursor()), Some(position));
         }
 

@@ -25,13 +25,13 @@ pub type Decision<T> = Result<(T, Vec<ConversationChange>), ConversationError>;
 pub struct Rules {
     /// How large conversations may be.
     pub limits: ConversationsConfig,
-    /// Now (epoch milliseconds).
-    pub now_ms: u64,
+    /// Now (epoch microseconds); later than at any decision before.
+    pub now_us: u64,
 }
 
 impl Rules {
     const fn now_s(&self) -> u64 {
-        self.now_ms / 1000
+        self.now_us / 1_000_000
     }
 }
 
@@ -68,7 +68,7 @@ pub fn create(
         model: new.model.map(valid_model).transpose()?,
         metadata: new.metadata,
         created_at: rules.now_s(),
-        updated_ms: rules.now_ms,
+        updated_us: rules.now_us,
         items: 0,
         bytes: 0,
         next: 0,
@@ -366,7 +366,7 @@ fn check_new_ids(
 
 fn touch(record: &mut ConversationRecord, rules: &Rules) {
     // A clock that was set back must not move a conversation down.
-    record.updated_ms = record.updated_ms.max(rules.now_ms);
+    record.updated_us = record.updated_us.max(rules.now_us);
 }
 
 fn bytes(body: &Map<String, Value>) -> u64 {

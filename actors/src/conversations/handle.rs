@@ -91,7 +91,7 @@ impl Conversations {
     pub(crate) fn new(store: Arc<Store>, limits: ConversationsConfig) -> Self {
         Self {
             reader: Arc::new(Reader { store: Arc::clone(&store), trees: RwLock::default() }),
-            writer: Writer { store, limits: Arc::new(limits) },
+            writer: Writer { store, limits: Arc::new(limits), last_us: Arc::default() },
             shards: (0..SHARDS).map(|_| Arc::default()).collect(),
             places: Arc::new(Semaphore::new(PLACES)),
             running: Running::default(),

@@ -65,7 +65,7 @@ mod tests {
             model: None,
             metadata: Default::default(),
             created_at: 0,
-            updated_ms: 0,
+            updated_us: 0,
             items: 3,
             bytes: 0,
             next: 3,

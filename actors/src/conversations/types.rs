@@ -24,8 +24,8 @@ pub struct ConversationRecord {
     pub metadata: BTreeMap<String, String>,
     /// When it was begun (epoch seconds).
     pub created_at: u64,
-    /// When it was last changed (epoch milliseconds).
-    pub updated_ms: u64,
+    /// When it was last changed (epoch microseconds).
+    pub updated_us: u64,
     /// How many items it has, all branches together.
     pub items: u32,
     /// Their size as JSON.
@@ -42,7 +42,7 @@ impl ConversationRecord {
     /// Where it stands among its user's conversations.
     #[must_use]
     pub const fn position(&self) -> Position {
-        Position { updated_ms: self.updated_ms, id: self.id }
+        Position { updated_us: self.updated_us, id: self.id }
     }
 }
 
@@ -60,8 +60,8 @@ pub struct Share {
 /// Where a conversation stands among its user's: by the last change, then by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// When it was last changed (epoch milliseconds).
-    pub updated_ms: u64,
+    /// When it was last changed (epoch microseconds).
+    pub updated_us: u64,
     /// Which one.
     pub id: ConversationId,
 }

@@ -412,7 +412,7 @@ impl Transaction<'_> {
 }
 
 fn by_user_key(user: UserId, position: Position) -> Vec<u8> {
-    let age = !position.updated_ms;
+    let age = !position.updated_us;
     [user.to_bytes().as_slice(), &age.to_be_bytes(), &position.id.to_bytes()].concat()
 }
 
@@ -423,7 +423,7 @@ fn position(key: &[u8]) -> Result<Position, StoreError> {
     };
     let (age, id) = key.get(16..).and_then(<[u8]>::split_first_chunk::<8>).ok_or_else(wrong)?;
     let id = <[u8; 16]>::try_from(id).map_err(|_| wrong())?;
-    Ok(Position { updated_ms: !u64::from_be_bytes(*age), id: ConversationId::from_bytes(id) })
+    Ok(Position { updated_us: !u64::from_be_bytes(*age), id: ConversationId::from_bytes(id) })
 }
 
 /// Whether nothing can lie between two keys; sled panics when they are the wrong way round.

@@ -101,8 +101,8 @@ fn user() -> UserRecord {
     }
 }
 
-fn rules(now_ms: u64) -> Rules {
-    Rules { limits: ConversationsConfig::default(), now_ms }
+fn rules(now_us: u64) -> Rules {
+    Rules { limits: ConversationsConfig::default(), now_us }
 }
 
 fn says(role: &str, text: &str) -> NewItem {

@@ -358,7 +358,7 @@ fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expecte
         let (record, items) = got.unwrap();
         assert_eq!(shown(&items), path(expected.head));
         assert_eq!(record.title, expected.title);
-        assert_eq!(record.updated_ms, expected.updated);
+        assert_eq!(record.updated_us, expected.updated);
         let live = expected.items.iter().filter(|item| !item.deleted).count();
         assert_eq!((record.items as usize, record.next as usize), (live, expected.items.len()));
         let whole = view::whole(trees, &running, user, known.id).unwrap();
