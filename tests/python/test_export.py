@@ -278,6 +278,8 @@ def test_conversations_and_responses_there_and_back(tmp_path):
     done = run("import", "--data-dir", data, input=export)
     assert done.returncode == 0, done
     assert lines(run("export", "--data-dir", data).stdout)[1:-1] == lines(export)[1:-1]
+    # The key is in the export as what it hashes to; its file is the administrator's to keep.
+    (data / "admin.key").write_text(admin)
     server = Server(tmp_path / "two")
     assert seen(server, key, made) == before
     assert server.get(f"/api/v1/conversations/{made['conversation']}", key=other).status == 404
