@@ -1,14 +1,18 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::*;
+use crate::conversations::types::StoredItem;
+use crate::conversations::{ConversationId, ConversationRecord, Node, Share};
 use crate::identity::family::Family;
 use crate::identity::{
     ApiKeyRecord, ExternalId, KeyId, Permissions, SessionId, UserId, UserKind, UserRecord,
 };
 use crate::limits::LimitOverrides;
+use crate::responses::ResponseRecord;
 
 fn user(email: &str) -> UserRecord {
     UserRecord {
@@ -41,6 +45,31 @@ fn key(user: UserId) -> ApiKeyRecord {
 
 fn session(user: UserId) -> StoredSession {
     StoredSession { id: SessionId::new(), user, created_at: 1, family: Family::new(1) }
+}
+
+fn conversation(user: UserId) -> ConversationRecord {
+    ConversationRecord {
+        id: ConversationId::new(),
+        user,
+        title: None,
+        model: None,
+        metadata: BTreeMap::new(),
+        created_at: 1,
+        updated_us: 1_000_000,
+        items: 1,
+        bytes: 2,
+        next: 1,
+        head: Some(0),
+        share: None,
+    }
+}
+
+/// The first item of a conversation.
+fn said() -> StoredItem {
+    let body = serde_json::json!({"id": "msg_1", "type": "message", "role": "user", "content": []});
+    let node =
+        Node { number: 0, parent: None, id: "msg_1".into(), created_at: 1, deleted: false, pending: false };
+    StoredItem { node, body: body.as_object().unwrap().clone() }
 }
 
 fn open(folder: &Path) -> Store {
@@ -405,7 +434,19 @@ fn forgetting_is_finished_after_a_crash() {
     let key = |user| UsageKey { user: Payer::User(user), day: Day::FIRST, key: None, model: "m".into() };
     let rows = [(key(gone.id), UsageCounts::default()), (key(stays.id), UsageCounts::default())];
     let (gone_id, stays_id) = (gone.id, stays.id);
+    let (theirs, others) = (conversation(gone_id), conversation(stays_id));
+    let (theirs_id, others_id) = (theirs.id, others.id);
+    let response = |user| ResponseRecord::new(user, 7, serde_json::json!({}));
     write(&store, move |stores| {
+        stores.conversations().commit(&[
+            ConversationChange::Put(theirs),
+            ConversationChange::PutItem(theirs_id, said()),
+            ConversationChange::Put(others),
+        ])?;
+        stores.responses().commit(&[
+            ResponseChange::Put(Box::new(response(gone_id))),
+            ResponseChange::Put(Box::new(response(stays_id))),
+        ])?;
         stores.usage().add(BatchId { book: uuid::Uuid::new_v4(), number: 1 }, &rows)?;
         stores.accounts().commit(&[AccountChange::PutUser(gone), AccountChange::PutUser(stays)])?;
         // As `commit` begins, for one whose deletion was decided and one whose was not.
@@ -423,6 +464,17 @@ fn forgetting_is_finished_after_a_crash() {
         payers
     });
     assert_eq!(payers, [Payer::User(stays_id), Payer::Deleted]);
+    read(&store, move |stores| {
+        let there = |id| stores.conversations().conversation(id).unwrap().is_some();
+        assert_eq!((there(theirs_id), there(others_id)), (false, true));
+        let responses = |user| stores.responses().of_user(user, None, 9).unwrap().len();
+        assert_eq!((responses(gone_id), responses(stays_id)), (0, 1));
+        // As an export sees it.
+        let kept =
+            (0..KINDS.len()).flat_map(|kind| stores.records().page(kind, None, 100, usize::MAX).unwrap());
+        let name = gone_id.to_string();
+        assert!(kept.into_iter().all(|record| !String::from_utf8_lossy(&record.value).contains(&name)));
+    });
 }
 
 /// Records put in by an import are found in every way that those made here are.
@@ -440,12 +492,25 @@ fn records_bring_what_leads_to_them() {
         sessions: vec![SessionChange::Put(session.clone())],
         ..Changes::default()
     };
-    write(&from, move |stores| stores.commit(&changes)).unwrap();
+    let (talk, response) =
+        (conversation(somebody.id), ResponseRecord::new(somebody.id, 7, serde_json::json!({})));
+    let shared = ConversationRecord {
+        share: Some(Share { token: "share_1".to_owned(), head: Some(0), created_at: 1 }),
+        ..talk.clone()
+    };
+    let (put, answer) = (shared.clone(), response.clone());
+    write(&from, move |stores| {
+        stores.commit(&changes)?;
+        stores.responses().commit(&[ResponseChange::Put(Box::new(answer))])?;
+        let item = ConversationChange::PutItem(put.id, said());
+        stores.conversations().commit(&[ConversationChange::Put(put), item])
+    })
+    .unwrap();
     let records = read(&from, |stores| {
         let page = |kind| stores.records().page(kind, None, 100, usize::MAX).unwrap();
         (0..KINDS.len()).flat_map(page).collect::<Vec<_>>()
     });
-    assert_eq!(records.len(), 3);
+    assert_eq!(records.len(), 6);
     let put = records.clone();
     write(&to, move |stores| stores.records().put(&put)).unwrap();
     read(&to, move |stores| {
@@ -454,6 +519,18 @@ fn records_bring_what_leads_to_them() {
         assert_eq!(stores.accounts().user_by_external(somebody.external.as_ref().unwrap()).unwrap(), found);
         assert_eq!(stores.accounts().keys(somebody.id).unwrap(), [([7; 32], record)]);
         assert_eq!(stores.sessions().sessions(somebody.id).unwrap(), [session]);
+        assert_eq!(stores.responses().of_user(somebody.id, None, 9).unwrap(), [response.id]);
+        assert_eq!(stores.conversations().conversation(shared.id).unwrap().as_ref(), Some(&shared));
+        assert_eq!(stores.conversations().shared("share_1").unwrap(), Some(shared.id));
+        let mut listed = Vec::new();
+        let mut note = |position| {
+            listed.push(position);
+            Ok(true)
+        };
+        stores.conversations().positions(somebody.id, None, None, true, &mut note).unwrap();
+        assert_eq!(listed, [shared.position()]);
+        assert_eq!(stores.conversations().item_number(shared.id, "msg_1").unwrap(), Some(0));
+        assert_eq!(stores.conversations().item(shared.id, 0).unwrap(), Some(said()));
         assert!(records.iter().all(|record| stores.records().taken(record).unwrap().is_none()));
         // In place of itself under another address: the old one leads nowhere.
         let renamed =
