@@ -6,7 +6,9 @@ mod api_keys;
 mod auth;
 mod chat;
 mod chat_conversation;
+mod chat_message;
 mod chat_request;
+mod chat_wire;
 mod choices;
 mod completions;
 mod conversation_branches;
@@ -25,6 +27,8 @@ mod responses;
 mod status;
 mod streaming;
 mod structured;
+mod thinking;
+mod tools;
 mod user;
 mod wire;
 

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::engine::PlacedLogprob;
+use super::formats::Layout;
 use super::held_logprobs::HeldLogprobs;
 use super::types::{FinishReason, GenerationError, GenerationEvent, GenerationRequest, Token, TokenUsage};
 use super::worker::protocol::{self, Cancel, Submit, ToWorker, event, to_worker};
@@ -64,6 +65,7 @@ struct Entry {
     _permit: OwnedSemaphorePermit,
     arrived: Instant,
     prompt: Option<Vec<Token>>,
+    layout: Layout,
     generated: Vec<Token>,
     logprobs: HeldLogprobs,
     cached_tokens: u32,
@@ -172,6 +174,7 @@ impl InFlight {
             _permit: submission.permit,
             arrived: now,
             prompt: None,
+            layout: Layout::default(),
             generated: Vec::new(),
             logprobs: HeldLogprobs::default(),
             cached_tokens: 0,
@@ -189,7 +192,8 @@ impl InFlight {
 
     fn submit(&mut self, id: u64, now: Instant) {
         let (Some(worker), Some(entry)) = (&self.worker, self.entries.get_mut(&id)) else { return };
-        let message = Submit::new(id, &entry.request, entry.prompt.as_deref(), &entry.generated);
+        let accepted = entry.prompt.as_deref().map(|prompt| (prompt, &entry.layout));
+        let message = Submit::new(id, &entry.request, accepted, &entry.generated);
         if worker.send(to_worker(to_worker::Message::Submit(message))).is_ok() {
             entry.submitted = true;
             self.last_sign.get_or_insert(now);
@@ -310,8 +314,12 @@ impl InFlight {
                 if entry.prompt.is_none() {
                     let prompt_tokens = count(&accepted.prompt_tokens);
                     entry.prompt = Some(accepted.prompt_tokens);
-                    entry
-                        .send(GenerationEvent::Accepted { prompt_tokens, prompt_text: accepted.prompt_text });
+                    entry.layout = accepted.layout.unwrap_or_default().into();
+                    entry.send(GenerationEvent::Accepted {
+                        prompt_tokens,
+                        prompt_text: accepted.prompt_text,
+                        layout: entry.layout.clone(),
+                    });
                 }
             }
             event::Event::Rejected(rejected) => {
@@ -355,6 +363,7 @@ impl InFlight {
                     prompt_tokens: entry.prompt.as_deref().map_or(0, count),
                     cached_tokens: entry.cached_tokens,
                     completion_tokens: count(&entry.generated),
+                    reasoning_tokens: finished.reasoning_tokens,
                 };
                 entry.close(GenerationEvent::Finished { reason, usage });
                 self.release(id, now);

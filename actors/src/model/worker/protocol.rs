@@ -7,12 +7,12 @@ mod generated {
 
 pub use generated::*;
 
-use super::super::types;
+use super::super::{formats, types};
 use crate::model::engine::prepare::{Draft, Prepared, Rejection};
 use crate::model::engine::{EngineLoad as Load, PlacedLogprob, SequenceEvent, StepReport};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -29,17 +29,17 @@ pub fn from_worker(message: from_worker::Message) -> FromWorker {
 
 impl Submit {
     /// The message for a request, going on behind `generated`. `prompt_tokens`: the tokens that the prompt
-    /// had when it was first accepted; a resumed request takes exactly these.
+    /// had when it was first accepted, and how its answer is read; a resumed request takes exactly these.
     pub fn new(
         id: u64,
         request: &types::GenerationRequest,
-        prompt_tokens: Option<&[types::Token]>,
+        accepted: Option<(&[types::Token], &formats::Layout)>,
         generated: &[types::Token],
     ) -> Self {
-        let prompt = match (prompt_tokens, &*request.prompt) {
-            (Some(tokens), _) => submit::Prompt::Tokens(Tokens { tokens: tokens.to_vec() }),
-            (None, types::Prompt::Chat { messages }) => {
-                let json = serde_json::to_string(messages);
+        let prompt = match (accepted, &*request.prompt) {
+            (Some((tokens, _)), _) => submit::Prompt::Tokens(Tokens { tokens: tokens.to_vec() }),
+            (None, types::Prompt::Chat(chat)) => {
+                let json = serde_json::to_string(chat);
                 submit::Prompt::Chat(json.expect("JSON values always serialise: their keys are strings"))
             }
             (None, types::Prompt::Text(text)) => submit::Prompt::Text(text.clone()),
@@ -63,6 +63,11 @@ impl Submit {
                 types::Constraint::Regex(regex) => submit::Constraint::Regex(regex),
                 types::Constraint::Lark(grammar) => submit::Constraint::Lark(grammar),
             }),
+            tools: request.tools.as_ref().map_or_else(String::new, |tools| {
+                serde_json::to_string(&**tools).expect("JSON values always serialise: their keys are strings")
+            }),
+            thinking_budget: request.thinking_budget,
+            layout: accepted.map(|(_, layout)| layout.into()),
         }
     }
 
@@ -73,9 +78,9 @@ impl Submit {
     pub fn into_draft(self) -> Result<Draft, Rejection> {
         let malformed = |what: &str| Rejection::Internal(format!("malformed submit message: {what}"));
         let prompt = match self.prompt.ok_or_else(|| malformed("no prompt"))? {
-            submit::Prompt::Chat(json) => types::Prompt::Chat {
-                messages: serde_json::from_str(&json).map_err(|error| malformed(&error.to_string()))?,
-            },
+            submit::Prompt::Chat(json) => types::Prompt::Chat(
+                serde_json::from_str(&json).map_err(|error| malformed(&error.to_string()))?,
+            ),
             submit::Prompt::Text(text) => types::Prompt::Text(text),
             submit::Prompt::Tokens(tokens) => types::Prompt::Tokens(tokens.tokens),
         };
@@ -94,7 +99,35 @@ impl Submit {
                 submit::Constraint::Regex(regex) => types::Constraint::Regex(regex),
                 submit::Constraint::Lark(grammar) => types::Constraint::Lark(grammar),
             }),
+            tools: match &*self.tools {
+                "" => None,
+                json => Some(serde_json::from_str(json).map_err(|error| malformed(&error.to_string()))?),
+            },
+            thinking_budget: self.thinking_budget,
+            layout: self.layout.map(Into::into),
         })
+    }
+}
+
+impl From<&formats::Layout> for Layout {
+    fn from(layout: &formats::Layout) -> Self {
+        Self {
+            tools: layout.tools.map_or("", formats::ToolFormat::name).to_owned(),
+            enforced: layout.enforced,
+            reasoning: layout.reasoning.map_or("", formats::ReasoningFormat::name).to_owned(),
+            thinking_open: layout.thinking_open,
+        }
+    }
+}
+
+impl From<Layout> for formats::Layout {
+    fn from(layout: Layout) -> Self {
+        Self {
+            tools: formats::ToolFormat::by_name(&layout.tools),
+            enforced: layout.enforced,
+            reasoning: formats::ReasoningFormat::by_name(&layout.reasoning),
+            thinking_open: layout.thinking_open,
+        }
     }
 }
 
@@ -215,9 +248,9 @@ pub fn step_message(report: StepReport) -> FromWorker {
                     SequenceEvent::Failed { message } => event::Event::Rejected(Rejected {
                         reason: Some(rejected::Reason::InvalidConstraint(message)),
                     }),
-                    SequenceEvent::Finished { reason, text, stop_text } => {
+                    SequenceEvent::Finished { reason, text, stop_text, reasoning_tokens } => {
                         let reason = FinishReason::from(reason).into();
-                        event::Event::Finished(Finished { reason, text, stop_text })
+                        event::Event::Finished(Finished { reason, text, stop_text, reasoning_tokens })
                     }
                 },
             )
@@ -232,6 +265,7 @@ pub fn prepared_message(id: u64, prepared: Result<&Prepared, Rejection>) -> From
         Ok(prepared) => event::Event::Accepted(Accepted {
             prompt_tokens: prepared.sequence.prompt.clone(),
             prompt_text: prepared.prompt_text.clone(),
+            layout: Some((&prepared.layout).into()),
         }),
         Err(rejection) => event::Event::Rejected(Rejected {
             reason: Some(match rejection {

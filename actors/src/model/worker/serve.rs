@@ -265,7 +265,8 @@ fn load(spec: &ModelSpec) -> Result<Loaded, String> {
     let settings = settings(spec, &model);
     check_memory(&model, &settings)?;
     let template = (!spec.chat_template.is_empty()).then_some(spec.chat_template.as_str());
-    let preparer = Preparer::new(&model, template, settings.context_length)
+    let formats = (spec.tool_format.as_str(), spec.reasoning_format.as_str());
+    let preparer = Preparer::new(&model, template, formats, settings.context_length)
         .map_err(|error| format!("the chat template of {} cannot be used: {error}", path.display()))?;
     Ok(Loaded { model: Arc::new(model), preparer, settings, created })
 }
