@@ -15,7 +15,8 @@ use warp::filters::BoxedFilter;
 use self::complete::complete;
 pub use self::page::PAGE;
 use super::{
-    admin, api_keys, auth, chat, completions, conversations, google, health, models, responses, status, user,
+    admin, api_keys, auth, chat, completions, conversations, google, health, models, responses, status,
+    tokenize, user,
 };
 use crate::http::Response;
 
@@ -46,6 +47,7 @@ fn resources() -> Vec<utoipa::openapi::OpenApi> {
         chat::Doc::openapi(),
         completions::Doc::openapi(),
         responses::Doc::openapi(),
+        tokenize::Doc::openapi(),
         models::Doc::openapi(),
         status::Doc::openapi(),
         auth::Doc::openapi(),

@@ -28,6 +28,7 @@ mod status;
 mod streaming;
 mod structured;
 mod thinking;
+mod tokenize;
 mod tools;
 mod user;
 mod wire;
@@ -103,6 +104,8 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .or(completions::routes(&state))
         .unify()
         .or(responses::routes(&state))
+        .unify()
+        .or(tokenize::routes(&state))
         .unify()
         .or(models::routes(&state))
         .unify()

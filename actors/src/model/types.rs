@@ -59,6 +59,38 @@ impl From<Vec<serde_json::Value>> for ChatPrompt {
     }
 }
 
+/// A question about prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inspect {
+    /// The prompt of a chat, and where it is wanted its tokens.
+    Chat {
+        /// The chat.
+        chat: ChatPrompt,
+        /// Whether the tokens are wanted.
+        tokens: bool,
+    },
+    /// The tokens of a text.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether a BOS is put in front where the model wants one.
+        add_special: bool,
+    },
+    /// The text of tokens.
+    Tokens(Vec<Token>),
+}
+
+/// The answer to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspected {
+    /// The text.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<Token>,
+    /// The bytes that each token stands for.
+    pub pieces: Vec<Vec<u8>>,
+}
+
 /// Which tools an answer may call, and how sure its caller wants to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolPlan {

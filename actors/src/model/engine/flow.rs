@@ -181,7 +181,6 @@ impl Flow {
     /// # Errors
     /// See [`GuideError`].
     pub fn accept(&mut self, token: Token, bytes: &[u8]) -> Result<(), GuideError> {
-        // Not what was put: a resumed answer may have been given up in the middle of it. Then it is put again.
         let put = self.put.pop_front().is_some();
         match self.state {
             State::Undecided => self.decide(token, bytes)?,
@@ -194,6 +193,8 @@ impl Flow {
                 self.tail.extend_from_slice(bytes);
                 self.look_for_mark()?;
             }
+            // What ends the thinking may go on behind its tag.
+            State::Kept if put => {}
             State::Kept => {
                 if let Some(guide) = self.guide() {
                     guide.accept(token)?;

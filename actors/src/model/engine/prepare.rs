@@ -13,7 +13,9 @@ use super::template::TemplateError;
 use crate::model::formats::{
     Form, Formats, GrammarMode, Layout, ReasoningFormat, ToolFormat, harmony_thinking, tool_grammar,
 };
-use crate::model::types::{Callable, ChatPrompt, Constraint, Prompt, SamplingParams, Token, ToolPlan};
+use crate::model::types::{
+    Callable, ChatPrompt, Constraint, Inspect, Inspected, Prompt, SamplingParams, Token, ToolPlan,
+};
 
 /// A request as it reaches the worker.
 #[derive(Clone, Debug)]
@@ -318,11 +320,7 @@ impl Preparer {
                 Ok((tokens, want_text.then_some(text)))
             }
             Prompt::Tokens(tokens) => {
-                if let Some(token) = tokens.iter().find(|t| !(0..vocabulary).contains(t)) {
-                    return Err(Rejection::InvalidPrompt(format!(
-                        "token {token} is not in this model's vocabulary of {vocabulary} tokens"
-                    )));
-                }
+                check_tokens(&tokens, vocabulary)?;
                 let text = want_text.then(|| {
                     let bytes: Vec<u8> = tokens.iter().flat_map(|&t| model.piece(t)).collect();
                     String::from_utf8_lossy(&bytes).into_owned()
@@ -330,6 +328,36 @@ impl Preparer {
                 Ok((tokens, text))
             }
         }
+    }
+
+    /// What this model makes of a prompt.
+    ///
+    /// # Errors
+    /// [`Rejection::InvalidPrompt`].
+    pub fn inspect(&self, model: &Model, question: Inspect) -> Result<Inspected, Rejection> {
+        let (text, tokens) = match question {
+            Inspect::Chat { chat, tokens } => {
+                let text = self.render(&chat)?;
+                let tokens = match tokens {
+                    true => model.tokenize(&text, !self.has_bos(&text)),
+                    false => Vec::new(),
+                };
+                (text, tokens)
+            }
+            Inspect::Text { text, add_special } => {
+                let tokens = model.tokenize(&text, add_special);
+                (text, tokens)
+            }
+            Inspect::Tokens(tokens) => {
+                let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
+                check_tokens(&tokens, vocabulary)?;
+                (String::new(), tokens)
+            }
+        };
+        let pieces: Vec<Vec<u8>> = tokens.iter().map(|&token| model.special_piece(token)).collect();
+        let text =
+            if text.is_empty() { String::from_utf8_lossy(&pieces.concat()).into_owned() } else { text };
+        Ok(Inspected { text, tokens, pieces })
     }
 
     /// The prompt's text.
@@ -359,6 +387,15 @@ impl Preparer {
             });
         }
         Ok(model.tokenize(text, add_bos))
+    }
+}
+
+fn check_tokens(tokens: &[Token], vocabulary: Token) -> Result<(), Rejection> {
+    match tokens.iter().find(|token| !(0..vocabulary).contains(token)) {
+        Some(token) => Err(Rejection::InvalidPrompt(format!(
+            "token {token} is not in this model's vocabulary of {vocabulary} tokens"
+        ))),
+        None => Ok(()),
     }
 }
 

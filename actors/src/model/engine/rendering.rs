@@ -100,3 +100,57 @@ impl Renderer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::formats::{ReasoningFormat, ToolFormat};
+
+    fn renderer(name: &str) -> Renderer {
+        let path = format!("{}/../fixtures/templates/{name}", env!("CARGO_MANIFEST_DIR"));
+        Renderer::new(&std::fs::read_to_string(path).unwrap(), "", "<|im_end|>").unwrap()
+    }
+
+    fn turn() -> ChatPrompt {
+        let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}});
+        ChatPrompt {
+            tools: vec![json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}})],
+            ..ChatPrompt::from(vec![
+                json!({"role": "user", "content": "q"}),
+                json!({"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [call]}),
+                json!({"role": "tool", "tool_call_id": "c", "content": "r"}),
+            ])
+        }
+    }
+
+    #[test]
+    fn qwen3_thinking_opens_its_thinking_and_shows_calls() {
+        let renderer = renderer("qwen3-thinking.jinja");
+        let formats = Formats { tools: Some(ToolFormat::Hermes), reasoning: Some(ReasoningFormat::Think) };
+        assert_eq!(renderer.formats, formats);
+        let text = renderer.render(&turn()).unwrap();
+        let told = "<|im_start|>assistant\n<think>\nhm\n</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n\
+                    </tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\nr\n</tool_response><|im_end|>\n\
+                    <|im_start|>assistant\n<think>\n";
+        assert!(text.contains("<tools>\n{\"type\": \"function\"") && text.ends_with(told), "{text}");
+    }
+
+    #[test]
+    fn templates_that_know_no_tools_are_told() {
+        let renderer = renderer("smollm2.jinja");
+        assert_eq!(renderer.formats, Formats::default());
+        let text = renderer.render(&turn()).unwrap();
+        assert!(text.contains("<tools>\n{\"type\":\"function\""), "{text}");
+        assert!(text.contains("<tool_call>\n{\"name\":\"f\",\"arguments\":{\"a\":1}}\n</tool_call>"), "{text}");
+        assert!(text.contains("<tool_response>\nr\n</tool_response>"), "{text}");
+    }
+
+    #[test]
+    fn a_message_goes_on() {
+        let messages = vec![json!({"role": "user", "content": "q"}), json!({"role": "assistant", "content": "Once upon "})];
+        let prompt = ChatPrompt { ending: PromptEnding::LastMessage, ..ChatPrompt::from(messages) };
+        assert!(renderer("qwen3.jinja").render(&prompt).unwrap().ends_with("Once upon"));
+        let nothing = ChatPrompt { messages: vec![json!({"role": "user", "content": ""})], ..prompt };
+        assert!(renderer("qwen3.jinja").render(&nothing).is_err());
+    }
+}

@@ -131,6 +131,65 @@ impl From<Layout> for formats::Layout {
     }
 }
 
+impl Inspect {
+    /// The message for a question.
+    pub fn new(id: u64, question: types::Inspect) -> Self {
+        let (what, add_special, want_tokens) = match question {
+            types::Inspect::Chat { chat, tokens } => {
+                let json = serde_json::to_string(&chat);
+                let json = json.expect("JSON values always serialise: their keys are strings");
+                (inspect::What::Chat(json), false, tokens)
+            }
+            types::Inspect::Text { text, add_special } => (inspect::What::Text(text), add_special, true),
+            types::Inspect::Tokens(tokens) => (inspect::What::Tokens(Tokens { tokens }), false, true),
+        };
+        Self { id, what: Some(what), add_special, want_tokens }
+    }
+
+    /// The worker's view of it.
+    ///
+    /// # Errors
+    /// A message that a server of this version does not send.
+    pub fn into_question(self) -> Result<types::Inspect, Rejection> {
+        let malformed = |what: &str| Rejection::Internal(format!("malformed inspect message: {what}"));
+        Ok(match self.what.ok_or_else(|| malformed("nothing in it"))? {
+            inspect::What::Chat(json) => types::Inspect::Chat {
+                chat: serde_json::from_str(&json).map_err(|error| malformed(&error.to_string()))?,
+                tokens: self.want_tokens,
+            },
+            inspect::What::Text(text) => types::Inspect::Text { text, add_special: self.add_special },
+            inspect::What::Tokens(tokens) => types::Inspect::Tokens(tokens.tokens),
+        })
+    }
+}
+
+impl Inspected {
+    /// What is told of it.
+    ///
+    /// # Errors
+    /// What the worker says is wrong with the question.
+    pub fn into_result(self) -> Result<types::Inspected, types::GenerationError> {
+        match self.result {
+            Some(inspected::Result::Prompt(InspectedPrompt { text, tokens, pieces })) => {
+                Ok(types::Inspected { text, tokens, pieces })
+            }
+            Some(inspected::Result::Rejected(rejected)) => Err(rejected.into()),
+            None => Err(types::GenerationError::Internal("the worker gave no answer".to_owned())),
+        }
+    }
+}
+
+/// The message that answers a question.
+pub fn inspected_message(id: u64, result: Result<types::Inspected, Rejection>) -> FromWorker {
+    let result = match result {
+        Ok(types::Inspected { text, tokens, pieces }) => {
+            inspected::Result::Prompt(InspectedPrompt { text, tokens, pieces })
+        }
+        Err(rejection) => inspected::Result::Rejected(rejection.into()),
+    };
+    from_worker(from_worker::Message::Inspected(Inspected { id, result: Some(result) }))
+}
+
 impl From<&types::SamplingParams> for Sampling {
     fn from(p: &types::SamplingParams) -> Self {
         Self {
@@ -267,7 +326,14 @@ pub fn prepared_message(id: u64, prepared: Result<&Prepared, Rejection>) -> From
             prompt_text: prepared.prompt_text.clone(),
             layout: Some((&prepared.layout).into()),
         }),
-        Err(rejection) => event::Event::Rejected(Rejected {
+        Err(rejection) => event::Event::Rejected(rejection.into()),
+    };
+    from_worker(from_worker::Message::Step(Step { events: vec![event(id, happened)], load: None }))
+}
+
+impl From<Rejection> for Rejected {
+    fn from(rejection: Rejection) -> Self {
+        Self {
             reason: Some(match rejection {
                 Rejection::ContextLengthExceeded { limit, prompt_tokens, requested } => {
                     rejected::Reason::ContextLengthExceeded(ContextLengthExceeded {
@@ -283,9 +349,8 @@ pub fn prepared_message(id: u64, prepared: Result<&Prepared, Rejection>) -> From
                 Rejection::InvalidConstraint(message) => rejected::Reason::InvalidConstraint(message),
                 Rejection::Internal(message) => rejected::Reason::Internal(message),
             }),
-        }),
-    };
-    from_worker(from_worker::Message::Step(Step { events: vec![event(id, happened)], load: None }))
+        }
+    }
 }
 
 impl From<Rejected> for types::GenerationError {

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::bundled;
 use super::protocol::{
     FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, ToWorker, Welcome,
-    from_worker, prepared_message, step_message, to_worker, worker_server,
+    from_worker, inspected_message, prepared_message, step_message, to_worker, worker_server,
 };
 use crate::model::engine::EngineSettings;
 use crate::model::engine::llama::{Backend, Model};
@@ -225,6 +225,12 @@ fn prepare_loop(
                 }
             }
             Some(to_worker::Message::Cancel(cancel)) => Command::Cancel(cancel.id),
+            Some(to_worker::Message::Inspect(inspect)) => {
+                let id = inspect.id;
+                let result = inspect.into_question().and_then(|question| preparer.inspect(model, question));
+                let _ = outgoing.blocking_send(Ok(inspected_message(id, result)));
+                continue;
+            }
             Some(to_worker::Message::Hello(_)) | None => continue,
         };
         if to_engine.send(command).is_err() {
