@@ -69,6 +69,12 @@ pub struct ModelConfig {
     /// A Jinja chat template file in place of the one in the GGUF.
     #[serde(default)]
     pub chat_template: Option<PathBuf>,
+    /// How the model writes calls of tools. Unset: as its template tells.
+    #[serde(default)]
+    pub tool_format: Option<String>,
+    /// How the model sets off its thinking, or `none`. Unset: as its template tells.
+    #[serde(default)]
+    pub reasoning_format: Option<String>,
 }
 
 fn owned_by_jan() -> String {

@@ -1,28 +1,27 @@
-//! `POST /chat/completions`: the route, the handler and the response.
-//!
-//! Source: `CreateChatCompletionResponse` and `CreateChatCompletionStreamResponse` in OpenAI's API
-//! description.
+//! `POST /chat/completions`: the route and the handler.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use jan_actors::model::{Constraint, GenerationRequest, Prompt};
-use serde::Serialize;
-use utoipa::{OpenApi, ToSchema};
+use jan_actors::model::{Constraint, GenerationRequest, Prompt, ToolPlan};
+use utoipa::OpenApi;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
 use super::chat_conversation::{self, ConversationRef, ConversationTarget};
-use super::chat_request::{
-    CalledFunction, ChatRequest, CheckedChat, ContentShape, Message, PartShape, Role, ToolCall, ToolCallKind,
-    UNSUPPORTED,
+use super::chat_message::{CalledFunction, ContentShape, Message, PartShape, Role, ToolCall, ToolCallKind};
+use super::chat_request::{ChatRequest, CheckedChat, UNSUPPORTED};
+use super::chat_wire::{
+    AssistantMessage, CallDelta, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, ChunkEncoder, Delta,
+    FunctionDelta, TIER,
 };
 use super::choices::{ChoiceEvent, Choices};
 use super::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
 use super::meter::Meter;
 use super::params::{ServiceTier, StopShape, StreamOptions, choice_seed};
-use super::streaming::{self, Encoder};
+use super::streaming;
 use super::structured::{self, FormatKind, JsonSchemaFormat, ResponseFormat};
+use super::thinking::Effort;
+use super::tools::{ChatTool, FunctionObject, ToolChoiceMode, ToolChoiceShape};
 use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
 use super::{AppState, into_response, json, name_ignored, with};
 use crate::http::body::request;
@@ -32,7 +31,6 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_j
 
 /// The field that holds the prompt, for errors about it.
 const PROMPT: &str = "messages";
-const TIER: &str = "default";
 
 /// `/chat/completions`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
@@ -57,6 +55,13 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         ToolCall,
         ToolCallKind,
         CalledFunction,
+        ChatTool,
+        FunctionObject,
+        ToolChoiceShape,
+        ToolChoiceMode,
+        Effort,
+        CallDelta,
+        FunctionDelta,
         StreamOptions,
         StopShape,
         ContentShape,
@@ -125,7 +130,11 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let mut chat = parsed.value.check()?;
     let structured = chat.structured.take();
     let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
+    let reading = std::mem::take(&mut chat.tools);
+    let plan = reading.plan.clone();
+    let reading = reading.reading();
     let constraining = structured.as_ref().map(|structured| structured.field);
+    let constraining = constraining.or(plan.as_ref().map(|_| "tools"));
     let cut = !chat.stop.is_empty();
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
     let with_logprobs = chat.logprobs.is_some();
@@ -133,25 +142,32 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let meter = Meter::start(&state, &context, stream, 1, n)?;
     let turn = match chat.conversation.take() {
         Some(param) => {
-            let begun = chat_conversation::begin(&state, &context, param, &chat.model, &mut chat.messages);
+            let begun =
+                chat_conversation::begin(&state, &context, param, &chat.model, &mut chat.prompt.messages);
             Some(begun.await?)
         }
         None => None,
     };
     let conversation = turn.as_ref().map(ConversationRef::from);
-    let mut choices =
-        match Choices::start(&state.models, generation_requests(chat, constraint, &context), meter).await {
-            Ok(choices) => choices,
-            Err(error) => {
-                chat_conversation::take_back(turn).await;
-                return Err(structured::generation_error(error, PROMPT, constraining));
-            }
-        };
+    let mut choices = match Choices::start(
+        &state.models,
+        generation_requests(chat, constraint, plan, &context),
+        reading,
+        meter,
+    )
+    .await
+    {
+        Ok(choices) => choices,
+        Err(error) => {
+            chat_conversation::take_back(turn).await;
+            return Err(structured::generation_error(error, PROMPT, constraining));
+        }
+    };
     choices.store_in(turn);
     choices.check_with(structured.and_then(|structured| structured.output_check(n, cut)));
     let mut response = if stream {
         let usage = UsageSum::new(1, n);
-        let encoder = ChunkEncoder { head, include_usage, usage, answers: n, conversation };
+        let encoder = ChunkEncoder { head, include_usage, usage, called: vec![false; n], conversation };
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
         sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
     } else {
@@ -164,19 +180,22 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
 fn generation_requests(
     chat: CheckedChat,
     constraint: Option<Constraint>,
+    tools: Option<Arc<ToolPlan>>,
     context: &RequestContext,
 ) -> Vec<GenerationRequest> {
     let request = GenerationRequest {
         request_id: context.id.as_str().to_owned(),
         model: chat.model,
         user: context.fairness_key(),
-        prompt: Arc::new(Prompt::Chat { messages: chat.messages }),
+        prompt: Arc::new(Prompt::Chat(chat.prompt)),
         sampling: chat.sampling,
         stop: chat.stop,
         max_tokens: chat.max_tokens,
         want_prompt_text: false,
         logprobs: chat.logprobs,
         constraint,
+        tools,
+        thinking_budget: chat.thinking_budget,
     };
     let seed = request.sampling.seed;
     let mut requests = vec![request; chat.n as usize];
@@ -197,18 +216,11 @@ async fn collect(
         (0u32..).take(n).map(|index| ChatChoice::new(index, with_logprobs)).collect();
     let mut usage = UsageSum::new(1, n);
     while let Some(event) = choices.next().await {
-        match event.map_err(|error| ApiError::from_generation(error, PROMPT))? {
-            (index, ChoiceEvent::Text(text, logprobs)) => {
-                answers[index].message.content.push_str(&text);
-                if let Some(all) = &mut answers[index].logprobs {
-                    all.extend(logprobs);
-                }
-            }
-            (index, ChoiceEvent::Finished(reason, tokens)) => {
-                answers[index].finish_reason = reason.into();
-                usage.add(index, tokens);
-            }
+        let (index, event) = event.map_err(|error| ApiError::from_generation(error, PROMPT))?;
+        if let ChoiceEvent::Finished(_, tokens) = &event {
+            usage.add(index, *tokens);
         }
+        answers[index].take(event);
     }
     Ok(ChatCompletion {
         id: &head.id,
@@ -221,269 +233,4 @@ async fn collect(
         system_fingerprint: &head.system_fingerprint,
         conversation,
     })
-}
-
-/// An answer to a conversation.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ChatCompletion<'a> {
-    /// Unique.
-    #[schema(example = "chatcmpl-2f1c6a8e0d5b4f7f9a3c1e2d4b6f8a01")]
-    id: &'a str,
-    /// Always `chat.completion`.
-    object: &'static str,
-    /// Unix seconds.
-    created: i64,
-    /// The model as it was asked for.
-    model: &'a str,
-    /// The answers.
-    choices: Vec<ChatChoice>,
-    /// Token counts.
-    usage: Usage,
-    /// Always `default`.
-    service_tier: &'static str,
-    /// Same build and same model: same fingerprint.
-    system_fingerprint: &'a str,
-    /// Where it is stored; only with `conversation`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conversation: Option<ConversationRef>,
-}
-
-/// One answer.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ChatChoice {
-    /// Its number.
-    index: u32,
-    /// What the model says.
-    message: AssistantMessage,
-    /// How likely its tokens were; null unless `logprobs` asks for it.
-    logprobs: Option<ChatLogprobs>,
-    /// Why it ended.
-    finish_reason: Finish,
-}
-
-impl ChatChoice {
-    fn new(index: u32, with_logprobs: bool) -> Self {
-        let message =
-            AssistantMessage { role: "assistant", content: String::new(), refusal: (), annotations: [] };
-        let logprobs = with_logprobs.then(ChatLogprobs::default);
-        Self { index, message, logprobs, finish_reason: Finish::Stop }
-    }
-}
-
-/// What the model says.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AssistantMessage {
-    /// Always `assistant`.
-    role: &'static str,
-    /// The text.
-    content: String,
-    /// Always null.
-    #[schema(value_type = Option<String>)]
-    refusal: (),
-    /// Always empty.
-    #[schema(value_type = Vec<Object>)]
-    annotations: [u8; 0],
-}
-
-/// One event of a streamed answer.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ChatChunk<'a> {
-    /// The same in all chunks of one response.
-    id: &'a str,
-    /// Always `chat.completion.chunk`.
-    object: &'static str,
-    /// Unix seconds, the same in all chunks of one response.
-    created: i64,
-    /// The model as it was asked for.
-    model: &'a str,
-    /// Always `default`.
-    service_tier: &'static str,
-    /// Same build and same model: same fingerprint.
-    system_fingerprint: &'a str,
-    /// One answer's progress; empty in the chunk that has the usage.
-    choices: Vec<ChunkChoice<'a>>,
-    /// Only with `stream_options.include_usage`: null but in the last chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Usage>)]
-    usage: Option<Option<Usage>>,
-    /// Where it is stored; only with `conversation`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conversation: Option<&'a ConversationRef>,
-}
-
-/// One answer's progress.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ChunkChoice<'a> {
-    /// The answer's number.
-    index: u32,
-    /// What is new.
-    delta: Delta<'a>,
-    /// How likely the new tokens were; null where there are none, or `logprobs` does not ask for it.
-    logprobs: Option<ChatLogprobs>,
-    /// Why it ended; null until then.
-    finish_reason: Option<Finish>,
-}
-
-/// What is new in an answer.
-#[derive(Debug, Default, Serialize, ToSchema)]
-pub struct Delta<'a> {
-    /// In an answer's first chunk only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
-    /// More text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<Cow<'a, str>>,
-    /// Null in an answer's first chunk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    refusal: Option<()>,
-}
-
-struct ChunkEncoder {
-    head: Head,
-    include_usage: bool,
-    usage: UsageSum,
-    answers: usize,
-    conversation: Option<ConversationRef>,
-}
-
-impl ChunkEncoder {
-    fn write(&self, choices: Vec<ChunkChoice<'_>>, usage: Option<Usage>, buffer: &mut Vec<u8>) {
-        let chunk = ChatChunk {
-            id: &self.head.id,
-            object: "chat.completion.chunk",
-            created: self.head.created,
-            model: &self.head.model,
-            service_tier: TIER,
-            system_fingerprint: &self.head.system_fingerprint,
-            choices,
-            usage: self.include_usage.then_some(usage),
-            conversation: self.conversation.as_ref(),
-        };
-        sse::write_event(buffer, &chunk);
-    }
-
-    fn write_choice(
-        &self,
-        index: usize,
-        delta: Delta<'_>,
-        logprobs: Option<ChatLogprobs>,
-        end: Option<Finish>,
-        buffer: &mut Vec<u8>,
-    ) {
-        let index = u32::try_from(index).expect("there are at most 128 answers");
-        self.write(vec![ChunkChoice { index, delta, logprobs, finish_reason: end }], None, buffer);
-    }
-}
-
-impl Encoder for ChunkEncoder {
-    fn opening(&mut self, buffer: &mut Vec<u8>) {
-        for index in 0..self.answers {
-            let delta =
-                Delta { role: Some("assistant"), content: Some(Cow::Borrowed("")), refusal: Some(()) };
-            self.write_choice(index, delta, None, None, buffer);
-        }
-    }
-
-    fn event(&mut self, index: usize, event: ChoiceEvent, buffer: &mut Vec<u8>) {
-        match event {
-            ChoiceEvent::Text(text, logprobs) => {
-                let delta = Delta { content: Some(Cow::Owned(text)), ..Delta::default() };
-                self.write_choice(index, delta, ChatLogprobs::of_chunk(logprobs), None, buffer);
-            }
-            ChoiceEvent::Finished(reason, usage) => {
-                self.usage.add(index, usage);
-                self.write_choice(index, Delta::default(), None, Some(reason.into()), buffer);
-            }
-        }
-    }
-
-    fn closing(&mut self, buffer: &mut Vec<u8>) {
-        if self.include_usage {
-            self.write(Vec::new(), Some(self.usage.total()), buffer);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use jan_actors::model::{FinishReason, TokenUsage};
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn encoder(include_usage: bool, answers: usize) -> ChunkEncoder {
-        ChunkEncoder {
-            head: Head {
-                id: "chatcmpl-1".to_owned(),
-                created: 7,
-                model: "m".to_owned(),
-                system_fingerprint: "fp".to_owned(),
-            },
-            include_usage,
-            usage: UsageSum::new(1, answers),
-            answers,
-            conversation: None,
-        }
-    }
-
-    fn chunks(buffer: &[u8]) -> Vec<Value> {
-        std::str::from_utf8(buffer)
-            .unwrap()
-            .split_terminator("\n\n")
-            .map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap())
-            .collect()
-    }
-
-    fn play(encoder: &mut ChunkEncoder) -> Vec<Value> {
-        let usage = TokenUsage { prompt_tokens: 5, cached_tokens: 2, completion_tokens: 1 };
-        let mut buffer = Vec::new();
-        encoder.opening(&mut buffer);
-        encoder.event(0, ChoiceEvent::Text("Hi".to_owned(), Vec::new()), &mut buffer);
-        encoder.event(0, ChoiceEvent::Finished(FinishReason::Length, usage), &mut buffer);
-        encoder.closing(&mut buffer);
-        chunks(&buffer)
-    }
-
-    #[test]
-    fn chunks_are_openais() {
-        let base = |choice: Value| {
-            json!({
-                "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m",
-                "service_tier": "default", "system_fingerprint": "fp", "choices": [choice],
-            })
-        };
-        let choice = |delta: Value, finish: Value| {
-            base(json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}))
-        };
-        assert_eq!(
-            play(&mut encoder(false, 1)),
-            [
-                choice(json!({"role": "assistant", "content": "", "refusal": null}), Value::Null),
-                choice(json!({"content": "Hi"}), Value::Null),
-                choice(json!({}), json!("length")),
-            ]
-        );
-    }
-
-    #[test]
-    fn usage_is_null_until_the_last_chunk_which_has_no_choices() {
-        let chunks = play(&mut encoder(true, 1));
-        let (last, others) = chunks.split_last().unwrap();
-        assert_eq!(others.len(), 3);
-        assert!(others.iter().all(|chunk| chunk["usage"].is_null() && chunk.get("usage").is_some()));
-        assert_eq!(last["choices"], json!([]));
-        assert_eq!(last["usage"]["total_tokens"], 6);
-        assert_eq!(last["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
-        assert_eq!(last["usage"]["completion_tokens_details"]["reasoning_tokens"], 0);
-    }
-
-    #[test]
-    fn every_answer_opens_with_its_role() {
-        let mut buffer = Vec::new();
-        encoder(false, 3).opening(&mut buffer);
-        let indexes: Vec<u64> =
-            chunks(&buffer).iter().map(|chunk| chunk["choices"][0]["index"].as_u64().unwrap()).collect();
-        assert_eq!(indexes, [0, 1, 2]);
-    }
 }

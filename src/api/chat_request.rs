@@ -3,28 +3,25 @@
 //! Source: `CreateChatCompletionRequest` in OpenAI's API description.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use jan_actors::model::SamplingParams;
-use serde::de::{Deserializer, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use jan_actors::model::{ChatPrompt, Constraint, PromptEnding, SamplingParams};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::chat_conversation::{ConversationParam, ConversationTarget};
+use super::chat_message::{Message, message_object};
 use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StopShape, StreamOptions};
 use super::structured::{ResponseFormat, Structured, Wishes};
+use super::thinking::{self, Effort};
+use super::tools::{ChatTool, ToolChoiceShape, Tools};
 use crate::http::ApiError;
-use crate::http::json::{Checked, Given, Unsupported};
+use crate::http::json::{Given, Unsupported};
 
 /// Fields that later versions bring, and vLLM's that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[
-    Unsupported { field: "tools", harmless: &[Given::EmptyList] },
-    Unsupported { field: "tool_choice", harmless: &[Given::Word("none"), Given::Word("auto")] },
-    Unsupported { field: "parallel_tool_calls", harmless: &[Given::Bool(true), Given::Bool(false)] },
     Unsupported { field: "functions", harmless: &[Given::EmptyList] },
     Unsupported { field: "function_call", harmless: &[Given::Word("none"), Given::Word("auto")] },
-    Unsupported { field: "reasoning_effort", harmless: &[Given::Word("none")] },
     Unsupported { field: "verbosity", harmless: &[Given::Word("medium")] },
     Unsupported { field: "web_search_options", harmless: &[] },
     Unsupported { field: "audio", harmless: &[] },
@@ -37,7 +34,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "structured_outputs", harmless: &[] },
     Unsupported { field: "grammar", harmless: &[] },
     Unsupported { field: "chat_template", harmless: &[] },
-    Unsupported { field: "chat_template_kwargs", harmless: &[Given::EmptyObject] },
 ];
 
 /// A conversation to be continued.
@@ -121,6 +117,33 @@ pub struct ChatRequest {
     pub guided_choice: Option<Vec<String>>,
     /// A grammar of the answer in Lark's notation.
     pub guided_grammar: Option<String>,
+    /// Functions that the model may call, up to 128.
+    #[schema(max_items = 128)]
+    pub tools: Option<Vec<ChatTool>>,
+    /// Whether to call, or what.
+    #[schema(value_type = Option<ToolChoiceShape>)]
+    pub tool_choice: Option<Value>,
+    /// Whether one answer may have several calls.
+    #[schema(default = true)]
+    pub parallel_tool_calls: Option<bool>,
+    /// How hard to think, for models that do.
+    pub reasoning_effort: Option<Effort>,
+    /// Most tokens of thinking; then it is ended. 0: none.
+    #[serde(alias = "thinking_token_budget")]
+    #[schema(minimum = 0)]
+    pub thinking_budget: Option<i64>,
+    /// More variables for the model's chat template, such as `enable_thinking`.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// Documents for models whose chat template takes them.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub documents: Option<Vec<Map<String, Value>>>,
+    /// Whether the prompt ends with the beginning of the assistant's answer.
+    #[schema(default = true)]
+    pub add_generation_prompt: Option<bool>,
+    /// Whether the last message is to go on rather than to be answered. Excludes `add_generation_prompt`.
+    #[schema(default = false)]
+    pub continue_final_message: Option<bool>,
     /// The caller's own name for its user; has no effect.
     #[allow(dead_code, reason = "its type is checked")]
     pub user: Option<String>,
@@ -137,167 +160,14 @@ pub struct ChatRequest {
     pub service_tier: Option<ServiceTier>,
 }
 
-/// One message of a conversation.
-#[derive(Debug, Deserialize, ToSchema)]
-pub struct Message {
-    /// Who speaks.
-    pub role: Role,
-    /// What is said; only an assistant message with `tool_calls` may go without.
-    #[serde(default)]
-    #[schema(value_type = Option<ContentShape>)]
-    content: Option<Content>,
-    /// Tells participants of one role apart.
-    name: Option<String>,
-    /// Assistant messages: the tools that it called.
-    tool_calls: Option<Vec<ToolCall>>,
-    /// Tool messages: the call that is answered.
-    tool_call_id: Option<String>,
-    /// Assistant messages: what it refused with.
-    refusal: Option<String>,
-    /// Assistant messages: accepted, because responses carry it, and left out.
-    #[serde(default)]
-    #[schema(ignore)]
-    #[allow(dead_code, reason = "its syntax is checked")]
-    annotations: Checked,
-    #[serde(default = "null")]
-    #[schema(ignore)]
-    function_call: Given,
-    #[serde(default = "null")]
-    #[schema(ignore)]
-    audio: Given,
-}
-
-fn null() -> Given {
-    Given::Null
-}
-
-/// Who speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
-#[schema(as = MessageRole)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Instructions.
-    System,
-    /// Instructions, by their newer name.
-    Developer,
-    /// The person.
-    User,
-    /// The model.
-    Assistant,
-    /// The result of a tool.
-    Tool,
-}
-
-/// A call that the assistant made earlier.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
-pub struct ToolCall {
-    /// Its id.
-    id: String,
-    /// Always `function`.
-    #[serde(rename = "type")]
-    kind: ToolCallKind,
-    /// What was called.
-    function: CalledFunction,
-}
-
-/// The kind of a tool.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ToolCallKind {
-    /// A function with JSON arguments.
-    Function,
-}
-
-/// What was called.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
-pub struct CalledFunction {
-    /// The function's name.
-    name: String,
-    /// Its arguments as JSON text.
-    arguments: String,
-}
-
-/// A text, or parts of one.
-#[derive(ToSchema)]
-#[schema(as = MessageContent)]
-#[serde(untagged)]
-#[allow(dead_code, reason = "describes what Content reads")]
-pub enum ContentShape {
-    /// A text.
-    Text(String),
-    /// Its parts.
-    Parts(Vec<PartShape>),
-}
-
-/// A part of a text.
-#[derive(ToSchema)]
-#[schema(as = ContentPart)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[allow(dead_code, reason = "describes what Content reads")]
-pub enum PartShape {
-    /// Text.
-    Text {
-        /// The text.
-        text: String,
-    },
-    /// Assistant messages: what it refused with.
-    Refusal {
-        /// The text.
-        refusal: String,
-    },
-}
-
-/// A message's content: a text or parts.
-#[derive(Debug)]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
-}
-
-#[derive(Debug, Deserialize)]
-struct Part {
-    #[serde(rename = "type")]
-    kind: String,
-    text: Option<String>,
-    refusal: Option<String>,
-}
-
-impl<'de> Deserialize<'de> for Content {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ContentVisitor;
-        impl<'de> Visitor<'de> for ContentVisitor {
-            type Value = Content;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an array of content parts")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
-                Ok(Content::Text(text.to_owned()))
-            }
-
-            fn visit_string<E>(self, text: String) -> Result<Content, E> {
-                Ok(Content::Text(text))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
-                let mut parts = Vec::new();
-                while let Some(part) = seq.next_element()? {
-                    parts.push(part);
-                }
-                Ok(Content::Parts(parts))
-            }
-        }
-        deserializer.deserialize_any(ContentVisitor)
-    }
-}
-
 /// A request that has passed every check.
 #[derive(Debug)]
 pub struct CheckedChat {
     pub model: String,
-    /// One JSON object a message, contents as one string.
-    pub messages: Vec<Value>,
+    /// Contents as one string.
+    pub prompt: ChatPrompt,
+    pub tools: Tools,
+    pub thinking_budget: Option<u32>,
     pub sampling: SamplingParams,
     pub stop: Vec<String>,
     pub max_tokens: Option<u32>,
@@ -353,10 +223,24 @@ impl ChatRequest {
         if messages.is_empty() && self.conversation.is_none() {
             return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));
         }
-        let messages = messages.into_iter().enumerate().map(message_object).collect::<Result<_, _>>()?;
+        let messages = messages.into_iter().enumerate().map(message_object).collect::<Result<Vec<_>, _>>()?;
+        let tools = Tools::of_chat(self.tools, self.tool_choice.as_ref(), self.parallel_tool_calls)?;
+        exclude(structured.as_ref(), &tools)?;
+        let mut prompt = ChatPrompt {
+            messages,
+            tools: tools.shown.clone(),
+            documents: self.documents.unwrap_or_default().into_iter().map(Value::Object).collect(),
+            ending: ending(self.add_generation_prompt, self.continue_final_message)?,
+            ..ChatPrompt::default()
+        };
+        let budget = params::token_count("thinking_budget", self.thinking_budget, 0)?;
+        let thinking_budget =
+            thinking::apply(self.reasoning_effort, budget, self.chat_template_kwargs, &mut prompt);
         Ok(CheckedChat {
             model: self.model,
-            messages,
+            prompt,
+            tools,
+            thinking_budget,
             sampling,
             stop,
             max_tokens,
@@ -370,6 +254,32 @@ impl ChatRequest {
     }
 }
 
+/// How the prompt ends.
+pub fn ending(begin_answer: Option<bool>, go_on: Option<bool>) -> Result<PromptEnding, ApiError> {
+    match (begin_answer, go_on.unwrap_or(false)) {
+        (Some(true), true) => Err(ApiError::invalid_value(
+            "continue_final_message",
+            "'continue_final_message' and 'add_generation_prompt' exclude each other; give only one.",
+        )),
+        (_, true) => Ok(PromptEnding::LastMessage),
+        (Some(false), false) => Ok(PromptEnding::Messages),
+        (_, false) => Ok(PromptEnding::Answer),
+    }
+}
+
+/// Calls can be told from an answer that is JSON, not from one that an expression or a grammar describes.
+fn exclude(structured: Option<&Structured>, tools: &Tools) -> Result<(), ApiError> {
+    match structured {
+        Some(structured)
+            if tools.plan.is_some() && !matches!(structured.constraint, Constraint::JsonSchema(_)) =>
+        {
+            let message = format!("'{}' and 'tools' exclude each other; give only one.", structured.field);
+            Err(ApiError::invalid_value(structured.field, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn token_limit(old: Option<i64>, new: Option<i64>) -> Result<Option<u32>, ApiError> {
     let old = params::token_count("max_tokens", old, 1)?;
     let new = params::token_count("max_completion_tokens", new, 1)?;
@@ -380,96 +290,6 @@ fn token_limit(old: Option<i64>, new: Option<i64>) -> Result<Option<u32>, ApiErr
         )),
         (old, new) => Ok(new.or(old)),
     }
-}
-
-/// A message as the chat templates take it: OpenAI's object with the content as one string.
-fn message_object((index, message): (usize, Message)) -> Result<Value, ApiError> {
-    let at = |field: &str| format!("messages[{index}].{field}");
-    let role = message.role;
-    for (field, given) in [("function_call", &message.function_call), ("audio", &message.audio)] {
-        if *given != Given::Null {
-            let param = at(field);
-            let message = format!("Unsupported parameter: '{param}' is not supported by this server.");
-            return Err(ApiError::unsupported(param, message));
-        }
-    }
-    let tool_calls = message.tool_calls.filter(|calls| !calls.is_empty());
-    if tool_calls.is_some() && role != Role::Assistant {
-        return Err(ApiError::invalid_value(
-            at("tool_calls"),
-            format!("Invalid '{}': only assistant messages have tool calls.", at("tool_calls")),
-        ));
-    }
-    let content = match (message.content, message.refusal) {
-        (Some(content), _) => Some(flatten(content, role, index)?),
-        (None, Some(refusal)) if role == Role::Assistant => Some(refusal),
-        (None, _) if tool_calls.is_some() => None,
-        (None, _) => {
-            let wants =
-                if role == Role::Assistant { "a string, or 'tool_calls' beside it" } else { "a string" };
-            return Err(ApiError::invalid_type(
-                Some(at("content")),
-                format!("Invalid value for '{}': expected {wants}, got null or nothing.", at("content")),
-            ));
-        }
-    };
-    let mut object = Map::new();
-    object.insert("role".to_owned(), json!(role));
-    object.insert("content".to_owned(), json!(content));
-    if let Some(name) = message.name {
-        object.insert("name".to_owned(), Value::String(name));
-    }
-    if let Some(calls) = tool_calls {
-        object.insert("tool_calls".to_owned(), json!(calls));
-    }
-    match (role, message.tool_call_id) {
-        (Role::Tool, Some(id)) => {
-            object.insert("tool_call_id".to_owned(), Value::String(id));
-        }
-        (Role::Tool, None) => return Err(ApiError::missing(at("tool_call_id"))),
-        (_, Some(_)) => {
-            return Err(ApiError::invalid_value(
-                at("tool_call_id"),
-                format!("Invalid '{}': only tool messages have it.", at("tool_call_id")),
-            ));
-        }
-        (_, None) => {}
-    }
-    Ok(Value::Object(object))
-}
-
-/// A content's text; parts are joined by line breaks, as llama.cpp and vLLM join them.
-fn flatten(content: Content, role: Role, message: usize) -> Result<String, ApiError> {
-    let parts = match content {
-        Content::Text(text) => return Ok(text),
-        Content::Parts(parts) => parts,
-    };
-    let at = format!("messages[{message}].content");
-    if parts.is_empty() {
-        return Err(ApiError::invalid_value(&at, format!("Invalid '{at}': at least one part is needed.")));
-    }
-    let mut texts = Vec::with_capacity(parts.len());
-    for (index, part) in parts.into_iter().enumerate() {
-        let at = format!("{at}[{index}]");
-        let (field, text) = match part.kind.as_str() {
-            "text" => ("text", part.text),
-            "refusal" if role == Role::Assistant => ("refusal", part.refusal),
-            kind @ ("image_url" | "input_audio" | "file") => {
-                return Err(ApiError::invalid_value(
-                    format!("{at}.type"),
-                    format!("Invalid '{at}.type': '{kind}', but this model only takes text."),
-                ));
-            }
-            kind => {
-                return Err(ApiError::invalid_value(
-                    format!("{at}.type"),
-                    format!("Invalid '{at}.type': '{kind}' is not one of the content types, such as 'text'."),
-                ));
-            }
-        };
-        texts.push(text.ok_or_else(|| ApiError::missing(format!("{at}.{field}")))?);
-    }
-    Ok(texts.join("\n"))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ fn the_least_request_has_openais_defaults() {
     let (chat, ignored) = check(&with("seed", json!(3))).unwrap();
     assert_eq!(chat.sampling, SamplingParams { seed: 3, ..SamplingParams::default() });
     assert_eq!((chat.n, chat.max_tokens, chat.stream, chat.include_usage), (1, None, false, false));
-    assert_eq!(chat.messages, [json!({"role": "user", "content": "Hi"})]);
+    assert_eq!(chat.prompt.messages, [json!({"role": "user", "content": "Hi"})]);
     assert!(chat.stop.is_empty() && ignored.is_empty());
 }
 
@@ -65,7 +65,7 @@ fn a_full_request_arrives() {
     assert_eq!((chat.n, chat.max_tokens), (2, Some(9)));
     assert!(chat.stream && chat.include_usage);
     assert_eq!(chat.stop, ["x"]);
-    assert_eq!(chat.messages[0]["name"], "ann");
+    assert_eq!(chat.prompt.messages[0]["name"], "ann");
 }
 
 #[test]
@@ -159,17 +159,13 @@ fn wrong_values_name_their_field() {
 #[test]
 fn fields_of_later_versions_are_refused_by_name() {
     for (field, value) in [
-        ("tools", json!([{"type": "function"}])),
-        ("tool_choice", json!("required")),
         ("functions", json!([{}])),
         ("function_call", json!({"name": "f"})),
-        ("reasoning_effort", json!("low")),
         ("web_search_options", json!({})),
         ("audio", json!({})),
         ("modalities", json!(["text", "audio"])),
         ("prediction", json!({})),
         ("store", json!(true)),
-        ("chat_template_kwargs", json!({"x": 1})),
         ("best_of", json!(2)),
         ("suffix", json!("s")),
     ] {
@@ -180,7 +176,7 @@ fn fields_of_later_versions_are_refused_by_name() {
 #[test]
 fn a_conversation_takes_one_answer_and_needs_no_message() {
     let conversation = json!({"model": "m", "conversation": {"id": "conv_1"}});
-    assert!(check(&conversation).unwrap().0.messages.is_empty());
+    assert!(check(&conversation).unwrap().0.prompt.messages.is_empty());
     let mut two = conversation.clone();
     two["n"] = json!(2);
     assert_eq!(refused(&two), ("invalid_value", "n".to_owned()));
@@ -206,10 +202,10 @@ fn content_is_flattened() {
     let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
     for role in ["system", "developer", "user", "assistant"] {
         let (chat, _) = check(&with_message(json!({"role": role, "content": parts}))).unwrap();
-        assert_eq!(chat.messages, [json!({"role": role, "content": "a\nb"})]);
+        assert_eq!(chat.prompt.messages, [json!({"role": role, "content": "a\nb"})]);
     }
     let refusal = json!({"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]});
-    assert_eq!(check(&with_message(refusal)).unwrap().0.messages[0]["content"], "no");
+    assert_eq!(check(&with_message(refusal)).unwrap().0.prompt.messages[0]["content"], "no");
 }
 
 #[test]
@@ -223,8 +219,8 @@ fn a_conversation_with_tools_is_history() {
     ]);
     let (chat, ignored) = check(&with("messages", messages)).unwrap();
     assert!(ignored.is_empty(), "{ignored:?}");
-    assert_eq!(chat.messages[1], json!({"role": "assistant", "content": null, "tool_calls": [call]}));
-    assert_eq!(chat.messages[2], json!({"role": "tool", "content": "sunny", "tool_call_id": "c1"}));
+    assert_eq!(chat.prompt.messages[1], json!({"role": "assistant", "content": null, "tool_calls": [call]}));
+    assert_eq!(chat.prompt.messages[2], json!({"role": "tool", "content": "sunny", "tool_call_id": "c1"}));
 }
 
 #[test]
@@ -351,7 +347,7 @@ proptest! {
                 prop_assert!((0.0..=1.0).contains(&chat.sampling.top_p));
                 prop_assert!(chat.sampling.typical_p > 0.0 && chat.sampling.typical_p <= 1.0);
                 prop_assert!(chat.sampling.repeat_penalty > 0.0 && chat.sampling.repeat_penalty <= 2.0);
-                prop_assert!(chat.stop.len() <= 4 && !chat.messages.is_empty());
+                prop_assert!(chat.stop.len() <= 4 && !chat.prompt.messages.is_empty());
             }
         }
     }
@@ -370,7 +366,7 @@ proptest! {
         match check(&with_message(message)) {
             Err(error) => prop_assert_eq!(error.status(), 400),
             Ok((chat, _)) => {
-                let content = &chat.messages[0]["content"];
+                let content = &chat.prompt.messages[0]["content"];
                 prop_assert!(content.is_string() || (role == "assistant" && content.is_null()));
             }
         }

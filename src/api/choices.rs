@@ -6,6 +6,7 @@ use std::pin::Pin;
 use futures_util::stream::{SelectAll, select_all, unfold};
 use futures_util::{Stream, StreamExt};
 use jan_actors::conversations::Turn;
+use jan_actors::model::formats::{OutputParser, Part};
 use jan_actors::model::{
     FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, TokenLogprob,
     TokenUsage,
@@ -13,6 +14,7 @@ use jan_actors::model::{
 
 use super::meter::Meter;
 use super::structured::OutputCheck;
+use super::tools::Reading;
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
 
@@ -27,6 +29,29 @@ pub struct Choices {
     check: Option<OutputCheck>,
     /// Where the one answer is stored.
     turn: Option<Turn>,
+    reading: Reading,
+    /// What takes each answer apart.
+    answers: Vec<Answer>,
+    /// What is to be told before anything else is heard.
+    ready: VecDeque<(usize, ChoiceEvent)>,
+}
+
+/// One answer while it is taken apart.
+#[derive(Debug, Default)]
+struct Answer {
+    /// `None` where its text is all there is.
+    parser: Option<OutputParser>,
+    /// Calls so far: name and arguments.
+    calls: Vec<Call>,
+    /// Whether what comes belongs to a call that is left out.
+    skipping: bool,
+}
+
+#[derive(Debug)]
+struct Call {
+    id: String,
+    name: String,
+    arguments: String,
 }
 
 /// What an answer says once all have started.
@@ -34,6 +59,24 @@ pub struct Choices {
 pub enum ChoiceEvent {
     /// More text, with its tokens' log-probabilities where they are wanted; either can be empty.
     Text(String, Vec<TokenLogprob>),
+    /// More thinking.
+    Reasoning(String),
+    /// A call begins.
+    Call {
+        /// Its number in the answer.
+        number: u32,
+        /// Its id.
+        id: String,
+        /// The tool's name.
+        name: String,
+    },
+    /// More of a call's arguments.
+    Arguments {
+        /// The call's number.
+        number: u32,
+        /// What is new.
+        text: String,
+    },
     /// The end of this answer.
     Finished(FinishReason, TokenUsage),
 }
@@ -44,6 +87,7 @@ impl Choices {
     pub async fn start(
         models: &Models,
         requests: Vec<GenerationRequest>,
+        reading: Reading,
         mut meter: Meter,
     ) -> Result<Self, GenerationError> {
         if let Some(request) = requests.first() {
@@ -54,12 +98,13 @@ impl Choices {
         for (index, request) in requests.into_iter().enumerate() {
             streams.push(events_of(index, models.generate(request).await?));
         }
-        Self::from_streams(count, streams, Some(meter)).await
+        Self::from_streams(count, streams, reading, Some(meter)).await
     }
 
     async fn from_streams(
         count: usize,
         streams: Vec<EventStream>,
+        reading: Reading,
         meter: Option<Meter>,
     ) -> Result<Self, GenerationError> {
         let events = select_all(streams);
@@ -70,13 +115,20 @@ impl Choices {
             meter,
             check: None,
             turn: None,
+            reading,
+            answers: std::iter::repeat_with(Answer::default).take(count).collect(),
+            ready: VecDeque::new(),
         };
         let mut started = vec![false; count];
         while started.contains(&false) {
             let Some((index, event)) = choices.events.next().await else { break };
             choices.observe(index, &event);
             match event {
-                GenerationEvent::Accepted { prompt_text, .. } => choices.prompt_texts[index] = prompt_text,
+                GenerationEvent::Accepted { prompt_text, layout, .. } => {
+                    choices.prompt_texts[index] = prompt_text;
+                    let parser = OutputParser::new(&layout, &choices.reading.tools);
+                    choices.answers[index].parser = Some(parser).filter(|parser| !parser.is_plain());
+                }
                 GenerationEvent::Started { .. } => started[index] = true,
                 GenerationEvent::Failed(error) => return Err(error),
                 event @ (GenerationEvent::Delta { .. } | GenerationEvent::Finished { .. }) => {
@@ -122,6 +174,9 @@ impl Choices {
     /// The next event of any answer; `None` once all have finished.
     pub async fn next(&mut self) -> Option<Result<(usize, ChoiceEvent), GenerationError>> {
         loop {
+            if let Some((index, event)) = self.ready.pop_front() {
+                return Some(self.told(index, event).await);
+            }
             let (index, event) = match self.heard.pop_front() {
                 Some(heard) => heard,
                 None => {
@@ -135,27 +190,17 @@ impl Choices {
             };
             match event {
                 GenerationEvent::Delta { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
-                    if let Some(check) = &mut self.check {
-                        check.push(index, &text);
-                    }
-                    if let Some(turn) = &mut self.turn {
-                        turn.push(&text);
-                    }
-                    return Some(Ok((index, ChoiceEvent::Text(text, logprobs))));
+                    let parser = self.answers[index].parser.as_mut();
+                    let parts = match parser.map(|parser| parser.push(&text)) {
+                        None => vec![Part::Content(text)],
+                        Some(parts) => parts,
+                    };
+                    self.read(index, parts, logprobs);
                 }
                 GenerationEvent::Finished { reason, usage } => {
-                    let check = self.check.as_ref().filter(|_| reason == FinishReason::Stop);
-                    if let Some(Err(error)) = check.map(|check| check.finish(index)) {
-                        return Some(Err(error));
-                    }
-                    // Who hears of the end can rely on it.
-                    if let Some(mut turn) = self.turn.take()
-                        && let Err(error) = turn.finish().await
-                    {
-                        let reason = format!("the answer could not be stored: {error}");
-                        return Some(Err(GenerationError::Internal(reason)));
-                    }
-                    return Some(Ok((index, ChoiceEvent::Finished(reason, usage))));
+                    let rest = self.answers[index].parser.as_mut().map(OutputParser::finish);
+                    self.read(index, rest.unwrap_or_default(), Vec::new());
+                    self.ready.push_back((index, ChoiceEvent::Finished(reason, usage)));
                 }
                 GenerationEvent::Failed(error) => return Some(Err(error)),
                 GenerationEvent::Delta { .. }
@@ -164,6 +209,92 @@ impl Choices {
             }
         }
     }
+
+    /// Queues what these parts say. Log-probabilities go with the first text among them.
+    fn read(&mut self, index: usize, parts: Vec<Part>, mut logprobs: Vec<TokenLogprob>) {
+        let answer = &mut self.answers[index];
+        for part in parts {
+            let event = match part {
+                Part::Content(text) => ChoiceEvent::Text(text, std::mem::take(&mut logprobs)),
+                Part::Reasoning(text) => ChoiceEvent::Reasoning(text),
+                Part::Call(name) => {
+                    answer.skipping = self.reading.one_call && !answer.calls.is_empty();
+                    if answer.skipping {
+                        continue;
+                    }
+                    let id = call_id();
+                    let number = u32::try_from(answer.calls.len()).unwrap_or(u32::MAX);
+                    answer.calls.push(Call { id: id.clone(), name: name.clone(), arguments: String::new() });
+                    ChoiceEvent::Call { number, id, name }
+                }
+                Part::Arguments(text) => match answer.calls.last_mut().filter(|_| !answer.skipping) {
+                    Some(call) => {
+                        call.arguments.push_str(&text);
+                        let number = u32::try_from(answer.calls.len() - 1).unwrap_or(u32::MAX);
+                        ChoiceEvent::Arguments { number, text }
+                    }
+                    None => continue,
+                },
+            };
+            self.ready.push_back((index, event));
+        }
+        if !logprobs.is_empty() {
+            self.ready.push_back((index, ChoiceEvent::Text(String::new(), logprobs)));
+        }
+    }
+
+    /// Does what an event brings with it before it is told.
+    async fn told(
+        &mut self,
+        index: usize,
+        event: ChoiceEvent,
+    ) -> Result<(usize, ChoiceEvent), GenerationError> {
+        match &event {
+            ChoiceEvent::Text(text, _) => {
+                if let Some(check) = &mut self.check {
+                    check.push(index, text);
+                }
+                if let Some(turn) = &mut self.turn {
+                    turn.push(text);
+                }
+            }
+            ChoiceEvent::Finished(reason, _) => {
+                let calls = &self.answers[index].calls;
+                if *reason == FinishReason::Stop {
+                    for call in calls {
+                        self.reading.check(&call.name, &call.arguments)?;
+                    }
+                    // Who calls a tool has not answered yet.
+                    if let Some(check) = self.check.as_ref().filter(|_| calls.is_empty()) {
+                        check.finish(index)?;
+                    }
+                }
+                // Who hears of the end can rely on it.
+                if let Some(mut turn) = self.turn.take() {
+                    for call in calls {
+                        turn.push_call(&call.id, &call.name, &call.arguments);
+                    }
+                    turn.finish().await.map_err(|error| {
+                        GenerationError::Internal(format!("the answer could not be stored: {error}"))
+                    })?;
+                }
+            }
+            ChoiceEvent::Reasoning(_) | ChoiceEvent::Call { .. } | ChoiceEvent::Arguments { .. } => {}
+        }
+        Ok((index, event))
+    }
+}
+
+/// A call's id: short and plain, for templates of Mistral's take nine letters and digits and no more.
+fn call_id() -> String {
+    const DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut number = uuid::Uuid::new_v4().as_u128();
+    let mut id = String::with_capacity(9);
+    for _ in 0..9 {
+        id.push(char::from(DIGITS[(number % 62) as usize]));
+        number /= 62;
+    }
+    id
 }
 
 /// One generation as a stream that always ends with `Finished` or `Failed`.
@@ -181,11 +312,16 @@ fn events_of(index: usize, generation: Generation) -> EventStream {
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
+    use jan_actors::model::formats::Layout;
 
     use super::*;
 
     fn accepted() -> GenerationEvent {
-        GenerationEvent::Accepted { prompt_tokens: 3, prompt_text: Some("p".to_owned()) }
+        GenerationEvent::Accepted {
+            prompt_tokens: 3,
+            prompt_text: Some("p".to_owned()),
+            layout: Layout::default(),
+        }
     }
 
     fn started() -> GenerationEvent {
@@ -216,6 +352,7 @@ mod tests {
             match event.unwrap() {
                 (index, ChoiceEvent::Text(text, _)) => said[index].push(text),
                 (index, ChoiceEvent::Finished(..)) => said[index].push(".".to_owned()),
+                (_, other) => panic!("{other:?}"),
             }
         }
         said
@@ -231,7 +368,7 @@ mod tests {
         let mut both =
             streams(vec![vec![accepted(), started(), delta("a"), delta(""), delta("b"), finished()]]);
         both.push(Box::pin(slow));
-        let mut choices = Choices::from_streams(2, both, None).await.unwrap();
+        let mut choices = Choices::from_streams(2, both, Reading::default(), None).await.unwrap();
         assert_eq!(choices.take_prompt_text(0).as_deref(), Some("p"));
         assert_eq!(choices.take_prompt_text(0), None);
         assert_eq!(all(choices).await, [vec!["a", "b", "."], vec!["x", "."]]);
@@ -241,14 +378,17 @@ mod tests {
     async fn one_failure_before_the_start_fails_all() {
         let failed = GenerationEvent::Failed(GenerationError::ShuttingDown);
         let both = streams(vec![vec![accepted(), started(), finished()], vec![accepted(), failed]]);
-        assert_eq!(Choices::from_streams(2, both, None).await.err(), Some(GenerationError::ShuttingDown));
+        assert_eq!(
+            Choices::from_streams(2, both, Reading::default(), None).await.err(),
+            Some(GenerationError::ShuttingDown)
+        );
     }
 
     #[tokio::test]
     async fn a_failure_after_the_start_is_heard_in_its_place() {
         let failed = GenerationEvent::Failed(GenerationError::EngineCrashed);
         let one = streams(vec![vec![accepted(), started(), delta("a"), failed]]);
-        let mut choices = Choices::from_streams(1, one, None).await.unwrap();
+        let mut choices = Choices::from_streams(1, one, Reading::default(), None).await.unwrap();
         assert_eq!(choices.next().await, Some(Ok((0, ChoiceEvent::Text("a".to_owned(), Vec::new())))));
         assert_eq!(choices.next().await, Some(Err(GenerationError::EngineCrashed)));
     }

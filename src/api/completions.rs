@@ -18,6 +18,7 @@ use super::meter::Meter;
 use super::params::{self, Metadata, Sampling, Stop, StopShape, StreamOptions, choice_seed};
 use super::prompt::{PromptShape, Prompts};
 use super::streaming::{self, Encoder};
+use super::tools::Reading;
 use super::wire::{Finish, Head, Usage, UsageSum};
 use super::{AppState, into_response, json, name_ignored, with};
 use crate::http::body::request;
@@ -114,9 +115,10 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let (prompts, n) = (checked.prompts.len(), checked.n as usize);
     let head = Head::new("cmpl", &checked.model);
     let meter = Meter::start(&state, &context, stream, prompts, n)?;
-    let mut choices = Choices::start(&state.models, generation_requests(checked, &context), meter)
-        .await
-        .map_err(|error| ApiError::from_generation(error, PROMPT))?;
+    let mut choices =
+        Choices::start(&state.models, generation_requests(checked, &context), Reading::default(), meter)
+            .await
+            .map_err(|error| ApiError::from_generation(error, PROMPT))?;
     let echoes = (0..prompts * n).map(|index| choices.take_prompt_text(index).unwrap_or_default()).collect();
     let usage = UsageSum::new(prompts, n);
     let mut response = if stream {
@@ -278,6 +280,8 @@ fn generation_requests(checked: Checked, context: &RequestContext) -> Vec<Genera
             want_prompt_text: checked.echo,
             logprobs: checked.logprobs,
             constraint: None,
+            tools: None,
+            thinking_budget: None,
         };
         for index in 0..checked.n {
             let mut request = request.clone();
@@ -314,6 +318,8 @@ async fn collect(
                 answers[index].finish_reason = Some(reason.into());
                 usage.add(index, tokens);
             }
+            // A prompt that is no chat has no thinking and no tools.
+            _ => {}
         }
     }
     Ok(Completion::new(head, answers, Some(Some(usage.total()))))
@@ -415,6 +421,8 @@ impl Encoder for ChunkEncoder {
                 self.usage.add(index, usage);
                 self.write_choice(index, "", None, Some(reason.into()), buffer);
             }
+            // A prompt that is no chat has no thinking and no tools.
+            _ => {}
         }
     }
 

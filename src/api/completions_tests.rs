@@ -93,7 +93,7 @@ fn chunks(echoes: &[&str], include_usage: bool) -> Vec<Value> {
         usage: UsageSum::new(1, 1),
         echoes: echoes.iter().map(|echo| (*echo).to_owned()).collect(),
     };
-    let usage = TokenUsage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 1 };
+    let usage = TokenUsage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 1, reasoning_tokens: 0 };
     let mut buffer = Vec::new();
     encoder.opening(&mut buffer);
     encoder.event(0, ChoiceEvent::Text("Hi".to_owned(), Vec::new()), &mut buffer);

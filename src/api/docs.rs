@@ -16,7 +16,7 @@ use self::complete::complete;
 pub use self::page::PAGE;
 use super::{
     admin, api_keys, auth, backup, chat, completions, conversations, google, health, models, responses,
-    status, usage, user,
+    status, tokenize, usage, user,
 };
 use crate::http::Response;
 
@@ -48,6 +48,7 @@ fn resources() -> Vec<utoipa::openapi::OpenApi> {
         chat::Doc::openapi(),
         completions::Doc::openapi(),
         responses::Doc::openapi(),
+        tokenize::Doc::openapi(),
         models::Doc::openapi(),
         status::Doc::openapi(),
         auth::Doc::openapi(),

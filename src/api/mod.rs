@@ -7,7 +7,9 @@ mod auth;
 mod backup;
 mod chat;
 mod chat_conversation;
+mod chat_message;
 mod chat_request;
+mod chat_wire;
 mod choices;
 mod completions;
 mod conversation_branches;
@@ -27,6 +29,9 @@ mod status;
 mod store_errors;
 mod streaming;
 mod structured;
+mod thinking;
+mod tokenize;
+mod tools;
 mod usage;
 mod user;
 mod wire;
@@ -108,6 +113,8 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .or(completions::routes(&state))
         .unify()
         .or(responses::routes(&state))
+        .unify()
+        .or(tokenize::routes(&state))
         .unify()
         .or(models::routes(&state))
         .unify()

@@ -12,6 +12,8 @@ pub enum Finish {
     Stop,
     /// `max_tokens` or the end of the context was reached.
     Length,
+    /// The model called tools.
+    ToolCalls,
 }
 
 impl From<FinishReason> for Finish {
@@ -19,6 +21,16 @@ impl From<FinishReason> for Finish {
         match reason {
             FinishReason::Stop => Self::Stop,
             FinishReason::Length => Self::Length,
+        }
+    }
+}
+
+impl Finish {
+    /// Of an answer that may have `called` tools. One that was cut off is that, whatever it called.
+    pub fn of(reason: FinishReason, called: bool) -> Self {
+        match reason {
+            FinishReason::Stop if called => Self::ToolCalls,
+            reason => reason.into(),
         }
     }
 }
@@ -47,10 +59,10 @@ pub struct PromptTokensDetails {
     pub audio_tokens: u32,
 }
 
-/// What of the answers was special; all 0 for models that only write text.
+/// What of the answers was special.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CompletionTokensDetails {
-    /// Tokens of hidden reasoning.
+    /// Tokens of thinking.
     pub reasoning_tokens: u32,
     /// Tokens of audio.
     pub audio_tokens: u32,
@@ -67,13 +79,14 @@ pub struct UsageSum {
     prompts: Vec<Option<(u32, u32)>>,
     answers_per_prompt: usize,
     completion_tokens: u32,
+    reasoning_tokens: u32,
 }
 
 impl UsageSum {
     /// For `prompts` prompts with `answers_per_prompt` answers each; answer `i` belongs to prompt
     /// `i / answers_per_prompt`.
     pub fn new(prompts: usize, answers_per_prompt: usize) -> Self {
-        Self { prompts: vec![None; prompts], answers_per_prompt, completion_tokens: 0 }
+        Self { prompts: vec![None; prompts], answers_per_prompt, completion_tokens: 0, reasoning_tokens: 0 }
     }
 
     /// Counts one finished answer.
@@ -83,6 +96,7 @@ impl UsageSum {
         let cached = prompt.map_or(usage.cached_tokens, |(_, cached)| cached.min(usage.cached_tokens));
         *prompt = Some((usage.prompt_tokens, cached));
         self.completion_tokens = self.completion_tokens.saturating_add(usage.completion_tokens);
+        self.reasoning_tokens = self.reasoning_tokens.saturating_add(usage.reasoning_tokens);
     }
 
     /// The sum so far.
@@ -97,7 +111,10 @@ impl UsageSum {
             completion_tokens: self.completion_tokens,
             total_tokens: prompt_tokens.saturating_add(self.completion_tokens),
             prompt_tokens_details: PromptTokensDetails { cached_tokens, audio_tokens: 0 },
-            completion_tokens_details: CompletionTokensDetails::default(),
+            completion_tokens_details: CompletionTokensDetails {
+                reasoning_tokens: self.reasoning_tokens,
+                ..CompletionTokensDetails::default()
+            },
         }
     }
 }
@@ -147,6 +164,7 @@ mod tests {
             prompt_tokens,
             cached_tokens,
             completion_tokens,
+            reasoning_tokens: 1,
         };
         sum.add(1, usage(10, 9, 1));
         sum.add(0, usage(10, 4, 2));
@@ -155,6 +173,7 @@ mod tests {
         let total = sum.total();
         assert_eq!((total.prompt_tokens, total.completion_tokens, total.total_tokens), (30, 10, 40));
         assert_eq!(total.prompt_tokens_details.cached_tokens, 4);
+        assert_eq!(total.completion_tokens_details.reasoning_tokens, 4);
     }
 
     #[test]

@@ -313,4 +313,25 @@ pub static KEYS: &[Key] = &[
         "Context of one sequence. Unset: the model's own, at most `engine.context_length`.",
     ),
     key("models[].chat_template", Kind::Path, "A Jinja chat template file in place of the one in the GGUF."),
+    key(
+        "models[].tool_format",
+        Kind::Choice(&[
+            "hermes",
+            "llama3",
+            "mistral",
+            "mistral-args",
+            "deepseek-v3",
+            "deepseek-v31",
+            "glm",
+            "qwen-xml",
+            "kimi",
+            "harmony",
+        ]),
+        "How the model writes calls of tools. Unset: as its chat template tells.",
+    ),
+    key(
+        "models[].reasoning_format",
+        Kind::Choice(&["none", "think", "bracket", "seed", "kimi", "harmony"]),
+        "How the model sets off its thinking; `none`: it is part of the text. Unset: as its chat template tells.",
+    ),
 ];

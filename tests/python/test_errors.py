@@ -105,9 +105,7 @@ TEXT_ONLY = [
     ("logprobs", 6),
 ]
 UNSUPPORTED_CHAT = [
-    ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
-    ("tool_choice", "required"),
-    ("functions", [{"name": "f"}]),
+    ("functions", [{"name": "f", "parameters": {}}]),
 ]
 UNSUPPORTED_TEXT = [("suffix", "x"), ("best_of", 3)]
 

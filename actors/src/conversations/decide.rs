@@ -198,12 +198,13 @@ pub fn checkpoint(
     Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
 }
 
-/// The answer as it ended.
+/// The answer as it ended, and the tools that it calls.
 pub fn finish(
     stores: &dyn Stores,
     id: ConversationId,
     answer: &StoredItem,
     text: String,
+    calls: Vec<NewItem>,
     ending: Ending,
     rules: &Rules,
 ) -> Decision<()> {
@@ -214,7 +215,17 @@ pub fn finish(
     let (mut record, mut item) = replace(stores, id, answer, answer_body(answer, text, status))?;
     touch(&mut record, rules);
     item.node.pending = false;
-    Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
+    // What was said meanwhile hangs on the answer and stays the end of the branch; the calls are the end otherwise.
+    let (number, head) = (item.node.number, record.head);
+    let mut draft = Draft::new(record);
+    draft.nearest = Some(item.node.id.clone());
+    draft.add(calls, Some(number), rules)?;
+    if head != Some(number) {
+        draft.record.head = head;
+    }
+    let mut changes = vec![ConversationChange::PutItem(id, item)];
+    changes.extend(draft.into_changes());
+    Ok(((), changes))
 }
 
 /// A pending answer with another body, and the record that counts it.

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::actor::Writer;
@@ -10,7 +11,7 @@ use super::decide::{self, Begun};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::running::Lease;
-use super::types::{Ending, Item};
+use super::types::{Ending, Item, NewItem};
 
 /// A turn that has begun. Dropping it is how it breaks off: what there is of the answer is kept as `incomplete`.
 ///
@@ -32,6 +33,8 @@ struct Open {
     lease: Lease,
     begun: Begun,
     text: String,
+    /// The tools that the answer calls.
+    calls: Vec<NewItem>,
     every: Duration,
     stored_at: Instant,
     stored_len: usize,
@@ -49,6 +52,7 @@ impl Turn {
                 lease,
                 begun,
                 text: String::new(),
+                calls: Vec::new(),
                 every,
                 stored_at: Instant::now(),
                 stored_len: 0,
@@ -85,6 +89,17 @@ impl Turn {
         open.stored_len = open.text.len();
         let (id, answer, text) = (self.id, open.begun.answer.clone(), open.text.clone());
         open.writer.carry_out(move |stores, _| decide::checkpoint(stores, id, &answer, text), |_| {});
+    }
+
+    /// The answer calls a tool. Stored with its end.
+    pub fn push_call(&mut self, call_id: &str, name: &str, arguments: &str) {
+        let Some(open) = &mut self.open else { return };
+        let body = json!({
+            "type": "function_call", "status": "completed", "call_id": call_id, "name": name, "arguments": arguments,
+        });
+        if let Value::Object(body) = body {
+            open.calls.push(NewItem { id: None, body });
+        }
     }
 
     /// The answer is whole. Durable when this returns.
@@ -145,10 +160,10 @@ fn end(
     ending: Ending,
     done: impl FnOnce(Result<(), ConversationError>) + Send + 'static,
 ) {
-    let Open { writer, lease, begun, text, .. } = open;
+    let Open { writer, lease, begun, text, calls, .. } = open;
     let answer = begun.answer;
     writer.carry_out(
-        move |stores, rules| decide::finish(stores, id, &answer, text, ending, rules),
+        move |stores, rules| decide::finish(stores, id, &answer, text, calls, ending, rules),
         move |outcome| {
             drop(lease);
             done(outcome);

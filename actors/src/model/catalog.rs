@@ -175,6 +175,8 @@ impl Catalog {
             let spec = ModelSpec {
                 path: model.path.to_string_lossy().into_owned(),
                 chat_template,
+                tool_format: model.tool_format.clone().unwrap_or_default(),
+                reasoning_format: model.reasoning_format.clone().unwrap_or_default(),
                 ..spec(config, &model.id, model.context_length)
             };
             if spec.path.is_empty() {
@@ -244,6 +246,8 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         path: String::new(),
         unpack_folder: config.storage.path.join("models").to_string_lossy().into_owned(),
         chat_template: String::new(),
+        tool_format: String::new(),
+        reasoning_format: String::new(),
         context_length: context_length.unwrap_or(engine.context_length),
         kv_cells: engine.kv_cells,
         max_sequences: engine.max_sequences.into(),

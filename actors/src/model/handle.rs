@@ -4,18 +4,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::actor::ModelMessage;
 use super::catalog::{Catalog, Model, Replica, combine};
 use super::inflight::{CHANNEL, SharedTable, Submission};
-use super::types::{GenerationError, GenerationEvent, GenerationRequest, ModelDescription, ModelStatus};
+use super::types::{
+    GenerationError, GenerationEvent, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus,
+};
 
 /// When to try again where nothing better is known.
 pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// A model actor answers a submission at once; this long means that it is stuck.
 const SUBMIT_TIMEOUT_MS: u64 = 10_000;
+
+/// Longest wait for the answer to a question.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The models that this server answers from. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -77,6 +82,41 @@ impl Models {
             Ok(Ok(())) => Ok(generation),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(restarting()),
+        }
+    }
+
+    /// Has a model's worker say what it makes of a prompt. Nothing is generated.
+    ///
+    /// # Errors
+    /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable`, `ShuttingDown` or `InvalidPrompt`.
+    pub async fn inspect(&self, model: &str, question: Inspect) -> Result<Inspected, GenerationError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(GenerationError::ShuttingDown);
+        }
+        let Some(model) = self.catalog.find(model) else {
+            return Err(GenerationError::ModelNotFound(model.to_owned()));
+        };
+        let Ok(_permit) = Arc::clone(&model.permits).try_acquire_owned() else {
+            return Err(GenerationError::QueueFull {
+                model: model.id.clone(),
+                limit: model.places,
+                retry_after: RETRY_AFTER,
+            });
+        };
+        let unavailable = |reason: &str| GenerationError::ModelUnavailable {
+            model: model.id.clone(),
+            reason: reason.to_owned(),
+            retry_after: RETRY_AFTER,
+        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        if !least_loaded(model).table.lock().ask(id, question, reply) {
+            return Err(unavailable("it is not loaded yet"));
+        }
+        match tokio::time::timeout(INSPECT_TIMEOUT, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(unavailable("its worker ended")),
+            Err(_) => Err(unavailable("it did not answer in time")),
         }
     }
 

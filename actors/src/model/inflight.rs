@@ -15,11 +15,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::engine::PlacedLogprob;
+use super::formats::Layout;
 use super::held_logprobs::HeldLogprobs;
-use super::types::{FinishReason, GenerationError, GenerationEvent, GenerationRequest, Token, TokenUsage};
+use super::types::{
+    self, FinishReason, GenerationError, GenerationEvent, GenerationRequest, Inspected, Token, TokenUsage,
+};
 use super::worker::protocol::{self, Cancel, Submit, ToWorker, event, to_worker};
 
 /// Strikes after which a request is given up.
@@ -64,6 +67,7 @@ struct Entry {
     _permit: OwnedSemaphorePermit,
     arrived: Instant,
     prompt: Option<Vec<Token>>,
+    layout: Layout,
     generated: Vec<Token>,
     logprobs: HeldLogprobs,
     cached_tokens: u32,
@@ -145,6 +149,8 @@ pub struct InFlight {
     worker: Option<ToWorkerSender>,
     /// Requests that ran when a worker died and are not yet proven in the next.
     quarantine: VecDeque<u64>,
+    /// Questions that the present worker has been asked.
+    questions: BTreeMap<u64, oneshot::Sender<Result<Inspected, GenerationError>>>,
     /// When the worker last gave a sign of life while it owed one.
     last_sign: Option<Instant>,
 }
@@ -172,6 +178,7 @@ impl InFlight {
             _permit: submission.permit,
             arrived: now,
             prompt: None,
+            layout: Layout::default(),
             generated: Vec::new(),
             logprobs: HeldLogprobs::default(),
             cached_tokens: 0,
@@ -189,7 +196,8 @@ impl InFlight {
 
     fn submit(&mut self, id: u64, now: Instant) {
         let (Some(worker), Some(entry)) = (&self.worker, self.entries.get_mut(&id)) else { return };
-        let message = Submit::new(id, &entry.request, entry.prompt.as_deref(), &entry.generated);
+        let accepted = entry.prompt.as_deref().map(|prompt| (prompt, &entry.layout));
+        let message = Submit::new(id, &entry.request, accepted, &entry.generated);
         if worker.send(to_worker(to_worker::Message::Submit(message))).is_ok() {
             entry.submitted = true;
             self.last_sign.get_or_insert(now);
@@ -206,6 +214,30 @@ impl InFlight {
         }
     }
 
+    /// Asks the worker; `false` without one. The answer goes to `reply`, which is dropped where the worker dies.
+    pub fn ask(
+        &mut self,
+        id: u64,
+        question: types::Inspect,
+        reply: oneshot::Sender<Result<Inspected, GenerationError>>,
+    ) -> bool {
+        let Some(worker) = &self.worker else { return false };
+        let message = protocol::Inspect::new(id, question);
+        let asked = worker.send(to_worker(to_worker::Message::Inspect(message))).is_ok();
+        if asked {
+            self.questions.insert(id, reply);
+        }
+        asked
+    }
+
+    /// Passes on an answer.
+    pub fn answer(&mut self, inspected: protocol::Inspected) {
+        if let Some(reply) = self.questions.remove(&inspected.id) {
+            // Who asked may have gone.
+            let _ = reply.send(inspected.into_result());
+        }
+    }
+
     fn submit_rest(&mut self, now: Instant) {
         let rest: Vec<u64> = self.entries.iter().filter(|(_, e)| !e.submitted).map(|(&id, _)| id).collect();
         for id in rest {
@@ -217,6 +249,7 @@ impl InFlight {
     pub fn detach(&mut self) {
         self.worker = None;
         self.last_sign = None;
+        self.questions.clear();
         let suspects: Vec<u64> =
             self.entries.iter().filter(|(_, e)| e.could_be_guilty()).map(|(&id, _)| id).collect();
         let mut unproven = suspects.iter().copied().filter(|id| !self.entries[id].proven);
@@ -310,8 +343,12 @@ impl InFlight {
                 if entry.prompt.is_none() {
                     let prompt_tokens = count(&accepted.prompt_tokens);
                     entry.prompt = Some(accepted.prompt_tokens);
-                    entry
-                        .send(GenerationEvent::Accepted { prompt_tokens, prompt_text: accepted.prompt_text });
+                    entry.layout = accepted.layout.unwrap_or_default().into();
+                    entry.send(GenerationEvent::Accepted {
+                        prompt_tokens,
+                        prompt_text: accepted.prompt_text,
+                        layout: entry.layout.clone(),
+                    });
                 }
             }
             event::Event::Rejected(rejected) => {
@@ -355,6 +392,7 @@ impl InFlight {
                     prompt_tokens: entry.prompt.as_deref().map_or(0, count),
                     cached_tokens: entry.cached_tokens,
                     completion_tokens: count(&entry.generated),
+                    reasoning_tokens: finished.reasoning_tokens,
                 };
                 entry.close(GenerationEvent::Finished { reason, usage });
                 self.release(id, now);

@@ -27,6 +27,8 @@ fn request(id: u64) -> GenerationRequest {
         want_prompt_text: false,
         logprobs: None,
         constraint: None,
+        tools: None,
+        thinking_budget: None,
     }
 }
 
@@ -50,7 +52,7 @@ impl Worker {
         while let Ok(message) = self.inbox.try_recv() {
             match message.message {
                 Some(to_worker::Message::Submit(submit)) => {
-                    let accepted = Accepted { prompt_tokens: vec![1, 2, 3], prompt_text: None };
+                    let accepted = Accepted { prompt_tokens: vec![1, 2, 3], prompt_text: None, layout: None };
                     step(table, submit.id, event::Event::Accepted(accepted), now);
                     self.waiting.push_back(submit);
                 }
@@ -82,6 +84,7 @@ impl Worker {
                     reason: protocol::FinishReason::Stop.into(),
                     text: String::new(),
                     stop_text: false,
+                    reasoning_tokens: 0,
                 };
                 step(table, id, event::Event::Finished(finished), now);
                 self.running.remove(&id);

@@ -4,6 +4,7 @@
 pub mod actor;
 pub mod catalog;
 pub mod engine;
+pub mod formats;
 pub mod handle;
 pub mod held_logprobs;
 pub mod inflight;

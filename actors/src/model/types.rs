@@ -5,22 +5,114 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::formats::Layout;
+
 /// A token's number in its model's vocabulary (`llama_token`).
 pub type Token = i32;
 
 /// What the model is to continue.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
-    /// Chat messages as OpenAI's wire objects (`role`, `content` as a string, `name`, …), already validated;
-    /// the worker renders them with the model's own chat template.
-    Chat {
-        /// One JSON object a message, in order.
-        messages: Vec<serde_json::Value>,
-    },
+    /// A chat; the worker renders it with the model's own chat template.
+    Chat(ChatPrompt),
     /// Plain text, tokenized as it stands (with the model's BOS where the model wants one).
     Text(String),
     /// Tokens, taken as they are.
     Tokens(Vec<Token>),
+}
+
+/// A chat to be continued.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChatPrompt {
+    /// Messages as OpenAI's wire objects (`role`, `content` as a string, `name`, …), already validated, in order.
+    pub messages: Vec<serde_json::Value>,
+    /// The tools that the model is shown, as OpenAI's wire objects.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<serde_json::Value>,
+    /// Documents for retrieval, as transformers has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub documents: Vec<serde_json::Value>,
+    /// More variables of the template.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub template_kwargs: serde_json::Map<String, serde_json::Value>,
+    /// How the prompt ends.
+    #[serde(default)]
+    pub ending: PromptEnding,
+}
+
+/// How a chat's prompt ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptEnding {
+    /// With the beginning of the assistant's answer.
+    #[default]
+    Answer,
+    /// With the last message's end.
+    Messages,
+    /// In the middle of the last message, which is to go on.
+    LastMessage,
+}
+
+impl From<Vec<serde_json::Value>> for ChatPrompt {
+    fn from(messages: Vec<serde_json::Value>) -> Self {
+        Self { messages, ..Self::default() }
+    }
+}
+
+/// A question about prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inspect {
+    /// The prompt of a chat, and where it is wanted its tokens.
+    Chat {
+        /// The chat.
+        chat: ChatPrompt,
+        /// Whether the tokens are wanted.
+        tokens: bool,
+    },
+    /// The tokens of a text.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether a BOS is put in front where the model wants one.
+        add_special: bool,
+    },
+    /// The text of tokens.
+    Tokens(Vec<Token>),
+}
+
+/// The answer to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspected {
+    /// The text.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<Token>,
+    /// The bytes that each token stands for.
+    pub pieces: Vec<Vec<u8>>,
+}
+
+/// Which tools an answer may call, and how sure its caller wants to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolPlan {
+    /// Those that can be called.
+    pub callable: Vec<Callable>,
+    /// Whether the answer has to be a call.
+    pub required: bool,
+    /// Whether it may be several.
+    pub parallel: bool,
+    /// Whether calls are kept in their form even where none is required.
+    pub guided: bool,
+}
+
+/// A tool that can be called.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Callable {
+    /// Its name.
+    pub name: String,
+    /// The JSON Schema of its arguments.
+    pub parameters: serde_json::Value,
+    /// Whether arguments have to satisfy it wherever a call is kept in its form.
+    pub strict: bool,
 }
 
 /// How the next token is chosen. Defaults are OpenAI's.
@@ -101,6 +193,10 @@ pub struct GenerationRequest {
     pub logprobs: Option<u32>,
     /// What the answer has to be, where it is not free.
     pub constraint: Option<Constraint>,
+    /// The tools that it may call.
+    pub tools: Option<Arc<ToolPlan>>,
+    /// Most tokens of thinking; `None`: as many as the model likes.
+    pub thinking_budget: Option<u32>,
 }
 
 /// A token that was or might have been chosen.
@@ -144,6 +240,9 @@ pub struct TokenUsage {
     pub cached_tokens: u32,
     /// Tokens generated (the end-of-generation token not counted).
     pub completion_tokens: u32,
+    /// How many of those were thinking.
+    #[serde(default)]
+    pub reasoning_tokens: u32,
 }
 
 /// What a generation's channel carries, in this order:
@@ -156,6 +255,8 @@ pub enum GenerationEvent {
         prompt_tokens: u32,
         /// The prompt as text, where it was asked for.
         prompt_text: Option<String>,
+        /// How the answer is to be read.
+        layout: Layout,
     },
     /// The request left the queue and is being read.
     Started {

@@ -16,4 +16,4 @@ mod tests;
 pub use error::ResponsesError;
 pub use handle::Responses;
 pub use run::{Keep, NewRun, Reader, Run, RunEvent, Source};
-pub use types::{Delta, End, EndStatus, Found, Problem, Progress, ResponseId, ResponseRecord};
+pub use types::{Delta, DeltaKind, End, EndStatus, Found, Problem, Progress, ResponseId, ResponseRecord};

@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     fn delta(text: &str) -> RunEvent {
-        RunEvent::Delta(Delta { text: text.to_owned(), logprobs: Vec::new() })
+        RunEvent::Delta(Delta { text: text.to_owned(), ..Delta::default() })
     }
 
     fn finished() -> RunEvent {

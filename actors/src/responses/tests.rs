@@ -72,7 +72,7 @@ async fn commit(store: &Store, changes: Changes) {
 }
 
 fn says(text: &str) -> Source {
-    let delta = Delta { text: text.to_owned(), logprobs: Vec::new() };
+    let delta = Delta { text: text.to_owned(), ..Delta::default() };
     Box::pin(stream::iter([
         RunEvent::Started,
         RunEvent::Delta(delta),
@@ -82,7 +82,7 @@ fn says(text: &str) -> Source {
 
 /// Says something and never ends.
 fn endless() -> Source {
-    let delta = Delta { text: "a".to_owned(), logprobs: Vec::new() };
+    let delta = Delta { text: "a".to_owned(), ..Delta::default() };
     Box::pin(stream::iter([RunEvent::Started, RunEvent::Delta(delta)]).chain(stream::pending()))
 }
 

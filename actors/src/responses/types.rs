@@ -68,12 +68,41 @@ impl ResponseRecord {
 /// More of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
-    /// The new text.
+    /// What it is.
+    #[serde(rename = "k", default, skip_serializing_if = "DeltaKind::is_text")]
+    pub kind: DeltaKind,
+    /// The new text; of a call, the tool's name.
     #[serde(rename = "t")]
     pub text: String,
     /// Its tokens' log-probabilities, where they are wanted.
     #[serde(rename = "l", default, skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLogprob>,
+}
+
+/// What a piece of an answer is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeltaKind {
+    /// Text for the reader.
+    #[default]
+    Text,
+    /// Thinking.
+    Reasoning,
+    /// A call of a tool begins.
+    Call {
+        /// What its result is to name.
+        call_id: String,
+    },
+    /// More of the last call's arguments.
+    Arguments,
+}
+
+impl DeltaKind {
+    /// Whether it is text for the reader.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        *self == Self::Text
+    }
 }
 
 /// How a response ended.

@@ -13,11 +13,12 @@ use serde_json::json;
 use super::errors::{from_conversation, from_responses};
 use super::events::ResponseStreamEvent;
 use super::object::ResponseObject;
-use super::request::{Checked, CreateResponse, Truncation, UNSUPPORTED};
+use super::request::{Checked, CreateResponse, PROMPT, Truncation, UNSUPPORTED};
 use super::source::Plan;
 use super::stream::Origin;
 use super::{follow, from_generation, history, instructions, items, shown, source};
 use crate::api::meter::Meter;
+use crate::api::structured::generation_error;
 use crate::api::{AppState, account, name_ignored, private};
 use crate::http::error::ErrorResponse;
 use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json};
@@ -71,16 +72,18 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let Prepared { record, plan, turn } = prepare(&state, &context, &parsed.value, checked, owner).await?;
     let shown: ResponseObject = shown(&record)?;
     let mut source = if background {
-        source::source(source::start(models, plan, meter))
+        let constraining = plan.constraining;
+        source::source(source::start(models, plan, meter), constraining)
     } else {
         // What can go wrong before the first token goes wrong before there is a response.
+        let constraining = plan.constraining;
         match source::start(models, plan, meter).await {
-            Ok(choices) => source::source(std::future::ready(Ok(choices))),
+            Ok(choices) => source::source(std::future::ready(Ok(choices)), constraining),
             Err(error) => {
                 if let Some(turn) = turn {
                     turn.take_back().await.map_err(from_conversation)?;
                 }
-                return Err(from_generation(error));
+                return Err(generation_error(error, PROMPT, constraining));
             }
         }
     };
@@ -154,23 +157,29 @@ async fn prepare(
         (history, input) = (begun.1, begun.2);
     }
     let (structured, cut) = (checked.structured, !checked.stop.is_empty());
+    let constraining = structured.as_ref().map(|structured| structured.field);
+    let constraining = constraining.or(checked.tools.plan.as_ref().map(|_| "tools"));
     let plan = Plan {
         request: GenerationRequest {
             request_id: context.id.as_str().to_owned(),
             model: request.model.clone(),
             user: context.fairness_key(),
-            prompt: Arc::new(Prompt::Chat { messages: Vec::new() }),
+            prompt: Arc::new(Prompt::Chat(checked.prompt)),
             sampling: checked.sampling,
             stop: checked.stop,
             max_tokens: checked.max_tokens,
             want_prompt_text: false,
             logprobs: checked.logprobs,
             constraint: structured.as_ref().map(|structured| structured.constraint.clone()),
+            tools: checked.tools.plan.clone(),
+            thinking_budget: checked.thinking_budget,
         },
         instructions: instructions(request.instructions.as_deref()),
         messages: items::to_messages(history.iter().chain(&input)),
         truncate: request.truncation == Some(Truncation::Auto),
         check: structured.and_then(|structured| structured.output_check(1, cut)),
+        reading: checked.tools.reading(),
+        constraining,
     };
     let record = ResponseRecord {
         id,

@@ -5,12 +5,12 @@
 //!
 //! Source: `ResponseStreamEvent` in OpenAI's API description.
 
-use jan_actors::responses::{Delta, End, EndStatus, Progress};
+use jan_actors::responses::{Delta, End, EndStatus};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::items::ItemStatus;
-use super::object::{OutputMessage, OutputText, ResponseObject, ResponseStatus};
+use super::object::{ResponseObject, ResponseStatus};
+use super::output::{Output, OutputItem, OutputPart};
 use crate::api::logprobs::ChatTokenLogprob;
 
 /// An event with its number.
@@ -45,32 +45,32 @@ pub enum Event {
         /// As it is.
         response: Box<ResponseObject>,
     },
-    /// There is a message.
+    /// There is another item: a message, thinking or a call.
     #[serde(rename = "response.output_item.added")]
     ItemAdded {
-        /// Always 0.
+        /// The item's place in the output.
         output_index: u32,
         /// Still empty.
-        item: OutputMessage,
+        item: OutputItem,
     },
-    /// The message has a text.
+    /// The item has a text.
     #[serde(rename = "response.content_part.added")]
     PartAdded {
-        /// The message's id.
+        /// The item's id.
         item_id: String,
-        /// Always 0.
+        /// The item's place in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
         /// Still empty.
-        part: OutputText,
+        part: OutputPart,
     },
     /// The text goes on.
     #[serde(rename = "response.output_text.delta")]
     TextDelta {
-        /// The message's id.
+        /// The item's id.
         item_id: String,
-        /// Always 0.
+        /// The item's place in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
@@ -82,9 +82,9 @@ pub enum Event {
     /// The text is whole.
     #[serde(rename = "response.output_text.done")]
     TextDone {
-        /// The message's id.
+        /// The item's id.
         item_id: String,
-        /// Always 0.
+        /// The item's place in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
@@ -93,25 +93,71 @@ pub enum Event {
         /// How likely its tokens were, where `include` asks for it.
         logprobs: Vec<ChatTokenLogprob>,
     },
-    /// The same, as a part.
-    #[serde(rename = "response.content_part.done")]
-    PartDone {
-        /// The message's id.
+    /// The thinking goes on.
+    #[serde(rename = "response.reasoning_text.delta")]
+    ReasoningDelta {
+        /// The item's id.
         item_id: String,
+        /// The item's place in the output.
+        output_index: u32,
         /// Always 0.
+        content_index: u32,
+        /// What is new.
+        delta: String,
+    },
+    /// The thinking is whole.
+    #[serde(rename = "response.reasoning_text.done")]
+    ReasoningDone {
+        /// The item's id.
+        item_id: String,
+        /// The item's place in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
         /// The text.
-        part: OutputText,
+        text: String,
     },
-    /// The message is whole, or as whole as it gets.
+    /// A call's arguments go on.
+    #[serde(rename = "response.function_call_arguments.delta")]
+    ArgumentsDelta {
+        /// The item's id.
+        item_id: String,
+        /// The item's place in the output.
+        output_index: u32,
+        /// What is new.
+        delta: String,
+    },
+    /// A call's arguments are whole.
+    #[serde(rename = "response.function_call_arguments.done")]
+    ArgumentsDone {
+        /// The item's id.
+        item_id: String,
+        /// The function.
+        name: String,
+        /// The item's place in the output.
+        output_index: u32,
+        /// The arguments as JSON text.
+        arguments: String,
+    },
+    /// The same, as a part.
+    #[serde(rename = "response.content_part.done")]
+    PartDone {
+        /// The item's id.
+        item_id: String,
+        /// The item's place in the output.
+        output_index: u32,
+        /// Always 0.
+        content_index: u32,
+        /// The text.
+        part: OutputPart,
+    },
+    /// The item is whole, or as whole as it gets.
     #[serde(rename = "response.output_item.done")]
     ItemDone {
-        /// Always 0.
+        /// The item's place in the output.
         output_index: u32,
-        /// The message.
-        item: OutputMessage,
+        /// The item.
+        item: OutputItem,
     },
     /// The model has ended it.
     #[serde(rename = "response.completed")]
@@ -154,6 +200,10 @@ impl Event {
             Self::PartAdded { .. } => "response.content_part.added",
             Self::TextDelta { .. } => "response.output_text.delta",
             Self::TextDone { .. } => "response.output_text.done",
+            Self::ReasoningDelta { .. } => "response.reasoning_text.delta",
+            Self::ReasoningDone { .. } => "response.reasoning_text.done",
+            Self::ArgumentsDelta { .. } => "response.function_call_arguments.delta",
+            Self::ArgumentsDone { .. } => "response.function_call_arguments.done",
             Self::PartDone { .. } => "response.content_part.done",
             Self::ItemDone { .. } => "response.output_item.done",
             Self::Completed { .. } => "response.completed",
@@ -169,22 +219,21 @@ impl Event {
 pub struct EventLog {
     /// As it was made.
     shown: ResponseObject,
-    item_id: String,
-    deltas: Vec<Delta>,
-    opened: bool,
+    output: Output,
+    seen: usize,
     next: u64,
 }
 
 impl EventLog {
     /// Nothing has happened yet.
     pub fn new(shown: ResponseObject) -> Self {
-        let item_id = shown.message_id();
-        Self { shown, item_id, deltas: Vec::new(), opened: false, next: 0 }
+        let output = Output::new(&shown.id, shown.message_id());
+        Self { shown, output, seen: 0, next: 0 }
     }
 
     /// How many deltas it has taken.
-    pub fn seen(&self) -> usize {
-        self.deltas.len()
+    pub const fn seen(&self) -> usize {
+        self.seen
     }
 
     /// What comes before anything is said.
@@ -204,47 +253,14 @@ impl EventLog {
     /// What follows from more deltas, and from the end where it is there.
     pub fn advance(&mut self, deltas: Vec<Delta>, end: Option<&End>) -> Vec<ResponseStreamEvent> {
         let mut events = Vec::new();
-        let (item_id, output_index, content_index) = (|| self.item_id.clone(), 0, 0);
-        let says_something =
-            end.is_some_and(|end| matches!(end.status, EndStatus::Completed | EndStatus::Incomplete));
-        if !self.opened && (!deltas.is_empty() || says_something) {
-            let item = OutputMessage::new(item_id(), ItemStatus::InProgress, Vec::new());
-            events.push(Event::ItemAdded { output_index, item });
-            let part = OutputText::new(String::new(), Vec::new());
-            events.push(Event::PartAdded { item_id: item_id(), output_index, content_index, part });
-            self.opened = true;
-        }
         for delta in &deltas {
-            let logprobs = delta.logprobs.iter().cloned().map(Into::into).collect();
-            let delta = delta.text.clone();
-            events.push(Event::TextDelta {
-                item_id: item_id(),
-                output_index,
-                content_index,
-                delta,
-                logprobs,
-            });
+            self.output.push(delta, &mut events);
         }
-        self.deltas.extend(deltas);
+        self.seen += deltas.len();
         if let Some(end) = end {
-            let progress =
-                Progress { started: true, deltas: std::mem::take(&mut self.deltas), end: Some(end.clone()) };
-            let response = Box::new(self.shown.at(&progress));
-            self.deltas = progress.deltas;
-            if let Some(item) = response.output.first().cloned()
-                && let Some(part) = item.content.first().cloned()
-            {
-                let OutputText { text, logprobs, .. } = part.clone();
-                events.push(Event::TextDone {
-                    item_id: item_id(),
-                    output_index,
-                    content_index,
-                    text,
-                    logprobs,
-                });
-                events.push(Event::PartDone { item_id: item_id(), output_index, content_index, part });
-                events.push(Event::ItemDone { output_index, item });
-            }
+            self.output.end(end, &mut events);
+            let mut response = Box::new(self.shown.ended_as(end));
+            response.output = self.output.items();
             match end.status {
                 EndStatus::Completed => events.push(Event::Completed { response }),
                 EndStatus::Incomplete | EndStatus::Cancelled => events.push(Event::Incomplete { response }),

@@ -1,5 +1,5 @@
 use jan_actors::model::TokenUsage;
-use jan_actors::responses::ResponseId;
+use jan_actors::responses::{Progress, ResponseId};
 use proptest::prelude::*;
 
 use super::*;
@@ -10,7 +10,7 @@ fn log(background: bool) -> EventLog {
 }
 
 fn delta(text: &str) -> Delta {
-    Delta { text: text.to_owned(), logprobs: Vec::new() }
+    Delta { text: text.to_owned(), ..Delta::default() }
 }
 
 fn end(status: EndStatus) -> End {
@@ -121,7 +121,10 @@ proptest! {
             &events.last().unwrap().event else { panic!("no end") };
         let whole = Progress { started: true, deltas: deltas.clone(), end: Some(end(status)) };
         prop_assert_eq!(&**response, &shown.at(&whole));
-        let text = response.output.first().map_or("", |message| message.content[0].text.as_str());
+        let text = match response.output.first() {
+            Some(OutputItem::Message(message)) => message.content[0].text.as_str(),
+            _ => "",
+        };
         prop_assert_eq!(text, said.as_str());
         let count = |name| names(&events).into_iter().filter(|other| *other == name).count();
         prop_assert_eq!(count("response.output_item.added"), count("response.output_item.done"));

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::errors::{from_conversation, from_responses};
 use super::items::{id_of, response_of};
-use super::object::output_items;
+use super::output::output_items;
 use super::request::ConversationParam;
 use crate::api::AppState;
 use crate::http::ApiError;

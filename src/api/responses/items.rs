@@ -197,7 +197,17 @@ impl InputItem {
                     .into_iter()
                     .map(|part| json!({"type": "summary_text", "text": part.text.unwrap_or_default()}))
                     .collect();
-                json!({"type": "reasoning", "summary": summary, "encrypted_content": self.encrypted_content})
+                let thought = match self.content {
+                    None => Vec::new(),
+                    Some(Content::Text(text)) => vec![text],
+                    Some(Content::Parts(parts)) => parts.into_iter().filter_map(|part| part.text).collect(),
+                };
+                let content: Vec<Value> =
+                    thought.iter().map(|text| json!({"type": "reasoning_text", "text": text})).collect();
+                json!({
+                    "type": "reasoning", "summary": summary, "content": content,
+                    "encrypted_content": self.encrypted_content,
+                })
             }
             "item_reference" => {
                 return Ok(json!({"type": kind, "id": self.id.ok_or_else(|| missing("id"))?}));
@@ -313,10 +323,12 @@ pub fn assign_ids(response: ResponseId, history: &[Value], input: &mut [Value]) 
     }
 }
 
-/// The messages that a model reads. Reasoning of earlier turns is not among them.
+/// The messages that a model reads. What it thought goes with what it said then, for the template to show or not.
 pub fn to_messages<'a>(items: impl IntoIterator<Item = &'a Value>) -> Vec<Value> {
     let mut messages: Vec<Value> = Vec::new();
+    let mut thought: Option<String> = None;
     for item in items {
+        let before = messages.len();
         match item["type"].as_str() {
             Some("message") => {
                 let text = text_of(&item["content"]);
@@ -344,7 +356,18 @@ pub fn to_messages<'a>(items: impl IntoIterator<Item = &'a Value>) -> Vec<Value>
             Some("function_call_output") => messages.push(json!({
                 "role": "tool", "tool_call_id": item["call_id"], "content": text_of(&item["output"]),
             })),
+            Some("reasoning") => {
+                thought = Some(text_of(&item["content"])).filter(|text| !text.is_empty());
+                continue;
+            }
             _ => {}
+        }
+        let new = messages.len() > before;
+        if let Some(message) = messages.last_mut().filter(|_| new)
+            && let Some(thought) = thought.take()
+            && message["role"] == "assistant"
+        {
+            message["reasoning_content"] = Value::String(thought);
         }
     }
     messages

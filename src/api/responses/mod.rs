@@ -13,6 +13,7 @@ mod fit;
 mod history;
 mod items;
 mod object;
+mod output;
 mod paging;
 mod query;
 mod request;
@@ -22,7 +23,7 @@ mod stream;
 use std::sync::Arc;
 
 use http::StatusCode;
-use jan_actors::model::{GenerationError, GenerationRequest, Prompt, SamplingParams};
+use jan_actors::model::{ChatPrompt, GenerationError, GenerationRequest, Prompt, SamplingParams};
 use jan_actors::responses::{Found, Reader, ResponseId, ResponseRecord};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -40,6 +41,8 @@ use request::{CacheRetention, CountTokens, CreateResponse, PROMPT, Truncation, U
 use stream::Origin;
 
 use super::account::Deleted;
+use super::thinking;
+use super::tools::Tools;
 use super::{AppState, into_response, name_ignored, private, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
@@ -181,6 +184,10 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
     let wanted = parsed.value;
     super::params::model(&wanted.model)?;
     request::check_form(wanted.text.as_ref(), wanted.reasoning.as_ref())?;
+    let tools = Tools::of_response(wanted.tools.as_deref(), wanted.tool_choice.as_ref(), None)?;
+    let mut prompt = ChatPrompt { tools: tools.shown, ..ChatPrompt::default() };
+    let effort = wanted.reasoning.as_ref().and_then(|reasoning| reasoning.effort);
+    thinking::apply(effort, None, None, &mut prompt);
     let user = context.caller.principal.user();
     let previous = wanted.previous_response_id.as_deref();
     request::check_history(previous, wanted.conversation.as_ref())?;
@@ -200,13 +207,15 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
         request_id: context.id.as_str().to_owned(),
         model: wanted.model,
         user: context.fairness_key(),
-        prompt: Arc::new(Prompt::Chat { messages }),
+        prompt: Arc::new(Prompt::Chat(ChatPrompt { messages, ..prompt })),
         sampling: SamplingParams::default(),
         stop: Vec::new(),
         max_tokens: Some(0),
         want_prompt_text: false,
         logprobs: None,
         constraint: None,
+        tools: None,
+        thinking_budget: None,
     };
     let input_tokens = match source::prompt_tokens(&state.models, generation).await {
         Ok(tokens) => tokens,

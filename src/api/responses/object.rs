@@ -1,15 +1,15 @@
-//! The response object. Source: `Response` and `OutputMessage` in OpenAI's API description.
+//! The response object. Source: `Response` in OpenAI's API description.
 
-use jan_actors::model::{TokenLogprob, TokenUsage};
-use jan_actors::responses::{Delta, End, EndStatus, Progress, ResponseId, ResponseRecord};
+use jan_actors::model::TokenUsage;
+use jan_actors::responses::{End, EndStatus, Progress, ResponseId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::items::{ItemStatus, message_id};
+use super::output::{Output, OutputItem};
 use super::request::{CacheRetention, CreateResponse, TextFormat, Truncation};
-use crate::api::logprobs::ChatTokenLogprob;
 use crate::api::params::Metadata;
+use crate::api::tools::ResponseTool;
 
 /// A response. What was asked is shown again, defaults included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -39,8 +39,8 @@ pub struct ResponseObject {
     pub max_tool_calls: Option<i64>,
     /// The model as it was asked for.
     pub model: String,
-    /// What the model said: one message, once there is one.
-    pub output: Vec<OutputMessage>,
+    /// What the model said: thinking, a message, calls of functions.
+    pub output: Vec<OutputItem>,
     /// As it was asked for.
     pub parallel_tool_calls: bool,
     /// As it was asked for.
@@ -52,7 +52,7 @@ pub struct ResponseObject {
     pub prompt_cache_key: Option<String>,
     /// As it was asked for.
     pub prompt_cache_retention: Option<CacheRetention>,
-    /// Nothing is set.
+    /// How to think, as it was asked for.
     #[schema(value_type = Object)]
     pub reasoning: Value,
     /// As it was asked for.
@@ -66,9 +66,10 @@ pub struct ResponseObject {
     /// The format of the text.
     #[schema(value_type = Object)]
     pub text: Value,
-    /// Always `auto`.
-    pub tool_choice: String,
-    /// Always empty.
+    /// As it was asked for.
+    #[schema(value_type = Object)]
+    pub tool_choice: Value,
+    /// As they were given.
     #[schema(value_type = Vec<Object>)]
     pub tools: Vec<Value>,
     /// As it was asked for.
@@ -125,37 +126,6 @@ pub struct IncompleteDetails {
     pub reason: String,
 }
 
-/// What the model said.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct OutputMessage {
-    /// Its id.
-    pub id: String,
-    /// Always `message`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// How far it is.
-    pub status: ItemStatus,
-    /// Always `assistant`.
-    pub role: String,
-    /// One text.
-    pub content: Vec<OutputText>,
-}
-
-/// A text that the model said.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct OutputText {
-    /// Always `output_text`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The text.
-    pub text: String,
-    /// Always empty.
-    #[schema(value_type = Vec<Object>)]
-    pub annotations: Vec<Value>,
-    /// How likely its tokens were, where `include` asks for it.
-    pub logprobs: Vec<ChatTokenLogprob>,
-}
-
 /// Real token counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ResponseUsage {
@@ -183,7 +153,7 @@ pub struct InputTokensDetails {
 /// What of the answer was special.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OutputTokensDetails {
-    /// Tokens of hidden reasoning.
+    /// Tokens of thinking.
     pub reasoning_tokens: u32,
 }
 
@@ -196,49 +166,10 @@ impl From<TokenUsage> for ResponseUsage {
                 cache_write_tokens: 0,
             },
             output_tokens: usage.completion_tokens,
-            output_tokens_details: OutputTokensDetails { reasoning_tokens: 0 },
+            output_tokens_details: OutputTokensDetails { reasoning_tokens: usage.reasoning_tokens },
             total_tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
         }
     }
-}
-
-impl OutputText {
-    /// A text with its tokens' log-probabilities.
-    pub fn new(text: String, logprobs: Vec<ChatTokenLogprob>) -> Self {
-        Self { kind: "output_text".to_owned(), text, annotations: Vec::new(), logprobs }
-    }
-
-    fn of(deltas: &[Delta]) -> Self {
-        let logprobs: Vec<TokenLogprob> = deltas.iter().flat_map(|delta| delta.logprobs.clone()).collect();
-        let text = deltas.iter().map(|delta| delta.text.as_str()).collect();
-        Self::new(text, logprobs.into_iter().map(Into::into).collect())
-    }
-}
-
-impl OutputMessage {
-    /// A message with these texts.
-    pub fn new(id: String, status: ItemStatus, content: Vec<OutputText>) -> Self {
-        Self { id, kind: "message".to_owned(), status, role: "assistant".to_owned(), content }
-    }
-}
-
-/// The message of a response that has ended so; `None` where it ended before anything was said.
-pub fn said(id: &str, deltas: &[Delta], end: &End) -> Option<OutputMessage> {
-    let status = match end.status {
-        EndStatus::Completed => ItemStatus::Completed,
-        EndStatus::Incomplete => ItemStatus::Incomplete,
-        EndStatus::Failed | EndStatus::Cancelled if deltas.is_empty() => return None,
-        EndStatus::Failed | EndStatus::Cancelled => ItemStatus::Incomplete,
-    };
-    Some(OutputMessage::new(id.to_owned(), status, vec![OutputText::of(deltas)]))
-}
-
-/// What a stored response said, as items of a later turn.
-pub fn output_items(record: &ResponseRecord) -> Vec<Value> {
-    let given = record.shown["_message_id"].as_str().map(str::to_owned);
-    let id = given.unwrap_or_else(|| message_id(record.id));
-    let message = record.end.as_ref().and_then(|end| said(&id, &record.deltas, end));
-    message.map(|message| json!(message)).into_iter().collect()
 }
 
 impl ResponseObject {
@@ -271,14 +202,17 @@ impl ResponseObject {
             conversation: request.conversation.as_ref().map(|conversation| json!({"id": conversation.0})),
             prompt_cache_key: request.prompt_cache_key.clone(),
             prompt_cache_retention: request.prompt_cache_retention,
-            reasoning: json!({"effort": null, "summary": null}),
+            reasoning: request.reasoning.as_ref().map_or_else(
+                || json!({"effort": null, "summary": null}),
+                |reasoning| json!({"effort": reasoning.effort, "summary": reasoning.summary}),
+            ),
             safety_identifier: request.safety_identifier.clone(),
             service_tier: "default".to_owned(),
             store,
             temperature: request.temperature.unwrap_or(1.0),
             text: json!({"format": format, "verbosity": "medium"}),
-            tool_choice: "auto".to_owned(),
-            tools: Vec::new(),
+            tool_choice: request.tool_choice.clone().unwrap_or_else(|| json!("auto")),
+            tools: request.tools.iter().flatten().map(ResponseTool::shown).collect(),
             top_logprobs: request.top_logprobs.unwrap_or(0),
             top_p: request.top_p.unwrap_or(1.0),
             truncation: request.truncation.unwrap_or_default(),
@@ -297,12 +231,22 @@ impl ResponseObject {
         match &progress.end {
             None if progress.started || !self.background => response.status = ResponseStatus::InProgress,
             None => response.status = ResponseStatus::Queued,
-            Some(end) => response.ended(&self.message_id(), &progress.deltas, end),
+            Some(end) => {
+                response.ended(end);
+                response.output = Output::new(&self.id, self.message_id()).whole(&progress.deltas, end);
+            }
         }
         response
     }
 
-    fn ended(&mut self, message_id: &str, deltas: &[Delta], end: &End) {
+    /// The same response once it has ended so, but for its output.
+    pub fn ended_as(&self, end: &End) -> Self {
+        let mut response = Self { message_id: None, ..self.clone() };
+        response.ended(end);
+        response
+    }
+
+    fn ended(&mut self, end: &End) {
         self.status = match end.status {
             EndStatus::Completed => ResponseStatus::Completed,
             EndStatus::Incomplete => ResponseStatus::Incomplete,
@@ -320,7 +264,6 @@ impl ResponseObject {
             ResponseError { code: code.to_owned(), message: problem.message.clone() }
         });
         self.usage = end.usage.map(Into::into);
-        self.output = said(message_id, deltas, end).into_iter().collect();
     }
 
     /// The id of the message that it says.

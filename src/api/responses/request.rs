@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use jan_actors::model::SamplingParams;
+use jan_actors::model::{ChatPrompt, SamplingParams};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ use utoipa::ToSchema;
 use super::items::{self, InputItem};
 use crate::api::params::{self, Metadata, Sampling, ServiceTier, Stop};
 use crate::api::structured::{self, FormatKind, Structured};
+use crate::api::thinking::{self, Effort};
+use crate::api::tools::{ResponseTool, ToolChoiceShape, Tools};
 use crate::http::ApiError;
 use crate::http::json::{Given, Unsupported};
 
@@ -41,8 +43,6 @@ const LOGPROBS: &str = "message.output_text.logprobs";
 
 /// Fields that later versions bring, and vLLM's that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[
-    Unsupported { field: "tools", harmless: &[Given::EmptyList] },
-    Unsupported { field: "tool_choice", harmless: &[Given::Word("none"), Given::Word("auto")] },
     Unsupported { field: "prompt", harmless: &[] },
     Unsupported { field: "moderation", harmless: &[] },
     Unsupported { field: "context_management", harmless: &[] },
@@ -104,12 +104,24 @@ pub struct CreateResponse {
     pub truncation: Option<Truncation>,
     /// How the text is to be: free, JSON, or JSON that a schema accepts.
     pub text: Option<TextConfig>,
-    /// How to think; there are no models that do, so no effort but `none` is taken.
+    /// How to think, for models that do.
     pub reasoning: Option<Reasoning>,
-    /// Has no effect without tools.
+    /// Most tokens of thinking; then it is ended. 0: none.
+    #[schema(minimum = 0)]
+    pub thinking_budget: Option<i64>,
+    /// More variables for the model's chat template, such as `enable_thinking`.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// Functions that the model may call, up to 128.
+    #[schema(max_items = 128)]
+    pub tools: Option<Vec<ResponseTool>>,
+    /// Whether to call, or what.
+    #[schema(value_type = Option<ToolChoiceShape>)]
+    pub tool_choice: Option<Value>,
+    /// Whether one answer may have several calls.
     #[schema(default = true)]
     pub parallel_tool_calls: Option<bool>,
-    /// Has no effect without tools.
+    /// Has no effect: it is about tools that a server runs itself.
     pub max_tool_calls: Option<i64>,
     /// The caller's own name for its user; has no effect.
     pub user: Option<String>,
@@ -169,6 +181,11 @@ pub struct CountTokens {
     pub text: Option<TextConfig>,
     /// As for `POST /responses`.
     pub reasoning: Option<Reasoning>,
+    /// As for `POST /responses`; they are part of the prompt.
+    pub tools: Option<Vec<ResponseTool>>,
+    /// As for `POST /responses`.
+    #[schema(value_type = Option<ToolChoiceShape>)]
+    pub tool_choice: Option<Value>,
     /// As for `POST /responses`.
     #[allow(dead_code, reason = "its type is checked")]
     pub parallel_tool_calls: Option<bool>,
@@ -262,8 +279,8 @@ impl TextFormat {
 /// How to think.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Reasoning {
-    /// `none` alone.
-    pub effort: Option<String>,
+    /// How hard.
+    pub effort: Option<Effort>,
     /// Has no effect.
     pub summary: Option<String>,
     /// Has no effect.
@@ -364,6 +381,11 @@ pub struct Checked {
     pub stream: bool,
     /// What the answer has to be, where it is not free.
     pub structured: Option<Structured>,
+    /// What the model may call.
+    pub tools: Tools,
+    /// The prompt but for its messages.
+    pub prompt: ChatPrompt,
+    pub thinking_budget: Option<u32>,
 }
 
 impl CreateResponse {
@@ -409,8 +431,28 @@ impl CreateResponse {
                 "Invalid 'background': a response that runs in the background has to be stored; leave 'store' out.",
             ));
         }
+        let tools =
+            Tools::of_response(self.tools.as_deref(), self.tool_choice.as_ref(), self.parallel_tool_calls)?;
+        let mut prompt = ChatPrompt { tools: tools.shown.clone(), ..ChatPrompt::default() };
+        let budget = params::token_count("thinking_budget", self.thinking_budget, 0)?;
+        let effort = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort);
+        let kwargs = self.chat_template_kwargs.take();
+        let thinking_budget = thinking::apply(effort, budget, kwargs, &mut prompt);
         let input = items::normalize(self.input.take())?;
-        Ok(Checked { input, sampling, stop, max_tokens, logprobs, store, background, stream, structured })
+        Ok(Checked {
+            tools,
+            prompt,
+            thinking_budget,
+            input,
+            sampling,
+            stop,
+            max_tokens,
+            logprobs,
+            store,
+            background,
+            stream,
+            structured,
+        })
     }
 }
 
@@ -450,10 +492,6 @@ pub fn check_form(
         Some(level) => return invalid("text.verbosity", level, &["low", "medium", "high"]),
     }
     let Some(reasoning) = reasoning else { return Ok(structured) };
-    match reasoning.effort.as_deref() {
-        None | Some("none") => {}
-        Some(effort) => return unsupported("reasoning.effort", effort, "none"),
-    }
     let summaries = [("summary", &reasoning.summary), ("generate_summary", &reasoning.generate_summary)];
     let kinds = ["auto", "concise", "detailed"];
     for (field, kind) in summaries {

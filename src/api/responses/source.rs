@@ -6,15 +6,18 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
 use jan_actors::conversations::Turn;
-use jan_actors::model::{FinishReason, GenerationError, GenerationEvent, GenerationRequest, Models, Prompt};
-use jan_actors::responses::{Delta, Problem, RunEvent, Source};
+use jan_actors::model::{
+    ChatPrompt, FinishReason, GenerationError, GenerationEvent, GenerationRequest, Models, Prompt,
+};
+use jan_actors::responses::{Delta, DeltaKind, Problem, RunEvent, Source};
 use serde_json::Value;
 
 use super::fit::{FirstFit, beginnings};
-use super::request::{FORMAT, PROMPT};
+use super::request::PROMPT;
 use crate::api::choices::{ChoiceEvent, Choices};
 use crate::api::meter::Meter;
 use crate::api::structured::{OutputCheck, generation_error};
+use crate::api::tools::Reading;
 
 /// What is to be generated.
 #[derive(Debug)]
@@ -29,13 +32,21 @@ pub struct Plan {
     pub truncate: bool,
     /// Looks at the finished answer.
     pub check: Option<OutputCheck>,
+    /// Reads its calls.
+    pub reading: Reading,
+    /// The field that says what the answer has to be, for errors about it.
+    pub constraining: Option<&'static str>,
 }
 
 impl Plan {
     /// The request with the messages from `begin` on.
     pub fn request(&self, begin: usize) -> GenerationRequest {
-        let messages = self.instructions.iter().chain(&self.messages[begin..]).cloned().collect();
-        GenerationRequest { prompt: Arc::new(Prompt::Chat { messages }), ..self.request.clone() }
+        let messages: Vec<Value> = self.instructions.iter().chain(&self.messages[begin..]).cloned().collect();
+        let prompt = match &*self.request.prompt {
+            Prompt::Chat(chat) => Prompt::Chat(ChatPrompt { messages, ..chat.clone() }),
+            _ => Prompt::Chat(messages.into()),
+        };
+        GenerationRequest { prompt: Arc::new(prompt), ..self.request.clone() }
     }
 }
 
@@ -44,7 +55,7 @@ pub async fn start(models: Models, plan: Plan, meter: Meter) -> Result<Choices, 
     let begin = if plan.truncate { first_that_fits(&models, &plan).await? } else { 0 };
     let request = plan.request(begin);
     let check = plan.check;
-    let mut choices = Choices::start(&models, vec![request], meter).await?;
+    let mut choices = Choices::start(&models, vec![request], plan.reading, meter).await?;
     choices.check_with(check);
     Ok(choices)
 }
@@ -83,11 +94,12 @@ enum Stage<F> {
 }
 
 /// What a generation that is still to be started says.
-pub fn source<F>(starting: F) -> Source
+pub fn source<F>(starting: F, constraining: Option<&'static str>) -> Source
 where
     F: Future<Output = Result<Choices, GenerationError>> + Send + 'static,
 {
-    Box::pin(unfold(Stage::Starting(Box::pin(starting)), |stage| async {
+    Box::pin(unfold(Stage::Starting(Box::pin(starting)), move |stage| async move {
+        let failed = |error| failed(error, constraining);
         match stage {
             Stage::Ended => None,
             Stage::Starting(starting) => Some(match starting.await {
@@ -95,27 +107,51 @@ where
                 Err(error) => (failed(error), Stage::Ended),
             }),
             Stage::Running(mut choices) => match choices.next().await? {
-                Ok((_, ChoiceEvent::Text(text, logprobs))) => {
-                    Some((RunEvent::Delta(Delta { text, logprobs }), Stage::Running(choices)))
-                }
                 Ok((_, ChoiceEvent::Finished(reason, usage))) => {
                     choices.settle().await;
                     Some((RunEvent::Finished(reason, usage), Stage::Ended))
                 }
+                Ok((_, event)) => Some((RunEvent::Delta(delta(event)), Stage::Running(choices))),
                 Err(error) => Some((failed(error), Stage::Ended)),
             },
         }
     }))
 }
 
+fn delta(event: ChoiceEvent) -> Delta {
+    let of = |kind, text| Delta { kind, text, ..Delta::default() };
+    match event {
+        ChoiceEvent::Text(text, logprobs) => Delta { text, logprobs, ..Delta::default() },
+        ChoiceEvent::Reasoning(text) => of(DeltaKind::Reasoning, text),
+        ChoiceEvent::Call { id, name, .. } => of(DeltaKind::Call { call_id: id }, name),
+        ChoiceEvent::Arguments { text, .. } => of(DeltaKind::Arguments, text),
+        ChoiceEvent::Finished(..) => Delta::default(),
+    }
+}
+
 /// The same, with what is said going into a conversation as well. The turn is over before the end is told, so that
 /// whoever hears of it finds it there; a run that ends otherwise leaves it `incomplete`.
 pub fn into_turn(source: Source, turn: Turn) -> Source {
-    Box::pin(unfold((source, Some(turn)), |(mut source, mut turn)| async {
+    let calls: Vec<[String; 3]> = Vec::new();
+    Box::pin(unfold((source, Some(turn), calls), |(mut source, mut turn, mut calls)| async {
         let mut event = source.next().await?;
         match (&event, &mut turn) {
-            (RunEvent::Delta(delta), Some(turn)) => turn.push(&delta.text),
+            (RunEvent::Delta(delta), Some(turn)) => match &delta.kind {
+                DeltaKind::Text => turn.push(&delta.text),
+                DeltaKind::Reasoning => {}
+                DeltaKind::Call { call_id } => {
+                    calls.push([call_id.clone(), delta.text.clone(), String::new()]);
+                }
+                DeltaKind::Arguments => {
+                    if let Some([.., arguments]) = calls.last_mut() {
+                        arguments.push_str(&delta.text);
+                    }
+                }
+            },
             (RunEvent::Finished(FinishReason::Stop, _), Some(turn)) => {
+                for [call_id, name, arguments] in &calls {
+                    turn.push_call(call_id, name, arguments);
+                }
                 if let Err(error) = turn.finish().await {
                     tracing::error!(%error, "an answer could not be added to its conversation");
                     let message = "The answer could not be added to the conversation.".to_owned();
@@ -125,12 +161,12 @@ pub fn into_turn(source: Source, turn: Turn) -> Source {
             (RunEvent::Finished(..) | RunEvent::Failed(..), turn) => *turn = None,
             _ => {}
         }
-        Some((event, (source, turn)))
+        Some((event, (source, turn, calls)))
     }))
 }
 
-fn failed(error: GenerationError) -> RunEvent {
-    let shown = generation_error(error.clone(), PROMPT, Some(FORMAT));
+fn failed(error: GenerationError, constraining: Option<&'static str>) -> RunEvent {
+    let shown = generation_error(error.clone(), PROMPT, constraining);
     let problem = Problem { code: shown.code().to_owned(), message: shown.message().to_owned() };
     RunEvent::Failed(problem, Some(error))
 }

@@ -189,7 +189,9 @@ impl Real {
         match end {
             End::By(ending) => {
                 self.disk
-                    .decide(move |stores| decide::finish(stores, id, &answer, said, ending, &rules))
+                    .decide(move |stores| {
+                        decide::finish(stores, id, &answer, said, Vec::new(), ending, &rules)
+                    })
                     .unwrap();
             }
             End::TakenBack => {

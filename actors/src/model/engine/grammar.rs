@@ -32,6 +32,16 @@ fn json_layout() -> Value {
     json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "})
 }
 
+/// A schema with that layout.
+#[must_use]
+pub fn with_layout(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Value::Object(fields) = &mut schema {
+        fields.insert("x-guidance".to_owned(), json_layout());
+    }
+    schema
+}
+
 /// Compiles constraints for one model.
 pub struct Grammars {
     factory: ParserFactory,
@@ -87,11 +97,8 @@ impl Grammars {
     fn compile(&self, constraint: &Constraint) -> Result<Matcher, String> {
         let grammar = match constraint {
             Constraint::JsonSchema(schema) => {
-                let mut schema: Value = serde_json::from_str(schema).map_err(|error| error.to_string())?;
-                if let Value::Object(fields) = &mut schema {
-                    fields.insert("x-guidance".to_owned(), json_layout());
-                }
-                TopLevelGrammar::from_json_schema(schema)
+                let schema: Value = serde_json::from_str(schema).map_err(|error| error.to_string())?;
+                TopLevelGrammar::from_json_schema(with_layout(&schema))
             }
             Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Constraint::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
@@ -161,6 +168,20 @@ impl Guide {
     pub fn accept(&mut self, token: Token) -> Result<(), GuideError> {
         let token = TokenId::try_from(token).map_err(|error| GuideError(error.to_string()))?;
         self.matcher.consume_token(token).map_err(|error| GuideError(error.to_string()))
+    }
+
+    /// Goes on by text that came with a token which began before the constraint did.
+    ///
+    /// # Errors
+    /// See [`GuideError`].
+    pub fn accept_bytes(&mut self, bytes: &[u8]) -> Result<(), GuideError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let wrong = |error: &dyn fmt::Display| GuideError(error.to_string());
+        let vocabulary = self.matcher.tok_env().map_err(|error| wrong(&error))?;
+        let tokens = vocabulary.tok_trie().greedy_tokenize(bytes);
+        self.matcher.consume_tokens(&tokens).map_err(|error| wrong(&error))
     }
 
     /// The tokens that have to come next, if there is no choice.

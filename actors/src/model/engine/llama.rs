@@ -191,6 +191,11 @@ impl Model {
         self.inner.vocab().token_to_piece(LlamaToken(token), false, None)
     }
 
+    /// The bytes that a token stands for, control tokens included.
+    pub fn special_piece(&self, token: Token) -> Vec<u8> {
+        self.inner.vocab().token_to_piece(LlamaToken(token), true, None)
+    }
+
     /// A token's text, control tokens included; empty when there is no such token.
     pub fn special_text(&self, token: Token) -> String {
         if token < 0 {

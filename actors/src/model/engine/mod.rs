@@ -6,6 +6,8 @@
 pub mod archive;
 pub mod budget;
 pub mod cells;
+pub mod fallback;
+pub mod flow;
 pub mod grammar;
 pub mod llama;
 pub mod logprobs;
@@ -13,6 +15,7 @@ pub mod output;
 pub mod prefix;
 pub mod prepare;
 pub mod queue;
+pub mod rendering;
 pub mod runner;
 pub mod sampler;
 pub mod scheduler;
@@ -21,7 +24,9 @@ pub mod threads;
 
 pub use logprobs::PlacedLogprob;
 
-use grammar::Guide;
+use std::sync::Arc;
+
+use flow::Flow;
 
 use super::types::{FinishReason, SamplingParams, Token};
 
@@ -69,8 +74,22 @@ pub struct Sequence {
     pub max_tokens: u32,
     /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.
     pub logprobs: Option<u32>,
-    /// Keeps the answer inside its constraint, from behind `generated` on.
-    pub guide: Option<Guide>,
+    /// The answer's course, from behind `generated` on; `None` where there is nothing to mind.
+    pub flow: Option<Flow>,
+    /// Which of `generated` were thinking.
+    pub thought: std::ops::Range<usize>,
+    /// Control tokens whose text is part of the answer's.
+    pub shown: Arc<[(Token, Vec<u8>)]>,
+}
+
+impl Sequence {
+    /// What a token adds to the answer's text.
+    pub fn piece(&self, model: &llama::Model, token: Token) -> Vec<u8> {
+        match self.shown.iter().find(|(shown, _)| *shown == token) {
+            Some((_, text)) => text.clone(),
+            None => model.piece(token),
+        }
+    }
 }
 
 /// What became of a sequence in a step.
@@ -103,6 +122,8 @@ pub enum SequenceEvent {
         text: String,
         /// Whether a stop text ended it.
         stop_text: bool,
+        /// How many of its tokens were thinking.
+        reasoning_tokens: u32,
     },
 }
 

@@ -23,6 +23,8 @@ pub struct TextAssembler {
     /// Where in the text the first stop text begins, of those that are complete.
     cut: Option<usize>,
     stopped: bool,
+    /// Whether stop texts count now.
+    watching: bool,
 }
 
 /// What a push or the end released.
@@ -46,7 +48,13 @@ impl TextAssembler {
             characters: 0,
             cut: None,
             stopped: false,
+            watching: true,
         }
+    }
+
+    /// Whether stop texts count from now on; one that begins before they do is none.
+    pub fn watch(&mut self, watching: bool) {
+        self.watching = watching;
     }
 
     /// Takes the next token's piece and releases what is certain.
@@ -98,6 +106,9 @@ impl TextAssembler {
     /// Counts the held text from `from` on and looks for stop texts in it.
     fn examine(&mut self, from: usize) {
         self.characters += self.held[from..].chars().count();
+        if !self.watching {
+            return;
+        }
         let start = self.released + from;
         for stop in &mut self.stops {
             if let Some(end) = stop.advance(&self.held.as_bytes()[from..]) {

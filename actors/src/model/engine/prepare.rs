@@ -5,10 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 
 use super::Sequence;
-use super::grammar::{Grammars, Guide};
+use super::flow::{Flow, Keep, Thinking};
+use super::grammar::{Grammars, Guide, with_layout};
 use super::llama::Model;
-use super::template::{ChatInput, ChatTemplate, TemplateError};
-use crate::model::types::{Constraint, Prompt, SamplingParams, Token};
+use super::rendering::Renderer;
+use super::template::TemplateError;
+use crate::model::formats::{
+    Form, Formats, GrammarMode, Layout, ReasoningFormat, ToolFormat, harmony_thinking, tool_grammar,
+};
+use crate::model::types::{
+    Callable, ChatPrompt, Constraint, Inspect, Inspected, Prompt, SamplingParams, Token, ToolPlan,
+};
 
 /// A request as it reaches the worker.
 #[derive(Clone, Debug)]
@@ -33,6 +40,12 @@ pub struct Draft {
     pub logprobs: Option<u32>,
     /// What the answer has to be, where it is not free.
     pub constraint: Option<Constraint>,
+    /// The tools that it may call.
+    pub tools: Option<ToolPlan>,
+    /// Most tokens of thinking.
+    pub thinking_budget: Option<u32>,
+    /// How the answer is read, where that was found out before a crash.
+    pub layout: Option<Layout>,
 }
 
 /// A request that can run.
@@ -42,6 +55,8 @@ pub struct Prepared {
     pub sequence: Sequence,
     /// The prompt as text, where it was wanted.
     pub prompt_text: Option<String>,
+    /// How the answer is to be read.
+    pub layout: Layout,
 }
 
 /// Why a request cannot run.
@@ -74,7 +89,10 @@ pub enum Rejection {
 /// What preparing needs to know of a model.
 #[derive(Debug)]
 pub struct Preparer {
-    template: ChatTemplate,
+    renderer: Renderer,
+    formats: Formats,
+    /// Control tokens whose text an answer's parts are told by.
+    shown: Vec<(Token, Vec<u8>)>,
     bos_text: String,
     context_length: u32,
     longest_piece: usize,
@@ -83,19 +101,36 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    /// `template`: Jinja source, or `None` for the GGUF's own (ChatML where it has none).
+    /// `template`: Jinja source, or `None` for the GGUF's own (ChatML where it has none). `formats`: the names of those
+    /// that are set, empty where the template tells.
     ///
     /// # Errors
     /// A template that does not parse.
-    pub fn new(model: &Model, template: Option<&str>, context_length: u32) -> Result<Self, TemplateError> {
+    pub fn new(
+        model: &Model,
+        template: Option<&str>,
+        (tools, reasoning): (&str, &str),
+        context_length: u32,
+    ) -> Result<Self, TemplateError> {
         let own = model.metadata("tokenizer.chat_template");
         let source = template.or(own.as_deref()).unwrap_or(super::template::CHATML);
         let bos_text = model.special_text(model.bos());
         let eos_text = model.special_text(model.eos());
-        let template = ChatTemplate::new(source, &bos_text, &eos_text)?;
+        let renderer = Renderer::new(source, &bos_text, &eos_text)?;
+        let mut formats = renderer.formats;
+        formats.tools = Some(ToolFormat::by_name(tools).or(formats.tools).unwrap_or(ToolFormat::Hermes));
+        if !reasoning.is_empty() {
+            formats.reasoning = ReasoningFormat::by_name(reasoning);
+        }
+        let control = |text: &str| {
+            let token = single(model, text)?;
+            model.piece(token).is_empty().then(|| (token, text.as_bytes().to_vec()))
+        };
+        let shown = formats.markers().into_iter().filter_map(control).collect();
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         let longest_piece = (0..vocabulary).map(|t| model.piece(t).len()).max().unwrap_or(1).max(1);
-        Ok(Self { template, bos_text, context_length, longest_piece, grammars: Mutex::default() })
+        let grammars = Mutex::default();
+        Ok(Self { renderer, formats, shown, bos_text, context_length, longest_piece, grammars })
     }
 
     /// # Errors
@@ -110,7 +145,8 @@ impl Preparer {
                 message: format!("token {token} is not in this model's vocabulary of {vocabulary} tokens"),
             });
         }
-        let (prompt, prompt_text) = self.tokens(model, draft.prompt, vocabulary, draft.want_prompt_text)?;
+        let is_chat = matches!(draft.prompt, Prompt::Chat(_));
+        let (prompt, text) = self.tokens(model, draft.prompt, vocabulary, draft.want_prompt_text)?;
         if prompt.is_empty() {
             return Err(Rejection::InvalidPrompt("the prompt has no tokens; give at least one".to_owned()));
         }
@@ -121,69 +157,144 @@ impl Preparer {
             return Err(Rejection::ContextLengthExceeded { limit, prompt_tokens, requested });
         }
         let room = self.context_length - prompt_tokens;
-        let guide = match &draft.constraint {
-            Some(constraint) => Some(self.guide(model, constraint, &draft.generated)?),
-            None => None,
+        let layout = match draft.layout {
+            Some(layout) => layout,
+            None if is_chat => self.layout(text.as_deref().unwrap_or_default(), draft.tools.as_ref()),
+            None => Layout::default(),
         };
-        Ok(Prepared {
-            sequence: Sequence {
-                id: draft.id,
-                user: draft.user,
-                prompt,
-                generated: draft.generated,
-                sampling: draft.sampling,
-                stop: draft.stop,
-                max_tokens: draft.max_tokens.unwrap_or(room),
-                logprobs: draft.logprobs,
-                guide,
-            },
-            prompt_text,
-        })
-    }
-
-    fn render(&self, mut messages: Vec<Value>) -> Result<String, Rejection> {
-        let render = |messages: &[Value]| {
-            self.template.render(&ChatInput {
-                messages,
-                tools: None,
-                documents: None,
-                add_generation_prompt: true,
-                extra: None,
-                now: jiff::Zoned::now(),
-            })
+        let keep = self.keep(model, draft.constraint.as_ref(), draft.tools.as_ref(), &layout)?;
+        let thinking =
+            layout.reasoning.map(|format| self.thinking(model, format, &layout, draft.thinking_budget));
+        // Without tags or tokens of its own an answer shows no control tokens.
+        let shown = if layout == Layout::default() { Arc::default() } else { self.shown.clone().into() };
+        let flow = Some(Flow::new(thinking, keep)).filter(|flow| !flow.is_idle());
+        let mut sequence = Sequence {
+            id: draft.id,
+            user: draft.user,
+            prompt,
+            generated: draft.generated,
+            sampling: draft.sampling,
+            stop: draft.stop,
+            max_tokens: draft.max_tokens.unwrap_or(room),
+            logprobs: draft.logprobs,
+            flow: None,
+            thought: 0..0,
+            shown,
         };
-        let mut text = render(&messages);
-        // A message that only calls tools has no content. Templates that know nothing of tools add it to a text, and
-        // fail; to them it is one that says nothing.
-        if text.is_err() && messages.iter().any(|message| message["content"].is_null()) {
-            for message in messages.iter_mut().filter(|message| message["content"].is_null()) {
-                message["content"] = Value::String(String::new());
+        if let Some(mut flow) = flow {
+            let mut thought = 0..0;
+            for (index, &token) in sequence.generated.iter().enumerate() {
+                if flow.is_thinking() {
+                    thought = if thought.is_empty() { index..index + 1 } else { thought.start..index + 1 };
+                }
+                let piece = sequence.piece(model, token);
+                flow.accept(token, &piece).map_err(|error| Rejection::Internal(error.to_string()))?;
             }
-            text = render(&messages);
+            (sequence.flow, sequence.thought) = (Some(flow), thought);
         }
-        // The template itself parsed when the model was loaded: what fails now is in the messages.
-        text.map_err(|error| {
-            Rejection::InvalidPrompt(format!("the model's chat template refuses these messages: {error}"))
-        })
+        Ok(Prepared { sequence, prompt_text: text.filter(|_| draft.want_prompt_text), layout })
     }
 
-    /// The guide of an answer that has come as far as `generated`.
-    fn guide(
+    /// How the answer to this prompt is to be read.
+    fn layout(&self, prompt: &str, tools: Option<&ToolPlan>) -> Layout {
+        let tags = self.formats.reasoning.and_then(ReasoningFormat::tags);
+        Layout {
+            tools: tools.and(self.formats.tools),
+            enforced: tools.is_some_and(|tools| tools.required || tools.guided),
+            reasoning: self.formats.reasoning,
+            thinking_open: tags.is_some_and(|(start, _)| prompt.trim_end().ends_with(start)),
+        }
+    }
+
+    fn thinking(
+        &self,
+        model: &Model,
+        format: ReasoningFormat,
+        layout: &Layout,
+        budget: Option<u32>,
+    ) -> Thinking {
+        let (tags, close) = match format.tags() {
+            Some((start, end)) => ((start, end), format!("\n{end}\n\n")),
+            None => harmony_thinking(),
+        };
+        Thinking {
+            tags,
+            open: layout.thinking_open,
+            start: single(model, tags.0),
+            close: model.tokenize(&close, false).into(),
+            budget,
+        }
+    }
+
+    /// What the answer is to be kept in.
+    fn keep(
         &self,
         model: &Arc<Model>,
-        constraint: &Constraint,
-        generated: &[Token],
-    ) -> Result<Guide, Rejection> {
+        constraint: Option<&Constraint>,
+        tools: Option<&ToolPlan>,
+        layout: &Layout,
+    ) -> Result<Keep, Rejection> {
+        let format = layout.tools.filter(|_| layout.enforced);
+        let (Some(plan), Some(format)) = (tools, format) else {
+            return Ok(match constraint {
+                Some(constraint) => Keep::Whole(self.guide(model, constraint)?),
+                None => Keep::Free,
+            });
+        };
+        let form = Form::of(format);
+        let answer = match constraint {
+            Some(Constraint::JsonSchema(schema)) if !plan.required => {
+                let schema =
+                    serde_json::from_str(schema).map_err(|error| Rejection::Internal(error.to_string()))?;
+                Some(with_layout(&schema))
+            }
+            _ => None,
+        };
+        let mode = match form.trigger() {
+            _ if plan.required => GrammarMode::Whole,
+            _ if answer.is_some() => GrammarMode::WholeOrAnswer,
+            Some(_) => GrammarMode::BehindTrigger,
+            None => GrammarMode::WholeOrText,
+        };
+        let schema = |tool: &Callable| {
+            let free = !plan.required && !tool.strict;
+            let schema = if free { serde_json::json!({"type": "object"}) } else { tool.parameters.clone() };
+            (tool.name.clone(), with_layout(&schema))
+        };
+        let schemas: Vec<(String, Value)> = plan.callable.iter().map(schema).collect();
+        let behind = mode == GrammarMode::BehindTrigger;
+        // Where each call has a mark of its own, the next one's opens it again.
+        let many = plan.parallel && (!behind || form.has_section());
+        let control = |text: &str| {
+            self.shown.iter().find(|(_, shown)| shown == text.as_bytes()).map(|(token, _)| *token)
+        };
+        let grammar = tool_grammar(&form, &schemas, many, mode, answer.as_ref(), &control);
+        let guide = self.guide(model, &Constraint::Lark(grammar)).map_err(|rejection| {
+            // Which of them it is.
+            for (name, schema) in &schemas {
+                let alone = Constraint::JsonSchema(schema.to_string());
+                if let Err(Rejection::InvalidConstraint(message)) = self.guide(model, &alone) {
+                    return Rejection::InvalidConstraint(format!(
+                        "the parameters of the tool '{name}': {message}"
+                    ));
+                }
+            }
+            rejection
+        })?;
+        Ok(match form.trigger().filter(|_| behind) {
+            Some(trigger) => Keep::Behind { trigger, guide, once: !plan.parallel },
+            None => Keep::Whole(guide),
+        })
+    }
+
+    /// The guide of an answer at its beginning.
+    fn guide(&self, model: &Arc<Model>, constraint: &Constraint) -> Result<Guide, Rejection> {
         let mut grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
         let grammars = match &mut *grammars {
             Some(grammars) => grammars,
             none => none.insert(Grammars::new(Arc::clone(model)).map_err(Rejection::Internal)?),
         };
-        let mut guide = grammars.guide(constraint).map_err(Rejection::InvalidConstraint)?;
-        for &token in generated {
-            guide.accept(token).map_err(|error| Rejection::Internal(error.to_string()))?;
-        }
-        Ok(guide)
+        grammars.guide(constraint).map_err(Rejection::InvalidConstraint)
     }
 
     fn tokens(
@@ -194,11 +305,10 @@ impl Preparer {
         want_text: bool,
     ) -> Result<(Vec<Token>, Option<String>), Rejection> {
         match prompt {
-            Prompt::Chat { messages } => {
-                let text = self.render(messages)?;
-                let has_bos = !self.bos_text.is_empty() && text.starts_with(&self.bos_text);
-                let tokens = self.tokenize(model, &text, !has_bos)?;
-                Ok((tokens, want_text.then_some(text)))
+            Prompt::Chat(chat) => {
+                let text = self.render(&chat)?;
+                let tokens = self.tokenize(model, &text, !self.has_bos(&text))?;
+                Ok((tokens, Some(text)))
             }
             Prompt::Text(text) => {
                 let mut tokens = self.tokenize(model, &text, true)?;
@@ -210,11 +320,7 @@ impl Preparer {
                 Ok((tokens, want_text.then_some(text)))
             }
             Prompt::Tokens(tokens) => {
-                if let Some(token) = tokens.iter().find(|t| !(0..vocabulary).contains(t)) {
-                    return Err(Rejection::InvalidPrompt(format!(
-                        "token {token} is not in this model's vocabulary of {vocabulary} tokens"
-                    )));
-                }
+                check_tokens(&tokens, vocabulary)?;
                 let text = want_text.then(|| {
                     let bytes: Vec<u8> = tokens.iter().flat_map(|&t| model.piece(t)).collect();
                     String::from_utf8_lossy(&bytes).into_owned()
@@ -222,6 +328,51 @@ impl Preparer {
                 Ok((tokens, text))
             }
         }
+    }
+
+    /// What this model makes of a prompt.
+    ///
+    /// # Errors
+    /// [`Rejection::InvalidPrompt`].
+    pub fn inspect(&self, model: &Model, question: Inspect) -> Result<Inspected, Rejection> {
+        let (text, tokens) = match question {
+            Inspect::Chat { chat, tokens } => {
+                let text = self.render(&chat)?;
+                let tokens = match tokens {
+                    true => model.tokenize(&text, !self.has_bos(&text)),
+                    false => Vec::new(),
+                };
+                (text, tokens)
+            }
+            Inspect::Text { text, add_special } => {
+                let tokens = model.tokenize(&text, add_special);
+                (text, tokens)
+            }
+            Inspect::Tokens(tokens) => {
+                let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
+                check_tokens(&tokens, vocabulary)?;
+                (String::new(), tokens)
+            }
+        };
+        let pieces: Vec<Vec<u8>> = tokens.iter().map(|&token| model.special_piece(token)).collect();
+        let text =
+            if text.is_empty() { String::from_utf8_lossy(&pieces.concat()).into_owned() } else { text };
+        Ok(Inspected { text, tokens, pieces })
+    }
+
+    /// The prompt's text.
+    ///
+    /// # Errors
+    /// What the template says of it.
+    pub fn render(&self, chat: &ChatPrompt) -> Result<String, Rejection> {
+        // The template itself parsed when the model was loaded: what fails now is in the messages.
+        self.renderer.render(chat).map_err(|error| {
+            Rejection::InvalidPrompt(format!("the model's chat template refuses these messages: {error}"))
+        })
+    }
+
+    fn has_bos(&self, text: &str) -> bool {
+        !self.bos_text.is_empty() && text.starts_with(&self.bos_text)
     }
 
     /// Tokenizes, but not texts so long that they cannot fit however they are cut: tokenizing megabytes
@@ -236,5 +387,22 @@ impl Preparer {
             });
         }
         Ok(model.tokenize(text, add_bos))
+    }
+}
+
+fn check_tokens(tokens: &[Token], vocabulary: Token) -> Result<(), Rejection> {
+    match tokens.iter().find(|token| !(0..vocabulary).contains(token)) {
+        Some(token) => Err(Rejection::InvalidPrompt(format!(
+            "token {token} is not in this model's vocabulary of {vocabulary} tokens"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The token that a text is, if it is one.
+fn single(model: &Model, text: &str) -> Option<Token> {
+    match model.tokenize(text, false)[..] {
+        [token] => Some(token),
+        _ => None,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use super::budget::StepBudget;
+use super::flow::Flow;
 use super::grammar::GuideError;
 use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
 use super::output::TextAssembler;
@@ -149,6 +150,7 @@ impl<'model> Engine<'model> {
     /// Takes a sequence in, or says how it ends at once.
     fn submit(&mut self, sequence: Sequence) -> Option<SequenceEvent> {
         let id = SequenceId(sequence.id);
+        let thought = sequence.flow.as_ref().map_or(0, Flow::reasoning_tokens);
         let mut text = TextAssembler::new(&sequence.stop);
         let mut counts = TokenCounts::default();
         if sequence.sampling.repeat_penalty != 1.0 {
@@ -156,16 +158,17 @@ impl<'model> Engine<'model> {
         }
         // A resumed sequence's text was delivered before the crash: replaying it restores what is held back.
         let mut stopped = false;
-        for &token in &sequence.generated {
+        for (index, &token) in sequence.generated.iter().enumerate() {
             counts.record(token);
-            stopped = stopped || text.push(&self.model.piece(token)).stopped;
+            text.watch(!sequence.thought.contains(&index));
+            stopped = stopped || text.push(&sequence.piece(self.model, token)).stopped;
         }
         let generated = u32::try_from(sequence.generated.len()).unwrap_or(u32::MAX);
         if stopped {
-            return Some(stopped_by_text());
+            return Some(having_thought(stopped_by_text(), thought));
         }
         if generated >= sequence.max_tokens {
-            return Some(text_end(&mut text, FinishReason::Length));
+            return Some(having_thought(text_end(&mut text, FinishReason::Length), thought));
         }
         let mut tokens = sequence.prompt.clone();
         tokens.extend_from_slice(&sequence.generated);
@@ -266,6 +269,10 @@ impl<'model> Engine<'model> {
                 }
             };
             if outcome == Outcome::Finished {
+                let thought = running.sequence.flow.as_ref().map_or(0, Flow::reasoning_tokens);
+                if let Some((_, SequenceEvent::Finished { reasoning_tokens, .. })) = events.last_mut() {
+                    *reasoning_tokens = thought;
+                }
                 self.running.remove(&id);
             }
             outcomes.push((id, outcome));
@@ -299,12 +306,25 @@ fn cpu_time() -> Duration {
 fn text_end(text: &mut TextAssembler, reason: FinishReason) -> SequenceEvent {
     let last = text.finish();
     let reason = if last.stopped { FinishReason::Stop } else { reason };
-    SequenceEvent::Finished { reason, text: last.text, stop_text: last.stopped }
+    SequenceEvent::Finished { reason, text: last.text, stop_text: last.stopped, reasoning_tokens: 0 }
+}
+
+/// The same end of an answer that thought.
+fn having_thought(mut end: SequenceEvent, tokens: u32) -> SequenceEvent {
+    if let SequenceEvent::Finished { reasoning_tokens, .. } = &mut end {
+        *reasoning_tokens = tokens;
+    }
+    end
 }
 
 /// The end by a stop text that is complete.
 fn stopped_by_text() -> SequenceEvent {
-    SequenceEvent::Finished { reason: FinishReason::Stop, text: String::new(), stop_text: true }
+    SequenceEvent::Finished {
+        reason: FinishReason::Stop,
+        text: String::new(),
+        stop_text: true,
+        reasoning_tokens: 0,
+    }
 }
 
 /// Buffers of [`Running::next`].
@@ -324,18 +344,39 @@ impl Running {
         buffers: &mut Buffers,
         events: &mut Vec<(u64, SequenceEvent)>,
     ) -> Result<Outcome, GuideError> {
-        let Some(mut guide) = self.sequence.guide.take() else {
+        let Some(mut flow) = self.sequence.flow.take() else {
             let token = self.sample(logits, &mut buffers.sampler);
             return Ok(match self.accept(model, token, logits, events) {
                 Some(token) => Outcome::Continue(token),
                 None => Outcome::Finished,
             });
         };
+        let outcome = self.next_in(&mut flow, model, logits, buffers, events);
+        self.sequence.flow = Some(flow);
+        outcome
+    }
+
+    /// The same where something is to be minded.
+    fn next_in(
+        &mut self,
+        flow: &mut Flow,
+        model: &Model,
+        logits: &[f32],
+        buffers: &mut Buffers,
+        events: &mut Vec<(u64, SequenceEvent)>,
+    ) -> Result<Outcome, GuideError> {
         let mut tokens = Vec::new();
-        let mut forced = guide.forced();
+        let mut forced = flow.forced();
         if forced.is_empty() {
-            guide.restrict(logits, &mut buffers.restricted)?;
-            forced.extend(self.sample(&buffers.restricted, &mut buffers.sampler));
+            let chosen = if flow.restrict(logits, &mut buffers.restricted)? {
+                self.sample(&buffers.restricted, &mut buffers.sampler)
+            } else {
+                self.sample(logits, &mut buffers.sampler)
+            };
+            forced.extend(chosen.filter(|&token| !model.is_end_of_generation(token)));
+            if forced.is_empty() && flow.refuse_end() {
+                forced = flow.forced();
+            }
             if forced.is_empty() {
                 self.accept(model, None, logits, events);
                 return Ok(Outcome::Finished);
@@ -348,22 +389,23 @@ impl Running {
                 if tokens.len() == most {
                     break;
                 }
+                self.text.watch(!flow.is_thinking());
+                // The flow first: an answer that ends with this token has had it.
+                flow.accept(token, &self.sequence.piece(model, token))?;
                 let Some(token) = self.accept(model, Some(token), logits, events) else {
                     return Ok(Outcome::Finished);
                 };
-                guide.accept(token)?;
                 tokens.push(token);
             }
-            if guide.is_complete() {
+            if flow.is_complete() {
                 events.push((self.sequence.id, text_end(&mut self.text, FinishReason::Stop)));
                 return Ok(Outcome::Finished);
             }
             if tokens.len() < most {
-                forced = guide.forced();
+                forced = flow.forced();
             }
             debug_assert!(tokens.contains(&token), "each round takes a token");
         }
-        self.sequence.guide = Some(guide);
         Ok(match tokens[..] {
             [token] => Outcome::Continue(token),
             _ => Outcome::Forced(tokens),
@@ -392,7 +434,7 @@ impl Running {
         self.generated += 1;
         self.counts.record(token);
         let (text_start, text_offset) = (self.text.end() as u64, self.text.characters() as u64);
-        let push = self.text.push(&model.piece(token));
+        let push = self.text.push(&self.sequence.piece(model, token));
         let logprobs = self.sequence.logprobs.map(|top| {
             let (chosen, top) =
                 logprobs::at_position(logits, token, top as usize, |token| model.piece(token));

@@ -154,6 +154,9 @@ async fn converse(
                 Some(Ok(FromWorker { message: Some(from_worker::Message::Step(step)) })) => {
                     table.lock().route(step, Instant::now());
                 }
+                Some(Ok(FromWorker { message: Some(from_worker::Message::Inspected(inspected)) })) => {
+                    table.lock().answer(inspected);
+                }
                 Some(Ok(_)) => {}
                 Some(Err(status)) => return LinkEnd::Died(format!("worker lost: {}", status.message())),
                 None => return LinkEnd::Died("worker ended".to_owned()),
@@ -183,7 +186,9 @@ async fn await_ready(
                 }
                 from_worker::Message::Ready(ready) => return Ok(ready),
                 from_worker::Message::LoadFailed(failed) => return Err(LinkEnd::Refused(failed.message)),
-                from_worker::Message::Welcome(_) | from_worker::Message::Step(_) => {}
+                from_worker::Message::Welcome(_)
+                | from_worker::Message::Step(_)
+                | from_worker::Message::Inspected(_) => {}
             },
             Some(Ok(FromWorker { message: None })) => {}
             Some(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {

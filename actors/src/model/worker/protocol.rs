@@ -7,12 +7,12 @@ mod generated {
 
 pub use generated::*;
 
-use super::super::types;
+use super::super::{formats, types};
 use crate::model::engine::prepare::{Draft, Prepared, Rejection};
 use crate::model::engine::{EngineLoad as Load, PlacedLogprob, SequenceEvent, StepReport};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -29,17 +29,17 @@ pub fn from_worker(message: from_worker::Message) -> FromWorker {
 
 impl Submit {
     /// The message for a request, going on behind `generated`. `prompt_tokens`: the tokens that the prompt
-    /// had when it was first accepted; a resumed request takes exactly these.
+    /// had when it was first accepted, and how its answer is read; a resumed request takes exactly these.
     pub fn new(
         id: u64,
         request: &types::GenerationRequest,
-        prompt_tokens: Option<&[types::Token]>,
+        accepted: Option<(&[types::Token], &formats::Layout)>,
         generated: &[types::Token],
     ) -> Self {
-        let prompt = match (prompt_tokens, &*request.prompt) {
-            (Some(tokens), _) => submit::Prompt::Tokens(Tokens { tokens: tokens.to_vec() }),
-            (None, types::Prompt::Chat { messages }) => {
-                let json = serde_json::to_string(messages);
+        let prompt = match (accepted, &*request.prompt) {
+            (Some((tokens, _)), _) => submit::Prompt::Tokens(Tokens { tokens: tokens.to_vec() }),
+            (None, types::Prompt::Chat(chat)) => {
+                let json = serde_json::to_string(chat);
                 submit::Prompt::Chat(json.expect("JSON values always serialise: their keys are strings"))
             }
             (None, types::Prompt::Text(text)) => submit::Prompt::Text(text.clone()),
@@ -63,6 +63,11 @@ impl Submit {
                 types::Constraint::Regex(regex) => submit::Constraint::Regex(regex),
                 types::Constraint::Lark(grammar) => submit::Constraint::Lark(grammar),
             }),
+            tools: request.tools.as_ref().map_or_else(String::new, |tools| {
+                serde_json::to_string(&**tools).expect("JSON values always serialise: their keys are strings")
+            }),
+            thinking_budget: request.thinking_budget,
+            layout: accepted.map(|(_, layout)| layout.into()),
         }
     }
 
@@ -73,9 +78,9 @@ impl Submit {
     pub fn into_draft(self) -> Result<Draft, Rejection> {
         let malformed = |what: &str| Rejection::Internal(format!("malformed submit message: {what}"));
         let prompt = match self.prompt.ok_or_else(|| malformed("no prompt"))? {
-            submit::Prompt::Chat(json) => types::Prompt::Chat {
-                messages: serde_json::from_str(&json).map_err(|error| malformed(&error.to_string()))?,
-            },
+            submit::Prompt::Chat(json) => types::Prompt::Chat(
+                serde_json::from_str(&json).map_err(|error| malformed(&error.to_string()))?,
+            ),
             submit::Prompt::Text(text) => types::Prompt::Text(text),
             submit::Prompt::Tokens(tokens) => types::Prompt::Tokens(tokens.tokens),
         };
@@ -94,8 +99,95 @@ impl Submit {
                 submit::Constraint::Regex(regex) => types::Constraint::Regex(regex),
                 submit::Constraint::Lark(grammar) => types::Constraint::Lark(grammar),
             }),
+            tools: match &*self.tools {
+                "" => None,
+                json => Some(serde_json::from_str(json).map_err(|error| malformed(&error.to_string()))?),
+            },
+            thinking_budget: self.thinking_budget,
+            layout: self.layout.map(Into::into),
         })
     }
+}
+
+impl From<&formats::Layout> for Layout {
+    fn from(layout: &formats::Layout) -> Self {
+        Self {
+            tools: layout.tools.map_or("", formats::ToolFormat::name).to_owned(),
+            enforced: layout.enforced,
+            reasoning: layout.reasoning.map_or("", formats::ReasoningFormat::name).to_owned(),
+            thinking_open: layout.thinking_open,
+        }
+    }
+}
+
+impl From<Layout> for formats::Layout {
+    fn from(layout: Layout) -> Self {
+        Self {
+            tools: formats::ToolFormat::by_name(&layout.tools),
+            enforced: layout.enforced,
+            reasoning: formats::ReasoningFormat::by_name(&layout.reasoning),
+            thinking_open: layout.thinking_open,
+        }
+    }
+}
+
+impl Inspect {
+    /// The message for a question.
+    pub fn new(id: u64, question: types::Inspect) -> Self {
+        let (what, add_special, want_tokens) = match question {
+            types::Inspect::Chat { chat, tokens } => {
+                let json = serde_json::to_string(&chat);
+                let json = json.expect("JSON values always serialise: their keys are strings");
+                (inspect::What::Chat(json), false, tokens)
+            }
+            types::Inspect::Text { text, add_special } => (inspect::What::Text(text), add_special, true),
+            types::Inspect::Tokens(tokens) => (inspect::What::Tokens(Tokens { tokens }), false, true),
+        };
+        Self { id, what: Some(what), add_special, want_tokens }
+    }
+
+    /// The worker's view of it.
+    ///
+    /// # Errors
+    /// A message that a server of this version does not send.
+    pub fn into_question(self) -> Result<types::Inspect, Rejection> {
+        let malformed = |what: &str| Rejection::Internal(format!("malformed inspect message: {what}"));
+        Ok(match self.what.ok_or_else(|| malformed("nothing in it"))? {
+            inspect::What::Chat(json) => types::Inspect::Chat {
+                chat: serde_json::from_str(&json).map_err(|error| malformed(&error.to_string()))?,
+                tokens: self.want_tokens,
+            },
+            inspect::What::Text(text) => types::Inspect::Text { text, add_special: self.add_special },
+            inspect::What::Tokens(tokens) => types::Inspect::Tokens(tokens.tokens),
+        })
+    }
+}
+
+impl Inspected {
+    /// What is told of it.
+    ///
+    /// # Errors
+    /// What the worker says is wrong with the question.
+    pub fn into_result(self) -> Result<types::Inspected, types::GenerationError> {
+        match self.result {
+            Some(inspected::Result::Prompt(InspectedPrompt { text, tokens, pieces })) => {
+                Ok(types::Inspected { text, tokens, pieces })
+            }
+            Some(inspected::Result::Rejected(rejected)) => Err(rejected.into()),
+            None => Err(types::GenerationError::Internal("the worker gave no answer".to_owned())),
+        }
+    }
+}
+
+/// The message that answers a question.
+pub fn inspected_message(id: u64, result: Result<types::Inspected, Rejection>) -> FromWorker {
+    let result = match result {
+        Ok(types::Inspected { text, tokens, pieces }) => {
+            inspected::Result::Prompt(InspectedPrompt { text, tokens, pieces })
+        }
+        Err(rejection) => inspected::Result::Rejected(rejection.into()),
+    };
+    from_worker(from_worker::Message::Inspected(Inspected { id, result: Some(result) }))
 }
 
 impl From<&types::SamplingParams> for Sampling {
@@ -215,9 +307,9 @@ pub fn step_message(report: StepReport) -> FromWorker {
                     SequenceEvent::Failed { message } => event::Event::Rejected(Rejected {
                         reason: Some(rejected::Reason::InvalidConstraint(message)),
                     }),
-                    SequenceEvent::Finished { reason, text, stop_text } => {
+                    SequenceEvent::Finished { reason, text, stop_text, reasoning_tokens } => {
                         let reason = FinishReason::from(reason).into();
-                        event::Event::Finished(Finished { reason, text, stop_text })
+                        event::Event::Finished(Finished { reason, text, stop_text, reasoning_tokens })
                     }
                 },
             )
@@ -232,8 +324,16 @@ pub fn prepared_message(id: u64, prepared: Result<&Prepared, Rejection>) -> From
         Ok(prepared) => event::Event::Accepted(Accepted {
             prompt_tokens: prepared.sequence.prompt.clone(),
             prompt_text: prepared.prompt_text.clone(),
+            layout: Some((&prepared.layout).into()),
         }),
-        Err(rejection) => event::Event::Rejected(Rejected {
+        Err(rejection) => event::Event::Rejected(rejection.into()),
+    };
+    from_worker(from_worker::Message::Step(Step { events: vec![event(id, happened)], load: None }))
+}
+
+impl From<Rejection> for Rejected {
+    fn from(rejection: Rejection) -> Self {
+        Self {
             reason: Some(match rejection {
                 Rejection::ContextLengthExceeded { limit, prompt_tokens, requested } => {
                     rejected::Reason::ContextLengthExceeded(ContextLengthExceeded {
@@ -249,9 +349,8 @@ pub fn prepared_message(id: u64, prepared: Result<&Prepared, Rejection>) -> From
                 Rejection::InvalidConstraint(message) => rejected::Reason::InvalidConstraint(message),
                 Rejection::Internal(message) => rejected::Reason::Internal(message),
             }),
-        }),
-    };
-    from_worker(from_worker::Message::Step(Step { events: vec![event(id, happened)], load: None }))
+        }
+    }
 }
 
 impl From<Rejected> for types::GenerationError {

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::bundled;
 use super::protocol::{
     FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, ToWorker, Welcome,
-    from_worker, prepared_message, step_message, to_worker, worker_server,
+    from_worker, inspected_message, prepared_message, step_message, to_worker, worker_server,
 };
 use crate::model::engine::EngineSettings;
 use crate::model::engine::llama::{Backend, Model};
@@ -225,6 +225,12 @@ fn prepare_loop(
                 }
             }
             Some(to_worker::Message::Cancel(cancel)) => Command::Cancel(cancel.id),
+            Some(to_worker::Message::Inspect(inspect)) => {
+                let id = inspect.id;
+                let result = inspect.into_question().and_then(|question| preparer.inspect(model, question));
+                let _ = outgoing.blocking_send(Ok(inspected_message(id, result)));
+                continue;
+            }
             Some(to_worker::Message::Hello(_)) | None => continue,
         };
         if to_engine.send(command).is_err() {
@@ -265,7 +271,8 @@ fn load(spec: &ModelSpec) -> Result<Loaded, String> {
     let settings = settings(spec, &model);
     check_memory(&model, &settings)?;
     let template = (!spec.chat_template.is_empty()).then_some(spec.chat_template.as_str());
-    let preparer = Preparer::new(&model, template, settings.context_length)
+    let formats = (spec.tool_format.as_str(), spec.reasoning_format.as_str());
+    let preparer = Preparer::new(&model, template, formats, settings.context_length)
         .map_err(|error| format!("the chat template of {} cannot be used: {error}", path.display()))?;
     Ok(Loaded { model: Arc::new(model), preparer, settings, created })
 }

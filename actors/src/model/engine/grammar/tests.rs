@@ -4,6 +4,7 @@ use llguidance::toktrie::ApproximateTokEnv;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::formats::{Form, GrammarMode, Layout, OutputParser, Part, Tool, ToolFormat, tool_grammar};
 
 /// The token behind the bytes' own that ends an answer.
 const END: Token = 261;
@@ -178,4 +179,99 @@ fn a_wrong_token_is_an_error() {
     let mut guide = guide(&Constraint::Regex("ab".to_owned())).unwrap();
     assert!(guide.accept(Token::from(b'x')).is_err());
     assert!(guide.restrict(&[0.0; VOCABULARY], &mut Vec::new()).is_err());
+}
+
+fn tool_schemas() -> Vec<(String, Value)> {
+    let city = json!({
+        "type": "object", "properties": {"city": {"type": "string", "maxLength": 5}}, "required": ["city"],
+        "additionalProperties": false,
+    });
+    let add = json!({
+        "type": "object", "properties": {"a": {"enum": ["}\n</tool_call>", "]", 1]}}, "required": ["a"],
+        "additionalProperties": false,
+    });
+    vec![("get_weather".to_owned(), with_layout(&city)), ("add".to_owned(), with_layout(&add))]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever the model likes best, calls that are kept in their form are read as such, by the parser that passes
+    /// arguments on as they are made and by the one that waits for their end, and their arguments satisfy the schema.
+    #[test]
+    fn every_path_of_a_call_is_a_call(
+        format in prop::sample::select(ToolFormat::ALL),
+        many: bool,
+        behind: bool,
+        choices in prop::collection::vec(any::<usize>(), 64),
+    ) {
+        let (format, form, tools) = (format.1, Form::of(format.1), tool_schemas());
+        let trigger = form.trigger().filter(|_| behind);
+        let mode = if trigger.is_some() { GrammarMode::BehindTrigger } else { GrammarMode::Whole };
+        let grammar = tool_grammar(&form, &tools, many, mode, None, &|_| None);
+        let mut guide = guide(&Constraint::Lark(grammar.clone())).unwrap_or_else(|error| panic!("{error}\n{grammar}"));
+        let mut next = choices.iter().cycle();
+        let Some(text) = walk(&mut guide, |_| *next.next().unwrap()) else { return Ok(()) };
+        let text = [trigger.unwrap_or_default(), &text].concat();
+        let known: Vec<Tool> =
+            tools.iter().map(|(name, parameters)| Tool { name: name.clone(), parameters: parameters.clone() }).collect();
+        for enforced in [true, false] {
+            let layout = Layout { tools: Some(format), enforced, ..Layout::default() };
+            let mut parser = OutputParser::new(&layout, &known);
+            let mut parts = parser.push(&text);
+            parts.extend(parser.finish());
+            let mut calls: Vec<(String, String)> = Vec::new();
+            for part in parts {
+                match part {
+                    Part::Call(name) => calls.push((name, String::new())),
+                    Part::Arguments(text) => calls.last_mut().unwrap().1.push_str(&text),
+                    // gpt-oss may think first.
+                    Part::Reasoning(_) if format == ToolFormat::Harmony => {}
+                    other => prop_assert!(false, "{other:?} in {text} of {format:?}"),
+                }
+            }
+            prop_assert!(!calls.is_empty() && (many || calls.len() == 1), "{text}");
+            for (name, arguments) in calls {
+                let schema = &tools.iter().find(|(known, _)| *known == name).unwrap().1;
+                let value: Value = serde_json::from_str(&arguments).unwrap();
+                prop_assert!(jsonschema::is_valid(schema, &value), "{name} {arguments}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_or_an_answer() {
+    let form = Form::of(ToolFormat::Hermes);
+    let answer = with_layout(
+        &json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}),
+    );
+    let grammar =
+        tool_grammar(&form, &tool_schemas(), true, GrammarMode::WholeOrAnswer, Some(&answer), &|_| None);
+    let constraint = Constraint::Lark(grammar);
+    let accepts = |text: &str| {
+        let mut guide = guide(&constraint).unwrap();
+        text.bytes().all(|byte| guide.accept(Token::from(byte)).is_ok())
+    };
+    assert!(accepts("{\"ok\": true}"));
+    assert!(accepts("<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>"));
+    assert!(!accepts("free text"));
+    let grammar = tool_grammar(
+        &Form::of(ToolFormat::Llama3),
+        &tool_schemas(),
+        true,
+        GrammarMode::WholeOrText,
+        None,
+        &|_| None,
+    );
+    let constraint = Constraint::Lark(grammar);
+    let accepts = |text: &str| {
+        let mut guide = guide(&constraint).unwrap();
+        text.bytes().all(|byte| guide.accept(Token::from(byte)).is_ok())
+    };
+    assert!(
+        accepts("free text")
+            && accepts("{\"name\": \"add\", \"parameters\": {\"a\": 1}}")
+            && !accepts("{\"b")
+    );
 }

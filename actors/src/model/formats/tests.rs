@@ -1,0 +1,360 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn tools() -> Vec<Tool> {
+    ["get_weather", "add"]
+        .map(|name| Tool {
+            name: name.to_owned(),
+            parameters: json!({"type": "object", "properties": {"city": {"type": "string"}, "a": {"type": "integer"}}}),
+        })
+        .to_vec()
+}
+
+fn layout(tools: Option<ToolFormat>, reasoning: Option<ReasoningFormat>) -> Layout {
+    Layout { tools, reasoning, ..Layout::default() }
+}
+
+/// Everything of an answer that comes in these pieces; neighbours of a kind put together.
+fn read<'a>(layout: &Layout, pieces: impl IntoIterator<Item = &'a str>) -> Vec<Part> {
+    let mut parser = OutputParser::new(layout, &tools());
+    let mut parts: Vec<Part> = Vec::new();
+    let mut add = |new: Vec<Part>| {
+        for part in new {
+            match part {
+                Part::Content(text) => Part::content(text, &mut parts),
+                Part::Reasoning(text) => Part::reasoning(text, &mut parts),
+                Part::Arguments(text) => Part::arguments(&text, &mut parts),
+                call => parts.push(call),
+            }
+        }
+    };
+    for piece in pieces {
+        add(parser.push(piece));
+    }
+    add(parser.finish());
+    parts
+}
+
+fn content(text: &str) -> Part {
+    Part::Content(text.to_owned())
+}
+
+fn call(name: &str, arguments: &str) -> [Part; 2] {
+    [Part::Call(name.to_owned()), Part::Arguments(arguments.to_owned())]
+}
+
+#[test]
+fn every_format_reads_its_own_calls() {
+    let weather = r#"{"city": "Hà Nội"}"#;
+    for (format, text) in [
+        (
+            ToolFormat::Hermes,
+            format!("<tool_call>\n{{\"name\": \"get_weather\", \"arguments\": {weather}}}\n</tool_call>"),
+        ),
+        (ToolFormat::Hermes, format!("<tool_call>{{\"arguments\": {weather}, \"name\": \"get_weather\"}}")),
+        (ToolFormat::Llama3, format!("{{\"name\": \"get_weather\", \"parameters\": {weather}}}")),
+        (
+            ToolFormat::Llama3,
+            format!("<|python_tag|>{{\"name\": \"get_weather\", \"parameters\": {weather}}}"),
+        ),
+        (
+            ToolFormat::Mistral,
+            format!("[TOOL_CALLS] [{{\"name\": \"get_weather\", \"arguments\": {weather}}}]"),
+        ),
+        (ToolFormat::Mistral, format!("[TOOL_CALLS]get_weather{weather}")),
+        (ToolFormat::MistralArgs, format!("[TOOL_CALLS]get_weather[CALL_ID]abc[ARGS]{weather}")),
+        (
+            ToolFormat::DeepseekV3,
+            format!(
+                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{weather}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+            ),
+        ),
+        (
+            ToolFormat::DeepseekV31,
+            format!(
+                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{weather}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+            ),
+        ),
+        (
+            ToolFormat::Kimi,
+            format!(
+                "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{weather}<|tool_call_end|><|tool_calls_section_end|>"
+            ),
+        ),
+        (
+            ToolFormat::Harmony,
+            format!("<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{weather}"),
+        ),
+    ] {
+        assert_eq!(read(&layout(Some(format), None), [&*text]), call("get_weather", weather), "{text}");
+    }
+}
+
+#[test]
+fn arguments_without_quotes_take_their_schemas_types() {
+    let arguments = r#"{"city":"12","a":12,"b":[1],"c":"x y"}"#;
+    let glm = "<tool_call>add\n<arg_key>city</arg_key>\n<arg_value>12</arg_value>\n<arg_key>a</arg_key>\n\
+               <arg_value>12</arg_value><arg_key>b</arg_key><arg_value>[1]</arg_value><arg_key>c</arg_key>\
+               <arg_value>x y</arg_value>\n</tool_call>";
+    assert_eq!(read(&layout(Some(ToolFormat::Glm), None), [glm]), call("add", arguments));
+    let xml = "<tool_call>\n<function=add>\n<parameter=city>\n12\n</parameter>\n<parameter=a>\n12\n</parameter>\n\
+               <parameter=b>[1]</parameter><parameter=c>x y</parameter>\n</function>\n</tool_call>";
+    assert_eq!(read(&layout(Some(ToolFormat::QwenXml), None), [xml]), call("add", arguments));
+}
+
+#[test]
+fn several_calls_and_the_text_around_them() {
+    let hermes = layout(Some(ToolFormat::Hermes), None);
+    let text = "Let me see.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>\n<tool_call>\n\
+                {\"name\": \"add\", \"arguments\": \"{\\\"a\\\": 2}\"}\n</tool_call>\nDone.";
+    let mut wanted = vec![content("Let me see.")];
+    wanted.extend(call("add", "{\"a\": 1}"));
+    wanted.extend(call("add", "{\"a\": 2}"));
+    wanted.push(content("Done."));
+    assert_eq!(read(&hermes, [text]), wanted);
+    let mistral =
+        "[TOOL_CALLS][{\"name\": \"add\", \"arguments\": {}}, {\"name\": \"add\", \"arguments\": {}}]";
+    assert_eq!(read(&layout(Some(ToolFormat::Mistral), None), [mistral]).len(), 4);
+    let llama = "{\"name\": \"add\", \"parameters\": {}}; {\"name\": \"add\", \"parameters\": {}}";
+    assert_eq!(read(&layout(Some(ToolFormat::Llama3), None), [llama]).len(), 4);
+}
+
+#[test]
+fn a_mark_inside_a_string_ends_nothing() {
+    let arguments = r#"{"city": "a </tool_call> \" </tool_call>"}"#;
+    let text = format!("<tool_call>{{\"name\": \"add\", \"arguments\": {arguments}}}</tool_call>");
+    assert_eq!(read(&layout(Some(ToolFormat::Hermes), None), [&*text]), call("add", arguments));
+}
+
+#[test]
+fn what_cannot_be_read_is_text_to_the_last_byte() {
+    for (format, text) in [
+        (ToolFormat::Hermes, "<tool_call>\nno json\n</tool_call> and more"),
+        (ToolFormat::Hermes, "<tool_call>{\"name\": \"nobody\", \"arguments\": {}}</tool_call>"),
+        (ToolFormat::Hermes, "<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}</tool_call>"),
+        (ToolFormat::Hermes, "<tool_call>{\"name\": \"add\", \"arguments\": [1]}</tool_call>"),
+        (ToolFormat::Hermes, "<tool_call>{\"name\": \"add\", \"argum"),
+        (ToolFormat::Hermes, "<tool_call>"),
+        (ToolFormat::Hermes, "a < b <tool_"),
+        (ToolFormat::Llama3, "{\"a\": 1} is an object"),
+        (ToolFormat::Llama3, "{"),
+        (ToolFormat::Mistral, "[TOOL_CALLS] none today"),
+        (ToolFormat::MistralArgs, "[TOOL_CALLS]add[ARGS]{\"a\": "),
+        (ToolFormat::DeepseekV3, "<｜tool▁calls▁begin｜>nothing<｜tool▁calls▁end｜>"),
+        (ToolFormat::Kimi, "<|tool_calls_section_begin|>nothing"),
+        (ToolFormat::Glm, "<tool_call>add <arg_key>a</tool_call>"),
+        (ToolFormat::QwenXml, "<tool_call><function=add></tool_call>"),
+    ] {
+        assert_eq!(read(&layout(Some(format), None), [text]), [content(text)], "{text}");
+    }
+}
+
+#[test]
+fn thinking_is_split_off() {
+    let think = layout(None, Some(ReasoningFormat::Think));
+    let open = Layout { thinking_open: true, ..think.clone() };
+    let thought = |text: &str| Part::Reasoning(text.to_owned());
+    for (layout, text, wanted) in [
+        (&think, "<think>\na b\n</think>\n\nyes", vec![thought("a b"), content("yes")]),
+        (&think, "yes </think> no", vec![content("yes </think> no")]),
+        (&think, "yes <think>no</think>", vec![content("yes <think>no</think>")]),
+        (&think, "<think></think>yes", vec![content("yes")]),
+        (&think, "<think>a", vec![thought("a")]),
+        (&think, "<thin", vec![content("<thin")]),
+        (&open, "a\n</think>\n\nyes\n", vec![thought("a"), content("yes\n")]),
+        (&open, "<think>\na</think>yes", vec![thought("a"), content("yes")]),
+        (&open, "a", vec![thought("a")]),
+        (&open, "</think>", vec![]),
+        (&open, "", vec![]),
+    ] {
+        assert_eq!(read(layout, [text]), wanted, "{text}");
+    }
+    let bracket = layout_of(ReasoningFormat::Bracket, "[THINK]a[/THINK]b");
+    assert_eq!(bracket, [thought("a"), content("b")]);
+    let harmony = layout_of(
+        ReasoningFormat::Harmony,
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b",
+    );
+    assert_eq!(harmony, [thought("a"), content("b")]);
+    assert_eq!(layout_of(ReasoningFormat::Harmony, "no header"), [content("no header")]);
+}
+
+fn layout_of(reasoning: ReasoningFormat, text: &str) -> Vec<Part> {
+    read(&layout(None, Some(reasoning)), [text])
+}
+
+#[test]
+fn thinking_and_calls() {
+    let both = layout(Some(ToolFormat::Hermes), Some(ReasoningFormat::Think));
+    let text =
+        "<think>I <tool_call> it</think>\n<tool_call>{\"name\": \"add\", \"arguments\": {}}</tool_call>";
+    let mut wanted = vec![Part::Reasoning("I <tool_call> it".to_owned())];
+    wanted.extend(call("add", "{}"));
+    assert_eq!(read(&both, [text]), wanted);
+}
+
+#[test]
+fn calls_in_their_form_go_out_at_once() {
+    for (_, format) in ToolFormat::ALL {
+        let layout = Layout { tools: Some(*format), enforced: true, ..Layout::default() };
+        let mut parser = OutputParser::new(&layout, &tools());
+        let mut parts = Vec::new();
+        for piece in written(*format, &[("add", "{\"a\": [{\"b\": \"}]\"}"), ("add", "{}")]).chars() {
+            // The first call is not complete, and yet known.
+            parts.extend(parser.push(&piece.to_string()));
+        }
+        parts.extend(parser.finish());
+        let text: String = parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::Arguments(text) => Some(text.as_str()),
+                _ => None,
+            })
+            .collect();
+        assert!(text.starts_with("{\"a\": [{\"b\": \"}]\"}"), "{format:?}: {parts:?}");
+        assert!(parts.iter().filter(|part| matches!(part, Part::Arguments(_))).count() > 3, "{format:?}");
+    }
+}
+
+/// These calls as the format's form has them. Their arguments can break off.
+fn written(format: ToolFormat, calls: &[(&str, &str)]) -> String {
+    let [before, between, after, open, close, separator] = match format {
+        ToolFormat::Hermes | ToolFormat::Glm | ToolFormat::QwenXml => {
+            ["<tool_call>\n{\"name\": \"", "\", \"arguments\": ", "}\n</tool_call>", "", "", "\n"]
+        }
+        ToolFormat::Llama3 => ["{\"name\": \"", "\", \"parameters\": ", "}", "", "", "; "],
+        ToolFormat::Mistral => ["{\"name\": \"", "\", \"arguments\": ", "}", "[TOOL_CALLS][", "]", ", "],
+        ToolFormat::MistralArgs => ["[TOOL_CALLS]", "[ARGS]", "", "", "", ""],
+        ToolFormat::DeepseekV3 => [
+            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+            "\n```json\n",
+            "\n```<｜tool▁call▁end｜>",
+            "<｜tool▁calls▁begin｜>",
+            "<｜tool▁calls▁end｜>",
+            "\n",
+        ],
+        ToolFormat::DeepseekV31 => [
+            "<｜tool▁call▁begin｜>",
+            "<｜tool▁sep｜>",
+            "<｜tool▁call▁end｜>",
+            "<｜tool▁calls▁begin｜>",
+            "<｜tool▁calls▁end｜>",
+            "",
+        ],
+        ToolFormat::Kimi => [
+            "<|tool_call_begin|>functions.",
+            ":0<|tool_call_argument_begin|>",
+            "<|tool_call_end|>",
+            "<|tool_calls_section_begin|>",
+            "<|tool_calls_section_end|>",
+            "",
+        ],
+        ToolFormat::Harmony => {
+            ["<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "<|end|>", "", "", ""]
+        }
+    };
+    let calls: Vec<String> =
+        calls.iter().map(|(name, args)| [before, name, between, args, after].concat()).collect();
+    [open, &calls.join(separator), close].concat()
+}
+
+#[test]
+fn templates_tell_their_formats() {
+    let fixture = |name: &str| {
+        std::fs::read_to_string(format!("{}/../fixtures/templates/{name}", env!("CARGO_MANIFEST_DIR")))
+            .unwrap()
+    };
+    let hermes = Formats { tools: Some(ToolFormat::Hermes), reasoning: None };
+    let thinking = Formats { reasoning: Some(ReasoningFormat::Think), ..hermes };
+    assert_eq!(detect(&fixture("qwen3.jinja"), true), thinking);
+    assert_eq!(detect(&fixture("llama3.jinja"), true).tools, Some(ToolFormat::Llama3));
+    assert_eq!(detect(&fixture("mistral.jinja"), true).tools, Some(ToolFormat::Mistral));
+    assert_eq!(detect(&fixture("smollm2.jinja"), false), Formats::default());
+}
+
+#[test]
+fn names_lead_back() {
+    for (name, format) in ToolFormat::ALL {
+        assert_eq!((format.name(), ToolFormat::by_name(name)), (*name, Some(*format)));
+    }
+    assert_eq!(ReasoningFormat::by_name("think"), Some(ReasoningFormat::Think));
+    assert_eq!(ToolFormat::by_name("nonsense"), None);
+}
+
+fn layouts() -> impl Strategy<Value = Layout> {
+    let tools = prop::sample::select(
+        ToolFormat::ALL.iter().map(|(_, format)| Some(*format)).chain([None]).collect::<Vec<_>>(),
+    );
+    let reasoning = prop::sample::select(
+        ReasoningFormat::ALL.iter().map(|(_, format)| Some(*format)).chain([None]).collect::<Vec<_>>(),
+    );
+    (tools, reasoning, any::<bool>(), any::<bool>()).prop_map(
+        |(tools, reasoning, enforced, thinking_open)| Layout { tools, enforced, reasoning, thinking_open },
+    )
+}
+
+/// What models write, and what is almost that.
+fn texts() -> impl Strategy<Value = String> {
+    let formats: Vec<ToolFormat> = ToolFormat::ALL.iter().map(|(_, format)| *format).collect();
+    let mut pieces: Vec<String> = formats
+        .iter()
+        .flat_map(|&format| {
+            [written(format, &[("add", "{\"a\": 1}")]), written(format, &[("add", "{"), ("nobody", "{}")])]
+        })
+        .collect();
+    for format in formats {
+        pieces.extend(
+            Formats { tools: Some(format), reasoning: None }.markers().iter().map(|m| (*m).to_owned()),
+        );
+    }
+    for (_, format) in ReasoningFormat::ALL {
+        pieces.extend(
+            Formats { tools: None, reasoning: Some(*format) }.markers().iter().map(|m| (*m).to_owned()),
+        );
+    }
+    pieces.extend(
+        ["é ", "\n", "{", "}", "\"", "\\", "<", "[", "analysis", " to=functions.add", "🙂"]
+            .map(str::to_owned),
+    );
+    prop::collection::vec(prop::sample::select(pieces), 0..8).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn cuts_do_not_matter(layout in layouts(), text in texts(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12)) {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).filter(|&cut| text.is_char_boundary(cut)).collect();
+        cuts.extend([0, text.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<&str> = cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]).collect();
+        let whole = read(&layout, [&*text]);
+        prop_assert_eq!(&read(&layout, pieces), &whole);
+        let characters: Vec<String> = text.chars().map(String::from).collect();
+        prop_assert_eq!(&read(&layout, characters.iter().map(String::as_str)), &whole);
+    }
+
+    #[test]
+    fn free_arguments_are_always_objects(layout in layouts(), text in texts()) {
+        let layout = Layout { enforced: false, ..layout };
+        for part in read(&layout, [&*text]) {
+            if let Part::Arguments(arguments) = part {
+                // Arguments of calls that follow each other are apart only in what was read.
+                let parsed: Result<serde_json::Map<String, Value>, _> = serde_json::from_str(&arguments);
+                prop_assert!(parsed.is_ok(), "{}", arguments);
+            }
+        }
+    }
+
+    #[test]
+    fn text_without_marks_stays(layout in layouts(), text in "[a-z \n<>\\[\\]{}\"é]{0,40}") {
+        let layout = Layout { thinking_open: false, ..layout };
+        // A call of Llama 3's needs no mark.
+        prop_assume!(layout.tools != Some(ToolFormat::Llama3));
+        let said: String = read(&layout, [&*text]).into_iter().map(|part| match part {
+            Part::Content(text) => text,
+            other => panic!("{other:?}"),
+        }).collect();
+        prop_assert_eq!(said, text);
+    }
+}

@@ -1,0 +1,346 @@
+//! What a response says, as items, and the events that go with them: the same however the pieces arrive.
+//!
+//! Source: `OutputItem`, `OutputMessage`, `FunctionToolCall` and `ReasoningItem` in OpenAI's API description.
+
+use jan_actors::responses::{Delta, DeltaKind, End, EndStatus, ResponseId, ResponseRecord};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::events::Event;
+use super::items::ItemStatus;
+use crate::api::logprobs::ChatTokenLogprob;
+
+/// One item of what the model said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum OutputItem {
+    /// A call of a function.
+    Call(OutputCall),
+    /// A message.
+    Message(OutputMessage),
+    /// Thinking.
+    Reasoning(OutputReasoning),
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OutputMessage {
+    /// Its id.
+    pub id: String,
+    /// Always `message`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// How far it is.
+    pub status: ItemStatus,
+    /// Always `assistant`.
+    pub role: String,
+    /// One text.
+    pub content: Vec<OutputText>,
+}
+
+/// A text that the model said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OutputText {
+    /// Always `output_text`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The text.
+    pub text: String,
+    /// Always empty.
+    #[schema(value_type = Vec<Object>)]
+    pub annotations: Vec<Value>,
+    /// How likely its tokens were, where `include` asks for it.
+    pub logprobs: Vec<ChatTokenLogprob>,
+}
+
+/// A call of a function.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OutputCall {
+    /// The item's id.
+    pub id: String,
+    /// Always `function_call`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// How far it is.
+    pub status: ItemStatus,
+    /// What its result is to name.
+    pub call_id: String,
+    /// The function.
+    pub name: String,
+    /// Its arguments as JSON text.
+    pub arguments: String,
+}
+
+/// What the model thought.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OutputReasoning {
+    /// Its id.
+    pub id: String,
+    /// Always `reasoning`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// How far it is.
+    pub status: ItemStatus,
+    /// Always empty: the thinking itself is in `content`.
+    #[schema(value_type = Vec<Object>)]
+    pub summary: Vec<Value>,
+    /// One text.
+    pub content: Vec<ReasoningText>,
+}
+
+/// A text that the model thought.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ReasoningText {
+    /// Always `reasoning_text`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The text.
+    pub text: String,
+}
+
+/// A part of an item.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum OutputPart {
+    /// Of a message.
+    Text(OutputText),
+    /// Of thinking.
+    Reasoning(ReasoningText),
+}
+
+impl OutputText {
+    /// A text with its tokens' log-probabilities.
+    pub fn new(text: String, logprobs: Vec<ChatTokenLogprob>) -> Self {
+        Self { kind: "output_text".to_owned(), text, annotations: Vec::new(), logprobs }
+    }
+}
+
+impl ReasoningText {
+    fn new(text: String) -> Self {
+        Self { kind: "reasoning_text".to_owned(), text }
+    }
+}
+
+impl OutputItem {
+    fn id(&self) -> String {
+        match self {
+            Self::Call(call) => call.id.clone(),
+            Self::Message(message) => message.id.clone(),
+            Self::Reasoning(reasoning) => reasoning.id.clone(),
+        }
+    }
+
+    /// Whether a piece of this kind goes on with it.
+    const fn continues(&self, kind: &DeltaKind) -> bool {
+        matches!(
+            (self, kind),
+            (Self::Message(_), DeltaKind::Text)
+                | (Self::Reasoning(_), DeltaKind::Reasoning)
+                | (Self::Call(_), DeltaKind::Arguments)
+        )
+    }
+
+    fn with_status(&mut self, new: ItemStatus) {
+        match self {
+            Self::Call(OutputCall { status, .. })
+            | Self::Message(OutputMessage { status, .. })
+            | Self::Reasoning(OutputReasoning { status, .. }) => *status = new,
+        }
+    }
+}
+
+/// Puts a response's items together.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The digits of the response's id, which its items' ids have as well.
+    digits: String,
+    /// The id of its first message.
+    message_id: String,
+    items: Vec<OutputItem>,
+    /// Whether the last item may still go on.
+    open: bool,
+}
+
+impl Output {
+    /// Nothing has been said.
+    pub fn new(response: &str, message_id: String) -> Self {
+        let digits = response.trim_start_matches(ResponseId::PREFIX).to_owned();
+        Self { digits, message_id, items: Vec::new(), open: false }
+    }
+
+    /// Everything that a response said which has ended so.
+    pub fn whole(mut self, deltas: &[Delta], end: &End) -> Vec<OutputItem> {
+        let mut events = Vec::new();
+        for delta in deltas {
+            self.push(delta, &mut events);
+        }
+        self.end(end, &mut events);
+        self.items
+    }
+
+    /// The items so far.
+    pub fn items(&self) -> Vec<OutputItem> {
+        self.items.clone()
+    }
+
+    /// Takes a piece.
+    pub fn push(&mut self, delta: &Delta, events: &mut Vec<Event>) {
+        let goes_on = self.open && self.items.last().is_some_and(|item| item.continues(&delta.kind));
+        if !goes_on {
+            // Arguments without a call are nobody's.
+            if delta.kind == DeltaKind::Arguments {
+                return;
+            }
+            self.close(ItemStatus::Completed, events);
+            self.begin(&delta.kind, &delta.text, events);
+        }
+        let output_index = self.last_index();
+        let Some(item) = self.items.last_mut() else { return };
+        let (item_id, content_index) = (item.id(), 0);
+        let text = delta.text.clone();
+        match (item, &delta.kind) {
+            (OutputItem::Message(message), DeltaKind::Text) => {
+                let logprobs: Vec<ChatTokenLogprob> =
+                    delta.logprobs.iter().cloned().map(Into::into).collect();
+                if let Some(part) = message.content.first_mut() {
+                    part.text.push_str(&text);
+                    part.logprobs.extend(logprobs.iter().cloned());
+                }
+                events.push(Event::TextDelta { item_id, output_index, content_index, delta: text, logprobs });
+            }
+            (OutputItem::Reasoning(reasoning), DeltaKind::Reasoning) => {
+                if let Some(part) = reasoning.content.first_mut() {
+                    part.text.push_str(&text);
+                }
+                events.push(Event::ReasoningDelta { item_id, output_index, content_index, delta: text });
+            }
+            (OutputItem::Call(call), DeltaKind::Arguments) => {
+                call.arguments.push_str(&text);
+                events.push(Event::ArgumentsDelta { item_id, output_index, delta: text });
+            }
+            _ => {}
+        }
+    }
+
+    fn last_index(&self) -> u32 {
+        u32::try_from(self.items.len()).unwrap_or(u32::MAX).saturating_sub(1)
+    }
+
+    fn begin(&mut self, kind: &DeltaKind, name: &str, events: &mut Vec<Event>) {
+        let number = self.items.len();
+        let id = |prefix: &str| format!("{prefix}_{}o{number:x}", self.digits);
+        let status = ItemStatus::InProgress;
+        let (item, part) = match kind {
+            DeltaKind::Text => {
+                let first = !self.items.iter().any(|item| matches!(item, OutputItem::Message(_)));
+                let id = if first { self.message_id.clone() } else { id("msg") };
+                let part = OutputText::new(String::new(), Vec::new());
+                (
+                    OutputItem::Message(OutputMessage::new(id, status, vec![part.clone()])),
+                    Some(OutputPart::Text(part)),
+                )
+            }
+            DeltaKind::Reasoning => {
+                let part = ReasoningText::new(String::new());
+                let item = OutputReasoning {
+                    id: id("rs"),
+                    kind: "reasoning".to_owned(),
+                    status,
+                    summary: Vec::new(),
+                    content: vec![part.clone()],
+                };
+                (OutputItem::Reasoning(item), Some(OutputPart::Reasoning(part)))
+            }
+            DeltaKind::Call { call_id } => {
+                let item = OutputCall {
+                    id: id("fc"),
+                    kind: "function_call".to_owned(),
+                    status,
+                    call_id: call_id.clone(),
+                    name: name.to_owned(),
+                    arguments: String::new(),
+                };
+                (OutputItem::Call(item), None)
+            }
+            DeltaKind::Arguments => return,
+        };
+        let item_id = item.id();
+        self.items.push(item.clone());
+        self.open = true;
+        let output_index = self.last_index();
+        // It begins without its parts.
+        let mut bare = item;
+        match &mut bare {
+            OutputItem::Message(message) => message.content.clear(),
+            OutputItem::Reasoning(reasoning) => reasoning.content.clear(),
+            OutputItem::Call(_) => {}
+        }
+        events.push(Event::ItemAdded { output_index, item: bare });
+        if let Some(part) = part {
+            events.push(Event::PartAdded { item_id, output_index, content_index: 0, part });
+        }
+    }
+
+    fn close(&mut self, status: ItemStatus, events: &mut Vec<Event>) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        let output_index = self.last_index();
+        let Some(item) = self.items.last_mut() else { return };
+        item.with_status(status);
+        let (item_id, content_index) = (item.id(), 0);
+        let part = match item {
+            OutputItem::Message(message) => message.content.first().cloned().map(|part| {
+                let OutputText { text, logprobs, .. } = part.clone();
+                let item_id = item_id.clone();
+                events.push(Event::TextDone { item_id, output_index, content_index, text, logprobs });
+                OutputPart::Text(part)
+            }),
+            OutputItem::Reasoning(reasoning) => reasoning.content.first().cloned().map(|part| {
+                let (item_id, text) = (item_id.clone(), part.text.clone());
+                events.push(Event::ReasoningDone { item_id, output_index, content_index, text });
+                OutputPart::Reasoning(part)
+            }),
+            OutputItem::Call(call) => {
+                let (name, arguments) = (call.name.clone(), call.arguments.clone());
+                events.push(Event::ArgumentsDone { item_id: item_id.clone(), name, output_index, arguments });
+                None
+            }
+        };
+        if let Some(part) = part {
+            events.push(Event::PartDone { item_id, output_index, content_index, part });
+        }
+        events.push(Event::ItemDone { output_index, item: item.clone() });
+    }
+
+    /// The response has ended.
+    pub fn end(&mut self, end: &End, events: &mut Vec<Event>) {
+        let status = match end.status {
+            EndStatus::Completed => ItemStatus::Completed,
+            EndStatus::Incomplete | EndStatus::Failed | EndStatus::Cancelled => ItemStatus::Incomplete,
+        };
+        // A model that said nothing and ended has said an empty text.
+        let says_something = matches!(end.status, EndStatus::Completed | EndStatus::Incomplete);
+        if self.items.is_empty() && says_something {
+            self.begin(&DeltaKind::Text, "", events);
+        }
+        self.close(status, events);
+    }
+}
+
+impl OutputMessage {
+    /// A message with these texts.
+    pub fn new(id: String, status: ItemStatus, content: Vec<OutputText>) -> Self {
+        Self { id, kind: "message".to_owned(), status, role: "assistant".to_owned(), content }
+    }
+}
+
+/// What a stored response said, as items of a later turn.
+pub fn output_items(record: &ResponseRecord) -> Vec<Value> {
+    let given = record.shown["_message_id"].as_str().map(str::to_owned);
+    let id = given.unwrap_or_else(|| super::items::message_id(record.id));
+    let Some(end) = &record.end else { return Vec::new() };
+    let output = Output::new(&record.id.to_string(), id);
+    output.whole(&record.deltas, end).into_iter().map(|item| json!(item)).collect()
+}

@@ -1,0 +1,85 @@
+//! Thinking: how much of it a request asks for.
+
+use jan_actors::model::ChatPrompt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+/// How hard to think. `none` and `minimal` switch thinking off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Effort {
+    /// Not at all.
+    None,
+    /// Not at all, too.
+    Minimal,
+    /// At most 1,024 tokens.
+    Low,
+    /// At most 8,192 tokens.
+    Medium,
+    /// As much as the model likes.
+    High,
+    /// As `high`.
+    Xhigh,
+    /// As `high`.
+    Max,
+}
+
+impl Effort {
+    const fn budget(self) -> Option<u32> {
+        match self {
+            Self::None | Self::Minimal => Some(0),
+            Self::Low => Some(1024),
+            Self::Medium => Some(8192),
+            Self::High | Self::Xhigh | Self::Max => None,
+        }
+    }
+}
+
+/// Tells the template, whose variables' names differ between families, and returns the budget. What the caller gave the
+/// template stands.
+pub fn apply(
+    effort: Option<Effort>,
+    budget: Option<u32>,
+    kwargs: Option<Map<String, Value>>,
+    prompt: &mut ChatPrompt,
+) -> Option<u32> {
+    let mut variables = kwargs.unwrap_or_default();
+    if let Some(effort) = effort {
+        let thinks = effort.budget() != Some(0);
+        // Qwen, GLM and others; DeepSeek and Granite; gpt-oss, which knows three.
+        let word = match effort {
+            Effort::None | Effort::Minimal | Effort::Low => "low",
+            Effort::Medium => "medium",
+            Effort::High | Effort::Xhigh | Effort::Max => "high",
+        };
+        for (name, value) in [
+            ("enable_thinking", json!(thinks)),
+            ("thinking", json!(thinks)),
+            ("reasoning_effort", json!(word)),
+        ] {
+            variables.entry(name).or_insert(value);
+        }
+    }
+    prompt.template_kwargs = variables;
+    budget.or(effort.and_then(Effort::budget))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn efforts_are_variables_and_budgets() {
+        let mut prompt = ChatPrompt::default();
+        assert_eq!(apply(None, None, None, &mut prompt), None);
+        assert!(prompt.template_kwargs.is_empty());
+        assert_eq!(apply(Some(Effort::None), None, None, &mut prompt), Some(0));
+        assert_eq!(prompt.template_kwargs["enable_thinking"], false);
+        let given = Map::from_iter([("enable_thinking".to_owned(), json!(true))]);
+        assert_eq!(apply(Some(Effort::Minimal), Some(7), Some(given), &mut prompt), Some(7));
+        assert_eq!(prompt.template_kwargs["enable_thinking"], true);
+        assert_eq!(apply(Some(Effort::High), None, None, &mut prompt), None);
+        assert_eq!(prompt.template_kwargs["reasoning_effort"], "high");
+    }
+}

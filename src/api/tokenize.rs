@@ -1,0 +1,375 @@
+//! `POST /apply-template`, `/tokenize` and `/detokenize`: what a model sees. Fields as vLLM and llama-server have them.
+
+use jan_actors::model::{ChatPrompt, Inspect, Inspected, Token};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::chat_message::{Message, message_object};
+use super::chat_request::ending;
+use super::thinking::{self, Effort};
+use super::tools::{ChatTool, Tools};
+use super::{AppState, into_response, json, name_ignored, params, with};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::json::Unsupported;
+use crate::http::routes::{api_v1, other_methods};
+use crate::http::{ApiError, ApiRequest, Response, json as http_json};
+
+/// Longest text to tokenize, in bytes, and most tokens to put together.
+const MOST: usize = 1 << 20;
+
+static UNSUPPORTED: &[Unsupported] = &[
+    Unsupported { field: "chat_template", harmless: &[] },
+    Unsupported { field: "functions", harmless: &[] },
+];
+
+/// The three routes.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let template = api_v1().and(warp::path!("apply-template"));
+    let tokenized = api_v1().and(warp::path!("tokenize"));
+    let text = api_v1().and(warp::path!("detokenize"));
+    template
+        .and(warp::post())
+        .and(with(state))
+        .and(request())
+        .then(async |state, request| into_response(apply_template(state, request).await))
+        .or(other_methods(template, "POST, OPTIONS"))
+        .unify()
+        .or(tokenized
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(tokenize(state, request).await)))
+        .unify()
+        .or(other_methods(tokenized, "POST, OPTIONS"))
+        .unify()
+        .or(text
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(detokenize(state, request).await)))
+        .unify()
+        .or(other_methods(text, "POST, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of these routes.
+#[derive(OpenApi)]
+#[openapi(
+    paths(apply_template, tokenize, detokenize),
+    components(schemas(
+        TemplateRequest,
+        RenderedPrompt,
+        TokenizeRequest,
+        Tokenized,
+        TokenPiece,
+        DetokenizeRequest,
+        Detokenized
+    ))
+)]
+pub struct Doc;
+
+/// A chat to be put into the model's template.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}]}))]
+pub struct TemplateRequest {
+    /// A model's id or alias, see `GET /models`.
+    model: String,
+    /// As for chat completions.
+    messages: Option<Vec<Message>>,
+    /// As for chat completions.
+    tools: Option<Vec<ChatTool>>,
+    /// As for chat completions.
+    #[schema(value_type = Option<Vec<Object>>)]
+    documents: Option<Vec<Map<String, Value>>>,
+    /// As for chat completions.
+    #[schema(value_type = Option<Object>)]
+    chat_template_kwargs: Option<Map<String, Value>>,
+    /// As for chat completions.
+    reasoning_effort: Option<Effort>,
+    /// As for chat completions.
+    #[schema(default = true)]
+    add_generation_prompt: Option<bool>,
+    /// As for chat completions.
+    #[schema(default = false)]
+    continue_final_message: Option<bool>,
+}
+
+/// The fields of a chat that are part of its prompt.
+#[derive(Debug, Default)]
+struct ChatFields {
+    messages: Option<Vec<Message>>,
+    tools: Option<Vec<ChatTool>>,
+    documents: Option<Vec<Map<String, Value>>>,
+    chat_template_kwargs: Option<Map<String, Value>>,
+    reasoning_effort: Option<Effort>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+}
+
+/// The prompt of a chat.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RenderedPrompt {
+    /// The text that the model reads.
+    prompt: String,
+}
+
+/// What is to be tokenized: a text or a chat.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"model": "jan-v1-4b", "prompt": "Hello"}))]
+pub struct TokenizeRequest {
+    /// A model's id or alias, see `GET /models`.
+    model: String,
+    /// A text; or `messages`.
+    prompt: Option<String>,
+    /// A text, by llama-server's name, and without special tokens unless `add_special` says otherwise.
+    content: Option<String>,
+    /// Whether a text begins with the token that begins texts, where the model has one.
+    #[schema(default = true)]
+    add_special_tokens: Option<bool>,
+    /// The same, by llama-server's name; only with `content`.
+    #[schema(default = false)]
+    add_special: Option<bool>,
+    /// Whether `token_strs` is wanted.
+    #[schema(default = false)]
+    return_token_strs: Option<bool>,
+    /// Whether tokens are wanted as objects with their texts, as llama-server has it.
+    #[schema(default = false)]
+    with_pieces: Option<bool>,
+    /// As for chat completions.
+    messages: Option<Vec<Message>>,
+    /// As for chat completions.
+    tools: Option<Vec<ChatTool>>,
+    /// As for chat completions.
+    #[schema(value_type = Option<Vec<Object>>)]
+    documents: Option<Vec<Map<String, Value>>>,
+    /// As for chat completions.
+    #[schema(value_type = Option<Object>)]
+    chat_template_kwargs: Option<Map<String, Value>>,
+    /// As for chat completions.
+    reasoning_effort: Option<Effort>,
+    /// As for chat completions.
+    #[schema(default = true)]
+    add_generation_prompt: Option<bool>,
+    /// As for chat completions.
+    #[schema(default = false)]
+    continue_final_message: Option<bool>,
+}
+
+/// Tokens.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Tokenized {
+    /// How many.
+    count: usize,
+    /// The model's context in tokens.
+    max_model_len: Option<u32>,
+    /// The tokens' ids; with `with_pieces`, objects.
+    #[schema(value_type = Vec<Object>)]
+    tokens: Vec<Value>,
+    /// The tokens' texts; null unless asked for.
+    token_strs: Option<Vec<String>>,
+}
+
+/// A token with its text.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokenPiece {
+    /// Its id.
+    id: Token,
+    /// Its text, or its bytes where they are no text.
+    #[schema(value_type = String)]
+    piece: Value,
+}
+
+/// Tokens to be put together.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"model": "jan-v1-4b", "tokens": [1, 2, 3]}))]
+pub struct DetokenizeRequest {
+    /// A model's id or alias, see `GET /models`.
+    model: String,
+    /// The tokens' ids.
+    #[schema(value_type = Vec<u32>)]
+    tokens: Vec<i64>,
+}
+
+/// The text of tokens, by vLLM's and by llama-server's name.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Detokenized {
+    /// The text.
+    prompt: String,
+    /// The text.
+    content: String,
+}
+
+/// Show a chat's prompt.
+///
+/// The model's own template puts it together; nothing is generated.
+#[utoipa::path(
+    post,
+    path = "/apply-template",
+    tag = "chat",
+    operation_id = "applyTemplate",
+    request_body = TemplateRequest,
+    responses(
+        (status = 200, description = "The prompt", body = RenderedPrompt),
+        (status = 400, description = "A field is missing or wrong, or the template refuses the messages", body = ErrorResponse),
+        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 503, description = "The model is unavailable; see Retry-After", body = ErrorResponse),
+    )
+)]
+async fn apply_template(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
+    let parsed = http_json::parse::<TemplateRequest>(&body, UNSUPPORTED)?;
+    let wanted = parsed.value;
+    let chat = ChatFields {
+        messages: wanted.messages,
+        tools: wanted.tools,
+        documents: wanted.documents,
+        chat_template_kwargs: wanted.chat_template_kwargs,
+        reasoning_effort: wanted.reasoning_effort,
+        add_generation_prompt: wanted.add_generation_prompt,
+        continue_final_message: wanted.continue_final_message,
+    };
+    let chat = chat.check()?.ok_or_else(|| ApiError::missing("messages"))?;
+    let inspected = inspect(&state, &wanted.model, Inspect::Chat { chat, tokens: false }, "messages").await?;
+    let mut response = json(&RenderedPrompt { prompt: inspected.text });
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// Show the tokens of a text or a chat.
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    tag = "chat",
+    operation_id = "tokenize",
+    request_body = TokenizeRequest,
+    responses(
+        (status = 200, description = "The tokens", body = Tokenized),
+        (status = 400, description = "A field is missing or wrong, or the template refuses the messages", body = ErrorResponse),
+        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 503, description = "The model is unavailable; see Retry-After", body = ErrorResponse),
+    )
+)]
+async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
+    let parsed = http_json::parse::<TokenizeRequest>(&body, UNSUPPORTED)?;
+    let wanted = parsed.value;
+    let chat = ChatFields {
+        messages: wanted.messages,
+        tools: wanted.tools,
+        documents: wanted.documents,
+        chat_template_kwargs: wanted.chat_template_kwargs,
+        reasoning_effort: wanted.reasoning_effort,
+        add_generation_prompt: wanted.add_generation_prompt,
+        continue_final_message: wanted.continue_final_message,
+    };
+    let chat = chat.check()?;
+    let text = |text: String, add_special, field| {
+        if text.len() > MOST {
+            let message = format!("Invalid '{field}': it has {} bytes, and {MOST} are allowed.", text.len());
+            return Err(ApiError::invalid_value(field, message));
+        }
+        Ok((Inspect::Text { text, add_special }, field))
+    };
+    let (what, field) = match (wanted.prompt, wanted.content, chat) {
+        (Some(prompt), None, None) => text(prompt, wanted.add_special_tokens.unwrap_or(true), "prompt")?,
+        (None, Some(content), None) => text(content, wanted.add_special.unwrap_or(false), "content")?,
+        (None, None, Some(chat)) => (Inspect::Chat { chat, tokens: true }, "messages"),
+        (None, None, None) => return Err(ApiError::missing("prompt")),
+        _ => {
+            let message = "'prompt', 'content' and 'messages' exclude each other; give only one.";
+            return Err(ApiError::invalid_value("prompt", message));
+        }
+    };
+    let inspected = inspect(&state, &wanted.model, what, field).await?;
+    let described = state.models.describe(&wanted.model).await;
+    let with_pieces = wanted.with_pieces.unwrap_or(false);
+    let piece = |(token, piece): (&Token, &Vec<u8>)| match with_pieces {
+        false => Value::from(*token),
+        true => {
+            let text = std::str::from_utf8(piece);
+            let piece = text.map_or_else(|_| Value::from(piece.clone()), Value::from);
+            serde_json::json!(TokenPiece { id: *token, piece })
+        }
+    };
+    let strings =
+        || inspected.pieces.iter().map(|piece| String::from_utf8_lossy(piece).into_owned()).collect();
+    let answer = Tokenized {
+        count: inspected.tokens.len(),
+        max_model_len: described.and_then(|model| model.context_length),
+        tokens: inspected.tokens.iter().zip(&inspected.pieces).map(piece).collect(),
+        token_strs: wanted.return_token_strs.unwrap_or(false).then(strings),
+    };
+    let mut response = json(&answer);
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// Show the text of tokens.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    tag = "chat",
+    operation_id = "detokenize",
+    request_body = DetokenizeRequest,
+    responses(
+        (status = 200, description = "The text", body = Detokenized),
+        (status = 400, description = "A field is missing or wrong", body = ErrorResponse),
+        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 503, description = "The model is unavailable; see Retry-After", body = ErrorResponse),
+    )
+)]
+async fn detokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
+    let parsed = http_json::parse::<DetokenizeRequest>(&body, &[])?;
+    let DetokenizeRequest { model, tokens } = parsed.value;
+    if tokens.len() > MOST {
+        let message = format!("Invalid 'tokens': there are {}, and {MOST} are allowed.", tokens.len());
+        return Err(ApiError::invalid_value("tokens", message));
+    }
+    let token = |(index, token): (usize, i64)| {
+        Token::try_from(token).ok().filter(|token| *token >= 0).ok_or_else(|| {
+            let param = format!("tokens[{index}]");
+            ApiError::invalid_value(&param, format!("Invalid '{param}': {token} is no token's id."))
+        })
+    };
+    let tokens = tokens.into_iter().enumerate().map(token).collect::<Result<_, _>>()?;
+    let text = inspect(&state, &model, Inspect::Tokens(tokens), "tokens").await?.text;
+    let mut response = json(&Detokenized { prompt: text.clone(), content: text });
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+async fn inspect(
+    state: &AppState,
+    model: &str,
+    what: Inspect,
+    field: &'static str,
+) -> Result<Inspected, ApiError> {
+    params::model(model)?;
+    state.models.inspect(model, what).await.map_err(|error| ApiError::from_generation(error, field))
+}
+
+impl ChatFields {
+    /// `None` where there are no messages.
+    fn check(self) -> Result<Option<ChatPrompt>, ApiError> {
+        let tools = Tools::of_chat(self.tools, None, None)?;
+        let Some(messages) = self.messages else { return Ok(None) };
+        if messages.is_empty() {
+            return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));
+        }
+        let mut chat = ChatPrompt {
+            messages: messages.into_iter().enumerate().map(message_object).collect::<Result<_, _>>()?,
+            tools: tools.shown,
+            documents: self.documents.unwrap_or_default().into_iter().map(Value::Object).collect(),
+            ending: ending(self.add_generation_prompt, self.continue_final_message)?,
+            ..ChatPrompt::default()
+        };
+        thinking::apply(self.reasoning_effort, None, self.chat_template_kwargs, &mut chat);
+        Ok(Some(chat))
+    }
+}
