@@ -112,9 +112,12 @@ mod tests {
     }
 
     fn turn() -> ChatPrompt {
-        let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}});
+        let call =
+            json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}});
         ChatPrompt {
-            tools: vec![json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}})],
+            tools: vec![
+                json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}),
+            ],
             ..ChatPrompt::from(vec![
                 json!({"role": "user", "content": "q"}),
                 json!({"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [call]}),
@@ -141,13 +144,19 @@ mod tests {
         assert_eq!(renderer.formats, Formats::default());
         let text = renderer.render(&turn()).unwrap();
         assert!(text.contains("<tools>\n{\"type\":\"function\""), "{text}");
-        assert!(text.contains("<tool_call>\n{\"name\":\"f\",\"arguments\":{\"a\":1}}\n</tool_call>"), "{text}");
+        assert!(
+            text.contains("<tool_call>\n{\"name\":\"f\",\"arguments\":{\"a\":1}}\n</tool_call>"),
+            "{text}"
+        );
         assert!(text.contains("<tool_response>\nr\n</tool_response>"), "{text}");
     }
 
     #[test]
     fn a_message_goes_on() {
-        let messages = vec![json!({"role": "user", "content": "q"}), json!({"role": "assistant", "content": "Once upon "})];
+        let messages = vec![
+            json!({"role": "user", "content": "q"}),
+            json!({"role": "assistant", "content": "Once upon "}),
+        ];
         let prompt = ChatPrompt { ending: PromptEnding::LastMessage, ..ChatPrompt::from(messages) };
         assert!(renderer("qwen3.jinja").render(&prompt).unwrap().ends_with("Once upon"));
         let nothing = ChatPrompt { messages: vec![json!({"role": "user", "content": ""})], ..prompt };

@@ -4,9 +4,7 @@ use llguidance::toktrie::ApproximateTokEnv;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::formats::{
-    Form, GrammarMode, Layout, OutputParser, Part, Tool, ToolFormat, tool_grammar,
-};
+use crate::model::formats::{Form, GrammarMode, Layout, OutputParser, Part, Tool, ToolFormat, tool_grammar};
 
 /// The token behind the bytes' own that ends an answer.
 const END: Token = 261;
@@ -245,8 +243,11 @@ proptest! {
 #[test]
 fn a_call_or_an_answer() {
     let form = Form::of(ToolFormat::Hermes);
-    let answer = with_layout(&json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}));
-    let grammar = tool_grammar(&form, &tool_schemas(), true, GrammarMode::WholeOrAnswer, Some(&answer), &|_| None);
+    let answer = with_layout(
+        &json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}),
+    );
+    let grammar =
+        tool_grammar(&form, &tool_schemas(), true, GrammarMode::WholeOrAnswer, Some(&answer), &|_| None);
     let constraint = Constraint::Lark(grammar);
     let accepts = |text: &str| {
         let mut guide = guide(&constraint).unwrap();
@@ -255,11 +256,22 @@ fn a_call_or_an_answer() {
     assert!(accepts("{\"ok\": true}"));
     assert!(accepts("<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>"));
     assert!(!accepts("free text"));
-    let grammar = tool_grammar(&Form::of(ToolFormat::Llama3), &tool_schemas(), true, GrammarMode::WholeOrText, None, &|_| None);
+    let grammar = tool_grammar(
+        &Form::of(ToolFormat::Llama3),
+        &tool_schemas(),
+        true,
+        GrammarMode::WholeOrText,
+        None,
+        &|_| None,
+    );
     let constraint = Constraint::Lark(grammar);
     let accepts = |text: &str| {
         let mut guide = guide(&constraint).unwrap();
         text.bytes().all(|byte| guide.accept(Token::from(byte)).is_ok())
     };
-    assert!(accepts("free text") && accepts("{\"name\": \"add\", \"parameters\": {\"a\": 1}}") && !accepts("{\"b"));
+    assert!(
+        accepts("free text")
+            && accepts("{\"name\": \"add\", \"parameters\": {\"a\": 1}}")
+            && !accepts("{\"b")
+    );
 }
