@@ -25,6 +25,17 @@ pub enum Effort {
     Max,
 }
 
+/// How to think, as Responses have it.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct Reasoning {
+    /// How hard.
+    pub effort: Option<Effort>,
+    /// Has no effect.
+    pub summary: Option<String>,
+    /// Has no effect.
+    pub generate_summary: Option<String>,
+}
+
 impl Effort {
     const fn budget(self) -> Option<u32> {
         match self {

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::items::{self, InputItem};
 use crate::api::params::{self, Metadata, Sampling, ServiceTier, Stop};
 use crate::api::structured::{self, FormatKind, Structured};
-use crate::api::thinking::{self, Effort};
+use crate::api::thinking::{self, Reasoning};
 use crate::api::tools::{ResponseTool, ToolChoiceShape, Tools};
 use crate::http::ApiError;
 use crate::http::json::{Given, Unsupported};
@@ -274,17 +274,6 @@ impl TextFormat {
             }
         }
     }
-}
-
-/// How to think.
-#[derive(Debug, Deserialize, ToSchema)]
-pub struct Reasoning {
-    /// How hard.
-    pub effort: Option<Effort>,
-    /// Has no effect.
-    pub summary: Option<String>,
-    /// Has no effect.
-    pub generate_summary: Option<String>,
 }
 
 /// `input`: a text or a list of items.
