@@ -66,7 +66,9 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         RenderedPrompt,
         TokenizeRequest,
         Tokenized,
+        ShownToken,
         TokenPiece,
+        Piece,
         DetokenizeRequest,
         Detokenized
     ))
@@ -168,10 +170,19 @@ pub struct Tokenized {
     /// The model's context in tokens.
     max_model_len: Option<u32>,
     /// The tokens' ids; with `with_pieces`, objects.
-    #[schema(value_type = Vec<Object>)]
-    tokens: Vec<Value>,
+    tokens: Vec<ShownToken>,
     /// The tokens' texts; null unless asked for.
     token_strs: Option<Vec<String>>,
+}
+
+/// A token's id, or with `with_pieces` that and its text.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ShownToken {
+    /// Its id.
+    Id(Token),
+    /// The token with its text.
+    Piece(TokenPiece),
 }
 
 /// A token with its text.
@@ -180,8 +191,17 @@ pub struct TokenPiece {
     /// Its id.
     id: Token,
     /// Its text, or its bytes where they are no text.
-    #[schema(value_type = String)]
-    piece: Value,
+    piece: Piece,
+}
+
+/// A text, or bytes that are none by themselves.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Piece {
+    /// A text.
+    Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
 }
 
 /// Tokens to be put together.
@@ -289,11 +309,11 @@ async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiE
     let described = state.models.describe(&wanted.model).await;
     let with_pieces = wanted.with_pieces.unwrap_or(false);
     let piece = |(token, piece): (&Token, &Vec<u8>)| match with_pieces {
-        false => Value::from(*token),
+        false => ShownToken::Id(*token),
         true => {
-            let text = std::str::from_utf8(piece);
-            let piece = text.map_or_else(|_| Value::from(piece.clone()), Value::from);
-            serde_json::json!(TokenPiece { id: *token, piece })
+            let text = String::from_utf8(piece.clone());
+            let piece = text.map_or_else(|error| Piece::Bytes(error.into_bytes()), Piece::Text);
+            ShownToken::Piece(TokenPiece { id: *token, piece })
         }
     };
     let strings =

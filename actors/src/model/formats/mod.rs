@@ -4,7 +4,7 @@
 //! has; [`OutputParser`] takes an answer apart while it is made; [`grammar`](tool_grammar) keeps a call inside its form
 //! where the caller wants a guarantee. All of it is pure.
 //!
-//! **Why these parsers are our own.** The maintained crates were looked at (October 2026). `tool-parser` 1.10 looks at its
+//! **Why these parsers are our own.** The maintained crates were looked at (November 2026). `tool-parser` 1.10 looks at its
 //! whole buffer again for every piece, leaves out what stands between calls and blocks that it cannot read, and gives
 //! other arguments whole than streamed; what it says therefore depends on how the text was cut. `dynamo-parsers` 11 brings
 //! an HTTP client, an image library and a Python parser with it (through `openai-harmony`). Here the same text gives the
