@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::structured;
 use crate::http::ApiError;
 
 /// Most tools of one request, as OpenAI has it.
@@ -263,11 +264,9 @@ impl Reading {
         let Some((_, validator)) = self.validators.iter().find(|(known, _)| known == name) else {
             return Ok(());
         };
-        let wrong = |message: String| GenerationError::InvalidOutput {
+        structured::satisfies(arguments, validator).map_err(|message| GenerationError::InvalidOutput {
             message: format!("the arguments of '{name}': {message}"),
-        };
-        let value: Value = serde_json::from_str(arguments).map_err(|error| wrong(error.to_string()))?;
-        validator.validate(&value).map_err(|error| wrong(error.to_string()))
+        })
     }
 }
 
