@@ -311,7 +311,7 @@ mod tests {
     fn finished_answers_are_looked_at() {
         let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
         let structured = Structured::json("guided_json", "guided_json", schema).unwrap();
-        let mut check = structured.output_check(2, false).unwrap();
+        let mut check = structured.output_check(4, false).unwrap();
         check.push(0, "{\"a\": ");
         check.push(1, "{}");
         assert!(check.finish(0).is_err());
@@ -319,10 +319,9 @@ mod tests {
         assert!(check.finish(0).is_ok());
         assert!(check.finish(1).is_err());
         let large = "9".repeat(400);
-        let mut check = structured.output_check(2, false).unwrap();
-        check.push(0, &format!("{{\"a\": {large}}}"));
-        check.push(1, &format!("{{\"a\": {large}"));
-        assert!(check.finish(0).is_ok());
-        assert!(check.finish(1).is_err());
+        check.push(2, &format!("{{\"a\": {large}}}"));
+        check.push(3, &format!("{{\"a\": {large}"));
+        assert!(check.finish(2).is_ok());
+        assert!(check.finish(3).is_err());
     }
 }
