@@ -260,7 +260,7 @@ def test_hung_worker_is_replaced(make_server):
 
 
 def test_idle_hung_worker_is_noticed_when_it_matters(make_server):
-    own = make_server(env={"JAN_SERVER__WORKER__STEP_TIMEOUT_MS": 1500})
+    own = make_server(env={"JAN_SERVER__WORKER__STEP_TIMEOUT_MS": 3000})
     os.kill(own.worker(), signal.SIGSTOP)
     answer = own.chat()
     assert answer.status == 200, answer
@@ -314,14 +314,10 @@ def test_poison_fails_alone(make_server, stream):
         finished.set()
 
     poison = threading.Thread(target=ask, daemon=True)
-    first = own.worker()
-    # The first worker surely has both: one that is killed twice over the stream alone may give that up.
-    with stopped(first):
-        poison.start()
-        time.sleep(1)
-        os.kill(first, signal.SIGKILL)
-    wait_until(lambda: own.workers() and own.worker() != first, "another worker", 60, every=0.005)
-    killed = [0, *kill_while_it_reads(own, finished, pieces)]
+    poison.start()
+    # Time to begin, of the seconds that it takes: a worker that dies twice over the stream alone gives that up.
+    time.sleep(0.3)
+    killed = kill_while_it_reads(own, finished, pieces)
     poison.join(60)
     (answer,) = answers
     print(f"workers killed: {len(killed)}, answer {answer}")
