@@ -193,6 +193,7 @@ fn generation_requests(
         max_tokens: chat.max_tokens,
         want_prompt_text: false,
         logprobs: chat.logprobs,
+        score_prompt: false,
         constraint,
         tools,
         thinking_budget: chat.thinking_budget,

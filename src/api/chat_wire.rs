@@ -82,6 +82,8 @@ impl ChatChoice {
                     all.extend(logprobs);
                 }
             }
+            // Chat does not show its prompt.
+            ChoiceEvent::Prompt(_) => {}
             ChoiceEvent::Reasoning(text) => {
                 message.reasoning_content.get_or_insert_default().push_str(&text);
             }
@@ -280,6 +282,8 @@ impl Encoder for ChunkEncoder {
                 let delta = Delta { content: Some(Cow::Owned(text)), ..Delta::default() };
                 self.write_choice(index, delta, ChatLogprobs::of_chunk(logprobs), None, buffer);
             }
+            // Chat does not show its prompt.
+            ChoiceEvent::Prompt(_) => {}
             ChoiceEvent::Reasoning(text) => {
                 let delta = Delta { reasoning_content: Some(text), ..Delta::default() };
                 self.write_choice(index, delta, None, None, buffer);

@@ -8,8 +8,8 @@ use futures_util::{Stream, StreamExt};
 use jan_actors::conversations::Turn;
 use jan_actors::model::formats::{OutputParser, Part};
 use jan_actors::model::{
-    FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, TokenLogprob,
-    TokenUsage,
+    FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, PromptLogprobs,
+    TokenLogprob, TokenUsage,
 };
 
 use super::meter::Meter;
@@ -59,6 +59,8 @@ struct Call {
 pub enum ChoiceEvent {
     /// More text, with its tokens' log-probabilities where they are wanted; either can be empty.
     Text(String, Vec<TokenLogprob>),
+    /// How likely the prompt's tokens were, before anything else.
+    Prompt(PromptLogprobs),
     /// More thinking.
     Reasoning(String),
     /// A call begins.
@@ -131,7 +133,9 @@ impl Choices {
                 }
                 GenerationEvent::Started { .. } => started[index] = true,
                 GenerationEvent::Failed(error) => return Err(error),
-                event @ (GenerationEvent::Delta { .. } | GenerationEvent::Finished { .. }) => {
+                event @ (GenerationEvent::PromptScored(_)
+                | GenerationEvent::Delta { .. }
+                | GenerationEvent::Finished { .. }) => {
                     started[index] = true;
                     // Unread, the first answers would stall and never make room for the last.
                     choices.heard.push_back((index, event));
@@ -201,6 +205,9 @@ impl Choices {
                     let rest = self.answers[index].parser.as_mut().map(OutputParser::finish);
                     self.read(index, rest.unwrap_or_default(), Vec::new());
                     self.ready.push_back((index, ChoiceEvent::Finished(reason, usage)));
+                }
+                GenerationEvent::PromptScored(scores) => {
+                    self.ready.push_back((index, ChoiceEvent::Prompt(scores)));
                 }
                 GenerationEvent::Failed(error) => return Some(Err(error)),
                 GenerationEvent::Delta { .. }
@@ -279,7 +286,10 @@ impl Choices {
                     })?;
                 }
             }
-            ChoiceEvent::Reasoning(_) | ChoiceEvent::Call { .. } | ChoiceEvent::Arguments { .. } => {}
+            ChoiceEvent::Prompt(_)
+            | ChoiceEvent::Reasoning(_)
+            | ChoiceEvent::Call { .. }
+            | ChoiceEvent::Arguments { .. } => {}
         }
         Ok((index, event))
     }

@@ -1,10 +1,15 @@
-use jan_actors::model::{FinishReason, TokenUsage};
+use std::sync::Arc;
+
+use jan_actors::model::{FinishReason, Prompt, TokenUsage};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::request::Checked;
 use super::*;
+use crate::api::params::choice_seed;
+use crate::api::streaming::Encoder;
 use crate::auth::Caller;
-use crate::http::RequestId;
+use crate::http::{RequestContext, RequestId};
 
 fn check(body: &Value) -> Result<Checked, ApiError> {
     http_json::parse::<CompletionRequest>(body.to_string().as_bytes(), UNSUPPORTED)?.value.check()
@@ -41,10 +46,12 @@ fn wrong_values_name_their_field() {
         ("typical_p", json!(0), "typical_p"),
         ("repetition_penalty", json!(2.1), "repetition_penalty"),
         ("stream_options", json!({}), "stream_options"),
-        ("suffix", json!("x"), "suffix"),
+        ("response_format", json!({"type": "json_schema"}), "response_format.json_schema"),
+        ("guided_choice", json!([]), "guided_choice"),
         ("logprobs", json!(6), "logprobs"),
         ("logprobs", json!(true), "logprobs"),
-        ("best_of", json!(2), "best_of"),
+        ("best_of", json!(129), "best_of"),
+        ("best_of", json!(0), "best_of"),
     ] {
         let error = check(&with(field, value.clone())).unwrap_err();
         assert_eq!((error.status().as_u16(), error.param()), (400, Some(param)), "{field} {value}");
@@ -71,7 +78,7 @@ fn answers_come_by_prompt_and_draw_as_if_asked_alone() {
     body["n"] = json!(2);
     body["seed"] = json!(5);
     body["echo"] = json!(true);
-    let requests = generation_requests(check(&body).unwrap(), &context());
+    let requests = generation_requests(check(&body).unwrap(), None, &context());
     let prompts: Vec<&Prompt> = requests.iter().map(|request| &*request.prompt).collect();
     let (a, b) = (Prompt::Text("a".to_owned()), Prompt::Text("b".to_owned()));
     assert_eq!(prompts, [&a, &a, &b, &b]);
@@ -81,18 +88,48 @@ fn answers_come_by_prompt_and_draw_as_if_asked_alone() {
     assert!(requests.iter().all(|request| request.want_prompt_text && request.user == "10.0.0.1"));
 }
 
+#[test]
+fn more_answers_are_made_than_told() {
+    let mut body = with("best_of", json!(3));
+    body["n"] = json!(2);
+    let checked = check(&body).unwrap();
+    assert_eq!((checked.n, checked.best_of), (2, 3));
+    let requests = generation_requests(checked, None, &context());
+    assert_eq!(requests.len(), 3);
+    assert!(requests.iter().all(|request| request.logprobs == Some(0)), "the best are told by them");
+    for (field, value) in [("n", json!(4)), ("stream", json!(true))] {
+        let mut body = body.clone();
+        body[field] = value;
+        assert_eq!(check(&body).unwrap_err().param(), Some("best_of"), "{field}");
+    }
+    body["best_of"] = json!(2);
+    body["stream"] = json!(true);
+    assert!(check(&body).is_ok());
+}
+
+#[test]
+fn gaps_are_between_texts() {
+    let checked = check(&with("suffix", json!("x"))).unwrap();
+    let infill = Prompt::Infill { prefix: "Hi".to_owned(), suffix: "x".to_owned() };
+    assert_eq!(checked.prompts, [infill]);
+    assert_eq!(check(&with("suffix", json!(""))).unwrap().prompts, [Prompt::Text("Hi".to_owned())]);
+    let mut body = with("suffix", json!("x"));
+    body["echo"] = json!(true);
+    assert_eq!(check(&body).unwrap_err().param(), Some("echo"));
+    let mut body = with("suffix", json!("x"));
+    body["prompt"] = json!([1, 2]);
+    assert_eq!(check(&body).unwrap_err().param(), Some("suffix"));
+}
+
 fn chunks(echoes: &[&str], include_usage: bool) -> Vec<Value> {
-    let mut encoder = ChunkEncoder {
-        head: Head {
-            id: "cmpl-1".to_owned(),
-            created: 7,
-            model: "m".to_owned(),
-            system_fingerprint: "fp".to_owned(),
-        },
-        include_usage,
-        usage: UsageSum::new(1, 1),
-        echoes: echoes.iter().map(|echo| (*echo).to_owned()).collect(),
+    let head = Head {
+        id: "cmpl-1".to_owned(),
+        created: 7,
+        model: "m".to_owned(),
+        system_fingerprint: "fp".to_owned(),
     };
+    let echoes = echoes.iter().map(|echo| (*echo).to_owned()).collect();
+    let mut encoder = ChunkEncoder::new(head, include_usage, UsageSum::new(1, 1), echoes, false);
     let usage = TokenUsage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 1, reasoning_tokens: 0 };
     let mut buffer = Vec::new();
     encoder.opening(&mut buffer);

@@ -103,11 +103,13 @@ impl Included {
         if !self.encrypted {
             item.body.remove("encrypted_content");
         }
-        if !self.logprobs
-            && let Some(Value::Array(parts)) = item.body.get_mut("content")
-        {
-            for part in parts.iter_mut().filter_map(Value::as_object_mut) {
-                part.remove("logprobs");
+        if let Some(Value::Array(parts)) = item.body.get_mut("content") {
+            let texts = parts.iter_mut().filter(|part| part["type"] == "output_text");
+            for part in texts.filter_map(Value::as_object_mut) {
+                // A list also where there are none, as OpenAI's description has it.
+                if !self.logprobs || !part.contains_key("logprobs") {
+                    part.insert("logprobs".to_owned(), Value::Array(Vec::new()));
+                }
             }
         }
         item

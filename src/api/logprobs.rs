@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use jan_actors::model::{Candidate, TokenLogprob};
+use jan_actors::model::{Candidate, PromptLogprobs, TokenLogprob};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -72,17 +72,30 @@ impl ChatLogprobs {
 pub struct CompletionLogprobs {
     /// Where each token begins in the answer's text, in characters.
     text_offset: Vec<u64>,
-    /// The natural logarithm of each token's probability.
-    token_logprobs: Vec<f32>,
+    /// The natural logarithm of each token's probability; null for the first of an echoed prompt.
+    token_logprobs: Vec<Option<f32>>,
     /// The tokens' texts; `bytes:` and the bytes in hexadecimal where they are not whole characters.
     tokens: Vec<String>,
-    /// At each position the likeliest tokens and the chosen one, with their log-probabilities.
-    top_logprobs: Vec<BTreeMap<String, f32>>,
+    /// At each position the likeliest tokens and the chosen one, with their log-probabilities; null for the first of an
+    /// echoed prompt.
+    top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
 }
 
 impl CompletionLogprobs {
-    /// Adds those of more tokens.
-    pub fn extend(&mut self, more: impl IntoIterator<Item = TokenLogprob>) {
+    /// Those of a prompt.
+    pub fn of_prompt(scores: PromptLogprobs) -> Self {
+        let mut logprobs = Self {
+            text_offset: vec![0],
+            token_logprobs: vec![None],
+            tokens: vec![text_or_bytes(&scores.first)],
+            top_logprobs: vec![None],
+        };
+        logprobs.extend(scores.rest, 0);
+        logprobs
+    }
+
+    /// Adds those of more tokens, whose text lies `behind` so many characters.
+    pub fn extend(&mut self, more: impl IntoIterator<Item = TokenLogprob>, behind: u64) {
         for token in more {
             let chosen = completion_token(&token.chosen);
             // Of two tokens with one text the likelier one counts, which comes first.
@@ -90,26 +103,30 @@ impl CompletionLogprobs {
             for candidate in token.top.iter().chain([&token.chosen]) {
                 top.entry(completion_token(candidate)).or_insert(candidate.logprob);
             }
-            self.text_offset.push(token.text_offset);
-            self.token_logprobs.push(token.chosen.logprob);
+            self.text_offset.push(behind + token.text_offset);
+            self.token_logprobs.push(Some(token.chosen.logprob));
             self.tokens.push(chosen);
-            self.top_logprobs.push(top);
+            self.top_logprobs.push(Some(top));
         }
     }
 
     /// Those of a chunk; `None` where it has none.
-    pub fn of_chunk(tokens: Vec<TokenLogprob>) -> Option<Self> {
+    pub fn of_chunk(tokens: Vec<TokenLogprob>, behind: u64) -> Option<Self> {
         let mut logprobs = Self::default();
-        logprobs.extend(tokens);
+        logprobs.extend(tokens, behind);
         (!logprobs.tokens.is_empty()).then_some(logprobs)
     }
 }
 
 /// A token's text as OpenAI's completions show it.
 fn completion_token(candidate: &Candidate) -> String {
-    match std::str::from_utf8(&candidate.bytes) {
+    text_or_bytes(&candidate.bytes)
+}
+
+fn text_or_bytes(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
-        Err(_) => candidate.bytes.iter().fold("bytes:".to_owned(), |mut text, byte| {
+        Err(_) => bytes.iter().fold("bytes:".to_owned(), |mut text, byte| {
             let _ = write!(text, "\\x{byte:02x}");
             text
         }),
@@ -147,13 +164,21 @@ mod tests {
             }]})
         );
         assert_eq!(
-            serde_json::to_value(CompletionLogprobs::of_chunk(vec![token()])).unwrap(),
+            serde_json::to_value(CompletionLogprobs::of_chunk(vec![token()], 3)).unwrap(),
             json!({
-                "text_offset": [4], "token_logprobs": [-1.5], "tokens": ["bytes:\\xc3"],
+                "text_offset": [7], "token_logprobs": [-1.5], "tokens": ["bytes:\\xc3"],
                 "top_logprobs": [{"a": -0.5, "bytes:\\xc3": -1.5}],
             })
         );
         assert_eq!(ChatLogprobs::of_chunk(Vec::new()), None);
-        assert_eq!(CompletionLogprobs::of_chunk(Vec::new()), None);
+        assert_eq!(CompletionLogprobs::of_chunk(Vec::new(), 0), None);
+        let prompt = PromptLogprobs { first: b"Hi".to_vec(), rest: vec![token()] };
+        assert_eq!(
+            serde_json::to_value(CompletionLogprobs::of_prompt(prompt)).unwrap(),
+            json!({
+                "text_offset": [0, 4], "token_logprobs": [null, -1.5], "tokens": ["Hi", "bytes:\\xc3"],
+                "top_logprobs": [null, {"a": -0.5, "bytes:\\xc3": -1.5}],
+            })
+        );
     }
 }

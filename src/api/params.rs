@@ -234,6 +234,12 @@ pub fn choice_count(n: Option<i64>) -> Result<u32, ApiError> {
     Ok(u32::try_from(n).expect("the range was checked"))
 }
 
+/// Checks a number of answers to make.
+pub fn best_of(best_of: Option<i64>) -> Result<Option<u32>, ApiError> {
+    let best_of = integer("best_of", best_of, 1..=MAX_N)?;
+    Ok(best_of.and_then(|count| u32::try_from(count).ok()))
+}
+
 /// Checks chat's `logprobs` and `top_logprobs`: of how many of the likeliest tokens log-probabilities are wanted.
 pub fn chat_logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u32>, ApiError> {
     let top = integer("top_logprobs", top, 0..=20)?;
@@ -249,15 +255,9 @@ pub fn chat_logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u3
     }
 }
 
-/// Checks completions' `logprobs`. Those of the prompt are not to be had.
-pub fn completion_logprobs(top: Option<i64>, echo: bool) -> Result<Option<u32>, ApiError> {
+/// Checks completions' `logprobs`.
+pub fn completion_logprobs(top: Option<i64>) -> Result<Option<u32>, ApiError> {
     let top = integer("logprobs", top, 0..=5)?;
-    if top.is_some() && echo {
-        return Err(ApiError::unsupported(
-            "logprobs",
-            "Unsupported parameter: 'logprobs' together with 'echo' is not supported by this server.",
-        ));
-    }
     Ok(top.and_then(|top| u32::try_from(top).ok()))
 }
 

@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/python"))
 from gguf_vocab import Vocabulary  # noqa: E402
 
-SCENARIOS = ("raw", "throughput", "shared-prefix", "interference", "spin")
+SCENARIOS = ("raw", "throughput", "shared-prefix", "interference", "structured", "spin")
 WIDTHS = "1,4,8,16"
 
 
@@ -137,7 +137,7 @@ def measure(options, tool, url, ban, name):
     for scenario in options.only:
         say(f"{name}: {scenario}")
         command = [tool, scenario, "--url", url, "--model", "bench", "--ban", ban]
-        if scenario in ("throughput", "spin"):
+        if scenario in ("throughput", "structured", "spin"):
             command += ["--tokens", str(options.tokens)]
         if scenario == "throughput":
             command += ["--streams", WIDTHS]
@@ -170,6 +170,10 @@ def figures(rounds, who):
             add("interference: steady inter-token p99 ms", busy["steady_inter_token"]["p99_ms"])
             add("interference: long prompts finished", busy["long_prompts_finished"])
             add("interference: all done after s", busy["all_done_s"])
+        if structured := results.get("structured"):
+            add("structured: tok/s, 8 streams", structured["best_structured_tokens_per_s"])
+            add("structured: free text tok/s, 8 streams", structured["best_free_tokens_per_s"])
+            add("structured: of free text (median of turns)", structured["median_ratio"])
         if spin := results.get("spin"):
             add("spin: kept share of the decode rate", spin["kept"])
     return {name: statistics.median(values) for name, values in found.items()}

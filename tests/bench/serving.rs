@@ -81,6 +81,18 @@ enum Scenario {
         #[arg(long, default_value_t = 240)]
         patience_s: u64,
     },
+    /// Free text and JSON kept to a schema, in turns.
+    Structured {
+        /// Number of concurrent streams.
+        #[arg(long, default_value_t = 8)]
+        streams: usize,
+        /// Tokens of each answer.
+        #[arg(long, default_value_t = 128)]
+        tokens: u32,
+        /// How often each is measured.
+        #[arg(long, default_value_t = 5)]
+        turns: usize,
+    },
     /// One stream on a quiet machine and again beside a process that keeps one core busy.
     Spin {
         /// Tokens of each answer.
@@ -115,6 +127,9 @@ fn main() -> ExitCode {
             }
             Scenario::Interference { streams, prompt_words, prompts, patience_s } => {
                 scenarios::interference(&target, streams, prompt_words, prompts, patience_s).await
+            }
+            Scenario::Structured { streams, tokens, turns } => {
+                scenarios::structured(&target, streams, tokens, turns).await
             }
             Scenario::Spin { tokens } => scenarios::spin(&target, tokens).await,
             Scenario::Burn => unreachable!("it was run above and does not return"),

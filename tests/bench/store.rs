@@ -59,6 +59,9 @@ fn main() {
 async fn start(folder: &Path) -> System {
     let mut config = ActorsConfig::default();
     config.storage.path = folder.join("data");
+    // One writer fills its conversation faster than people do.
+    config.conversations.max_items = u32::MAX;
+    config.conversations.max_bytes = u64::MAX;
     // No model: a worker would take the processor's time.
     config.worker.program = Some("/bin/false".into());
     System::start(config).await.expect("the store opens")

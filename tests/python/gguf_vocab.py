@@ -9,6 +9,7 @@ import struct
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_ALIGNMENT = 32  # general.alignment where the file does not say otherwise
 _END_TEXTS = {"<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>", "<|end|>"}
 
 
@@ -21,7 +22,62 @@ def _byte_decoder():
     return table
 
 
-class Vocabulary:
+def with_numbers(source: pathlib.Path, target: pathlib.Path, numbers: dict[str, int]):
+    """Copies a GGUF file with more metadata: unsigned 32-bit numbers under keys that it does not have."""
+    data = source.read_bytes()
+    magic, version, tensors, pairs = struct.unpack_from("<4sIQQ", data)
+    more = b"".join(
+        struct.pack("<Q", len(key)) + key.encode() + struct.pack("<II", 4, number) for key, number in numbers.items()
+    )
+    head = struct.calcsize("<4sIQQ")
+    end = _Reader(data, head).skip_pairs(pairs).skip_tensors(tensors)
+    infos = struct.pack("<4sIQQ", magic, version, tensors, pairs + len(numbers)) + more + data[head:end]
+    # Tensors begin at the next multiple of the alignment, and their places are counted from there.
+    begin = end + -end % _ALIGNMENT
+    target.write_bytes(infos + bytes(-len(infos) % _ALIGNMENT) + data[begin:])
+
+
+class _Reader:
+    """Walks over a file's parts."""
+
+    def __init__(self, data, at=0):
+        self._data, self._at = data, at
+
+    def skip_pairs(self, count):
+        for _ in range(count):
+            self._string()
+            (kind,) = self._take("<I")
+            self._value(kind)
+        return self
+
+    def skip_tensors(self, count):
+        """Where the descriptions of tensors end."""
+        for _ in range(count):
+            self._string()
+            (dimensions,) = self._take("<I")
+            self._at += 8 * dimensions + 4 + 8
+        return self._at
+
+    def _take(self, layout):
+        value = struct.unpack_from(layout, self._data, self._at)
+        self._at += struct.calcsize(layout)
+        return value
+
+    def _string(self):
+        (length,) = self._take("<Q")
+        self._at += length
+        return self._data[self._at - length : self._at]
+
+    def _value(self, kind):
+        if kind == _STRING:
+            return self._string().decode(errors="replace")
+        if kind == _ARRAY:
+            element, count = self._take("<IQ")
+            return [self._value(element) for _ in range(count)]
+        return self._take(_SCALARS[kind])[0]
+
+
+class Vocabulary(_Reader):
     """`pieces[id]` is a token's text as bytes; `metadata` is the file's, strings and numbers."""
 
     def __init__(self, path: pathlib.Path):
@@ -64,21 +120,3 @@ class Vocabulary:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return bytes([int(token[3:5], 16)])
         return token.replace("\u2581", " ").encode()
-
-    def _take(self, layout):
-        value = struct.unpack_from(layout, self._data, self._at)
-        self._at += struct.calcsize(layout)
-        return value
-
-    def _string(self):
-        (length,) = self._take("<Q")
-        self._at += length
-        return self._data[self._at - length : self._at]
-
-    def _value(self, kind):
-        if kind == _STRING:
-            return self._string().decode(errors="replace")
-        if kind == _ARRAY:
-            element, count = self._take("<IQ")
-            return [self._value(element) for _ in range(count)]
-        return self._take(_SCALARS[kind])[0]

@@ -103,11 +103,15 @@ TEXT_ONLY = [
     ("echo", "x"),
     ("logprobs", True),
     ("logprobs", 6),
+    ("best_of", 129),
+    ("suffix", 5),
+    ("guided_regex", 5),
+    ("response_format", {"type": "x"}),
 ]
 UNSUPPORTED_CHAT = [
     ("functions", [{"name": "f", "parameters": {}}]),
 ]
-UNSUPPORTED_TEXT = [("suffix", "x"), ("best_of", 3)]
+UNSUPPORTED_TEXT = [("prompt_logprobs", 1), ("grammar", "root ::= x")]
 
 
 def body_of(path, field=None, value=None):

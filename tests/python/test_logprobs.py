@@ -133,7 +133,6 @@ def test_several_answers_have_their_own(client):
         (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         (CHAT, {"logprobs": 1}, "logprobs"),
         ("/api/v1/completions", {"logprobs": 6}, "logprobs"),
-        ("/api/v1/completions", {"logprobs": 1, "echo": True}, "logprobs"),
     ],
 )
 def test_what_is_not_to_be_had_is_refused_by_name(server, path, fields, param):

@@ -183,7 +183,7 @@ fn check_message(given: &mut Map<String, Value>, field: &dyn Fn(&str) -> String)
 #[must_use]
 pub fn text_part(role: &str, text: String) -> Value {
     match role {
-        "assistant" => json!({"type": "output_text", "text": text, "annotations": []}),
+        "assistant" => json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}),
         _ => json!({"type": "input_text", "text": text}),
     }
 }
@@ -213,7 +213,9 @@ fn check_part(part: Value, role: &str, at: &str) -> Checked<Value> {
         part.insert("type".to_owned(), json!(kind));
     }
     if part["type"] == "output_text" {
-        part.entry("annotations").or_insert_with(|| json!([]));
+        for list in ["annotations", "logprobs"] {
+            part.entry(list).or_insert_with(|| json!([]));
+        }
     }
     Ok(Value::Object(part))
 }

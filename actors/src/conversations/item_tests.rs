@@ -24,7 +24,7 @@ fn easy_messages_become_whole_ones() {
         body(json!({"type": "message", "id": "msg_mine", "role": "assistant", "status": "incomplete",
                     "content": [{"type": "text", "text": "Hi"}], "phase": "final_answer"})),
         json!({"type": "message", "status": "incomplete", "role": "assistant", "phase": "final_answer",
-               "content": [{"type": "output_text", "text": "Hi", "annotations": []}]})
+               "content": [{"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}]})
     );
 }
 

@@ -36,7 +36,8 @@ impl HeldLogprobs {
     }
 }
 
-fn released(placed: PlacedLogprob) -> TokenLogprob {
+/// As it is told once its text has left.
+pub fn released(placed: PlacedLogprob) -> TokenLogprob {
     TokenLogprob { chosen: placed.chosen, top: placed.top, text_offset: placed.text_offset }
 }
 

@@ -19,9 +19,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::engine::PlacedLogprob;
 use super::formats::Layout;
-use super::held_logprobs::HeldLogprobs;
+use super::held_logprobs::{HeldLogprobs, released};
 use super::types::{
-    self, FinishReason, GenerationError, GenerationEvent, GenerationRequest, Inspected, Token, TokenUsage,
+    self, FinishReason, GenerationError, GenerationEvent, GenerationRequest, Inspected, PromptLogprobs,
+    Token, TokenUsage,
 };
 use super::worker::protocol::{self, Cancel, Submit, ToWorker, event, to_worker};
 
@@ -72,6 +73,8 @@ struct Entry {
     logprobs: HeldLogprobs,
     cached_tokens: u32,
     started: bool,
+    /// Whether it was told how likely the prompt's tokens were.
+    scored: bool,
     /// Whether the present worker has it.
     submitted: bool,
     /// Whether the present worker began to read it.
@@ -183,6 +186,7 @@ impl InFlight {
             logprobs: HeldLogprobs::default(),
             cached_tokens: 0,
             started: false,
+            scored: false,
             submitted: false,
             running: false,
             proven: false,
@@ -197,7 +201,7 @@ impl InFlight {
     fn submit(&mut self, id: u64, now: Instant) {
         let (Some(worker), Some(entry)) = (&self.worker, self.entries.get_mut(&id)) else { return };
         let accepted = entry.prompt.as_deref().map(|prompt| (prompt, &entry.layout));
-        let message = Submit::new(id, &entry.request, accepted, &entry.generated);
+        let message = Submit::new(id, &entry.request, accepted, &entry.generated, entry.scored);
         if worker.send(to_worker(to_worker::Message::Submit(message))).is_ok() {
             entry.submitted = true;
             self.last_sign.get_or_insert(now);
@@ -363,6 +367,11 @@ impl InFlight {
                     entry.cached_tokens = started.cached_tokens.min(prompt);
                     entry.send(GenerationEvent::Started { cached_tokens: entry.cached_tokens });
                 }
+            }
+            event::Event::PromptScored(scored) => {
+                entry.scored = true;
+                let rest = scored.rest.into_iter().map(|token| released(token.into())).collect();
+                entry.send(GenerationEvent::PromptScored(PromptLogprobs { first: scored.first, rest }));
             }
             event::Event::Output(output) => {
                 entry.generated.extend_from_slice(&output.tokens);

@@ -26,6 +26,7 @@ fn request(id: u64) -> GenerationRequest {
         max_tokens: None,
         want_prompt_text: false,
         logprobs: None,
+        score_prompt: false,
         constraint: None,
         tools: None,
         thinking_budget: None,
@@ -125,7 +126,9 @@ fn drain(receiver: &mut mpsc::Receiver<GenerationEvent>, outcome: &mut Outcome) 
                 outcome.ends += 1;
                 outcome.last = Some(event);
             }
-            GenerationEvent::Accepted { .. } | GenerationEvent::Started { .. } => {}
+            GenerationEvent::Accepted { .. }
+            | GenerationEvent::Started { .. }
+            | GenerationEvent::PromptScored(_) => {}
         }
     }
 }

@@ -19,6 +19,13 @@ pub enum Prompt {
     Text(String),
     /// Tokens, taken as they are.
     Tokens(Vec<Token>),
+    /// The texts around a gap that the model is to fill.
+    Infill {
+        /// What comes before it.
+        prefix: String,
+        /// What comes behind it.
+        suffix: String,
+    },
 }
 
 /// A chat to be continued.
@@ -191,6 +198,8 @@ pub struct GenerationRequest {
     pub want_prompt_text: bool,
     /// Log-probabilities: `Some(n)` for those of each token of the answer and of the `n` likeliest at its position.
     pub logprobs: Option<u32>,
+    /// Whether those of the prompt's tokens are wanted, too.
+    pub score_prompt: bool,
     /// What the answer has to be, where it is not free.
     pub constraint: Option<Constraint>,
     /// The tools that it may call.
@@ -221,6 +230,15 @@ pub struct TokenLogprob {
     pub text_offset: u64,
 }
 
+/// How likely a prompt's tokens were.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PromptLogprobs {
+    /// The bytes of the first token, which nothing came before.
+    pub first: Vec<u8>,
+    /// The other tokens.
+    pub rest: Vec<TokenLogprob>,
+}
+
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -246,7 +264,7 @@ pub struct TokenUsage {
 }
 
 /// What a generation's channel carries, in this order:
-/// `Accepted`, `Started`, any number of `Delta`, then one `Finished`; or one `Failed` at any point.
+/// `Accepted`, `Started`, `PromptScored` where that was asked for, any number of `Delta`, then one `Finished`; or one `Failed` at any point.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GenerationEvent {
     /// The prompt is rendered, tokenized and fits; it may still wait in the queue.
@@ -263,6 +281,8 @@ pub enum GenerationEvent {
         /// Prompt tokens taken from the prefix cache.
         cached_tokens: u32,
     },
+    /// The prompt was read: how likely its tokens were.
+    PromptScored(PromptLogprobs),
     /// More of the answer: whole UTF-8 characters, never part of a stop text.
     Delta {
         /// The new text; can be empty.

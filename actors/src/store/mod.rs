@@ -12,6 +12,7 @@ mod accounts;
 mod conversations;
 mod db;
 pub mod files;
+mod group;
 mod item_record;
 mod item_value;
 mod mark;
@@ -25,6 +26,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::identity::UserId;
@@ -41,7 +43,7 @@ pub use usage::UsageStore;
 pub use writer::Store;
 
 /// The stores of all concerns.
-pub trait Stores: Send {
+pub trait Stores: Send + Sync + Debug {
     /// Users and API keys.
     fn accounts(&self) -> &dyn AccountsStore;
     /// Login sessions.

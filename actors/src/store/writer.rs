@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::db::{self, OpenError};
+use super::group::{Group, Grouped};
 use super::{StoreError, Stores};
 
 /// Most jobs that share one `fsync`; bounds how long the first waits for the last.
@@ -163,16 +164,29 @@ impl Writer {
             let mut changed = false;
             let mut close = false;
             self.reopen();
+            let group =
+                self.stores.as_ref().map(|stores| Arc::new(Group::new(Arc::clone(stores.conversations()))));
             // Asked once for all that wait, at the first that would change something.
             let mut room = None;
             for job in std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)) {
                 match job {
                     Job::Read(read) => {
+                        // What was decided before it is there; an error is told at the end of the round.
+                        let _ = group.as_ref().map(|group| group.flush());
                         let _ = guarded(|| read(self.stores()));
                     }
                     Job::Write(write) => {
                         let room = room.get_or_insert_with(|| self.room()).clone();
-                        if let Some((changes, finish)) = guarded(|| write(room.and(self.stores()))) {
+                        let stores = room.and(self.stores());
+                        let grouped = match (&stores, &group) {
+                            (Ok(stores), Some(group)) => Some(Grouped::new(*stores, group)),
+                            _ => None,
+                        };
+                        let stores = match &grouped {
+                            Some(grouped) => Ok(grouped as &dyn Stores),
+                            None => stores,
+                        };
+                        if let Some((changes, finish)) = guarded(|| write(stores)) {
                             changed |= changes;
                             finishes.push(finish);
                         }
@@ -183,7 +197,8 @@ impl Writer {
                     }
                 }
             }
-            let synced = if changed { self.sync() } else { Ok(()) };
+            let made = group.map_or(Ok(()), |group| group.flush());
+            let synced = if changed { self.sync(made) } else { Ok(()) };
             for finish in finishes {
                 let _ = guarded(|| finish(synced.clone()));
             }
@@ -213,8 +228,10 @@ impl Writer {
 
     /// After a failed sync nobody knows what is on disk: sled refuses from then on, and what it holds in memory may
     /// never have been written. So it is let go, and opened again from what is there.
-    fn sync(&mut self) -> Result<(), StoreError> {
-        let synced = self.stores().and_then(|stores| stores.sync());
+    ///
+    /// `made`: whether the changes could be made at all.
+    fn sync(&mut self, made: Result<(), StoreError>) -> Result<(), StoreError> {
+        let synced = made.and_then(|()| self.stores().and_then(|stores| stores.sync()));
         if let Err(error) = &synced {
             tracing::error!(%error, "the database failed; nothing since is acknowledged, and it is opened again");
             self.healthy.store(false, Ordering::Relaxed);

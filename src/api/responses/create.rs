@@ -170,6 +170,7 @@ async fn prepare(
             max_tokens: checked.max_tokens,
             want_prompt_text: false,
             logprobs: checked.logprobs,
+            score_prompt: false,
             constraint: structured.as_ref().map(|structured| structured.constraint.clone()),
             tools: checked.tools.plan.clone(),
             thinking_budget: checked.thinking_budget,

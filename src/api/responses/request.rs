@@ -267,10 +267,13 @@ impl TextFormat {
             FormatKind::JsonObject => json!({"type": "json_object"}),
             FormatKind::JsonSchema => {
                 let schema = self.schema.clone().map_or_else(|| json!({"type": "object"}), Value::Object);
-                json!({
-                    "type": "json_schema", "name": self.name, "description": self.description, "schema": schema,
-                    "strict": self.strict.unwrap_or(false),
-                })
+                let strict = self.strict.unwrap_or(false);
+                let mut shown =
+                    json!({"type": "json_schema", "name": self.name, "schema": schema, "strict": strict});
+                if let Some(description) = &self.description {
+                    shown["description"] = json!(description);
+                }
+                shown
             }
         }
     }

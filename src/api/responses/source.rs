@@ -125,7 +125,7 @@ fn delta(event: ChoiceEvent) -> Delta {
         ChoiceEvent::Reasoning(text) => of(DeltaKind::Reasoning, text),
         ChoiceEvent::Call { id, name, .. } => of(DeltaKind::Call { call_id: id }, name),
         ChoiceEvent::Arguments { text, .. } => of(DeltaKind::Arguments, text),
-        ChoiceEvent::Finished(..) => Delta::default(),
+        ChoiceEvent::Prompt(_) | ChoiceEvent::Finished(..) => Delta::default(),
     }
 }
 

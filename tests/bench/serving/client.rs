@@ -14,6 +14,7 @@ pub struct Target {
     authority: String,
     model: String,
     logit_bias: Value,
+    response_format: Option<Value>,
 }
 
 /// One answer's times, measured from the moment its request was sent.
@@ -44,7 +45,19 @@ impl Target {
         let rest = url.strip_prefix("http://").ok_or("--url must begin with http://")?;
         let authority = rest.split('/').next().unwrap_or(rest);
         let bias = ban.iter().map(|token| (token.to_string(), json!(-100))).collect();
-        Ok(Self { authority: authority.to_owned(), model: model.to_owned(), logit_bias: Value::Object(bias) })
+        let logit_bias = Value::Object(bias);
+        Ok(Self {
+            authority: authority.to_owned(),
+            model: model.to_owned(),
+            logit_bias,
+            response_format: None,
+        })
+    }
+
+    /// The same, with answers of that form.
+    #[must_use]
+    pub fn answering(&self, response_format: Value) -> Self {
+        Self { response_format: Some(response_format), ..self.clone() }
     }
 
     /// Streams one chat completion to its end. `seen` is called at each event with text; the stream is
@@ -61,11 +74,14 @@ impl Target {
             messages.push(json!({"role": "system", "content": system}));
         }
         messages.push(json!({"role": "user", "content": user}));
-        let body = json!({
+        let mut body = json!({
             "model": self.model, "messages": messages, "max_tokens": tokens, "temperature": 0,
             "stream": true, "stream_options": {"include_usage": true}, "logit_bias": self.logit_bias,
-        })
-        .to_string();
+        });
+        if let Some(format) = &self.response_format {
+            body["response_format"] = format.clone();
+        }
+        let body = body.to_string();
         let request = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAccept: */*\r\n\
              Connection: close\r\nContent-Length: {}\r\n\r\n{body}",

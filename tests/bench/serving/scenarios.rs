@@ -89,6 +89,58 @@ fn rate_while_all_run(answers: &[Answer]) -> Option<f64> {
     Some(tokens / span.as_secs_f64())
 }
 
+/// Free text and JSON kept to a schema in turns, both at `width` streams of `tokens` tokens each.
+pub async fn structured(target: &Target, width: usize, tokens: u32, turns: usize) -> Result<Value, String> {
+    let bound = target.answering(people());
+    let mut rates = Vec::with_capacity(turns);
+    // Not measured: the schema is compiled, pages are touched.
+    bound.chat(None, &unlike(0, 24), 16, |_| true).await?;
+    for turn in 0..turns {
+        let mut each = [0.0; 2];
+        for (rate, target) in each.iter_mut().zip([target, &bound]) {
+            let row = one_width(target, width, tokens, 24).await?;
+            *rate = row["output_tokens_per_s"].as_f64().unwrap_or(f64::NAN);
+        }
+        let [free, structured] = each;
+        eprintln!("\rturn {}: {free:.1} tok/s of free text, {structured:.1} in the schema", turn + 1);
+        rates.push(json!({"free": free, "structured": structured, "ratio": structured / free}));
+    }
+    let mut ratios: Vec<f64> = rates.iter().filter_map(|rate| rate["ratio"].as_f64()).collect();
+    ratios.sort_by(f64::total_cmp);
+    let best = |what: &str| rates.iter().filter_map(|rate| rate[what].as_f64()).fold(0.0, f64::max);
+    Ok(json!({
+        "scenario": "structured",
+        "streams": width,
+        "tokens": tokens,
+        "best_free_tokens_per_s": best("free"),
+        "best_structured_tokens_per_s": best("structured"),
+        "median_ratio": ratios.get(ratios.len() / 2),
+        "turns": rates,
+    }))
+}
+
+/// A list of people, longer than any measured answer.
+fn people() -> Value {
+    let person = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 24},
+            "age": {"type": "integer", "minimum": 0, "maximum": 120},
+            "occupation": {"enum": ["engineer", "teacher", "doctor", "artist", "student"]},
+            "married": {"type": "boolean"},
+        },
+        "required": ["name", "age", "occupation", "married"],
+        "additionalProperties": false,
+    });
+    let schema = json!({
+        "type": "object",
+        "properties": {"people": {"type": "array", "items": person, "minItems": 60}},
+        "required": ["people"],
+        "additionalProperties": false,
+    });
+    json!({"type": "json_schema", "json_schema": {"name": "people", "strict": true, "schema": schema}})
+}
+
 /// `clients` requests at once that share a system prompt of about `words` tokens.
 pub async fn shared_prefix(
     target: &Target,

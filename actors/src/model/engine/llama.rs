@@ -215,6 +215,14 @@ impl Model {
         self.inner.vocab().eos().0
     }
 
+    /// The tokens in front of a gap's prefix, in front of its suffix, and where the filling begins; `None` where the
+    /// model has none.
+    pub fn infill_tokens(&self) -> Option<[Token; 3]> {
+        let vocab = self.inner.vocab();
+        let tokens = [vocab.fim_pre().0, vocab.fim_suf().0, vocab.fim_mid().0];
+        tokens.iter().all(|&token| token >= 0).then_some(tokens)
+    }
+
     /// Whether a token ends the generation.
     pub fn is_end_of_generation(&self, token: Token) -> bool {
         self.inner.vocab().is_eog(LlamaToken(token))

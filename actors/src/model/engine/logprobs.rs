@@ -3,6 +3,7 @@
 //! They are the model's own, from its logits under plain softmax: no bias, penalty, temperature or filter. So the
 //! most probable token need not be the chosen one, as in vLLM's `raw_logprobs`.
 
+use super::output::TextAssembler;
 use super::sampler::log_total;
 use crate::model::types::{Candidate, Token};
 
@@ -19,6 +20,49 @@ pub struct PlacedLogprob {
     pub text_end: u64,
     /// `text_start` in characters.
     pub text_offset: u64,
+}
+
+/// How likely a prompt's tokens were.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PromptScores {
+    /// The bytes of the first token, which nothing came before.
+    pub first: Vec<u8>,
+    /// The other tokens.
+    pub rest: Vec<PlacedLogprob>,
+}
+
+/// A prompt's log-probabilities while it is read.
+#[derive(Debug)]
+pub struct PromptScorer {
+    scores: PromptScores,
+    text: TextAssembler,
+}
+
+impl PromptScorer {
+    /// Of a prompt that begins with a token of these bytes.
+    pub fn new(first: Vec<u8>) -> Self {
+        let mut text = TextAssembler::new::<&str>(&[]);
+        let _ = text.push(&first);
+        Self { scores: PromptScores { first, rest: Vec::new() }, text }
+    }
+
+    /// How many tokens are scored, the first included.
+    pub fn len(&self) -> usize {
+        1 + self.scores.rest.len()
+    }
+
+    /// Takes what [`at_position`] says of the next token.
+    pub fn push(&mut self, (chosen, top): (Candidate, Vec<Candidate>)) {
+        let (text_start, text_offset) = (self.text.end() as u64, self.text.characters() as u64);
+        let _ = self.text.push(&chosen.bytes);
+        let text_end = self.text.end() as u64;
+        self.scores.rest.push(PlacedLogprob { chosen, top, text_start, text_end, text_offset });
+    }
+
+    /// All of them.
+    pub fn finish(self) -> PromptScores {
+        self.scores
+    }
 }
 
 /// The log-probabilities at one position: of `chosen`, and of the `top` likeliest tokens with the likeliest first

@@ -22,7 +22,7 @@ pub mod scheduler;
 pub mod template;
 pub mod threads;
 
-pub use logprobs::PlacedLogprob;
+pub use logprobs::{PlacedLogprob, PromptScores};
 
 use std::sync::Arc;
 
@@ -74,6 +74,8 @@ pub struct Sequence {
     pub max_tokens: u32,
     /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.
     pub logprobs: Option<u32>,
+    /// Whether the log-probabilities of the prompt's tokens are wanted, too.
+    pub score_prompt: bool,
     /// The answer's course, from behind `generated` on; `None` where there is nothing to mind.
     pub flow: Option<Flow>,
     /// Which of `generated` were thinking.
@@ -109,6 +111,8 @@ pub enum SequenceEvent {
         /// How likely each of the tokens was, where that is wanted.
         logprobs: Vec<PlacedLogprob>,
     },
+    /// Its prompt is read: how likely its tokens were.
+    PromptScored(PromptScores),
     /// It cannot be kept inside its constraint any longer: that takes more work than one step may take.
     Failed {
         /// Why.

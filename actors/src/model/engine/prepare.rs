@@ -38,6 +38,8 @@ pub struct Draft {
     pub want_prompt_text: bool,
     /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.
     pub logprobs: Option<u32>,
+    /// Whether those of the prompt's tokens are wanted, too.
+    pub score_prompt: bool,
     /// What the answer has to be, where it is not free.
     pub constraint: Option<Constraint>,
     /// The tools that it may call.
@@ -177,6 +179,7 @@ impl Preparer {
             stop: draft.stop,
             max_tokens: draft.max_tokens.unwrap_or(room),
             logprobs: draft.logprobs,
+            score_prompt: draft.score_prompt,
             flow: None,
             thought: 0..0,
             shown,
@@ -319,6 +322,24 @@ impl Preparer {
                 }
                 Ok((tokens, want_text.then_some(text)))
             }
+            Prompt::Infill { prefix, suffix } => {
+                let [pre, suf, mid] = model.infill_tokens().ok_or_else(|| Rejection::InvalidParameter {
+                    param: "suffix",
+                    message:
+                        "this model was not trained to fill a gap: its file names no infill tokens; leave \
+                              'suffix' out or choose another model"
+                            .to_owned(),
+                })?;
+                self.check_length(prefix.len().saturating_add(suffix.len()))?;
+                // Prefix, suffix, middle: the order that llama-server and most models trained for it take.
+                let mut tokens = model.tokenize("", true);
+                tokens.push(pre);
+                tokens.extend(model.tokenize_plain(&prefix));
+                tokens.push(suf);
+                tokens.extend(model.tokenize_plain(&suffix));
+                tokens.push(mid);
+                Ok((tokens, None))
+            }
             Prompt::Tokens(tokens) => {
                 check_tokens(&tokens, vocabulary)?;
                 let text = want_text.then(|| {
@@ -378,15 +399,21 @@ impl Preparer {
     /// Tokenizes, but not texts so long that they cannot fit however they are cut: tokenizing megabytes
     /// would keep others waiting for nothing.
     fn tokenize(&self, model: &Model, text: &str, add_bos: bool) -> Result<Vec<Token>, Rejection> {
-        let least = text.len() / self.longest_piece;
-        if least > self.context_length as usize {
-            return Err(Rejection::ContextLengthExceeded {
-                limit: self.context_length,
-                prompt_tokens: u32::try_from(least).unwrap_or(u32::MAX),
-                requested: 1,
-            });
-        }
+        self.check_length(text.len())?;
         Ok(model.tokenize(text, add_bos))
+    }
+
+    /// Refuses a text that is too long however few tokens it may have: tokenizing it would take long.
+    fn check_length(&self, bytes: usize) -> Result<(), Rejection> {
+        let least = bytes / self.longest_piece;
+        if least <= self.context_length as usize {
+            return Ok(());
+        }
+        Err(Rejection::ContextLengthExceeded {
+            limit: self.context_length,
+            prompt_tokens: u32::try_from(least).unwrap_or(u32::MAX),
+            requested: 1,
+        })
     }
 }
 

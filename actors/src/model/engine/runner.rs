@@ -8,6 +8,7 @@ use super::budget::StepBudget;
 use super::flow::Flow;
 use super::grammar::GuideError;
 use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
+use super::logprobs::PromptScorer;
 use super::output::TextAssembler;
 use super::sampler::{self, Scratch, TokenCounts};
 use super::scheduler::{
@@ -29,6 +30,9 @@ pub enum Command {
 /// A step may take this long while nobody waits for a token: it bounds how late a cancel or arrival is seen.
 const IDLE_STEP: Duration = Duration::from_millis(400);
 
+/// Most prompt tokens of a step whose logits are wanted, at least; a row of logits takes 4 bytes a vocabulary entry.
+const SCORE_CHUNK: u32 = 32;
+
 /// Cells kept free for each running sequence when another one is admitted.
 const HEADROOM: u32 = 32;
 
@@ -40,6 +44,8 @@ struct Running {
     text: TextAssembler,
     generated: u32,
     started: bool,
+    /// What is known of its prompt so far, where that is wanted.
+    scorer: Option<PromptScorer>,
 }
 
 /// The engine of one worker.
@@ -63,7 +69,7 @@ impl<'model> Engine<'model> {
     pub fn new(model: &'model Model, settings: &EngineSettings) -> Result<Self, LlamaError> {
         let slots = settings.max_sequences.saturating_add(settings.cached_sequences).min(256);
         // llama.cpp wants room for one output a sequence id, running or cached.
-        let outputs = u32::from(slots);
+        let outputs = u32::from(slots).max(u32::from(settings.max_sequences) + SCORE_CHUNK);
         let context = Context::new(
             model,
             ContextSizes {
@@ -85,6 +91,7 @@ impl<'model> Engine<'model> {
             context: settings.context_length,
             reuse,
             share_min: settings.share_min_tokens,
+            score_chunk: outputs - u32::from(settings.max_sequences),
         })
         .map_err(|error| LlamaError::Load(error.to_string()))?;
         Ok(Self {
@@ -167,19 +174,22 @@ impl<'model> Engine<'model> {
         if stopped {
             return Some(having_thought(stopped_by_text(), thought));
         }
-        if generated >= sequence.max_tokens {
+        let score = sequence.score_prompt && generated == 0;
+        if generated >= sequence.max_tokens && !score {
             return Some(having_thought(text_end(&mut text, FinishReason::Length), thought));
         }
         let mut tokens = sequence.prompt.clone();
         tokens.extend_from_slice(&sequence.generated);
-        let arrival = Arrival { id, user: sequence.user.clone(), tokens, generated };
+        let arrival = Arrival { id, user: sequence.user.clone(), tokens, generated, score };
         if let Err(error) = self.scheduler.submit(arrival) {
             // Preparing checked the length, and ids come from one counter: this would be our defect, and
             // ending the sequence keeps it from hanging.
             tracing::error!(sequence = id.0, %error, "the scheduler refused a prepared sequence");
             return Some(text_end(&mut text, FinishReason::Length));
         }
-        self.running.insert(id, Running { sequence, counts, text, generated, started: false });
+        let scorer = score.then(|| PromptScorer::new(self.model.piece(sequence.prompt[0])));
+        let running = Running { sequence, counts, text, generated, started: false, scorer };
+        self.running.insert(id, running);
         None
     }
 
@@ -201,7 +211,7 @@ impl<'model> Engine<'model> {
             token: t.token,
             position: t.position,
             slot: t.slot.0,
-            logits: t.sample_for.is_some(),
+            logits: t.sample_for.is_some() || t.score_for.is_some(),
         }));
         let threads = self.threads.next();
         let (begin, cpu_begin) = (Instant::now(), cpu_time());
@@ -257,8 +267,14 @@ impl<'model> Engine<'model> {
         let mut events = Vec::new();
         let mut outcomes = Vec::new();
         for (index, entry) in step.batch.iter().enumerate() {
+            if let Some(running) = entry.score_for.and_then(|id| self.running.get_mut(&id)) {
+                running.score(self.model, entry.position as usize, self.context.logits(index));
+            }
             let Some(id) = entry.sample_for else { continue };
             let Some(running) = self.running.get_mut(&id) else { continue };
+            if let Some(scorer) = running.scorer.take() {
+                events.push((id.0, SequenceEvent::PromptScored(scorer.finish())));
+            }
             let logits = self.context.logits(index);
             let outcome = match running.next(self.model, logits, &mut self.buffers, &mut events) {
                 Ok(outcome) => outcome,
@@ -336,6 +352,14 @@ struct Buffers {
 }
 
 impl Running {
+    /// Notes how likely the prompt token behind `position` was. A prompt that is read once more adds nothing.
+    fn score(&mut self, model: &Model, position: usize, logits: &[f32]) {
+        let Some(scorer) = self.scorer.as_mut().filter(|scorer| scorer.len() == position + 1) else { return };
+        let Some(&next) = self.sequence.prompt.get(position + 1) else { return };
+        let top = self.sequence.logprobs.unwrap_or(0) as usize;
+        scorer.push(logprobs::at_position(logits, next, top, |token| model.piece(token)));
+    }
+
     /// Chooses the next token from these logits, and with it those that a constraint then forces.
     fn next(
         &mut self,
@@ -344,6 +368,11 @@ impl Running {
         buffers: &mut Buffers,
         events: &mut Vec<(u64, SequenceEvent)>,
     ) -> Result<Outcome, GuideError> {
+        if self.generated >= self.sequence.max_tokens {
+            // Its prompt was read for its own sake.
+            events.push((self.sequence.id, text_end(&mut self.text, FinishReason::Length)));
+            return Ok(Outcome::Finished);
+        }
         let Some(mut flow) = self.sequence.flow.take() else {
             let token = self.sample(logits, &mut buffers.sampler);
             return Ok(match self.accept(model, token, logits, events) {

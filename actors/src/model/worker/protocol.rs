@@ -9,10 +9,10 @@ pub use generated::*;
 
 use super::super::{formats, types};
 use crate::model::engine::prepare::{Draft, Prepared, Rejection};
-use crate::model::engine::{EngineLoad as Load, PlacedLogprob, SequenceEvent, StepReport};
+use crate::model::engine::{EngineLoad as Load, PlacedLogprob, PromptScores, SequenceEvent, StepReport};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -29,12 +29,14 @@ pub fn from_worker(message: from_worker::Message) -> FromWorker {
 
 impl Submit {
     /// The message for a request, going on behind `generated`. `prompt_tokens`: the tokens that the prompt
-    /// had when it was first accepted, and how its answer is read; a resumed request takes exactly these.
+    /// had when it was first accepted, and how its answer is read; a resumed request takes exactly these. `scored`: how
+    /// likely they were has been told.
     pub fn new(
         id: u64,
         request: &types::GenerationRequest,
         accepted: Option<(&[types::Token], &formats::Layout)>,
         generated: &[types::Token],
+        scored: bool,
     ) -> Self {
         let prompt = match (accepted, &*request.prompt) {
             (Some((tokens, _)), _) => submit::Prompt::Tokens(Tokens { tokens: tokens.to_vec() }),
@@ -45,6 +47,9 @@ impl Submit {
             (None, types::Prompt::Text(text)) => submit::Prompt::Text(text.clone()),
             (None, types::Prompt::Tokens(tokens)) => {
                 submit::Prompt::Tokens(Tokens { tokens: tokens.clone() })
+            }
+            (None, types::Prompt::Infill { prefix, suffix }) => {
+                submit::Prompt::Infill(Infill { prefix: prefix.clone(), suffix: suffix.clone() })
             }
         };
         Self {
@@ -58,6 +63,7 @@ impl Submit {
             max_tokens: request.max_tokens,
             want_prompt_text: request.want_prompt_text,
             logprobs: request.logprobs,
+            score_prompt: request.score_prompt && !scored,
             constraint: request.constraint.as_ref().map(|constraint| match constraint.clone() {
                 types::Constraint::JsonSchema(schema) => submit::Constraint::JsonSchema(schema),
                 types::Constraint::Regex(regex) => submit::Constraint::Regex(regex),
@@ -83,6 +89,7 @@ impl Submit {
             ),
             submit::Prompt::Text(text) => types::Prompt::Text(text),
             submit::Prompt::Tokens(tokens) => types::Prompt::Tokens(tokens.tokens),
+            submit::Prompt::Infill(Infill { prefix, suffix }) => types::Prompt::Infill { prefix, suffix },
         };
         Ok(Draft {
             id: self.id,
@@ -94,6 +101,7 @@ impl Submit {
             max_tokens: self.max_tokens,
             want_prompt_text: self.want_prompt_text,
             logprobs: self.logprobs,
+            score_prompt: self.score_prompt,
             constraint: self.constraint.map(|constraint| match constraint {
                 submit::Constraint::JsonSchema(schema) => types::Constraint::JsonSchema(schema),
                 submit::Constraint::Regex(regex) => types::Constraint::Regex(regex),
@@ -304,6 +312,10 @@ pub fn step_message(report: StepReport) -> FromWorker {
                         let logprobs = logprobs.into_iter().map(TokenLogprob::from).collect();
                         event::Event::Output(Output { tokens, text, logprobs })
                     }
+                    SequenceEvent::PromptScored(PromptScores { first, rest }) => {
+                        let rest = rest.into_iter().map(TokenLogprob::from).collect();
+                        event::Event::PromptScored(PromptScored { first, rest })
+                    }
                     SequenceEvent::Failed { message } => event::Event::Rejected(Rejected {
                         reason: Some(rejected::Reason::InvalidConstraint(message)),
                     }),
@@ -362,9 +374,10 @@ impl From<Rejected> for types::GenerationError {
                 requested: e.requested,
             },
             Some(rejected::Reason::InvalidPrompt(message)) => Self::InvalidPrompt { message },
-            // `logit_bias` is the one parameter that depends on the model.
+            // These two depend on the model.
             Some(rejected::Reason::InvalidParameter(e)) => {
-                Self::InvalidParameter { param: "logit_bias", message: e.message }
+                let param = if e.param == "suffix" { "suffix" } else { "logit_bias" };
+                Self::InvalidParameter { param, message: e.message }
             }
             Some(rejected::Reason::InvalidConstraint(message)) => Self::InvalidConstraint { message },
             Some(rejected::Reason::Internal(message)) => Self::Internal(message),

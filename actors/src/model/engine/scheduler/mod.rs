@@ -79,6 +79,8 @@ pub struct SchedulerConfig {
     /// How many tokens another sequence's prefill has to spare a new one for that to wait for it, and how many a
     /// copy from host memory has to spare it to be put back (or made).
     pub share_min: u32,
+    /// Most prompt tokens of a step whose logits are wanted; at least 1.
+    pub score_chunk: u32,
 }
 
 /// Why a configuration can't work.
@@ -116,6 +118,8 @@ pub struct Arrival {
     pub tokens: Vec<Token>,
     /// How many of `tokens`, at their end, were generated. A resumed sequence is admitted before new ones.
     pub generated: u32,
+    /// Whether the logits of all prompt tokens are wanted. All of them are computed then, whatever is cached.
+    pub score: bool,
 }
 
 /// Why a sequence is not accepted.
@@ -203,6 +207,8 @@ pub struct BatchToken {
     pub slot: Slot,
     /// Logits are wanted, to sample this sequence's next token.
     pub sample_for: Option<SequenceId>,
+    /// Logits are wanted, to say how likely this sequence's next prompt token was.
+    pub score_for: Option<SequenceId>,
 }
 
 /// What to do next. Empty where there is nothing to do.
@@ -283,7 +289,15 @@ struct Sequence {
     /// The number of its first admission; it keeps it when preempted.
     age: Option<u64>,
     started: bool,
+    score: bool,
     phase: Phase,
+}
+
+impl Sequence {
+    /// Whether the logits of its prompt tokens are still wanted: not once one was generated.
+    fn is_scored(&self) -> bool {
+        self.score && self.tokens.len() == self.prompt_len as usize
+    }
 }
 
 /// The scheduler of one llama.cpp context. See the module's description.
@@ -325,7 +339,7 @@ impl Scheduler {
 
     /// Queues a sequence.
     pub fn submit(&mut self, arrival: Arrival) -> Result<(), SubmitError> {
-        let Arrival { id, user, tokens, generated } = arrival;
+        let Arrival { id, user, tokens, generated, score } = arrival;
         let len = tokens.len();
         if len == 0 {
             return Err(SubmitError::Empty);
@@ -345,7 +359,8 @@ impl Scheduler {
             Some(age) => self.queue.push_resumed(age, id),
             None => self.queue.push(&user, id),
         }
-        let sequence = Sequence { user, tokens, prompt_len, age, started: false, phase: Phase::Waiting };
+        let sequence =
+            Sequence { user, tokens, prompt_len, age, started: false, score, phase: Phase::Waiting };
         self.sequences.insert(id, sequence);
         Ok(())
     }

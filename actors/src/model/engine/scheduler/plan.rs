@@ -93,7 +93,11 @@ impl Scheduler {
 
     /// The best way for a sequence without a slot to begin.
     fn beginning(&self, id: SequenceId) -> Beginning {
-        let tokens = &self.sequences[&id].tokens;
+        let sequence = &self.sequences[&id];
+        if sequence.is_scored() {
+            return Beginning::Start(None);
+        }
+        let tokens = &sequence.tokens;
         let source = self.kv.find(tokens);
         if self.config.reuse == PrefixReuse::None {
             return Beginning::Start(source);
@@ -195,7 +199,8 @@ impl Scheduler {
             if !self.kv.append(slot, tail) {
                 continue;
             }
-            step.batch.push(BatchToken { token: tail[0], position, slot, sample_for: Some(id) });
+            let (sample_for, score_for) = (Some(id), None);
+            step.batch.push(BatchToken { token: tail[0], position, slot, sample_for, score_for });
             step.decode_tokens += 1;
             sequence.phase = Phase::Sampling(slot);
         }
@@ -205,6 +210,7 @@ impl Scheduler {
     /// starved; then the shortest remaining first, so that short prompts don't wait for long ones.
     fn batch_prefills(&mut self, step: &mut Step, budget: usize) {
         let mut left = budget.min(self.kv.cells().available() as usize) as u32;
+        let mut scores = self.config.score_chunk.max(1);
         let stops = self.stops();
         let mut readers: Vec<(u32, SequenceId, Slot)> = Vec::new();
         for &id in self.admitted.values() {
@@ -220,7 +226,11 @@ impl Scheduler {
         let oldest = unread.map(|&id| self.leader_of(id));
         let mut chunks: HashMap<SequenceId, u32> = HashMap::new();
         if let Some(&(remaining, id, _)) = readers.iter().find(|(_, id, _)| Some(*id) == oldest) {
-            let chunk = remaining.min(left.div_ceil(2));
+            let mut chunk = remaining.min(left.div_ceil(2));
+            if self.sequences[&id].is_scored() {
+                chunk = chunk.min(scores);
+                scores -= chunk;
+            }
             chunks.insert(id, chunk);
             left -= chunk;
         }
@@ -228,7 +238,11 @@ impl Scheduler {
         readers.sort_by_key(|(remaining, ..)| *remaining);
         for (remaining, id, slot) in readers {
             let first = chunks.get(&id).copied().unwrap_or(0);
-            let more = (remaining - first).min(left);
+            let mut more = (remaining - first).min(left);
+            if self.sequences[&id].is_scored() {
+                more = more.min(scores);
+                scores -= more;
+            }
             left -= more;
             self.read(step, id, slot, first + more);
         }
@@ -244,11 +258,13 @@ impl Scheduler {
             return;
         }
         let last = sequence.tokens.len() as u32 - 1;
+        let score_for = sequence.is_scored().then_some(id);
         step.batch.extend(chunk.iter().zip(start..).map(|(&token, position)| BatchToken {
             token,
             position,
             slot,
             sample_for: (position == last).then_some(id),
+            score_for: score_for.filter(|_| position < last),
         }));
         step.prefill_tokens += chunk.len();
         if end > last {

@@ -17,6 +17,7 @@ fn config() -> SchedulerConfig {
         headroom: 8,
         reuse: PrefixReuse::Partial,
         share_min: 16,
+        score_chunk: 24,
     }
 }
 
@@ -371,7 +372,7 @@ fn bad_arrivals_are_refused() {
     let mut scheduler = Scheduler::new(config()).unwrap();
     let mut submit = |len: usize, generated| {
         let user = "ann".to_owned();
-        scheduler.submit(Arrival { id: SequenceId(1), user, tokens: text(1, len), generated })
+        scheduler.submit(Arrival { id: SequenceId(1), user, tokens: text(1, len), generated, score: false })
     };
     assert_eq!(submit(0, 0), Err(SubmitError::Empty));
     assert_eq!(submit(2049, 0), Err(SubmitError::TooLong { len: 2049, context: 2048 }));
@@ -450,4 +451,18 @@ fn a_preempted_sequence_is_put_back_rather_than_read_again() {
     assert!(harness.scheduler.stats().preemptions > 0);
     // Both prompts, and the one token that is decoded for its logits whenever one came back.
     assert!(harness.prefilled < 56 + 10, "{} tokens read", harness.prefilled);
+}
+
+#[test]
+fn a_prompt_that_is_scored_is_read_whole_and_in_small_steps() {
+    let mut harness = Harness::new(config());
+    harness.scores = true;
+    harness.submit(1, "ann", &text(1, 100), 0, 1);
+    harness.run_to_end(64).unwrap();
+    // Its number has the logits of its prompt wanted; the harness sees that each is given.
+    harness.submit(3, "ann", &text(1, 100), 0, 1);
+    let step = harness.step(64, &[]).unwrap();
+    assert_eq!((step.started, step.prefill_tokens), (vec![(SequenceId(3), 0)], 24));
+    harness.run_to_end(64).unwrap();
+    assert_eq!(harness.prefilled, 200);
 }

@@ -14,6 +14,8 @@ struct Live {
     generated: u32,
     max_tokens: u32,
     expected: Vec<Token>,
+    /// Prompt tokens whose logits were given in order, where they are wanted.
+    scored: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct Harness {
     started: BTreeSet<SequenceId>,
     /// Whether some tokens come without being sampled, as under a grammar.
     pub forces: bool,
+    /// Whether the logits of some sequences' prompts are wanted.
+    pub scores: bool,
     /// Steps done, and prompt tokens read in them.
     pub steps: usize,
     pub prefilled: usize,
@@ -39,6 +43,7 @@ impl Harness {
             live: BTreeMap::new(),
             started: BTreeSet::new(),
             forces: false,
+            scores: false,
             steps: 0,
             prefilled: 0,
         }
@@ -48,8 +53,10 @@ impl Harness {
     pub fn submit(&mut self, id: u64, user: &str, tokens: &[Token], generated: u32, max_tokens: u32) {
         let (id, user, tokens) = (SequenceId(id), user.to_owned(), tokens.to_vec());
         let expected = reference(&tokens, generated, max_tokens, self.config.context);
-        self.live.insert(id, Live { tokens: tokens.clone(), generated, max_tokens, expected });
-        self.scheduler.submit(Arrival { id, user, tokens, generated }).unwrap();
+        let score = self.scores && id.0.is_multiple_of(3);
+        let scored = (score && generated == 0).then_some(0);
+        self.live.insert(id, Live { tokens: tokens.clone(), generated, max_tokens, expected, scored });
+        self.scheduler.submit(Arrival { id, user, tokens, generated, score }).unwrap();
     }
 
     pub fn cancel(&mut self, id: u64) -> bool {
@@ -93,6 +100,7 @@ impl Harness {
         }
         let sampled = self.backend.decode(&step.batch)?;
         self.check_step(&step)?;
+        self.score(&step)?;
         for &id in cancel {
             self.cancel(id);
         }
@@ -146,6 +154,26 @@ impl Harness {
         for entry in step.batch.iter().filter_map(|entry| entry.sample_for) {
             prop_assert!(sampled.insert(entry), "sampled twice");
         }
+        Ok(())
+    }
+
+    /// Takes note of the prompt tokens that were scored, as the runner does; they are within the bound.
+    fn score(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        let scores = step.batch.iter().filter_map(|entry| Some((entry.score_for?, entry.position)));
+        let (mut sampled, mut count) = (step.batch.iter().filter_map(|entry| entry.sample_for), 0);
+        for (id, position) in scores {
+            count += 1;
+            let Some(live) = self.live.get_mut(&id) else { continue };
+            let scored = live.scored.as_mut().ok_or_else(|| TestCaseError::fail("nobody asked for it"))?;
+            // What was read before a preemption is read once more.
+            prop_assert!(position <= *scored, "{:?}: {} was left out", id, scored);
+            *scored = (*scored).max(position + 1);
+        }
+        prop_assert!(count <= self.config.score_chunk, "{} logits at once", count);
+        let whole = |live: &Live| {
+            live.scored.is_none_or(|n| n as usize + 1 >= live.tokens.len() - live.generated as usize)
+        };
+        prop_assert!(sampled.all(|id| self.live.get(&id).is_none_or(whole)), "sampled, but not scored");
         Ok(())
     }
 

@@ -50,6 +50,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
                 headroom,
                 reuse,
                 share_min,
+                score_chunk: 5,
             }
         },
     )
@@ -134,6 +135,7 @@ impl StateMachineTest for Machine {
     fn init_test(state: &Setup) -> Machine {
         let mut harness = Harness::new(state.config.clone());
         harness.forces = true;
+        harness.scores = true;
         Machine { harness, next_id: 0 }
     }
 

@@ -1,0 +1,193 @@
+//! One transaction for many decisions.
+//!
+//! A transaction over several of sled's trees costs a write of its own, however little it changes; with many writers
+//! that is most of the work. So what the decisions of one round change is collected here, where the next decisions see
+//! it, and made at once. All of them are told only after that, and after the sync that follows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::conversations::{ConversationChange, ConversationsStore, Visit};
+use super::{AccountsStore, RecordsStore, ResponsesStore, SessionsStore, StoreError, Stores, UsageStore};
+use crate::conversations::types::{ConversationRecord, Position, StoredItem};
+use crate::conversations::{ConversationId, Node};
+use crate::identity::UserId;
+
+/// Conversations and items that are collected at most: bounds the memory of a transaction.
+const MOST: usize = 256;
+
+/// Conversations with changes that are collected. What cannot be answered from them is asked of the database once they
+/// are made.
+#[derive(Debug)]
+pub struct Group {
+    inner: Arc<dyn ConversationsStore>,
+    pending: Mutex<Pending>,
+}
+
+/// The last state of everything that was changed.
+#[derive(Debug, Default)]
+struct Pending {
+    records: BTreeMap<ConversationId, ConversationRecord>,
+    items: BTreeMap<(ConversationId, u32), StoredItem>,
+    numbers: HashMap<(ConversationId, String), u32>,
+    /// Why some could not be made; whoever decided something in this round is told.
+    failed: Option<StoreError>,
+}
+
+impl Group {
+    /// Nothing is collected yet.
+    pub fn new(inner: Arc<dyn ConversationsStore>) -> Self {
+        Self { inner, pending: Mutex::default() }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes what is collected, at once.
+    ///
+    /// # Errors
+    /// The database failed, now or earlier in this round.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let mut pending = self.pending();
+        if let Some(error) = &pending.failed {
+            return Err(error.clone());
+        }
+        let Pending { records, items, .. } = std::mem::take(&mut *pending);
+        let items = items.into_iter().map(|((id, _), item)| ConversationChange::PutItem(id, item));
+        let changes: Vec<_> = items.chain(records.into_values().map(ConversationChange::Put)).collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.inner.commit(&changes).inspect_err(|error| pending.failed = Some(error.clone()))
+    }
+}
+
+impl ConversationsStore for Group {
+    fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
+        let pending = self.pending().records.get(&id).cloned();
+        pending.map_or_else(|| self.inner.conversation(id), |record| Ok(Some(record)))
+    }
+
+    fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError> {
+        self.flush()?;
+        self.inner.shared(token)
+    }
+
+    fn positions(
+        &self,
+        user: UserId,
+        newer_than: Option<Position>,
+        older_than: Option<Position>,
+        newest_first: bool,
+        visit: Visit<'_, Position>,
+    ) -> Result<(), StoreError> {
+        self.flush()?;
+        self.inner.positions(user, newer_than, older_than, newest_first, visit)
+    }
+
+    fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
+        self.flush()?;
+        self.inner.nodes(id)
+    }
+
+    fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
+        let pending = self.pending().items.get(&(id, number)).map(|item| item.node.clone());
+        pending.map_or_else(|| self.inner.node(id, number), |node| Ok(Some(node)))
+    }
+
+    fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
+        let pending = self.pending().items.get(&(id, number)).cloned();
+        pending.map_or_else(|| self.inner.item(id, number), |item| Ok(Some(item)))
+    }
+
+    fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
+        let pending = self.pending().numbers.get(&(id, item.to_owned())).copied();
+        pending.map_or_else(|| self.inner.item_number(id, item), |number| Ok(Some(number)))
+    }
+
+    fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
+        // What is to be deleted with a conversation is looked for in the database.
+        if changes.iter().any(|change| matches!(change, ConversationChange::Delete(_))) {
+            self.flush()?;
+            return self.inner.commit(changes).inspect_err(|error| {
+                self.pending().failed = Some(error.clone());
+            });
+        }
+        let mut pending = self.pending();
+        for change in changes {
+            match change {
+                ConversationChange::Put(record) => drop(pending.records.insert(record.id, record.clone())),
+                ConversationChange::PutItem(id, item) => {
+                    pending.numbers.insert((*id, item.node.id.clone()), item.node.number);
+                    pending.items.insert((*id, item.node.number), item.clone());
+                }
+                ConversationChange::Delete(_) => {}
+            }
+        }
+        let full = pending.records.len() + pending.items.len() >= MOST;
+        drop(pending);
+        if full { self.flush() } else { Ok(()) }
+    }
+}
+
+/// The stores of all concerns, with conversations that are collected.
+#[derive(Debug)]
+pub struct Grouped<'a> {
+    stores: &'a dyn Stores,
+    group: &'a Arc<Group>,
+    conversations: Arc<dyn ConversationsStore>,
+}
+
+impl<'a> Grouped<'a> {
+    /// Of these, collected there.
+    pub fn new(stores: &'a dyn Stores, group: &'a Arc<Group>) -> Self {
+        Self { stores, group, conversations: Arc::clone(group) as Arc<dyn ConversationsStore> }
+    }
+
+    /// Others' changes do not overtake what was decided before them. An error is kept for the end of the round.
+    fn in_order(&self) -> &'a dyn Stores {
+        let _ = self.group.flush();
+        self.stores
+    }
+}
+
+impl Stores for Grouped<'_> {
+    /// Changes to users do not depend on conversations, and every decision on a new one asks for its user.
+    fn accounts(&self) -> &dyn AccountsStore {
+        self.stores.accounts()
+    }
+
+    fn sessions(&self) -> &dyn SessionsStore {
+        self.stores.sessions()
+    }
+
+    fn usage(&self) -> &dyn UsageStore {
+        self.stores.usage()
+    }
+
+    fn records(&self) -> &dyn RecordsStore {
+        self.in_order().records()
+    }
+
+    fn room(&self) -> Result<(), StoreError> {
+        self.stores.room()
+    }
+
+    fn responses(&self) -> &dyn ResponsesStore {
+        self.in_order().responses()
+    }
+
+    fn conversations(&self) -> &Arc<dyn ConversationsStore> {
+        &self.conversations
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.group.flush()?;
+        self.stores.sync()
+    }
+
+    fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError> {
+        self.in_order().note_forgotten(user, begins)
+    }
+}

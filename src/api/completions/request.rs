@@ -1,0 +1,278 @@
+//! What a text completion may be asked for.
+//!
+//! Source: `CreateCompletionRequest` in OpenAI's API description.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jan_actors::model::{Constraint, GenerationRequest, Prompt, SamplingParams};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::api::params::{self, Metadata, Sampling, Stop, StopShape, StreamOptions, choice_seed};
+use crate::api::prompt::{PromptShape, Prompts};
+use crate::api::structured::{ResponseFormat, Structured, Wishes};
+use crate::http::json::Unsupported;
+use crate::http::{ApiError, RequestContext};
+
+/// Most answers of one request, over all its prompts.
+const MAX_ANSWERS: usize = 1024;
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// Fields that have no counterpart here.
+pub static UNSUPPORTED: &[Unsupported] = &[
+    Unsupported { field: "structured_outputs", harmless: &[] },
+    Unsupported { field: "grammar", harmless: &[] },
+    Unsupported { field: "prompt_logprobs", harmless: &[] },
+];
+
+/// Texts to be continued.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"model": "jan-v1-4b", "prompt": "The meaning of life is", "max_tokens": 50}))]
+pub struct CompletionRequest {
+    /// A model's id or alias, see `GET /models`.
+    pub model: String,
+    /// A text, up to 128 texts, an array of tokens or up to 128 of those.
+    #[schema(value_type = PromptShape)]
+    pub prompt: Prompts,
+    /// Most tokens of each answer.
+    #[schema(minimum = 0, default = 16)]
+    pub max_tokens: Option<i64>,
+    /// Begin each answer with its prompt.
+    #[schema(default = false)]
+    pub echo: Option<bool>,
+    /// 0 always takes the likeliest token; higher is more varied.
+    #[schema(minimum = 0, maximum = 2, default = 1)]
+    pub temperature: Option<f64>,
+    /// Only the likeliest tokens whose probabilities add up to this.
+    #[schema(minimum = 0, maximum = 1, default = 1)]
+    pub top_p: Option<f64>,
+    /// Only the k likeliest tokens; 0 or -1 is off.
+    #[schema(minimum = -1, default = 0)]
+    pub top_k: Option<i64>,
+    /// Only tokens at least this fraction as likely as the likeliest.
+    #[schema(minimum = 0, maximum = 1, default = 0)]
+    pub min_p: Option<f64>,
+    /// Only the most typical tokens, those whose surprise is nearest to the expected one, whose probabilities add up
+    /// to this.
+    #[schema(exclusive_minimum = 0, maximum = 1, default = 1)]
+    pub typical_p: Option<f64>,
+    /// Above 1 lowers, below 1 raises the likelihood of tokens that the prompt or the answer already has.
+    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
+    pub repeat_penalty: Option<f64>,
+    /// Another name of `repeat_penalty`.
+    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
+    pub repetition_penalty: Option<f64>,
+    /// How many answers to each prompt.
+    #[schema(minimum = 1, maximum = 128, default = 1)]
+    pub n: Option<i64>,
+    /// How many answers to make to each prompt; the `n` whose tokens were likeliest on average are told, the best
+    /// first. All of them are counted in `usage`. More than `n` cannot be streamed.
+    #[schema(minimum = 1, maximum = 128)]
+    pub best_of: Option<i64>,
+    /// What comes behind the answer: the model fills the gap. For models that were trained to, and a text as prompt.
+    pub suffix: Option<String>,
+    /// The same request with the same seed gets the same answers. Answer `k` of `n` draws from a seed of its
+    /// own, made from this one and `k`.
+    pub seed: Option<i64>,
+    /// A text, or up to four, that end the answer and are not part of it.
+    #[schema(value_type = Option<StopShape>)]
+    pub stop: Option<Stop>,
+    /// Send the answers as server-sent events while they are made.
+    #[schema(default = false)]
+    pub stream: Option<bool>,
+    /// Only with `stream`.
+    pub stream_options: Option<StreamOptions>,
+    /// Lowers the likelihood of tokens that have appeared.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    pub presence_penalty: Option<f64>,
+    /// Lowers the likelihood of tokens with every appearance.
+    #[schema(minimum = -2, maximum = 2, default = 0)]
+    pub frequency_penalty: Option<f64>,
+    /// Token ids and what is added to their logits, -100 to 100.
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// Say how likely each token of the answer was, and how many of the likeliest at its position. With `echo` those of
+    /// the prompt, too; `max_tokens` may be 0.
+    #[schema(minimum = 0, maximum = 5)]
+    pub logprobs: Option<i64>,
+    /// What the answer has to be: text, JSON, or JSON that a schema accepts.
+    pub response_format: Option<ResponseFormat>,
+    /// A JSON Schema that the answer has to satisfy, as vLLM takes it.
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Map<String, Value>>,
+    /// A regular expression that the whole answer has to match, without look-around.
+    pub guided_regex: Option<String>,
+    /// Texts of which the answer has to be one.
+    #[schema(min_items = 1)]
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar of the answer in Lark's notation.
+    pub guided_grammar: Option<String>,
+    /// The caller's own name for its user; has no effect.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub user: Option<String>,
+    /// The caller's own notes, up to 16 pairs; have no effect.
+    pub metadata: Option<Metadata>,
+}
+
+/// A request that has passed every check.
+#[derive(Debug)]
+pub struct Checked {
+    /// The model's id or alias.
+    pub model: String,
+    /// What to continue.
+    pub prompts: Vec<Prompt>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
+    /// Most tokens of an answer.
+    pub max_tokens: u32,
+    /// How many answers to a prompt are told.
+    pub n: u32,
+    /// How many are made.
+    pub best_of: u32,
+    /// Whether answers begin with their prompts.
+    pub echo: bool,
+    /// Whether they come as events.
+    pub stream: bool,
+    /// Whether events end with counts.
+    pub include_usage: bool,
+    /// Whether log-probabilities are told, and of how many of the likeliest tokens.
+    pub logprobs: Option<u32>,
+    /// What answers have to be.
+    pub structured: Option<Structured>,
+}
+
+impl CompletionRequest {
+    /// # Errors
+    /// 400 with the field that cannot be.
+    pub fn check(self) -> Result<Checked, ApiError> {
+        params::model(&self.model)?;
+        let max_tokens = params::token_count("max_tokens", self.max_tokens, 0)?.unwrap_or(DEFAULT_MAX_TOKENS);
+        let n = params::choice_count(self.n)?;
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            typical_p: self.typical_p,
+            repeat_penalty: self.repeat_penalty,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.as_ref(),
+            seed: self.seed,
+        }
+        .check()?;
+        let echo = self.echo.unwrap_or(false);
+        let logprobs = params::completion_logprobs(self.logprobs)?;
+        let stop = params::stops(self.stop)?;
+        let stream = self.stream.unwrap_or(false);
+        let include_usage = params::include_usage(stream, self.stream_options)?;
+        params::descriptive(self.metadata.as_ref(), None)?;
+        let best_of = best_of(self.best_of, n, stream)?;
+        let structured = Wishes {
+            response_format: self.response_format,
+            guided_json: self.guided_json,
+            guided_regex: self.guided_regex,
+            guided_choice: self.guided_choice,
+            guided_grammar: self.guided_grammar,
+        }
+        .check()?;
+        let prompts = match self.suffix.filter(|suffix| !suffix.is_empty()) {
+            Some(suffix) => filling(self.prompt.0, &suffix, echo)?,
+            None => self.prompt.0,
+        };
+        if prompts.len() * best_of as usize > MAX_ANSWERS {
+            let field = if best_of > n { "best_of" } else { "n" };
+            return Err(ApiError::invalid_value(
+                field,
+                format!(
+                    "Invalid '{field}': {best_of} answers to each of {} prompts are more than {MAX_ANSWERS}, the most of one request.",
+                    prompts.len()
+                ),
+            ));
+        }
+        Ok(Checked {
+            model: self.model,
+            prompts,
+            sampling,
+            stop,
+            max_tokens,
+            n,
+            best_of,
+            echo,
+            stream,
+            include_usage,
+            logprobs,
+            structured,
+        })
+    }
+}
+
+/// Which of `best_of` are the best is known when all have ended.
+fn best_of(best_of: Option<i64>, n: u32, stream: bool) -> Result<u32, ApiError> {
+    let best_of = params::best_of(best_of)?.unwrap_or(n);
+    if best_of < n {
+        let message =
+            format!("Invalid 'best_of': expected {n} or more, as many as 'n' asks for, got {best_of}.");
+        return Err(ApiError::invalid_value("best_of", message));
+    }
+    if stream && best_of > n {
+        let message =
+            "Invalid 'best_of': more answers than 'n' cannot be streamed; leave 'best_of' or 'stream' out.";
+        return Err(ApiError::invalid_value("best_of", message));
+    }
+    Ok(best_of)
+}
+
+/// The prompts with what comes behind the gap.
+fn filling(prompts: Vec<Prompt>, suffix: &str, echo: bool) -> Result<Vec<Prompt>, ApiError> {
+    if echo {
+        let message = "Invalid 'echo': an answer between 'prompt' and 'suffix' cannot begin with its prompt.";
+        return Err(ApiError::invalid_value("echo", message));
+    }
+    let fill = |prompt| match prompt {
+        Prompt::Text(prefix) => Ok(Prompt::Infill { prefix, suffix: suffix.to_owned() }),
+        _ => Err(ApiError::invalid_value(
+            "suffix",
+            "Invalid 'suffix': it needs a text as 'prompt', not tokens.",
+        )),
+    };
+    prompts.into_iter().map(fill).collect()
+}
+
+/// What the models are asked: each prompt `best_of` times.
+pub fn generation_requests(
+    checked: Checked,
+    constraint: Option<&Constraint>,
+    context: &RequestContext,
+) -> Vec<GenerationRequest> {
+    let mut requests = Vec::with_capacity(checked.prompts.len() * checked.best_of as usize);
+    // The best are told by their log-probabilities.
+    let logprobs = if checked.best_of > checked.n { checked.logprobs.or(Some(0)) } else { checked.logprobs };
+    for prompt in checked.prompts {
+        let request = GenerationRequest {
+            request_id: context.id.as_str().to_owned(),
+            model: checked.model.clone(),
+            user: context.fairness_key(),
+            prompt: Arc::new(prompt),
+            sampling: checked.sampling.clone(),
+            stop: checked.stop.clone(),
+            max_tokens: Some(checked.max_tokens),
+            want_prompt_text: checked.echo,
+            logprobs,
+            score_prompt: checked.echo && checked.logprobs.is_some(),
+            constraint: constraint.cloned(),
+            tools: None,
+            thinking_budget: None,
+        };
+        for index in 0..checked.best_of {
+            let mut request = request.clone();
+            request.sampling.seed = choice_seed(checked.sampling.seed, index);
+            requests.push(request);
+        }
+    }
+    requests
+}
