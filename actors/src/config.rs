@@ -39,11 +39,13 @@ pub struct StorageConfig {
     pub path: PathBuf,
     /// Nothing is changed while the disk has less than this free (MiB). 0: until it is full.
     pub min_free_mib: u32,
+    /// Most memory for parts of the database that were read (MiB).
+    pub cache_mib: u32,
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { path: PathBuf::from("data"), min_free_mib: 64 }
+        Self { path: PathBuf::from("data"), min_free_mib: 64, cache_mib: 64 }
     }
 }
 

@@ -168,9 +168,7 @@ impl System {
 /// The database is opened, and the first start's keys are made, where blocking is allowed.
 async fn open_identity(config: &ActorsConfig) -> Result<(Identity, AdminKeyFile), StartError> {
     let (storage, auth) = (config.storage.clone(), config.auth.clone());
-    let min_free_bytes = u64::from(storage.min_free_mib) << 20;
-    let opened =
-        tokio::task::spawn_blocking(move || Identity::open(&storage.path, min_free_bytes, &auth)).await;
+    let opened = tokio::task::spawn_blocking(move || Identity::open(&storage, &auth)).await;
     Ok(opened.map_err(|error| StartError::Actor(error.to_string()))??)
 }
 

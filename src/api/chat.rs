@@ -163,6 +163,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
             return Err(structured::generation_error(error, PROMPT, constraining));
         }
     };
+    choices.constrained_by(constraining);
     choices.store_in(turn);
     choices.check_with(structured.and_then(|structured| structured.output_check(n, cut)));
     let mut response = if stream {

@@ -13,7 +13,7 @@ use jan_actors::model::{
 };
 
 use super::meter::Meter;
-use super::structured::OutputCheck;
+use super::structured::{self, OutputCheck};
 use super::tools::Reading;
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
@@ -27,6 +27,8 @@ pub struct Choices {
     /// `None` in tests.
     meter: Option<Meter>,
     check: Option<OutputCheck>,
+    /// The field that constrains the answers.
+    constraining: Option<&'static str>,
     /// Where the one answer is stored.
     turn: Option<Turn>,
     reading: Reading,
@@ -116,6 +118,7 @@ impl Choices {
             prompt_texts: vec![None; count],
             meter,
             check: None,
+            constraining: None,
             turn: None,
             reading,
             answers: std::iter::repeat_with(Answer::default).take(count).collect(),
@@ -156,6 +159,11 @@ impl Choices {
         self.turn = turn;
     }
 
+    /// Names the field that constrains the answers in errors about it.
+    pub fn constrained_by(&mut self, field: Option<&'static str>) {
+        self.constraining = field;
+    }
+
     /// Returns when what was used is on disk, so that it is counted before the client is told that it is over. Waits
     /// for a second at most, and not at all for a disk that is full.
     pub async fn settle(&self) {
@@ -177,6 +185,11 @@ impl Choices {
 
     /// The next event of any answer; `None` once all have finished.
     pub async fn next(&mut self) -> Option<Result<(usize, ChoiceEvent), GenerationError>> {
+        let event = self.next_event().await?;
+        Some(event.map_err(|error| structured::named(error, self.constraining)))
+    }
+
+    async fn next_event(&mut self) -> Option<Result<(usize, ChoiceEvent), GenerationError>> {
         loop {
             if let Some((index, event)) = self.ready.pop_front() {
                 return Some(self.told(index, event).await);

@@ -108,6 +108,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let mut choices = Choices::start(&state.models, requests, Reading::default(), meter)
         .await
         .map_err(|error| structured::generation_error(error, PROMPT, constraining))?;
+    choices.constrained_by(constraining);
     choices.check_with(structured.and_then(|structured| structured.output_check(prompts * best_of, cut)));
     let echoes: Vec<String> =
         (0..prompts * best_of).map(|index| choices.take_prompt_text(index).unwrap_or_default()).collect();

@@ -12,8 +12,28 @@ use utoipa::ToSchema;
 
 use crate::http::ApiError;
 
-/// Longest schema, expression or grammar, in bytes.
+/// Longest schema, in bytes.
 const MOST_BYTES: usize = 256 * 1024;
+
+/// Longest expression or grammar, in bytes, and that of all expressions of a schema. Compiling them can take time with
+/// the square of their length, and keeps others waiting: this much is seconds at worst.
+const MOST_TEXT_BYTES: usize = 16 * 1024;
+
+/// Longest list of choices, in bytes.
+const MOST_CHOICE_BYTES: usize = 64 * 1024;
+
+/// Longest grammar with a schema in it, which nobody looks into before it is compiled.
+const MOST_EMBEDDING_BYTES: usize = 4 * 1024;
+
+/// Most patterns of properties of a schema; compiling them takes time with more than the square of their number.
+const MOST_PATTERN_PROPERTIES: usize = 100;
+
+/// Most properties of a schema, as in OpenAI's API.
+const MOST_PROPERTIES: usize = 5000;
+
+/// Most properties of one object that may be left out. Each could be the next, so compiling them takes time with the
+/// square of their number.
+const MOST_OPTIONAL: usize = 500;
 
 /// The form of the answer.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -109,11 +129,15 @@ impl Wishes {
             return Err(ApiError::invalid_value(second.field, message));
         }
         let Some(only) = found.pop() else { return Ok(None) };
-        let (Constraint::JsonSchema(text) | Constraint::Regex(text) | Constraint::Lark(text)) =
-            &only.constraint;
-        if text.is_empty() || text.len() > MOST_BYTES {
+        let (text, most) = match &only.constraint {
+            Constraint::JsonSchema(text) => (text, MOST_BYTES),
+            Constraint::Regex(text) if only.field == "guided_choice" => (text, MOST_CHOICE_BYTES),
+            Constraint::Lark(text) if text.contains("%json") => (text, MOST_EMBEDDING_BYTES),
+            Constraint::Regex(text) | Constraint::Lark(text) => (text, MOST_TEXT_BYTES),
+        };
+        if text.is_empty() || text.len() > most {
             let message =
-                format!("Invalid '{}': expected 1 to {MOST_BYTES} bytes, got {}.", only.field, text.len());
+                format!("Invalid '{}': expected 1 to {most} bytes, got {}.", only.field, text.len());
             return Err(ApiError::invalid_value(only.field, message));
         }
         Ok(Some(only))
@@ -182,6 +206,7 @@ impl Structured {
         if text.len() > MOST_BYTES {
             return Err(wrong(format!("it has {} bytes, and {MOST_BYTES} are allowed", text.len())));
         }
+        check_properties(&schema).map_err(wrong)?;
         let options = jsonschema::options().should_validate_formats(true);
         let validator = options.build(&schema).map_err(|error| wrong(error.to_string()))?;
         Ok(Self { field, constraint: Constraint::JsonSchema(text), validator: Some(validator) })
@@ -198,21 +223,71 @@ impl Structured {
     }
 }
 
+/// Whether a schema's properties are not too many to be enforced.
+///
+/// # Errors
+/// What is too much.
+pub fn check_properties(schema: &Value) -> Result<(), String> {
+    let mut left = vec![schema];
+    let (mut total, mut patterns, mut pattern_bytes) = (0, 0, 0);
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Array(values) => left.extend(values),
+            Value::Object(fields) => {
+                if let Some(Value::Object(properties)) = fields.get("properties") {
+                    let required = fields.get("required").and_then(Value::as_array).map_or(0, Vec::len);
+                    let optional = properties.len().saturating_sub(required);
+                    total += properties.len();
+                    if optional > MOST_OPTIONAL {
+                        return Err(format!(
+                            "an object has {optional} properties that are not required, and {MOST_OPTIONAL} are allowed"
+                        ));
+                    }
+                }
+                if let Some(Value::Object(named)) = fields.get("patternProperties") {
+                    patterns += named.len();
+                    pattern_bytes += named.keys().map(String::len).sum::<usize>();
+                }
+                if let Some(Value::String(pattern)) = fields.get("pattern") {
+                    pattern_bytes += pattern.len();
+                }
+                left.extend(fields.values());
+            }
+            _ => {}
+        }
+    }
+    if patterns > MOST_PATTERN_PROPERTIES {
+        return Err(format!(
+            "it has {patterns} patternProperties, and {MOST_PATTERN_PROPERTIES} are allowed"
+        ));
+    }
+    if pattern_bytes > MOST_TEXT_BYTES {
+        return Err(format!("its patterns have {pattern_bytes} bytes, and {MOST_TEXT_BYTES} are allowed"));
+    }
+    if total > MOST_PROPERTIES {
+        return Err(format!("it has {total} properties, and {MOST_PROPERTIES} are allowed"));
+    }
+    Ok(())
+}
+
+/// The error, with the field that constrains the answers where that is at fault.
+#[must_use]
+pub fn named(error: GenerationError, constraining: Option<&'static str>) -> GenerationError {
+    match (error, constraining) {
+        (GenerationError::InvalidConstraint { field: "", message }, Some(field)) => {
+            GenerationError::InvalidConstraint { field, message }
+        }
+        (error, _) => error,
+    }
+}
+
 /// Maps an engine's error where `field` is what constrains the answers.
 pub fn generation_error(
     error: GenerationError,
     prompt_param: &'static str,
     field: Option<&'static str>,
 ) -> ApiError {
-    match (error, field) {
-        (GenerationError::InvalidConstraint { message }, Some(field)) => ApiError::invalid_value(
-            field,
-            format!(
-                "Invalid '{field}': it cannot be enforced: {message}. Leave that out or say it otherwise."
-            ),
-        ),
-        (error, _) => ApiError::from_generation(error, prompt_param),
-    }
+    ApiError::from_generation(named(error, field), prompt_param)
 }
 
 /// The last check of finished answers: that the model was kept inside the schema is the engine's doing, and an answer
@@ -285,6 +360,29 @@ mod tests {
         assert_eq!(param(schema(json!({"type": "nothing"}))), place);
         assert_eq!(param(schema(json!({"$ref": "http://127.0.0.1:1/x.json"}))), place);
         assert_eq!(param(schema(json!({"pattern": "("}))), place);
+    }
+
+    #[test]
+    fn properties_are_bounded() {
+        let object = |count: usize, required: usize| {
+            let names: Vec<String> = (0..count).map(|n| format!("p{n}")).collect();
+            let properties: Map<String, Value> =
+                names.iter().map(|name| (name.clone(), json!(true))).collect();
+            json!({"type": "object", "properties": properties, "required": names[..required]})
+        };
+        assert!(check_properties(&object(500, 0)).is_ok());
+        assert!(check_properties(&object(5000, 5000)).is_ok());
+        let patterns: Map<String, Value> = (0..101).map(|n| (format!("^p{n}$"), json!(true))).collect();
+        let too_much = [
+            object(501, 0),
+            object(5001, 5001),
+            json!({"items": [object(900, 1)]}),
+            json!({"patternProperties": patterns}),
+            json!({"items": {"pattern": "a?".repeat(9000)}}),
+        ];
+        for schema in too_much {
+            assert!(check_properties(&schema).is_err());
+        }
     }
 
     #[test]

@@ -192,6 +192,13 @@ impl Tools {
                     format!("Invalid '{at}name': there is another tool '{name}'; names must differ.");
                 return Err(ApiError::invalid_value(format!("{at}name"), message));
             }
+            // Arguments are an object, as in OpenAI's API.
+            let kind = function.parameters.as_ref().and_then(|schema| schema.get("type"));
+            if kind.is_some_and(|kind| kind != "object") {
+                let place = format!("{at}parameters.type");
+                let message = format!("Invalid '{place}': expected 'object', which is what arguments are.");
+                return Err(ApiError::invalid_value(place, message));
+            }
             bytes += function.parameters.as_ref().map_or(0, |schema| json!(schema).to_string().len());
         }
         if bytes > MOST_BYTES {
@@ -307,10 +314,12 @@ fn check_kind(kind: &str, index: usize) -> Result<(), ApiError> {
 }
 
 fn validator(schema: &Value, place: &str) -> Result<Validator, ApiError> {
-    let options = jsonschema::options().should_validate_formats(true);
-    options.build(schema).map_err(|error| {
+    let wrong = |error: String| {
         ApiError::invalid_value(place, format!("Invalid '{place}': it is no usable JSON Schema: {error}"))
-    })
+    };
+    structured::check_properties(schema).map_err(wrong)?;
+    let options = jsonschema::options().should_validate_formats(true);
+    options.build(schema).map_err(|error| wrong(error.to_string()))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -93,6 +93,11 @@ pub static KEYS: &[Key] = &[
         "While its disk has less than this free, whatever would change something gets 507 `insufficient_storage`; what is there can be read. 0: until the disk is full.",
     ),
     key(
+        "storage.cache_mib",
+        integer(8, 1 << 20, "MiB"),
+        "Most memory for what was read of the database. Users with very many conversations are served faster with more.",
+    ),
+    key(
         "auth.anonymous",
         Kind::Choice(&["auto", "allow", "deny"]),
         "Whether callers without a credential may use models, chat and completions. `auto`: when listening on a loopback address alone.",

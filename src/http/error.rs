@@ -185,7 +185,13 @@ impl ApiError {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_prompt", message).with_param(prompt_param)
             }
             GenerationError::InvalidParameter { param, .. } => Self::invalid_value(param, message),
-            GenerationError::InvalidConstraint { .. } => Self::invalid_value("response_format", message),
+            GenerationError::InvalidConstraint { field, message } => {
+                let field = if field.is_empty() { "response_format" } else { field };
+                let message = format!(
+                    "Invalid '{field}': it cannot be enforced: {message}. Leave that out or say it otherwise."
+                );
+                Self::invalid_value(field, message)
+            }
             GenerationError::InvalidOutput { .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "invalid_output", message)
             }
@@ -377,10 +383,10 @@ mod tests {
                 None,
             ),
             (
-                GenerationError::InvalidConstraint { message: text() },
+                GenerationError::InvalidConstraint { field: "tools", message: text() },
                 400,
                 "invalid_value",
-                Some("response_format"),
+                Some("tools"),
                 None,
             ),
             (GenerationError::InvalidOutput { message: text() }, 500, "invalid_output", None, None),

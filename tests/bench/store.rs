@@ -1,6 +1,6 @@
 //! What keeping conversations costs: durable appends, reads as the store grows, opening it, and its size.
 //!
-//! `cargo bench --bench store -- [--conversations N] [--seconds N] [--samples N] [--data-dir FOLDER]`
+//! `cargo bench --bench store -- [--conversations N] [--seconds N] [--samples N] [--cache-mib N] [--data-dir FOLDER]`
 //!
 //! Everything goes through the handle that the HTTP routes use. What the disk itself can do is measured beside it,
 //! before and after. Progress goes to standard error, the figures to standard output as JSON.
@@ -31,11 +31,13 @@ struct Options {
     conversations: usize,
     seconds: u64,
     samples: usize,
+    cache_mib: u32,
     folder: Option<PathBuf>,
 }
 
 fn main() {
-    let mut options = Options { conversations: 1_000_000, seconds: 5, samples: 5000, folder: None };
+    let mut options =
+        Options { conversations: 1_000_000, seconds: 5, samples: 5000, cache_mib: 64, folder: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().expect("a value follows the flag");
@@ -43,11 +45,14 @@ fn main() {
             "--conversations" => options.conversations = value().parse().expect("a number"),
             "--seconds" => options.seconds = value().parse().expect("a number"),
             "--samples" => options.samples = value().parse().expect("a number"),
+            "--cache-mib" => options.cache_mib = value().parse().expect("a number"),
             "--data-dir" => options.folder = Some(value().into()),
             // cargo's own.
             "--bench" => {}
             other => {
-                panic!("unknown argument {other}; known: --conversations, --seconds, --samples, --data-dir")
+                panic!(
+                    "unknown argument {other}; known: --conversations, --seconds, --samples, --cache-mib, --data-dir"
+                )
             }
         }
     }
@@ -56,9 +61,10 @@ fn main() {
     println!("{}", serde_json::to_string_pretty(&report).expect("JSON has a text form"));
 }
 
-async fn start(folder: &Path) -> System {
+async fn start(folder: &Path, cache_mib: u32) -> System {
     let mut config = ActorsConfig::default();
     config.storage.path = folder.join("data");
+    config.storage.cache_mib = cache_mib;
     // One writer fills its conversation faster than people do.
     config.conversations.max_items = u32::MAX;
     config.conversations.max_bytes = u64::MAX;
@@ -83,7 +89,7 @@ async fn run(options: &Options) -> Value {
 
     let fsync_before = fsync_rate(&folder, time);
     progress(&format!("the disk: {fsync_before:.0} fsyncs/s"));
-    let system = start(&folder).await;
+    let system = start(&folder, options.cache_mib).await;
     let store = system.conversations().clone();
     let member = system.identity().create_user("bench@example.com", "Bench").await.expect("a user is made");
     let user = member.id;
@@ -110,7 +116,7 @@ async fn run(options: &Options) -> Value {
     drop(store);
     system.shutdown(Duration::from_secs(10)).await;
     let begun = Instant::now();
-    let system = start(&folder).await;
+    let system = start(&folder, options.cache_mib).await;
     let open_s = begun.elapsed().as_secs_f64();
     let first = Instant::now();
     let query = query(None);
@@ -130,6 +136,7 @@ async fn run(options: &Options) -> Value {
             "times_fsync_rate": rate / f64::midpoint(fsync_before, fsync_after),
         })).collect::<Vec<_>>(),
         "conversations": options.conversations,
+        "cache_mib": options.cache_mib,
         "items": options.conversations,
         "latency_us": {"at_few": few, "at_many": many, "at_many_after_opening": after_open},
         "p99_many_over_few": {

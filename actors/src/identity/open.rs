@@ -1,7 +1,6 @@
 //! Opening what identity needs: the database, the index over it, the signing keys, and an administrator.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::admin::{self, AdminError, AdminKeyFile};
@@ -10,7 +9,7 @@ use super::handle::Identity;
 use super::index::Index;
 use super::now_s;
 use super::tokens::Tokens;
-use crate::config::AuthConfig;
+use crate::config::{AuthConfig, StorageConfig};
 use crate::store::{OpenError, Store};
 
 /// Why there can be no users, keys and sessions.
@@ -36,13 +35,13 @@ impl Identity {
     /// Opens the data folder. Blocks. Credentials can be checked at once; the actors of everything else are still to
     /// be started.
     pub(crate) fn open(
-        data_dir: &Path,
-        min_free_bytes: u64,
+        storage: &StorageConfig,
         config: &AuthConfig,
     ) -> Result<(Self, AdminKeyFile), IdentityOpenError> {
+        let data_dir = storage.path.as_path();
         let index = Arc::new(Index::default());
         let mirror = Arc::clone(&index);
-        let store = Store::open_reserving(data_dir, min_free_bytes, move |stores| mirror.load(stores))?;
+        let store = Store::open_as(storage, move |stores| mirror.load(stores))?;
         let desk = Desk { store: Arc::new(store), index };
         let tokens = Tokens::open(config, data_dir.to_owned(), now_s());
         let tokens = tokens.map_err(|error| IdentityOpenError::SigningKeys {

@@ -338,6 +338,8 @@ pub enum GenerationError {
     /// The answer's schema or grammar cannot be used (400).
     #[error("{message}")]
     InvalidConstraint {
+        /// The field that has it; empty where that is not known yet.
+        field: &'static str,
         /// What is wrong and what would be right.
         message: String,
     },

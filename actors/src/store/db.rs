@@ -22,7 +22,7 @@ use super::usage::{SledUsage, UsageStore};
 use super::{StoreError, Stores};
 use crate::identity::UserId;
 
-/// sled's cache holds at most this; its default is 1 GiB.
+/// Of sled's cache where only little is done; its own default is 1 GiB.
 const CACHE_BYTES: u64 = 64 << 20;
 
 const ID: &[u8] = b"store_id";
@@ -235,6 +235,14 @@ impl Drop for SledStores {
 /// # Errors
 /// See [`OpenError`].
 pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
+    open_caching(folder, CACHE_BYTES)
+}
+
+/// The same, with so much memory for what is read.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn open_caching(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenError> {
     let path = folder.join("db");
     let id_file = folder.join("store.id");
     let mark_file = folder.join("store.commit");
@@ -265,7 +273,7 @@ pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
     create_private_folder(&path).map_err(file_error(&path))?;
     let length = std::fs::metadata(path.join("db")).map_or(0, |file| file.len());
     let database_error = |error| OpenError::Database { path: path.clone(), error };
-    let db = open_sled(&path)?;
+    let db = open_sled(&path, cache_bytes)?;
     let meta = db.open_tree("meta").map_err(|error| database_error(error.into()))?;
     let found = text(&meta, ID).map_err(database_error)?;
     match (&expected, &found) {
@@ -343,8 +351,8 @@ fn migrate(stores: &SledStores, from: u32) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn open_sled(path: &Path) -> Result<Db, OpenError> {
-    let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+fn open_sled(path: &Path, cache_bytes: u64) -> Result<Db, OpenError> {
+    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
     // sled panics over some damage.
     let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
         .unwrap_or_else(|_| Err(sled::Error::ReportableBug("it is damaged".to_owned())));

@@ -191,3 +191,7 @@ impl Stores for Grouped<'_> {
         self.in_order().note_forgotten(user, begins)
     }
 }
+
+#[cfg(test)]
+#[path = "group_tests.rs"]
+mod tests;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::db::{self, OpenError};
 use super::group::{Group, Grouped};
 use super::{StoreError, Stores};
+use crate::config::StorageConfig;
 
 /// Most jobs that share one `fsync`; bounds how long the first waits for the last.
 const BATCH: usize = 1024;
@@ -62,19 +62,19 @@ impl Store {
 
     /// Opens the database in a data folder, or makes it. Blocks. `load` gets what is stored, now and whenever the
     /// database had to be opened again. Changes are refused ([`StoreError::Full`]) while the disk has less than
-    /// `min_free_bytes` free.
+    /// `min_free_mib` free.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open_reserving(
-        folder: &Path,
-        min_free_bytes: u64,
+    pub fn open_as(
+        storage: &StorageConfig,
         load: impl Fn(&dyn Stores) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let folder = folder.to_owned();
+        let storage = storage.clone();
         Self::start(Box::new(move || {
-            let stores = db::open(&folder)?.reserving(min_free_bytes);
-            load(&stores).map_err(|error| OpenError::Database { path: folder.join("db"), error })?;
+            let stores = db::open_caching(&storage.path, u64::from(storage.cache_mib) << 20)?;
+            let stores = stores.reserving(u64::from(storage.min_free_mib) << 20);
+            load(&stores).map_err(|error| OpenError::Database { path: storage.path.join("db"), error })?;
             Ok(Box::new(stores))
         }))
     }

@@ -16,8 +16,9 @@ use super::fit::{FirstFit, beginnings};
 use super::request::PROMPT;
 use crate::api::choices::{ChoiceEvent, Choices};
 use crate::api::meter::Meter;
-use crate::api::structured::{OutputCheck, generation_error};
+use crate::api::structured::{OutputCheck, named};
 use crate::api::tools::Reading;
+use crate::http::ApiError;
 
 /// What is to be generated.
 #[derive(Debug)]
@@ -166,7 +167,8 @@ pub fn into_turn(source: Source, turn: Turn) -> Source {
 }
 
 fn failed(error: GenerationError, constraining: Option<&'static str>) -> RunEvent {
-    let shown = generation_error(error.clone(), PROMPT, constraining);
+    let error = named(error, constraining);
+    let shown = ApiError::from_generation(error.clone(), PROMPT);
     let problem = Problem { code: shown.code().to_owned(), message: shown.message().to_owned() };
     RunEvent::Failed(problem, Some(error))
 }

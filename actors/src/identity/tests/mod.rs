@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::AuthConfig;
+use crate::config::StorageConfig;
 use crate::limits::LimitOverrides;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
@@ -39,8 +40,10 @@ impl Fixture {
     }
 
     async fn over(folder: TempDir, config: AuthConfig) -> Self {
-        let (path, auth) = (folder.path().to_owned(), config.clone());
-        let opened = tokio::task::spawn_blocking(move || Identity::open(&path, 0, &auth)).await.unwrap();
+        let path = folder.path().to_owned();
+        let storage = StorageConfig { path, min_free_mib: 0, ..StorageConfig::default() };
+        let auth = config.clone();
+        let opened = tokio::task::spawn_blocking(move || Identity::open(&storage, &auth)).await.unwrap();
         let (identity, admin_key) = opened.unwrap();
         let children = identity.children(&config);
         let root = SupervisorArguments { children, policy: RestartPolicy::default() };

@@ -105,16 +105,26 @@ impl Grammars {
         };
         let mut matcher = Matcher::new(self.factory.create_parser(grammar));
         if let Some(error) = matcher.get_error() {
-            return Err(error);
+            return Err(readable(&error));
         }
         // Warnings name what is only approximated, such as a keyword that could not be enforced.
         if let Some(warning) = matcher.grammar_warnings().into_iter().next() {
-            return Err(warning);
+            return Err(readable(&warning));
         }
         // What is too much work even for the first token is refused here rather than between decode steps.
-        matcher.deep_clone().compute_mask_or_eos().map_err(|error| error.to_string())?;
+        matcher.deep_clone().compute_mask_or_eos().map_err(|error| readable(&error.to_string()))?;
         Ok(matcher)
     }
+}
+
+/// What llguidance says, for people: on one line, without its own marks.
+fn readable(error: &str) -> String {
+    if error.contains("NoExtensionBias") {
+        return "no answer of any length satisfies it: it contradicts itself or never comes to an end"
+            .to_owned();
+    }
+    let error = error.replace("<non-verbose/>", "");
+    error.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Keeps one answer inside its constraint.
@@ -145,7 +155,8 @@ impl Guide {
     /// # Errors
     /// See [`GuideError`].
     pub fn restrict(&mut self, logits: &[f32], into: &mut Vec<f32>) -> Result<(), GuideError> {
-        let mask = self.matcher.compute_mask_or_eos().map_err(|error| GuideError(error.to_string()))?;
+        let mask =
+            self.matcher.compute_mask_or_eos().map_err(|error| GuideError(readable(&error.to_string())))?;
         into.clear();
         into.extend_from_slice(logits);
         for (word, chunk) in into.chunks_mut(32).enumerate() {
@@ -167,7 +178,7 @@ impl Guide {
     /// See [`GuideError`].
     pub fn accept(&mut self, token: Token) -> Result<(), GuideError> {
         let token = TokenId::try_from(token).map_err(|error| GuideError(error.to_string()))?;
-        self.matcher.consume_token(token).map_err(|error| GuideError(error.to_string()))
+        self.matcher.consume_token(token).map_err(|error| GuideError(readable(&error.to_string())))
     }
 
     /// Goes on by text that came with a token which began before the constraint did.

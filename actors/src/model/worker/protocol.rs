@@ -379,7 +379,9 @@ impl From<Rejected> for types::GenerationError {
                 let param = if e.param == "suffix" { "suffix" } else { "logit_bias" };
                 Self::InvalidParameter { param, message: e.message }
             }
-            Some(rejected::Reason::InvalidConstraint(message)) => Self::InvalidConstraint { message },
+            Some(rejected::Reason::InvalidConstraint(message)) => {
+                Self::InvalidConstraint { field: "", message }
+            }
             Some(rejected::Reason::Internal(message)) => Self::Internal(message),
             None => Self::Internal("the worker refused without a reason".to_owned()),
         }

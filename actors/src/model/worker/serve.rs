@@ -30,6 +30,10 @@ use crate::model::engine::runner::{Command, Engine};
 /// Messages on their way to the server; the engine waits when the server does not read.
 const OUTGOING: usize = 256;
 
+/// Stack of the threads that compile what requests bring along: a grammar can nest as deep as it is long. Only what is
+/// used of it takes memory.
+const STACK: usize = 256 << 20;
+
 /// The worker's main function. Returns only when it could not begin.
 pub fn main() -> ExitCode {
     match begin() {
@@ -129,6 +133,7 @@ impl worker_server::Worker for WorkerService {
         let _ = outgoing.try_send(Ok(from_worker(from_worker::Message::Welcome(welcome))));
         std::thread::Builder::new()
             .name("engine".to_owned())
+            .stack_size(STACK)
             .spawn(move || work(&spec, from_server, outgoing))
             .map_err(|error| Status::internal(format!("cannot start the engine thread: {error}")))?;
         tokio::spawn(async move {
@@ -188,7 +193,15 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
     send(from_worker(from_worker::Message::Ready(ready)));
     let (to_engine, commands) = std_mpsc::channel();
     std::thread::scope(|scope| {
-        scope.spawn(|| prepare_loop(model, preparer, from_server, &to_engine, &outgoing));
+        let prepare = || prepare_loop(model, preparer, from_server, &to_engine, &outgoing);
+        let prepare = std::thread::Builder::new()
+            .name("prepare".to_owned())
+            .stack_size(STACK)
+            .spawn_scoped(scope, prepare);
+        if let Err(error) = prepare {
+            tracing::error!(%error, "cannot start the thread that prepares requests; the worker ends");
+            end_process();
+        }
         let result = engine.run(&commands, |report| {
             let _ = outgoing.blocking_send(Ok(step_message(report)));
         });
