@@ -11,10 +11,13 @@ use jan_actors::model::{
     FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, TokenLogprob,
     TokenUsage,
 };
+use jan_actors::web_search::WebSource;
+use serde_json::json;
 
 use super::meter::Meter;
 use super::structured::OutputCheck;
 use super::tools::Reading;
+use super::web_search::cite::{UrlCitation, citations};
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
 
@@ -30,6 +33,8 @@ pub struct Choices {
     /// Where the one answer is stored.
     turn: Option<Turn>,
     reading: Reading,
+    /// What the answers may cite.
+    sources: Vec<WebSource>,
     /// What takes each answer apart.
     answers: Vec<Answer>,
     /// What is to be told before anything else is heard.
@@ -43,6 +48,8 @@ struct Answer {
     parser: Option<OutputParser>,
     /// Calls so far: name and arguments.
     calls: Vec<Call>,
+    /// Its text, where it may cite.
+    text: String,
     /// Whether what comes belongs to a call that is left out.
     skipping: bool,
 }
@@ -77,6 +84,8 @@ pub enum ChoiceEvent {
         /// What is new.
         text: String,
     },
+    /// What its text cites; only where there are sources.
+    Citations(Vec<UrlCitation>),
     /// The end of this answer.
     Finished(FinishReason, TokenUsage),
 }
@@ -116,6 +125,7 @@ impl Choices {
             check: None,
             turn: None,
             reading,
+            sources: Vec::new(),
             answers: std::iter::repeat_with(Answer::default).take(count).collect(),
             ready: VecDeque::new(),
         };
@@ -150,6 +160,16 @@ impl Choices {
     /// is `incomplete` there.
     pub fn store_in(&mut self, turn: Option<Turn>) {
         self.turn = turn;
+    }
+
+    /// The answers may cite these by their numbers.
+    pub fn cite_from(&mut self, sources: Vec<WebSource>) {
+        self.sources = sources;
+    }
+
+    /// What another round of the same request needs.
+    pub fn into_parts(self) -> (Reading, Option<OutputCheck>, Option<Meter>) {
+        (self.reading, self.check, self.meter)
     }
 
     /// Returns when what was used is on disk, so that it is counted before the client is told that it is over. Waits
@@ -200,6 +220,10 @@ impl Choices {
                 GenerationEvent::Finished { reason, usage } => {
                     let rest = self.answers[index].parser.as_mut().map(OutputParser::finish);
                     self.read(index, rest.unwrap_or_default(), Vec::new());
+                    let cited = citations(&self.answers[index].text, &self.sources);
+                    if !cited.is_empty() {
+                        self.ready.push_back((index, ChoiceEvent::Citations(cited)));
+                    }
                     self.ready.push_back((index, ChoiceEvent::Finished(reason, usage)));
                 }
                 GenerationEvent::Failed(error) => return Some(Err(error)),
@@ -215,7 +239,12 @@ impl Choices {
         let answer = &mut self.answers[index];
         for part in parts {
             let event = match part {
-                Part::Content(text) => ChoiceEvent::Text(text, std::mem::take(&mut logprobs)),
+                Part::Content(text) => {
+                    if !self.sources.is_empty() {
+                        answer.text.push_str(&text);
+                    }
+                    ChoiceEvent::Text(text, std::mem::take(&mut logprobs))
+                }
                 Part::Reasoning(text) => ChoiceEvent::Reasoning(text),
                 Part::Call(name) => {
                     answer.skipping = self.reading.one_call && !answer.calls.is_empty();
@@ -256,6 +285,11 @@ impl Choices {
                 }
                 if let Some(turn) = &mut self.turn {
                     turn.push(text);
+                }
+            }
+            ChoiceEvent::Citations(cited) => {
+                if let Some(turn) = &mut self.turn {
+                    turn.annotate(cited.iter().map(|one| json!(one)).collect());
                 }
             }
             ChoiceEvent::Finished(reason, _) => {
