@@ -215,6 +215,12 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// A call need no longer be made: only arguments of strict tools are still held to their schema.
+    pub fn relax(&mut self, plan: &ToolPlan) {
+        let strict = |name: &String| plan.callable.iter().any(|tool| tool.name == *name && tool.strict);
+        self.validators.retain(|(name, _)| strict(name));
+    }
+
     /// Looks at a finished call: that the model was kept inside the schema is the engine's doing, and a call is passed on
     /// as whole only when it is seen to be so.
     ///

@@ -241,8 +241,9 @@ fn without_search(plan: &mut Plan) {
 
 /// A call was made: another need not be.
 fn relax(plan: &mut Plan) {
-    plan.request.tools =
-        plan.request.tools.take().map(|tools| ToolPlan { required: false, ..(*tools).clone() }.into());
+    let Some(tools) = plan.request.tools.take() else { return };
+    plan.reading.relax(&tools);
+    plan.request.tools = Some(ToolPlan { required: false, ..(*tools).clone() }.into());
 }
 
 const fn sum(a: TokenUsage, b: TokenUsage) -> TokenUsage {

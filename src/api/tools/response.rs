@@ -132,7 +132,8 @@ impl Tools {
 impl FunctionObject {
     /// Web search, for models that decide themselves.
     fn web_search() -> Self {
-        let query = json!({"type": "string", "description": "What to search for, in a few words", "maxLength": 200});
+        let query =
+            json!({"type": "string", "description": "What to search for, in a few words", "maxLength": 200});
         Self {
             name: web_search::FUNCTION.to_owned(),
             description: Some("Searches the web for what is new or not known.".to_owned()),
