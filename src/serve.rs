@@ -50,6 +50,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         backup: system.backup().clone(),
         conversations: system.conversations().clone(),
         responses: system.responses().clone(),
+        web_search: system.web_search().clone(),
         google: Arc::new(Google::new(config.auth.google.clone())),
         guests: match config.auth.guests {
             GuestPolicy::Auto => is_local,

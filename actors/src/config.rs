@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::web_search::WebSearchConfig;
+
 /// Everything that [`crate::System::start`] needs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -26,6 +28,8 @@ pub struct ActorsConfig {
     pub responses: ResponsesConfig,
     /// How large conversations may be.
     pub conversations: ConversationsConfig,
+    /// Searching the web.
+    pub web_search: WebSearchConfig,
     /// Arguments that every worker gets behind `worker`, e.g. how to log. Not a setting.
     #[serde(skip)]
     pub worker_arguments: Vec<String>,

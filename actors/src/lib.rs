@@ -17,6 +17,7 @@ pub mod supervision;
 pub mod supervisor;
 pub mod system;
 pub mod usage;
+pub mod web_search;
 
 pub use store::StoreError;
 pub use system::{StartError, System};

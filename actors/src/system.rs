@@ -20,6 +20,7 @@ use crate::responses::Responses;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::usage::UsageLedger;
+use crate::web_search::WebSearch;
 
 /// Everything that runs behind the edge, under one root supervisor.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub struct System {
     backup: Backup,
     responses: Responses,
     conversations: Conversations,
+    web_search: WebSearch,
     admin_key: AdminKeyFile,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
@@ -85,6 +87,8 @@ impl System {
         let responses = Responses::new(Arc::clone(identity.store()), config.responses.clone());
         children.extend(responses.children());
         children.extend(conversations.children());
+        let web_search = WebSearch::new(config.web_search.clone());
+        children.push(web_search.child());
         children.push(ChildSpec::new("model supervisor", supervisor, model_supervisor));
         let root = SupervisorArguments { children, policy: RestartPolicy::default() };
         let (root, ended) = Actor::spawn(None, Supervisor, root)
@@ -98,6 +102,7 @@ impl System {
             backup,
             responses,
             conversations,
+            web_search,
             admin_key,
             root,
             ended,
@@ -137,6 +142,11 @@ impl System {
     /// The door to conversations.
     pub fn conversations(&self) -> &Conversations {
         &self.conversations
+    }
+
+    /// The door to searching the web.
+    pub fn web_search(&self) -> &WebSearch {
+        &self.web_search
     }
 
     /// Where the first administrator's key was written, and whether this start wrote it.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use jan_actors::model::{Constraint, GenerationRequest, Prompt, ToolPlan};
+use jan_actors::model::{ChatPrompt, Constraint, GenerationRequest, Prompt, ToolPlan};
+use jan_actors::web_search::SearchQuery;
 use utoipa::OpenApi;
 use warp::Filter;
 use warp::filters::BoxedFilter;
@@ -21,7 +22,9 @@ use super::params::{ServiceTier, StopShape, StreamOptions, choice_seed};
 use super::streaming;
 use super::structured::{self, FormatKind, JsonSchemaFormat, ResponseFormat};
 use super::thinking::Effort;
-use super::tools::{ChatTool, FunctionObject, ToolChoiceMode, ToolChoiceShape};
+use super::tools::{ChatTool, FunctionObject, Reading, ToolChoiceMode, ToolChoiceShape};
+use super::web_search::cite::{ChatCitation, CitedUrl};
+use super::web_search::{self, ContextSize, LocationKind, UserLocation, WebSearchOptions, Wish};
 use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
 use super::{AppState, into_response, json, name_ignored, with};
 use crate::http::body::request;
@@ -31,6 +34,8 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_j
 
 /// The field that holds the prompt, for errors about it.
 const PROMPT: &str = "messages";
+/// The field that asks for a search.
+const WEB_SEARCH: &str = "web_search_options";
 
 /// `/chat/completions`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
@@ -67,6 +72,12 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         ContentShape,
         PartShape,
         ServiceTier,
+        WebSearchOptions,
+        ContextSize,
+        LocationKind,
+        UserLocation,
+        ChatCitation,
+        CitedUrl,
         ResponseFormat,
         FormatKind,
         JsonSchemaFormat,
@@ -118,6 +129,7 @@ pub struct Doc;
         (status = 404, description = "There is no such model", body = ErrorResponse),
         (status = 413, description = "The body is too large", body = ErrorResponse),
         (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
+        (status = 429, description = "A rate limit, or the limit of searches", body = ErrorResponse),
         (status = 500, description = "The server failed", body = ErrorResponse),
         (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
     )
@@ -128,6 +140,10 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let parsed = http_json::parse::<ChatRequest>(&body, UNSUPPORTED)?;
     drop(body);
     let mut chat = parsed.value.check()?;
+    if chat.web.is_some() {
+        let checked = state.web_search.check(&context.fairness_key());
+        checked.map_err(|error| web_search::from_search(&error, WEB_SEARCH))?;
+    }
     let structured = chat.structured.take();
     let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
     let reading = std::mem::take(&mut chat.tools);
@@ -149,18 +165,14 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         None => None,
     };
     let conversation = turn.as_ref().map(ConversationRef::from);
-    let mut choices = match Choices::start(
-        &state.models,
-        generation_requests(chat, constraint, plan, &context),
-        reading,
-        meter,
-    )
-    .await
-    {
+    let wish = chat.web.take();
+    let requests = generation_requests(chat, constraint, plan, &context);
+    let started = start(&state, &context, requests, wish, reading, meter, constraining).await;
+    let mut choices = match started {
         Ok(choices) => choices,
         Err(error) => {
             chat_conversation::take_back(turn).await;
-            return Err(structured::generation_error(error, PROMPT, constraining));
+            return Err(error);
         }
     };
     choices.constrained_by(constraining);
@@ -176,6 +188,44 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     };
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
+}
+
+/// Searches where that is wished, and starts the answers.
+async fn start(
+    state: &AppState,
+    context: &RequestContext,
+    mut requests: Vec<GenerationRequest>,
+    wish: Option<Wish>,
+    reading: Reading,
+    meter: Meter,
+    constraining: Option<&'static str>,
+) -> Result<Choices, ApiError> {
+    let failed = |error| structured::generation_error(error, PROMPT, constraining);
+    let mut sources = Vec::new();
+    if let Some((wish, request)) = wish.zip(requests.first().cloned()) {
+        let Prompt::Chat(chat) = &*request.prompt else { return Err(ApiError::internal()) };
+        let Some(question) = web_search::prompt::question(&chat.messages) else {
+            let message = "Invalid 'messages': web search needs a message of the user to search for.";
+            return Err(ApiError::invalid_value(PROMPT, message));
+        };
+        let query = SearchQuery::words(question);
+        let found = state.web_search.search(&context.fairness_key(), wish.query(&query)).await;
+        let found = found.map_err(|error| web_search::from_search(&error, WEB_SEARCH))?;
+        let with = |text: &str| {
+            let messages = web_search::prompt::with_sources(chat.messages.clone(), text);
+            Arc::new(Prompt::Chat(ChatPrompt { messages, ..chat.clone() }))
+        };
+        let trial = |text: &str| GenerationRequest { prompt: with(text), ..request.clone() };
+        let shown = web_search::prompt::fit(&state.models, &query, &found, 0, trial).await.map_err(failed)?;
+        let prompt = with(&shown.text);
+        sources = shown.sources;
+        for request in &mut requests {
+            request.prompt = Arc::clone(&prompt);
+        }
+    }
+    let mut choices = Choices::start(&state.models, requests, reading, meter).await.map_err(failed)?;
+    choices.cite_from(sources);
+    Ok(choices)
 }
 
 fn generation_requests(

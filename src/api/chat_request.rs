@@ -15,6 +15,7 @@ use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StopShape, Stre
 use super::structured::{ResponseFormat, Structured, Wishes};
 use super::thinking::{self, Effort};
 use super::tools::{ChatTool, ToolChoiceShape, Tools};
+use super::web_search::{WebSearchOptions, Wish};
 use crate::http::ApiError;
 use crate::http::json::{Given, Unsupported};
 
@@ -23,7 +24,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "functions", harmless: &[Given::EmptyList] },
     Unsupported { field: "function_call", harmless: &[Given::Word("none"), Given::Word("auto")] },
     Unsupported { field: "verbosity", harmless: &[Given::Word("medium")] },
-    Unsupported { field: "web_search_options", harmless: &[] },
     Unsupported { field: "audio", harmless: &[] },
     Unsupported { field: "modalities", harmless: &[Given::ListOf("text")] },
     Unsupported { field: "prediction", harmless: &[] },
@@ -126,6 +126,8 @@ pub struct ChatRequest {
     /// Whether one answer may have several calls.
     #[schema(default = true)]
     pub parallel_tool_calls: Option<bool>,
+    /// Search the web with the last message of the user before answering; the answer cites what it takes from there.
+    pub web_search_options: Option<WebSearchOptions>,
     /// How hard to think, for models that do.
     pub reasoning_effort: Option<Effort>,
     /// Most tokens of thinking; then it is ended. 0: none.
@@ -167,6 +169,7 @@ pub struct CheckedChat {
     /// Contents as one string.
     pub prompt: ChatPrompt,
     pub tools: Tools,
+    pub web: Option<Wish>,
     pub thinking_budget: Option<u32>,
     pub sampling: SamplingParams,
     pub stop: Vec<String>,
@@ -226,6 +229,7 @@ impl ChatRequest {
         let messages = messages.into_iter().enumerate().map(message_object).collect::<Result<Vec<_>, _>>()?;
         let tools = Tools::of_chat(self.tools, self.tool_choice.as_ref(), self.parallel_tool_calls)?;
         exclude(structured.as_ref(), &tools)?;
+        let web = self.web_search_options.as_ref().map(WebSearchOptions::check).transpose()?;
         let mut prompt = ChatPrompt {
             messages,
             tools: tools.shown.clone(),
@@ -240,6 +244,7 @@ impl ChatRequest {
             model: self.model,
             prompt,
             tools,
+            web,
             thinking_budget,
             sampling,
             stop,

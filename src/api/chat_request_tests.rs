@@ -161,7 +161,6 @@ fn fields_of_later_versions_are_refused_by_name() {
     for (field, value) in [
         ("functions", json!([{}])),
         ("function_call", json!({"name": "f"})),
-        ("web_search_options", json!({})),
         ("audio", json!({})),
         ("modalities", json!(["text", "audio"])),
         ("prediction", json!({})),

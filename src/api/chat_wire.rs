@@ -13,6 +13,7 @@ use super::chat_message::{CalledFunction, ToolCall, ToolCallKind};
 use super::choices::ChoiceEvent;
 use super::logprobs::ChatLogprobs;
 use super::streaming::Encoder;
+use super::web_search::cite::{ChatCitation, UrlCitation};
 use super::wire::{Finish, Head, Usage, UsageSum};
 use crate::http::sse;
 
@@ -66,7 +67,7 @@ impl ChatChoice {
             reasoning_content: None,
             tool_calls: Vec::new(),
             refusal: (),
-            annotations: [],
+            annotations: Vec::new(),
         };
         let logprobs = with_logprobs.then(ChatLogprobs::default);
         Self { index, message, logprobs, finish_reason: Finish::Stop }
@@ -96,6 +97,7 @@ impl ChatChoice {
                     call.function.arguments.push_str(&text);
                 }
             }
+            ChoiceEvent::Citations(cited) => message.annotations = of_chat(cited),
             ChoiceEvent::Finished(reason, _) => {
                 let called = !message.tool_calls.is_empty();
                 self.finish_reason = Finish::of(reason, called);
@@ -106,6 +108,10 @@ impl ChatChoice {
             }
         }
     }
+}
+
+fn of_chat(cited: Vec<UrlCitation>) -> Vec<ChatCitation> {
+    cited.into_iter().map(Into::into).collect()
 }
 
 /// What the model says.
@@ -124,9 +130,8 @@ pub struct AssistantMessage {
     /// Always null.
     #[schema(value_type = Option<String>)]
     refusal: (),
-    /// Always empty.
-    #[schema(value_type = Vec<Object>)]
-    annotations: [u8; 0],
+    /// The pages that the text cites, after `web_search_options`.
+    annotations: Vec<ChatCitation>,
 }
 
 /// One event of a streamed answer.
@@ -183,6 +188,9 @@ pub struct Delta<'a> {
     /// More of the calls of tools.
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<[CallDelta; 1]>,
+    /// The pages that the text cites, in one of an answer's last chunks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<Vec<ChatCitation>>,
     /// Null in an answer's first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -299,6 +307,10 @@ impl Encoder for ChunkEncoder {
                 let function = FunctionDelta { name: None, arguments: text };
                 let call = CallDelta { index: number, id: None, kind: None, function };
                 self.write_choice(index, Delta::call(call), None, None, buffer);
+            }
+            ChoiceEvent::Citations(cited) => {
+                let delta = Delta { annotations: Some(of_chat(cited)), ..Delta::default() };
+                self.write_choice(index, delta, None, None, buffer);
             }
             ChoiceEvent::Finished(reason, usage) => {
                 self.usage.add(index, usage);

@@ -11,10 +11,13 @@ use jan_actors::model::{
     FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, PromptLogprobs,
     TokenLogprob, TokenUsage,
 };
+use jan_actors::web_search::WebSource;
+use serde_json::json;
 
 use super::meter::Meter;
 use super::structured::{self, OutputCheck};
 use super::tools::Reading;
+use super::web_search::cite::{UrlCitation, citations};
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
 
@@ -32,6 +35,8 @@ pub struct Choices {
     /// Where the one answer is stored.
     turn: Option<Turn>,
     reading: Reading,
+    /// What the answers may cite.
+    sources: Vec<WebSource>,
     /// What takes each answer apart.
     answers: Vec<Answer>,
     /// What is to be told before anything else is heard.
@@ -45,6 +50,8 @@ struct Answer {
     parser: Option<OutputParser>,
     /// Calls so far: name and arguments.
     calls: Vec<Call>,
+    /// Its text, where it may cite.
+    text: String,
     /// Whether what comes belongs to a call that is left out.
     skipping: bool,
 }
@@ -81,6 +88,8 @@ pub enum ChoiceEvent {
         /// What is new.
         text: String,
     },
+    /// What its text cites; only where there are sources.
+    Citations(Vec<UrlCitation>),
     /// The end of this answer.
     Finished(FinishReason, TokenUsage),
 }
@@ -121,6 +130,7 @@ impl Choices {
             constraining: None,
             turn: None,
             reading,
+            sources: Vec::new(),
             answers: std::iter::repeat_with(Answer::default).take(count).collect(),
             ready: VecDeque::new(),
         };
@@ -162,6 +172,16 @@ impl Choices {
     /// Names the field that constrains the answers in errors about it.
     pub fn constrained_by(&mut self, field: Option<&'static str>) {
         self.constraining = field;
+    }
+
+    /// The answers may cite these by their numbers.
+    pub fn cite_from(&mut self, sources: Vec<WebSource>) {
+        self.sources = sources;
+    }
+
+    /// What another round of the same request needs.
+    pub fn into_parts(self) -> (Reading, Option<OutputCheck>, Option<Meter>) {
+        (self.reading, self.check, self.meter)
     }
 
     /// Returns when what was used is on disk, so that it is counted before the client is told that it is over. Waits
@@ -217,6 +237,10 @@ impl Choices {
                 GenerationEvent::Finished { reason, usage } => {
                     let rest = self.answers[index].parser.as_mut().map(OutputParser::finish);
                     self.read(index, rest.unwrap_or_default(), Vec::new());
+                    let cited = citations(&self.answers[index].text, &self.sources);
+                    if !cited.is_empty() {
+                        self.ready.push_back((index, ChoiceEvent::Citations(cited)));
+                    }
                     self.ready.push_back((index, ChoiceEvent::Finished(reason, usage)));
                 }
                 GenerationEvent::PromptScored(scores) => {
@@ -235,7 +259,12 @@ impl Choices {
         let answer = &mut self.answers[index];
         for part in parts {
             let event = match part {
-                Part::Content(text) => ChoiceEvent::Text(text, std::mem::take(&mut logprobs)),
+                Part::Content(text) => {
+                    if !self.sources.is_empty() {
+                        answer.text.push_str(&text);
+                    }
+                    ChoiceEvent::Text(text, std::mem::take(&mut logprobs))
+                }
                 Part::Reasoning(text) => ChoiceEvent::Reasoning(text),
                 Part::Call(name) => {
                     answer.skipping = self.reading.one_call && !answer.calls.is_empty();
@@ -276,6 +305,11 @@ impl Choices {
                 }
                 if let Some(turn) = &mut self.turn {
                     turn.push(text);
+                }
+            }
+            ChoiceEvent::Citations(cited) => {
+                if let Some(turn) = &mut self.turn {
+                    turn.annotate(cited.iter().map(|one| json!(one)).collect());
                 }
             }
             ChoiceEvent::Finished(reason, _) => {

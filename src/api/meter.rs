@@ -19,6 +19,8 @@ pub struct Meter {
     prompt_tokens: u32,
     /// For each answer.
     completion_tokens: Vec<u32>,
+    /// Of rounds before this one.
+    earlier_tokens: u32,
     ledger: UsageLedger,
     /// `None` until it is known which model it is for.
     account: Option<UsageKey>,
@@ -51,6 +53,7 @@ impl Meter {
             answers_per_prompt,
             prompt_tokens: 0,
             completion_tokens: vec![0; prompts * answers_per_prompt],
+            earlier_tokens: 0,
             ledger: state.usage.clone(),
             account: None,
             accepted: false,
@@ -61,6 +64,13 @@ impl Meter {
     pub async fn of_model(&mut self, models: &Models, model: &str) {
         let description = models.describe(model).await;
         self.account = description.map(|model| UsageKey::of(&self.principal, &model.root));
+    }
+
+    /// The same request asks the model again, with a search's results.
+    pub fn next_round(&mut self) {
+        for tokens in &mut self.completion_tokens {
+            self.earlier_tokens = self.earlier_tokens.saturating_add(std::mem::take(tokens));
+        }
     }
 
     /// Returns when what was used is on disk. What a client was told to be over has been counted.
@@ -107,7 +117,10 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        let answers = self.completion_tokens.iter().fold(0u32, |sum, tokens| sum.saturating_add(*tokens));
+        let answers = self
+            .completion_tokens
+            .iter()
+            .fold(self.earlier_tokens, |sum, tokens| sum.saturating_add(*tokens));
         self.limiter.charge_tokens(&self.principal, self.prompt_tokens.saturating_add(answers));
     }
 }

@@ -34,6 +34,7 @@ mod tokenize;
 mod tools;
 mod usage;
 mod user;
+mod web_search;
 mod wire;
 
 pub use self::docs::PAGE as SWAGGER_PAGE;
@@ -50,6 +51,7 @@ use jan_actors::limits::Limiter;
 use jan_actors::model::Models;
 use jan_actors::responses::Responses;
 use jan_actors::usage::UsageLedger;
+use jan_actors::web_search::WebSearch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use warp::filters::BoxedFilter;
@@ -82,6 +84,8 @@ pub struct AppState {
     pub conversations: Conversations,
     /// The door to stored responses.
     pub responses: Responses,
+    /// The door to searching the web.
+    pub web_search: WebSearch,
     /// Signing in with Google.
     pub google: Arc<Google>,
     /// Whether anybody may become a guest.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jan_actors::model::ModelStatus;
+use jan_actors::web_search::SearchHealth;
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
@@ -46,7 +47,7 @@ async fn status(state: AppState) -> Response {
         api_gateway: gateway(&state).await,
         inference_model: inference(&state).await,
         database: if state.identity.database_healthy() { Health::Healthy } else { Health::Unhealthy },
-        external_apis: ExternalApis { serper: Health::NotConfigured },
+        external_apis: ExternalApis { serper: state.web_search.health().into() },
     })
 }
 
@@ -66,7 +67,8 @@ pub struct SystemStatus {
 /// Services elsewhere.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ExternalApis {
-    /// Web search.
+    /// Web search, as its last calls went: `degraded` after one or two that failed, `unhealthy` after more or where the
+    /// key is refused, `unknown` before the first.
     serper: Health,
 }
 
@@ -83,6 +85,20 @@ pub enum Health {
     Unhealthy,
     /// It is not there, by configuration.
     NotConfigured,
+    /// It was not needed so far.
+    Unknown,
+}
+
+impl From<SearchHealth> for Health {
+    fn from(health: SearchHealth) -> Self {
+        match health {
+            SearchHealth::NotConfigured => Self::NotConfigured,
+            SearchHealth::Unknown => Self::Unknown,
+            SearchHealth::Healthy => Self::Healthy,
+            SearchHealth::Degraded => Self::Degraded,
+            SearchHealth::Unhealthy => Self::Unhealthy,
+        }
+    }
 }
 
 async fn gateway(state: &AppState) -> Health {

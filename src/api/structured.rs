@@ -304,6 +304,11 @@ impl OutputCheck {
         self.texts[index].push_str(text);
     }
 
+    /// What was said belonged to a round before the answer.
+    pub fn next_round(&mut self) {
+        self.texts.iter_mut().for_each(String::clear);
+    }
+
     /// Looks at an answer that ended by itself.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 //! Sources: `ChatCompletionTool`, `ChatCompletionToolChoiceOption`, `FunctionTool` and `ToolChoiceParam` in OpenAI's API
 //! description. Chat and Responses say the same in different places: [`ToolField`] knows which.
 
+mod response;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -13,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+pub use self::response::{ResponseTool, WebTool};
 use super::structured;
+use super::web_search::{self, is_web_search};
 use crate::http::ApiError;
 
 /// Most tools of one request, as OpenAI has it.
@@ -50,24 +54,6 @@ pub struct FunctionObject {
     parameters: Option<Map<String, Value>>,
     /// Whether its arguments always satisfy the schema. They do anyway where `tool_choice` requires a call.
     #[serde(skip_serializing_if = "Option::is_none")]
-    strict: Option<bool>,
-}
-
-/// A function that the model may call, as Responses have it.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-pub struct ResponseTool {
-    /// `function` alone.
-    #[serde(rename = "type")]
-    kind: String,
-    /// Its name: letters, digits, `_` and `-`.
-    #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]+$")]
-    name: Option<String>,
-    /// What it does, for the model to know when to call it.
-    description: Option<String>,
-    /// The JSON Schema of its arguments; none without it.
-    #[schema(value_type = Option<Object>)]
-    parameters: Option<Map<String, Value>>,
-    /// Whether its arguments always satisfy the schema. They do anyway where `tool_choice` requires a call.
     strict: Option<bool>,
 }
 
@@ -113,18 +99,10 @@ pub struct Tools {
     pub shown: Vec<Value>,
     /// Those that it may call; `None` where it may call none.
     pub plan: Option<Arc<ToolPlan>>,
+    /// Whether the web can be searched.
+    pub web: Option<WebTool>,
     /// What looks at calls that are kept in their form.
     validators: Vec<(String, Validator)>,
-}
-
-impl ResponseTool {
-    /// As a response shows it.
-    pub fn shown(&self) -> Value {
-        json!({
-            "type": "function", "name": self.name, "description": self.description, "parameters": self.parameters,
-            "strict": self.strict.unwrap_or(false),
-        })
-    }
 }
 
 impl Tools {
@@ -139,31 +117,12 @@ impl Tools {
     ) -> Result<Self, ApiError> {
         let mut functions = Vec::new();
         for (index, tool) in tools.unwrap_or_default().into_iter().enumerate() {
-            check_kind(&tool.kind, index)?;
+            check_kind(&tool.kind, index, "'function' (for web search, 'web_search_options')")?;
             let function =
                 tool.function.ok_or_else(|| ApiError::missing(format!("tools[{index}].function")))?;
             functions.push(function);
         }
         Self::new(functions, choice, parallel, ToolField::Nested)
-    }
-
-    /// Checks Responses' fields.
-    ///
-    /// # Errors
-    /// 400 with the field.
-    pub fn of_response(
-        tools: Option<&[ResponseTool]>,
-        choice: Option<&Value>,
-        parallel: Option<bool>,
-    ) -> Result<Self, ApiError> {
-        let mut functions = Vec::new();
-        for (index, tool) in tools.unwrap_or_default().iter().cloned().enumerate() {
-            check_kind(&tool.kind, index)?;
-            let ResponseTool { name, description, parameters, strict, .. } = tool;
-            let name = name.ok_or_else(|| ApiError::missing(format!("tools[{index}].name")))?;
-            functions.push(FunctionObject { name, description, parameters, strict });
-        }
-        Self::new(functions, choice, parallel, ToolField::Flat)
     }
 
     fn new(
@@ -235,6 +194,7 @@ impl Tools {
                 .map(|function| json!({"type": "function", "function": function}))
                 .collect(),
             plan: Some(Arc::new(ToolPlan { callable, required, parallel, guided })),
+            web: None,
             validators,
         })
     }
@@ -262,6 +222,12 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// A call need no longer be made: only arguments of strict tools are still held to their schema.
+    pub fn relax(&mut self, plan: &ToolPlan) {
+        let strict = |name: &String| plan.callable.iter().any(|tool| tool.name == *name && tool.strict);
+        self.validators.retain(|(name, _)| strict(name));
+    }
+
     /// Looks at a finished call: that the model was kept inside the schema is the engine's doing, and a call is passed on
     /// as whole only when it is seen to be so.
     ///
@@ -304,12 +270,12 @@ impl FunctionObject {
     }
 }
 
-fn check_kind(kind: &str, index: usize) -> Result<(), ApiError> {
+fn check_kind(kind: &str, index: usize, allowed: &str) -> Result<(), ApiError> {
     if kind == "function" {
         return Ok(());
     }
     let param = format!("tools[{index}].type");
-    let message = format!("Unsupported parameter: tools of type '{kind}' are not supported; use 'function'.");
+    let message = format!("Unsupported parameter: tools of type '{kind}' are not supported; use {allowed}.");
     Err(ApiError::unsupported(param, message))
 }
 
@@ -412,6 +378,9 @@ impl ToolField {
     fn name_in(self, tool: &Value, at: &str) -> Result<String, ApiError> {
         let (name, place) = match self {
             Self::Nested => (&tool["function"]["name"], format!("{at}.function.name")),
+            Self::Flat if tool["type"].as_str().is_some_and(is_web_search) => {
+                return Ok(web_search::FUNCTION.to_owned());
+            }
             Self::Flat => (&tool["name"], format!("{at}.name")),
         };
         let name = name.as_str().map(str::to_owned);

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use jan_actors::config::{
     ActorsConfig, ConversationsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig,
-    ResponsesConfig, StorageConfig, WorkerConfig,
+    ResponsesConfig, StorageConfig, WebSearchConfig, WorkerConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub queue: QueueConfig,
     /// Stored responses.
     pub responses: ResponsesConfig,
+    /// Searching the web.
+    pub web_search: WebSearchConfig,
     /// Worker processes.
     pub worker: WorkerConfig,
     /// The models to serve beside the bundled one.
@@ -90,6 +92,7 @@ impl Config {
             rate_limits: self.rate_limits.clone(),
             responses: self.responses.clone(),
             conversations: self.conversations.clone(),
+            web_search: self.web_search.clone(),
             // Workers log as the server does.
             worker_arguments: self.log.to_arguments(),
         }

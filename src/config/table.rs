@@ -281,6 +281,48 @@ pub static KEYS: &[Key] = &[
         integer(0, HOUR_MS, MILLISECONDS),
         "How long a stored stream goes on after its client is gone, so that it can be taken up again; then it is cancelled.",
     ),
+    key("web_search.base_url", Kind::Url, "Where Serper is; searches go to `/search` below it."),
+    secret(key(
+        "web_search.api_key",
+        Kind::Text,
+        "This server's key at Serper (serper.dev). Unset: web search is refused.",
+    )),
+    key(
+        "web_search.timeout_ms",
+        integer(10, 600_000, MILLISECONDS),
+        "Longest time of a search, with all its retries.",
+    ),
+    key(
+        "web_search.retries",
+        integer(0, 10, "retries"),
+        "How often a search is tried again after no connection, 429 or 5xx.",
+    ),
+    key("web_search.max_results", integer(1, 20, "results"), "Most results of a search."),
+    key(
+        "web_search.max_per_response",
+        integer(1, 20, "searches"),
+        "Most searches of one response; `max_tool_calls` can ask for fewer.",
+    ),
+    key(
+        "web_search.cache_ttl_s",
+        integer(0, 30 * 86_400, SECONDS),
+        "How long results are remembered, for everybody who searches for the same. 0: not at all.",
+    ),
+    key(
+        "web_search.cache_entries",
+        integer(0, 10_000, "searches"),
+        "Results of how many searches are remembered. 0: none.",
+    ),
+    key(
+        "web_search.credits_per_day",
+        integer(0, U32, "credits"),
+        "Most of Serper's credits a day (UTC, counted from the server's start); then 429. A search takes one, or what Serper says that it took. 0: no limit.",
+    ),
+    key(
+        "web_search.credits_per_user_per_day",
+        integer(0, U32, "credits"),
+        "The same of one user, or of one address without a credential.",
+    ),
     key("worker.program", Kind::Path, "The program that is started with `worker`. Unset: this program."),
     key("worker.load_timeout_ms", integer(1, 24 * HOUR_MS, MILLISECONDS), "Longest time to load a model."),
     key(

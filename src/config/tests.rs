@@ -145,7 +145,8 @@ fn what_is_printed_can_be_read_again() {
 
 #[test]
 fn secrets_are_not_printed() {
-    let config = load("[auth.google]\nclient_secret = 'hunter2'\n", &[], &[]).unwrap();
+    let file = "[auth.google]\nclient_secret = 'hunter2'\n[web_search]\napi_key = 'hunter2'\n";
+    let config = load(file, &[], &[]).unwrap();
     assert!(!config.to_masked_toml().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
 }
 

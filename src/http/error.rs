@@ -222,6 +222,11 @@ impl ApiError {
         self
     }
 
+    /// The same with `Retry-After`.
+    pub(crate) fn with_retry_after(self, after: Duration) -> Self {
+        Self { retry_after: Some(after), ..self }
+    }
+
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> StatusCode {

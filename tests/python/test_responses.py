@@ -125,7 +125,7 @@ BAD = [
     ({"input": [{"role": "robot", "content": "x"}]}, None, "input[0].role"),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "invalid_value",
      "input[0].content[0].type"),
-    ({"input": [{"type": "web_search_call", "id": "x"}]}, "unsupported_parameter", "input[0].type"),
+    ({"input": [{"type": "image_generation_call", "id": "x"}]}, "unsupported_parameter", "input[0].type"),
     ({"model": ""}, "invalid_value", "model"),
     ({"model": None}, "invalid_type", "model"),
     ({"max_output_tokens": 15}, "invalid_value", "max_output_tokens"),

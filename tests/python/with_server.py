@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 
+import serper
 from harness import ENDLESS, IS_BUNDLED, MODEL, Server
 
 
@@ -18,7 +19,8 @@ def main():
     if len(sys.argv) < 3 or sys.argv[1] != "--":
         sys.exit(__doc__)
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(folder)
+        search = serper.Serper()
+        server = Server(folder, env=search.settings())
         try:
             environment = os.environ | {
                 "JAN_BASE_URL": server.base_url,
@@ -34,6 +36,7 @@ def main():
                 print(server.log_tail(), file=sys.stderr)
         finally:
             server.close()
+            search.close()
     sys.exit(status)
 
 

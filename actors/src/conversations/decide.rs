@@ -198,13 +198,23 @@ pub fn checkpoint(
     Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
 }
 
+/// What an answer says beside its text.
+#[derive(Debug, Default)]
+pub struct Said {
+    /// Its text.
+    pub text: String,
+    /// What the text refers to, as OpenAI's annotations.
+    pub annotations: Vec<Value>,
+    /// The tools that it calls.
+    pub calls: Vec<NewItem>,
+}
+
 /// The answer as it ended, and the tools that it calls.
 pub fn finish(
     stores: &dyn Stores,
     id: ConversationId,
     answer: &StoredItem,
-    text: String,
-    calls: Vec<NewItem>,
+    said: Said,
     ending: Ending,
     rules: &Rules,
 ) -> Decision<()> {
@@ -212,7 +222,12 @@ pub fn finish(
         Ending::Completed => "completed",
         Ending::Incomplete => "incomplete",
     };
-    let (mut record, mut item) = replace(stores, id, answer, answer_body(answer, text, status))?;
+    let Said { text, annotations, calls } = said;
+    let mut body = answer_body(answer, text, status);
+    if let Some(part) = body.get_mut("content").and_then(|content| content.get_mut(0)) {
+        part["annotations"] = Value::Array(annotations);
+    }
+    let (mut record, mut item) = replace(stores, id, answer, body)?;
     touch(&mut record, rules);
     item.node.pending = false;
     // What was said meanwhile hangs on the answer and stays the end of the branch; the calls are the end otherwise.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::actor::Writer;
-use super::decide::{self, Begun};
+use super::decide::{self, Begun, Said};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::running::Lease;
@@ -35,6 +35,8 @@ struct Open {
     text: String,
     /// The tools that the answer calls.
     calls: Vec<NewItem>,
+    /// What its text refers to.
+    annotations: Vec<Value>,
     every: Duration,
     stored_at: Instant,
     stored_len: usize,
@@ -53,6 +55,7 @@ impl Turn {
                 begun,
                 text: String::new(),
                 calls: Vec::new(),
+                annotations: Vec::new(),
                 every,
                 stored_at: Instant::now(),
                 stored_len: 0,
@@ -93,12 +96,22 @@ impl Turn {
 
     /// The answer calls a tool. Stored with its end.
     pub fn push_call(&mut self, call_id: &str, name: &str, arguments: &str) {
-        let Some(open) = &mut self.open else { return };
-        let body = json!({
+        self.push_item(json!({
             "type": "function_call", "status": "completed", "call_id": call_id, "name": name, "arguments": arguments,
-        });
-        if let Value::Object(body) = body {
+        }));
+    }
+
+    /// Something else that goes with the answer, such as a search. Stored with its end.
+    pub fn push_item(&mut self, item: Value) {
+        if let (Some(open), Value::Object(body)) = (&mut self.open, item) {
             open.calls.push(NewItem { id: None, body });
+        }
+    }
+
+    /// What the answer's text refers to, as OpenAI's annotations. Stored with its end.
+    pub fn annotate(&mut self, annotations: Vec<Value>) {
+        if let Some(open) = &mut self.open {
+            open.annotations = annotations;
         }
     }
 
@@ -160,10 +173,11 @@ fn end(
     ending: Ending,
     done: impl FnOnce(Result<(), ConversationError>) + Send + 'static,
 ) {
-    let Open { writer, lease, begun, text, calls, .. } = open;
+    let Open { writer, lease, begun, text, annotations, calls, .. } = open;
+    let said = Said { text, annotations, calls };
     let answer = begun.answer;
     writer.carry_out(
-        move |stores, rules| decide::finish(stores, id, &answer, text, calls, ending, rules),
+        move |stores, rules| decide::finish(stores, id, &answer, said, ending, rules),
         move |outcome| {
             drop(lease);
             done(outcome);

@@ -11,6 +11,7 @@ use super::run::Reader;
 use crate::identity::ids::id;
 use crate::identity::{InvalidId, UserId};
 use crate::model::{TokenLogprob, TokenUsage};
+use crate::web_search::WebSource;
 
 id!(
     /// A response's id, `resp_…`.
@@ -95,6 +96,14 @@ pub enum DeltaKind {
     },
     /// More of the last call's arguments.
     Arguments,
+    /// The server begins to search the web; the text is what for.
+    Search,
+    /// That search has ended.
+    Searched {
+        /// What the model is shown of it; `None` where the search failed.
+        #[serde(default)]
+        sources: Option<Vec<WebSource>>,
+    },
 }
 
 impl DeltaKind {

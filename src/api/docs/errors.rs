@@ -63,6 +63,18 @@ pub static ERRORS: &[Known] = &[
     known(400, "oauth_issuer_mismatch", Tag("auth"), "The answer is from another provider."),
     known(400, "oauth_return_url_not_allowed", Tag("auth"), "The return address is not an allowed one."),
     known(400, "invalid_export", Tag("admin"), "The body is no export, or a damaged or newer one."),
+    known(
+        400,
+        "web_search_not_configured",
+        Tag("chat"),
+        "Web search is not set up; the message names the setting.",
+    ),
+    known(
+        400,
+        "web_search_not_configured",
+        Tag("responses"),
+        "Web search is not set up; the message names the setting.",
+    ),
     known(401, "missing_credentials", Every, "This needs an API key or an access token."),
     known(401, "invalid_api_key", Every, "There is no such key."),
     known(401, "api_key_expired", Every, "The key has expired."),
@@ -131,6 +143,8 @@ pub static ERRORS: &[Known] = &[
     known(413, "request_too_large", Body, "The body is larger than this server takes."),
     known(415, "unsupported_media_type", Body, "The body is not JSON by its content type."),
     known(429, "rate_limit_exceeded", Every, "A limit is reached; see Retry-After."),
+    known(429, "web_search_limit_reached", Tag("chat"), "As many searches were made today as may be."),
+    known(429, "web_search_limit_reached", Tag("responses"), "As many searches were made today as may be."),
     known(500, "internal_error", Every, "The server failed; its log says more."),
     known(500, "engine_crashed", Inference, "This request ended its worker twice."),
     known(502, "oauth_provider_error", Tag("auth"), "The sign-in provider's answer is of no use."),
@@ -168,6 +182,7 @@ pub static ERRORS: &[Known] = &[
     known(503, "oauth_not_configured", Tag("auth"), "Signing in with Google is not set up."),
     known(503, "oauth_provider_unreachable", Tag("auth"), "The sign-in provider cannot be reached."),
     known(503, "oauth_provider_timeout", Tag("auth"), "The sign-in provider does not answer."),
+    known(503, "web_search_failed", Tag("chat"), "The web could not be searched."),
     known(507, "insufficient_storage", Every, "The disk has no room, so nothing can be changed."),
 ];
 

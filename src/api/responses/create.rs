@@ -14,11 +14,15 @@ use super::errors::{from_conversation, from_responses};
 use super::events::ResponseStreamEvent;
 use super::object::ResponseObject;
 use super::request::{Checked, CreateResponse, PROMPT, Truncation, UNSUPPORTED};
+use super::searching::{self, Searching};
 use super::source::Plan;
 use super::stream::Origin;
+use super::turn::into_turn;
 use super::{follow, from_generation, history, instructions, items, shown, source};
 use crate::api::meter::Meter;
 use crate::api::structured::generation_error;
+use crate::api::tools::WebTool;
+use crate::api::web_search::{self, prompt};
 use crate::api::{AppState, account, name_ignored, private};
 use crate::http::error::ErrorResponse;
 use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json};
@@ -54,7 +58,12 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
     let mut parsed = http_json::parse::<CreateResponse>(&body, UNSUPPORTED)?;
     drop(body);
-    let checked = parsed.value.check()?;
+    let mut checked = parsed.value.check()?;
+    let web = checked.tools.web.take();
+    if let Some(web) = &web {
+        let allowed = state.web_search.check(&context.fairness_key());
+        allowed.map_err(|error| web_search::from_search(&error, &web.at))?;
+    }
     let user = context.caller.principal.user();
     if checked.background {
         let user = user.ok_or_else(|| ApiError::credential_required().with_param("background"))?;
@@ -62,6 +71,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         state.responses.check_room(user).map_err(from_responses)?;
     }
     let (stream, background) = (checked.stream, checked.background);
+    let (with_sources, max_searches) = (checked.with_sources, checked.max_searches);
     // Whoever cannot be known again has nothing to come back for.
     let owner = user.filter(|_| checked.store);
     let models = state.models.clone();
@@ -71,7 +81,17 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let meter = Meter::start(&state, &context, stream, 1, 1)?;
     let Prepared { record, plan, turn } = prepare(&state, &context, &parsed.value, checked, owner).await?;
     let shown: ResponseObject = shown(&record)?;
-    let mut source = if background {
+    let searching = web.map(|web| searching(&state, &context, web, max_searches));
+    let mut source = if let Some(searching) = searching {
+        if searching.first && prompt::question(&plan.messages).is_none() {
+            if let Some(turn) = turn {
+                turn.take_back().await.map_err(from_conversation)?;
+            }
+            let message = "Invalid 'input': web search needs a message of the user to search for.";
+            return Err(ApiError::invalid_value(PROMPT, message));
+        }
+        searching::source(models, plan, meter, searching)
+    } else if background {
         let constraining = plan.constraining;
         source::source(source::start(models, plan, meter), constraining)
     } else {
@@ -88,7 +108,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         }
     };
     if let Some(turn) = turn {
-        source = source::into_turn(source, turn);
+        source = into_turn(source, turn, with_sources);
     }
     let keep = match (background, stream) {
         (true, _) => Keep::Always,
@@ -107,6 +127,17 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     };
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
+}
+
+fn searching(state: &AppState, context: &RequestContext, web: WebTool, most: Option<u32>) -> Searching {
+    let allowed = state.web_search.config().max_per_response;
+    Searching {
+        door: state.web_search.clone(),
+        payer: context.fairness_key(),
+        wish: web.wish,
+        first: web.first,
+        most: most.unwrap_or(allowed).min(allowed),
+    }
 }
 
 /// Everything that is known before the model begins.
@@ -149,6 +180,7 @@ async fn prepare(
     items::assign_ids(id, &history, &mut input);
     let created_at = account::now();
     let mut shown = ResponseObject::new(id, created_at, request, owner.is_some(), checked.background);
+    shown.with_sources = checked.with_sources;
     let mut turn = None;
     if let Some((user, conversation)) = conversation {
         let begun = history::begin_turn(state, user, conversation, &request.model, input).await?;

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::object::{ResponseObject, ResponseStatus};
 use super::output::{Output, OutputItem, OutputPart};
 use crate::api::logprobs::ChatTokenLogprob;
+use crate::api::web_search::cite::UrlCitation;
 
 /// An event with its number.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -92,6 +93,44 @@ pub enum Event {
         text: String,
         /// How likely its tokens were, where `include` asks for it.
         logprobs: Vec<ChatTokenLogprob>,
+    },
+    /// The text cites a page.
+    #[serde(rename = "response.output_text.annotation.added")]
+    AnnotationAdded {
+        /// The item's id.
+        item_id: String,
+        /// The item's place in the output.
+        output_index: u32,
+        /// Always 0.
+        content_index: u32,
+        /// Its number in the text.
+        annotation_index: u32,
+        /// Which, and where.
+        annotation: UrlCitation,
+    },
+    /// A search of the web is about to begin.
+    #[serde(rename = "response.web_search_call.in_progress")]
+    SearchInProgress {
+        /// The item's id.
+        item_id: String,
+        /// The item's place in the output.
+        output_index: u32,
+    },
+    /// The web is being searched.
+    #[serde(rename = "response.web_search_call.searching")]
+    Searching {
+        /// The item's id.
+        item_id: String,
+        /// The item's place in the output.
+        output_index: u32,
+    },
+    /// The search has ended well.
+    #[serde(rename = "response.web_search_call.completed")]
+    SearchCompleted {
+        /// The item's id.
+        item_id: String,
+        /// The item's place in the output.
+        output_index: u32,
     },
     /// The thinking goes on.
     #[serde(rename = "response.reasoning_text.delta")]
@@ -200,6 +239,10 @@ impl Event {
             Self::PartAdded { .. } => "response.content_part.added",
             Self::TextDelta { .. } => "response.output_text.delta",
             Self::TextDone { .. } => "response.output_text.done",
+            Self::AnnotationAdded { .. } => "response.output_text.annotation.added",
+            Self::SearchInProgress { .. } => "response.web_search_call.in_progress",
+            Self::Searching { .. } => "response.web_search_call.searching",
+            Self::SearchCompleted { .. } => "response.web_search_call.completed",
             Self::ReasoningDelta { .. } => "response.reasoning_text.delta",
             Self::ReasoningDone { .. } => "response.reasoning_text.done",
             Self::ArgumentsDelta { .. } => "response.function_call_arguments.delta",
@@ -227,7 +270,7 @@ pub struct EventLog {
 impl EventLog {
     /// Nothing has happened yet.
     pub fn new(shown: ResponseObject) -> Self {
-        let output = Output::new(&shown.id, shown.message_id());
+        let output = Output::of(&shown);
         Self { shown, output, seen: 0, next: 0 }
     }
 
@@ -238,7 +281,7 @@ impl EventLog {
 
     /// What comes before anything is said.
     pub fn opening(&mut self) -> Vec<ResponseStreamEvent> {
-        let with = |status| Box::new(ResponseObject { status, message_id: None, ..self.shown.clone() });
+        let with = |status| Box::new(ResponseObject { status, ..self.shown.bare() });
         let mut events = Vec::new();
         if self.shown.background {
             events.push(Event::Created { response: with(ResponseStatus::Queued) });

@@ -1,5 +1,6 @@
 use jan_actors::model::TokenUsage;
-use jan_actors::responses::{Progress, ResponseId};
+use jan_actors::responses::{DeltaKind, Progress, ResponseId};
+use jan_actors::web_search::WebSource;
 use proptest::prelude::*;
 
 use super::*;
@@ -131,4 +132,65 @@ proptest! {
         prop_assert_eq!(count("response.content_part.added"), count("response.content_part.done"));
         prop_assert_eq!(count("response.output_item.added"), response.output.len());
     }
+    /// The same for whatever a response can be made of, searches of the web among it, in any order.
+    #[test]
+    fn searches_and_citations_do_not_depend_on_when_things_arrive(
+        kinds in prop::collection::vec(kind(), 0..12),
+        pieces in prop::collection::vec(0usize..4, 0..12),
+        status in statuses(),
+        with_sources: bool,
+    ) {
+        let deltas: Vec<Delta> =
+            kinds.iter().map(|kind| Delta { kind: kind.clone(), ..delta("a [1] [2") }).collect();
+        let mut one = EventLog::new(ResponseObject { with_sources, ..log(false).shown });
+        let shown = one.shown.clone();
+        let events = play(&mut one, &deltas, &end(status), &pieces);
+        prop_assert_eq!(&events, &play(&mut EventLog::new(shown.clone()), &deltas, &end(status), &[]));
+        let (Event::Completed { response } | Event::Incomplete { response } | Event::Failed { response }) =
+            &events.last().unwrap().event else { panic!("no end") };
+        let whole = Progress { started: true, deltas: deltas.clone(), end: Some(end(status)) };
+        prop_assert_eq!(&**response, &shown.at(&whole));
+        let count = |name| names(&events).into_iter().filter(|other| *other == name).count();
+        prop_assert_eq!(count("response.output_item.added"), response.output.len());
+        prop_assert_eq!(count("response.output_item.done"), response.output.len());
+        let (mut cited, mut found, mut sources) = (0, 0, 0);
+        for item in &response.output {
+            match item {
+                OutputItem::Message(message) => {
+                    for one in &message.content[0].annotations {
+                        prop_assert!(sources > 0);
+                        let text: Vec<char> = message.content[0].text.chars().collect();
+                        prop_assert_eq!(text[one.start_index..one.end_index].iter().collect::<String>(), "[1]");
+                        cited += 1;
+                    }
+                }
+                OutputItem::Search(search) => {
+                    let status = serde_json::to_value(search.status).unwrap();
+                    prop_assert!(status == "completed" || status == "failed");
+                    found += usize::from(status == "completed");
+                    sources += usize::from(status == "completed");
+                    prop_assert_eq!(search.action.sources.is_some(), with_sources && status == "completed");
+                }
+                _ => {}
+            }
+        }
+        prop_assert_eq!(count("response.output_text.annotation.added"), cited);
+        prop_assert_eq!(count("response.web_search_call.completed"), found);
+        let json = serde_json::to_value(&**response).unwrap();
+        let read: ResponseObject = serde_json::from_value(json).unwrap();
+        prop_assert_eq!(&read, &**response);
+    }
+}
+
+fn kind() -> impl Strategy<Value = DeltaKind> {
+    let source = WebSource { url: "https://a.example/".to_owned(), title: "A".to_owned() };
+    prop_oneof![
+        3 => Just(DeltaKind::Text),
+        1 => Just(DeltaKind::Reasoning),
+        1 => Just(DeltaKind::Call { call_id: "c".to_owned() }),
+        1 => Just(DeltaKind::Arguments),
+        2 => Just(DeltaKind::Search),
+        2 => Just(DeltaKind::Searched { sources: Some(vec![source]) }),
+        1 => Just(DeltaKind::Searched { sources: None }),
+    ]
 }

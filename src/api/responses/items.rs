@@ -9,7 +9,7 @@ use std::fmt;
 use jan_actors::responses::ResponseId;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::request::Input;
@@ -17,11 +17,10 @@ use crate::http::ApiError;
 use crate::http::json::Checked;
 
 /// Types of items that are part of the API and need what this server does not have.
-const UNSUPPORTED: [&str; 14] = [
+const UNSUPPORTED: [&str; 13] = [
     "file_search_call",
     "computer_call",
     "computer_call_output",
-    "web_search_call",
     "image_generation_call",
     "code_interpreter_call",
     "local_shell_call",
@@ -33,12 +32,13 @@ const UNSUPPORTED: [&str; 14] = [
     "custom_tool_call",
     "custom_tool_call_output",
 ];
-const SUPPORTED: &str = "message, function_call, function_call_output, reasoning, item_reference";
+const SUPPORTED: &str =
+    "message, function_call, function_call_output, web_search_call, reasoning, item_reference";
 
 /// One item of the input. Which fields it has depends on `type`; without one it is a message.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct InputItem {
-    /// `message`, `function_call`, `function_call_output`, `reasoning` or `item_reference`.
+    /// `message`, `function_call`, `function_call_output`, `web_search_call`, `reasoning` or `item_reference`.
     #[serde(rename = "type")]
     kind: Option<String>,
     /// The item's id; of a reference, the id of the item that is meant.
@@ -56,6 +56,9 @@ pub struct InputItem {
     name: Option<String>,
     /// Calls: the arguments as JSON text.
     arguments: Option<String>,
+    /// Searches of the web: accepted, because responses carry it, and not shown to models.
+    #[schema(value_type = Option<Object>)]
+    action: Option<Map<String, Value>>,
     /// Results of calls: a text, or parts of type `input_text`.
     #[schema(value_type = Option<String>)]
     output: Option<Content>,
@@ -93,6 +96,10 @@ pub enum ItemStatus {
     Completed,
     /// It broke off.
     Incomplete,
+    /// Searches of the web: it is under way.
+    Searching,
+    /// Searches of the web: it came to nothing.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -168,6 +175,11 @@ impl InputItem {
             None if self.id.is_some() => "item_reference",
             None => return Err(missing("role")),
         };
+        if matches!(status, ItemStatus::Searching | ItemStatus::Failed) && kind != "web_search_call" {
+            let message =
+                format!("Invalid '{at}.status': expected 'in_progress', 'completed' or 'incomplete'.");
+            return Err(ApiError::invalid_value(format!("{at}.status"), message));
+        }
         let mut item = match kind {
             "message" => {
                 let role = self.role.ok_or_else(|| missing("role"))?;
@@ -191,6 +203,10 @@ impl InputItem {
                     "call_id": self.call_id.ok_or_else(|| missing("call_id"))?, "output": output,
                 })
             }
+            "web_search_call" => json!({
+                "type": "web_search_call", "status": status,
+                "action": self.action.ok_or_else(|| missing("action"))?,
+            }),
             "reasoning" => {
                 let parts = self.summary.ok_or_else(|| missing("summary"))?;
                 let summary: Vec<Value> = parts
@@ -315,6 +331,7 @@ pub fn assign_ids(response: ResponseId, history: &[Value], input: &mut [Value]) 
             Some("function_call") => "fc",
             Some("function_call_output") => "fco",
             Some("reasoning") => "rs",
+            Some("web_search_call") => "ws",
             _ => "msg",
         };
         let id = format!("{prefix}_{}{:04x}", digits(response), number + 1);
@@ -425,7 +442,9 @@ mod tests {
             (json!({"type": "function_call", "name": "f", "arguments": "{}"}), "input[0].call_id"),
             (json!({"type": "function_call_output", "call_id": "c"}), "input[0].output"),
             (json!({"type": "item_reference"}), "input[0].id"),
-            (json!({"type": "web_search_call"}), "input[0].type"),
+            (json!({"type": "web_search_call"}), "input[0].action"),
+            (json!({"type": "image_generation_call"}), "input[0].type"),
+            (json!({"role": "user", "content": "x", "status": "failed"}), "input[0].status"),
             (json!({"type": "nonsense"}), "input[0].type"),
             (json!({"role": "user", "content": "x", "id": ""}), "input[0].id"),
         ] {

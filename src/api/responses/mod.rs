@@ -3,7 +3,8 @@
 //! - [`request`], [`items`]: what callers send
 //! - [`create`]: from there to a run
 //! - [`object`], [`events`], [`paging`]: what they get, plain and as events; pure
-//! - [`history`], [`fit`], [`source`]: what the model reads, and what it says
+//! - [`history`], [`fit`], [`source`], [`turn`]: what the model reads, and what it says
+//! - [`searching`]: the same with searches of the web
 //! - [`stream`]: events on the wire
 
 mod create;
@@ -17,8 +18,12 @@ mod output;
 mod paging;
 mod query;
 mod request;
+mod searching;
 mod source;
 mod stream;
+mod turn;
+
+pub(super) use source::prompt_tokens;
 
 use std::sync::Arc;
 
@@ -218,7 +223,7 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
         tools: None,
         thinking_budget: None,
     };
-    let input_tokens = match source::prompt_tokens(&state.models, generation).await {
+    let input_tokens = match prompt_tokens(&state.models, generation).await {
         Ok(tokens) => tokens,
         // Too long to be answered, and counted all the same.
         Err(GenerationError::ContextLengthExceeded { prompt_tokens, .. }) => prompt_tokens,

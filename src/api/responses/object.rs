@@ -39,7 +39,7 @@ pub struct ResponseObject {
     pub max_tool_calls: Option<i64>,
     /// The model as it was asked for.
     pub model: String,
-    /// What the model said: thinking, a message, calls of functions.
+    /// What the model said: thinking, a message, calls of functions; and searches of the web.
     pub output: Vec<OutputItem>,
     /// As it was asked for.
     pub parallel_tool_calls: bool,
@@ -90,6 +90,10 @@ pub struct ResponseObject {
     #[serde(rename = "_message_id", default, skip_serializing_if = "Option::is_none")]
     #[schema(ignore)]
     pub message_id: Option<String>,
+    /// Whether searches show all their sources; stored, and not part of the API.
+    #[serde(rename = "_with_sources", default, skip_serializing_if = "std::ops::Not::not")]
+    #[schema(ignore)]
+    pub with_sources: bool,
 }
 
 /// How far a response is.
@@ -220,20 +224,26 @@ impl ResponseObject {
             user: request.user.clone(),
             metadata: request.metadata.clone().unwrap_or_default(),
             message_id: None,
+            with_sources: false,
         }
+    }
+
+    /// As its client sees it: without what is only stored.
+    #[must_use]
+    pub fn bare(&self) -> Self {
+        Self { message_id: None, with_sources: false, ..self.clone() }
     }
 
     /// The same response once it is that far.
     #[must_use]
     pub fn at(&self, progress: &Progress) -> Self {
-        let mut response = self.clone();
-        response.message_id = None;
+        let mut response = self.bare();
         match &progress.end {
             None if progress.started || !self.background => response.status = ResponseStatus::InProgress,
             None => response.status = ResponseStatus::Queued,
             Some(end) => {
                 response.ended(end);
-                response.output = Output::new(&self.id, self.message_id()).whole(&progress.deltas, end);
+                response.output = Output::of(self).whole(&progress.deltas, end);
             }
         }
         response
@@ -241,7 +251,7 @@ impl ResponseObject {
 
     /// The same response once it has ended so, but for its output.
     pub fn ended_as(&self, end: &End) -> Self {
-        let mut response = Self { message_id: None, ..self.clone() };
+        let mut response = self.bare();
         response.ended(end);
         response
     }

@@ -3,13 +3,16 @@
 //! Source: `OutputItem`, `OutputMessage`, `FunctionToolCall` and `ReasoningItem` in OpenAI's API description.
 
 use jan_actors::responses::{Delta, DeltaKind, End, EndStatus, ResponseId, ResponseRecord};
+use jan_actors::web_search::WebSource;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::events::Event;
 use super::items::ItemStatus;
+use super::object::ResponseObject;
 use crate::api::logprobs::ChatTokenLogprob;
+use crate::api::web_search::cite::{UrlCitation, citations};
 
 /// One item of what the model said.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -21,6 +24,8 @@ pub enum OutputItem {
     Message(OutputMessage),
     /// Thinking.
     Reasoning(OutputReasoning),
+    /// A search of the web.
+    Search(OutputSearch),
 }
 
 /// A message.
@@ -47,9 +52,8 @@ pub struct OutputText {
     pub kind: String,
     /// The text.
     pub text: String,
-    /// Always empty.
-    #[schema(value_type = Vec<Object>)]
-    pub annotations: Vec<Value>,
+    /// The pages that the text cites, after a search of the web.
+    pub annotations: Vec<UrlCitation>,
     /// How likely its tokens were, where `include` asks for it.
     pub logprobs: Vec<ChatTokenLogprob>,
 }
@@ -99,6 +103,45 @@ pub struct ReasoningText {
     pub text: String,
 }
 
+/// A search of the web, which the server made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OutputSearch {
+    /// The item's id.
+    pub id: String,
+    /// Always `web_search_call`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// How far it is.
+    pub status: ItemStatus,
+    /// What was done.
+    pub action: SearchAction,
+}
+
+/// A search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SearchAction {
+    /// Always `search`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What was searched for.
+    pub query: String,
+    /// The same as a list.
+    pub queries: Vec<String>,
+    /// What was found, where `include` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<SearchSource>>,
+}
+
+/// A page that was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SearchSource {
+    /// Always `url`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its address.
+    pub url: String,
+}
+
 /// A part of an item.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -122,12 +165,33 @@ impl ReasoningText {
     }
 }
 
+impl OutputSearch {
+    /// A search that is about to begin.
+    pub fn new(id: String, query: &str) -> Self {
+        let action = SearchAction {
+            kind: "search".to_owned(),
+            query: query.to_owned(),
+            queries: vec![query.to_owned()],
+            sources: None,
+        };
+        Self { id, kind: "web_search_call".to_owned(), status: ItemStatus::InProgress, action }
+    }
+
+    /// It has ended; `None`: it failed.
+    pub fn end(&mut self, found: Option<&[WebSource]>, with_sources: bool) {
+        self.status = if found.is_some() { ItemStatus::Completed } else { ItemStatus::Failed };
+        let source = |source: &WebSource| SearchSource { kind: "url".to_owned(), url: source.url.clone() };
+        self.action.sources = found.filter(|_| with_sources).map(|found| found.iter().map(source).collect());
+    }
+}
+
 impl OutputItem {
     fn id(&self) -> String {
         match self {
             Self::Call(call) => call.id.clone(),
             Self::Message(message) => message.id.clone(),
             Self::Reasoning(reasoning) => reasoning.id.clone(),
+            Self::Search(search) => search.id.clone(),
         }
     }
 
@@ -138,6 +202,7 @@ impl OutputItem {
             (Self::Message(_), DeltaKind::Text)
                 | (Self::Reasoning(_), DeltaKind::Reasoning)
                 | (Self::Call(_), DeltaKind::Arguments)
+                | (Self::Search(_), DeltaKind::Searched { .. })
         )
     }
 
@@ -145,7 +210,8 @@ impl OutputItem {
         match self {
             Self::Call(OutputCall { status, .. })
             | Self::Message(OutputMessage { status, .. })
-            | Self::Reasoning(OutputReasoning { status, .. }) => *status = new,
+            | Self::Reasoning(OutputReasoning { status, .. })
+            | Self::Search(OutputSearch { status, .. }) => *status = new,
         }
     }
 }
@@ -160,13 +226,21 @@ pub struct Output {
     items: Vec<OutputItem>,
     /// Whether the last item may still go on.
     open: bool,
+    /// What searches have found, in the order of the numbers by which it is cited.
+    sources: Vec<WebSource>,
+    /// Whether searches show them.
+    with_sources: bool,
 }
 
 impl Output {
     /// Nothing has been said.
-    pub fn new(response: &str, message_id: String) -> Self {
+    pub fn of(shown: &ResponseObject) -> Self {
+        Self::new(&shown.id, shown.message_id(), shown.with_sources)
+    }
+
+    fn new(response: &str, message_id: String, with_sources: bool) -> Self {
         let digits = response.trim_start_matches(ResponseId::PREFIX).to_owned();
-        Self { digits, message_id, items: Vec::new(), open: false }
+        Self { digits, message_id, items: Vec::new(), open: false, sources: Vec::new(), with_sources }
     }
 
     /// Everything that a response said which has ended so.
@@ -188,8 +262,8 @@ impl Output {
     pub fn push(&mut self, delta: &Delta, events: &mut Vec<Event>) {
         let goes_on = self.open && self.items.last().is_some_and(|item| item.continues(&delta.kind));
         if !goes_on {
-            // Arguments without a call are nobody's.
-            if delta.kind == DeltaKind::Arguments {
+            // Arguments without a call are nobody's, and so are results without a search.
+            if matches!(delta.kind, DeltaKind::Arguments | DeltaKind::Searched { .. }) {
                 return;
             }
             self.close(ItemStatus::Completed, events);
@@ -218,6 +292,15 @@ impl Output {
             (OutputItem::Call(call), DeltaKind::Arguments) => {
                 call.arguments.push_str(&text);
                 events.push(Event::ArgumentsDelta { item_id, output_index, delta: text });
+            }
+            (OutputItem::Search(search), DeltaKind::Searched { sources }) => {
+                search.end(sources.as_deref(), self.with_sources);
+                if let Some(found) = sources {
+                    self.sources.extend(found.iter().cloned());
+                    events.push(Event::SearchCompleted { item_id, output_index });
+                }
+                events.push(Event::ItemDone { output_index, item: OutputItem::Search(search.clone()) });
+                self.open = false;
             }
             _ => {}
         }
@@ -263,7 +346,8 @@ impl Output {
                 };
                 (OutputItem::Call(item), None)
             }
-            DeltaKind::Arguments => return,
+            DeltaKind::Search => (OutputItem::Search(OutputSearch::new(id("ws"), name)), None),
+            DeltaKind::Arguments | DeltaKind::Searched { .. } => return,
         };
         let item_id = item.id();
         self.items.push(item.clone());
@@ -274,9 +358,14 @@ impl Output {
         match &mut bare {
             OutputItem::Message(message) => message.content.clear(),
             OutputItem::Reasoning(reasoning) => reasoning.content.clear(),
-            OutputItem::Call(_) => {}
+            OutputItem::Call(_) | OutputItem::Search(_) => {}
         }
+        let searches = matches!(bare, OutputItem::Search(_));
         events.push(Event::ItemAdded { output_index, item: bare });
+        if searches {
+            events.push(Event::SearchInProgress { item_id: item_id.clone(), output_index });
+            events.push(Event::Searching { item_id: item_id.clone(), output_index });
+        }
         if let Some(part) = part {
             events.push(Event::PartAdded { item_id, output_index, content_index: 0, part });
         }
@@ -291,7 +380,19 @@ impl Output {
         item.with_status(status);
         let (item_id, content_index) = (item.id(), 0);
         let part = match item {
-            OutputItem::Message(message) => message.content.first().cloned().map(|part| {
+            OutputItem::Message(message) => message.content.first_mut().map(|part| {
+                part.annotations = citations(&part.text, &self.sources);
+                let part = part.clone();
+                for (annotation_index, annotation) in (0..).zip(part.annotations.iter().cloned()) {
+                    let item_id = item_id.clone();
+                    events.push(Event::AnnotationAdded {
+                        item_id,
+                        output_index,
+                        content_index,
+                        annotation_index,
+                        annotation,
+                    });
+                }
                 let OutputText { text, logprobs, .. } = part.clone();
                 let item_id = item_id.clone();
                 events.push(Event::TextDone { item_id, output_index, content_index, text, logprobs });
@@ -305,6 +406,11 @@ impl Output {
             OutputItem::Call(call) => {
                 let (name, arguments) = (call.name.clone(), call.arguments.clone());
                 events.push(Event::ArgumentsDone { item_id: item_id.clone(), name, output_index, arguments });
+                None
+            }
+            // It ended with its response and found nothing.
+            OutputItem::Search(search) => {
+                search.end(None, false);
                 None
             }
         };
@@ -322,7 +428,9 @@ impl Output {
         };
         // A model that said nothing and ended has said an empty text.
         let says_something = matches!(end.status, EndStatus::Completed | EndStatus::Incomplete);
-        if self.items.is_empty() && says_something {
+        let silent = self.items.iter().all(|item| matches!(item, OutputItem::Search(_)));
+        if silent && says_something {
+            self.close(ItemStatus::Incomplete, events);
             self.begin(&DeltaKind::Text, "", events);
         }
         self.close(status, events);
@@ -341,6 +449,7 @@ pub fn output_items(record: &ResponseRecord) -> Vec<Value> {
     let given = record.shown["_message_id"].as_str().map(str::to_owned);
     let id = given.unwrap_or_else(|| super::items::message_id(record.id));
     let Some(end) = &record.end else { return Vec::new() };
-    let output = Output::new(&record.id.to_string(), id);
+    let with_sources = record.shown["_with_sources"] == true;
+    let output = Output::new(&record.id.to_string(), id, with_sources);
     output.whole(&record.deltas, end).into_iter().map(|item| json!(item)).collect()
 }

@@ -26,11 +26,11 @@ pub const PROMPT: &str = "input";
 /// OpenAI's least `max_output_tokens`.
 const LEAST_OUTPUT: i64 = 16;
 
-/// What `include` may name. Only the last has an effect: nothing else is ever part of a response here.
+/// What `include` may name. Only `SOURCES` and `LOGPROBS` have an effect: nothing else is ever part of a response.
 const INCLUDABLE: [&str; 8] = [
     "file_search_call.results",
     "web_search_call.results",
-    "web_search_call.action.sources",
+    SOURCES,
     "message.input_image.image_url",
     "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
@@ -39,6 +39,7 @@ const INCLUDABLE: [&str; 8] = [
 ];
 /// Where the form of the text is.
 pub const FORMAT: &str = "text.format";
+const SOURCES: &str = "web_search_call.action.sources";
 const LOGPROBS: &str = "message.output_text.logprobs";
 
 /// Fields that later versions bring, and vLLM's that have no counterpart here.
@@ -98,7 +99,7 @@ pub struct CreateResponse {
     /// With `include: ["message.output_text.logprobs"]`: how many of the likeliest tokens to name at each position.
     #[schema(minimum = 0, maximum = 20, default = 0)]
     pub top_logprobs: Option<i64>,
-    /// What more to say; `message.output_text.logprobs` alone has an effect.
+    /// What more to say: `message.output_text.logprobs` and `web_search_call.action.sources` have an effect.
     pub include: Option<Vec<String>>,
     /// `auto`: leave out the oldest items until the rest fits; `disabled`: refuse what does not fit.
     pub truncation: Option<Truncation>,
@@ -112,7 +113,7 @@ pub struct CreateResponse {
     /// More variables for the model's chat template, such as `enable_thinking`.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// Functions that the model may call, up to 128.
+    /// What the model may use: functions, and web search; up to 128.
     #[schema(max_items = 128)]
     pub tools: Option<Vec<ResponseTool>>,
     /// Whether to call, or what.
@@ -121,7 +122,7 @@ pub struct CreateResponse {
     /// Whether one answer may have several calls.
     #[schema(default = true)]
     pub parallel_tool_calls: Option<bool>,
-    /// Has no effect: it is about tools that a server runs itself.
+    /// Most searches of the web; the server has a limit of its own.
     pub max_tool_calls: Option<i64>,
     /// The caller's own name for its user; has no effect.
     pub user: Option<String>,
@@ -368,6 +369,10 @@ pub struct Checked {
     pub stop: Vec<String>,
     pub max_tokens: Option<u32>,
     pub logprobs: Option<u32>,
+    /// Whether searches show what they found.
+    pub with_sources: bool,
+    /// Most searches, where the caller says so.
+    pub max_searches: Option<u32>,
     pub store: bool,
     pub background: bool,
     pub stream: bool,
@@ -385,7 +390,7 @@ impl CreateResponse {
     pub fn check(&mut self) -> Result<Checked, ApiError> {
         params::model(&self.model)?;
         let max_tokens = params::token_count("max_output_tokens", self.max_output_tokens, LEAST_OUTPUT)?;
-        params::integer("max_tool_calls", self.max_tool_calls, 0..=i64::from(i32::MAX))?;
+        let max_searches = params::integer("max_tool_calls", self.max_tool_calls, 0..=i64::from(i32::MAX))?;
         let sampling = Sampling {
             temperature: self.temperature,
             top_p: self.top_p,
@@ -440,6 +445,8 @@ impl CreateResponse {
             stop,
             max_tokens,
             logprobs,
+            with_sources: include.iter().any(|name| name == SOURCES),
+            max_searches: max_searches.and_then(|most| u32::try_from(most).ok()),
             store,
             background,
             stream,

@@ -3,12 +3,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use futures_util::stream::unfold;
-use jan_actors::conversations::Turn;
-use jan_actors::model::{
-    ChatPrompt, FinishReason, GenerationError, GenerationEvent, GenerationRequest, Models, Prompt,
-};
+use jan_actors::model::{ChatPrompt, GenerationError, GenerationEvent, GenerationRequest, Models, Prompt};
 use jan_actors::responses::{Delta, DeltaKind, Problem, RunEvent, Source};
 use serde_json::Value;
 
@@ -42,7 +38,12 @@ pub struct Plan {
 impl Plan {
     /// The request with the messages from `begin` on.
     pub fn request(&self, begin: usize) -> GenerationRequest {
-        let messages: Vec<Value> = self.instructions.iter().chain(&self.messages[begin..]).cloned().collect();
+        self.request_with(&self.messages[begin..])
+    }
+
+    /// The request with these messages.
+    pub fn request_with(&self, messages: &[Value]) -> GenerationRequest {
+        let messages: Vec<Value> = self.instructions.iter().chain(messages).cloned().collect();
         let prompt = match &*self.request.prompt {
             Prompt::Chat(chat) => Prompt::Chat(ChatPrompt { messages, ..chat.clone() }),
             _ => Prompt::Chat(messages.into()),
@@ -52,12 +53,16 @@ impl Plan {
 }
 
 /// Starts the generation; what can go wrong before the first token is an error here.
-pub async fn start(models: Models, plan: Plan, meter: Meter) -> Result<Choices, GenerationError> {
-    let begin = if plan.truncate { first_that_fits(&models, &plan).await? } else { 0 };
+pub async fn start(models: Models, mut plan: Plan, meter: Meter) -> Result<Choices, GenerationError> {
+    begin(&models, &mut plan, meter).await
+}
+
+/// The same; takes what looks at the answer out of the plan.
+pub async fn begin(models: &Models, plan: &mut Plan, meter: Meter) -> Result<Choices, GenerationError> {
+    let begin = if plan.truncate { first_that_fits(models, plan).await? } else { 0 };
     let request = plan.request(begin);
-    let check = plan.check;
-    let mut choices = Choices::start(&models, vec![request], plan.reading, meter).await?;
-    choices.check_with(check);
+    let mut choices = Choices::start(models, vec![request], std::mem::take(&mut plan.reading), meter).await?;
+    choices.check_with(plan.check.take());
     Ok(choices)
 }
 
@@ -119,54 +124,21 @@ where
     }))
 }
 
-fn delta(event: ChoiceEvent) -> Delta {
+/// What an answer says, as a piece of a response.
+pub fn delta(event: ChoiceEvent) -> Delta {
     let of = |kind, text| Delta { kind, text, ..Delta::default() };
     match event {
         ChoiceEvent::Text(text, logprobs) => Delta { text, logprobs, ..Delta::default() },
         ChoiceEvent::Reasoning(text) => of(DeltaKind::Reasoning, text),
         ChoiceEvent::Call { id, name, .. } => of(DeltaKind::Call { call_id: id }, name),
         ChoiceEvent::Arguments { text, .. } => of(DeltaKind::Arguments, text),
-        ChoiceEvent::Prompt(_) | ChoiceEvent::Finished(..) => Delta::default(),
+        // What is cited follows from the text and the searches.
+        ChoiceEvent::Citations(_) | ChoiceEvent::Prompt(_) | ChoiceEvent::Finished(..) => Delta::default(),
     }
 }
 
-/// The same, with what is said going into a conversation as well. The turn is over before the end is told, so that
-/// whoever hears of it finds it there; a run that ends otherwise leaves it `incomplete`.
-pub fn into_turn(source: Source, turn: Turn) -> Source {
-    let calls: Vec<[String; 3]> = Vec::new();
-    Box::pin(unfold((source, Some(turn), calls), |(mut source, mut turn, mut calls)| async {
-        let mut event = source.next().await?;
-        match (&event, &mut turn) {
-            (RunEvent::Delta(delta), Some(turn)) => match &delta.kind {
-                DeltaKind::Text => turn.push(&delta.text),
-                DeltaKind::Reasoning => {}
-                DeltaKind::Call { call_id } => {
-                    calls.push([call_id.clone(), delta.text.clone(), String::new()]);
-                }
-                DeltaKind::Arguments => {
-                    if let Some([.., arguments]) = calls.last_mut() {
-                        arguments.push_str(&delta.text);
-                    }
-                }
-            },
-            (RunEvent::Finished(FinishReason::Stop, _), Some(turn)) => {
-                for [call_id, name, arguments] in &calls {
-                    turn.push_call(call_id, name, arguments);
-                }
-                if let Err(error) = turn.finish().await {
-                    tracing::error!(%error, "an answer could not be added to its conversation");
-                    let message = "The answer could not be added to the conversation.".to_owned();
-                    event = RunEvent::Failed(Problem { code: "storage_failed".to_owned(), message }, None);
-                }
-            }
-            (RunEvent::Finished(..) | RunEvent::Failed(..), turn) => *turn = None,
-            _ => {}
-        }
-        Some((event, (source, turn, calls)))
-    }))
-}
-
-fn failed(error: GenerationError, constraining: Option<&'static str>) -> RunEvent {
+/// The end of a response that failed.
+pub fn failed(error: GenerationError, constraining: Option<&'static str>) -> RunEvent {
     let error = named(error, constraining);
     let shown = ApiError::from_generation(error.clone(), PROMPT);
     let problem = Problem { code: shown.code().to_owned(), message: shown.message().to_owned() };

@@ -190,7 +190,8 @@ impl Real {
             End::By(ending) => {
                 self.disk
                     .decide(move |stores| {
-                        decide::finish(stores, id, &answer, said, Vec::new(), ending, &rules)
+                        let said = decide::Said { text: said, ..decide::Said::default() };
+                        decide::finish(stores, id, &answer, said, ending, &rules)
                     })
                     .unwrap();
             }

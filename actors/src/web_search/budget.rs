@@ -1,0 +1,127 @@
+//! What searches cost today, of everybody and of each one: the cost limit.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::types::SearchError;
+
+const DAY: u64 = 86_400;
+
+/// Credits a day; 0 is no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of all together.
+    pub all: u32,
+    /// Of each one.
+    pub each: u32,
+}
+
+/// The credits of one day (UTC). What was spent is known from the server's start on.
+#[derive(Debug, Default)]
+pub struct Budget {
+    day: u64,
+    all: u32,
+    each: HashMap<String, u32>,
+}
+
+impl Budget {
+    fn turn(&mut self, now_s: u64) {
+        if self.day != now_s / DAY {
+            *self = Self { day: now_s / DAY, ..Self::default() };
+        }
+    }
+
+    /// Whether there is one more for `payer`.
+    ///
+    /// # Errors
+    /// [`SearchError::Spent`].
+    pub fn check(&mut self, payer: &str, limits: Limits, now_s: u64) -> Result<(), SearchError> {
+        self.turn(now_s);
+        let spent = |limit, whose, setting| SearchError::Spent {
+            limit,
+            whose,
+            setting,
+            retry_after: Duration::from_secs(DAY - now_s % DAY),
+        };
+        if limits.all > 0 && self.all >= limits.all {
+            return Err(spent(limits.all, " for this server", "web_search.credits_per_day"));
+        }
+        let own = self.each.get(payer).copied().unwrap_or(0);
+        if limits.each > 0 && own >= limits.each {
+            return Err(spent(limits.each, " for each user", "web_search.credits_per_user_per_day"));
+        }
+        Ok(())
+    }
+
+    /// Takes one.
+    ///
+    /// # Errors
+    /// [`SearchError::Spent`].
+    pub fn take(&mut self, payer: &str, limits: Limits, now_s: u64) -> Result<(), SearchError> {
+        self.check(payer, limits, now_s)?;
+        self.charge(payer, 1, now_s);
+        Ok(())
+    }
+
+    /// It cost more than was taken before.
+    pub fn charge(&mut self, payer: &str, credits: u32, now_s: u64) {
+        self.turn(now_s);
+        self.all = self.all.saturating_add(credits);
+        let own = self.each.entry(payer.to_owned()).or_default();
+        *own = own.saturating_add(credits);
+    }
+
+    /// It cost nothing after all.
+    pub fn give_back(&mut self, payer: &str, now_s: u64) {
+        self.turn(now_s);
+        self.all = self.all.saturating_sub(1);
+        if let Some(own) = self.each.get_mut(payer) {
+            *own = own.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_whose_limit_it_is_and_when_it_ends() {
+        let mut budget = Budget::default();
+        let limits = Limits { all: 3, each: 2 };
+        for _ in 0..2 {
+            budget.take("a", limits, 100).unwrap();
+        }
+        let own = budget.take("a", limits, DAY - 5).unwrap_err();
+        assert!(
+            matches!(&own, SearchError::Spent { limit: 2, retry_after, .. } if retry_after.as_secs() == 5)
+        );
+        budget.take("b", limits, 100).unwrap();
+        assert!(budget.take("b", limits, 100).unwrap_err().to_string().contains("credits_per_day"));
+        budget.take("a", limits, DAY + 1).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_taken_than_there_is(
+            steps in prop::collection::vec((0u8..3, 0u64..3 * DAY), 0..200), all in 0u32..20, each in 0u32..10
+        ) {
+            let (mut budget, limits) = (Budget::default(), Limits { all, each });
+            let mut steps = steps;
+            steps.sort_by_key(|(_, now)| *now);
+            let mut taken: HashMap<(u64, u8), u32> = HashMap::new();
+            for (payer, now) in steps {
+                if budget.take(&payer.to_string(), limits, now).is_ok() {
+                    *taken.entry((now / DAY, payer)).or_default() += 1;
+                }
+            }
+            for day in 0..3 {
+                let of_day = |payer| taken.get(&(day, payer)).copied().unwrap_or(0);
+                prop_assert!(all == 0 || (0..3).map(of_day).sum::<u32>() <= all);
+                prop_assert!(each == 0 || (0..3).map(of_day).all(|own| own <= each));
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The edge's door to searching the web.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::actor::{SearchKeeper, SearchKeeperArguments};
+use super::budget::{Budget, Limits};
+use super::cache::Cache;
+use super::client::Client;
+use super::config::WebSearchConfig;
+use super::health::{Record, SearchHealth};
+use super::types::{Found, SearchError, SearchQuery};
+use crate::identity::now_s;
+use crate::supervisor::ChildSpec;
+
+/// Searching the web. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct WebSearch {
+    shared: Arc<Shared>,
+}
+
+/// What is remembered, beside the actor that looks after it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    config: WebSearchConfig,
+    client: Client,
+    start: Instant,
+    cache: Mutex<Cache>,
+    budget: Mutex<Budget>,
+    record: Mutex<Record>,
+}
+
+impl Shared {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Forgets results that are too old; returns how many.
+    pub(super) fn forget_old(&self) -> usize {
+        let now_ms = self.now_ms();
+        lock(&self.cache).forget_old(now_ms)
+    }
+
+    const fn limits(&self) -> Limits {
+        Limits { all: self.config.credits_per_day, each: self.config.credits_per_user_per_day }
+    }
+}
+
+impl WebSearch {
+    /// With these settings. Talks to nobody.
+    #[must_use]
+    pub fn new(config: WebSearchConfig) -> Self {
+        let shared = Shared {
+            config,
+            client: Client::default(),
+            start: Instant::now(),
+            cache: Mutex::default(),
+            budget: Mutex::default(),
+            record: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Its actor, for a supervisor to start.
+    pub(crate) fn child(&self) -> ChildSpec {
+        let arguments = SearchKeeperArguments { shared: Arc::clone(&self.shared) };
+        ChildSpec::new("web search", || SearchKeeper, arguments)
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &WebSearchConfig {
+        &self.shared.config
+    }
+
+    /// Whether `payer` can search now.
+    ///
+    /// # Errors
+    /// There is no key, or as much has been spent as may be.
+    pub fn check(&self, payer: &str) -> Result<(), SearchError> {
+        self.configured()?;
+        lock(&self.shared.budget).check(payer, self.shared.limits(), now_s())
+    }
+
+    /// How the service is, as the last calls have shown.
+    #[must_use]
+    pub fn health(&self) -> SearchHealth {
+        match self.config().api_key {
+            None => SearchHealth::NotConfigured,
+            Some(_) => lock(&self.shared.record).health(),
+        }
+    }
+
+    /// Searches, at `payer`'s expense. What is remembered costs nothing. Dropping the future ends the search.
+    ///
+    /// # Errors
+    /// Why there are no results. Returns within `timeout_ms`.
+    pub async fn search(&self, payer: &str, mut query: SearchQuery) -> Result<Arc<Found>, SearchError> {
+        let shared = &self.shared;
+        self.configured()?;
+        query.text = SearchQuery::words(&query.text);
+        query.results = query.results.clamp(1, shared.config.max_results);
+        if query.text.is_empty() {
+            return Ok(Arc::default());
+        }
+        if let Some(found) = lock(&shared.cache).get(&query, shared.now_ms()) {
+            return Ok(found);
+        }
+        lock(&shared.budget).take(payer, shared.limits(), now_s())?;
+        let outcome = shared.client.search(&shared.config, &query).await;
+        lock(&shared.record).note(&outcome);
+        match outcome {
+            Ok((found, credits)) => {
+                lock(&shared.budget).charge(payer, credits.saturating_sub(1), now_s());
+                let found = Arc::new(found);
+                let (most, ttl_ms) =
+                    (shared.config.cache_entries, shared.config.cache_ttl_s.saturating_mul(1000));
+                lock(&shared.cache).put(query, Arc::clone(&found), most, ttl_ms, shared.now_ms());
+                Ok(found)
+            }
+            Err(error) => {
+                // The service charges for answers.
+                lock(&shared.budget).give_back(payer, now_s());
+                tracing::warn!(%error, "a web search failed");
+                Err(error)
+            }
+        }
+    }
+
+    fn configured(&self) -> Result<(), SearchError> {
+        self.config().api_key.as_ref().map(|_| ()).ok_or(SearchError::NotConfigured)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is whole after every step, so a panic elsewhere leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,49 @@
+//! When a search is tried again.
+
+use std::time::Duration;
+
+/// The first wait is up to this long, and each after it up to twice as long.
+const BASE: Duration = Duration::from_millis(200);
+/// No wait of our own is longer.
+const MOST: Duration = Duration::from_secs(3);
+
+/// How long to wait behind try number `failed` (from 0), with a `draw` from 0 to 1: anything up to the bound ("full
+/// jitter"), so that many who failed together do not come back together. What the service asks for is never undercut.
+pub fn wait(failed: u32, draw: f64, retry_after: Option<Duration>) -> Duration {
+    let bound = BASE.saturating_mul(1 << failed.min(10)).min(MOST);
+    let draw = if draw.is_finite() { draw.clamp(0.0, 1.0) } else { 1.0 };
+    retry_after.unwrap_or_default().saturating_add(bound.mul_f64(draw))
+}
+
+/// Whether a status may be another one next time.
+pub const fn is_worth_it(status: u16) -> bool {
+    status == 429 || (status >= 500 && status != 501)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn waits_are_bounded_and_never_too_early(
+            failed in 0u32..100, draw in proptest::num::f64::ANY, asked in prop::option::of(0u64..100_000)
+        ) {
+            let asked = asked.map(Duration::from_millis);
+            let waited = wait(failed, draw, asked);
+            prop_assert!(waited >= asked.unwrap_or_default());
+            prop_assert!(waited <= asked.unwrap_or_default() + MOST);
+            prop_assert!(wait(failed, 1.0, None) <= wait(failed + 1, 1.0, None));
+        }
+    }
+
+    #[test]
+    fn the_callers_own_mistakes_are_not_repeated() {
+        assert!([429, 500, 502, 503, 504].into_iter().all(is_worth_it));
+        assert!(![400, 401, 402, 403, 404, 422, 501].into_iter().any(is_worth_it));
+        assert_eq!(wait(0, 0.0, None), Duration::ZERO);
+        assert_eq!(wait(0, 1.0, None), BASE);
+    }
+}
