@@ -81,6 +81,9 @@ pub struct ModelConfig {
     /// How the model sets off its thinking, or `none`. Unset: as its template tells.
     #[serde(default)]
     pub reasoning_format: Option<String>,
+    /// How an embedding is made of its tokens': `mean`, `cls` or `last`. Unset: as the GGUF says, else the mean.
+    #[serde(default)]
+    pub pooling: Option<String>,
 }
 
 fn owned_by_jan() -> String {

@@ -15,8 +15,8 @@ use warp::filters::BoxedFilter;
 use self::complete::complete;
 pub use self::page::PAGE;
 use super::{
-    admin, api_keys, auth, backup, chat, completions, conversations, google, health, models, responses,
-    status, tokenize, usage, user,
+    admin, api_keys, auth, backup, chat, completions, conversations, embeddings, google, health, models,
+    responses, status, tokenize, usage, user,
 };
 use crate::http::Response;
 
@@ -29,6 +29,7 @@ use crate::http::Response;
     tags(
         (name = "chat", description = "Conversations"),
         (name = "completions", description = "Plain text"),
+        (name = "embeddings", description = "Texts as vectors"),
         (name = "responses", description = "Answers that are kept and can be continued"),
         (name = "conversations", description = "Conversations that are kept"),
         (name = "models", description = "What can be asked for"),
@@ -47,6 +48,7 @@ fn resources() -> Vec<utoipa::openapi::OpenApi> {
     vec![
         chat::Doc::openapi(),
         completions::Doc::openapi(),
+        embeddings::Doc::openapi(),
         responses::Doc::openapi(),
         tokenize::Doc::openapi(),
         models::Doc::openapi(),

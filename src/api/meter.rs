@@ -80,6 +80,19 @@ impl Meter {
         }
     }
 
+    /// Takes note of so many tokens of a prompt that is answered with no text.
+    pub fn read(&mut self, tokens: u32) {
+        self.prompt_tokens = self.prompt_tokens.saturating_add(tokens);
+        let used = UsageCounts {
+            requests: u64::from(!std::mem::replace(&mut self.accepted, true)),
+            prompt_tokens: tokens.into(),
+            ..UsageCounts::default()
+        };
+        if let Some(account) = &self.account {
+            self.ledger.add(account, &used);
+        }
+    }
+
     /// Takes note of what answer `index` says.
     pub fn observe(&mut self, index: usize, event: &GenerationEvent) {
         let mut used = UsageCounts::default();

@@ -17,6 +17,7 @@ mod conversation_items;
 mod conversation_wire;
 mod conversations;
 mod docs;
+mod embeddings;
 mod google;
 mod health;
 mod logprobs;
@@ -115,6 +116,8 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .or(conversations::routes(&state))
         .unify()
         .or(completions::routes(&state))
+        .unify()
+        .or(embeddings::routes(&state))
         .unify()
         .or(responses::routes(&state))
         .unify()

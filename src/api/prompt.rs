@@ -27,35 +27,38 @@ pub enum PromptShape {
     TokenLists(Vec<Vec<u32>>),
 }
 
-/// One or several prompts, at least one.
+/// One or several prompts, at least one and at most `MOST`.
 #[derive(Debug, PartialEq)]
-pub struct Prompts(pub Vec<Prompt>);
+pub struct PromptList<const MOST: usize>(pub Vec<Prompt>);
 
-impl<'de> Deserialize<'de> for Prompts {
+/// The prompts of a completion.
+pub type Prompts = PromptList<MAX_PROMPTS>;
+
+impl<'de, const MOST: usize> Deserialize<'de> for PromptList<MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(PromptsVisitor)
     }
 }
 
-struct PromptsVisitor;
+struct PromptsVisitor<const MOST: usize>;
 
-impl<'de> Visitor<'de> for PromptsVisitor {
-    type Value = Prompts;
+impl<'de, const MOST: usize> Visitor<'de> for PromptsVisitor<MOST> {
+    type Value = PromptList<MOST>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(EXPECTED)
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Prompts, E> {
+    fn visit_unit<E: Error>(self) -> Result<PromptList<MOST>, E> {
         // OpenAI's default: as if from the beginning of a new document.
         self.visit_str("")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Prompts, E> {
-        Ok(Prompts(vec![Prompt::Text(text.to_owned())]))
+    fn visit_str<E: Error>(self, text: &str) -> Result<PromptList<MOST>, E> {
+        Ok(PromptList(vec![Prompt::Text(text.to_owned())]))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Prompts, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PromptList<MOST>, A::Error> {
         // The first element says what the others must be, so that each is read as what it is.
         match seq.next_element::<First>()? {
             None => Err(A::Error::custom(format!("an empty array, expected {EXPECTED}"))),
@@ -64,7 +67,7 @@ impl<'de> Visitor<'de> for PromptsVisitor {
                 while let Some(CheckedToken(token)) = seq.next_element()? {
                     tokens.push(token);
                 }
-                Ok(Prompts(vec![Prompt::Tokens(tokens)]))
+                Ok(PromptList(vec![Prompt::Tokens(tokens)]))
             }
             Some(First::Text(first)) => rest(Prompt::Text(first), seq, Prompt::Text),
             Some(First::Tokens(first)) => {
@@ -74,19 +77,23 @@ impl<'de> Visitor<'de> for PromptsVisitor {
     }
 }
 
-fn rest<'de, T, A>(first: Prompt, mut seq: A, wrap: fn(T) -> Prompt) -> Result<Prompts, A::Error>
+fn rest<'de, T, A, const MOST: usize>(
+    first: Prompt,
+    mut seq: A,
+    wrap: fn(T) -> Prompt,
+) -> Result<PromptList<MOST>, A::Error>
 where
     T: Deserialize<'de>,
     A: SeqAccess<'de>,
 {
     let mut prompts = vec![first];
     while let Some(prompt) = seq.next_element()? {
-        if prompts.len() == MAX_PROMPTS {
-            return Err(A::Error::custom(format!("too many prompts, expected at most {MAX_PROMPTS}")));
+        if prompts.len() == MOST {
+            return Err(A::Error::custom(format!("too many, expected at most {MOST}")));
         }
         prompts.push(wrap(prompt));
     }
-    Ok(Prompts(prompts))
+    Ok(PromptList(prompts))
 }
 
 enum First {

@@ -76,6 +76,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, Place::Api, "/models/{id...}", Access::Anonymous(Permission::Read)),
     inference("/chat/completions"),
     inference("/completions"),
+    inference("/embeddings"),
     inference("/responses"),
     inference("/responses/input_tokens"),
     inference("/apply-template"),

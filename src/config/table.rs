@@ -381,4 +381,9 @@ pub static KEYS: &[Key] = &[
         Kind::Choice(&["none", "think", "bracket", "seed", "kimi", "harmony"]),
         "How the model sets off its thinking; `none`: it is part of the text. Unset: as its chat template tells.",
     ),
+    key(
+        "models[].pooling",
+        Kind::Choice(&["mean", "cls", "last"]),
+        "How a text's embedding is made of its tokens': the mean of all, the first token's (CLS) or the last one's. Unset: as the GGUF's metadata says, else `mean`.",
+    ),
 ];

@@ -177,7 +177,7 @@ impl ApiError {
         let message = capitalize(&error.to_string());
         match error {
             GenerationError::ModelNotFound(model) => Self::model_not_found(&model),
-            GenerationError::ContextLengthExceeded { .. } => {
+            GenerationError::ContextLengthExceeded { .. } | GenerationError::InputTooLong { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
                     .with_param(prompt_param)
             }

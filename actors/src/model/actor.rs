@@ -10,7 +10,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
 use super::catalog::{Model, Replica};
-use super::inflight::Submission;
+use super::embeddings::EmbeddingSubmission;
+use super::inflight::{InFlight, Submission};
 use super::types::{GenerationError, ModelStatus};
 use super::worker::link::{self, LinkConfig, LinkEnd};
 use super::worker::protocol::Ready;
@@ -25,6 +26,8 @@ const TICK: Duration = Duration::from_millis(200);
 pub enum ModelMessage {
     /// Take this request in.
     Submit(Box<Submission>, RpcReplyPort<Result<(), GenerationError>>),
+    /// Take this request for embeddings in.
+    Embed(Box<EmbeddingSubmission>, RpcReplyPort<Result<(), GenerationError>>),
     /// Start a worker now.
     StartWorker,
     /// The worker of that generation has loaded the model.
@@ -104,7 +107,13 @@ impl Actor for ModelActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             ModelMessage::Submit(submission, reply) => {
-                let answer = state.submit(*submission);
+                let answer = state.admit(|table, now| table.insert(*submission, now));
+                if !reply.is_closed() {
+                    let _ = reply.send(answer);
+                }
+            }
+            ModelMessage::Embed(submission, reply) => {
+                let answer = state.admit(|table, now| table.insert_embeddings(*submission, now));
                 if !reply.is_closed() {
                     let _ = reply.send(answer);
                 }
@@ -148,11 +157,13 @@ impl Actor for ModelActor {
 }
 
 impl ModelState {
-    fn submit(&mut self, submission: Submission) -> Result<(), GenerationError> {
-        if let Some(error) = self.replica.unavailable(&self.arguments.model.id, Instant::now()) {
+    /// Takes a request in, where it can be answered.
+    fn admit(&mut self, insert: impl FnOnce(&mut InFlight, Instant)) -> Result<(), GenerationError> {
+        let now = Instant::now();
+        if let Some(error) = self.replica.unavailable(&self.arguments.model.id, now) {
             return Err(error);
         }
-        self.replica.table.lock().insert(submission, Instant::now());
+        insert(&mut self.replica.table.lock(), now);
         Ok(())
     }
 

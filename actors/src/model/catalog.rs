@@ -177,6 +177,7 @@ impl Catalog {
                 chat_template,
                 tool_format: model.tool_format.clone().unwrap_or_default(),
                 reasoning_format: model.reasoning_format.clone().unwrap_or_default(),
+                pooling: model.pooling.clone().unwrap_or_default(),
                 ..spec(config, &model.id, model.context_length)
             };
             if spec.path.is_empty() {
@@ -248,6 +249,7 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         chat_template: String::new(),
         tool_format: String::new(),
         reasoning_format: String::new(),
+        pooling: String::new(),
         context_length: context_length.unwrap_or(engine.context_length),
         kv_cells: engine.kv_cells,
         max_sequences: engine.max_sequences.into(),

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use ractor::{ActorRef, RpcReplyPort};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::actor::ModelMessage;
 use super::catalog::{Catalog, Model, Replica, combine};
+use super::embeddings::{Embedding, EmbeddingRequest, EmbeddingSubmission};
 use super::inflight::{CHANNEL, SharedTable, Submission};
 use super::types::{
     GenerationError, GenerationEvent, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus,
@@ -52,36 +54,48 @@ impl Models {
     /// # Errors
     /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable` or `ShuttingDown`.
     pub async fn generate(&self, request: GenerationRequest) -> Result<Generation, GenerationError> {
-        if self.stopping.load(Ordering::Relaxed) {
-            return Err(GenerationError::ShuttingDown);
-        }
-        let Some(model) = self.catalog.find(&request.model) else {
-            return Err(GenerationError::ModelNotFound(request.model));
-        };
-        // The place is taken before the mailbox: a mailbox has no bound of its own.
-        let Ok(permit) = Arc::clone(&model.permits).try_acquire_owned() else {
-            return Err(GenerationError::QueueFull {
-                model: model.id.clone(),
-                limit: model.places,
-                retry_after: RETRY_AFTER,
-            });
-        };
+        let (model, permit) = self.place(&request.model)?;
         let replica = least_loaded(model);
-        let restarting = || GenerationError::ModelUnavailable {
-            model: model.id.clone(),
-            reason: "its actor is being restarted".to_owned(),
-            retry_after: RETRY_AFTER,
-        };
-        let actor = replica.actor().ok_or_else(restarting)?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (events_in, events) = mpsc::channel(CHANNEL);
         // Made before the submission, so that a caller that goes away meanwhile cancels it.
         let generation = Generation { events, id, table: replica.table.clone() };
         let submission = Box::new(Submission { id, request, events: events_in, permit });
-        match ractor::call_t!(actor, ModelMessage::Submit, SUBMIT_TIMEOUT_MS, submission) {
-            Ok(Ok(())) => Ok(generation),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(restarting()),
+        submit(model, replica, |reply| ModelMessage::Submit(submission, reply)).await?;
+        Ok(generation)
+    }
+
+    /// Hands a request for embeddings to its model, as [`generate`](Self::generate) does. They come one by one through
+    /// the [`Embeddings`].
+    ///
+    /// # Errors
+    /// As of [`generate`](Self::generate).
+    pub async fn embed(&self, request: EmbeddingRequest) -> Result<Embeddings, GenerationError> {
+        let (model, permit) = self.place(&request.model)?;
+        let replica = least_loaded(model);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (events_in, events) = mpsc::unbounded_channel();
+        let embeddings = Embeddings { events, id, table: replica.table.clone() };
+        let submission = Box::new(EmbeddingSubmission { id, request, events: events_in, permit });
+        submit(model, replica, |reply| ModelMessage::Embed(submission, reply)).await?;
+        Ok(embeddings)
+    }
+
+    /// A model, and a place among its requests. It is taken before the mailbox: a mailbox has no bound of its own.
+    fn place(&self, model: &str) -> Result<(&Arc<Model>, OwnedSemaphorePermit), GenerationError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(GenerationError::ShuttingDown);
+        }
+        let Some(model) = self.catalog.find(model) else {
+            return Err(GenerationError::ModelNotFound(model.to_owned()));
+        };
+        match Arc::clone(&model.permits).try_acquire_owned() {
+            Ok(permit) => Ok((model, permit)),
+            Err(_) => Err(GenerationError::QueueFull {
+                model: model.id.clone(),
+                limit: model.places,
+                retry_after: RETRY_AFTER,
+            }),
         }
     }
 
@@ -90,24 +104,8 @@ impl Models {
     /// # Errors
     /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable`, `ShuttingDown` or `InvalidPrompt`.
     pub async fn inspect(&self, model: &str, question: Inspect) -> Result<Inspected, GenerationError> {
-        if self.stopping.load(Ordering::Relaxed) {
-            return Err(GenerationError::ShuttingDown);
-        }
-        let Some(model) = self.catalog.find(model) else {
-            return Err(GenerationError::ModelNotFound(model.to_owned()));
-        };
-        let Ok(_permit) = Arc::clone(&model.permits).try_acquire_owned() else {
-            return Err(GenerationError::QueueFull {
-                model: model.id.clone(),
-                limit: model.places,
-                retry_after: RETRY_AFTER,
-            });
-        };
-        let unavailable = |reason: &str| GenerationError::ModelUnavailable {
-            model: model.id.clone(),
-            reason: reason.to_owned(),
-            retry_after: RETRY_AFTER,
-        };
+        let (model, _permit) = self.place(model)?;
+        let unavailable = |reason| unavailable(model, reason);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         if !least_loaded(model).table.lock().ask(id, question, reply) {
@@ -137,6 +135,28 @@ impl Models {
     }
 }
 
+fn unavailable(model: &Model, reason: &str) -> GenerationError {
+    GenerationError::ModelUnavailable {
+        model: model.id.clone(),
+        reason: reason.to_owned(),
+        retry_after: RETRY_AFTER,
+    }
+}
+
+/// Has a replica's actor take a request in.
+async fn submit(
+    model: &Model,
+    replica: &Replica,
+    message: impl FnOnce(RpcReplyPort<Result<(), GenerationError>>) -> ModelMessage,
+) -> Result<(), GenerationError> {
+    let restarting = || unavailable(model, "its actor is being restarted");
+    let actor: ActorRef<ModelMessage> = replica.actor().ok_or_else(restarting)?;
+    match ractor::call_t!(actor, message, SUBMIT_TIMEOUT_MS) {
+        Ok(answer) => answer,
+        Err(_) => Err(restarting()),
+    }
+}
+
 /// The replica with the fewest requests, one that can answer rather than one that cannot.
 fn least_loaded(model: &Model) -> &Arc<Replica> {
     let load = |r: &&Arc<Replica>| (r.status() == ModelStatus::Unhealthy, r.table.lock().len());
@@ -162,6 +182,29 @@ impl Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         // Closed first: a submission still in the mailbox then sees that nobody waits for it.
+        self.events.close();
+        self.table.lock().cancel(self.id, Instant::now());
+    }
+}
+
+/// A request for embeddings that is being worked on. Dropping it cancels.
+#[derive(Debug)]
+pub struct Embeddings {
+    events: mpsc::UnboundedReceiver<Result<Embedding, GenerationError>>,
+    id: u64,
+    table: SharedTable,
+}
+
+impl Embeddings {
+    /// The next one, in any order; `None` after all and after an error.
+    pub async fn recv(&mut self) -> Option<Result<Embedding, GenerationError>> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for Embeddings {
+    fn drop(&mut self) {
+        // As of a generation.
         self.events.close();
         self.table.lock().cancel(self.id, Instant::now());
     }

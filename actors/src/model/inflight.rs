@@ -9,7 +9,10 @@
 //! ([`GenerationError::EngineCrashed`]); one token and its strikes are forgotten. After a crash the requests that
 //! were running go to the next worker one after the other, the one with the new strike first, each proven before
 //! the next follows (the proven ones keep running), so that a culprit is soon alone under suspicion; what merely
-//! waited follows behind them.
+//! waited follows behind them. Requests for embeddings ([`jobs`]) are under the same rules: an embedding is what proves
+//! them, and those that came before a crash are not made again.
+
+mod jobs;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,10 +24,11 @@ use super::engine::PlacedLogprob;
 use super::formats::Layout;
 use super::held_logprobs::{HeldLogprobs, released};
 use super::types::{
-    self, FinishReason, GenerationError, GenerationEvent, GenerationRequest, Inspected, PromptLogprobs,
-    Token, TokenUsage,
+    FinishReason, GenerationError, GenerationEvent, GenerationRequest, Inspected, PromptLogprobs, Token,
+    TokenUsage,
 };
 use super::worker::protocol::{self, Cancel, Submit, ToWorker, event, to_worker};
+use jobs::Job;
 
 /// Strikes after which a request is given up.
 const STRIKES: u32 = 2;
@@ -75,8 +79,16 @@ struct Entry {
     started: bool,
     /// Whether it was told how likely the prompt's tokens were.
     scored: bool,
+    trial: Trial,
+}
+
+/// What a request is to the present worker, and to those before it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Trial {
     /// Whether the present worker has it.
     submitted: bool,
+    /// Whether its tokens are known.
+    prepared: bool,
     /// Whether the present worker began to read it.
     running: bool,
     /// Whether the present worker gave a token for it.
@@ -84,12 +96,25 @@ struct Entry {
     strikes: u32,
 }
 
-impl Entry {
+impl Trial {
     /// Whether the present worker could die of it: it is being prepared or run, not merely waiting.
     fn could_be_guilty(&self) -> bool {
-        self.submitted && (self.running || self.prompt.is_none())
+        self.submitted && (self.running || !self.prepared)
     }
 
+    /// It gave what it was asked for.
+    fn prove(&mut self) {
+        self.proven = true;
+        self.strikes = 0;
+    }
+
+    /// Its worker is gone.
+    fn next_worker(&mut self) {
+        (self.submitted, self.running, self.proven) = (false, false, false);
+    }
+}
+
+impl Entry {
     fn send(&mut self, event: GenerationEvent) {
         let event = if self.pending.is_empty() {
             match self.events.try_send(event) {
@@ -149,6 +174,8 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct InFlight {
     entries: BTreeMap<u64, Entry>,
+    /// Requests for embeddings; their ids are no entry's.
+    jobs: BTreeMap<u64, Job>,
     worker: Option<ToWorkerSender>,
     /// Requests that ran when a worker died and are not yet proven in the next.
     quarantine: VecDeque<u64>,
@@ -161,12 +188,12 @@ pub struct InFlight {
 impl InFlight {
     /// How many requests are in flight.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.jobs.len()
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.jobs.is_empty()
     }
 
     /// Takes a request in and hands it to the worker, if there is one and nobody must be proven first.
@@ -187,10 +214,7 @@ impl InFlight {
             cached_tokens: 0,
             started: false,
             scored: false,
-            submitted: false,
-            running: false,
-            proven: false,
-            strikes: 0,
+            trial: Trial::default(),
         };
         self.entries.insert(submission.id, entry);
         if self.quarantine.is_empty() {
@@ -199,13 +223,42 @@ impl InFlight {
     }
 
     fn submit(&mut self, id: u64, now: Instant) {
-        let (Some(worker), Some(entry)) = (&self.worker, self.entries.get_mut(&id)) else { return };
-        let accepted = entry.prompt.as_deref().map(|prompt| (prompt, &entry.layout));
-        let message = Submit::new(id, &entry.request, accepted, &entry.generated, entry.scored);
-        if worker.send(to_worker(to_worker::Message::Submit(message))).is_ok() {
-            entry.submitted = true;
+        let Some(worker) = &self.worker else { return };
+        let (message, trial) = if let Some(entry) = self.entries.get_mut(&id) {
+            let accepted = entry.prompt.as_deref().map(|prompt| (prompt, &entry.layout));
+            let message = Submit::new(id, &entry.request, accepted, &entry.generated, entry.scored);
+            (to_worker::Message::Submit(message), &mut entry.trial)
+        } else if let Some(job) = self.jobs.get_mut(&id) {
+            (to_worker::Message::Embed(job.message(id)), &mut job.trial)
+        } else {
+            return;
+        };
+        if worker.send(to_worker(message)).is_ok() {
+            trial.submitted = true;
             self.last_sign.get_or_insert(now);
         }
+    }
+
+    fn trials(&self) -> impl Iterator<Item = (u64, &Trial)> {
+        let entries = self.entries.iter().map(|(&id, entry)| (id, &entry.trial));
+        entries.chain(self.jobs.iter().map(|(&id, job)| (id, &job.trial)))
+    }
+
+    fn trial(&self, id: u64) -> Option<&Trial> {
+        let job = || self.jobs.get(&id).map(|job| &job.trial);
+        self.entries.get(&id).map(|entry| &entry.trial).or_else(job)
+    }
+
+    fn trial_mut(&mut self, id: u64) -> Option<&mut Trial> {
+        match self.entries.get_mut(&id) {
+            Some(entry) => Some(&mut entry.trial),
+            None => self.jobs.get_mut(&id).map(|job| &mut job.trial),
+        }
+    }
+
+    fn request_id(&self, id: u64) -> &str {
+        let entry = self.entries.get(&id).map(|entry| &*entry.request.request_id);
+        entry.or_else(|| self.jobs.get(&id).map(Job::request_id)).unwrap_or_default()
     }
 
     /// A worker is ready: hands it everything that is in flight.
@@ -218,32 +271,10 @@ impl InFlight {
         }
     }
 
-    /// Asks the worker; `false` without one. The answer goes to `reply`, which is dropped where the worker dies.
-    pub fn ask(
-        &mut self,
-        id: u64,
-        question: types::Inspect,
-        reply: oneshot::Sender<Result<Inspected, GenerationError>>,
-    ) -> bool {
-        let Some(worker) = &self.worker else { return false };
-        let message = protocol::Inspect::new(id, question);
-        let asked = worker.send(to_worker(to_worker::Message::Inspect(message))).is_ok();
-        if asked {
-            self.questions.insert(id, reply);
-        }
-        asked
-    }
-
-    /// Passes on an answer.
-    pub fn answer(&mut self, inspected: protocol::Inspected) {
-        if let Some(reply) = self.questions.remove(&inspected.id) {
-            // Who asked may have gone.
-            let _ = reply.send(inspected.into_result());
-        }
-    }
-
     fn submit_rest(&mut self, now: Instant) {
-        let rest: Vec<u64> = self.entries.iter().filter(|(_, e)| !e.submitted).map(|(&id, _)| id).collect();
+        let mut rest: Vec<u64> = self.trials().filter(|(_, t)| !t.submitted).map(|(id, _)| id).collect();
+        // In order of arrival.
+        rest.sort_unstable();
         for id in rest {
             self.submit(id, now);
         }
@@ -254,36 +285,34 @@ impl InFlight {
         self.worker = None;
         self.last_sign = None;
         self.questions.clear();
-        let suspects: Vec<u64> =
-            self.entries.iter().filter(|(_, e)| e.could_be_guilty()).map(|(&id, _)| id).collect();
-        let mut unproven = suspects.iter().copied().filter(|id| !self.entries[id].proven);
-        let culprit = unproven.next().filter(|_| unproven.next().is_none());
-        drop(unproven);
+        let suspects: Vec<(u64, Trial)> =
+            self.trials().filter(|(_, t)| t.could_be_guilty()).map(|(id, t)| (id, *t)).collect();
+        let mut unproven = suspects.iter().filter(|(_, t)| !t.proven);
+        let culprit = unproven.next().filter(|_| unproven.next().is_none()).map(|(id, _)| *id);
         if let Some(id) = culprit
-            && let Some(entry) = self.entries.get_mut(&id)
+            && let Some(trial) = self.trial_mut(id)
         {
             // One that is proven may be the culprit all the same, so only who was alone is given up.
-            if suspects.len() == 1 || entry.strikes + 1 < STRIKES {
-                entry.strikes += 1;
+            if suspects.len() == 1 || trial.strikes + 1 < STRIKES {
+                trial.strikes += 1;
             }
-            if entry.strikes >= STRIKES {
-                let request_id = entry.request.request_id.clone();
+            if trial.strikes >= STRIKES {
+                let request_id = self.request_id(id);
                 tracing::error!(%request_id, "request given up: its worker died of it twice");
                 self.fail(id, GenerationError::EngineCrashed);
             }
         }
         // Still unproven from the crash before: they are under suspicion as well.
-        let mut quarantine: Vec<u64> = self.quarantine.drain(..).chain(suspects).collect();
-        quarantine.retain(|id| self.entries.contains_key(id));
+        let suspects = suspects.into_iter().map(|(id, _)| id);
+        let quarantine: Vec<u64> = self.quarantine.drain(..).chain(suspects).collect();
         // Who was blamed last goes first, and is alone then: it is convicted or cleared.
-        quarantine.sort_unstable_by_key(|id| (Some(*id) != culprit, self.entries[id].strikes, *id));
+        let strikes = |id: u64| self.trial(id).map(|trial| (Some(id) != culprit, trial.strikes, id));
+        let mut quarantine: Vec<_> = quarantine.into_iter().filter_map(strikes).collect();
+        quarantine.sort_unstable();
         quarantine.dedup();
-        self.quarantine = quarantine.into();
-        for entry in self.entries.values_mut() {
-            entry.submitted = false;
-            entry.running = false;
-            entry.proven = false;
-        }
+        self.quarantine = quarantine.into_iter().map(|(_, _, id)| id).collect();
+        self.entries.values_mut().for_each(|entry| entry.trial.next_worker());
+        self.jobs.values_mut().for_each(Job::next_worker);
     }
 
     /// The request is proven or gone: the next one in quarantine, or everything else, may follow.
@@ -292,7 +321,7 @@ impl InFlight {
         self.quarantine.remove(position);
         match self.quarantine.front() {
             Some(&next) => {
-                if self.entries.get(&next).is_some_and(|e| !e.submitted) {
+                if self.trial(next).is_some_and(|t| !t.submitted) {
                     self.submit(next, now);
                 }
             }
@@ -302,19 +331,27 @@ impl InFlight {
 
     /// A client has gone: forgets its request and tells the worker.
     pub fn cancel(&mut self, id: u64, now: Instant) {
-        let Some(entry) = self.entries.remove(&id) else { return };
-        if entry.submitted
-            && let Some(worker) = &self.worker
-        {
-            let _ = worker.send(to_worker(to_worker::Message::Cancel(Cancel { id })));
+        let Some(submitted) = self.trial(id).map(|trial| trial.submitted) else { return };
+        self.entries.remove(&id);
+        self.jobs.remove(&id);
+        if submitted {
+            self.tell_cancelled(id);
         }
         self.release(id, now);
+    }
+
+    fn tell_cancelled(&self, id: u64) {
+        if let Some(worker) = &self.worker {
+            let _ = worker.send(to_worker(to_worker::Message::Cancel(Cancel { id })));
+        }
     }
 
     /// Ends one request with an error.
     pub fn fail(&mut self, id: u64, error: GenerationError) {
         if let Some(entry) = self.entries.remove(&id) {
             entry.close(GenerationEvent::Failed(error));
+        } else if let Some(job) = self.jobs.remove(&id) {
+            job.fail(error);
         }
     }
 
@@ -323,6 +360,9 @@ impl InFlight {
         self.quarantine.clear();
         for (_, entry) in std::mem::take(&mut self.entries) {
             entry.close(GenerationEvent::Failed(error.clone()));
+        }
+        for (_, job) in std::mem::take(&mut self.jobs) {
+            job.fail(error.clone());
         }
     }
 
@@ -334,19 +374,20 @@ impl InFlight {
                 self.route_event(event.id, happened, now);
             }
         }
-        if !self.entries.values().any(|e| e.submitted) {
+        if !self.trials().any(|(_, t)| t.submitted) {
             self.last_sign = None;
         }
     }
 
     fn route_event(&mut self, id: u64, happened: event::Event, now: Instant) {
         // An event of a request that was cancelled meanwhile is nobody's.
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else { return self.route_to_job(id, happened, now) };
         match happened {
             event::Event::Accepted(accepted) => {
                 if entry.prompt.is_none() {
                     let prompt_tokens = count(&accepted.prompt_tokens);
                     entry.prompt = Some(accepted.prompt_tokens);
+                    entry.trial.prepared = true;
                     entry.layout = accepted.layout.unwrap_or_default().into();
                     entry.send(GenerationEvent::Accepted {
                         prompt_tokens,
@@ -360,7 +401,7 @@ impl InFlight {
                 self.release(id, now);
             }
             event::Event::Started(started) => {
-                entry.running = true;
+                entry.trial.running = true;
                 if !entry.started {
                     entry.started = true;
                     let prompt = entry.prompt.as_deref().map_or(0, count);
@@ -375,13 +416,14 @@ impl InFlight {
             }
             event::Event::Output(output) => {
                 entry.generated.extend_from_slice(&output.tokens);
-                entry.proven = true;
-                entry.strikes = 0;
+                entry.trial.prove();
                 let new = output.logprobs.into_iter().map(PlacedLogprob::from);
                 let logprobs = entry.logprobs.push(&output.text, new);
                 entry.send(GenerationEvent::Delta { text: output.text, tokens: output.tokens, logprobs });
                 self.release(id, now);
             }
+            // A generation has none.
+            event::Event::Embedding(_) => {}
             event::Event::Finished(finished) => {
                 let Some(mut entry) = self.entries.remove(&id) else { return };
                 if !entry.started {
@@ -418,18 +460,13 @@ impl InFlight {
                 expired.push(id);
             }
         }
+        let jobs = self.jobs.iter().filter(|(_, job)| job.has_waited(now, max_wait));
+        expired.extend(jobs.map(|(&id, _)| id));
         for id in expired {
-            if let Some(entry) = self.entries.remove(&id) {
-                if entry.submitted
-                    && let Some(worker) = &self.worker
-                {
-                    let _ = worker.send(to_worker(to_worker::Message::Cancel(Cancel { id })));
-                }
-                entry.close(GenerationEvent::Failed(GenerationError::QueueTimeout {
-                    waited: max_wait,
-                    retry_after,
-                }));
+            if self.trial(id).is_some_and(|trial| trial.submitted) {
+                self.tell_cancelled(id);
             }
+            self.fail(id, GenerationError::QueueTimeout { waited: max_wait, retry_after });
             self.release(id, now);
         }
     }
@@ -437,7 +474,7 @@ impl InFlight {
     /// How long the worker has owed a step, if it owes one.
     pub fn silent_for(&self, now: Instant) -> Option<Duration> {
         let sign = self.last_sign?;
-        self.entries.values().any(|e| e.submitted).then(|| now.saturating_duration_since(sign))
+        self.trials().any(|(_, t)| t.submitted).then(|| now.saturating_duration_since(sign))
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod actor;
 pub mod catalog;
+pub mod embeddings;
 pub mod engine;
 pub mod formats;
 pub mod handle;
@@ -11,5 +12,6 @@ pub mod inflight;
 pub mod types;
 pub mod worker;
 
-pub use handle::{Generation, Models};
+pub use embeddings::{Embedding, EmbeddingInput, EmbeddingRequest};
+pub use handle::{Embeddings, Generation, Models};
 pub use types::*;

@@ -321,6 +321,18 @@ pub enum GenerationError {
         /// `max_tokens`, or 1 where none was given.
         requested: u32,
     },
+    /// A text whose embedding is wanted does not fit (400 `context_length_exceeded`).
+    #[error(
+        "input {index} has {tokens} tokens or more, and this model takes at most {limit}; cut it in parts"
+    )]
+    InputTooLong {
+        /// Its place in the request.
+        index: u32,
+        /// Most tokens.
+        limit: u32,
+        /// Its tokens, or what it has at least.
+        tokens: u32,
+    },
     /// The model cannot take this prompt, e.g. its template refuses it or a token is out of range (400).
     #[error("{message}")]
     InvalidPrompt {

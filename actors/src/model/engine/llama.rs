@@ -5,6 +5,8 @@
 
 #![allow(unsafe_code)]
 
+mod embedding;
+
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -156,8 +158,7 @@ impl Model {
         !self.inner.is_recurrent() && !self.inner.is_hybrid()
     }
 
-    /// Whether it can generate text (not an encoder alone).
-    pub fn can_generate(&self) -> bool {
+    fn has_decoder(&self) -> bool {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_has_decoder(self.as_ptr()) }
     }
@@ -242,6 +243,8 @@ pub struct ContextSizes {
     pub outputs: u32,
     /// Compute threads at first.
     pub threads: usize,
+    /// Whether tokens' embeddings are wanted, then of all of them, rather than logits.
+    pub embeddings: bool,
 }
 
 /// A llama.cpp context with one unified KV cache.
@@ -277,7 +280,12 @@ impl<'model> Context<'model> {
         params.kv_unified = true;
         params.swa_full = true;
         params.no_perf = true;
-        // SAFETY: the model is alive; no other context is made from it at the same time (one a worker).
+        params.embeddings = sizes.embeddings;
+        if sizes.embeddings {
+            // Pooled by us, so that long inputs can be read piece by piece.
+            params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
+        }
+        // SAFETY: the model is alive; no other context is made from it at the same time (one thread a worker does so).
         let raw = unsafe { sys::llama_init_from_model(model.as_ptr(), params) };
         let Some(raw) = NonNull::new(raw) else {
             return Err(LlamaError::Context {
@@ -389,7 +397,8 @@ impl<'model> Context<'model> {
             self.positions.push(sys::llama_pos::try_from(entry.position).unwrap_or(sys::llama_pos::MAX));
             self.sequence_counts.push(1);
             self.sequences.push(slot);
-            self.logits.push(i8::from(entry.logits));
+            // llama.cpp wants embeddings of all tokens or none.
+            self.logits.push(i8::from(entry.logits || self.sizes.embeddings));
         }
         for sequence in &mut self.sequences {
             self.sequence_pointers.push(std::ptr::from_mut(sequence));
@@ -404,7 +413,13 @@ impl<'model> Context<'model> {
             logits: self.logits.as_mut_ptr(),
         };
         // SAFETY: every array has `n_tokens` entries and lives until the call returns.
-        let code = unsafe { sys::llama_decode(self.raw.as_ptr(), batch) };
+        let code = unsafe {
+            if self.model.has_decoder() {
+                sys::llama_decode(self.raw.as_ptr(), batch)
+            } else {
+                sys::llama_encode(self.raw.as_ptr(), batch)
+            }
+        };
         if code == 0 { Ok(()) } else { Err(LlamaError::Decode { code, reason: take_logged_errors() }) }
     }
 

@@ -6,11 +6,13 @@
 pub mod archive;
 pub mod budget;
 pub mod cells;
+pub mod embedding;
 pub mod fallback;
 pub mod flow;
 pub mod grammar;
 pub mod llama;
 pub mod logprobs;
+pub mod memory;
 pub mod output;
 pub mod prefix;
 pub mod prepare;
@@ -53,6 +55,8 @@ pub struct EngineSettings {
     pub inter_token_target: std::time::Duration,
     /// A request waits for another one's prefill when that saves at least this many tokens.
     pub share_min_tokens: u32,
+    /// How an embedding is made of its tokens'; empty: as the GGUF says.
+    pub pooling: String,
 }
 
 /// A sequence to generate, its prompt as tokens.
@@ -113,6 +117,25 @@ pub enum SequenceEvent {
     },
     /// Its prompt is read: how likely its tokens were.
     PromptScored(PromptScores),
+    /// One of a request's embeddings.
+    Embedding {
+        /// Its input's place in the request.
+        index: u32,
+        /// Tokens that were read for it.
+        tokens: u32,
+        /// Of length 1.
+        vector: Vec<f32>,
+    },
+    /// It cannot be done now.
+    Unavailable {
+        /// Why.
+        message: String,
+    },
+    /// It cannot be done, for a reason that is ours.
+    Unable {
+        /// Why.
+        message: String,
+    },
     /// It cannot be kept inside its constraint any longer: that takes more work than one step may take.
     Failed {
         /// Why.

@@ -1,5 +1,7 @@
 //! From a prompt to tokens: rendering the chat template, tokenizing, checking that it fits.
 
+pub mod embedding;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -75,6 +77,15 @@ pub enum Rejection {
     },
     /// The template refuses the messages, the prompt is empty, a token is out of range.
     InvalidPrompt(String),
+    /// A text whose embedding is wanted has too many tokens.
+    InputTooLong {
+        /// Its place in the request.
+        index: u32,
+        /// Most tokens.
+        limit: u32,
+        /// Its tokens, or what it has at least.
+        tokens: u32,
+    },
     /// A parameter does not fit this model.
     InvalidParameter {
         /// The field.
@@ -98,6 +109,7 @@ pub struct Preparer {
     bos_text: String,
     context_length: u32,
     longest_piece: usize,
+    generates: bool,
     /// Made with the first constraint.
     grammars: Mutex<Option<Grammars>>,
 }
@@ -131,13 +143,24 @@ impl Preparer {
         let shown = formats.markers().into_iter().filter_map(control).collect();
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         let longest_piece = (0..vocabulary).map(|t| model.piece(t).len()).max().unwrap_or(1).max(1);
-        let grammars = Mutex::default();
-        Ok(Self { renderer, formats, shown, bos_text, context_length, longest_piece, grammars })
+        let (generates, grammars) = (true, Mutex::default());
+        Ok(Self { renderer, formats, shown, bos_text, context_length, longest_piece, generates, grammars })
+    }
+
+    /// The model turned out to make embeddings and nothing else.
+    pub fn refuse_generation(&mut self) {
+        self.generates = false;
     }
 
     /// # Errors
     /// [`Rejection`], which says what is wrong.
     pub fn prepare(&self, model: &Arc<Model>, draft: Draft) -> Result<Prepared, Rejection> {
+        if !self.generates {
+            return Err(Rejection::InvalidParameter {
+                param: "model",
+                message: "this model makes embeddings and cannot answer; name another one".to_owned(),
+            });
+        }
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         if let Some(&(token, _)) =
             draft.sampling.logit_bias.iter().find(|(t, _)| !(0..vocabulary).contains(t))

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use super::budget::StepBudget;
+use super::embedding::{Embedder, EmbeddingJob};
 use super::flow::Flow;
 use super::grammar::GuideError;
 use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
@@ -23,6 +24,8 @@ use crate::model::types::{FinishReason, Token};
 pub enum Command {
     /// Generate this.
     Submit(Box<Sequence>),
+    /// Make these embeddings.
+    Embed(Box<EmbeddingJob>),
     /// Stop generating that; its cells become prefix cache within one step.
     Cancel(u64),
 }
@@ -61,12 +64,15 @@ pub struct Engine<'model> {
     shelves: HashMap<Shelf, Vec<u8>>,
     buffers: Buffers,
     batch: Vec<BatchEntry>,
+    embedder: Embedder<'model>,
 }
 
 impl<'model> Engine<'model> {
+    /// `None` for a model that cannot generate text; an [`Embedder`] can use it.
+    ///
     /// # Errors
     /// When llama.cpp cannot make the context.
-    pub fn new(model: &'model Model, settings: &EngineSettings) -> Result<Self, LlamaError> {
+    pub fn new(model: &'model Model, settings: &EngineSettings) -> Result<Option<Self>, LlamaError> {
         let slots = settings.max_sequences.saturating_add(settings.cached_sequences).min(256);
         // llama.cpp wants room for one output a sequence id, running or cached.
         let outputs = u32::from(slots).max(u32::from(settings.max_sequences) + SCORE_CHUNK);
@@ -78,8 +84,12 @@ impl<'model> Engine<'model> {
                 batch: settings.prefill_chunk + u32::from(settings.max_sequences),
                 outputs,
                 threads: settings.threads,
+                embeddings: false,
             },
         )?;
+        if !context.can_generate() {
+            return Ok(None);
+        }
         let reuse = if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
         let scheduler = Scheduler::new(SchedulerConfig {
             slots,
@@ -94,7 +104,7 @@ impl<'model> Engine<'model> {
             score_chunk: outputs - u32::from(settings.max_sequences),
         })
         .map_err(|error| LlamaError::Load(error.to_string()))?;
-        Ok(Self {
+        Ok(Some(Self {
             model,
             context,
             scheduler,
@@ -104,7 +114,8 @@ impl<'model> Engine<'model> {
             shelves: HashMap::new(),
             buffers: Buffers::default(),
             batch: Vec::new(),
-        })
+            embedder: Embedder::new(model, settings, true),
+        }))
     }
 
     /// Runs until the command channel closes. Every step is reported; the report of the sequences that left
@@ -118,7 +129,7 @@ impl<'model> Engine<'model> {
         mut report: impl FnMut(StepReport),
     ) -> Result<(), LlamaError> {
         loop {
-            if !self.scheduler.has_work() {
+            if !self.scheduler.has_work() && !self.embedder.has_work() {
                 match commands.recv() {
                     Ok(command) => self.take(command, &mut report),
                     Err(_) => return Ok(()),
@@ -134,6 +145,10 @@ impl<'model> Engine<'model> {
             if self.scheduler.has_work() {
                 self.step(&mut report)?;
             }
+            if self.embedder.has_work() {
+                let (decoding, load) = (self.scheduler.decoding(), self.load());
+                self.embedder.step(decoding, self.threads.next(), load, &mut report)?;
+            }
         }
     }
 
@@ -145,8 +160,11 @@ impl<'model> Engine<'model> {
                     report(StepReport { events: vec![(id, event)], load: self.load() });
                 }
             }
+            Command::Embed(job) => self.embedder.submit(*job),
             Command::Cancel(id) => {
-                if self.running.remove(&SequenceId(id)).is_some() {
+                if self.embedder.cancel(id) {
+                    tracing::debug!(request = id, "embeddings cancelled");
+                } else if self.running.remove(&SequenceId(id)).is_some() {
                     self.scheduler.cancel(SequenceId(id));
                     tracing::debug!(sequence = id, "sequence cancelled");
                 }

@@ -5,6 +5,8 @@ mod generated {
     tonic::include_proto!("jan.worker.v1");
 }
 
+mod embeddings;
+
 pub use generated::*;
 
 use super::super::{formats, types};
@@ -316,6 +318,15 @@ pub fn step_message(report: StepReport) -> FromWorker {
                         let rest = rest.into_iter().map(TokenLogprob::from).collect();
                         event::Event::PromptScored(PromptScored { first, rest })
                     }
+                    SequenceEvent::Embedding { index, tokens, vector } => {
+                        event::Event::Embedding(Embedding { index, tokens, vector })
+                    }
+                    SequenceEvent::Unavailable { message } => event::Event::Rejected(Rejected {
+                        reason: Some(rejected::Reason::Unavailable(message)),
+                    }),
+                    SequenceEvent::Unable { message } => {
+                        event::Event::Rejected(Rejected { reason: Some(rejected::Reason::Internal(message)) })
+                    }
                     SequenceEvent::Failed { message } => event::Event::Rejected(Rejected {
                         reason: Some(rejected::Reason::InvalidConstraint(message)),
                     }),
@@ -330,14 +341,21 @@ pub fn step_message(report: StepReport) -> FromWorker {
     from_worker(from_worker::Message::Step(Step { events, load: Some(report.load.into()) }))
 }
 
-/// The message that answers a submit.
-pub fn prepared_message(id: u64, prepared: Result<&Prepared, Rejection>) -> FromWorker {
-    let happened = match prepared {
-        Ok(prepared) => event::Event::Accepted(Accepted {
+/// What a prepared request is accepted with.
+impl From<&Prepared> for Accepted {
+    fn from(prepared: &Prepared) -> Self {
+        Self {
             prompt_tokens: prepared.sequence.prompt.clone(),
             prompt_text: prepared.prompt_text.clone(),
             layout: Some((&prepared.layout).into()),
-        }),
+        }
+    }
+}
+
+/// The message that answers a submit, and a request for embeddings, whose prompts are not told.
+pub fn prepared_message(id: u64, prepared: Result<Accepted, Rejection>) -> FromWorker {
+    let happened = match prepared {
+        Ok(accepted) => event::Event::Accepted(accepted),
         Err(rejection) => event::Event::Rejected(rejection.into()),
     };
     from_worker(from_worker::Message::Step(Step { events: vec![event(id, happened)], load: None }))
@@ -353,6 +371,9 @@ impl From<Rejection> for Rejected {
                         prompt_tokens,
                         requested,
                     })
+                }
+                Rejection::InputTooLong { index, limit, tokens } => {
+                    rejected::Reason::InputTooLong(InputTooLong { index, limit, tokens })
                 }
                 Rejection::InvalidPrompt(message) => rejected::Reason::InvalidPrompt(message),
                 Rejection::InvalidParameter { param, message } => {
@@ -374,15 +395,23 @@ impl From<Rejected> for types::GenerationError {
                 requested: e.requested,
             },
             Some(rejected::Reason::InvalidPrompt(message)) => Self::InvalidPrompt { message },
-            // These two depend on the model.
+            Some(rejected::Reason::InputTooLong(InputTooLong { index, limit, tokens })) => {
+                Self::InputTooLong { index, limit, tokens }
+            }
             Some(rejected::Reason::InvalidParameter(e)) => {
-                let param = if e.param == "suffix" { "suffix" } else { "logit_bias" };
-                Self::InvalidParameter { param, message: e.message }
+                let depend_on_the_model = ["dimensions", "logit_bias", "model", "suffix"];
+                match depend_on_the_model.into_iter().find(|param| **param == e.param) {
+                    Some(param) => Self::InvalidParameter { param, message: e.message },
+                    None => Self::Internal(format!("the worker refused {}: {}", e.param, e.message)),
+                }
             }
             Some(rejected::Reason::InvalidConstraint(message)) => {
                 Self::InvalidConstraint { field: "", message }
             }
-            Some(rejected::Reason::Internal(message)) => Self::Internal(message),
+            // Said of embeddings alone, whose request knows its model.
+            Some(rejected::Reason::Internal(message) | rejected::Reason::Unavailable(message)) => {
+                Self::Internal(message)
+            }
             None => Self::Internal("the worker refused without a reason".to_owned()),
         }
     }

@@ -19,11 +19,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::bundled;
 use super::protocol::{
-    FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, ToWorker, Welcome,
-    from_worker, inspected_message, prepared_message, step_message, to_worker, worker_server,
+    Accepted, FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, ToWorker,
+    Welcome, from_worker, inspected_message, prepared_message, step_message, to_worker, worker_server,
 };
 use crate::model::engine::EngineSettings;
+use crate::model::engine::embedding::Embedder;
 use crate::model::engine::llama::{Backend, Model};
+use crate::model::engine::memory;
 use crate::model::engine::prepare::Preparer;
 use crate::model::engine::runner::{Command, Engine};
 
@@ -173,15 +175,22 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
         std::thread::sleep(Duration::from_secs(10));
         end_process()
     };
-    let loaded = match load(spec) {
+    let mut loaded = match load(spec) {
         Ok(loaded) => loaded,
         Err(message) => return fail(message),
     };
-    let Loaded { model, preparer, settings, created } = &loaded;
+    // The preparer is of use to both threads; the engine borrows the model.
+    let Loaded { model, preparer, settings, created } = &mut loaded;
+    let (model, settings) = (&*model, &*settings);
     let engine = match Engine::new(model, settings) {
         Ok(engine) => engine,
         Err(error) => return fail(error.to_string()),
     };
+    if engine.is_none() {
+        tracing::info!(model = spec.id, "this model makes embeddings and generates nothing");
+        preparer.refuse_generation();
+    }
+    let preparer = &*preparer;
     let ready = Ready {
         context_length: settings.context_length,
         kv_cells: settings.kv_cells,
@@ -202,9 +211,13 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
             tracing::error!(%error, "cannot start the thread that prepares requests; the worker ends");
             end_process();
         }
-        let result = engine.run(&commands, |report| {
+        let report = |report| {
             let _ = outgoing.blocking_send(Ok(step_message(report)));
-        });
+        };
+        let result = match engine {
+            Some(engine) => engine.run(&commands, report),
+            None => Embedder::new(model, settings, false).run(&commands, report),
+        };
         if let Err(error) = result {
             tracing::error!(%error, "decode failed; the worker ends and its requests are resumed in another");
         }
@@ -228,8 +241,21 @@ fn prepare_loop(
                 let prepared = submit.into_draft().and_then(|draft| preparer.prepare(model, draft));
                 match prepared {
                     Ok(prepared) => {
-                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Ok(&prepared))));
+                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Ok((&prepared).into()))));
                         Command::Submit(Box::new(prepared.sequence))
+                    }
+                    Err(rejection) => {
+                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Err(rejection))));
+                        continue;
+                    }
+                }
+            }
+            Some(to_worker::Message::Embed(embed)) => {
+                let id = embed.id;
+                match embed.into_draft().and_then(|draft| preparer.embed(model, draft)) {
+                    Ok(job) => {
+                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Ok(Accepted::default()))));
+                        Command::Embed(Box::new(job))
                     }
                     Err(rejection) => {
                         let _ = outgoing.blocking_send(Ok(prepared_message(id, Err(rejection))));
@@ -275,12 +301,6 @@ fn load(spec: &ModelSpec) -> Result<Loaded, String> {
         .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
     // llama.cpp stays initialised until the process ends.
     std::mem::forget(backend);
-    if !model.can_generate() {
-        return Err(format!(
-            "{} holds an encoder without a decoder; it cannot generate text",
-            path.display()
-        ));
-    }
     let settings = settings(spec, &model);
     check_memory(&model, &settings)?;
     let template = (!spec.chat_template.is_empty()).then_some(spec.chat_template.as_str());
@@ -329,6 +349,7 @@ fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
         prefill_chunk: spec.prefill_chunk.max(16),
         inter_token_target: Duration::from_millis(spec.inter_token_target_ms.max(1)),
         share_min_tokens: spec.share_min_tokens.max(1),
+        pooling: spec.pooling.clone(),
     }
 }
 
@@ -336,7 +357,7 @@ fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
 /// KV cache leaves of the machine's.
 fn archive_tokens(mib: u32, kv_cells: u32, bytes_per_cell: u64) -> u32 {
     let kv = u64::from(kv_cells) * bytes_per_cell;
-    let half = available_memory().map_or(u64::MAX, |available| available.saturating_sub(kv) / 2);
+    let half = memory::available().map_or(u64::MAX, |available| available.saturating_sub(kv) / 2);
     let bytes = (u64::from(mib) << 20).min(half);
     u32::try_from(bytes / bytes_per_cell.max(1)).unwrap_or(u32::MAX)
 }
@@ -344,7 +365,7 @@ fn archive_tokens(mib: u32, kv_cells: u32, bytes_per_cell: u64) -> u32 {
 /// Refuses a KV cache that the machine has no memory for: the kernel would kill the worker while it answers.
 fn check_memory(model: &Model, settings: &EngineSettings) -> Result<(), String> {
     let needed = u64::from(settings.kv_cells) * model.kv_bytes_per_cell();
-    let Some(available) = available_memory() else { return Ok(()) };
+    let Some(available) = memory::available() else { return Ok(()) };
     if needed <= available {
         return Ok(());
     }
@@ -356,12 +377,4 @@ fn check_memory(model: &Model, settings: &EngineSettings) -> Result<(), String> 
         mib(needed),
         mib(available)
     ))
-}
-
-/// Bytes that the kernel could give out now, where it tells.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib << 10)
 }

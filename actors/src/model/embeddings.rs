@@ -1,0 +1,56 @@
+//! Embeddings: what a caller asks for and what comes back.
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::types::{GenerationError, Token};
+
+/// Most tokens of one request, all of its inputs together.
+pub const MAX_TOKENS: usize = 300_000;
+
+/// A text whose embedding is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EmbeddingInput {
+    /// Plain text, with the tokens that the model wants around it (BOS, CLS and SEP).
+    Text(String),
+    /// Tokens, taken as they are.
+    Tokens(Vec<Token>),
+}
+
+/// A request for embeddings.
+#[derive(Clone, Debug)]
+pub struct EmbeddingRequest {
+    /// The HTTP request's id, for logs.
+    pub request_id: String,
+    /// The model's id or alias, as the caller named it.
+    pub model: String,
+    /// Whom to be fair to.
+    pub user: String,
+    /// The texts.
+    pub inputs: Vec<EmbeddingInput>,
+    /// Numbers of each embedding, from its beginning; `None`: all.
+    pub dimensions: Option<u32>,
+}
+
+/// An embedding of length 1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// Its text's place in the request.
+    pub index: u32,
+    /// Tokens that the model read.
+    pub tokens: u32,
+    /// The numbers.
+    pub vector: Vec<f32>,
+}
+
+/// A request on its way into the table.
+#[derive(Debug)]
+pub struct EmbeddingSubmission {
+    /// From the counter of generations.
+    pub id: u64,
+    /// What is asked.
+    pub request: EmbeddingRequest,
+    /// Where embeddings go as they are made. It holds one for each input and an error at most.
+    pub events: mpsc::UnboundedSender<Result<Embedding, GenerationError>>,
+    /// Its place in the queue; freed with the entry.
+    pub permit: OwnedSemaphorePermit,
+}

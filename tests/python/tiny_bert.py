@@ -1,0 +1,76 @@
+"""Writes a tiny BERT as GGUF: an encoder that makes embeddings and generates nothing. Its weights are random.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import random
+import struct
+
+#: Beginnings of words carry "▁" in llama.cpp's WordPiece vocabularies.
+WORDS = ["▁hello", "▁world", "▁the", "▁sea", "▁cat", "▁dog", "ing", "s", "▁a", "▁b"]
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+WIDTH, FEED_FORWARD, LAYERS, CONTEXT = 64, 96, 2, 64
+_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+#: llama.cpp's numbers of poolings.
+MEAN, CLS, LAST = 1, 2, 3
+
+
+def _text(value):
+    data = value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value(value):
+    if isinstance(value, bool):
+        return struct.pack("<I?", _BOOL, value)
+    if isinstance(value, int):
+        return struct.pack("<II", _UINT32, value)
+    if isinstance(value, float):
+        return struct.pack("<If", _FLOAT32, value)
+    if isinstance(value, str):
+        return struct.pack("<I", _STRING) + _text(value)
+    kind, items = (_STRING, map(_text, value)) if isinstance(value[0], str) else (_INT32, (struct.pack("<i", v) for v in value))
+    return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(items)
+
+
+def write(path, pooling=CLS, seed=1):
+    """A model file; the same seed makes the same."""
+    metadata = {
+        "general.architecture": "bert", "general.name": "tiny-bert",
+        "bert.context_length": CONTEXT, "bert.embedding_length": WIDTH, "bert.feed_forward_length": FEED_FORWARD,
+        "bert.block_count": LAYERS, "bert.attention.head_count": 2, "bert.attention.layer_norm_epsilon": 1e-12,
+        "bert.attention.causal": False, "bert.pooling_type": pooling,
+        "tokenizer.ggml.model": "bert", "tokenizer.ggml.pre": "default", "tokenizer.ggml.token_type_count": 2,
+        "tokenizer.ggml.tokens": TOKENS, "tokenizer.ggml.token_type": [3] * 5 + [1] * len(WORDS),
+        "tokenizer.ggml.padding_token_id": 0, "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.cls_token_id": 2, "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.seperator_token_id": 3, "tokenizer.ggml.mask_token_id": 4,
+    }  # fmt: skip
+    shapes = {
+        "token_embd.weight": (WIDTH, len(TOKENS)), "token_types.weight": (WIDTH, 2), "position_embd.weight": (WIDTH, CONTEXT),
+        "token_embd_norm.weight": (WIDTH,), "token_embd_norm.bias": (WIDTH,),
+    }  # fmt: skip
+    for layer in range(LAYERS):
+        shapes |= {f"blk.{layer}.{name}.weight": (WIDTH, WIDTH) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
+        shapes |= {f"blk.{layer}.{name}.bias": (WIDTH,) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_down")}
+        shapes |= {
+            f"blk.{layer}.{name}.{part}": (WIDTH,)
+            for name in ("attn_output_norm", "layer_output_norm")
+            for part in ("weight", "bias")
+        }
+        shapes |= {
+            f"blk.{layer}.ffn_up.weight": (WIDTH, FEED_FORWARD), f"blk.{layer}.ffn_up.bias": (FEED_FORWARD,),
+            f"blk.{layer}.ffn_down.weight": (FEED_FORWARD, WIDTH),
+        }  # fmt: skip
+    draw = random.Random(seed)
+    infos, data = b"", b""
+    for name, shape in shapes.items():
+        infos += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, len(data))
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        middle = 1.0 if name.endswith("norm.weight") else 0.0
+        data += struct.pack(f"<{count}f", *(draw.gauss(middle, 0.3) for _ in range(count)))
+        data += b"\0" * (-len(data) % 32)
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(shapes), len(metadata))
+    head += b"".join(_text(key) + _value(value) for key, value in metadata.items()) + infos
+    path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
+    return path
