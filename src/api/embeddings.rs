@@ -211,7 +211,7 @@ impl EmbeddingsRequest {
             Prompt::Text(text) => Ok(EmbeddingInput::Text(text)),
             Prompt::Tokens(tokens) => Ok(EmbeddingInput::Tokens(tokens)),
             // No JSON is read as this.
-            Prompt::Chat(_) => Err(ApiError::internal()),
+            Prompt::Chat(_) | Prompt::Infill { .. } => Err(ApiError::internal()),
         };
         Ok(EmbeddingRequest {
             request_id: context.id.as_str().to_owned(),

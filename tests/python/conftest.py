@@ -4,6 +4,8 @@ import openai
 import pytest
 from harness import IS_BUNDLED, Server
 
+pytest_plugins = ["openai_watch"]
+
 # Who calls has nothing to do with the model that answers: once is enough.
 collect_ignore_glob = [] if IS_BUNDLED else ["test_auth_[acgk]*.py", "test_auth_logs.py", "test_auth_sessions.py", "test_docs_*.py"]
 

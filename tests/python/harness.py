@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 
+import openai_schema
 from gguf_vocab import Vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -195,7 +196,9 @@ class Server:
         with contextlib.closing(connection):
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
-            return Response(answer.status, answer.headers, answer.read())
+            whole = Response(answer.status, answer.headers, answer.read())
+            openai_schema.observe(method, path, whole.status, whole.headers["Content-Type"], whole.body)
+            return whole
 
     def chat(self, content="Hello", key=None, headers=None, **fields):
         """POST /chat/completions of one user message."""
@@ -318,12 +321,14 @@ class Stream:
         self.headers = self.answer.headers
         self.raw = b""
         self.done = False
+        self.watch = openai_schema.Events("POST", path, self.status)
 
     def events(self):
         """Yields each event's data as an object, then ends at `[DONE]`."""
         assert self.status == 200, (self.status, self.answer.read())
         for line in self.answer:
             self.raw += line
+            self.watch.feed(line)
             line = line.rstrip(b"\r\n")
             if line.startswith(b"data:"):
                 data = line[5:].strip()
@@ -338,6 +343,7 @@ class Stream:
 
     def close(self):
         """Goes away, like a client that was killed."""
+        self.watch.end()
         with contextlib.suppress(OSError):
             if self.connection.sock:
                 self.connection.sock.shutdown(socket.SHUT_RDWR)

@@ -58,12 +58,14 @@ class Events:
         data = json.dumps(fields).encode() if fields is not None else None
         self.connection.request(method, path, data, headers)
         self.answer = self.connection.getresponse()
+        self.watch = openai_schema.Events(method, path, self.answer.status)
 
     def __iter__(self):
         assert self.answer.status == 200, self.answer.read()
         assert self.answer.headers["Content-Type"] == "text/event-stream"
         name = None
         for line in self.answer:
+            self.watch.feed(line)
             line = line.decode().rstrip("\n")
             if line.startswith("event: "):
                 name = line.removeprefix("event: ")
@@ -73,6 +75,7 @@ class Events:
                 yield event
 
     def close(self):
+        self.watch.end()
         self.connection.close()
         self.answer.close()
 

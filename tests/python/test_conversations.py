@@ -432,5 +432,5 @@ def test_bad_bodies(ann):
             assert refused.error["code"] in ("invalid_json", "invalid_type", "request_too_large"), refused
     # A deep item that is JSON is kept or refused, and nothing breaks.
     deep = json.loads("[" * 60 + "]" * 60)
-    item = {"type": "mcp_call", "output": deep}
+    item = {"type": "mcp_list_tools", "server_label": "x", "tools": [{"name": "f", "input_schema": {"deep": deep}}]}
     assert ann.post(f"/{conversation}/items", {"items": [item]}).status == 200

@@ -17,7 +17,6 @@ from harness import ROOT, parse_sse
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(bash|python|javascript) run(?:=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-OLD_SDK = ROOT / "target/openai-old-venv/bin/python"
 
 
 def blocks():
@@ -44,7 +43,9 @@ def test_block(server, place, language, environment, code):
     if language == "bash":
         command = ["bash", "-euo", "pipefail", "-c", code]
     elif language == "python":
-        command = [str(OLD_SDK) if environment == "openai-old" else sys.executable, "-c", code]
+        # run=openai-old and run=instructor have environments of their own.
+        python = ROOT / f"target/{environment}-venv/bin/python" if environment else sys.executable
+        command = [str(python), "-c", code]
     else:
         (place / "example.mjs").write_text(code)
         command = ["node", "example.mjs"]

@@ -2,17 +2,35 @@
 """Runs a command with the real server beside it: with_server.py -- COMMAND...
 
 The command finds the server's address in JAN_BASE_URL (…/api/v1), and JAN_API_KEY,
-JAN_ACCESS_TOKEN, JAN_MODEL, JAN_IS_BUNDLED, JAN_ENDLESS.
+JAN_ACCESS_TOKEN, JAN_MODEL, JAN_IS_BUNDLED, JAN_ENDLESS. What a Node program fetches is written down
+(`tests/node/record.mjs`) and checked against OpenAI's description in the end.
 """
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
 
+import openai_schema
 import serper
-from harness import ENDLESS, IS_BUNDLED, MODEL, Server
+from harness import ENDLESS, IS_BUNDLED, MODEL, ROOT, Server
+
+
+def violations(folder):
+    """What in the recorded answers is not as OpenAI's description has it."""
+    if openai_schema.FILE is None:
+        print(f"answers were NOT checked: {openai_schema.MISSING}")
+        return []
+    for file in sorted(folder.glob("*.jsonl")):
+        for line in file.read_text().splitlines():
+            answer = json.loads(line)
+            openai_schema.observe(
+                answer["method"], answer["path"], answer["status"], answer["type"], answer["body"].encode()
+            )
+    print(f"checked against OpenAI's description: {dict(openai_schema.checked)}")
+    return list(dict.fromkeys(openai_schema.violations))
 
 
 def main():
@@ -21,6 +39,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         search = serper.Serper()
         server = Server(folder, env=search.settings())
+        recorded = pathlib.Path(folder) / "recorded"
+        recorded.mkdir()
         try:
             environment = os.environ | {
                 "JAN_BASE_URL": server.base_url,
@@ -30,8 +50,13 @@ def main():
                 "JAN_IS_BUNDLED": str(int(IS_BUNDLED)),
                 # `logit_bias` that keeps the model from ending its answer.
                 "JAN_ENDLESS": json.dumps(ENDLESS),
+                "JAN_RECORD": str(recorded),
+                "NODE_OPTIONS": f"--import={(ROOT / 'tests/node/record.mjs').as_uri()}",
             }
             status = subprocess.run(sys.argv[2:], env=environment, check=False).returncode
+            if found := violations(recorded):
+                print("not as OpenAI's description has it:", *found[:20], sep="\n", file=sys.stderr)
+                status = status or 1
             if status != 0:
                 print(server.log_tail(), file=sys.stderr)
         finally:

@@ -117,22 +117,24 @@ set_up_clients() {
     printf '%s' "$wanted" >.venv/installed
 }
 
-# The Python SDK before 1.0, which cannot live beside today's.
-set_up_old_sdk() {
-    local wanted
-    wanted=$(cksum <tests/python/requirements-openai-old.txt)
-    if [ "$(cat target/openai-old-venv/installed 2>/dev/null)" = "$wanted" ]; then return 0; fi
-    say "setting up the old Python SDK in target/openai-old-venv"
-    rm -rf target/openai-old-venv
-    python3 -m venv target/openai-old-venv
-    target/openai-old-venv/bin/pip install --quiet --disable-pip-version-check -r tests/python/requirements-openai-old.txt
-    printf '%s' "$wanted" >target/openai-old-venv/installed
+# set_up_apart NAME: an environment of its own, target/NAME-venv, for what cannot live beside today's SDK: the Python
+# SDK before 1.0 (openai-old) and instructor, which wants an older SDK and older packages.
+set_up_apart() {
+    local venv=target/$1-venv requirements=tests/python/requirements-$1.txt wanted
+    wanted=$(cksum <"$requirements")
+    if [ "$(cat "$venv/installed" 2>/dev/null)" = "$wanted" ]; then return 0; fi
+    say "setting up $1 in $venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+    printf '%s' "$wanted" >"$venv/installed"
 }
 
 install_missing
 check_rust
 if [ "$goal" = test ]; then
     set_up_clients
-    set_up_old_sdk
+    set_up_apart openai-old
+    set_up_apart instructor
     .venv/bin/python tests/setup/second_model.py
 fi

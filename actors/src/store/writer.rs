@@ -54,10 +54,11 @@ impl Store {
     /// Without a reserve.
     #[cfg(test)]
     pub fn open(
-        folder: &Path,
+        folder: &std::path::Path,
         load: impl Fn(&dyn Stores) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Self, OpenError> {
-        Self::open_reserving(folder, 0, load)
+        let storage = StorageConfig { path: folder.to_owned(), min_free_mib: 0, ..StorageConfig::default() };
+        Self::open_as(&storage, load)
     }
 
     /// Opens the database in a data folder, or makes it. Blocks. `load` gets what is stored, now and whenever the

@@ -103,7 +103,10 @@ impl Answer {
             ChoiceEvent::Prompt(scores) => self.logprobs = CompletionLogprobs::of_prompt(scores),
             ChoiceEvent::Finished(reason, _) => self.finish = reason.into(),
             // A prompt that is no chat has no thinking and no tools.
-            ChoiceEvent::Reasoning(_) | ChoiceEvent::Call { .. } | ChoiceEvent::Arguments { .. } => {}
+            ChoiceEvent::Reasoning(_)
+            | ChoiceEvent::Call { .. }
+            | ChoiceEvent::Arguments { .. }
+            | ChoiceEvent::Citations(_) => {}
         }
     }
 
@@ -196,7 +199,10 @@ impl Encoder for ChunkEncoder {
                 self.write_choice(index, "", None, Some(reason.into()), buffer);
             }
             // A prompt that is no chat has no thinking and no tools.
-            ChoiceEvent::Reasoning(_) | ChoiceEvent::Call { .. } | ChoiceEvent::Arguments { .. } => {}
+            ChoiceEvent::Reasoning(_)
+            | ChoiceEvent::Call { .. }
+            | ChoiceEvent::Arguments { .. }
+            | ChoiceEvent::Citations(_) => {}
         }
     }
 

@@ -109,7 +109,7 @@ impl InFlight {
                 self.release(id, now);
             }
             // Only generations have these.
-            event::Event::Output(_) | event::Event::Finished(_) => {}
+            event::Event::PromptScored(_) | event::Event::Output(_) | event::Event::Finished(_) => {}
         }
     }
 

@@ -145,6 +145,7 @@ fn generation(id: u64) -> GenerationRequest {
         max_tokens: None,
         want_prompt_text: false,
         logprobs: None,
+        score_prompt: false,
         constraint: None,
         tools: None,
         thinking_budget: None,
