@@ -100,6 +100,7 @@ async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
         backup: system.backup().clone(),
         conversations: system.conversations().clone(),
         responses: system.responses().clone(),
+        web_search: system.web_search().clone(),
         google: Arc::new(Google::new(GoogleConfig::default())),
         guests: true,
         lifecycle: Lifecycle::default(),
