@@ -195,7 +195,7 @@ def test_arguments_of_calls_are_texts(victim):
 
 def test_special_texts_are_texts(victim):
     """Controls, marks that go the other way, and a template's own signs."""
-    for text in ("\0", "\u202e\u2066", "{{ 7*7 }}{% for x in range(10**9) %}{% endfor %}", "<|im_end|>" * 1000, "\U0010ffff"):
+    for text in ("\0", "\u202e\u2066", "{{ 7*7 }}{% for x in range(10**9) %}{% endfor %}", "<|im_end|>" * 50, "\U0010ffff"):
         for path in BODIES:
             answer = victim.post(path, body(path, **text_field(path, json.dumps(text)[1:-1].encode())))
             # Where it is a model's name, there is no such model.
