@@ -37,11 +37,6 @@ DEVIATIONS = [
     (r"CreateCompletionResponse \(event\)", r"choices/\d+/finish_reason", "null is not "),
     # `stream_options.include_usage`, in the description's own words: all other chunks have a usage of null.
     (r"CreateCompletionResponse \(event\)", "usage", "null is not "),
-    # Defects of the server, to be repaired and taken out of here:
-    # an answer's format repeats a description that was not given as null;
-    ("Response.*", "(response/)?text/format/description", "null is not "),
-    # texts of assistants among the items of a conversation and the input of a response have no `logprobs: []`.
-    ("ConversationItem|ConversationItemList|ResponseItemList", r"(data/\d+/)?content/\d+", '"logprobs" is a required'),
 ]
 
 

@@ -383,13 +383,13 @@ impl Preparer {
             Inspect::Chat { chat, tokens } => {
                 let text = self.render(&chat)?;
                 let tokens = match tokens {
-                    true => model.tokenize(&text, !self.has_bos(&text)),
+                    true => self.tokenize(model, &text, !self.has_bos(&text))?,
                     false => Vec::new(),
                 };
                 (text, tokens)
             }
             Inspect::Text { text, add_special } => {
-                let tokens = model.tokenize(&text, add_special);
+                let tokens = self.tokenize(model, &text, add_special)?;
                 (text, tokens)
             }
             Inspect::Tokens(tokens) => {
@@ -409,6 +409,14 @@ impl Preparer {
     /// # Errors
     /// What the template says of it.
     pub fn render(&self, chat: &ChatPrompt) -> Result<String, Rejection> {
+        // Each message takes at least the token that ends it; rendering very many takes long.
+        if chat.messages.len() > self.context_length as usize {
+            return Err(Rejection::ContextLengthExceeded {
+                limit: self.context_length,
+                prompt_tokens: u32::try_from(chat.messages.len()).unwrap_or(u32::MAX),
+                requested: 1,
+            });
+        }
         // The template itself parsed when the model was loaded: what fails now is in the messages.
         self.renderer.render(chat).map_err(|error| {
             Rejection::InvalidPrompt(format!("the model's chat template refuses these messages: {error}"))
