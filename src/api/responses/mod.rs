@@ -11,6 +11,7 @@ mod create;
 mod errors;
 mod events;
 mod fit;
+mod format;
 mod history;
 mod items;
 mod object;

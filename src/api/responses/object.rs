@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::format::TextFormat;
 use super::output::{Output, OutputItem};
-use super::request::{CacheRetention, CreateResponse, TextFormat, Truncation};
+use super::request::{CacheRetention, CreateResponse, Truncation};
 use crate::api::params::Metadata;
 use crate::api::tools::ResponseTool;
 

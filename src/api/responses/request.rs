@@ -9,12 +9,13 @@ use jan_actors::model::{ChatPrompt, SamplingParams};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::format::TextFormat;
 use super::items::{self, InputItem};
 use crate::api::params::{self, Metadata, Sampling, ServiceTier, Stop};
-use crate::api::structured::{self, FormatKind, Structured};
+use crate::api::structured::Structured;
 use crate::api::thinking::{self, Reasoning};
 use crate::api::tools::{ResponseTool, ToolChoiceShape, Tools};
 use crate::http::ApiError;
@@ -229,55 +230,6 @@ pub struct TextConfig {
     pub format: Option<TextFormat>,
     /// `medium` alone.
     pub verbosity: Option<String>,
-}
-
-/// The format of a text.
-#[derive(Debug, Deserialize, ToSchema)]
-pub struct TextFormat {
-    /// `text`, `json_object` or `json_schema`.
-    #[serde(rename = "type")]
-    pub kind: FormatKind,
-    /// With `json_schema`: its name, of letters, digits, `_` and `-`.
-    #[schema(max_length = 64)]
-    pub name: Option<String>,
-    /// What it is for; has no effect.
-    pub description: Option<String>,
-    /// With `json_schema`: the schema; any object without it.
-    #[schema(value_type = Option<Object>)]
-    pub schema: Option<Map<String, Value>>,
-    /// Answers always satisfy the schema, with this and without.
-    pub strict: Option<bool>,
-}
-
-impl TextFormat {
-    fn check(&self) -> Result<Option<Structured>, ApiError> {
-        match self.kind {
-            FormatKind::Text => Ok(None),
-            FormatKind::JsonObject => structured::json_object(FORMAT).map(Some),
-            FormatKind::JsonSchema => {
-                let name = self.name.as_deref().ok_or_else(|| ApiError::missing("text.format.name"))?;
-                structured::json_schema(FORMAT, FORMAT, name, self.schema.clone()).map(Some)
-            }
-        }
-    }
-
-    /// As a response shows it.
-    pub fn shown(&self) -> Value {
-        match self.kind {
-            FormatKind::Text => json!({"type": "text"}),
-            FormatKind::JsonObject => json!({"type": "json_object"}),
-            FormatKind::JsonSchema => {
-                let schema = self.schema.clone().map_or_else(|| json!({"type": "object"}), Value::Object);
-                let strict = self.strict.unwrap_or(false);
-                let mut shown =
-                    json!({"type": "json_schema", "name": self.name, "schema": schema, "strict": strict});
-                if let Some(description) = &self.description {
-                    shown["description"] = json!(description);
-                }
-                shown
-            }
-        }
-    }
 }
 
 /// `input`: a text or a list of items.

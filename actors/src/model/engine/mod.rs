@@ -19,6 +19,7 @@ pub mod prepare;
 pub mod queue;
 pub mod rendering;
 pub mod runner;
+pub mod running;
 pub mod sampler;
 pub mod scheduler;
 pub mod template;
