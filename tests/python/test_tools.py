@@ -182,7 +182,7 @@ def test_a_call_goes_on_in_the_next_worker(make_server):
         ({"tools": [tool("a b")]}, "tools[0].function.name"),
         ({"tools": [tool(), tool()]}, "tools[1].function.name"),
         ({"tools": [tool(f"f{i}") for i in range(129)]}, "tools"),
-        ({"tools": [tool(parameters={"type": "nothing"}, strict=True)]}, "tools[0].function.parameters"),
+        ({"tools": [tool(parameters={"type": "nothing"}, strict=True)]}, "tools[0].function.parameters.type"),
         ({"tools": [tool(parameters={"not": {"type": "string"}}, strict=True)]}, "tools"),
         ({"tools": [tool()], "tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": 1}, "tool_choice"),

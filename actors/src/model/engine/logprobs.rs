@@ -47,7 +47,7 @@ impl PromptScorer {
     }
 
     /// How many tokens are scored, the first included.
-    pub fn len(&self) -> usize {
+    pub fn scored(&self) -> usize {
         1 + self.scores.rest.len()
     }
 

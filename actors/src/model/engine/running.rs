@@ -63,7 +63,9 @@ pub struct Buffers {
 impl Running {
     /// Notes how likely the prompt token behind `position` was. A prompt that is read once more adds nothing.
     pub fn score(&mut self, model: &Model, position: usize, logits: &[f32]) {
-        let Some(scorer) = self.scorer.as_mut().filter(|scorer| scorer.len() == position + 1) else { return };
+        let Some(scorer) = self.scorer.as_mut().filter(|scorer| scorer.scored() == position + 1) else {
+            return;
+        };
         let Some(&next) = self.sequence.prompt.get(position + 1) else { return };
         let top = self.sequence.logprobs.unwrap_or(0) as usize;
         scorer.push(logprobs::at_position(logits, next, top, |token| model.piece(token)));
