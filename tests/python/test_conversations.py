@@ -73,7 +73,7 @@ def test_items(ann):
     listed = ann.get(f"/{conversation}/items?order=asc").json()
     assert [item["status"] for item in listed["data"]] == ["completed"] * 5
     assert listed["data"][1:] == added["data"]
-    assert listed["data"][4]["content"] == [{"type": "output_text", "text": "Sunny.", "annotations": []}]
+    assert listed["data"][4]["content"] == [{"type": "output_text", "text": "Sunny.", "annotations": [], "logprobs": []}]
     assert [item["parent_id"] for item in listed["data"]] == [None] + [item["id"] for item in listed["data"][:4]]
     assert [item["id"] for item in ann.get(f"/{conversation}/items").json()["data"]] == [
         item["id"] for item in reversed(listed["data"])

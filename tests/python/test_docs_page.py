@@ -113,10 +113,18 @@ def test_chat_with_streaming(server, key):
                 }).observe(document.body, {subtree: true, childList: true, characterData: true, attributes: true});
             }"""
         )
+        # Over a slow line: the small model is done before a busy browser draws anything.
+        line = page.context.new_cdp_session(page)
+        line.send("Network.enable")
+        line.send(
+            "Network.emulateNetworkConditions",
+            {"offline": False, "latency": 0, "downloadThroughput": 20_000, "uploadThroughput": -1},
+        )
         with page.expect_request("**/chat/completions") as sent:
             page.click(f"{CHAT} button.execute")
         assert sent.value.headers["authorization"] == f"Bearer {key}"
         page.wait_for_selector(f"{CHAT} .jan-live[data-done=true]")
+        line.detach()
         answer = page.inner_text(f"{CHAT} .jan-answer")
         events = page.inner_text(f"{CHAT} .jan-events")
         assert len(answer.split()) > 10
