@@ -155,6 +155,19 @@ def test_a_store_of_schema_1_is_brought_up_to_date(tmp_path):
     server.close()
 
 
+def test_a_snapshot_that_was_cut_off_does_no_harm(tmp_path):
+    """A process that is killed while the database is opened leaves one behind."""
+    server = Server(tmp_path, wait="live")
+    key = server.new_key(server.new_user())
+    server.kill()
+    leftover = tmp_path / "data/db/snap.7FFFFFFFFFFFFFFF.generating"
+    leftover.write_bytes(b"")
+    server = Server(tmp_path, wait="live")
+    assert server.get("/api/v1/user/profile", key=key["key"]).status == 200
+    assert not leftover.exists()
+    server.close()
+
+
 def test_a_migration_that_was_cut_off_is_done_again(tmp_path):
     shutil.copytree(FIXTURES / "v1", tmp_path / "data")
     known = json.loads((FIXTURES / "v1/known.json").read_text())

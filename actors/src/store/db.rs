@@ -351,7 +351,28 @@ fn migrate(stores: &SledStores, from: u32) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Removes what a process left behind that was killed while sled wrote a snapshot: sled takes it for one that is damaged
+/// and refuses to open, although the one before it is still there and whole.
+fn drop_half_written(path: &Path) {
+    let Ok(file) = File::open(path.join("db")) else { return };
+    // Who has the database may be writing one at this moment.
+    let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    if rustix::fs::flock(&file, lock).is_err() {
+        return;
+    }
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            tracing::warn!(file = %name, "a snapshot that was not finished is removed");
+            // Left there, opening says what is wrong.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn open_sled(path: &Path, cache_bytes: u64) -> Result<Db, OpenError> {
+    drop_half_written(path);
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
     // sled panics over some damage.
     let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
