@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-pub use self::response::{ResponseTool, WebTool};
+pub use self::response::{ResponseTool, WebTool, shown_choice};
 use super::structured;
 use super::web_search::{self, is_web_search};
 use crate::http::ApiError;

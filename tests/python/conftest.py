@@ -6,8 +6,17 @@ from harness import IS_BUNDLED, Server
 
 pytest_plugins = ["openai_watch"]
 
-# Who calls has nothing to do with the model that answers: once is enough.
-collect_ignore_glob = [] if IS_BUNDLED else ["test_auth_[acgk]*.py", "test_auth_logs.py", "test_auth_sessions.py", "test_docs_*.py"]
+# What is about callers, stores, the wire and refusals has nothing to do with the model that answers: once is enough.
+WITHOUT_MODEL = [
+    "test_auth_[acgk]*.py", "test_auth_logs.py", "test_auth_sessions.py", "test_conversations.py",
+    "test_conversations_crash.py", "test_disk_full.py", "test_docs_*.py", "test_errors.py", "test_export.py",
+    "test_hostile*.py", "test_store_refusals.py", "test_usage.py", "test_wire.py",
+]
+collect_ignore_glob = [] if IS_BUNDLED else WITHOUT_MODEL
+
+
+def pytest_report_header():
+    return None if IS_BUNDLED else f"run with the bundled model alone: {' '.join(WITHOUT_MODEL)}"
 
 
 @pytest.fixture(scope="session")

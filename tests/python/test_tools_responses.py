@@ -18,7 +18,7 @@ FORCED = {"tools": [ADD], "tool_choice": "required", "parallel_tool_calls": Fals
 
 def test_a_call_is_an_item(client):
     made = client.responses.create(model=MODEL, input="add", **FORCED)
-    openai_schema.check("Response", made.model_dump(mode="json", exclude_unset=True))
+    openai_schema.check("Response", made.model_dump(mode="json", by_alias=True, exclude_unset=True))
     (call,) = made.output
     assert (call.type, call.name, call.status) == ("function_call", "add", "completed")
     jsonschema.validate(json.loads(call.arguments), SCHEMA)
@@ -37,7 +37,7 @@ def test_a_call_is_an_item(client):
 def test_a_streamed_call_has_openais_events(client):
     events = list(client.responses.create(model=MODEL, input="add", stream=True, **FORCED))
     for event in events:
-        openai_schema.check("ResponseStreamEvent", event.model_dump(mode="json", exclude_unset=True))
+        openai_schema.check("ResponseStreamEvent", event.model_dump(mode="json", by_alias=True, exclude_unset=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     kinds = [event.type for event in events]
     assert kinds[2] == "response.output_item.added" and events[2].item.arguments == ""

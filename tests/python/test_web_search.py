@@ -97,7 +97,7 @@ def test_a_chat_searches_and_cites(own, client, service):
     assert [(one.start_index, one.end_index) for one in cited] == [(4, 7), (12, 15)]
     assert [one.title for one in cited] == [serper.TITLE.format(2), serper.TITLE.format(1)]
     assert cited[0].url == "https://site2.example/page?n=2"
-    openai_schema.check("CreateChatCompletionResponse", made.model_dump(mode="json", exclude_unset=True))
+    openai_schema.check("CreateChatCompletionResponse", made.model_dump(mode="json", by_alias=True, exclude_unset=True))
     assert service.asked == [("/search", serper.KEY, {"q": asked, "num": 5})]
     assert serper_status(own) == "healthy"
 
@@ -128,7 +128,7 @@ def test_a_response_searches_and_cites(client, service):
     service.asked.clear()
     asked = question()
     made = client.responses.create(model=MODEL, input=asked, **FORCED)
-    openai_schema.check("Response", made.model_dump(mode="json", exclude_unset=True))
+    openai_schema.check("Response", made.model_dump(mode="json", by_alias=True, exclude_unset=True))
     search, message = made.output
     assert (search.type, search.status, search.action.type) == ("web_search_call", "completed", "search")
     assert search.id.startswith("ws_") and search.action.query == asked
@@ -156,11 +156,13 @@ def test_every_way_to_have_it_search(own, service):
         made = respond(own, tools=[{"type": tool}], tool_choice=choice)
         assert made.status == 200, made
         assert [item["type"] for item in made.json()["output"]] == ["web_search_call", "message"]
+        # Requests have several names for it, OpenAI's description of what answers choose from has one.
+        assert made.json()["tool_choice"] in ({"type": "web_search_preview"}, "required")
 
 
 def test_sources_are_shown_where_they_are_wanted(client):
     made = client.responses.create(model=MODEL, input=question(), include=["web_search_call.action.sources"], **FORCED)
-    openai_schema.check("Response", made.model_dump(mode="json", exclude_unset=True))
+    openai_schema.check("Response", made.model_dump(mode="json", by_alias=True, exclude_unset=True))
     sources = made.output[0].action.sources
     assert [one.url for one in sources][:2] == ["https://site1.example/page?n=1", "https://site2.example/page?n=2"]
     assert all(one.type == "url" for one in sources)
@@ -169,7 +171,7 @@ def test_sources_are_shown_where_they_are_wanted(client):
 def test_a_streamed_response_has_openais_events(own, client):
     events = list(client.responses.create(model=MODEL, input=question(), stream=True, **FORCED))
     for event in events:
-        body = event.model_dump(mode="json", exclude_unset=True)
+        body = event.model_dump(mode="json", by_alias=True, exclude_unset=True)
         openai_schema.check("ResponseStreamEvent", body)
         if event.type in openai_schema.EVENTS:
             openai_schema.check(openai_schema.EVENTS[event.type], body)
@@ -210,7 +212,7 @@ def test_a_model_that_calls_for_a_search_gets_it(client, service):
         parallel_tool_calls=False, tools=[function, TOOL | {"search_context_size": "low"}],
         tool_choice={"type": "allowed_tools", "mode": "required", "tools": [{"type": "web_search"}]},
     )
-    openai_schema.check("Response", made.model_dump(mode="json", exclude_unset=True))
+    openai_schema.check("Response", made.model_dump(mode="json", by_alias=True, exclude_unset=True))
     search, message = made.output
     assert (search.type, search.status) == ("web_search_call", "completed")
     (asked,) = service.asked

@@ -14,9 +14,13 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # bindgen loads libclang when llama.cpp's bindings are generated.
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
-    compgen -G '/usr/lib*/libclang*.so*' >/dev/null && return 0
-    compgen -G '/usr/lib/*/libclang*.so*' >/dev/null && return 0
+    # libclang-cpp, which other packages bring, is another library.
+    local folder name
+    for folder in '/usr/lib/llvm-*/lib' '/usr/lib*' '/usr/lib/*'; do
+        for name in 'libclang.so*' 'libclang-[0-9]*.so*'; do
+            compgen -G "$folder/$name" >/dev/null && return 0
+        done
+    done
     [ -e /Library/Developer/CommandLineTools/usr/lib/libclang.dylib ] && return 0
     compgen -G '/Applications/Xcode*.app/Contents/Developer/Toolchains/XcodeDefault.xctoolchain/usr/lib/libclang.dylib' \
         >/dev/null && return 0

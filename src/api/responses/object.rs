@@ -10,7 +10,7 @@ use super::format::TextFormat;
 use super::output::{Output, OutputItem};
 use super::request::{CacheRetention, CreateResponse, Truncation};
 use crate::api::params::Metadata;
-use crate::api::tools::ResponseTool;
+use crate::api::tools::{ResponseTool, shown_choice};
 
 /// A response. What was asked is shown again, defaults included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -216,7 +216,7 @@ impl ResponseObject {
             store,
             temperature: request.temperature.unwrap_or(1.0),
             text: json!({"format": format, "verbosity": "medium"}),
-            tool_choice: request.tool_choice.clone().unwrap_or_else(|| json!("auto")),
+            tool_choice: shown_choice(request.tool_choice.as_ref()),
             tools: request.tools.iter().flatten().map(ResponseTool::shown).collect(),
             top_logprobs: request.top_logprobs.unwrap_or(0),
             top_p: request.top_p.unwrap_or(1.0),

@@ -82,6 +82,16 @@ impl ResponseTool {
     }
 }
 
+/// A tool choice as a response shows it; `auto` is the default. Web search has several names in requests, but only
+/// one of them is among `ToolChoiceTypes` in OpenAI's API description.
+pub fn shown_choice(choice: Option<&Value>) -> Value {
+    match choice {
+        Some(choice) if choice["type"].as_str().is_some_and(is_web_search) => json!({"type": "web_search_preview"}),
+        Some(choice) => choice.clone(),
+        None => json!("auto"),
+    }
+}
+
 impl Tools {
     /// Checks Responses' fields.
     ///
