@@ -20,7 +20,7 @@ use super::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
 use super::meter::Meter;
 use super::params::{ServiceTier, StopShape, StreamOptions, choice_seed};
 use super::streaming;
-use super::structured::{self, FormatKind, JsonSchemaFormat, ResponseFormat};
+use super::structured::{self, FormatKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs};
 use super::thinking::Effort;
 use super::tools::{ChatTool, FunctionObject, Reading, ToolChoiceMode, ToolChoiceShape};
 use super::web_search::cite::{ChatCitation, CitedUrl};
@@ -79,6 +79,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         ChatCitation,
         CitedUrl,
         ResponseFormat,
+        StructuredOutputs,
         FormatKind,
         JsonSchemaFormat,
         ConversationTarget,

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::chat_conversation::{ConversationParam, ConversationTarget};
 use super::chat_message::{Message, message_object};
 use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StopShape, StreamOptions};
-use super::structured::{ResponseFormat, Structured, Wishes};
+use super::structured::{ResponseFormat, Structured, StructuredOutputs, Wishes};
 use super::thinking::{self, Effort};
 use super::tools::{ChatTool, ToolChoiceShape, Tools};
 use super::web_search::{WebSearchOptions, Wish};
@@ -31,8 +31,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "store", harmless: &[Given::Bool(false)] },
     Unsupported { field: "best_of", harmless: &[Given::Number(1.0)] },
     Unsupported { field: "suffix", harmless: &[Given::Word("")] },
-    Unsupported { field: "structured_outputs", harmless: &[] },
-    Unsupported { field: "grammar", harmless: &[] },
     Unsupported { field: "chat_template", harmless: &[] },
 ];
 
@@ -115,8 +113,15 @@ pub struct ChatRequest {
     /// Texts of which the answer has to be one.
     #[schema(min_items = 1)]
     pub guided_choice: Option<Vec<String>>,
-    /// A grammar of the answer in Lark's notation.
+    /// A grammar of the answer in Lark's notation or llama.cpp's.
     pub guided_grammar: Option<String>,
+    /// The same wishes in one field, as vLLM takes them.
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// A grammar of the answer in llama.cpp's notation, as llama-server takes it.
+    pub grammar: Option<String>,
+    /// A JSON Schema that the answer has to satisfy, as llama-server takes it.
+    #[schema(value_type = Option<Object>)]
+    pub json_schema: Option<Map<String, Value>>,
     /// Functions that the model may call, up to 128.
     #[schema(max_items = 128)]
     pub tools: Option<Vec<ChatTool>>,
@@ -209,10 +214,13 @@ impl ChatRequest {
         params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
         let structured = Wishes {
             response_format: self.response_format,
+            structured_outputs: self.structured_outputs,
             guided_json: self.guided_json,
             guided_regex: self.guided_regex,
             guided_choice: self.guided_choice,
             guided_grammar: self.guided_grammar,
+            grammar: self.grammar,
+            json_schema: self.json_schema,
         }
         .check()?;
         if self.conversation.is_some() && n != 1 {

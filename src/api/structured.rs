@@ -1,7 +1,10 @@
 //! Structured output: what a request says that its answers have to be, and the last check of a finished answer.
 //!
-//! Sources: `ResponseFormatJsonSchema` in OpenAI's API description; `guided_json`, `guided_regex`, `guided_choice` and
-//! `guided_grammar` as vLLM's users know them.
+//! Sources: `ResponseFormatJsonSchema` in OpenAI's API description; `guided_json`, `guided_regex`, `guided_choice`,
+//! `guided_grammar` and `structured_outputs` as vLLM's users know them; `grammar` and `json_schema` as llama-server's do.
+
+mod gbnf;
+mod wishes;
 
 use jan_actors::model::{Constraint, GenerationError};
 use jsonschema::Validator;
@@ -10,6 +13,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+pub use self::wishes::{StructuredOutputs, Wishes};
 use crate::http::ApiError;
 
 /// Longest schema, in bytes.
@@ -18,12 +22,6 @@ const MOST_BYTES: usize = 256 * 1024;
 /// Longest expression or grammar, in bytes, and that of all expressions of a schema. Compiling them can take time with
 /// the square of their length, and keeps others waiting: this much is seconds at worst.
 const MOST_TEXT_BYTES: usize = 16 * 1024;
-
-/// Longest list of choices, in bytes.
-const MOST_CHOICE_BYTES: usize = 64 * 1024;
-
-/// Longest grammar with a schema in it, which nobody looks into before it is compiled.
-const MOST_EMBEDDING_BYTES: usize = 4 * 1024;
 
 /// Most patterns of properties of a schema; compiling them takes time with more than the square of their number.
 const MOST_PATTERN_PROPERTIES: usize = 100;
@@ -75,21 +73,6 @@ pub struct JsonSchemaFormat {
     pub strict: Option<bool>,
 }
 
-/// The fields of a request that say what its answers have to be; at most one may be given.
-#[derive(Debug, Default)]
-pub struct Wishes {
-    /// OpenAI's.
-    pub response_format: Option<ResponseFormat>,
-    /// A JSON Schema.
-    pub guided_json: Option<Map<String, Value>>,
-    /// A regular expression for the whole answer.
-    pub guided_regex: Option<String>,
-    /// The texts to choose from.
-    pub guided_choice: Option<Vec<String>>,
-    /// A grammar in Lark's notation.
-    pub guided_grammar: Option<String>,
-}
-
 /// What answers have to be.
 #[derive(Debug)]
 pub struct Structured {
@@ -99,49 +82,6 @@ pub struct Structured {
     pub constraint: Constraint,
     /// Whether finished answers are checked.
     validator: Option<Validator>,
-}
-
-impl Wishes {
-    /// `None`: free text.
-    ///
-    /// # Errors
-    /// 400 with the field.
-    pub fn check(self) -> Result<Option<Structured>, ApiError> {
-        let mut found = Vec::new();
-        if let Some(format) = self.response_format {
-            found.extend(format.check()?);
-        }
-        if let Some(schema) = self.guided_json {
-            found.push(Structured::json("guided_json", "guided_json", Value::Object(schema))?);
-        }
-        if let Some(regex) = self.guided_regex {
-            found.push(Structured::text("guided_regex", Constraint::Regex(regex)));
-        }
-        if let Some(choices) = self.guided_choice {
-            found.push(Structured::text("guided_choice", Constraint::Regex(one_of(&choices)?)));
-        }
-        if let Some(grammar) = self.guided_grammar {
-            found.push(Structured::text("guided_grammar", Constraint::Lark(grammar)));
-        }
-        if let [first, second, ..] = &found[..] {
-            let message =
-                format!("'{}' and '{}' exclude each other; give only one.", first.field, second.field);
-            return Err(ApiError::invalid_value(second.field, message));
-        }
-        let Some(only) = found.pop() else { return Ok(None) };
-        let (text, most) = match &only.constraint {
-            Constraint::JsonSchema(text) => (text, MOST_BYTES),
-            Constraint::Regex(text) if only.field == "guided_choice" => (text, MOST_CHOICE_BYTES),
-            Constraint::Lark(text) if text.contains("%json") => (text, MOST_EMBEDDING_BYTES),
-            Constraint::Regex(text) | Constraint::Lark(text) => (text, MOST_TEXT_BYTES),
-        };
-        if text.is_empty() || text.len() > most {
-            let message =
-                format!("Invalid '{}': expected 1 to {most} bytes, got {}.", only.field, text.len());
-            return Err(ApiError::invalid_value(only.field, message));
-        }
-        Ok(Some(only))
-    }
 }
 
 impl ResponseFormat {
@@ -187,16 +127,6 @@ fn any_object() -> Value {
     json!({"type": "object"})
 }
 
-/// The expression that matches these texts and no other.
-fn one_of(choices: &[String]) -> Result<String, ApiError> {
-    if choices.is_empty() || choices.iter().any(String::is_empty) {
-        let message = "Invalid 'guided_choice': expected at least one text, and none that is empty.";
-        return Err(ApiError::invalid_value("guided_choice", message));
-    }
-    let escaped: Vec<String> = choices.iter().map(|choice| regex_syntax::escape(choice)).collect();
-    Ok(escaped.join("|"))
-}
-
 impl Structured {
     fn json(field: &'static str, place: &str, schema: Value) -> Result<Self, ApiError> {
         let wrong = |error: String| {
@@ -212,7 +142,7 @@ impl Structured {
         Ok(Self { field, constraint: Constraint::JsonSchema(text), validator: Some(validator) })
     }
 
-    fn text(field: &'static str, constraint: Constraint) -> Self {
+    const fn text(field: &'static str, constraint: Constraint) -> Self {
         Self { field, constraint, validator: None }
     }
 
@@ -395,19 +325,6 @@ mod tests {
         assert_eq!(param(format(json!({"type": "json_schema"}))), Some("response_format.json_schema".into()));
         let named = json!({"type": "json_schema", "json_schema": {"name": "a b"}});
         assert_eq!(param(format(named)), Some("response_format.json_schema.name".into()));
-        let both = Wishes {
-            guided_regex: Some("a".into()),
-            guided_choice: Some(vec!["a".into()]),
-            ..Wishes::default()
-        };
-        assert_eq!(param(both.check()), Some("guided_choice".into()));
-        let empty = Wishes { guided_choice: Some(Vec::new()), ..Wishes::default() };
-        assert_eq!(param(empty.check()), Some("guided_choice".into()));
-    }
-
-    #[test]
-    fn choices_are_texts_and_no_expressions() {
-        assert_eq!(one_of(&["a.b".to_owned(), "c|d".to_owned()]).unwrap(), r"a\.b|c\|d");
     }
 
     #[test]

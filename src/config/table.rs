@@ -365,6 +365,8 @@ pub static KEYS: &[Key] = &[
         Kind::Choice(&[
             "hermes",
             "llama3",
+            "llama4",
+            "lfm2",
             "mistral",
             "mistral-args",
             "deepseek-v3",

@@ -52,6 +52,8 @@ test("choices, expressions and grammars", async () => {
   for (const [form, shape] of [
     [{ guided_choice: ["yes", "no"] }, /^(yes|no)$/],
     [{ guided_regex: "[a-c]{3}-[0-9]{2}" }, /^[a-c]{3}-[0-9]{2}$/],
+    [{ structured_outputs: { choice: ["yes", "no"] } }, /^(yes|no)$/],
+    [{ grammar: 'root ::= "<" [a-z]{2,4} ">"' }, /^<[a-z]{2,4}>$/],
     [{ guided_grammar: 'start: "<" WORD ">"\nWORD: /[a-z]{2,4}/' }, /^<[a-z]{2,4}>$/],
   ]) {
     const chat = await openai.chat.completions.create({ model, messages, max_tokens: 40, temperature: 1.5, ...form });

@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import openai
 import pytest
 from harness import IS_BUNDLED, ROOT
 
@@ -69,6 +70,27 @@ curl -X POST http://localhost:8080/api/v1/user/api-keys \\
     "name": "Development Key",
     "permissions": ["read", "write"]
   }'
+"""
+CREATE_CONVERSATION = """\
+curl -X POST http://localhost:8080/api/v1/conversations \\
+  -H "Authorization: Bearer " \\
+  -H "Content-Type: application/json" \\
+  -d '{
+    "title": "My Conversation",
+    "model": "jan-v1-4b"
+  }'
+"""
+LIST_CONVERSATIONS = """\
+curl -H "Authorization: Bearer " \\
+  http://localhost:8080/api/v1/conversations
+"""
+GET_CONVERSATION = """\
+curl -H "Authorization: Bearer " \\
+  http://localhost:8080/api/v1/conversations/123
+"""
+PROTECTED = """\
+curl -H "Authorization: Bearer " \\
+  http://localhost:8080/api/v1/protected-endpoint
 """
 
 
@@ -151,6 +173,37 @@ def test_profile_and_api_keys(server, session):
     assert json.loads(paste(server, PROFILE, made["key"]))["email"] == "reference@example.com"
 
 
+def test_conversations(server, session):
+    token = session["access_token"]
+    made = json.loads(paste(server, CREATE_CONVERSATION, token))
+    assert (made["title"], made["model"]) == ("My Conversation", "jan-v1-4b")
+    assert made["id"] in [one["id"] for one in json.loads(paste(server, LIST_CONVERSATIONS, token))["data"]]
+    # 123 stands for the id of one.
+    got = json.loads(paste(server, GET_CONVERSATION.replace("/123", f"/{made['id']}"), token))
+    assert (got["title"], got["messages"]) == ("My Conversation", [])
+    assert json.loads(paste(server, GET_CONVERSATION, token))["error"]["type"] == "invalid_request_error"
+    for command in (CREATE_CONVERSATION, LIST_CONVERSATIONS, GET_CONVERSATION):
+        assert json.loads(paste(server, command))["error"]["code"] == "missing_credentials"
+
+
+def test_the_protected_endpoint_is_a_name_for_any(server, session):
+    """There is no such path, and the answer says so in the documented shape."""
+    error = json.loads(paste(server, PROTECTED, session["access_token"]))["error"]
+    assert error["type"] == "invalid_request_error" and error["message"]
+
+
+def test_chats_parameters(server):
+    """Each of the table, and for `temperature` its range."""
+    body = {"model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+    for temperature, status in ((0.0, 200), (2.0, 200), (2.1, 400), (-0.1, 400)):
+        answer = server.post("/api/v1/chat/completions", body | {"temperature": temperature, "stream": False})
+        assert answer.status == status, answer
+        if status == 200:
+            assert answer.json()["usage"]["completion_tokens"] <= 3
+        else:
+            assert answer.error["param"] == "temperature"
+
+
 #: Verbatim, for versions of the SDK below 1.0, which has an environment of its own.
 OLD_PYTHON = """\
 import openai
@@ -179,6 +232,14 @@ def test_old_python_sdk(server, session):
     answer = json.loads(done.stdout)
     assert (answer["object"], answer["model"]) == ("chat.completion", "jan-v1-4b")
     assert answer["choices"][0]["message"]["content"].strip()
+
+
+def test_todays_python_sdk(server, session):
+    """The same call in the form of the versions from 1.0 on."""
+    with openai.OpenAI(base_url=server.base_url, api_key=session["access_token"]) as client:
+        response = client.chat.completions.create(model="jan-v1-4b", messages=[{"role": "user", "content": "Hello!"}])
+    assert response.model == "jan-v1-4b"
+    assert response.choices[0].message.content.strip()
 
 
 def test_both_kinds_of_credential_go_in_one_header(server, user, session):

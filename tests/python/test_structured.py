@@ -127,6 +127,58 @@ def test_logprobs_are_the_models_own(client):
     ],
 )  # fmt: skip
 def test_guided(client, extra, expected):
+    held_to(client, extra, expected)
+
+
+#: A grammar that leads back to itself, in the notation of llama.cpp; its texts have their marks in pairs.
+NESTED = r'''
+root ::= "[" item? ("," item)* "]"   # a list
+item ::= root
+  | [0-9]{1,2} | "\"" [a-cß]+ "\""
+'''
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"structured_outputs": {"choice": ["yes", "no", "may.be"]}}, "yes|no|may\\.be"),
+        ({"structured_outputs": {"regex": "[a-c]{3}-[0-9]{2}"}}, "[a-c]{3}-[0-9]{2}"),
+        ({"structured_outputs": {"grammar": 'start: "a" | "b"'}}, "a|b"),
+        ({"structured_outputs": {"grammar": 'root ::= "a" | "b"'}}, "a|b"),
+        ({"structured_outputs": {"json": {"const": 7}}}, "7"),
+        ({"json_schema": {"enum": [7, "x"]}}, '7|"x"'),
+        ({"grammar": 'root ::= "<" word ">"\nword ::= [a-z]{2,4}'}, "<[a-z]{2,4}>"),
+        ({"guided_grammar": 'root ::= ("é" | [^a-z]) "!"'}, "é!|[^a-z]!"),
+    ],
+)
+def test_guided_as_vllm_and_llama_server_name_it(client, extra, expected):
+    held_to(client, extra, expected)
+
+
+def test_a_grammar_that_leads_back_to_itself(client):
+    """JSON is read as a check: it has the same texts, and more."""
+    whole = 0
+    for seed in range(12):
+        answer = client.chat.completions.create(
+            model=MODEL, messages=USER, max_tokens=40, temperature=1.5, seed=seed, extra_body={"grammar": NESTED}
+        )
+        (choice,) = answer.choices
+        assert re.fullmatch(r'[\[\],0-9a-cß"]*', choice.message.content), choice.message.content
+        if choice.finish_reason == "stop":
+            whole += 1
+            # A list may begin with a comma there.
+            json.loads(choice.message.content.replace("[,", "["))
+    assert whole
+
+
+def test_an_object_as_vllm_asks_for_it(client):
+    answer = client.chat.completions.create(
+        model=MODEL, messages=USER, max_tokens=5, extra_body={"structured_outputs": {"json_object": True}}
+    )
+    assert answer.choices[0].message.content.startswith("{")
+
+
+def held_to(client, extra, expected):
     for seed in range(3):
         answer = client.chat.completions.create(
             model=MODEL, messages=USER, max_tokens=40, temperature=1.5, seed=seed, extra_body=extra
@@ -150,6 +202,13 @@ def test_guided(client, extra, expected):
         ({"guided_grammar": "start: nothing"}, "guided_grammar"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
         ({"guided_regex": "a" * 300_000}, "guided_regex"),
+        ({"grammar": "root ::= nothing"}, "grammar"),
+        ({"grammar": "root ::= root"}, "grammar"),
+        ({"grammar": "root ::= " + "(" * 10_000}, "grammar"),
+        ({"grammar": "root ::= ((a{2000}){2000}){2000} root?\na ::= [a-z]"}, "grammar"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
+        ({"structured_outputs": {"json": {"type": "thing"}}}, "structured_outputs.json"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::api::params::{self, Metadata, Sampling, Stop, StopShape, StreamOptions, choice_seed};
 use crate::api::prompt::{PromptShape, Prompts};
-use crate::api::structured::{ResponseFormat, Structured, Wishes};
+use crate::api::structured::{ResponseFormat, Structured, StructuredOutputs, Wishes};
 use crate::http::json::Unsupported;
 use crate::http::{ApiError, RequestContext};
 
@@ -21,11 +21,7 @@ const MAX_ANSWERS: usize = 1024;
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// Fields that have no counterpart here.
-pub static UNSUPPORTED: &[Unsupported] = &[
-    Unsupported { field: "structured_outputs", harmless: &[] },
-    Unsupported { field: "grammar", harmless: &[] },
-    Unsupported { field: "prompt_logprobs", harmless: &[] },
-];
+pub static UNSUPPORTED: &[Unsupported] = &[Unsupported { field: "prompt_logprobs", harmless: &[] }];
 
 /// Texts to be continued.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -106,8 +102,15 @@ pub struct CompletionRequest {
     /// Texts of which the answer has to be one.
     #[schema(min_items = 1)]
     pub guided_choice: Option<Vec<String>>,
-    /// A grammar of the answer in Lark's notation.
+    /// A grammar of the answer in Lark's notation or llama.cpp's.
     pub guided_grammar: Option<String>,
+    /// The same wishes in one field, as vLLM takes them.
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// A grammar of the answer in llama.cpp's notation, as llama-server takes it.
+    pub grammar: Option<String>,
+    /// A JSON Schema that the answer has to satisfy, as llama-server takes it.
+    #[schema(value_type = Option<Object>)]
+    pub json_schema: Option<Map<String, Value>>,
     /// The caller's own name for its user; has no effect.
     #[allow(dead_code, reason = "its type is checked")]
     pub user: Option<String>,
@@ -174,10 +177,13 @@ impl CompletionRequest {
         let best_of = best_of(self.best_of, n, stream)?;
         let structured = Wishes {
             response_format: self.response_format,
+            structured_outputs: self.structured_outputs,
             guided_json: self.guided_json,
             guided_regex: self.guided_regex,
             guided_choice: self.guided_choice,
             guided_grammar: self.guided_grammar,
+            grammar: self.grammar,
+            json_schema: self.json_schema,
         }
         .check()?;
         let prompts = match self.suffix.filter(|suffix| !suffix.is_empty()) {

@@ -43,7 +43,7 @@ pub const FORMAT: &str = "text.format";
 const SOURCES: &str = "web_search_call.action.sources";
 const LOGPROBS: &str = "message.output_text.logprobs";
 
-/// Fields that later versions bring, and vLLM's that have no counterpart here.
+/// Fields that later versions bring, and those of vLLM and llama-server that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "prompt", harmless: &[] },
     Unsupported { field: "moderation", harmless: &[] },
@@ -54,6 +54,8 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "guided_choice", harmless: &[] },
     Unsupported { field: "guided_grammar", harmless: &[] },
     Unsupported { field: "structured_outputs", harmless: &[] },
+    Unsupported { field: "grammar", harmless: &[] },
+    Unsupported { field: "json_schema", harmless: &[] },
     Unsupported { field: "personality", harmless: &[] },
 ];
 

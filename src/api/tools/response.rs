@@ -86,7 +86,9 @@ impl ResponseTool {
 /// one of them is among `ToolChoiceTypes` in OpenAI's API description.
 pub fn shown_choice(choice: Option<&Value>) -> Value {
     match choice {
-        Some(choice) if choice["type"].as_str().is_some_and(is_web_search) => json!({"type": "web_search_preview"}),
+        Some(choice) if choice["type"].as_str().is_some_and(is_web_search) => {
+            json!({"type": "web_search_preview"})
+        }
         Some(choice) => choice.clone(),
         None => json!("auto"),
     }

@@ -5,6 +5,7 @@ use serde_json::{Deserializer, Value};
 
 use super::form::JsonEnd;
 use super::parser::{Part, held_prefix};
+use super::python::{begins_calls, python_calls};
 use super::{Tool, ToolFormat};
 
 /// What sets blocks off in one format.
@@ -23,6 +24,8 @@ impl Marks {
                 Self { open: "<tool_call>", close: Some("</tool_call>") }
             }
             ToolFormat::Llama3 => Self { open: "<|python_tag|>", close: None },
+            ToolFormat::Llama4 => Self { open: "<|python_start|>", close: Some("<|python_end|>") },
+            ToolFormat::Lfm2 => Self { open: "<|tool_call_start|>", close: Some("<|tool_call_end|>") },
             ToolFormat::Mistral | ToolFormat::MistralArgs => Self { open: "[TOOL_CALLS]", close: None },
             ToolFormat::DeepseekV3 | ToolFormat::DeepseekV31 => {
                 Self { open: "<｜tool▁calls▁begin｜>", close: Some("<｜tool▁calls▁end｜>") }
@@ -85,8 +88,15 @@ impl Blocks {
                 if said.is_empty() {
                     return false;
                 }
-                // Llama 3 writes its calls without any mark; then they are the whole answer.
-                let bare = self.format == ToolFormat::Llama3 && said.starts_with('{');
+                // Llamas write their calls without any mark; then they are the whole answer.
+                let llama = matches!(self.format, ToolFormat::Llama3 | ToolFormat::Llama4);
+                let bare = if self.format == ToolFormat::Llama4 && said.starts_with('[') {
+                    let names = self.tools.iter().map(|tool| tool.name.as_str());
+                    let Some(bare) = begins_calls(said, names) else { return false };
+                    bare
+                } else {
+                    llama && said.starts_with('{')
+                };
                 self.stage = if bare { Stage::Block } else { Stage::Text };
                 true
             }
@@ -170,7 +180,8 @@ fn inside_string(text: &str) -> bool {
     !text.chars().any(|c| scanner.push(c)) && scanner.in_string()
 }
 
-type Calls = Vec<(String, String)>;
+/// Names and arguments, these as JSON.
+pub(super) type Calls = Vec<(String, String)>;
 
 /// The calls that a block consists of; `None` where it is anything else. A call of a tool that there is not is none.
 fn calls(format: ToolFormat, block: &str, tools: &[Tool]) -> Option<Calls> {
@@ -178,6 +189,7 @@ fn calls(format: ToolFormat, block: &str, tools: &[Tool]) -> Option<Calls> {
     let calls = match format {
         ToolFormat::Hermes | ToolFormat::Harmony => json_calls(block)?,
         ToolFormat::Llama3 => json_calls(block)?,
+        ToolFormat::Llama4 | ToolFormat::Lfm2 => json_calls(block).or_else(|| python_calls(block))?,
         ToolFormat::Glm => json_calls(block).or_else(|| glm_call(block, tools))?,
         ToolFormat::QwenXml => json_calls(block).or_else(|| xml_calls(block, tools))?,
         ToolFormat::Mistral | ToolFormat::MistralArgs => {

@@ -13,6 +13,10 @@ pub fn detect(template: &str, shows_tools: bool) -> Formats {
     } else if has("<｜tool▁call▁begin｜>") {
         // V3 writes the kind of the tool before its name, and the arguments as a code block.
         if has("```json") { ToolFormat::DeepseekV3 } else { ToolFormat::DeepseekV31 }
+    } else if has("<|tool_call_start|>") {
+        ToolFormat::Lfm2
+    } else if has("<|python_start|>") {
+        ToolFormat::Llama4
     } else if has("<|tool_call_begin|>") {
         ToolFormat::Kimi
     } else if has("<arg_key>") {

@@ -44,7 +44,17 @@ impl Form {
     pub const fn of(format: ToolFormat) -> Self {
         match format {
             ToolFormat::Hermes | ToolFormat::Glm | ToolFormat::QwenXml => HERMES,
-            ToolFormat::Llama3 => Self {
+            // Both know calls in JSON as well.
+            ToolFormat::Lfm2 => Self {
+                open: "<|tool_call_start|>[",
+                before: "{\"name\": \"",
+                after: "}",
+                separator: Some(", "),
+                close: "]<|tool_call_end|>",
+                trigger: Some("<|tool_call_start|>"),
+                ..HERMES
+            },
+            ToolFormat::Llama3 | ToolFormat::Llama4 => Self {
                 before: "{\"name\": \"",
                 between: "\", \"parameters\": ",
                 after: "}",

@@ -15,6 +15,7 @@ mod detect;
 mod form;
 mod harmony;
 mod parser;
+mod python;
 mod thinking;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,10 @@ pub enum ToolFormat {
     Hermes,
     /// `{"name": …, "parameters": …}` and nothing else, perhaps behind `<|python_tag|>`: Llama 3.
     Llama3,
+    /// `[name(key="…")]`, perhaps between `<|python_start|>` and `<|python_end|>`, or as [`Self::Llama3`]: Llama 4.
+    Llama4,
+    /// `<|tool_call_start|>[name(key="…")]<|tool_call_end|>`: LFM2.
+    Lfm2,
     /// `[TOOL_CALLS][{"name": …, "arguments": …}]`: Mistral.
     Mistral,
     /// `[TOOL_CALLS]name[ARGS]{…}`: Mistral since late 2025.
@@ -94,6 +99,8 @@ names!(
     ToolFormat,
     Hermes = "hermes",
     Llama3 = "llama3",
+    Llama4 = "llama4",
+    Lfm2 = "lfm2",
     Mistral = "mistral",
     MistralArgs = "mistral-args",
     DeepseekV3 = "deepseek-v3",
@@ -145,6 +152,8 @@ impl Formats {
                 &["<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"]
             }
             Some(ToolFormat::Llama3) => &["<|python_tag|>"],
+            Some(ToolFormat::Llama4) => &["<|python_start|>", "<|python_end|>"],
+            Some(ToolFormat::Lfm2) => &["<|tool_call_start|>", "<|tool_call_end|>"],
             Some(ToolFormat::Mistral | ToolFormat::MistralArgs) => &["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"],
             Some(ToolFormat::DeepseekV3 | ToolFormat::DeepseekV31) => &[
                 "<｜tool▁calls▁begin｜>",

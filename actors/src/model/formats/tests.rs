@@ -59,6 +59,13 @@ fn every_format_reads_its_own_calls() {
             ToolFormat::Llama3,
             format!("<|python_tag|>{{\"name\": \"get_weather\", \"parameters\": {weather}}}"),
         ),
+        (ToolFormat::Llama4, format!("{{\"name\": \"get_weather\", \"parameters\": {weather}}}")),
+        (
+            ToolFormat::Lfm2,
+            format!(
+                "<|tool_call_start|>[{{\"name\": \"get_weather\", \"arguments\": {weather}}}]<|tool_call_end|>"
+            ),
+        ),
         (
             ToolFormat::Mistral,
             format!("[TOOL_CALLS] [{{\"name\": \"get_weather\", \"arguments\": {weather}}}]"),
@@ -102,6 +109,44 @@ fn arguments_without_quotes_take_their_schemas_types() {
     let xml = "<tool_call>\n<function=add>\n<parameter=city>\n12\n</parameter>\n<parameter=a>\n12\n</parameter>\n\
                <parameter=b>[1]</parameter><parameter=c>x y</parameter>\n</function>\n</tool_call>";
     assert_eq!(read(&layout(Some(ToolFormat::QwenXml), None), [xml]), call("add", arguments));
+}
+
+#[test]
+fn calls_in_python() {
+    let (llama, lfm) = (layout(Some(ToolFormat::Llama4), None), layout(Some(ToolFormat::Lfm2), None));
+    let mut both = call("get_weather", r#"{"city":"it's \"é\"\n"}"#).to_vec();
+    both.extend(call("add", r#"{"a":-1,"b":[true,null,1.5],"c":{"d":[]},"e":"x, y)]"}"#));
+    let python =
+        r#"[get_weather(city='it\'s "\u00e9"\n'), add(a=-1, b=(True, None, 1.5,), c={'d': []}, e="x, y)]")]"#;
+    assert_eq!(read(&llama, [python]), both);
+    assert_eq!(read(&llama, [&*format!("<|python_start|>{python}<|python_end|>")]), both);
+    assert_eq!(read(&lfm, [&*format!("<|tool_call_start|>{python}<|tool_call_end|>")]), both);
+    assert_eq!(read(&llama, ["<|python_start|>add()<|python_end|>"]), call("add", "{}"));
+    let mut said = call("add", "{}").to_vec();
+    said.push(content("Adding."));
+    assert_eq!(read(&lfm, ["<|tool_call_start|>[add()]<|tool_call_end|>Adding."]), said);
+    let deep = ["[add(a=", &"[".repeat(100), &"]".repeat(100), ")]"].concat();
+    for text in [
+        "[1] is a footnote",
+        "[add] it",
+        "[add(1)]",
+        "[add(a=b)]",
+        "[add(a=1)] is how",
+        "[add(a=1",
+        "[ad",
+        "[",
+        "[add ",
+        "[nobody(a=1)]",
+        "[add(a='x)]",
+        r#"[add(a="\ud800")]"#,
+        "[add(a=1e400)]",
+        "[get_weather.x(a=1)]",
+        &deep,
+    ] {
+        assert_eq!(read(&llama, [text]), [content(text)], "{text}");
+        let marked = format!("<|tool_call_start|>{text}<|tool_call_end|>");
+        assert_eq!(read(&lfm, [&*marked]), [content(&marked)], "{text}");
+    }
 }
 
 #[test]
@@ -224,7 +269,12 @@ fn written(format: ToolFormat, calls: &[(&str, &str)]) -> String {
         ToolFormat::Hermes | ToolFormat::Glm | ToolFormat::QwenXml => {
             ["<tool_call>\n{\"name\": \"", "\", \"arguments\": ", "}\n</tool_call>", "", "", "\n"]
         }
-        ToolFormat::Llama3 => ["{\"name\": \"", "\", \"parameters\": ", "}", "", "", "; "],
+        ToolFormat::Llama3 | ToolFormat::Llama4 => {
+            ["{\"name\": \"", "\", \"parameters\": ", "}", "", "", "; "]
+        }
+        ToolFormat::Lfm2 => {
+            ["{\"name\": \"", "\", \"arguments\": ", "}", "<|tool_call_start|>[", "]<|tool_call_end|>", ", "]
+        }
         ToolFormat::Mistral => ["{\"name\": \"", "\", \"arguments\": ", "}", "[TOOL_CALLS][", "]", ", "],
         ToolFormat::MistralArgs => ["[TOOL_CALLS]", "[ARGS]", "", "", "", ""],
         ToolFormat::DeepseekV3 => [
@@ -272,6 +322,8 @@ fn templates_tell_their_formats() {
     assert_eq!(detect(&fixture("llama3.jinja"), true).tools, Some(ToolFormat::Llama3));
     assert_eq!(detect(&fixture("mistral.jinja"), true).tools, Some(ToolFormat::Mistral));
     assert_eq!(detect(&fixture("smollm2.jinja"), false), Formats::default());
+    assert_eq!(detect("<|python_start|>", true).tools, Some(ToolFormat::Llama4));
+    assert_eq!(detect("<|tool_list_start|><|tool_call_start|>", true).tools, Some(ToolFormat::Lfm2));
 }
 
 #[test]
@@ -304,6 +356,7 @@ fn texts() -> impl Strategy<Value = String> {
             [written(format, &[("add", "{\"a\": 1}")]), written(format, &[("add", "{"), ("nobody", "{}")])]
         })
         .collect();
+    pieces.extend(["[add(a=1)]", "[add(a='", "add(", "<|python_start|>"].map(str::to_owned));
     for format in formats {
         pieces.extend(
             Formats { tools: Some(format), reasoning: None }.markers().iter().map(|m| (*m).to_owned()),
@@ -349,8 +402,8 @@ proptest! {
     #[test]
     fn text_without_marks_stays(layout in layouts(), text in "[a-z \n<>\\[\\]{}\"é]{0,40}") {
         let layout = Layout { thinking_open: false, ..layout };
-        // A call of Llama 3's needs no mark.
-        prop_assume!(layout.tools != Some(ToolFormat::Llama3));
+        // A Llama's call needs no mark.
+        prop_assume!(!matches!(layout.tools, Some(ToolFormat::Llama3 | ToolFormat::Llama4)));
         let said: String = read(&layout, [&*text]).into_iter().map(|part| match part {
             Part::Content(text) => text,
             other => panic!("{other:?}"),

@@ -1,0 +1,543 @@
+//! Grammars in llama.cpp's notation (GBNF), for the engine.
+//!
+//! Source: `grammars/README.md` of llama.cpp. A grammar that leads nowhere back to itself is an expression. Any other
+//! becomes one in Lark's notation whose words are single characters: what reads it takes the longest word that fits,
+//! which GBNF does not, and of words of one character none is longer than another.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
+use jan_actors::model::Constraint;
+use serde_json::Value;
+
+/// Most rules.
+const MOST_RULES: usize = 1000;
+/// Most parentheses in each other.
+const DEPTH: usize = 50;
+/// Most that a repetition can be told to repeat, as in llama.cpp.
+const MOST_REPEATS: u32 = 2000;
+/// Longest expression that a grammar is written as; a longer one stays a grammar.
+const MOST_EXPRESSION: usize = 16 * 1024;
+
+/// Whether a text is in this notation; Lark's has no such mark.
+pub fn is_gbnf(text: &str) -> bool {
+    text.contains("::=")
+}
+
+/// The constraint that a grammar describes; its rule `root` is the answer.
+///
+/// # Errors
+/// What is wrong with it, and in which line.
+pub fn constraint(text: &str) -> Result<Constraint, String> {
+    let grammar = Grammar::parse(text)?;
+    Ok(match grammar.expression() {
+        Some(expression) => Constraint::Regex(expression),
+        None => Constraint::Lark(grammar.lark()),
+    })
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Node {
+    Text(String),
+    /// One character, as an expression has it.
+    Class(String),
+    Rule(usize),
+    Sequence(Vec<Node>),
+    OneOf(Vec<Node>),
+    /// Least and most times.
+    Repeat(Box<Node>, u32, Option<u32>),
+}
+
+#[derive(Debug)]
+struct Grammar {
+    root: usize,
+    rules: Vec<Node>,
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+    /// Every name that was seen, and the number of its rule.
+    names: HashMap<&'a str, usize>,
+    rules: Vec<Option<Node>>,
+}
+
+impl Grammar {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut parser = Parser { text, at: 0, names: HashMap::new(), rules: Vec::new() };
+        parser.space();
+        while parser.at < text.len() {
+            let name = parser.name().ok_or_else(|| parser.wrong("expected the name of a rule"))?;
+            parser.space();
+            if !parser.take("::=") {
+                return Err(parser.wrong(&format!("expected '::=' behind '{name}'")));
+            }
+            let number = parser.number(name)?;
+            let rule = parser.alternatives(0)?;
+            if parser.rules[number].replace(rule).is_some() {
+                return Err(parser.wrong(&format!("there is another rule '{name}'")));
+            }
+        }
+        let root = *parser.names.get("root").ok_or("it has no rule 'root'")?;
+        let mut names: Vec<&str> = vec![""; parser.rules.len()];
+        parser.names.iter().for_each(|(name, number)| names[*number] = name);
+        let rules = parser.rules.into_iter().zip(names);
+        let rules = rules.map(|(rule, name)| rule.ok_or_else(|| format!("it has no rule '{name}'")));
+        Ok(Self { root, rules: rules.collect::<Result<_, _>>()? })
+    }
+
+    /// All of it as one expression; `None` where a rule leads back to itself or it becomes too long.
+    fn expression(&self) -> Option<String> {
+        let mut done = vec![None; self.rules.len()];
+        self.settle(self.root, &mut done, &mut vec![false; self.rules.len()])?;
+        done[self.root].take()
+    }
+
+    /// Writes the rule's expression, and before it those that it needs.
+    fn settle(&self, rule: usize, done: &mut [Option<String>], open: &mut [bool]) -> Option<()> {
+        if done[rule].is_some() {
+            return Some(());
+        }
+        if std::mem::replace(&mut open[rule], true) {
+            return None;
+        }
+        let mut left = vec![&self.rules[rule]];
+        while let Some(node) = left.pop() {
+            match node {
+                Node::Rule(inner) => self.settle(*inner, done, open)?,
+                Node::Sequence(nodes) | Node::OneOf(nodes) => left.extend(nodes),
+                Node::Repeat(node, ..) => left.push(node),
+                Node::Text(_) | Node::Class(_) => {}
+            }
+        }
+        let mut expression = String::new();
+        self.rules[rule].expression(done, &mut expression);
+        done[rule] = Some(expression).filter(|expression| expression.len() <= MOST_EXPRESSION);
+        done[rule].is_some().then_some(())
+    }
+
+    fn lark(&self) -> String {
+        let mut lark = format!("start: r{}\n", self.root);
+        for (number, rule) in self.rules.iter().enumerate() {
+            let _ = write!(lark, "r{number}: ");
+            rule.lark(&mut lark);
+            lark.push('\n');
+        }
+        lark
+    }
+}
+
+impl Node {
+    fn expression(&self, rules: &[Option<String>], out: &mut String) {
+        // Whatever a name stands for can be long, and be named often.
+        if out.len() > MOST_EXPRESSION {
+            return;
+        }
+        match self {
+            Self::Text(text) => out.push_str(&regex_syntax::escape(text)),
+            Self::Class(class) => out.push_str(class),
+            Self::Rule(rule) => {
+                let _ = write!(out, "(?:{})", rules[*rule].as_deref().unwrap_or_default());
+            }
+            Self::Sequence(nodes) => nodes.iter().for_each(|node| node.expression(rules, out)),
+            Self::OneOf(nodes) => {
+                out.push_str("(?:");
+                for (index, node) in nodes.iter().enumerate() {
+                    out.push_str(if index == 0 { "" } else { "|" });
+                    node.expression(rules, out);
+                }
+                out.push(')');
+            }
+            Self::Repeat(node, least, most) => {
+                out.push_str("(?:");
+                node.expression(rules, out);
+                out.push(')');
+                repeats(*least, *most, out);
+            }
+        }
+    }
+
+    fn lark(&self, out: &mut String) {
+        match self {
+            Self::Text(text) if text.is_empty() => out.push_str("\"\""),
+            Self::Text(text) => {
+                for (index, character) in text.chars().enumerate() {
+                    let word = Value::from(character.to_string());
+                    let _ = write!(out, "{}{word}", if index == 0 { "" } else { " " });
+                }
+            }
+            Self::Class(class) => {
+                let _ = write!(out, "/{class}/");
+            }
+            Self::Rule(rule) => {
+                let _ = write!(out, "r{rule}");
+            }
+            Self::Sequence(nodes) if nodes.is_empty() => out.push_str("\"\""),
+            Self::Sequence(nodes) => joined(nodes, " ", out),
+            Self::OneOf(nodes) => {
+                out.push('(');
+                joined(nodes, " | ", out);
+                out.push(')');
+            }
+            Self::Repeat(node, least, most) => {
+                out.push('(');
+                node.lark(out);
+                out.push(')');
+                repeats(*least, *most, out);
+            }
+        }
+    }
+}
+
+fn joined(nodes: &[Node], between: &str, out: &mut String) {
+    for (index, node) in nodes.iter().enumerate() {
+        out.push_str(if index == 0 { "" } else { between });
+        node.lark(out);
+    }
+}
+
+fn repeats(least: u32, most: Option<u32>, out: &mut String) {
+    match (least, most) {
+        (0, Some(1)) => out.push('?'),
+        (0, None) => out.push('*'),
+        (1, None) => out.push('+'),
+        (least, None) => {
+            let _ = write!(out, "{{{least},}}");
+        }
+        (least, Some(most)) => {
+            let _ = write!(out, "{{{least},{most}}}");
+        }
+    }
+}
+
+impl<'a> Parser<'a> {
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn wrong(&self, what: &str) -> String {
+        let line = self.text[..self.at].matches('\n').count() + 1;
+        let near: String = self.rest().chars().take(20).collect();
+        format!("line {line}: {what}, got {near:?}")
+    }
+
+    /// Goes past whitespace and comments.
+    fn space(&mut self) {
+        loop {
+            self.at = self.text.len() - self.rest().trim_start().len();
+            if !self.rest().starts_with('#') {
+                return;
+            }
+            self.at += self.rest().find('\n').unwrap_or(self.rest().len());
+        }
+    }
+
+    fn take(&mut self, wanted: &str) -> bool {
+        let is_next = self.rest().starts_with(wanted);
+        self.at += if is_next { wanted.len() } else { 0 };
+        is_next
+    }
+
+    fn name(&mut self) -> Option<&'a str> {
+        let rest = self.rest();
+        let end =
+            rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')).unwrap_or(rest.len());
+        self.at += end;
+        (end > 0).then(|| &rest[..end])
+    }
+
+    fn number(&mut self, name: &'a str) -> Result<usize, String> {
+        let next = self.rules.len();
+        let number = *self.names.entry(name).or_insert(next);
+        if number == next {
+            if next == MOST_RULES {
+                return Err(format!("it has more than {MOST_RULES} rules"));
+            }
+            self.rules.push(None);
+        }
+        Ok(number)
+    }
+
+    /// Whether a rule begins here: then the one before it is over.
+    fn at_rule(&self) -> bool {
+        let mut ahead = Parser { text: self.text, at: self.at, names: HashMap::new(), rules: Vec::new() };
+        if ahead.name().is_none() {
+            return false;
+        }
+        ahead.space();
+        ahead.rest().starts_with("::=")
+    }
+
+    fn alternatives(&mut self, depth: usize) -> Result<Node, String> {
+        if depth > DEPTH {
+            return Err(self.wrong(&format!("more than {DEPTH} parentheses in each other")));
+        }
+        let mut all = vec![self.sequence(depth)?];
+        while self.take("|") {
+            all.push(self.sequence(depth)?);
+        }
+        Ok(if all.len() == 1 { all.remove(0) } else { Node::OneOf(all) })
+    }
+
+    fn sequence(&mut self, depth: usize) -> Result<Node, String> {
+        let mut nodes = Vec::new();
+        loop {
+            self.space();
+            let node = match self.rest().chars().next() {
+                None | Some('|' | ')') => break,
+                Some('"') => self.text()?,
+                Some('[') => self.class()?,
+                Some('.') => {
+                    self.at += 1;
+                    Node::Class("[\\x{0}-\\x{10FFFF}]".to_owned())
+                }
+                Some('(') => {
+                    self.at += 1;
+                    let inner = self.alternatives(depth + 1)?;
+                    if !self.take(")") {
+                        return Err(self.wrong("expected ')'"));
+                    }
+                    inner
+                }
+                Some('<' | '!') => return Err(self.wrong("tokens cannot be named here; expected their text")),
+                Some(_) if self.at_rule() => break,
+                Some(_) => {
+                    let name = self.name().ok_or_else(|| self.wrong("expected a part of a rule"))?;
+                    Node::Rule(self.number(name)?)
+                }
+            };
+            nodes.push(self.repeated(node)?);
+        }
+        if depth == 0 && self.rest().starts_with(')') {
+            return Err(self.wrong("there is no '(' to this"));
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Sequence(nodes) })
+    }
+
+    /// What follows a part of a rule and says how often it comes.
+    fn repeated(&mut self, mut node: Node) -> Result<Node, String> {
+        loop {
+            self.space();
+            let (least, most) = match self.rest().chars().next() {
+                Some('*') => (0, None),
+                Some('+') => (1, None),
+                Some('?') => (0, Some(1)),
+                Some('{') => {
+                    let end = self.rest().find('}').ok_or_else(|| self.wrong("expected '}'"))?;
+                    let inner = &self.rest()[1..end];
+                    let number = |text: &str| {
+                        let number = text.trim().parse::<u32>().ok().filter(|&number| number <= MOST_REPEATS);
+                        number.ok_or_else(|| {
+                            self.wrong(&format!(
+                                "expected '{{m}}', '{{m,}}' or '{{m,n}}' up to {MOST_REPEATS}"
+                            ))
+                        })
+                    };
+                    let (least, most) = match inner.split_once(',') {
+                        None => (number(inner)?, Some(number(inner)?)),
+                        Some((least, most)) => {
+                            let least = if least.trim().is_empty() { 0 } else { number(least)? };
+                            (least, if most.trim().is_empty() { None } else { Some(number(most)?) })
+                        }
+                    };
+                    if most.is_some_and(|most| most < least) {
+                        return Err(self.wrong("the second number is less than the first"));
+                    }
+                    self.at += end;
+                    (least, most)
+                }
+                _ => return Ok(node),
+            };
+            self.at += 1;
+            node = Node::Repeat(Box::new(node), least, most);
+        }
+    }
+
+    fn text(&mut self) -> Result<Node, String> {
+        self.at += 1;
+        let mut text = String::new();
+        while !self.take("\"") {
+            text.push(self.character("'\"'")?);
+        }
+        Ok(Node::Text(text))
+    }
+
+    fn class(&mut self) -> Result<Node, String> {
+        self.at += 1;
+        let mut class = String::from(if self.take("^") { "[^" } else { "[" });
+        let empty = class.len();
+        while !self.take("]") {
+            let first = self.character("']'")?;
+            let mut last = first;
+            if self.rest().starts_with('-') && !self.rest().starts_with("-]") {
+                self.at += 1;
+                last = self.character("the end of a range")?;
+            }
+            if last < first {
+                return Err(self.wrong("a range of characters that goes backwards"));
+            }
+            let _ = write!(class, "\\x{{{:X}}}-\\x{{{:X}}}", u32::from(first), u32::from(last));
+        }
+        if class.len() == empty {
+            return Err(self.wrong("a class without characters"));
+        }
+        class.push(']');
+        Ok(Node::Class(class))
+    }
+
+    /// The next character of a text or a class; `\` begins some that are written otherwise.
+    fn character(&mut self, end: &str) -> Result<char, String> {
+        let next = |parser: &mut Self| {
+            let character = parser.rest().chars().next();
+            character.inspect(|character| parser.at += character.len_utf8())
+        };
+        let missing = |parser: &Self| parser.wrong(&format!("expected {end}"));
+        let first = next(self).ok_or_else(|| missing(self))?;
+        if first != '\\' {
+            return Ok(first);
+        }
+        let digits = match next(self).ok_or_else(|| missing(self))? {
+            'n' => return Ok('\n'),
+            'r' => return Ok('\r'),
+            't' => return Ok('\t'),
+            'x' => 2,
+            'u' => 4,
+            'U' => 8,
+            other if other.is_ascii_alphanumeric() => return Err(self.wrong("an unknown escape")),
+            other => return Ok(other),
+        };
+        let hex = self.rest().get(..digits).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let code = hex.and_then(|hex| u32::from_str_radix(hex, 16).ok()).and_then(char::from_u32);
+        let character =
+            code.ok_or_else(|| self.wrong(&format!("expected {digits} digits of a character's number")))?;
+        self.at += digits;
+        Ok(character)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn expression(grammar: &str) -> String {
+        match constraint(grammar).unwrap() {
+            Constraint::Regex(expression) => expression,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn matches(grammar: &str, text: &str) -> bool {
+        regex::Regex::new(&format!("^(?:{})$", expression(grammar))).unwrap().is_match(text)
+    }
+
+    #[test]
+    fn what_leads_nowhere_back_is_an_expression() {
+        let chess = r#"
+            # Moves, as llama.cpp's own example has them.
+            root   ::= "1. " move " " move "\n" ([1-9] [0-9]? ". " move " " move "\n")+
+            move   ::= (pawn | nonpawn | castle) [+#]?
+            nonpawn ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]
+            pawn   ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?
+            castle ::= "O-O" "-O"?
+        "#;
+        assert!(matches(chess, "1. e4 e5\n2. Nf3 Nc6\n"));
+        assert!(!matches(chess, "1. e4 e9\n2. Nf3 Nc6\n"));
+        assert!(matches(r#"root ::= "a.b" | [^\]\n] {2,3} | "\u00e9\x41\"""#, "a.b"));
+        assert!(matches(r#"root ::= "a.b" | [^\]\n] {2,3} | "\u00e9\x41\"""#, "éA\""));
+        assert!(!matches(r#"root ::= "a.b" | [^\]\n]{2,3}"#, "a]"));
+        assert!(matches("root ::= a-b{2}\na-b ::= .", "\n🙂"));
+        assert!(matches("root ::=\n  \"a\"\n  | [a-c-]\n  |", "-"));
+        assert!(matches("root ::=\n  \"a\"\n  | [a-c-]\n  |", ""));
+        assert!(matches("root ::= \"a\"{,2}", "aa"));
+    }
+
+    #[test]
+    fn what_leads_back_stays_a_grammar() {
+        let list = "root ::= \"[\" (item (\",\" item)*)? \"]\"\nitem ::= root | [0-9]+";
+        assert_eq!(
+            constraint(list).unwrap(),
+            Constraint::Lark(
+                "start: r0\nr0: \"[\" (r1 (\",\" r1)*)? \"]\"\nr1: (r0 | (/[\\x{30}-\\x{39}]/)+)\n".into()
+            ),
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (grammar, what) in [
+            ("", "no rule 'root'"),
+            ("a ::= \"b\"", "no rule 'root'"),
+            ("root ::= other", "no rule 'other'"),
+            ("root ::= \"a\nroot", "expected '\"'"),
+            ("root ::= \"a\"\nroot ::= \"b\"", "another rule 'root'"),
+            ("root ::= (\"a\"", "expected ')'"),
+            ("root ::= \"a\")", "no '('"),
+            ("root ::= [z-a]", "backwards"),
+            ("root ::= []", "without characters"),
+            ("root ::= [a", "expected ']'"),
+            ("root ::= \"a\"{3,2}", "less"),
+            ("root ::= \"a\"{9999}", "up to 2000"),
+            ("root ::= \"\\q\"", "unknown escape"),
+            ("root ::= \"\\ud800\"", "4 digits"),
+            ("root ::= <think>", "tokens"),
+            ("root = \"a\"", "expected '::='"),
+            ("\n\nroot ::= %", "line 3"),
+        ] {
+            let error = constraint(grammar).unwrap_err();
+            assert!(error.contains(what), "{grammar}: {error}");
+        }
+        let deep = format!("root ::= {}\"a\"{}", "(".repeat(1000), ")".repeat(1000));
+        assert!(constraint(&deep).unwrap_err().contains("parentheses"));
+        let many: String = (0..2000).map(|n| format!("r{n} ::= \"a\"\n")).collect();
+        assert!(constraint(&many).unwrap_err().contains("rules"));
+    }
+
+    #[test]
+    fn an_expression_that_grows_too_long_stays_a_grammar() {
+        let doubling: String = (0..40).map(|n| format!("r{n} ::= r{} r{}\n", n + 1, n + 1)).collect();
+        let grammar = format!("root ::= r0\n{doubling}r40 ::= \"a\"");
+        assert!(matches!(constraint(&grammar).unwrap(), Constraint::Lark(_)));
+    }
+
+    fn nodes() -> impl Strategy<Value = (String, String)> {
+        // A part of a grammar, and the expression that it means.
+        let leaf = prop_oneof![
+            "[a-c]{0,3}".prop_map(|text| (format!("\"{text}\""), text)),
+            Just(("[a-b]".to_owned(), "[a-b]".to_owned())),
+            Just(("[^a]".to_owned(), "[^a]".to_owned())),
+        ];
+        leaf.prop_recursive(4, 24, 3, |inner| {
+            prop_oneof![
+                (prop::collection::vec(inner.clone(), 1..4)).prop_map(|parts| {
+                    let (grammar, regex): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+                    (format!("({})", grammar.join(" | ")), format!("(?:{})", regex.join("|")))
+                }),
+                (prop::collection::vec(inner.clone(), 1..4)).prop_map(|parts| {
+                    let (grammar, regex): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+                    (format!("({})", grammar.join(" ")), format!("(?:{})", regex.concat()))
+                }),
+                (inner, prop::sample::select(vec!["*", "+", "?", "{2}", "{1,}", "{0,2}"])).prop_map(
+                    |((grammar, regex), times)| (
+                        format!("({grammar}){times}"),
+                        format!("(?:{regex}){times}")
+                    )
+                ),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_grammar_means_its_expression((grammar, wanted) in nodes(), text in "[a-d]{0,6}") {
+            let wanted = regex::Regex::new(&format!("^(?:{wanted})$")).unwrap();
+            prop_assert_eq!(matches(&format!("root ::= {grammar}"), &text), wanted.is_match(&text));
+        }
+
+        #[test]
+        fn any_text_is_fine_or_wrong(text in "(root ::= |[a-c\"\\[\\](){}|*+?.\\\\^0-9# \n-]|::=){0,40}") {
+            let _ = constraint(&text);
+        }
+    }
+}
