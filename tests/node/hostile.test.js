@@ -44,8 +44,8 @@ test("lone surrogates", async () => {
   await refused(openai.embeddings.create({ model, input: "\ud800" }));
 });
 
-test("a number of 20 MB, and a hundred thousand empty messages", async () => {
-  await refused(openai.chat.completions.create({ model, messages, max_tokens: 1, stop: "9".repeat(20_000_000) }));
+test("20 MB of digits, and a hundred thousand empty messages", async () => {
+  await refused(openai.chat.completions.create({ model, messages, max_tokens: 1, metadata: { a: "9".repeat(20_000_000) } }));
   const many = Array.from({ length: 100_000 }, () => ({ role: "user", content: "" }));
   await refused(openai.chat.completions.create({ model, messages: many, max_tokens: 1 }));
 });

@@ -29,7 +29,9 @@ test("thinking is apart from the answer, and counted", async () => {
 });
 
 test("no effort is no thinking", async () => {
-  const { choices: [{ message }] } = await openai.chat.completions.create({ ...request, reasoning_effort: "none" });
+  const { choices: [{ message }] } = await openai.chat.completions.create({
+    ...request, thinking_budget: undefined, reasoning_effort: "none",
+  });
   assert.equal(message.reasoning_content, undefined);
 });
 

@@ -197,6 +197,38 @@ def test_grammars(victim, grammar, status):
     is_named(answer, "guided_grammar")
 
 
+def llama_rules(count, rule):
+    return 'root ::= r0\n' + "".join(f"r{n} ::= " + rule.replace("NEXT", f"r{n + 1}") + "\n" for n in range(count)) + f'r{count} ::= "a" root?'
+
+
+LLAMA_GRAMMARS = {
+    "8,000 brackets": ("root ::= " + "(" * 8_000 + '"x"' + ")" * 8_000, 400),
+    "itself": ("root ::= root", 400),
+    "two that are each other": ("root ::= b\nb ::= root", 400),
+    "ambiguous": ('root ::= root root | "a" | ', None),
+    "sums": ('root ::= root "+" root | "a"', None),
+    "a billion": ('root ::= ((a{2000}){2000}){2000} root?\na ::= [a-z]', None),
+    "a billion, an expression": ('root ::= ((a{2000}){2000}){2000}\na ::= [a-z]', None),
+    "nothing, often": ('root ::= ((""*)*)* root?', None),
+    "doubled 60 times": (llama_rules(60, "NEXT NEXT"), 400),
+    "a rule after the other, 900 times": (llama_rules(900, "NEXT"), None),
+    "a text and the next, 900 times": (llama_rules(900, '"a" NEXT'), None),
+    "2,000 rules": (llama_rules(2_000, "NEXT"), 400),
+    "16 KB of text": ('root ::= "' + "a" * 16_000 + '" root?', None),
+    "16 KB of alternatives": ("root ::= " + "|".join(f'"{n}" root?' for n in range(1100)), None),
+    "all characters": ("root ::= [\\U00000000-\\U0010FFFF]* root?", None),
+    "a lone surrogate": ('root ::= "\\uD800"', 400),
+    "20 MB": ('root ::= "' + "a" * 20_000_000 + '"', 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("grammar", "status"), each(LLAMA_GRAMMARS))
+def test_grammars_of_llama_server(victim, grammar, status):
+    answer = victim.post(CHAT, body(CHAT, grammar=dumps(grammar), max_tokens=b"8"))
+    assert answer.status in ((200, 400) if status is None else (status,)), answer
+    is_named(answer, "grammar")
+
+
 @pytest.mark.parametrize(
     ("choices", "status"),
     [

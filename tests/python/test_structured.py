@@ -134,7 +134,7 @@ def test_guided(client, extra, expected):
 NESTED = r'''
 root ::= "[" item? ("," item)* "]"   # a list
 item ::= root
-  | [0-9]{1,2} | "\"" [a-cß]+ "\""
+  | [1-9]{1,2} | "\"" [a-cß]+ "\""
 '''
 
 
@@ -205,7 +205,6 @@ def held_to(client, extra, expected):
         ({"grammar": "root ::= nothing"}, "grammar"),
         ({"grammar": "root ::= root"}, "grammar"),
         ({"grammar": "root ::= " + "(" * 10_000}, "grammar"),
-        ({"grammar": "root ::= ((a{2000}){2000}){2000} root?\na ::= [a-z]"}, "grammar"),
         ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
         ({"structured_outputs": {"json": {"type": "thing"}}}, "structured_outputs.json"),
