@@ -17,6 +17,7 @@ mod item_record;
 mod item_value;
 mod mark;
 mod migrations;
+mod pace;
 mod records;
 mod responses;
 mod sessions;

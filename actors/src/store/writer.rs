@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::db::{self, OpenError};
 use super::group::{Group, Grouped};
+use super::pace::Pace;
 use super::{StoreError, Stores};
 use crate::config::StorageConfig;
 
@@ -40,6 +41,8 @@ enum Job {
 /// The door to the database. Jobs are run in the order they are given, whoever gives them.
 pub struct Store {
     jobs: Sender<Job>,
+    /// Writes that nobody has begun.
+    queued: Arc<AtomicUsize>,
     healthy: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -83,10 +86,12 @@ impl Store {
     pub(super) fn start(open: Open) -> Result<Self, OpenError> {
         let stores = open()?;
         let (jobs, receiver) = mpsc::channel();
-        let healthy = Arc::new(AtomicBool::new(true));
+        let (healthy, queued) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
         let writer = Writer {
             open,
             stores: Some(stores),
+            queued: Arc::clone(&queued),
+            pace: Pace::default(),
             healthy: Arc::clone(&healthy),
             tried: Instant::now(),
             full: false,
@@ -94,7 +99,7 @@ impl Store {
         let thread =
             std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(&receiver));
         let thread = thread.map_err(|error| OpenError::File { path: "the store's thread".into(), error })?;
-        Ok(Self { jobs, healthy, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, queued, healthy, thread: Mutex::new(Some(thread)) })
     }
 
     /// Whether the last access to the database succeeded.
@@ -128,6 +133,7 @@ impl Store {
             };
             (changed, Box::new(finish))
         };
+        self.queued.fetch_add(1, Ordering::Relaxed);
         let _ = self.jobs.send(Job::Write(Box::new(job)));
     }
 
@@ -151,6 +157,8 @@ impl Drop for Store {
 struct Writer {
     open: Open,
     stores: Option<Box<dyn Stores>>,
+    queued: Arc<AtomicUsize>,
+    pace: Pace,
     healthy: Arc<AtomicBool>,
     /// When it was last tried to open.
     tried: Instant,
@@ -169,7 +177,10 @@ impl Writer {
                 self.stores.as_ref().map(|stores| Arc::new(Group::new(Arc::clone(stores.conversations()))));
             // Asked once for all that wait, at the first that would change something.
             let mut room = None;
-            for job in std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)) {
+            let mut left = BATCH;
+            let mut idle = None;
+            let mut next = Some(first);
+            while let Some(job) = next.take() {
                 match job {
                     Job::Read(read) => {
                         // What was decided before it is there; an error is told at the end of the round.
@@ -177,6 +188,7 @@ impl Writer {
                         let _ = guarded(|| read(self.stores()));
                     }
                     Job::Write(write) => {
+                        self.queued.fetch_sub(1, Ordering::Relaxed);
                         let room = room.get_or_insert_with(|| self.room()).clone();
                         let stores = room.and(self.stores());
                         let grouped = match (&stores, &group) {
@@ -197,9 +209,20 @@ impl Writer {
                         break;
                     }
                 }
+                left -= 1;
+                if left > 0 {
+                    next = jobs.try_recv().ok().or_else(|| {
+                        let idle = idle.get_or_insert_with(Instant::now).elapsed();
+                        jobs.recv_timeout(self.pace.patience(finishes.len(), idle)?).ok()
+                    });
+                }
             }
             let made = group.map_or(Ok(()), |group| group.flush());
+            let begun = Instant::now();
             let synced = if changed { self.sync(made) } else { Ok(()) };
+            if changed {
+                self.pace.note(finishes.len(), self.queued.load(Ordering::Relaxed), begun.elapsed());
+            }
             for finish in finishes {
                 let _ = guarded(|| finish(synced.clone()));
             }

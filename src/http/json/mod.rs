@@ -102,8 +102,22 @@ fn typed<T: DeserializeOwned>(
     match value {
         Ok(value) => Ok(Parsed { value, ignored }),
         Err(error) if error.is_data() => Err(type_error(&error, &track.path().to_string())),
+        Err(error) if wants_name(&error) => {
+            let field = track.path().to_string();
+            let message = format!("Invalid value for '{field}': expected a string, one of its known names");
+            Err(ApiError::invalid_type(Some(field), message))
+        }
         Err(error) => Err(syntax_error(&error)),
     }
+}
+
+/// Where a field has one of some names, `serde_json` takes anything but a text for bad syntax. The syntax was checked
+/// before, so what is wrong is the type.
+fn wants_name(error: &serde_json::Error) -> bool {
+    let text = error.to_string();
+    ["expected value at", "expected `:` at", "expected `,` or `}` at", "expected `\"` at"]
+        .iter()
+        .any(|what| text.starts_with(what))
 }
 
 fn type_error(error: &serde_json::Error, path: &str) -> ApiError {

@@ -10,6 +10,14 @@ struct Request {
     items: Vec<Item>,
     limit: Option<i64>,
     ratio: Option<f64>,
+    size: Option<Size>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Size {
+    Low,
+    High,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,6 +52,9 @@ fn wrong_types_name_the_field() {
         (r#"{"model": "m", "limit": 99999999999999999999}"#, "limit", "expected an integer"),
         (r#"{"model": "m", "ratio": []}"#, "ratio", "expected a number"),
         (r#"{"model": "m", "items": {}}"#, "items", "expected an array"),
+        (r#"{"model": "m", "size": 5}"#, "size", "expected a string"),
+        (r#"{"model": "m", "size": [true]}"#, "size", "expected a string"),
+        (r#"{"model": "m", "size": true}"#, "size", "expected a string"),
         (r#"{"model": "m", "items": [{}, 3]}"#, "items[1]", "expected an object"),
         (r#"{"model": "m", "items": [{"name": "n"}, {"name": false}]}"#, "items[1].name", "a string"),
     ] {
@@ -51,6 +62,18 @@ fn wrong_types_name_the_field() {
         assert_eq!((code, got.as_deref()), ("invalid_type", Some(param)), "{body}");
         assert!(message.contains(words) && message.contains(param), "{message}");
     }
+}
+
+#[test]
+fn names_that_a_field_knows_are_told() {
+    for value in [r#""huge""#, r#"{"a": 1}"#, "{}", r#"{"low": 1}"#, r#"{"low": null, "high": null}"#] {
+        let (code, param, message) = refused(&format!(r#"{{"model": "m", "size": {value}}}"#));
+        assert!(matches!(code, "invalid_value" | "invalid_type"), "{value}: {code}");
+        assert_eq!(param.as_deref(), Some("size"), "{value}");
+        assert!(message.contains("size"), "{message}");
+    }
+    assert!(matches!(read(r#"{"model": "m", "size": "low"}"#).unwrap().value.size, Some(Size::Low)));
+    assert!(matches!(read(r#"{"model": "m", "size": "high"}"#).unwrap().value.size, Some(Size::High)));
 }
 
 #[test]
