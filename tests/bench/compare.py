@@ -82,7 +82,9 @@ def jan(options, folder):
         return None
 
     command = [options.server, "serve", "--listen", "127.0.0.1:0", "--data-dir", f"{folder}/data"]
-    env = {"JAN_SERVER__ENGINE__THREADS": str(options.threads)} | dict(pair.split("=", 1) for pair in options.jan_env)
+    # Nobody signs in here, and the guests' limit is less than the turns make requests.
+    limits = {f"JAN_SERVER__RATE_LIMITS__{name}": "1000000" for name in ("ANONYMOUS_PER_HOUR", "INFERENCE_PER_MINUTE")}
+    env = {"JAN_SERVER__ENGINE__THREADS": str(options.threads)} | limits | dict(pair.split("=", 1) for pair in options.jan_env)
     return running([*command, "--model", f"bench={options.model}"], f"{folder}/jan.log", ready, env)
 
 
