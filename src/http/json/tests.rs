@@ -69,7 +69,7 @@ fn names_that_a_field_knows_are_told() {
     for value in [r#""huge""#, r#"{"a": 1}"#, "{}", r#"{"low": 1}"#, r#"{"low": null, "high": null}"#] {
         let (code, param, message) = refused(&format!(r#"{{"model": "m", "size": {value}}}"#));
         assert!(matches!(code, "invalid_value" | "invalid_type"), "{value}: {code}");
-        assert_eq!(param.as_deref(), Some("size"), "{value}");
+        assert!(param.is_some_and(|param| param.starts_with("size")), "{value}");
         assert!(message.contains("size"), "{message}");
     }
     assert!(matches!(read(r#"{"model": "m", "size": "low"}"#).unwrap().value.size, Some(Size::Low)));
