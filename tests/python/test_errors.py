@@ -111,7 +111,7 @@ TEXT_ONLY = [
 UNSUPPORTED_CHAT = [
     ("functions", [{"name": "f", "parameters": {}}]),
 ]
-UNSUPPORTED_TEXT = [("prompt_logprobs", 1), ("grammar", "root ::= x")]
+UNSUPPORTED_TEXT = [("prompt_logprobs", 1)]
 
 
 def body_of(path, field=None, value=None):

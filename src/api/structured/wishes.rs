@@ -16,7 +16,7 @@ const MOST_EMBEDDING_BYTES: usize = 4 * 1024;
 
 /// What the answer has to be, as vLLM takes it; exactly one of these.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"choice": ["yes", "no"]}))]
+#[schema(example = json!({"choice": ["red", "green"]}))]
 pub struct StructuredOutputs {
     /// A JSON Schema.
     #[schema(value_type = Option<Object>)]
