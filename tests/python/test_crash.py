@@ -314,10 +314,12 @@ def test_poison_fails_alone(make_server, stream):
         finished.set()
 
     poison = threading.Thread(target=ask, daemon=True)
-    poison.start()
-    # Time to begin, of the seconds that it takes: a worker that dies twice over the stream alone gives that up.
-    time.sleep(0.3)
-    killed = kill_while_it_reads(own, finished, pieces)
+    # The first worker holds still until the poison is there, however fast it would read it: a worker that dies twice
+    # over the stream alone gives that up.
+    with stopped(own.worker()):
+        poison.start()
+        time.sleep(0.3)
+        killed = kill_while_it_reads(own, finished, pieces)
     poison.join(60)
     (answer,) = answers
     print(f"workers killed: {len(killed)}, answer {answer}")
