@@ -123,6 +123,10 @@ pub struct EngineConfig {
     pub share_min_tokens: u32,
     /// Layers to offload to a GPU where the build has one.
     pub gpu_layers: u32,
+    /// Whether the same request gives the same tokens, to the last bit of their log-probabilities, whatever runs beside
+    /// it and however often the worker is restarted meanwhile. For quantised models on a CPU; long prompts are read
+    /// more slowly.
+    pub reproducible: bool,
 }
 
 impl Default for EngineConfig {
@@ -139,6 +143,7 @@ impl Default for EngineConfig {
             inter_token_target_ms: 100,
             share_min_tokens: 32,
             gpu_layers: 0,
+            reproducible: false,
         }
     }
 }

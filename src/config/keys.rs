@@ -42,6 +42,8 @@ pub enum Kind {
         /// What is counted.
         unit: &'static str,
     },
+    /// Yes or no.
+    Flag,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A list of texts; one text with commas does too.
@@ -98,6 +100,7 @@ impl Kind {
             Self::LogLevel => "a log level or directives".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Integer { min, max, .. } => format!("an integer from {min} to {max}"),
+            Self::Flag => "`true` or `false`".to_owned(),
             Self::Choice(words) => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
                 format!("one of {}", quoted.join(", "))
@@ -140,6 +143,7 @@ impl Kind {
             (Self::Integer { min, max, .. }, Value::Integer(number)) if (*min..=*max).contains(&number) => {
                 Ok(Value::Integer(number))
             }
+            (Self::Flag, Value::Boolean(flag)) => Ok(Value::Boolean(flag)),
             (Self::Url, Value::String(text)) if is_url(&text) => Ok(Value::String(text)),
             (Self::TextList | Self::Networks, Value::String(text)) => self.check(Value::Array(
                 text.split(',')

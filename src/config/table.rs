@@ -256,6 +256,11 @@ pub static KEYS: &[Key] = &[
         "Layers to offload to a GPU where the build has one.",
     ),
     key(
+        "engine.reproducible",
+        Kind::Flag,
+        "Whether the same request gives the same tokens, to the last bit of their log-probabilities, whatever runs beside it and however often its worker is restarted meanwhile. For quantised models on a CPU; long prompts are read more slowly.",
+    ),
+    key(
         "queue.max_requests",
         integer(1, 1_000_000, "requests"),
         "Most requests of one model that run or wait; one more gets 503 with `Retry-After`.",

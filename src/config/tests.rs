@@ -185,6 +185,7 @@ fn the_table_fits_the_structs() {
         let values: Vec<String> = match key.kind {
             Kind::Integer { min, max, .. } => vec![min.to_string(), max.to_string()],
             Kind::Choice(words) => words.iter().map(|word| format!("'{word}'")).collect(),
+            Kind::Flag => vec!["true".to_owned(), "false".to_owned()],
             Kind::TextList => vec!["['x']".to_owned()],
             Kind::Address => vec!["'h:1'".to_owned()],
             Kind::LogLevel => vec!["'debug'".to_owned()],

@@ -17,7 +17,7 @@ import os.path
 
 from harness import IS_BUNDLED, delta
 
-TIE = 0.05 if IS_BUNDLED else 1.0
+TIE = 0.05
 CHAT = "/api/v1/chat/completions"
 TEXT = "/api/v1/completions"
 

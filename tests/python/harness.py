@@ -96,6 +96,7 @@ class Server:
         if model and not IS_BUNDLED:
             # Filling the whole context of a larger model would take minutes.
             environment |= {"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "2048", "JAN_SERVER__ENGINE__KV_CELLS": "8192"}
+            environment |= {"JAN_SERVER__ENGINE__REPRODUCIBLE": "true"}
         environment |= ROOMY | {k: str(v) for k, v in (env or {}).items()}
         # A second start in the same folder must not find the first one's address.
         self._log_begins = self.log_path.stat().st_size if self.log_path.exists() else 0

@@ -261,5 +261,6 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         gpu_layers: engine.gpu_layers,
         cache_cells: engine.cache_cells,
         cache_ram_mib: engine.cache_ram_mib,
+        reproducible: engine.reproducible,
     }
 }

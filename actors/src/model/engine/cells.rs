@@ -5,6 +5,9 @@
 //! is free again when no slot sees it. [`CellMap`] mirrors that with counters, so that the scheduler knows
 //! before each decode whether its batch fits. The cell numbers are the map's own: llama.cpp places tokens as
 //! it likes, only the counts have to agree.
+//!
+//! Where cells have to stay in order ([`CellMap::in_order`]), a cell that no slot holds any more is *spent*: it is free
+//! again only when all are ([`CellMap::clear`]).
 
 use std::fmt;
 
@@ -47,6 +50,8 @@ struct SlotCells {
 pub struct CellMap {
     holders: Vec<Holders>,
     free: Vec<u32>,
+    /// Cells that are free only after [`clear`](Self::clear); `None` where each is free as soon as nobody holds it.
+    spent: Option<Vec<u32>>,
     slots: Vec<SlotCells>,
     evictable: u32,
 }
@@ -57,9 +62,15 @@ impl CellMap {
         Self {
             holders: vec![Holders::default(); cells as usize],
             free: (0..cells).rev().collect(),
+            spent: None,
             slots: vec![SlotCells::default(); usize::from(slots)],
             evictable: 0,
         }
+    }
+
+    /// The same, but what nobody holds any more is spent rather than free.
+    pub fn in_order(cells: u32, slots: u16) -> Self {
+        Self { spent: Some(Vec::new()), ..Self::new(cells, slots) }
     }
 
     /// Tokens that `slot` holds.
@@ -73,6 +84,11 @@ impl CellMap {
         self.free.len() as u32
     }
 
+    /// Cells that nobody holds, but that are not free yet.
+    pub fn spent(&self) -> u32 {
+        self.spent.as_ref().map_or(0, Vec::len) as u32
+    }
+
     /// Cells that only unpinned slots hold.
     pub fn evictable(&self) -> u32 {
         self.evictable
@@ -80,7 +96,7 @@ impl CellMap {
 
     /// Cells that at least one pinned slot holds.
     pub fn pinned(&self) -> u32 {
-        self.holders.len() as u32 - self.free() - self.evictable
+        self.holders.len() as u32 - self.free() - self.spent() - self.evictable
     }
 
     /// Cells a pinned slot could get: the free and the evictable.
@@ -168,9 +184,17 @@ impl CellMap {
             let is_evictable = holders.all > 0 && holders.pinned == 0;
             self.evictable = self.evictable + u32::from(is_evictable) - u32::from(was_evictable);
             if holders.all == 0 {
-                self.free.push(cell);
+                self.spent.as_mut().unwrap_or(&mut self.free).push(cell);
             }
         }
+    }
+
+    /// Takes everything from all slots, and unpins them.
+    pub fn clear(&mut self) {
+        // As many as when they were made, as u32 and u16.
+        let (cells, slots) = (self.holders.len() as u32, self.slots.len() as u16);
+        let spent = self.spent.as_ref().map(|_| Vec::new());
+        *self = Self { spent, ..Self::new(cells, slots) };
     }
 
     /// Says whether a live sequence uses `slot`.

@@ -7,7 +7,7 @@
 
 mod embedding;
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -129,11 +129,41 @@ impl Model {
     ///
     /// # Errors
     /// [`LlamaError::Load`] with what llama.cpp says of the file.
-    pub fn load(backend: &Backend, path: &Path, gpu_layers: u32) -> Result<Self, LlamaError> {
+    ///
+    /// `reproducible` leaves out the kernels that compute a token's products in another order beside others than alone
+    /// (`CPU_REPACK`); those for eight and more rows of K-quants are left out by `GGML_CPU_TILED_MM=0`.
+    pub fn load(
+        backend: &Backend,
+        path: &Path,
+        gpu_layers: u32,
+        reproducible: bool,
+    ) -> Result<Self, LlamaError> {
         let _ = take_logged_errors();
+        if reproducible {
+            return Self::load_without_repacking(path, gpu_layers);
+        }
         let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
         let inner = LlamaModel::load_from_file(&backend.0, path, &params)
             .map_err(|error| LlamaError::Load(format!("{error} ({})", take_logged_errors())))?;
+        Ok(Self { inner })
+    }
+
+    /// llama-cpp-2 has no setting for it.
+    fn load_without_repacking(path: &Path, gpu_layers: u32) -> Result<Self, LlamaError> {
+        let shown = path.display();
+        let name = CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|_| LlamaError::Load(format!("{shown} has a NUL byte in its name")))?;
+        // SAFETY: plain data from a function without preconditions.
+        let mut params = unsafe { sys::llama_model_default_params() };
+        params.n_gpu_layers = i32::try_from(gpu_layers).unwrap_or(i32::MAX);
+        params.use_extra_bufts = false;
+        // SAFETY: llama.cpp is initialised (there is a `Backend`), and the name outlives the call.
+        let raw = unsafe { sys::llama_model_load_from_file(name.as_ptr(), params) };
+        let raw = NonNull::new(raw).ok_or_else(|| {
+            LlamaError::Load(format!("{shown} cannot be loaded ({})", take_logged_errors()))
+        })?;
+        // SAFETY: as in `as_ptr`, the other way round; nobody else frees the model.
+        let inner = unsafe { (&raw const raw).cast::<LlamaModel>().read() };
         Ok(Self { inner })
     }
 
@@ -245,6 +275,12 @@ pub struct ContextSizes {
     pub threads: usize,
     /// Whether tokens' embeddings are wanted, then of all of them, rather than logits.
     pub embeddings: bool,
+    /// Whether logits are to be the same to the last bit however a sequence is read and whatever runs beside it. Given
+    /// that [`Model::load`] was told so too, all depends on attention: on a CPU, llama.cpp sums it up in one pass over
+    /// the cells for values of another type than the keys', but in tiles of 64 cells for batches of 64 tokens, and in
+    /// parts for a single token, where both are F16 (`ggml_compute_forward_flash_attn_ext_f16`). The cells stay where
+    /// they are until [`Context::clear`], so that they lie in the order of their positions.
+    pub reproducible: bool,
 }
 
 /// A llama.cpp context with one unified KV cache.
@@ -273,7 +309,11 @@ impl<'model> Context<'model> {
         params.n_ctx = sizes.cells;
         params.n_batch = sizes.batch;
         params.n_ubatch = sizes.batch;
-        params.n_seq_max = u32::from(sizes.slots);
+        params.n_seq_max = u32::from(sizes.slots) + u32::from(sizes.reproducible);
+        if sizes.reproducible {
+            params.type_v = sys::GGML_TYPE_BF16;
+            params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
+        }
         params.n_outputs_max = sizes.outputs;
         params.n_threads = threads;
         params.n_threads_batch = threads;
@@ -328,13 +368,26 @@ impl<'model> Context<'model> {
         unsafe { sys::llama_memory_seq_cp(self.memory(), from, to, 0, end) }
     }
 
-    /// Keeps only positions below `len` of a slot.
+    /// Keeps only positions below `len` of a slot. In a reproducible context its other cells stay taken.
     pub fn truncate(&mut self, slot: u16, len: u32) {
         let slot = self.assert_slot(slot);
+        if self.sizes.reproducible {
+            let from = i32::try_from(len).unwrap_or(0);
+            // One sequence id is left for cells that nobody sees.
+            let spent = sys::llama_seq_id::from(self.sizes.slots);
+            // SAFETY: the context is alive and both are below `n_seq_max`.
+            unsafe { sys::llama_memory_seq_cp(self.memory(), slot, spent, from, -1) };
+        }
         // SAFETY: the context is alive and the slot is in range.
         let cut =
             unsafe { sys::llama_memory_seq_rm(self.memory(), slot, i32::try_from(len).unwrap_or(0), -1) };
         assert!(cut, "the scheduler cut a memory that cannot be cut at {len}");
+    }
+
+    /// Empties all slots, and frees all cells.
+    pub fn clear(&mut self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_memory_clear(self.memory(), false) }
     }
 
     /// A copy of a slot's tokens and their keys and values, for [`restore`](Self::restore).

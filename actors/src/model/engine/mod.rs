@@ -58,6 +58,8 @@ pub struct EngineSettings {
     pub share_min_tokens: u32,
     /// How an embedding is made of its tokens'; empty: as the GGUF says.
     pub pooling: String,
+    /// Whether a sequence's logits are to be the same whatever runs beside it.
+    pub reproducible: bool,
 }
 
 /// A sequence to generate, its prompt as tokens.

@@ -13,7 +13,7 @@ use super::output::TextAssembler;
 use super::running::{Buffers, Running, having_thought, stopped_by_text, text_end};
 use super::sampler::TokenCounts;
 use super::scheduler::{
-    Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Shelf, Step,
+    Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Shelf, Slot, Step,
 };
 use super::threads::{StepSample, ThreadTuner};
 use super::{EngineLoad, EngineSettings, Sequence, SequenceEvent, StepReport};
@@ -36,6 +36,9 @@ const IDLE_STEP: Duration = Duration::from_millis(400);
 /// Most prompt tokens of a step whose logits are wanted, at least; a row of logits takes 4 bytes a vocabulary entry.
 const SCORE_CHUNK: u32 = 32;
 
+/// Sequence ids that llama.cpp knows at most (`LLAMA_MAX_SEQ`).
+const MAX_SLOTS: u16 = 256;
+
 /// Cells kept free for each running sequence when another one is admitted.
 const HEADROOM: u32 = 32;
 
@@ -50,6 +53,8 @@ pub struct Engine<'model> {
     running: HashMap<SequenceId, Running>,
     /// Copies of finished sequences' states, in host memory.
     shelves: HashMap<Shelf, Vec<u8>>,
+    /// States of running sequences, while their cells are moved.
+    lifted: HashMap<Slot, Vec<u8>>,
     buffers: Buffers,
     batch: Vec<BatchEntry>,
     embedder: Embedder<'model>,
@@ -61,9 +66,13 @@ impl<'model> Engine<'model> {
     /// # Errors
     /// When llama.cpp cannot make the context.
     pub fn new(model: &'model Model, settings: &EngineSettings) -> Result<Option<Self>, LlamaError> {
-        let slots = settings.max_sequences.saturating_add(settings.cached_sequences).min(256);
-        // llama.cpp wants room for one output a sequence id, running or cached.
-        let outputs = u32::from(slots).max(u32::from(settings.max_sequences) + SCORE_CHUNK);
+        let reuse = if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
+        let in_order = settings.reproducible && reuse == PrefixReuse::Partial;
+        let most = MAX_SLOTS - u16::from(in_order);
+        let slots = settings.max_sequences.saturating_add(settings.cached_sequences).min(most);
+        // llama.cpp wants room for one output a sequence id: running, cached, or for spent cells.
+        let sequences = u32::from(slots) + u32::from(in_order);
+        let outputs = sequences.max(u32::from(settings.max_sequences) + SCORE_CHUNK);
         let context = Context::new(
             model,
             ContextSizes {
@@ -73,12 +82,12 @@ impl<'model> Engine<'model> {
                 outputs,
                 threads: settings.threads,
                 embeddings: false,
+                reproducible: in_order,
             },
         )?;
         if !context.can_generate() {
             return Ok(None);
         }
-        let reuse = if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
         let scheduler = Scheduler::new(SchedulerConfig {
             slots,
             max_running: settings.max_sequences,
@@ -90,6 +99,7 @@ impl<'model> Engine<'model> {
             reuse,
             share_min: settings.share_min_tokens,
             score_chunk: outputs - u32::from(settings.max_sequences),
+            in_order,
         })
         .map_err(|error| LlamaError::Load(error.to_string()))?;
         Ok(Some(Self {
@@ -100,6 +110,7 @@ impl<'model> Engine<'model> {
             threads: ThreadTuner::new(settings.threads),
             running: HashMap::new(),
             shelves: HashMap::new(),
+            lifted: HashMap::new(),
             buffers: Buffers::default(),
             batch: Vec::new(),
             embedder: Embedder::new(model, settings, true),
@@ -237,6 +248,15 @@ impl<'model> Engine<'model> {
         match op {
             KvOp::Copy { from, to, len } => self.context.copy(from.0, to.0, len),
             KvOp::Truncate { slot, len } => self.context.truncate(slot.0, len),
+            KvOp::Lift { slot } => {
+                let state = self.context.save(slot.0)?;
+                self.lifted.insert(slot, state);
+            }
+            KvOp::Clear => self.context.clear(),
+            KvOp::Lay { slot } => {
+                let state = self.lifted.remove(&slot).expect("the scheduler lays only what it had lifted");
+                self.context.restore(slot.0, &state)?;
+            }
             KvOp::Save { slot, shelf } => {
                 let state = self.context.save(slot.0)?;
                 self.shelves.insert(shelf, state);

@@ -83,7 +83,12 @@ pub async fn run(config: &LinkConfig, table: &SharedTable, on_ready: impl FnOnce
 fn start(config: &LinkConfig) -> std::io::Result<(Child, UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    let child = Command::new(&config.program)
+    let mut command = Command::new(&config.program);
+    if config.model.reproducible {
+        // Kernels for eight and more rows, which sum up in another order than those for fewer.
+        command.env("GGML_CPU_TILED_MM", "0");
+    }
+    let child = command
         .arg("worker")
         .args(&config.arguments)
         // ggml would start a debugger on itself and make a crash last seconds.

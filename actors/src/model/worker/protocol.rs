@@ -14,7 +14,7 @@ use crate::model::engine::prepare::{Draft, Prepared, Rejection};
 use crate::model::engine::{EngineLoad as Load, PlacedLogprob, PromptScores, SequenceEvent, StepReport};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;

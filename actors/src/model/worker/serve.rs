@@ -296,8 +296,13 @@ fn load(spec: &ModelSpec) -> Result<Loaded, String> {
         PathBuf::from(&spec.path)
     };
     let created = check_file(&path)?;
+    if spec.reproducible && spec.gpu_layers > 0 {
+        return Err(
+            "engine.reproducible is for CPUs alone; set engine.gpu_layers to 0 or it to false".to_owned()
+        );
+    }
     let backend = Backend::init().map_err(|error| error.to_string())?;
-    let model = Model::load(&backend, &path, spec.gpu_layers)
+    let model = Model::load(&backend, &path, spec.gpu_layers, spec.reproducible)
         .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
     // llama.cpp stays initialised until the process ends.
     std::mem::forget(backend);
@@ -350,6 +355,7 @@ fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
         inter_token_target: Duration::from_millis(spec.inter_token_target_ms.max(1)),
         share_min_tokens: spec.share_min_tokens.max(1),
         pooling: spec.pooling.clone(),
+        reproducible: spec.reproducible,
     }
 }
 

@@ -179,6 +179,7 @@ impl<'model> Embedder<'model> {
             outputs: batch,
             threads: self.settings.threads,
             embeddings: true,
+            reproducible: false,
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Source {
 #[derive(Clone, Debug)]
 pub(super) struct KvCache {
     reuse: PrefixReuse,
+    /// See [`SchedulerConfig::in_order`].
+    in_order: bool,
     /// Most evictable cells to keep.
     cache_cells: u32,
     /// Fewest tokens that are worth a copy to or from host memory.
@@ -57,12 +59,14 @@ pub(super) struct KvCache {
 
 impl KvCache {
     pub fn new(config: &SchedulerConfig) -> Self {
-        let SchedulerConfig { reuse, slots, .. } = *config;
+        let SchedulerConfig { reuse, slots, cells, .. } = *config;
+        let in_order = config.in_order && reuse == PrefixReuse::Partial;
         Self {
             reuse,
+            in_order,
             cache_cells: if reuse == PrefixReuse::None { 0 } else { config.cache_cells },
             copy_min: config.share_min.max(1),
-            cells: CellMap::new(config.cells, slots),
+            cells: if in_order { CellMap::in_order(cells, slots) } else { CellMap::new(cells, slots) },
             tree: PrefixTree::new(slots),
             archive: Archive::new(if reuse == PrefixReuse::Partial { config.archive_tokens } else { 0 }),
             uses: vec![Use::Empty; usize::from(slots)],
@@ -81,9 +85,27 @@ impl KvCache {
         self.archive.used()
     }
 
+    /// Cells that a sequence can get now.
+    pub fn available(&self) -> u32 {
+        if self.in_order { self.cells.free() } else { self.cells.available() }
+    }
+
+    /// Cells that become available only by [`tidy`](Self::tidy), beside those of live sequences.
+    pub fn idle(&self) -> u32 {
+        if self.in_order { self.cells.spent() + self.cells.evictable() } else { 0 }
+    }
+
+    /// Whether so many cells are idle that decoding suffers from it more than from moving the others.
+    pub fn is_cluttered(&self) -> bool {
+        self.idle() > self.cache_cells.saturating_add(2 * self.cells.pinned())
+    }
+
     /// Cells that are taken from the available ones when a request of `len` tokens begins from `source`.
     pub fn needed(&self, source: Source, len: u32) -> u32 {
         match source.place {
+            Place::Slot(_) if self.in_order => len - source.len,
+            // What is cut off the copy is spent.
+            Place::Shelf(shelf) if self.in_order => len - source.len + self.archive.len(shelf),
             Place::Slot(slot) => len - source.len + self.cells.unpinned_in(slot, source.len),
             // The whole copy has to fit for a moment.
             Place::Shelf(shelf) => len.max(self.archive.len(shelf)),
@@ -110,14 +132,16 @@ impl KvCache {
                 Some(Source { place: Place::Slot(slot), len })
             }
             PrefixReuse::Partial => {
+                let all = tokens.len() as u32;
                 let tokens = &tokens[..tokens.len() - 1];
                 let in_cells = self.longest_in_cells(tokens);
                 let least = in_cells.map_or(0, |source| source.len) + self.copy_min;
                 match self.archive.longest(tokens) {
-                    Some((shelf, len))
-                        if len >= least && self.archive.len(shelf) <= self.cells.available() =>
-                    {
-                        Some(Source { place: Place::Shelf(shelf), len })
+                    Some((shelf, len)) if len >= least => {
+                        let source = Source { place: Place::Shelf(shelf), len };
+                        let needed =
+                            if self.in_order { self.needed(source, all) } else { self.archive.len(shelf) };
+                        if needed <= self.available() { Some(source) } else { in_cells }
                     }
                     _ => in_cells,
                 }
@@ -185,7 +209,10 @@ impl KvCache {
         let (len, held) = (tokens.len() as u32, self.archive.len(shelf));
         self.archive.touch(shelf);
         // `find` has seen that so many cells are available. Where they are not, the tokens are read again.
-        if self.make_free(held, Some(shelf)) && self.cells.append(slot, len) {
+        if self.make_free(held, Some(shelf))
+            && self.cells.append(slot, if self.in_order { held } else { len })
+        {
+            self.cells.truncate(slot, len);
             self.tree.extend(slot, tokens);
             self.ops.push(KvOp::Restore { shelf, to: slot, len, held });
         }
@@ -223,7 +250,8 @@ impl KvCache {
         if self.reuse == PrefixReuse::None {
             self.truncate(slot, 0);
         }
-        while self.cells.evictable() > self.cache_cells
+        while !self.in_order
+            && self.cells.evictable() > self.cache_cells
             && self.evict(self.cells.evictable() - self.cache_cells, None)
         {}
     }
@@ -236,12 +264,50 @@ impl KvCache {
                 self.truncate(Slot(index as u16), 0);
             }
         }
+        if self.in_order && !self.uses.contains(&Use::Live) {
+            self.tidy();
+        }
         let dropped = self.archive.clear();
         self.ops.extend(dropped.into_iter().map(|shelf| KvOp::Discard { shelf }));
     }
 
+    /// Tokens of all live slots, counted for each.
+    pub fn live_tokens(&self) -> u32 {
+        self.live().map(|slot| self.cells.len(slot)).sum()
+    }
+
+    fn live(&self) -> impl Iterator<Item = Slot> {
+        let live = self.uses.iter().enumerate().filter(|(_, used)| **used == Use::Live);
+        // There are as many uses as slots, and slots are counted in u16.
+        live.map(|(index, _)| Slot(index as u16))
+    }
+
+    /// Takes everything out of the cells, and puts back what the live slots hold, for which there is room. Of the
+    /// rest, copies are kept where they are worth it.
+    pub fn tidy(&mut self) {
+        for slot in self.by_last_use() {
+            self.archive_slot(slot, None);
+            self.tree.truncate(slot, 0);
+            self.uses[slot.index()] = Use::Empty;
+        }
+        let live: Vec<(Slot, u32)> = self.live().map(|slot| (slot, self.cells.len(slot))).collect();
+        self.cells.clear();
+        let held = live.iter().filter(|(_, len)| *len > 0);
+        self.ops.extend(held.clone().map(|&(slot, _)| KvOp::Lift { slot }));
+        self.ops.push(KvOp::Clear);
+        self.ops.extend(held.map(|&(slot, _)| KvOp::Lay { slot }));
+        for (slot, len) in live {
+            self.cells.set_pinned(slot, true);
+            let fits = self.cells.append(slot, len);
+            debug_assert!(fits, "there is no room for the live slots");
+        }
+    }
+
     /// Evicts until `count` cells are free, without throwing away the copy on `keep`.
     fn make_free(&mut self, count: u32, keep: Option<Shelf>) -> bool {
+        if self.in_order {
+            return self.cells.free() >= count;
+        }
         while self.cells.free() < count {
             if !self.evict((count - self.cells.free()).max(EVICT_CHUNK), keep) {
                 return false;

@@ -81,6 +81,11 @@ pub struct SchedulerConfig {
     pub share_min: u32,
     /// Most prompt tokens of a step whose logits are wanted; at least 1.
     pub score_chunk: u32,
+    /// Whether the cells of each sequence have to lie in the order of its positions. Attention sums up in the order of
+    /// the cells, so that only then a sequence's logits are the same to the last bit whatever runs beside it. llama.cpp
+    /// takes the next free cell behind the last one taken, but goes back when cells before it become free; so none does
+    /// until all are moved out and put back ([`KvOp::Lift`]). Only under [`PrefixReuse::Partial`].
+    pub in_order: bool,
 }
 
 /// Why a configuration can't work.
@@ -163,7 +168,8 @@ pub enum KvOp {
         len: u32,
     },
     /// `slot` keeps its first `len` tokens (`llama_memory_seq_rm`); 0 empties it, and is the only value
-    /// unless the reuse is [`PrefixReuse::Partial`].
+    /// unless the reuse is [`PrefixReuse::Partial`]. Where cells stay in order, those that nobody holds any more stay
+    /// taken until [`KvOp::Clear`].
     Truncate {
         /// The slot to be cut.
         slot: Slot,
@@ -188,6 +194,18 @@ pub enum KvOp {
         len: u32,
         /// Tokens of the copy.
         held: u32,
+    },
+    /// A copy of all tokens of `slot` is taken until [`KvOp::Lay`]; this and the two below only where cells stay in order.
+    Lift {
+        /// Not empty.
+        slot: Slot,
+    },
+    /// All slots become empty and all cells free (`llama_memory_clear`).
+    Clear,
+    /// `slot` gets back what was lifted from it.
+    Lay {
+        /// Empty before.
+        slot: Slot,
     },
     /// The copy on `shelf` is no longer needed.
     Discard {
@@ -257,6 +275,8 @@ pub struct SchedulerStats {
     pub cached_cells: u32,
     /// KV cells that hold nothing.
     pub free_cells: u32,
+    /// KV cells that hold nothing any more, but are free only when all are moved; where cells stay in order.
+    pub spent_cells: u32,
     /// Slots held only for later use.
     pub cached_slots: usize,
     /// Preemptions since the start.
@@ -437,6 +457,7 @@ impl Scheduler {
             used_cells: cells.pinned(),
             cached_cells: cells.evictable(),
             free_cells: cells.free(),
+            spent_cells: cells.spent(),
             cached_slots: self.kv.cached_slots(),
             preemptions: self.preemptions,
         }

@@ -22,9 +22,16 @@ impl Scheduler {
     /// Cells are counted as if the step had been executed, so every step must be.
     pub fn plan(&mut self, prefill_budget: usize) -> Step {
         let mut step = Step::default();
+        if self.is_to_be_tidied() {
+            self.tidy();
+        }
         self.start_followers(&mut step);
         self.admit(&mut step);
         self.make_room(prefill_budget);
+        if self.kv.available() == 0 && self.kv.idle() > 0 {
+            // Those that were preempted have left their cells, but nobody can have them yet.
+            self.tidy();
+        }
         let budget = self.effective_budget(prefill_budget);
         self.batch_decodes(&mut step);
         self.batch_prefills(&mut step, budget);
@@ -55,17 +62,8 @@ impl Scheduler {
         while self.admitted.len() < usize::from(self.config.max_running) {
             let Some(id) = self.queue.front() else { return };
             let beginning = self.beginning(id);
-            if !self.admitted.is_empty() {
-                let len = self.sequences[&id].tokens.len() as u32;
-                let needed = match &beginning {
-                    Beginning::Follow { shared, .. } => len - shared,
-                    Beginning::Start(None) => len,
-                    Beginning::Start(Some(source)) => self.kv.needed(*source, len),
-                };
-                let headroom = self.config.headroom.saturating_mul(self.admitted.len() as u32 + 1);
-                if (needed + self.owed()).saturating_add(headroom) > self.kv.cells().available() {
-                    return;
-                }
+            if !self.admitted.is_empty() && self.cells_to_admit(id, &beginning) > self.kv.available() {
+                return;
             }
             self.queue.pop_front();
             let age = self.sequences[&id].age.unwrap_or_else(|| self.take_age());
@@ -75,6 +73,51 @@ impl Scheduler {
             }
             self.begin(id, beginning, step);
         }
+    }
+
+    /// Cells that have to be available for another sequence to be admitted.
+    fn cells_to_admit(&self, id: SequenceId, beginning: &Beginning) -> u32 {
+        let len = self.sequences[&id].tokens.len() as u32;
+        let needed = match beginning {
+            Beginning::Follow { shared, .. } => len - shared,
+            Beginning::Start(None) => len,
+            Beginning::Start(Some(source)) => self.kv.needed(*source, len),
+        };
+        if self.admitted.is_empty() {
+            return needed;
+        }
+        let headroom = self.config.headroom.saturating_mul(self.admitted.len() as u32 + 1);
+        (needed + self.owed()).saturating_add(headroom)
+    }
+
+    /// Whether the cells of all sequences have to be moved to get at idle ones: since somebody cannot go on or begin
+    /// without them, or since there are too many of them.
+    fn is_to_be_tidied(&self) -> bool {
+        let (idle, free) = (self.kv.idle(), self.kv.available());
+        if idle == 0 {
+            return false;
+        }
+        if self.kv.is_cluttered() || (!self.admitted.is_empty() && free < self.decoding() as u32 + 1) {
+            return true;
+        }
+        let has_room = self.admitted.len() < usize::from(self.config.max_running);
+        let Some(id) = self.queue.front().filter(|_| has_room) else { return false };
+        let needed = self.cells_to_admit(id, &self.beginning(id));
+        // While others run, a few cells are not worth moving them.
+        let would_help = needed <= free + idle && idle >= self.config.cells / 8;
+        needed > free && (self.admitted.is_empty() || would_help)
+    }
+
+    /// Moves the cells of all sequences to the beginning, so that all others are free. What they shared, each has on
+    /// its own from then on; where there is no room for that, some are preempted.
+    fn tidy(&mut self) {
+        while let Some(&oldest) = self.admitted.values().next()
+            && self.kv.live_tokens() + self.decoding() as u32 + 1 > self.config.cells
+            && let Some(victim) = self.victim(oldest, self.leader_of(oldest))
+        {
+            self.preempt(victim);
+        }
+        self.kv.tidy();
     }
 
     /// Cells that the admitted sequences still need to have their prompts read.
@@ -147,7 +190,7 @@ impl Scheduler {
             let may_read = self.effective_budget(prefill_budget) > 0;
             let mover_reads = may_read && self.computed_while_reading(mover).is_some();
             let needed = self.decoding() as u32 + u32::from(mover_reads);
-            if self.kv.cells().available() >= needed {
+            if self.kv.available() >= needed {
                 return;
             }
             let Some(victim) = self.victim(oldest, mover) else { return };
@@ -209,7 +252,7 @@ impl Scheduler {
     /// Prompt chunks: first half of the budget for the oldest sequence that has to be read, so that it isn't
     /// starved; then the shortest remaining first, so that short prompts don't wait for long ones.
     fn batch_prefills(&mut self, step: &mut Step, budget: usize) {
-        let mut left = budget.min(self.kv.cells().available() as usize) as u32;
+        let mut left = budget.min(self.kv.available() as usize) as u32;
         let mut scores = self.config.score_chunk.max(1);
         let stops = self.stops();
         let mut readers: Vec<(u32, SequenceId, Slot)> = Vec::new();

@@ -18,6 +18,7 @@ fn config() -> SchedulerConfig {
         reuse: PrefixReuse::Partial,
         share_min: 16,
         score_chunk: 24,
+        in_order: false,
     }
 }
 

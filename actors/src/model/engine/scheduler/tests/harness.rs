@@ -143,7 +143,9 @@ impl Harness {
     fn check_step(&self, step: &Step) -> Result<(), TestCaseError> {
         let stats = self.scheduler.stats();
         prop_assert_eq!((stats.used_cells + stats.cached_cells) as usize, self.backend.used());
-        prop_assert_eq!(stats.used_cells + stats.cached_cells + stats.free_cells, self.config.cells);
+        prop_assert_eq!(stats.spent_cells as usize, self.backend.spent());
+        let cells = stats.used_cells + stats.cached_cells + stats.free_cells + stats.spent_cells;
+        prop_assert_eq!(cells, self.config.cells);
         prop_assert_eq!(stats.archived_tokens as usize, self.backend.archived());
         let slots: BTreeSet<Slot> = step.batch.iter().map(|entry| entry.slot).collect();
         for slot in slots {
@@ -254,7 +256,7 @@ impl Harness {
         prop_assert_eq!(self.scheduler.stats().used_cells, 0);
         self.scheduler.drop_cached();
         self.step(0, &[])?;
-        prop_assert_eq!(self.backend.used(), 0, "leaked cells");
+        prop_assert_eq!(self.backend.used() + self.backend.spent(), 0, "leaked cells");
         prop_assert_eq!(self.backend.archived(), 0, "leaked copies");
         let stats = self.scheduler.stats();
         prop_assert_eq!(stats.free_cells, self.config.cells);

@@ -38,8 +38,10 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
     let reuse = prop_oneof![3 => Just(PrefixReuse::Partial), 2 => Just(PrefixReuse::WholeSequence), 1 => Just(PrefixReuse::None)];
     let sizes = (4..40u32).prop_flat_map(|context| (Just(context), context..context * 3));
     let caches = (prop_oneof![Just(u32::MAX), 0..40u32], prop_oneof![Just(0), 1..200u32]);
+    let caches = (caches, any::<bool>());
     (1..7u16, 0..4u16, sizes, 0..5u32, reuse, 0..5u32, caches).prop_map(
-        |(max_running, more, (context, cells), headroom, reuse, share_min, (cache_cells, archive_tokens))| {
+        |(max_running, more, (context, cells), headroom, reuse, share_min, (caches, in_order))| {
+            let (cache_cells, archive_tokens) = caches;
             SchedulerConfig {
                 slots: max_running + more,
                 max_running,
@@ -51,6 +53,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
                 reuse,
                 share_min,
                 score_chunk: 5,
+                in_order,
             }
         },
     )
