@@ -96,6 +96,7 @@ class Server:
         if model and not IS_BUNDLED:
             # Filling the whole context of a larger model would take minutes.
             environment |= {"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "2048", "JAN_SERVER__ENGINE__KV_CELLS": "8192"}
+            # The bundled model shows the default; test_reproducible.py has both with it.
             environment |= {"JAN_SERVER__ENGINE__REPRODUCIBLE": "true"}
         environment |= ROOMY | {k: str(v) for k, v in (env or {}).items()}
         # A second start in the same folder must not find the first one's address.

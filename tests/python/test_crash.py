@@ -198,8 +198,9 @@ def test_streams_survive_worker_deaths(make_server, undisturbed, number):
     assert len(killer.killed) == kills, f"killed {killer.killed} of {thresholds}, {killer.count} pieces came"
     print(f"killed at pieces {killer.thresholds} of {total}")
     ties = [assert_same(*case) for case in zip(expected, actual, strict=True)]
-    # A tie is a rare thing; if it were the rule, the comparison would show nothing. A given model may have many.
-    assert not IS_BUNDLED or sum(ties) <= len(ties) // 4
+    # A tie is a rare thing; if it were the rule, the comparison would show nothing. There is none for a given model, which
+    # runs with `engine.reproducible`.
+    assert sum(ties) <= (len(ties) // 4 if IS_BUNDLED else 0)
     assert own.chat().status == 200
 
 
