@@ -43,13 +43,23 @@ pub struct StorageConfig {
     pub path: PathBuf,
     /// Nothing is changed while the disk has less than this free (MiB). 0: until it is full.
     pub min_free_mib: u32,
-    /// Most memory for parts of the database that were read (MiB).
+    /// Most memory for parts of the database that were read (MiB). 0: a sixteenth of the machine's, from 64 to 1024. 8 at least.
     pub cache_mib: u32,
+}
+
+impl StorageConfig {
+    /// `cache_mib` in bytes.
+    pub fn cache_bytes(&self) -> u64 {
+        match self.cache_mib {
+            0 => (crate::memory::total().unwrap_or(0) / 16).clamp(64 << 20, 1024 << 20),
+            mib => u64::from(mib.max(8)) << 20,
+        }
+    }
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { path: PathBuf::from("data"), min_free_mib: 64, cache_mib: 64 }
+        Self { path: PathBuf::from("data"), min_free_mib: 64, cache_mib: 0 }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod config;
 pub mod conversations;
 pub mod identity;
 pub mod limits;
+mod memory;
 pub mod model;
 pub mod responses;
 mod store;

@@ -94,8 +94,8 @@ pub static KEYS: &[Key] = &[
     ),
     key(
         "storage.cache_mib",
-        integer(8, 1 << 20, "MiB"),
-        "Most memory for what was read of the database. Users with very many conversations are served faster with more.",
+        integer(0, 1 << 20, "MiB"),
+        "Most memory for what was read of the database, 8 at least. Users with very many conversations are served faster with more. 0: a sixteenth of the machine's memory, from 64 to 1024.",
     ),
     key(
         "auth.anonymous",

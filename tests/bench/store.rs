@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jan_actors::System;
-use jan_actors::config::ActorsConfig;
+use jan_actors::config::{ActorsConfig, StorageConfig};
 use jan_actors::conversations::{
     Anchor, ConversationId, ConversationQuery, Conversations, NewConversation, NewItem, Position, item,
 };
@@ -37,7 +37,7 @@ struct Options {
 
 fn main() {
     let mut options =
-        Options { conversations: 1_000_000, seconds: 5, samples: 5000, cache_mib: 64, folder: None };
+        Options { conversations: 1_000_000, seconds: 5, samples: 5000, cache_mib: 0, folder: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().expect("a value follows the flag");
@@ -136,7 +136,7 @@ async fn run(options: &Options) -> Value {
             "times_fsync_rate": rate / f64::midpoint(fsync_before, fsync_after),
         })).collect::<Vec<_>>(),
         "conversations": options.conversations,
-        "cache_mib": options.cache_mib,
+        "cache_mib": StorageConfig { cache_mib: options.cache_mib, ..Default::default() }.cache_bytes() >> 20,
         "items": options.conversations,
         "latency_us": {"at_few": few, "at_many": many, "at_many_after_opening": after_open},
         "p99_many_over_few": {

@@ -76,7 +76,7 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let storage = storage.clone();
         Self::start(Box::new(move || {
-            let stores = db::open_caching(&storage.path, u64::from(storage.cache_mib) << 20)?;
+            let stores = db::open_caching(&storage.path, storage.cache_bytes())?;
             let stores = stores.reserving(u64::from(storage.min_free_mib) << 20);
             load(&stores).map_err(|error| OpenError::Database { path: storage.path.join("db"), error })?;
             Ok(Box::new(stores))

@@ -12,7 +12,6 @@ pub mod flow;
 pub mod grammar;
 pub mod llama;
 pub mod logprobs;
-pub mod memory;
 pub mod output;
 pub mod prefix;
 pub mod prepare;

@@ -22,10 +22,10 @@ use super::protocol::{
     Accepted, FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, ToWorker,
     Welcome, from_worker, inspected_message, prepared_message, step_message, to_worker, worker_server,
 };
+use crate::memory;
 use crate::model::engine::EngineSettings;
 use crate::model::engine::embedding::Embedder;
 use crate::model::engine::llama::{Backend, Model};
-use crate::model::engine::memory;
 use crate::model::engine::prepare::Preparer;
 use crate::model::engine::runner::{Command, Engine};
 

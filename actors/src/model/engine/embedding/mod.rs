@@ -17,7 +17,8 @@ use pooling::{Pool, Pooling};
 use super::budget::StepBudget;
 use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
 use super::runner::Command;
-use super::{EngineLoad, EngineSettings, SequenceEvent, StepReport, memory};
+use super::{EngineLoad, EngineSettings, SequenceEvent, StepReport};
+use crate::memory;
 use crate::model::types::Token;
 
 /// Most inputs of one step. Memories that cannot be cut have a fixed size a sequence, which can be large.
