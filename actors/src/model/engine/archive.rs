@@ -61,6 +61,11 @@ impl Archive {
         }
     }
 
+    /// Most tokens of all copies together.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// Tokens of all copies together.
     pub fn used(&self) -> u32 {
         self.used

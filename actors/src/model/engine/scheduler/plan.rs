@@ -24,6 +24,8 @@ impl Scheduler {
         let mut step = Step::default();
         if self.is_to_be_tidied() {
             self.tidy();
+        } else if self.admitted.is_empty() && self.kv.is_scattered() {
+            self.kv.move_out();
         }
         self.start_followers(&mut step);
         self.admit(&mut step);

@@ -429,6 +429,31 @@ fn what_is_evicted_comes_back_from_host_memory() {
 }
 
 #[test]
+fn a_few_cached_cells_do_not_keep_attention_looking_at_many() {
+    let run = |archive_tokens| {
+        let config = SchedulerConfig { cache_cells: 40, archive_tokens, ..config() };
+        let mut harness = Harness::new(config);
+        for n in 0..8 {
+            harness.submit(n, "ann", &text(n as i32 + 1, 100), 0, 1);
+        }
+        // All at once, so that their cells lie beside one another.
+        harness.run_to_end(1000).unwrap();
+        assert!(harness.scheduler.stats().cached_cells > 0);
+        harness.submit(9, "ann", &text(20, 10), 0, 1);
+        harness.step(256, &[]).unwrap();
+        let cached = harness.scheduler.stats().cached_cells;
+        harness.submit(10, "ann", &[text(8, 100), text(30, 1)].concat(), 0, 1);
+        harness.run_to_end(256).unwrap();
+        (cached, harness.prefilled)
+    };
+    // Only the next one's own stay. The others are put back for who begins with them, who then reads one token; without
+    // room for copies they are left.
+    assert_eq!(run(2000), (10, 811));
+    let (cached, read) = run(0);
+    assert!(cached > 10 && read > 811, "{cached} cells, {read} tokens");
+}
+
+#[test]
 fn a_preempted_sequence_is_put_back_rather_than_read_again() {
     let config = SchedulerConfig {
         cells: 64,
