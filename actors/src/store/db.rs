@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use sled::{Db, Tree};
 use uuid::Uuid;
@@ -24,6 +25,9 @@ use crate::identity::UserId;
 
 /// Of sled's cache where only little is done; its own default is 1 GiB.
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// How long a lock on the database may be held by others before it is refused.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 const ID: &[u8] = b"store_id";
 const SCHEMA_KEY: &[u8] = b"schema";
@@ -371,7 +375,21 @@ fn drop_half_written(path: &Path) {
     }
 }
 
+/// Waits a moment for whoever holds the lock: it outlives its holder's last handle by as long as sled's threads take to
+/// end, and a process that is just being started from the same one holds it until it runs its own program.
 fn open_sled(path: &Path, cache_bytes: u64) -> Result<Db, OpenError> {
+    let begun = Instant::now();
+    loop {
+        match try_open_sled(path, cache_bytes) {
+            Err(OpenError::Locked { .. }) if begun.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn try_open_sled(path: &Path, cache_bytes: u64) -> Result<Db, OpenError> {
     drop_half_written(path);
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
     // sled panics over some damage.

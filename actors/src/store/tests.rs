@@ -207,6 +207,18 @@ fn it_is_there_after_closing_and_opening() {
 }
 
 #[test]
+fn a_lock_that_is_about_to_be_released_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let release = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        store.close();
+    });
+    open(folder.path()).close();
+    release.join().unwrap();
+}
+
+#[test]
 fn one_process_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let _store = open(folder.path());
