@@ -8,7 +8,7 @@ import jsonschema
 import openai
 import openai_schema
 import pytest
-from harness import IS_BUNDLED, ENDLESS, MODEL, MODEL_FILE, ROOT, Server, wait_until
+from harness import ENDLESS, MODEL, MODEL_FILE, ROOT, Server, wait_until
 
 USER = [{"role": "user", "content": "How is the weather in Hanoi?"}]
 CITY = {
