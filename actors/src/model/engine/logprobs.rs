@@ -102,16 +102,9 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<Token> {
 
 #[cfg(test)]
 mod tests {
-    use std::cmp::Ordering;
-
     use proptest::prelude::*;
 
     use super::*;
-
-    /// Whether `a` is the likelier of two candidates.
-    fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
-        b.logprob.total_cmp(&a.logprob).then(a.token.cmp(&b.token))
-    }
 
     proptest! {
         /// They are what sorting everything would give, and all probabilities together are 1.
@@ -119,8 +112,11 @@ mod tests {
         fn are_the_likeliest_in_order(logits in prop::collection::vec(-30.0f32..30.0, 1..200), top in 0usize..21, chosen in 0i32..220) {
             let (candidate, best) = at_position(&logits, chosen, top, |token| token.to_le_bytes().to_vec());
             let (_, all) = at_position(&logits, chosen, logits.len(), |token| token.to_le_bytes().to_vec());
-            prop_assert!(all.is_sorted_by(|a, b| by_likelihood(a, b) != Ordering::Greater));
-            prop_assert_eq!(all.len(), logits.len());
+            // By their logits: two that differ in the last bit can have one log-probability.
+            let mut sorted: Vec<Token> = (0..).take(logits.len()).collect();
+            sorted.sort_by(|&a, &b| logits[b as usize].partial_cmp(&logits[a as usize]).unwrap().then(a.cmp(&b)));
+            prop_assert_eq!(all.iter().map(|candidate| candidate.token).collect::<Vec<_>>(), sorted);
+            prop_assert!(all.is_sorted_by(|a, b| a.logprob >= b.logprob));
             prop_assert_eq!(&all[..top.min(all.len())], &best[..]);
             let sum: f64 = all.iter().map(|c| f64::from(c.logprob).exp()).sum();
             prop_assert!((sum - 1.0).abs() < 1e-4, "{}", sum);
