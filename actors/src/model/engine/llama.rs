@@ -477,14 +477,14 @@ impl<'model> Context<'model> {
     }
 
     /// The logits of a batch entry that asked for them in the last decode, one a vocabulary entry.
-    pub fn logits(&self, index: usize) -> &[f32] {
+    pub fn logits(&mut self, index: usize) -> &mut [f32] {
         let index = i32::try_from(index).unwrap_or(i32::MAX);
         // SAFETY: the context is alive; a bad index gives null, which is checked.
         let row = unsafe { sys::llama_get_logits_ith(self.raw.as_ptr(), index) };
         assert!(!row.is_null(), "batch entry {index} has no logits");
         // SAFETY: llama.cpp's row has one float a vocabulary entry and lives until the next decode, which
-        // needs `&mut self`.
-        unsafe { std::slice::from_raw_parts(row, self.model.vocabulary() as usize) }
+        // needs `&mut self`, as does another slice of them.
+        unsafe { std::slice::from_raw_parts_mut(row, self.model.vocabulary() as usize) }
     }
 }
 

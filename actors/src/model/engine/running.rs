@@ -75,7 +75,7 @@ impl Running {
     pub fn next(
         &mut self,
         model: &Model,
-        logits: &[f32],
+        logits: &mut [f32],
         buffers: &mut Buffers,
         events: &mut Vec<(u64, SequenceEvent)>,
     ) -> Result<Outcome, GuideError> {
@@ -101,7 +101,7 @@ impl Running {
         &mut self,
         flow: &mut Flow,
         model: &Model,
-        logits: &[f32],
+        logits: &mut [f32],
         buffers: &mut Buffers,
         events: &mut Vec<(u64, SequenceEvent)>,
     ) -> Result<Outcome, GuideError> {
@@ -109,7 +109,7 @@ impl Running {
         let mut forced = flow.forced();
         if forced.is_empty() {
             let chosen = if flow.restrict(logits, &mut buffers.restricted)? {
-                self.sample(&buffers.restricted, &mut buffers.sampler)
+                self.sample(&mut buffers.restricted, &mut buffers.sampler)
             } else {
                 self.sample(logits, &mut buffers.sampler)
             };
@@ -152,7 +152,7 @@ impl Running {
         })
     }
 
-    fn sample(&self, logits: &[f32], scratch: &mut Scratch) -> Option<Token> {
+    fn sample(&self, logits: &mut [f32], scratch: &mut Scratch) -> Option<Token> {
         let (params, position) = (&self.sequence.sampling, u64::from(self.generated));
         sampler::sample(logits, params, &self.counts, position, scratch)
     }

@@ -35,7 +35,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 pub use self::penalties::TokenCounts;
-use self::penalties::adjust;
+use self::penalties::{adjust, restore};
 use crate::model::types::{SamplingParams, Token};
 
 /// Logits a block: the unit in which maxima and sums are kept, so that most of the vocabulary is skipped later.
@@ -50,8 +50,8 @@ const GREEDY_TEMPERATURE: f32 = 1e-5;
 /// Buffers that [`sample`] reuses from call to call; what they hold between calls means nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
-    /// The logits after bias and penalties, where there are any.
-    adjusted: Vec<f32>,
+    /// The tokens that bias and penalties change, and their logits before.
+    before: Vec<(usize, f32)>,
     /// The largest logit of each block.
     maxima: Vec<f32>,
     /// A copy of `maxima` to select in.
@@ -84,16 +84,31 @@ impl Candidate {
 /// of `logit_bias` and `seen` outside the vocabulary have no effect.
 ///
 /// A NaN or -∞ logit is never chosen; tokens at +∞ share all the probability equally. `None` when no token can be
-/// chosen: the vocabulary is empty, or every token is banned or NaN.
+/// chosen: the vocabulary is empty, or every token is banned or NaN. The logits are changed meanwhile, and afterwards
+/// as they were.
 pub fn sample(
-    logits: &[f32],
+    logits: &mut [f32],
     params: &SamplingParams,
     seen: &TokenCounts,
     position: u64,
     scratch: &mut Scratch,
 ) -> Option<Token> {
-    let Scratch { adjusted, maxima, selection, masses, candidates } = scratch;
-    let logits = adjust(logits, params, seen, adjusted);
+    let mut before = std::mem::take(&mut scratch.before);
+    adjust(logits, params, seen, &mut before);
+    let chosen = choose_adjusted(logits, params, position, scratch);
+    restore(logits, &before);
+    scratch.before = before;
+    chosen
+}
+
+/// Chooses from logits to which bias and penalties were applied.
+fn choose_adjusted(
+    logits: &[f32],
+    params: &SamplingParams,
+    position: u64,
+    scratch: &mut Scratch,
+) -> Option<Token> {
+    let Scratch { maxima, selection, masses, candidates, .. } = scratch;
     block_maxima(logits, maxima);
     let max = largest(maxima);
     if max == f32::NEG_INFINITY {

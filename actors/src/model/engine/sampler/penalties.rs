@@ -44,40 +44,46 @@ impl FromIterator<Token> for TokenCounts {
     }
 }
 
-/// The logits after bias and penalties: `logits` itself where there are none, else a changed copy in `buffer`.
-pub fn adjust<'a>(
-    logits: &'a [f32],
+/// Applies bias and penalties to the logits in place. Into `before` goes what it changed, for [`restore`]: a copy of all
+/// of them for each token would cost more than the choice does.
+pub fn adjust(
+    logits: &mut [f32],
     params: &SamplingParams,
     seen: &TokenCounts,
-    buffer: &'a mut Vec<f32>,
-) -> &'a [f32] {
+    before: &mut Vec<(usize, f32)>,
+) {
+    before.clear();
     // Out of range, which NaN is too, it is off.
     let repeat = if params.repeat_penalty > 0.0 { params.repeat_penalty } else { 1.0 };
     let penalties = [repeat - 1.0, params.frequency_penalty, params.presence_penalty];
-    let penalised = penalties.iter().any(|penalty| *penalty != 0.0) && !seen.is_empty();
-    if params.logit_bias.is_empty() && !penalised {
-        return logits;
-    }
-    buffer.clear();
-    buffer.extend_from_slice(logits);
     for &(token, bias) in &params.logit_bias {
-        if let Some(logit) = of(buffer, token) {
-            *logit += if bias <= BAN { f32::NEG_INFINITY } else { bias };
-        }
+        change(logits, token, before, |logit| logit + if bias <= BAN { f32::NEG_INFINITY } else { bias });
     }
-    if penalised {
+    if penalties.iter().any(|penalty| *penalty != 0.0) {
         for (&token, &count) in &seen.counts {
-            let Some(logit) = of(buffer, token) else { continue };
-            // Less likely above 1, whatever the logit's sign.
-            *logit = if *logit > 0.0 { *logit / repeat } else { *logit * repeat };
             let presence = if count > 0 { params.presence_penalty } else { 0.0 };
-            *logit -= count as f32 * params.frequency_penalty + presence;
+            change(logits, token, before, |logit| {
+                // Less likely above 1, whatever the logit's sign.
+                let logit = if logit > 0.0 { logit / repeat } else { logit * repeat };
+                logit - (count as f32 * params.frequency_penalty + presence)
+            });
         }
     }
-    buffer
 }
 
-/// The token's logit; `None` outside the vocabulary.
-fn of(logits: &mut [f32], token: Token) -> Option<&mut f32> {
-    usize::try_from(token).ok().and_then(|index| logits.get_mut(index))
+/// Takes back what [`adjust`] changed.
+pub fn restore(logits: &mut [f32], before: &[(usize, f32)]) {
+    // A token that was changed twice has its first logit first.
+    for &(index, logit) in before.iter().rev() {
+        logits[index] = logit;
+    }
+}
+
+/// Changes a token's logit; nothing outside the vocabulary.
+fn change(logits: &mut [f32], token: Token, before: &mut Vec<(usize, f32)>, change: impl FnOnce(f32) -> f32) {
+    let Ok(index) = usize::try_from(token) else { return };
+    if let Some(logit) = logits.get_mut(index) {
+        before.push((index, *logit));
+        *logit = change(*logit);
+    }
 }
