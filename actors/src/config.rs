@@ -129,7 +129,8 @@ pub struct EngineConfig {
     pub prefill_chunk: u32,
     /// While long prompts are read, running streams get a token about this often (milliseconds).
     pub inter_token_target_ms: u64,
-    /// A request waits for another one's prefill when that saves at least this many tokens.
+    /// A request waits for another one's prefill, and has a prefix put back from host memory, when that saves at least
+    /// this many tokens.
     pub share_min_tokens: u32,
     /// Layers to offload to a GPU where the build has one.
     pub gpu_layers: u32,
@@ -151,7 +152,7 @@ impl Default for EngineConfig {
             threads: 0,
             prefill_chunk: 256,
             inter_token_target_ms: 100,
-            share_min_tokens: 32,
+            share_min_tokens: 16,
             gpu_layers: 0,
             reproducible: false,
         }

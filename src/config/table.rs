@@ -248,7 +248,7 @@ pub static KEYS: &[Key] = &[
     key(
         "engine.share_min_tokens",
         integer(0, 16_777_216, "tokens"),
-        "A request waits for another one's prefill when that saves at least this many tokens.",
+        "A request waits for another one's prefill, and has a prefix put back from host memory, when that saves at least this many tokens.",
     ),
     key(
         "engine.gpu_layers",

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{Answer, Target};
 use crate::prompts::unlike;
-use crate::stats::{gaps, milliseconds, summary};
+use crate::stats::{gaps, median, milliseconds, summary};
 
 /// Streams of `tokens` tokens each, at several widths.
 pub async fn throughput(
@@ -75,16 +75,21 @@ async fn one_width(target: &Target, width: usize, tokens: u32, words: usize) -> 
 
 /// Tokens/s from the moment when the last stream has its first token to the end of the first stream: prompt
 /// reading and the thinning out at the end are left out, as in llama-batched-bench's `S_TG`.
+///
+/// A step's tokens arrive one after the other, so the step that begins the time and the one that ends it would be cut
+/// wherever the two streams come in it: half the usual gap is added on both sides, and all of the one and none of the
+/// other counts.
 fn rate_while_all_run(answers: &[Answer]) -> Option<f64> {
     let from = answers.iter().filter_map(|answer| answer.events.first()).max()?;
     let to = answers.iter().filter_map(|answer| answer.events.last()).min()?;
     let span = to.checked_duration_since(*from).filter(|span| !span.is_zero())?;
+    let within_a_step = median(answers.iter().flat_map(|answer| gaps(&answer.events)).collect())? / 2;
+    let counted = *from + within_a_step..*to + within_a_step;
     let mut tokens = 0.0;
     for answer in answers {
         // An event may hold more than one token where a character took several.
         let each = answer.completion_tokens as f64 / answer.events.len() as f64;
-        let inside = answer.events.iter().filter(|at| *from < **at && **at <= *to).count();
-        tokens += each * inside as f64;
+        tokens += each * answer.events.iter().filter(|at| counted.contains(at)).count() as f64;
     }
     Some(tokens / span.as_secs_f64())
 }

@@ -21,6 +21,12 @@ fn percentile(sorted: &[Duration], share: f64) -> Option<f64> {
     sorted.get(rank.saturating_sub(1)).copied().map(milliseconds)
 }
 
+/// The middle one, of an even number the larger of the two; `None` where there are none.
+pub fn median(mut times: Vec<Duration>) -> Option<Duration> {
+    let middle = times.len() / 2;
+    (!times.is_empty()).then(|| *times.select_nth_unstable(middle).1)
+}
+
 /// Milliseconds to three decimals.
 pub fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
