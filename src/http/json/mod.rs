@@ -6,7 +6,7 @@
 
 mod outline;
 
-use serde::de::{DeserializeOwned, Deserializer};
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 use serde_ignored::Path;
 
 use super::ApiError;
@@ -46,7 +46,50 @@ pub fn parse<T: DeserializeOwned>(
             ));
         }
     }
-    typed(body, unsupported)
+    typed(body, unsupported).map_err(|refused| match refused {
+        Refused::Error(error) => error,
+        Refused::NotAName { field, error } => {
+            let known = known_names::<T>(body, &error, unsupported);
+            let message = known.map_or_else(
+                || format!("Invalid value for '{field}': expected a string, one of its known names"),
+                |known| known.message().to_owned(),
+            );
+            ApiError::invalid_type(Some(field), message)
+        }
+    })
+}
+
+/// Why a typed request could not be read.
+enum Refused {
+    Error(ApiError),
+    /// The field has one of some names and was given something that is no text.
+    NotAName {
+        field: String,
+        error: serde_json::Error,
+    },
+}
+
+/// What would be said if the value at the error's place were a text that is no known name: the names are known to
+/// `T`'s reader alone, which tells them only of a text.
+fn known_names<T: DeserializeOwned>(
+    body: &[u8],
+    error: &serde_json::Error,
+    unsupported: &'static [Unsupported],
+) -> Option<ApiError> {
+    let lines = body.split_inclusive(|&byte| byte == b'\n');
+    let before: usize = lines.take(error.line().checked_sub(1)?).map(<[u8]>::len).sum();
+    // Columns count from 1.
+    let start = before + error.column().checked_sub(1)?;
+    let mut values = serde_json::Deserializer::from_slice(body.get(start..)?).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    let end = start + values.byte_offset();
+    let value = String::from_utf8_lossy(&body[start..end.min(start + NAME_LENGTH)]);
+    let text = serde_json::Value::from(value).to_string();
+    let changed = [&body[..start], text.as_bytes(), &body[end..]].concat();
+    match typed::<T>(&changed, unsupported) {
+        Err(Refused::Error(known)) if known.code() == "invalid_value" => Some(known),
+        _ => None,
+    }
 }
 
 fn check_utf8(body: &[u8]) -> Result<(), ApiError> {
@@ -81,7 +124,7 @@ fn outline(
 fn typed<T: DeserializeOwned>(
     body: &[u8],
     unsupported: &'static [Unsupported],
-) -> Result<Parsed<T>, ApiError> {
+) -> Result<Parsed<T>, Refused> {
     let mut ignored = Vec::new();
     let mut more = false;
     let mut track = serde_path_to_error::Track::new();
@@ -101,13 +144,9 @@ fn typed<T: DeserializeOwned>(
     }
     match value {
         Ok(value) => Ok(Parsed { value, ignored }),
-        Err(error) if error.is_data() => Err(type_error(&error, &track.path().to_string())),
-        Err(error) if wants_name(&error) => {
-            let field = track.path().to_string();
-            let message = format!("Invalid value for '{field}': expected a string, one of its known names");
-            Err(ApiError::invalid_type(Some(field), message))
-        }
-        Err(error) => Err(syntax_error(&error)),
+        Err(error) if error.is_data() => Err(Refused::Error(type_error(&error, &track.path().to_string()))),
+        Err(error) if wants_name(&error) => Err(Refused::NotAName { field: track.path().to_string(), error }),
+        Err(error) => Err(Refused::Error(syntax_error(&error))),
     }
 }
 

@@ -52,15 +52,32 @@ fn wrong_types_name_the_field() {
         (r#"{"model": "m", "limit": 99999999999999999999}"#, "limit", "expected an integer"),
         (r#"{"model": "m", "ratio": []}"#, "ratio", "expected a number"),
         (r#"{"model": "m", "items": {}}"#, "items", "expected an array"),
-        (r#"{"model": "m", "size": 5}"#, "size", "expected a string"),
-        (r#"{"model": "m", "size": [true]}"#, "size", "expected a string"),
-        (r#"{"model": "m", "size": true}"#, "size", "expected a string"),
+        (r#"{"model": "m", "size": 5}"#, "size", "expected `low` or `high`"),
         (r#"{"model": "m", "items": [{}, 3]}"#, "items[1]", "expected an object"),
         (r#"{"model": "m", "items": [{"name": "n"}, {"name": false}]}"#, "items[1].name", "a string"),
     ] {
         let (code, got, message) = refused(body);
         assert_eq!((code, got.as_deref()), ("invalid_type", Some(param)), "{body}");
         assert!(message.contains(words) && message.contains(param), "{message}");
+    }
+}
+
+#[test]
+fn names_that_a_field_knows_are_told_of_other_types_too() {
+    for value in ["5", "-1.5e3", "true", "null5", "[true]", "[\"low\"]", "[[], {}]"] {
+        for body in [
+            format!(r#"{{"model": "m", "size": {value}}}"#),
+            format!("{{\"size\":{value},\"model\":\"m\"}}"),
+            format!("{{\n\t\"model\": \"ü\",\n\t\"size\":\n {value} \n}}"),
+        ] {
+            let (code, param, message) = refused(&body);
+            if value == "null5" {
+                assert_eq!(code, "invalid_json", "{body}");
+                continue;
+            }
+            assert_eq!((code, param.as_deref()), ("invalid_type", Some("size")), "{body}: {message}");
+            assert!(message.contains("`low` or `high`"), "{body}: {message}");
+        }
     }
 }
 
