@@ -166,15 +166,17 @@ def test_temperature_zero_is_deterministic(server, client):
 
 
 def test_seed(client):
-    def draw(seed, **fields):
-        return greedy(client, seed=seed, logit_bias=ENDLESS, **fields).message.content
+    words = [i for i, piece in enumerate(VOCABULARY.pieces) if piece.isalpha() and len(piece) > 2][:24]
+    few = {"temperature": 2, "max_tokens": 20, "frequency_penalty": 2, "logit_bias": {str(i): 100 for i in words}}
 
-    # The last bits of the logits can move one draw over a boundary, so not all of the same must be equal: where the
-    # cells of a sequence lie in another order, so do the sums. Some are, and no two would be without a seed. A given
-    # model runs with `engine.reproducible`.
-    same = [draw(1, temperature=2, max_tokens=24) for _ in range(9)]
-    assert max(same.count(text) for text in same) >= (2 if IS_BUNDLED else 9), same
-    assert len({draw(seed, temperature=2, max_tokens=24) for seed in range(6)}) >= 4
+    def draw(seed):
+        return greedy(client, seed=seed, **few).message.content
+
+    # The last bits of the logits can move a draw over a boundary, which among few words at a high temperature is rare:
+    # where the cells of a sequence lie in another order, so do the sums. A given model runs with `engine.reproducible`.
+    same = [draw(1) for _ in range(9)]
+    assert max(same.count(text) for text in same) >= (3 if IS_BUNDLED else 9), same
+    assert len({draw(seed) for seed in range(6)}) == 6
 
 
 def test_narrow_samplers_are_greedy(client, server):
