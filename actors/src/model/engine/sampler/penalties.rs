@@ -29,11 +29,6 @@ impl TokenCounts {
     pub fn count(&self, token: Token) -> u32 {
         self.counts.get(&token).copied().unwrap_or(0)
     }
-
-    /// Whether nothing was recorded yet.
-    pub fn is_empty(&self) -> bool {
-        self.counts.is_empty()
-    }
 }
 
 impl FromIterator<Token> for TokenCounts {
