@@ -4,6 +4,7 @@
 //! `guided_grammar` and `structured_outputs` as vLLM's users know them; `grammar` and `json_schema` as llama-server's do.
 
 mod gbnf;
+mod nesting;
 mod wishes;
 
 use jan_actors::model::{Constraint, GenerationError};
@@ -136,9 +137,7 @@ impl Structured {
         if text.len() > MOST_BYTES {
             return Err(wrong(format!("it has {} bytes, and {MOST_BYTES} are allowed", text.len())));
         }
-        check_properties(&schema).map_err(wrong)?;
-        let options = jsonschema::options().should_validate_formats(true);
-        let validator = options.build(&schema).map_err(|error| wrong(error.to_string()))?;
+        let validator = validator(&schema).map_err(wrong)?;
         Ok(Self { field, constraint: Constraint::JsonSchema(text), validator: Some(validator) })
     }
 
@@ -153,11 +152,24 @@ impl Structured {
     }
 }
 
+/// Compiles what checks finished texts against a schema, within the bounds on schemas.
+///
+/// # Errors
+/// What is wrong with the schema, or too much.
+pub fn validator(schema: &Value) -> Result<Validator, String> {
+    check_properties(schema)?;
+    nesting::check(schema)?;
+    nesting::on_large_stack(|| {
+        let options = jsonschema::options().should_validate_formats(true);
+        options.build(schema).map_err(|error| error.to_string())
+    })?
+}
+
 /// Whether a schema's properties are not too many to be enforced.
 ///
 /// # Errors
 /// What is too much.
-pub fn check_properties(schema: &Value) -> Result<(), String> {
+fn check_properties(schema: &Value) -> Result<(), String> {
     let mut left = vec![schema];
     let (mut total, mut patterns, mut pattern_bytes) = (0, 0, 0);
     while let Some(value) = left.pop() {
@@ -258,7 +270,9 @@ impl OutputCheck {
 /// What is wrong.
 pub fn satisfies(text: &str, validator: &Validator) -> Result<(), String> {
     match serde_json::from_str::<Value>(text) {
-        Ok(value) => validator.validate(&value).map_err(|error| error.to_string()),
+        Ok(value) => {
+            nesting::on_large_stack(|| validator.validate(&value).map_err(|error| error.to_string()))?
+        }
         Err(_) if serde_json::from_str::<IgnoredAny>(text).is_ok() => Ok(()),
         Err(error) => Err(error.to_string()),
     }

@@ -283,9 +283,7 @@ fn validator(schema: &Value, place: &str) -> Result<Validator, ApiError> {
     let wrong = |error: String| {
         ApiError::invalid_value(place, format!("Invalid '{place}': it is no usable JSON Schema: {error}"))
     };
-    structured::check_properties(schema).map_err(wrong)?;
-    let options = jsonschema::options().should_validate_formats(true);
-    options.build(schema).map_err(|error| wrong(error.to_string()))
+    structured::validator(schema).map_err(wrong)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -75,7 +75,13 @@ SCHEMAS = {
     "keys twice": (b'{"type": "object", "type": "object", "properties": {"a": {}, "a": {"type": "null"}}}', None),
 }  # fmt: skip
 SCHEMAS |= {
-    "4,000 references": (definitions(4000, lambda to: to), None),
+    "4,000 references": (definitions(4000, lambda to: to), 400),
+    "1,000 references": (definitions(1000, lambda to: to), None),
+    "a circle of 4,000 references": (dumps(json.loads(definitions(4000, lambda to: to).replace(b'"type": "null"', b'"$ref": "#/$defs/d0"'))), 400),
+    "properties left over behind 500 references": (
+        definitions(500, lambda to: {"unevaluatedProperties": False, "allOf": [to]}), 400),
+    "items left over behind 2,000 references": (
+        definitions(2000, lambda to: {"unevaluatedItems": False, "allOf": [to]}), 400),
     "3,000 arrays in each other": (definitions(3000, lambda to: {"type": "array", "items": to, "minItems": 1}), None),
     "4,000 patterns of properties": (
         dumps({"type": "object", "patternProperties": {f"^p{n}$": {"type": "null"} for n in range(4000)}}), None),
@@ -202,6 +208,11 @@ def llama_rules(count, rule):
 
 
 LLAMA_GRAMMARS = {
+    "10,800 times perhaps": ('root ::= "a"' + "?" * 10_800, 400),
+    "10,800 times any number": ('root ::= "a"' + " *\n" * 5_000, 400),
+    "5,000 times once": ('root ::= "a"' + "{1}" * 5_000, 400),
+    "brackets with many suffixes each": ("root ::= " + "(" * 45 + '"a"' + (")" + "?" * 100) * 45, 400),
+    "a chain of 998 rules": (llama_rules(997, "NEXT"), None),
     "8,000 brackets": ("root ::= " + "(" * 8_000 + '"x"' + ")" * 8_000, 400),
     "itself": ("root ::= root", 400),
     "two that are each other": ("root ::= b\nb ::= root", 400),

@@ -14,6 +14,9 @@ use serde_json::Value;
 const MOST_RULES: usize = 1000;
 /// Most parentheses in each other.
 const DEPTH: usize = 50;
+/// Most suffixes of a whole grammar that follow another suffix, as in `"a"??`: each nests like a parenthesis, and what
+/// walks over a grammar is recursive.
+const MAX_STACKED_SUFFIXES: usize = 50;
 /// Most that a repetition can be told to repeat, as in llama.cpp.
 const MOST_REPEATS: u32 = 2000;
 /// Longest expression that a grammar is written as; a longer one stays a grammar.
@@ -60,11 +63,13 @@ struct Parser<'a> {
     /// Every name that was seen, and the number of its rule.
     names: HashMap<&'a str, usize>,
     rules: Vec<Option<Node>>,
+    /// Suffixes so far that follow another suffix.
+    stacked: usize,
 }
 
 impl Grammar {
     fn parse(text: &str) -> Result<Self, String> {
-        let mut parser = Parser { text, at: 0, names: HashMap::new(), rules: Vec::new() };
+        let mut parser = Parser { text, at: 0, names: HashMap::new(), rules: Vec::new(), stacked: 0 };
         parser.space();
         while parser.at < text.len() {
             let name = parser.name().ok_or_else(|| parser.wrong("expected the name of a rule"))?;
@@ -93,27 +98,31 @@ impl Grammar {
         done[self.root].take()
     }
 
-    /// Writes the rule's expression, and before it those that it needs.
+    /// Writes the rule's expression, and before it those that it needs. A chain of rules can be long, so the rules
+    /// under way are kept in a list rather than on the stack.
     fn settle(&self, rule: usize, done: &mut [Option<String>], open: &mut [bool]) -> Option<()> {
-        if done[rule].is_some() {
-            return Some(());
-        }
-        if std::mem::replace(&mut open[rule], true) {
-            return None;
-        }
-        let mut left = vec![&self.rules[rule]];
-        while let Some(node) = left.pop() {
-            match node {
-                Node::Rule(inner) => self.settle(*inner, done, open)?,
-                Node::Sequence(nodes) | Node::OneOf(nodes) => left.extend(nodes),
-                Node::Repeat(node, ..) => left.push(node),
-                Node::Text(_) | Node::Class(_) => {}
+        let mut path = vec![rule];
+        while let Some(&rule) = path.last() {
+            if done[rule].is_some() {
+                path.pop();
+                continue;
+            }
+            let missing: Vec<usize> =
+                self.rules[rule].named().into_iter().filter(|&rule| done[rule].is_none()).collect();
+            if missing.is_empty() {
+                let mut expression = String::new();
+                self.rules[rule].expression(done, &mut expression);
+                done[rule] = Some(expression).filter(|expression| expression.len() <= MOST_EXPRESSION);
+                done[rule].as_ref()?;
+                path.pop();
+            } else if std::mem::replace(&mut open[rule], true) {
+                // It was here before and its rules are not done: one of them leads back.
+                return None;
+            } else {
+                path.extend(missing);
             }
         }
-        let mut expression = String::new();
-        self.rules[rule].expression(done, &mut expression);
-        done[rule] = Some(expression).filter(|expression| expression.len() <= MOST_EXPRESSION);
-        done[rule].is_some().then_some(())
+        Some(())
     }
 
     fn lark(&self) -> String {
@@ -128,6 +137,22 @@ impl Grammar {
 }
 
 impl Node {
+    /// The rules that it names.
+    fn named(&self) -> Vec<usize> {
+        let (mut named, mut left) = (Vec::new(), vec![self]);
+        while let Some(node) = left.pop() {
+            match node {
+                Self::Rule(rule) => named.push(*rule),
+                Self::Sequence(nodes) | Self::OneOf(nodes) => left.extend(nodes),
+                Self::Repeat(node, ..) => left.push(node),
+                Self::Text(_) | Self::Class(_) => {}
+            }
+        }
+        named.sort_unstable();
+        named.dedup();
+        named
+    }
+
     fn expression(&self, rules: &[Option<String>], out: &mut String) {
         // Whatever a name stands for can be long, and be named often.
         if out.len() > MOST_EXPRESSION {
@@ -260,7 +285,8 @@ impl<'a> Parser<'a> {
 
     /// Whether a rule begins here: then the one before it is over.
     fn at_rule(&self) -> bool {
-        let mut ahead = Parser { text: self.text, at: self.at, names: HashMap::new(), rules: Vec::new() };
+        let mut ahead =
+            Parser { text: self.text, at: self.at, names: HashMap::new(), rules: Vec::new(), stacked: 0 };
         if ahead.name().is_none() {
             return false;
         }
@@ -349,6 +375,15 @@ impl<'a> Parser<'a> {
                 _ => return Ok(node),
             };
             self.at += 1;
+            if matches!(node, Node::Repeat(..)) {
+                self.stacked += 1;
+                if self.stacked > MAX_STACKED_SUFFIXES {
+                    let message = format!(
+                        "more than {MAX_STACKED_SUFFIXES} repetitions of repetitions; write one suffix each"
+                    );
+                    return Err(self.wrong(&message));
+                }
+            }
             node = Node::Repeat(Box::new(node), least, most);
         }
     }

@@ -76,6 +76,20 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
+fn every_nesting_is_bounded() {
+    for suffix in ["?", "*", "+", "{1}", "{0,2}", " ?\n#c\n"] {
+        let stacked = format!("root ::= \"a\"{}", suffix.repeat(10_800));
+        assert!(constraint(&stacked).unwrap_err().contains("repetitions of repetitions"), "{suffix}");
+        let few = format!("root ::= (\"a\"{0})??", suffix.repeat(3));
+        assert!(constraint(&few).is_ok(), "{suffix}");
+    }
+    let spread = format!("root ::= {}\"a\"{}", "(".repeat(40), format!("){}", "?".repeat(40)).repeat(40));
+    assert!(constraint(&spread).unwrap_err().contains("repetitions of repetitions"));
+    let chain: String = (0..998).map(|n| format!("r{n} ::= r{}\n", n + 1)).collect();
+    assert!(constraint(&format!("root ::= r0\n{chain}r998 ::= \"a\"")).is_ok());
+}
+
+#[test]
 fn an_expression_that_grows_too_long_stays_a_grammar() {
     let doubling: String = (0..40).map(|n| format!("r{n} ::= r{} r{}\n", n + 1, n + 1)).collect();
     let grammar = format!("root ::= r0\n{doubling}r40 ::= \"a\"");
