@@ -45,8 +45,9 @@ pub fn with_layout(schema: &Value) -> Value {
 /// Compiles constraints for one model.
 pub struct Grammars {
     factory: ParserFactory,
-    /// The most recently used last.
-    compiled: Vec<(Constraint, Matcher)>,
+    /// The most recently used last. A refusal is kept as well: it can have taken as long as any success, and the answers
+    /// of one request ask for the same.
+    compiled: Vec<(Constraint, Result<Matcher, String>)>,
 }
 
 impl fmt::Debug for Grammars {
@@ -84,14 +85,17 @@ impl Grammars {
         let known = self.compiled.iter().position(|(compiled, _)| compiled == constraint);
         let entry = match known {
             Some(index) => self.compiled.remove(index),
-            None => (constraint.clone(), self.compile(constraint)?),
+            None => (constraint.clone(), self.compile(constraint)),
         };
-        let guide = Guide { matcher: entry.1.deep_clone() };
+        let guide = match &entry.1 {
+            Ok(matcher) => Ok(Guide { matcher: matcher.deep_clone() }),
+            Err(refusal) => Err(refusal.clone()),
+        };
         if self.compiled.len() == KEPT {
-            self.compiled.remove(0);
+            drop(self.compiled.remove(0));
         }
         self.compiled.push(entry);
-        Ok(guide)
+        guide
     }
 
     fn compile(&self, constraint: &Constraint) -> Result<Matcher, String> {

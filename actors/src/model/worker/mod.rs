@@ -3,6 +3,7 @@
 //! [`serve`] is the worker's side and runs in its own process, since llama.cpp's aborts cannot be supervised
 //! from inside one; [`link`] is the server's side: it starts the process, shakes hands and passes messages.
 
+mod backlog;
 pub mod bundled;
 pub mod link;
 pub mod protocol;

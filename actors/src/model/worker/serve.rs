@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::backlog::Backlog;
 use super::bundled;
 use super::protocol::{
     Accepted, FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, ToWorker,
@@ -226,7 +227,7 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
     });
 }
 
-/// Renders and tokenizes in order of arrival, so that a cancel never overtakes its submit.
+/// Renders and tokenizes, caller by caller in turn; a cancel never overtakes its submit ([`Backlog`]).
 fn prepare_loop(
     model: &Arc<Model>,
     preparer: &Preparer,
@@ -234,9 +235,16 @@ fn prepare_loop(
     to_engine: &std_mpsc::Sender<Command>,
     outgoing: &Outgoing,
 ) {
-    for message in from_server {
-        let command = match message.message {
-            Some(to_worker::Message::Submit(submit)) => {
+    let mut backlog = Backlog::default();
+    loop {
+        if backlog.is_empty() {
+            let Ok(message) = from_server.recv() else { return };
+            backlog.push(message);
+        }
+        from_server.try_iter().for_each(|message| backlog.push(message));
+        let Some(message) = backlog.pop() else { continue };
+        let command = match message {
+            to_worker::Message::Submit(submit) => {
                 let id = submit.id;
                 let prepared = submit.into_draft().and_then(|draft| preparer.prepare(model, draft));
                 match prepared {
@@ -250,7 +258,7 @@ fn prepare_loop(
                     }
                 }
             }
-            Some(to_worker::Message::Embed(embed)) => {
+            to_worker::Message::Embed(embed) => {
                 let id = embed.id;
                 match embed.into_draft().and_then(|draft| preparer.embed(model, draft)) {
                     Ok(job) => {
@@ -263,14 +271,14 @@ fn prepare_loop(
                     }
                 }
             }
-            Some(to_worker::Message::Cancel(cancel)) => Command::Cancel(cancel.id),
-            Some(to_worker::Message::Inspect(inspect)) => {
+            to_worker::Message::Cancel(cancel) => Command::Cancel(cancel.id),
+            to_worker::Message::Inspect(inspect) => {
                 let id = inspect.id;
                 let result = inspect.into_question().and_then(|question| preparer.inspect(model, question));
                 let _ = outgoing.blocking_send(Ok(inspected_message(id, result)));
                 continue;
             }
-            Some(to_worker::Message::Hello(_)) | None => continue,
+            to_worker::Message::Hello(_) => continue,
         };
         if to_engine.send(command).is_err() {
             return;

@@ -276,3 +276,14 @@ fn a_call_or_an_answer() {
             && !accepts("{\"b")
     );
 }
+
+#[test]
+fn a_refusal_is_remembered() {
+    let mut grammars = grammars();
+    let refused = Constraint::Lark("start: start".to_owned());
+    let first = grammars.guide(&refused).unwrap_err();
+    let (kept, outcome) = grammars.compiled.last().unwrap();
+    assert_eq!((kept, outcome.as_ref().err()), (&refused, Some(&first)));
+    assert_eq!(grammars.guide(&refused).unwrap_err(), first);
+    assert_eq!(grammars.compiled.len(), 1);
+}
