@@ -66,10 +66,10 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         AnonymousPolicy::Deny => false,
     };
     let proxies = TrustedProxies::parse(&config.http.trusted_proxies).map_err(anyhow::Error::msg)?;
-    let gate = Gate::new(state.identity.clone(), state.limiter.clone(), proxies, anonymous);
+    let gate = Gate::new(state.identity.clone(), state.limiter.clone(), proxies.clone(), anonymous);
     announce(address, &system, anonymous).await;
     let lifecycle = state.lifecycle.clone();
-    let server = Server::start(listener, api::routes(state), Some(gate), lifecycle, config.http);
+    let server = Server::start(listener, api::routes(state), Some(gate), proxies, lifecycle, config.http);
 
     let first = signals.recv().await;
     tracing::info!(signal = first.name(), "stopping: no new connections, running requests may finish");

@@ -21,7 +21,9 @@ impl TrustedProxies {
         texts.iter().map(|text| parse_network(text.as_ref())).collect::<Result<_, _>>().map(Self)
     }
 
-    fn contains(&self, ip: IpAddr) -> bool {
+    /// Whether this address is a proxy's. Give it in its canonical form.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&ip))
     }
 

@@ -24,6 +24,8 @@ pub struct HttpConfig {
     pub write_timeout_ms: u64,
     /// Most connections at a time; one more gets 503.
     pub max_connections: usize,
+    /// Most connections at a time of one IPv4 address or IPv6 /64; one more gets 503. Trusted proxies are exempt.
+    pub max_connections_per_address: usize,
     /// Origins whose pages may call the API from a browser; `*` is any.
     pub cors_allowed_origins: Vec<String>,
     /// Proxies whose `X-Forwarded-For` counts: addresses and networks.
@@ -42,6 +44,7 @@ impl Default for HttpConfig {
             idle_timeout_ms: 120_000,
             write_timeout_ms: 60_000,
             max_connections: 10_000,
+            max_connections_per_address: 512,
             cors_allowed_origins: vec!["*".to_owned()],
             trusted_proxies: Vec::new(),
         }

@@ -34,7 +34,7 @@ pub static KEYS: &[Key] = &[
     key(
         "http.header_timeout_ms",
         integer(10, HOUR_MS, MILLISECONDS),
-        "Longest time from a request's first byte to the end of its headers; then the connection is closed.",
+        "Longest time from a request's first byte to the end of its headers, or of HTTP/2's connection preface; then the connection is closed.",
     ),
     key(
         "http.body_timeout_ms",
@@ -61,6 +61,11 @@ pub static KEYS: &[Key] = &[
         "http.max_connections",
         integer(1, 1_000_000, "connections"),
         "Most connections at a time; one more gets 503. The limit of open files is raised as far as the system lets it.",
+    ),
+    key(
+        "http.max_connections_per_address",
+        integer(1, 1_000_000, "connections"),
+        "Most connections at a time of one IPv4 address or IPv6 /64; one more gets 503. Those of `trusted_proxies` are not counted.",
     ),
     key(
         "http.cors_allowed_origins",

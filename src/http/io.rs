@@ -2,7 +2,8 @@
 //!
 //! hyper's own header timeout runs on idle keep-alive connections too, and hyper-util's protocol detection
 //! has none at all, so reading is timed here: a short limit from a request's first byte to the end of its
-//! head, a long one between requests. Writing is timed as well: a client that stops taking bytes would hold
+//! head, a long one between requests. HTTP/2's connection preface counts as a head, and only the whole of it
+//! makes a connection HTTP/2. Writing is timed as well: a client that stops taking bytes would hold
 //! its sequence for ever.
 
 use std::io;
@@ -14,6 +15,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+
+/// The bytes that an HTTP/2 connection begins with, RFC 9113 section 3.4. Only all of them choose HTTP/2.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a peer may stall.
 #[derive(Clone, Copy, Debug)]
@@ -39,22 +43,47 @@ struct Phase {
     idle_since: Instant,
     /// When the first byte after that arrived.
     head_since: Option<Instant>,
-    http2: Option<bool>,
+    protocol: Protocol,
+}
+
+/// What a connection has begun with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Protocol {
+    /// So many bytes, all of them the beginning of [`HTTP2_PREFACE`].
+    Undecided(usize),
+    Http1,
+    Http2,
+}
+
+impl Protocol {
+    /// What it is after `bytes` more.
+    fn after(self, bytes: &[u8]) -> Self {
+        let Self::Undecided(seen) = self else { return self };
+        let missing = &HTTP2_PREFACE[seen..];
+        if bytes.starts_with(missing) {
+            Self::Http2
+        } else if missing.starts_with(bytes) {
+            Self::Undecided(seen + bytes.len())
+        } else {
+            Self::Http1
+        }
+    }
 }
 
 impl Phase {
     fn new(now: Instant) -> Self {
-        Self { requests: 0, idle_since: now, head_since: None, http2: None }
+        Self { requests: 0, idle_since: now, head_since: None, protocol: Protocol::Undecided(0) }
     }
 
     fn on_bytes(&mut self, now: Instant, bytes: &[u8]) {
-        // An HTTP/2 connection begins with "PRI * HTTP/2.0"; no HTTP/1 method begins so.
-        let http2 = *self.http2.get_or_insert_with(|| bytes.starts_with(b"PRI "));
-        // Frames come on idle HTTP/2 connections too, so their first byte says nothing.
-        if self.requests == 0 && !http2 {
-            self.head_since.get_or_insert(now);
-        } else if http2 {
+        self.protocol = self.protocol.after(bytes);
+        if self.protocol == Protocol::Http2 {
+            // Frames come on idle HTTP/2 connections too, so their first byte says nothing.
+            self.head_since = None;
             self.idle_since = now;
+        } else if self.requests == 0 {
+            // An unfinished preface is an unfinished head: its time is limited alike.
+            self.head_since.get_or_insert(now);
         }
     }
 
@@ -263,7 +292,7 @@ mod tests {
     fn http2_frames_without_a_request_only_count_as_signs_of_life() {
         let start = Instant::now();
         let mut phase = Phase::new(start);
-        phase.on_bytes(start, b"PRI * HTTP/2.0");
+        phase.on_bytes(start, HTTP2_PREFACE);
         phase.on_bytes(at(start, 30), b"ping");
         assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 130)));
         phase.on_request();
@@ -272,5 +301,43 @@ mod tests {
         assert_eq!(phase.deadline(&PATIENCE), None);
         phase.on_response_end(at(start, 50));
         assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 150)));
+    }
+
+    #[test]
+    fn only_the_whole_preface_ends_the_time_for_the_head() {
+        for cut in 1..HTTP2_PREFACE.len() {
+            let start = Instant::now();
+            let mut phase = Phase::new(start);
+            phase.on_bytes(start, &HTTP2_PREFACE[..cut]);
+            assert_eq!(phase.protocol, Protocol::Undecided(cut));
+            assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 10)), "after {cut} bytes");
+            let mut other = Phase { protocol: phase.protocol, ..Phase::new(start) };
+            other.on_bytes(start, b"?");
+            assert_eq!((other.protocol, other.deadline(&PATIENCE)), (Protocol::Http1, Some(at(start, 10))));
+            phase.on_bytes(at(start, 9), &HTTP2_PREFACE[cut..]);
+            assert_eq!(phase.protocol, Protocol::Http2);
+            assert_eq!(phase.deadline(&PATIENCE), Some(at(start, 109)));
+        }
+    }
+
+    proptest::proptest! {
+        /// However a beginning is cut into reads, it is HTTP/2 exactly if it begins with the whole preface.
+        #[test]
+        fn reads_do_not_change_the_protocol(
+            kept in 0..=HTTP2_PREFACE.len(),
+            rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..8),
+            size in 1..30_usize,
+        ) {
+            let sent = [&HTTP2_PREFACE[..kept], &rest].concat();
+            let protocol = sent.chunks(size).fold(Protocol::Undecided(0), Protocol::after);
+            let expected = if sent.starts_with(HTTP2_PREFACE) {
+                Protocol::Http2
+            } else if HTTP2_PREFACE.starts_with(&sent) {
+                Protocol::Undecided(sent.len())
+            } else {
+                Protocol::Http1
+            };
+            proptest::prop_assert_eq!(protocol, expected);
+        }
     }
 }

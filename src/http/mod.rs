@@ -1,6 +1,7 @@
 //! HTTP: connections and their limits, what every request gets (an id, a log line, CORS, panics as 500s),
 //! errors in OpenAI's shape, request bodies and server-sent events.
 
+mod addresses;
 pub mod body;
 mod connection;
 mod cors;

@@ -10,18 +10,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warp::filters::BoxedFilter;
 
+use super::addresses::Addresses;
 use super::connection::Connections;
 use super::cors::Cors;
 use super::edge::Edge;
 use super::io::Patience;
 use super::{ApiError, Lifecycle, Response};
-use crate::auth::Gate;
+use crate::auth::{Gate, TrustedProxies};
 use crate::config::HttpConfig;
 
 /// Connections that the system may hold for us while we are busy; it caps this at its own limit.
 const BACKLOG: u32 = 4096;
 /// What cut-off requests get to send their last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long a connection that there is no room for may take its answer.
+const REFUSAL: Duration = Duration::from_secs(1);
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -99,11 +103,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `routes` on `listener` until [`Self::drain`], to whom `gate` lets pass.
+    /// Serves `routes` on `listener` until [`Self::drain`], to whom `gate` lets pass. `proxies` may have any
+    /// number of connections.
     pub fn start(
         listener: Listener,
         routes: BoxedFilter<(Response,)>,
         gate: Option<Gate>,
+        proxies: TrustedProxies,
         lifecycle: Lifecycle,
         config: HttpConfig,
     ) -> Self {
@@ -123,6 +129,7 @@ impl Server {
             lifecycle: lifecycle.clone(),
             tasks: tasks.clone(),
             limit: config.max_connections,
+            addresses: Addresses::new(config.max_connections_per_address, proxies),
         };
         tasks.spawn(accepting.run());
         Self { lifecycle, abandoned, tasks, drain_timeout: config.drain_timeout() }
@@ -151,6 +158,7 @@ struct Accepting {
     lifecycle: Lifecycle,
     tasks: TaskTracker,
     limit: usize,
+    addresses: Addresses,
 }
 
 impl Accepting {
@@ -161,19 +169,7 @@ impl Accepting {
                 () = self.lifecycle.draining.cancelled() => return,
             };
             match accepted {
-                Ok((stream, peer)) => match self.lifecycle.admit(self.limit) {
-                    Some(permit) => {
-                        let serving = Arc::clone(&self.connections).serve(stream, peer);
-                        self.tasks.spawn(async move {
-                            serving.await;
-                            drop(permit);
-                        });
-                    }
-                    None => {
-                        tracing::warn!(limit = self.limit, "too many connections");
-                        self.tasks.spawn(tokio::time::timeout(Duration::from_secs(1), refuse(stream)));
-                    }
-                },
+                Ok((stream, peer)) => self.serve_or_refuse(stream, peer),
                 // The peer left the queue before its turn.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -184,12 +180,36 @@ impl Accepting {
             }
         }
     }
+
+    fn serve_or_refuse(&self, stream: TcpStream, peer: SocketAddr) {
+        let Some(of_address) = self.addresses.admit(peer.ip()) else {
+            let limit = self.addresses.limit();
+            // Not louder: one client could fill the log with it.
+            tracing::debug!(limit, peer = %peer.ip(), "too many connections from one address");
+            let message = format!(
+                "Your address has {limit} connections open, which is as many as \
+                 `http.max_connections_per_address` allows. Close one, or use one for several requests."
+            );
+            self.tasks.spawn(tokio::time::timeout(REFUSAL, refuse(stream, message)));
+            return;
+        };
+        let Some(permit) = self.lifecycle.admit(self.limit) else {
+            tracing::warn!(limit = self.limit, "too many connections");
+            let message = "The server has no connection left.".to_owned();
+            self.tasks.spawn(tokio::time::timeout(REFUSAL, refuse(stream, message)));
+            return;
+        };
+        let serving = Arc::clone(&self.connections).serve(stream, peer);
+        self.tasks.spawn(async move {
+            serving.await;
+            drop((permit, of_address));
+        });
+    }
 }
 
-/// Answers without reading: there is no room for this connection.
-async fn refuse(mut stream: TcpStream) {
-    let error =
-        ApiError::unavailable("too_many_connections", "The server has no connection left.", Duration::ZERO);
+/// Answers without reading: there is no room for this connection, as `message` says.
+async fn refuse(mut stream: TcpStream, message: String) {
+    let error = ApiError::unavailable("too_many_connections", message, Duration::ZERO);
     let body = error.to_json(None);
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use warp::{Filter, Reply};
 
 use super::*;
+use crate::auth::TrustedProxies;
 use crate::config::HttpConfig;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -49,7 +50,7 @@ async fn start(edit: impl FnOnce(&mut HttpConfig)) -> TestServer {
     let listener = Listener::bind(&config.listen).await.unwrap();
     let address = listener.address();
     let routes = test_routes(&config, &lifecycle, drops);
-    let server = Server::start(listener, routes, None, lifecycle.clone(), config);
+    let server = Server::start(listener, routes, None, TrustedProxies::default(), lifecycle.clone(), config);
     TestServer { server, address, lifecycle, dropped }
 }
 

@@ -108,7 +108,8 @@ async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
     };
     let gate = checked.then(|| gate(system));
     let lifecycle = state.lifecycle.clone();
-    (address, Server::start(listener, api::routes(state), gate, lifecycle, http))
+    let proxies = TrustedProxies::default();
+    (address, Server::start(listener, api::routes(state), gate, proxies, lifecycle, http))
 }
 
 fn gate(system: &System) -> Gate {

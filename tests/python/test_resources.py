@@ -32,7 +32,7 @@ def test_server_process_is_small(make_server):
 
 
 def test_idle_connections_cost_little(make_server):
-    own = make_server()
+    own = make_server(config="[http]\nmax_connections_per_address = 2000\n")
 
     def connect(count):
         connections = []
