@@ -17,6 +17,7 @@ use crate::model::actor::{ModelActor, ModelActorArguments};
 use crate::model::catalog::Catalog;
 use crate::model::worker::link::LinkConfig;
 use crate::responses::Responses;
+use crate::store::files::create_private_folder;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::usage::UsageLedger;
@@ -67,7 +68,8 @@ impl System {
     /// See [`StartError`].
     pub async fn start(config: ActorsConfig) -> Result<Self, StartError> {
         let folder = &config.storage.path;
-        std::fs::create_dir_all(folder)
+        // One that is there already may be somebody else's, too: its mode is left alone.
+        create_private_folder(folder)
             .map_err(|error| StartError::Storage { path: folder.display().to_string(), error })?;
         let catalog = Arc::new(Catalog::new(&config)?);
         let models = Models::new(Arc::clone(&catalog));

@@ -1,7 +1,7 @@
 //! `/admin`: users, for administrators.
 
 use http::StatusCode;
-use jan_actors::identity::{UserId, UserUpdate};
+use jan_actors::identity::{PrincipalKind, UserId, UserUpdate};
 use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
@@ -13,7 +13,7 @@ use super::{AppState, into_response, name_ignored, parse_query, private, read, u
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
-use crate::http::{ApiError, ApiRequest, Response};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// Users of one page, where the caller does not say.
 const PAGE: usize = 20;
@@ -69,7 +69,8 @@ fn credentials(state: &AppState) -> BoxedFilter<(Response,)> {
     sessions
         .and(warp::post())
         .and(with(state))
-        .then(async |id, state| into_response(create_session(id, state).await))
+        .and(warp::ext::get::<RequestContext>())
+        .then(async |id, state, context| into_response(create_session(id, state, context).await))
         .or(other_methods_of(sessions, "POST, OPTIONS"))
         .unify()
         .or(keys
@@ -248,6 +249,8 @@ async fn delete(id: String, state: AppState) -> Result<Response, ApiError> {
 }
 
 /// Begin a session for a user, as if they had signed in.
+///
+/// An API key cannot begin one for its own user: the session could do more than the key, and would outlive it.
 #[utoipa::path(
     post,
     path = "/admin/users/{id}/sessions",
@@ -256,12 +259,18 @@ async fn delete(id: String, state: AppState) -> Result<Response, ApiError> {
     params(("id" = String, Path, description = "The user's id, `user_…`")),
     responses(
         (status = 201, description = "The user's tokens", body = Tokens),
-        (status = 403, description = "The user is disabled", body = ErrorResponse),
+        (status = 403, description = "The user is disabled, or it is the user of the API key that asks", body = ErrorResponse),
         (status = 404, description = "There is no such user", body = ErrorResponse),
     )
 )]
-async fn create_session(id: String, state: AppState) -> Result<Response, ApiError> {
+async fn create_session(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let user = parse(&id)?;
+    if matches!(context.caller.principal.kind, PrincipalKind::Key { user: own, .. } if own == user) {
+        return Err(ApiError::forbidden(
+            "insufficient_permissions",
+            "An API key cannot begin a session for its own user. Sign in, or ask another administrator for a session.",
+        ));
+    }
     Ok(signed_in(StatusCode::CREATED, begin_session(&state, user).await?))
 }
 

@@ -253,8 +253,6 @@ fn markdown_page(record: &ConversationRecord, items: &[Item]) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/markdown; charset=utf-8"));
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // It is what people and models wrote: no browser may take it for a page of this server's.
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
 }
 

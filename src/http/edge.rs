@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{CONTENT_LENGTH, ORIGIN};
+use http::header::{CONTENT_LENGTH, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -122,6 +122,8 @@ impl Edge {
         limits::add_headers(&admission.verdict, response.headers_mut());
         let (mut parts, body) = response.into_parts();
         parts.headers.insert("x-request-id", id.to_header());
+        // What callers stored and models said must not be taken for a page or a script.
+        parts.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let error = parts.extensions.remove::<ApiError>();
         let mut body = match &error {
             Some(error) => {

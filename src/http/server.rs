@@ -213,7 +213,7 @@ async fn refuse(mut stream: TcpStream, message: String) {
     let body = error.to_json(None);
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         retry-after: 1\r\nconnection: close\r\n\r\n",
+         retry-after: 1\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
         body.len()
     );
     // The client may be gone already, and there is no one else to tell.

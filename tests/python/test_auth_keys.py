@@ -279,3 +279,16 @@ def test_everything_survives_a_kill(tmp_path):
         assert again.get(PROFILE, key=token).json()["id"] == user
     finally:
         again.close()
+
+
+def test_a_key_cannot_begin_a_session_for_its_own_user(own):
+    """The session could do everything that its user may, and would outlive the key."""
+    admin = own.get(PROFILE, key=own.admin_key).json()["id"]
+    made = own.post(f"{ADMIN}/{admin}/api-keys", {"name": "n", "permissions": ["admin"]}, key=own.admin_key)
+    for key in (made.json()["key"], own.admin_key):
+        answer = own.post(f"{ADMIN}/{admin}/sessions", key=key)
+        is_error(answer, 403, "insufficient_permissions")
+        assert "own user" in answer.error["message"]
+    # For others, and with a session, it goes on as before.
+    other = own.new_user("other.admin@example.com")
+    assert own.post(f"{ADMIN}/{other}/sessions", key=made.json()["key"]).status == 201

@@ -160,3 +160,21 @@ def test_empty_credentials_are_none(server):
     """The API reference's examples send an empty bearer token."""
     for headers in ({"Authorization": "Bearer "}, {"Authorization": "Bearer"}, {"X-API-Key": ""}):
         assert server.post(CHAT, chat_body(), headers).status == 200, headers
+
+
+def test_no_answer_is_sniffed(server):
+    """Answers, errors, pages and streams."""
+    asked = [
+        server.get("/health"),
+        server.get("/nowhere"),
+        server.get("/api/swagger/index.html"),
+        server.get("/api/v1/models", key="sk-jan-wrong"),
+        server.post("/api/v1/models", {}),
+        server.chat(stream=True),
+        server.chat(max_tokens=-1),
+    ]
+    assert [answer.headers.get("x-content-type-options") for answer in asked] == ["nosniff"] * len(asked)
+
+
+def test_a_new_data_folder_is_private(server):
+    assert server.data.stat().st_mode & 0o777 == 0o700
