@@ -5,6 +5,7 @@ use jan_actors::limits::LimitOverrides;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::bounds::{self, MAX_WORDS};
 use crate::http::ApiError;
 
 /// Longest time until a key expires.
@@ -266,6 +267,7 @@ pub fn permissions(names: &[String]) -> Result<Permissions, ApiError> {
         let message = "'permissions' must name at least one of `read`, `write`, `admin`.";
         return Err(ApiError::invalid_value("permissions", message));
     }
+    bounds::entries("permissions", names.len(), MAX_WORDS)?;
     let find = |(index, name): (usize, &String)| {
         Permission::from_name(name).ok_or_else(|| {
             let param = format!("permissions[{index}]");

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::bounds::{self, MAX_CALLS, MAX_NAME, MAX_PARTS};
 use crate::http::ApiError;
 use crate::http::json::{Checked, Given};
 
@@ -180,6 +181,10 @@ pub fn message_object((index, message): (usize, Message)) -> Result<Value, ApiEr
             return Err(ApiError::unsupported(param, message));
         }
     }
+    for (field, name) in [("name", &message.name), ("tool_call_id", &message.tool_call_id)] {
+        bounds::text(&at(field), name.as_deref(), MAX_NAME)?;
+    }
+    bounds::entries(&at("tool_calls"), message.tool_calls.as_ref().map_or(0, Vec::len), MAX_CALLS)?;
     let tool_calls = message.tool_calls.filter(|calls| !calls.is_empty());
     if tool_calls.is_some() && role != Role::Assistant {
         return Err(ApiError::invalid_value(
@@ -235,6 +240,7 @@ fn flatten(content: Content, role: Role, message: usize) -> Result<String, ApiEr
         Content::Parts(parts) => parts,
     };
     let at = format!("messages[{message}].content");
+    bounds::entries(&at, parts.len(), MAX_PARTS)?;
     if parts.is_empty() {
         return Err(ApiError::invalid_value(&at, format!("Invalid '{at}': at least one part is needed.")));
     }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::bounds::{self, MAX_MESSAGES};
 use super::chat_conversation::{ConversationParam, ConversationTarget};
 use super::chat_message::{Message, message_object};
 use super::params::{self, Metadata, Sampling, ServiceTier, Stop, StopShape, StreamOptions};
@@ -152,13 +153,11 @@ pub struct ChatRequest {
     #[schema(default = false)]
     pub continue_final_message: Option<bool>,
     /// The caller's own name for its user; has no effect.
-    #[allow(dead_code, reason = "its type is checked")]
     pub user: Option<String>,
     /// The caller's own name for its user; has no effect.
     #[schema(max_length = 64)]
     pub safety_identifier: Option<String>,
     /// Has no effect: prefixes are always cached.
-    #[allow(dead_code, reason = "its type is checked")]
     pub prompt_cache_key: Option<String>,
     /// The caller's own notes, up to 16 pairs; have no effect.
     pub metadata: Option<Metadata>,
@@ -212,6 +211,8 @@ impl ChatRequest {
         let stream = self.stream.unwrap_or(false);
         let include_usage = params::include_usage(stream, self.stream_options)?;
         params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
+        params::labels(self.user.as_deref(), self.prompt_cache_key.as_deref())?;
+        bounds::template(self.documents.as_ref(), self.chat_template_kwargs.as_ref())?;
         let structured = Wishes {
             response_format: self.response_format,
             structured_outputs: self.structured_outputs,
@@ -234,6 +235,7 @@ impl ChatRequest {
         if messages.is_empty() && self.conversation.is_none() {
             return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));
         }
+        bounds::entries("messages", messages.len(), MAX_MESSAGES)?;
         let messages = messages.into_iter().enumerate().map(message_object).collect::<Result<Vec<_>, _>>()?;
         let tools = Tools::of_chat(self.tools, self.tool_choice.as_ref(), self.parallel_tool_calls)?;
         exclude(structured.as_ref(), &tools)?;

@@ -145,7 +145,6 @@ pub struct EmbeddingsRequest {
     #[schema(minimum = 1)]
     dimensions: Option<i64>,
     /// The caller's own name for its user; has no effect.
-    #[allow(dead_code, reason = "its type is checked")]
     user: Option<String>,
 }
 
@@ -192,6 +191,7 @@ impl TryFrom<String> for EncodingFormat {
 impl EmbeddingsRequest {
     fn check(self, context: &RequestContext) -> Result<EmbeddingRequest, ApiError> {
         params::model(&self.model)?;
+        params::labels(self.user.as_deref(), None)?;
         let dimensions = match self.dimensions {
             None => None,
             Some(given) if given < 1 => {

@@ -5,6 +5,7 @@ mod admin;
 mod api_keys;
 mod auth;
 mod backup;
+mod bounds;
 mod chat;
 mod chat_conversation;
 mod chat_message;

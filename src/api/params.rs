@@ -11,12 +11,11 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::bounds::{self, MAX_LOGIT_BIASES, MAX_NAME, MAX_STOP, MAX_STOPS};
 use crate::http::ApiError;
 
 /// Most answers to one prompt.
 pub const MAX_N: i64 = 128;
-/// Most stop texts.
-const MAX_STOPS: usize = 4;
 const MAX_METADATA: usize = 16;
 const MAX_METADATA_KEY: usize = 64;
 const MAX_METADATA_VALUE: usize = 512;
@@ -168,6 +167,7 @@ pub fn choice_seed(seed: u64, index: u32) -> u64 {
 }
 
 fn logit_bias(biases: &BTreeMap<String, f64>) -> Result<Vec<(Token, f32)>, ApiError> {
+    bounds::entries("logit_bias", biases.len(), MAX_LOGIT_BIASES)?;
     biases
         .iter()
         .map(|(key, bias)| {
@@ -267,6 +267,9 @@ pub fn stops(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
     if stops.iter().any(String::is_empty) {
         return Err(ApiError::invalid_value("stop", "Invalid 'stop': a stop sequence must not be empty."));
     }
+    for stop in &stops {
+        bounds::text("stop", Some(stop), MAX_STOP)?;
+    }
     Ok(stops)
 }
 
@@ -275,7 +278,13 @@ pub fn model(id: &str) -> Result<(), ApiError> {
     if id.trim().is_empty() {
         return Err(ApiError::invalid_value("model", "Invalid 'model': you must name a model."));
     }
-    Ok(())
+    bounds::text("model", Some(id), MAX_NAME)
+}
+
+/// Checks the fields that only name something of the caller's.
+pub fn labels(user: Option<&str>, prompt_cache_key: Option<&str>) -> Result<(), ApiError> {
+    bounds::text("user", user, MAX_NAME)?;
+    bounds::text("prompt_cache_key", prompt_cache_key, MAX_NAME)
 }
 
 /// Checks `stream_options`, which only a stream may have. Whether to send usage.

@@ -7,6 +7,7 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
+use super::bounds::{self, MAX_MESSAGES};
 use super::chat_message::{Message, message_object};
 use super::chat_request::ending;
 use super::thinking::{self, Effort};
@@ -378,6 +379,8 @@ impl ChatFields {
     /// `None` where there are no messages.
     fn check(self) -> Result<Option<ChatPrompt>, ApiError> {
         let tools = Tools::of_chat(self.tools, None, None)?;
+        bounds::template(self.documents.as_ref(), self.chat_template_kwargs.as_ref())?;
+        bounds::entries("messages", self.messages.as_ref().map_or(0, Vec::len), MAX_MESSAGES)?;
         let Some(messages) = self.messages else { return Ok(None) };
         if messages.is_empty() {
             return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));

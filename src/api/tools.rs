@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 pub use self::response::{ResponseTool, WebTool, shown_choice};
+use super::bounds::{self, MAX_DESCRIPTION};
 use super::structured;
 use super::web_search::{self, is_web_search};
 use crate::http::ApiError;
@@ -151,6 +152,7 @@ impl Tools {
                     format!("Invalid '{at}name': there is another tool '{name}'; names must differ.");
                 return Err(ApiError::invalid_value(format!("{at}name"), message));
             }
+            bounds::text(&format!("{at}description"), function.description.as_deref(), MAX_DESCRIPTION)?;
             // Arguments are an object, as in OpenAI's API.
             let kind = function.parameters.as_ref().and_then(|schema| schema.get("type"));
             if kind.is_some_and(|kind| kind != "object") {

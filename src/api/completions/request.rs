@@ -112,7 +112,6 @@ pub struct CompletionRequest {
     #[schema(value_type = Option<Object>)]
     pub json_schema: Option<Map<String, Value>>,
     /// The caller's own name for its user; has no effect.
-    #[allow(dead_code, reason = "its type is checked")]
     pub user: Option<String>,
     /// The caller's own notes, up to 16 pairs; have no effect.
     pub metadata: Option<Metadata>,
@@ -174,6 +173,7 @@ impl CompletionRequest {
         let stream = self.stream.unwrap_or(false);
         let include_usage = params::include_usage(stream, self.stream_options)?;
         params::descriptive(self.metadata.as_ref(), None)?;
+        params::labels(self.user.as_deref(), None)?;
         let best_of = best_of(self.best_of, n, stream)?;
         let structured = Wishes {
             response_format: self.response_format,

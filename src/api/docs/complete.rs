@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::errors::{self, ERRORS, Known, Of};
 use super::samples::Sample;
+use crate::api::bounds;
 use crate::auth::access::{Access, Found, Route, find};
 
 /// The methods that a path of the description can have.
@@ -16,6 +17,7 @@ const RATE_LIMIT_HEADERS: [&str; 3] = ["X-RateLimit-Limit", "X-RateLimit-Remaini
 /// Completes the description.
 pub fn complete(document: &mut Value) {
     fix_constants(&mut document["components"]["schemas"]);
+    bounds::describe(&mut document["components"]["schemas"]);
     let schemas = document["components"]["schemas"].clone();
     let paths = document["paths"].as_object_mut().expect("a description has paths");
     for (path, item) in paths {

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::request::Input;
+use crate::api::bounds::{self, MAX_MESSAGES, MAX_PARTS};
 use crate::http::ApiError;
 use crate::http::json::Checked;
 
@@ -156,11 +157,11 @@ pub fn normalize(input: Option<Input>) -> Result<Vec<Value>, ApiError> {
             "type": "message", "status": "completed", "role": "user",
             "content": [{"type": "input_text", "text": text}],
         })]),
-        Some(Input::Items(items)) => items
-            .into_iter()
-            .enumerate()
-            .map(|(index, item)| item.normalize(&format!("input[{index}]")))
-            .collect(),
+        Some(Input::Items(items)) => {
+            bounds::entries("input", items.len(), MAX_MESSAGES)?;
+            let normalize = |(index, item): (usize, InputItem)| item.normalize(&format!("input[{index}]"));
+            items.into_iter().enumerate().map(normalize).collect()
+        }
     }
 }
 
@@ -169,6 +170,8 @@ impl InputItem {
     fn normalize(self, at: &str) -> Result<Value, ApiError> {
         let missing = |field: &str| ApiError::missing(format!("{at}.{field}"));
         let status = self.status.unwrap_or(ItemStatus::Completed);
+        bounds::names(at, [("call_id", self.call_id.as_deref()), ("name", self.name.as_deref())])?;
+        bounds::entries(&format!("{at}.summary"), self.summary.as_ref().map_or(0, Vec::len), MAX_PARTS)?;
         let kind = match self.kind.as_deref() {
             Some(kind) => kind,
             None if self.role.is_some() || self.content.is_some() => "message",
@@ -209,10 +212,9 @@ impl InputItem {
             }),
             "reasoning" => {
                 let parts = self.summary.ok_or_else(|| missing("summary"))?;
-                let summary: Vec<Value> = parts
-                    .into_iter()
-                    .map(|part| json!({"type": "summary_text", "text": part.text.unwrap_or_default()}))
-                    .collect();
+                let shown =
+                    |part: Part| json!({"type": "summary_text", "text": part.text.unwrap_or_default()});
+                let summary: Vec<Value> = parts.into_iter().map(shown).collect();
                 let thought = match self.content {
                     None => Vec::new(),
                     Some(Content::Text(text)) => vec![text],
@@ -264,6 +266,7 @@ fn message_parts(content: Content, role: ItemRole, at: &str) -> Result<Vec<Value
         Content::Text(text) => return Ok(vec![text_part(text)]),
         Content::Parts(parts) => parts,
     };
+    bounds::entries(at, parts.len(), MAX_PARTS)?;
     if parts.is_empty() {
         return Err(ApiError::invalid_value(at, format!("Invalid '{at}': at least one part is needed.")));
     }

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::format::TextFormat;
 use super::items::{self, InputItem};
+use crate::api::bounds::{self, MAX_NAME, MAX_WORDS};
 use crate::api::params::{self, Metadata, Sampling, ServiceTier, Stop};
 use crate::api::structured::Structured;
 use crate::api::thinking::{self, Reasoning};
@@ -300,11 +301,13 @@ impl<'de> Deserialize<'de> for ConversationParam {
     }
 }
 
-/// Checks that the history comes from one place.
+/// Checks that the history comes from one place, and that its names are no longer than names are.
 pub fn check_history(
     previous: Option<&str>,
     conversation: Option<&ConversationParam>,
 ) -> Result<(), ApiError> {
+    bounds::text("previous_response_id", previous, MAX_NAME)?;
+    bounds::text("conversation", conversation.map(|conversation| conversation.0.as_str()), MAX_NAME)?;
     match (previous, conversation) {
         (Some(_), Some(_)) => Err(ApiError::invalid_value(
             "conversation",
@@ -373,6 +376,8 @@ impl CreateResponse {
             ));
         }
         params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
+        params::labels(self.user.as_deref(), self.prompt_cache_key.as_deref())?;
+        bounds::template(None, self.chat_template_kwargs.as_ref())?;
         let structured = check_form(self.text.as_ref(), self.reasoning.as_ref())?;
         check_history(self.previous_response_id.as_deref(), self.conversation.as_ref())?;
         let (store, background) = (self.store.unwrap_or(true), self.background.unwrap_or(false));
@@ -411,6 +416,7 @@ impl CreateResponse {
 
 /// Checks the names that `include` gives.
 pub fn check_include(include: &[String]) -> Result<(), ApiError> {
+    bounds::entries("include", include.len(), MAX_WORDS)?;
     match include.iter().find(|name| !INCLUDABLE.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => Err(ApiError::invalid_value(

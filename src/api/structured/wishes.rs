@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{MOST_TEXT_BYTES, ResponseFormat, Structured, gbnf, json_object};
+use crate::api::bounds::{self, MAX_CHOICES};
 use crate::http::ApiError;
 
 /// Longest list of choices, in bytes.
@@ -165,6 +166,7 @@ fn one_of(field: &'static str, choices: &[String]) -> Result<Structured, ApiErro
         let message = format!("Invalid '{field}': expected at least one text, and none that is empty.");
         return Err(ApiError::invalid_value(field, message));
     }
+    bounds::entries(field, choices.len(), MAX_CHOICES)?;
     let escaped: Vec<String> = choices.iter().map(|choice| regex_syntax::escape(choice)).collect();
     let expression = escaped.join("|");
     bounded(field, &expression, MOST_CHOICE_BYTES)?;
