@@ -240,6 +240,12 @@ pub struct AuthConfig {
     pub anonymous: AnonymousPolicy,
     /// Whether anybody may become a guest.
     pub guests: GuestPolicy,
+    /// Most guests made from one address.
+    pub max_guests_per_address: usize,
+    /// Most guests.
+    pub max_guests: usize,
+    /// A guest that has not been used for so long is deleted (seconds).
+    pub guest_idle_s: u64,
     /// `iss` of the tokens issued here.
     pub issuer: String,
     /// `aud` of the tokens issued here.
@@ -257,6 +263,9 @@ impl Default for AuthConfig {
         Self {
             anonymous: AnonymousPolicy::default(),
             guests: GuestPolicy::default(),
+            max_guests_per_address: 100,
+            max_guests: 10_000,
+            guest_idle_s: 30 * 24 * 3600,
             issuer: "jan-server".to_owned(),
             audience: "jan-server".to_owned(),
             access_token_ttl_s: 3600,

@@ -40,7 +40,8 @@ fn tokens(state: &AppState) -> BoxedFilter<(Response,)> {
         .or(guest
             .and(warp::post())
             .and(with(state))
-            .then(async |state| into_response(become_guest(state).await)))
+            .and(warp::ext::get())
+            .then(async |state, context| into_response(become_guest(state, context).await)))
         .unify()
         .or(other_methods(guest, "POST, OPTIONS"))
         .unify()
@@ -259,6 +260,10 @@ fn refused(state: &AppState, context: &RequestContext, error: IdentityError) -> 
 }
 
 /// Become a guest: a user without a name or an email address, whose data they keep when they sign in later.
+///
+/// Until then the limits of the client's address hold for it, those of all its guests and of anonymous callers
+/// together, and its number of responses in the background. An address may make `auth.max_guests_per_address` guests;
+/// one that is not used for `auth.guest_idle_s` is deleted.
 #[utoipa::path(
     post,
     path = "/auth/guest",
@@ -267,13 +272,14 @@ fn refused(state: &AppState, context: &RequestContext, error: IdentityError) -> 
     responses(
         (status = 201, description = "A guest's tokens", body = Tokens),
         (status = 403, description = "Guests are not allowed here", body = ErrorResponse),
+        (status = 429, description = "There are as many guests, from this address or in all, as may be", body = ErrorResponse),
     )
 )]
-async fn become_guest(state: AppState) -> Result<Response, ApiError> {
+async fn become_guest(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     if !state.guests {
         return Err(ApiError::forbidden("guests_disabled", "This server takes no guests (auth.guests)."));
     }
-    let guest = state.identity.guest().await.map_err(ApiError::from_identity)?;
+    let guest = state.identity.guest(context.caller.address.into()).await.map_err(ApiError::from_identity)?;
     Ok(signed_in(StatusCode::CREATED, begin_session(&state, guest.id).await?))
 }
 

@@ -121,6 +121,9 @@ impl ApiError {
                 Self::forbidden("insufficient_permissions", message).with_param("permissions")
             }
             IdentityError::TooManyKeys { .. } => Self::bad_request("too_many_api_keys", message),
+            IdentityError::TooManyGuests { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_guests", message)
+            }
             IdentityError::LastAdmin => Self::new(StatusCode::CONFLICT, "last_admin", message),
             IdentityError::Busy { retry_after } => Self::unavailable("busy", message, retry_after),
             IdentityError::Unavailable { retry_after, .. } => {

@@ -80,7 +80,7 @@ impl Gate {
         let refusal = match self.authenticate(access, headers) {
             Ok(principal) => {
                 if let Some(principal) = principal {
-                    caller.principal = principal;
+                    caller.principal = principal.at(caller.address);
                 }
                 self.permit(access, &caller.principal).err()
             }

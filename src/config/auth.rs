@@ -11,6 +11,12 @@ pub struct AuthSettings {
     pub anonymous: AnonymousPolicy,
     /// Whether anybody may become a guest.
     pub guests: GuestPolicy,
+    /// Most guests made from one address.
+    pub max_guests_per_address: usize,
+    /// Most guests.
+    pub max_guests: usize,
+    /// A guest that has not been used for so long is deleted (seconds).
+    pub guest_idle_s: u64,
     /// `iss` of the tokens issued here.
     pub issuer: String,
     /// `aud` of the tokens issued here.
@@ -31,6 +37,9 @@ impl Default for AuthSettings {
         Self {
             anonymous: actors.anonymous,
             guests: actors.guests,
+            max_guests_per_address: actors.max_guests_per_address,
+            max_guests: actors.max_guests,
+            guest_idle_s: actors.guest_idle_s,
             issuer: actors.issuer,
             audience: actors.audience,
             access_token_ttl_s: actors.access_token_ttl_s,
@@ -48,6 +57,9 @@ impl AuthSettings {
         AuthConfig {
             anonymous: self.anonymous,
             guests: self.guests,
+            max_guests_per_address: self.max_guests_per_address,
+            max_guests: self.max_guests,
+            guest_idle_s: self.guest_idle_s,
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
             access_token_ttl_s: self.access_token_ttl_s,

@@ -112,6 +112,21 @@ pub static KEYS: &[Key] = &[
         Kind::Choice(&["auto", "on", "off"]),
         "Whether `POST /auth/guest` makes guests. `auto`: when listening on a loopback address alone.",
     ),
+    key(
+        "auth.max_guests_per_address",
+        integer(1, 1_000_000, "guests"),
+        "Most guests made from one IPv4 address or IPv6 /64; one more gets 429 `too_many_guests`.",
+    ),
+    key(
+        "auth.max_guests",
+        integer(1, 10_000_000, "guests"),
+        "Most guests in all; one more gets 429 `too_many_guests`.",
+    ),
+    key(
+        "auth.guest_idle_s",
+        integer(1, 366 * 86_400, SECONDS),
+        "A guest that has not been used for this long is deleted with its keys and data, at the start or within an hour.",
+    ),
     key("auth.issuer", Kind::Text, "`iss` of the tokens that this server signs."),
     key("auth.audience", Kind::Text, "`aud` of the tokens that this server signs."),
     key("auth.access_token_ttl_s", integer(1, 86_400, SECONDS), "How long an access token is valid."),
@@ -164,12 +179,12 @@ pub static KEYS: &[Key] = &[
     key(
         "rate_limits.anonymous_per_hour",
         integer(0, U32, "requests"),
-        "Requests an hour of one IPv4 address or IPv6 /64 without a credential.",
+        "Requests an hour of one IPv4 address or IPv6 /64 without a credential, those of its guests among them.",
     ),
     key(
         "rate_limits.inference_per_minute",
         integer(0, U32, "requests"),
-        "Chat and text completions a minute of one user, or of one address without a credential.",
+        "Chat and text completions a minute of one user, or of one address without a credential and its guests.",
     ),
     key(
         "rate_limits.tokens_per_minute",
@@ -285,7 +300,11 @@ pub static KEYS: &[Key] = &[
         integer(0, 100_000, "responses"),
         "Most responses that run in the background at a time; one more gets 429.",
     ),
-    key("responses.max_background_per_user", integer(0, 100_000, "responses"), "The same of one user."),
+    key(
+        "responses.max_background_per_user",
+        integer(0, 100_000, "responses"),
+        "The same of one user, or of all guests of one IPv4 address or IPv6 /64.",
+    ),
     key(
         "responses.resume_grace_ms",
         integer(0, HOUR_MS, MILLISECONDS),
@@ -331,7 +350,7 @@ pub static KEYS: &[Key] = &[
     key(
         "web_search.credits_per_user_per_day",
         integer(0, U32, "credits"),
-        "The same of one user, or of one address without a credential.",
+        "The same of one user, or of one address without a credential and its guests.",
     ),
     key("worker.program", Kind::Path, "The program that is started with `worker`. Unset: this program."),
     key("worker.load_timeout_ms", integer(1, 24 * HOUR_MS, MILLISECONDS), "Longest time to load a model."),

@@ -41,7 +41,7 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
-    /// Whom to be fair to: a user, or an address without one.
+    /// Whom to be fair to: a user, or an address without one; a guest is its address.
     #[must_use]
     pub fn fairness_key(&self) -> String {
         self.caller.principal.fairness_key()
@@ -97,8 +97,8 @@ impl Edge {
         let origin = request.headers().get(ORIGIN).cloned();
         let is_preflight = Cors::is_preflight(request.method(), request.headers());
         let mut admission = self.admit(&request, peer, is_preflight);
-        if admission.caller.principal.user().is_some() {
-            span.record("caller", admission.caller.principal.fairness_key());
+        if let Some(user) = admission.caller.principal.user() {
+            span.record("caller", user.to_string());
         }
         let mut response = if is_preflight {
             let mut response = StatusCode::NO_CONTENT.into_response();

@@ -11,13 +11,14 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::call::{Call, Desk, Slot};
 use super::error::IdentityError;
+use super::guests::GuestLimits;
 use super::ids::{KeyId, UserId};
 use super::permissions::Permissions;
 use super::types::{
-    ApiKeyRecord, CreatedKey, ExternalProfile, KeyUpdate, NewKey, Page, SignIn, UserKind, UserRecord,
-    UserUpdate,
+    ApiKeyRecord, ClientNet, CreatedKey, ExternalProfile, KeyUpdate, NewKey, Page, SignIn, UserKind,
+    UserRecord, UserUpdate,
 };
-use super::users::{self, Decision};
+use super::users::{self, Decision, GuestRetention};
 use super::{api_keys, now_s};
 use crate::store::Stores;
 
@@ -27,11 +28,14 @@ const TICK: Duration = Duration::from_secs(30);
 /// Every so many ticks, what nobody can use any more is deleted.
 const SWEEP_TICKS: u64 = 120;
 
+/// So many guests are looked at in one job of the store's thread, so that others get between.
+const SWEPT_AT_ONCE: usize = 32;
+
 /// What the accounts actor is told.
 #[derive(Debug)]
 pub enum AccountsMessage {
-    /// Make a guest.
-    Guest(Call<UserRecord>),
+    /// Make a guest of somebody from that network.
+    Guest(ClientNet, Call<UserRecord>),
     /// An identity provider vouches for somebody, who may have been that guest.
     SignIn(ExternalProfile, Option<UserId>, Call<SignIn>),
     /// Look up a user.
@@ -69,8 +73,10 @@ pub struct AccountsArguments {
     pub desk: Desk,
     /// Where it is found.
     pub slot: Arc<Slot<AccountsMessage>>,
-    /// How long a guest without a session is kept.
-    pub keep_guests_s: u64,
+    /// Most guests.
+    pub guest_limits: GuestLimits,
+    /// When guests are forgotten.
+    pub guest_retention: GuestRetention,
 }
 
 /// Its state.
@@ -93,7 +99,9 @@ impl Actor for Accounts {
     ) -> Result<Self::State, ActorProcessingErr> {
         arguments.slot.set(Some(myself.clone()));
         myself.send_interval(TICK, || AccountsMessage::Tick);
-        Ok(AccountsState { arguments, ticks: 0 })
+        let state = AccountsState { arguments, ticks: 0 };
+        state.sweep(now_s());
+        Ok(state)
     }
 
     async fn handle(
@@ -123,7 +131,19 @@ impl AccountsState {
         let index = Arc::clone(&desk.index);
         let now = now_s();
         match message {
-            AccountsMessage::Guest(call) => desk.decide(call, move |_| Ok(users::guest(now))),
+            AccountsMessage::Guest(net, call) => {
+                match index.guests().reserve(net, self.arguments.guest_limits) {
+                    Ok(place) => desk.carry_out(
+                        move |_| Ok(users::guest(net, now)),
+                        move |answer| {
+                            // Not before the index counts the guest itself.
+                            drop(place);
+                            call.answer(answer);
+                        },
+                    ),
+                    Err(error) => call.answer(Err(error)),
+                }
+            }
             AccountsMessage::SignIn(profile, guest, call) => {
                 desk.decide(call, move |stores| users::sign_in(stores, profile, guest, now));
             }
@@ -168,9 +188,14 @@ impl AccountsState {
     fn sweep(&self, now: u64) {
         let desk = &self.arguments.desk;
         look_after(desk, move |stores| Ok(((), api_keys::forget_revoked(stores, now)?)));
-        let guests = desk.index.users_of(UserKind::Guest);
-        let made_before = now.saturating_sub(self.arguments.keep_guests_s);
-        look_after(desk, move |stores| Ok(((), users::forget_guests(stores, &guests, made_before)?)));
+        let retention = self.arguments.guest_retention;
+        for guests in desk.index.users_of(UserKind::Guest).chunks(SWEPT_AT_ONCE) {
+            let (guests, index) = (guests.to_vec(), Arc::clone(&desk.index));
+            look_after(desk, move |stores| {
+                let used = |hash: &_| index.last_used(hash);
+                Ok(((), users::forget_guests(stores, &guests, retention, now, used)?))
+            });
+        }
     }
 }
 

@@ -114,6 +114,16 @@ pub enum IdentityError {
         /// How many.
         limit: usize,
     },
+    /// There are as many guests as may be.
+    #[error(
+        "there are {limit} guests, the most that {whose}; sign in, or come back once others are forgotten"
+    )]
+    TooManyGuests {
+        /// How many.
+        limit: usize,
+        /// Whose limit it is.
+        whose: &'static str,
+    },
     /// Nobody would be left to administer.
     #[error("this is the last administrator that is not disabled; make another one first")]
     LastAdmin,

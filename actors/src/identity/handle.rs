@@ -16,9 +16,10 @@ use super::sessions::{SessionRegistry, SessionsArguments, SessionsMessage};
 use super::token::Grant;
 use super::tokens::{Tokens, family_rules};
 use super::types::{
-    ApiKeyRecord, CreatedKey, ExternalProfile, KeyUpdate, NewKey, Page, Principal, RefreshProof,
+    ApiKeyRecord, ClientNet, CreatedKey, ExternalProfile, KeyUpdate, NewKey, Page, Principal, RefreshProof,
     SessionRecord, SignIn, TokenPair, UserRecord, UserUpdate,
 };
+use super::users::GuestRetention;
 use super::{now_s, secret};
 use crate::config::AuthConfig;
 use crate::store::Store;
@@ -59,7 +60,11 @@ impl Identity {
         let accounts = AccountsArguments {
             desk: self.desk.clone(),
             slot: Arc::clone(&self.accounts),
-            keep_guests_s: config.refresh_window_s,
+            guest_limits: config.into(),
+            guest_retention: GuestRetention {
+                idle_s: config.guest_idle_s,
+                access_ttl_s: config.access_token_ttl_s,
+            },
         };
         let sessions = SessionsArguments {
             desk: self.desk.clone(),
@@ -169,12 +174,12 @@ impl Identity {
         self.ask_sessions(|call| SessionsMessage::End(user, session, call)).await
     }
 
-    /// A new guest.
+    /// A new guest of somebody from that network.
     ///
     /// # Errors
-    /// The store.
-    pub async fn guest(&self) -> Result<UserRecord, IdentityError> {
-        self.ask_accounts(AccountsMessage::Guest).await
+    /// [`IdentityError::TooManyGuests`], or the store.
+    pub async fn guest(&self, net: ClientNet) -> Result<UserRecord, IdentityError> {
+        self.ask_accounts(|call| AccountsMessage::Guest(net, call)).await
     }
 
     /// The user of that external identity: found by it, or else by its email, or else made new. A `guest` becomes

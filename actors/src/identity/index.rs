@@ -7,14 +7,15 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use subtle::ConstantTimeEq;
 
 use super::error::AuthError;
+use super::guests::Guests;
 use super::ids::{KeyId, SessionId, UserId};
 use super::permissions::Permissions;
-use super::types::{ApiKeyRecord, Principal, PrincipalKind, UserKind, UserRecord};
+use super::types::{ApiKeyRecord, ClientNet, Principal, PrincipalKind, UserKind, UserRecord};
 use crate::limits::LimitOverrides;
 use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, Stores};
 
@@ -98,11 +99,13 @@ struct UserEntry {
     kind: UserKind,
     disabled: bool,
     limits: LimitOverrides,
+    guest_net: Option<ClientNet>,
 }
 
 impl From<&UserRecord> for UserEntry {
     fn from(record: &UserRecord) -> Self {
-        Self { kind: record.kind, disabled: record.disabled, limits: record.limits }
+        let UserRecord { kind, disabled, limits, guest_net, .. } = *record;
+        Self { kind, disabled, limits, guest_net }
     }
 }
 
@@ -144,11 +147,12 @@ pub struct Index {
     users: Sharded<UserId, UserEntry>,
     keys: Sharded<KeyPrefix, KeyEntry>,
     sessions: Sharded<SessionId, UserId>,
+    guests: Arc<Guests>,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self { users: Sharded::new(), keys: Sharded::new(), sessions: Sharded::new() }
+        Self { users: Sharded::new(), keys: Sharded::new(), sessions: Sharded::new(), guests: Arc::default() }
     }
 }
 
@@ -174,6 +178,8 @@ impl Index {
         stores.sessions().each_session(&mut |session| {
             sessions.insert(session.id, session.user);
         })?;
+        let guests = users.values().filter(|user| user.kind == UserKind::Guest);
+        self.guests.replace(guests.map(|guest| guest.guest_net));
         self.users.replace(users);
         self.keys.replace(keys);
         self.sessions.replace(sessions);
@@ -185,10 +191,13 @@ impl Index {
         for change in &changes.accounts {
             match change {
                 AccountChange::PutUser(record) => {
-                    self.users.write(&record.id).insert(record.id, record.into());
+                    let now = UserEntry::from(record);
+                    let before = self.users.write(&record.id).insert(record.id, now);
+                    self.count_guest(before, Some(now));
                 }
                 AccountChange::DeleteUser(id) => {
-                    self.users.write(id).remove(id);
+                    let before = self.users.write(id).remove(id);
+                    self.count_guest(before, None);
                 }
                 AccountChange::PutKey(hash, record) => {
                     let entry = KeyEntry::new(hash, record);
@@ -218,6 +227,21 @@ impl Index {
         }
     }
 
+    /// How many guests there are.
+    pub fn guests(&self) -> &Arc<Guests> {
+        &self.guests
+    }
+
+    fn count_guest(&self, before: Option<UserEntry>, now: Option<UserEntry>) {
+        let guest = |entry: Option<UserEntry>| entry.filter(|entry| entry.kind == UserKind::Guest);
+        if let Some(entry) = guest(now) {
+            self.guests.add(entry.guest_net);
+        }
+        if let Some(entry) = guest(before) {
+            self.guests.remove(entry.guest_net);
+        }
+    }
+
     /// Whose key has that hash.
     ///
     /// # Errors
@@ -244,6 +268,7 @@ impl Index {
             kind: PrincipalKind::Key { user: entry.user, key: entry.id },
             permissions: entry.permissions.meet(user.kind.permissions()),
             user_kind: Some(user.kind),
+            guest_net: None,
             user_limits: user.limits,
             key_limits: entry.limits,
         })
@@ -265,6 +290,7 @@ impl Index {
             kind: PrincipalKind::User { user, session },
             permissions: entry.kind.permissions(),
             user_kind: Some(entry.kind),
+            guest_net: None,
             user_limits: entry.limits,
             key_limits: LimitOverrides::default(),
         })

@@ -15,6 +15,7 @@ mod cache;
 pub(crate) mod call;
 mod error;
 pub(crate) mod family;
+mod guests;
 mod handle;
 pub(crate) mod ids;
 mod index;
@@ -44,8 +45,9 @@ pub use open::IdentityOpenError;
 pub use permissions::{Permission, Permissions};
 pub use signing::rotate_signing_key;
 pub use types::{
-    ApiKeyRecord, ClientNet, CreatedKey, ExternalId, ExternalProfile, KeyUpdate, NewKey, Page, Principal,
-    PrincipalKind, RefreshProof, Secret, SessionRecord, SignIn, TokenPair, UserKind, UserRecord, UserUpdate,
+    ApiKeyRecord, ClientNet, CreatedKey, ExternalId, ExternalProfile, KeyUpdate, NewKey, Page, Party,
+    Principal, PrincipalKind, RefreshProof, Secret, SessionRecord, SignIn, TokenPair, UserKind, UserRecord,
+    UserUpdate,
 };
 
 /// The clock that dates what is stored and issued (epoch seconds).

@@ -4,8 +4,9 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ids::{KeyId, SessionId, UserId};
 use super::permissions::{Permission, Permissions};
@@ -65,6 +66,9 @@ pub struct UserRecord {
     /// Limits other than the settings'.
     #[serde(default)]
     pub limits: LimitOverrides,
+    /// The network that a guest was made from, which its address's number of guests counts; gone with the sign-in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_net: Option<ClientNet>,
     /// Who it is at the identity provider.
     #[serde(default)]
     pub external: Option<ExternalId>,
@@ -270,6 +274,52 @@ impl fmt::Display for ClientNet {
     }
 }
 
+impl FromStr for ClientNet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, is_v6) = match text.strip_suffix("/64") {
+            Some(prefix) => (prefix, true),
+            None => (text, false),
+        };
+        match address.parse::<IpAddr>() {
+            Ok(ip) if ip.is_ipv6() == is_v6 => Ok(ip.into()),
+            _ => Err(format!("{text:?} is neither an IPv4 address nor an IPv6 /64")),
+        }
+    }
+}
+
+// As text, as people read it in an export.
+impl Serialize for ClientNet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientNet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Whom limits, shares and places count a request against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// A user.
+    User(UserId),
+    /// The anonymous callers and the guests of a network: anybody can be any number of guests.
+    Net(ClientNet),
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(user) => user.fmt(f),
+            Self::Net(net) => net.fmt(f),
+        }
+    }
+}
+
 /// Who makes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrincipalKind {
@@ -303,6 +353,8 @@ pub struct Principal {
     pub permissions: Permissions,
     /// What kind of user it is; `None` for an anonymous caller.
     pub user_kind: Option<UserKind>,
+    /// The network whose limits hold for a guest; `None` for everybody else, and before [`Principal::at`].
+    pub guest_net: Option<ClientNet>,
     /// The user's own limits.
     pub user_limits: LimitOverrides,
     /// The key's own limits.
@@ -317,8 +369,25 @@ impl Principal {
             kind: PrincipalKind::Anonymous { net: address.into() },
             permissions: Permissions::NONE,
             user_kind: None,
+            guest_net: None,
             user_limits: LimitOverrides::default(),
             key_limits: LimitOverrides::default(),
+        }
+    }
+
+    /// The same principal with the client's address, whose limits hold for a guest.
+    #[must_use]
+    pub fn at(self, address: IpAddr) -> Self {
+        let is_guest = self.user_kind == Some(UserKind::Guest);
+        Self { guest_net: is_guest.then(|| address.into()), ..self }
+    }
+
+    /// Whom limits, shares and places count its requests against.
+    #[must_use]
+    pub const fn party(&self) -> Party {
+        match (self.kind, self.guest_net) {
+            (PrincipalKind::Anonymous { net }, _) | (_, Some(net)) => Party::Net(net),
+            (PrincipalKind::User { user, .. } | PrincipalKind::Key { user, .. }, None) => Party::User(user),
         }
     }
 
@@ -346,13 +415,10 @@ impl Principal {
         self.permissions.contains(permission)
     }
 
-    /// Whom the engine's queue is to be fair to: the user, or an anonymous caller's network.
+    /// Whom the engine's queue is to be fair to: the user, or the network of an anonymous caller or a guest.
     #[must_use]
     pub fn fairness_key(&self) -> String {
-        match self.kind {
-            PrincipalKind::User { user, .. } | PrincipalKind::Key { user, .. } => user.to_string(),
-            PrincipalKind::Anonymous { net } => net.to_string(),
-        }
+        self.party().to_string()
     }
 }
 

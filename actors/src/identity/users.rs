@@ -4,9 +4,9 @@
 
 use super::error::{AuthError, IdentityError};
 use super::ids::UserId;
-use super::types::{ExternalProfile, Page, SignIn, UserKind, UserRecord, UserUpdate};
+use super::types::{ClientNet, ExternalProfile, Page, SignIn, UserKind, UserRecord, UserUpdate};
 use crate::limits::LimitOverrides;
-use crate::store::{AccountChange, Changes, SessionChange, Stores};
+use crate::store::{AccountChange, Changes, KeyHash, SessionChange, Stores};
 
 /// An answer and what makes it true.
 pub type Decision<T> = Result<(T, Changes), IdentityError>;
@@ -37,9 +37,10 @@ pub fn page(
     Ok(Page { items, has_more })
 }
 
-/// A new guest.
-pub fn guest(now: u64) -> (UserRecord, Changes) {
-    put(new_user(UserKind::Guest, None, "Guest".to_owned(), now))
+/// A new guest, from that network.
+pub fn guest(net: ClientNet, now: u64) -> (UserRecord, Changes) {
+    let guest = new_user(UserKind::Guest, None, "Guest".to_owned(), now);
+    put(UserRecord { guest_net: Some(net), ..guest })
 }
 
 /// A new member.
@@ -63,6 +64,7 @@ pub fn new_user(kind: UserKind, email: Option<String>, name: String, now: u64) -
         created_at: now,
         disabled: false,
         limits: LimitOverrides::default(),
+        guest_net: None,
         external: None,
     }
 }
@@ -161,20 +163,49 @@ pub fn sign_in(
     Ok((SignIn { user, created, merged_guest }, changes))
 }
 
-/// Guests that nobody can be any more: made before `made_before`, without a session and without a key.
+/// When guests are forgotten.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestRetention {
+    /// How long after its last use.
+    pub idle_s: u64,
+    /// How long after its last refresh a session may be in use.
+    pub access_ttl_s: u64,
+}
+
+impl GuestRetention {
+    /// How long a guest is kept that nobody can be any more, having neither session nor key: an administrator may
+    /// still have made it for somebody.
+    const UNREACHABLE_S: u64 = 86_400;
+}
+
+/// Forgets those of `guests` that have not been used for so long, with their sessions and keys. `last_used` knows of
+/// uses of keys that are not stored yet.
 pub fn forget_guests(
     stores: &dyn Stores,
     guests: &[UserId],
-    made_before: u64,
+    retention: GuestRetention,
+    now: u64,
+    last_used: impl Fn(&KeyHash) -> Option<u64>,
 ) -> Result<Changes, IdentityError> {
     let mut changes = Changes::default();
     for &id in guests {
-        let Some(user) = stores.accounts().user(id)? else { continue };
-        if user.kind == UserKind::Guest
-            && user.created_at < made_before
-            && stores.sessions().sessions(id)?.is_empty()
-            && stores.accounts().key_count(id, 1)? == 0
-        {
+        let Some(user) = stores.accounts().user(id)?.filter(|user| user.kind == UserKind::Guest) else {
+            continue;
+        };
+        let sessions = stores.sessions().sessions(id)?;
+        let keys = stores.accounts().keys(id)?;
+        let kept = match sessions.is_empty() && keys.is_empty() {
+            true => retention.idle_s.min(GuestRetention::UNREACHABLE_S),
+            false => retention.idle_s,
+        };
+        let in_session = sessions.iter().map(|one| one.family.since.saturating_add(retention.access_ttl_s));
+        let by_key =
+            keys.iter().flat_map(|(hash, key)| [key.last_used_at, last_used(hash), Some(key.created_at)]);
+        let used = in_session.chain(by_key.flatten()).fold(user.created_at, u64::max);
+        if used.saturating_add(kept) < now {
+            let ended = end_credentials(stores, id)?;
+            changes.accounts.extend(ended.accounts);
+            changes.sessions.extend(ended.sessions);
             changes.accounts.push(AccountChange::DeleteUser(id));
         }
     }

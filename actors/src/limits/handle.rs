@@ -8,7 +8,7 @@ use super::bucket::{Bucket, Rate};
 use super::table::{Entry, Limits, Subject, Table};
 use super::types::{BucketView, CheckKind, LimitName, LimitOverrides, Verdict};
 use crate::config::RateLimitsConfig;
-use crate::identity::{ClientNet, Principal, PrincipalKind};
+use crate::identity::{ClientNet, Party, Principal, PrincipalKind};
 use crate::supervisor::ChildSpec;
 
 /// When to ask again for a stream: streams end when they end.
@@ -44,7 +44,7 @@ pub struct Limiter {
 #[must_use = "dropping it means that the stream is over"]
 pub struct StreamPermit {
     table: Arc<Table>,
-    subjects: [Option<Subject>; 2],
+    subjects: [Option<Subject>; MOST_ASKED],
 }
 
 impl Drop for StreamPermit {
@@ -57,6 +57,9 @@ impl Drop for StreamPermit {
 
 /// One whose buckets are asked, and the limits that hold there.
 type Asked = (Subject, Limits);
+
+/// A key, its guest, and the guest's network.
+const MOST_ASKED: usize = 3;
 
 impl Limiter {
     /// Nobody has asked for anything yet.
@@ -130,7 +133,7 @@ impl Limiter {
     pub fn stream(&self, principal: &Principal) -> Result<StreamPermit, Verdict> {
         let now = self.clock.now_ms();
         // Dropped on a refusal, it gives back what was counted so far.
-        let mut permit = StreamPermit { table: Arc::clone(&self.table), subjects: [None; 2] };
+        let mut permit = StreamPermit { table: Arc::clone(&self.table), subjects: [None; MOST_ASKED] };
         for (held, (subject, limits)) in
             permit.subjects.iter_mut().zip(self.asked(principal).iter().flatten())
         {
@@ -173,23 +176,27 @@ impl Limiter {
     }
 
     /// Whose buckets a principal's request counts in: a key's own first, where it has any.
-    fn asked(&self, principal: &Principal) -> [Option<Asked>; 2] {
+    ///
+    /// A guest counts in its network's, like an anonymous caller, so that many guests have no more than one. Limits
+    /// that an administrator gave one guest take the place of the network's, in buckets of its own.
+    fn asked(&self, principal: &Principal) -> [Option<Asked>; MOST_ASKED] {
+        let own = |subject: Subject, limits: &LimitOverrides| {
+            (*limits != LimitOverrides::default()).then(|| (subject, own_limits(limits)))
+        };
+        let key = match principal.kind {
+            PrincipalKind::Key { key, .. } => own(key.into(), &principal.key_limits),
+            PrincipalKind::User { .. } | PrincipalKind::Anonymous { .. } => None,
+        };
+        let party = principal.party();
         let config = &self.config;
-        match principal.kind {
-            PrincipalKind::Anonymous { net } => {
-                [None, Some((net.into(), self.limits(config.anonymous_per_hour, &LimitOverrides::default())))]
+        let (guest, limits) = match (party, principal.user()) {
+            (Party::User(_), _) => (None, self.limits(config.authenticated_per_hour, &principal.user_limits)),
+            (Party::Net(_), user) => {
+                let guest = user.and_then(|user| own(user.into(), &principal.user_limits));
+                (guest, self.limits(config.anonymous_per_hour, &principal.user_limits.lifted()))
             }
-            PrincipalKind::User { user, .. } => [None, Some((user.into(), self.user_limits(principal)))],
-            PrincipalKind::Key { user, key } => {
-                let own = &principal.key_limits;
-                let own = (*own != LimitOverrides::default()).then(|| (key.into(), key_limits(own)));
-                [own, Some((user.into(), self.user_limits(principal)))]
-            }
-        }
-    }
-
-    fn user_limits(&self, principal: &Principal) -> Limits {
-        self.limits(self.config.authenticated_per_hour, &principal.user_limits)
+        };
+        [key, guest, Some((party.into(), limits))]
     }
 
     fn limits(&self, per_hour: u32, overrides: &LimitOverrides) -> Limits {
@@ -206,7 +213,8 @@ impl Limiter {
     }
 }
 
-fn key_limits(own: &LimitOverrides) -> Limits {
+/// Limits that hold beside others: what has none of its own has none here.
+fn own_limits(own: &LimitOverrides) -> Limits {
     Limits {
         requests: Rate::per_hour(own.requests_per_hour.unwrap_or(0)),
         inference: Rate::per_minute(own.inference_per_minute.unwrap_or(0)),

@@ -25,6 +25,7 @@ fn user() -> Principal {
         kind: PrincipalKind::User { user: UserId::new(), session: SessionId::new() },
         permissions: Permissions::READ_WRITE,
         user_kind: Some(UserKind::Member),
+        guest_net: None,
         user_limits: LimitOverrides::default(),
         key_limits: LimitOverrides::default(),
     }
@@ -94,6 +95,49 @@ fn anonymous_callers_by_network() {
     }
     assert!(!limiter.check_at(&address("::ffff:192.0.2.7"), CheckKind::Request, 0).allowed, "the same host");
     assert!(limiter.check_at(&address("192.0.2.8"), CheckKind::Request, 0).allowed);
+}
+
+fn guest(text: &str) -> Principal {
+    Principal { user_kind: Some(UserKind::Guest), ..user() }.at(text.parse().unwrap())
+}
+
+#[test]
+fn guests_of_a_network_share_its_buckets_with_anonymous_callers() {
+    let limiter = limiter(small());
+    let callers = [
+        guest("2001:db8:1:2::1"),
+        address("2001:db8:1:2::2"),
+        key_of(&guest("2001:db8:1:2::3"), LimitOverrides::default()),
+    ];
+    for (caller, remaining) in callers.iter().zip((0..3).rev()) {
+        let verdict = limiter.check_at(caller, CheckKind::Request, 0);
+        assert_eq!(view(verdict), (true, LimitName::Requests, 3, remaining));
+    }
+    assert!(callers.iter().all(|caller| !limiter.check_at(caller, CheckKind::Request, 0).allowed));
+    assert!(limiter.check_at(&guest("2001:db8:1:3::1"), CheckKind::Request, 0).allowed);
+    let elsewhere = Principal { guest_net: guest("192.0.2.7").guest_net, ..callers[0] };
+    assert!(limiter.check_at(&elsewhere, CheckKind::Request, 0).allowed, "by where the request comes from");
+    let member = user().at("2001:db8:1:2::1".parse().unwrap());
+    assert_eq!(view(limiter.check_at(&member, CheckKind::Request, 0)), (true, LimitName::Requests, 5, 4));
+    // Streams, too.
+    let streams: Vec<_> = (0..3).map(|_| limiter.stream(&guest("192.0.2.9"))).collect();
+    assert_eq!(streams.iter().filter(|stream| stream.is_ok()).count(), 2);
+}
+
+#[test]
+fn limits_given_to_a_guest_take_the_place_of_its_networks() {
+    let limiter = limiter(small());
+    let given = LimitOverrides { inference_per_minute: Some(1), ..Default::default() };
+    let narrow = Principal { user_limits: given, ..guest("192.0.2.7") };
+    assert!(limiter.check_at(&narrow, CheckKind::Inference, 0).allowed);
+    assert_eq!(view(limiter.check_at(&narrow, CheckKind::Inference, 0)), (false, LimitName::Inference, 1, 0));
+    let other = guest("192.0.2.7");
+    assert_eq!(view(limiter.check_at(&other, CheckKind::Inference, 0)), (true, LimitName::Inference, 2, 1));
+    let more = LimitOverrides { requests_per_hour: Some(0), ..Default::default() };
+    let wide = Principal { user_limits: more, ..guest("192.0.2.7") };
+    for _ in 0..10 {
+        assert!(limiter.check_at(&wide, CheckKind::Request, 0).allowed);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::bucket::{Bucket, Rate};
-use crate::identity::{ClientNet, KeyId, UserId};
+use crate::identity::{ClientNet, KeyId, Party, UserId};
 
 /// How many shards there are.
 pub const SHARDS: usize = 64;
@@ -45,6 +45,15 @@ impl From<ClientNet> for Subject {
             }
         }
         Self(bytes)
+    }
+}
+
+impl From<Party> for Subject {
+    fn from(party: Party) -> Self {
+        match party {
+            Party::User(user) => user.into(),
+            Party::Net(net) => net.into(),
+        }
     }
 }
 

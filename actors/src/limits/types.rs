@@ -24,6 +24,19 @@ pub struct LimitOverrides {
     pub concurrent_streams: Option<u32>,
 }
 
+impl LimitOverrides {
+    /// For each limit: 0, which is none, where this has one of its own, else `None`.
+    pub(super) fn lifted(&self) -> Self {
+        let lift = |own: Option<u32>| own.map(|_| 0);
+        Self {
+            requests_per_hour: lift(self.requests_per_hour),
+            inference_per_minute: lift(self.inference_per_minute),
+            tokens_per_minute: lift(self.tokens_per_minute),
+            concurrent_streams: lift(self.concurrent_streams),
+        }
+    }
+}
+
 /// What kind of request is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckKind {

@@ -10,8 +10,8 @@ use super::registry::{Call, Registry, RegistryArguments, RegistryMessage};
 use super::run::{NewRun, Reader};
 use super::types::{Found, ResponseId};
 use crate::config::ResponsesConfig;
-use crate::identity::UserId;
 use crate::identity::call::Slot;
+use crate::identity::{Party, UserId};
 use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
@@ -48,12 +48,12 @@ impl Responses {
         &self.arguments.config
     }
 
-    /// Whether one more of a user's responses can run in the background now; asked before anything is done for it.
+    /// Whether one more response can run in the background now; asked before anything is done for it.
     ///
     /// # Errors
     /// Too many do.
-    pub fn check_room(&self, user: UserId) -> Result<(), ResponsesError> {
-        self.arguments.runs.room(user, &self.arguments.config)
+    pub fn check_room(&self, party: Party) -> Result<(), ResponsesError> {
+        self.arguments.runs.room(party, &self.arguments.config)
     }
 
     /// Stores a response and begins its run.

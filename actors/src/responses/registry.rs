@@ -16,7 +16,7 @@ use super::run::{NewRun, Reader, Run};
 use super::types::{End, Found, ResponseId, ResponseRecord};
 use crate::config::ResponsesConfig;
 use crate::identity::call::Slot;
-use crate::identity::{UserId, now_s};
+use crate::identity::{Party, UserId, now_s};
 use crate::store::{Changes, ResponseChange, Store, StoreError, Stores};
 
 /// How often what is stored is looked after.
@@ -59,7 +59,7 @@ pub struct Runs(Mutex<HashMap<ResponseId, Running>>);
 #[derive(Debug)]
 struct Running {
     run: Arc<Run>,
-    background_of: Option<UserId>,
+    background_of: Option<Party>,
 }
 
 impl Runs {
@@ -72,23 +72,24 @@ impl Runs {
         self.lock().get(&id).map(|running| Arc::clone(&running.run))
     }
 
-    /// Whether a user's response can run in the background.
-    pub(super) fn room(&self, user: UserId, config: &ResponsesConfig) -> Result<(), ResponsesError> {
-        check_room(&self.lock(), user, config)
+    /// Whether one more response can run in the background.
+    pub(super) fn room(&self, party: Party, config: &ResponsesConfig) -> Result<(), ResponsesError> {
+        check_room(&self.lock(), party, config)
     }
 
     /// Takes a place for a run, where there is one.
     fn insert(
         &self,
         record: &ResponseRecord,
+        party: Party,
         run: &Arc<Run>,
         config: &ResponsesConfig,
     ) -> Result<(), ResponsesError> {
         let mut runs = self.lock();
         if record.background {
-            check_room(&runs, record.user, config)?;
+            check_room(&runs, party, config)?;
         }
-        let background_of = record.background.then_some(record.user);
+        let background_of = record.background.then_some(party);
         runs.insert(record.id, Running { run: Arc::clone(run), background_of });
         Ok(())
     }
@@ -96,13 +97,17 @@ impl Runs {
 
 fn check_room(
     runs: &HashMap<ResponseId, Running>,
-    user: UserId,
+    party: Party,
     config: &ResponsesConfig,
 ) -> Result<(), ResponsesError> {
     let of_all = runs.values().filter(|running| running.background_of.is_some()).count();
-    let own = runs.values().filter(|running| running.background_of == Some(user)).count();
+    let own = runs.values().filter(|running| running.background_of == Some(party)).count();
     let checks = [
-        (own, config.max_background_per_user, "one user may have (responses.max_background_per_user)"),
+        (
+            own,
+            config.max_background_per_user,
+            "one user, or the guests of one address, may have (responses.max_background_per_user)",
+        ),
         (of_all, config.max_background, "this server takes (responses.max_background)"),
     ];
     for (running, limit, whose) in checks {
@@ -175,10 +180,10 @@ impl Actor for Registry {
 
 impl RegistryArguments {
     fn begin(&self, new: NewRun, call: Call<Reader>) {
-        let NewRun { record, source, keep } = new;
+        let NewRun { record, party, source, keep } = new;
         let run = Run::new();
         // Before it is stored, so that whoever finds it there finds it running.
-        if let Err(error) = self.runs.insert(&record, &run, &self.config) {
+        if let Err(error) = self.runs.insert(&record, party, &run, &self.config) {
             return call.answer(Err(error));
         }
         let id = record.id;

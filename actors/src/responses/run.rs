@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::types::{Delta, End, EndStatus, Problem, Progress, ResponseRecord};
-use crate::identity::now_s;
+use crate::identity::{Party, now_s};
 use crate::model::{FinishReason, GenerationError, TokenUsage};
 
 /// What a model says of an answer.
@@ -41,6 +41,8 @@ pub enum Keep {
 pub struct NewRun {
     /// What is stored, or would be.
     pub record: ResponseRecord,
+    /// Whose place it takes, where it runs in the background.
+    pub party: Party,
     /// Where the answer comes from.
     pub source: Source,
     /// How long it goes on alone.

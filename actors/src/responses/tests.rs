@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::config::ResponsesConfig;
-use crate::identity::{UserId, UserKind, now_s};
+use crate::identity::{Party, UserId, UserKind, now_s};
 use crate::model::{FinishReason, TokenUsage};
 use crate::store::{AccountChange, Changes, ResponseChange, Store, StoreError};
 use crate::supervision::RestartPolicy;
@@ -52,7 +52,14 @@ impl Bench {
     }
 
     async fn begin(&self, record: &ResponseRecord, source: Source) -> Result<Reader, ResponsesError> {
-        self.responses.begin(NewRun { record: record.clone(), source, keep: Keep::Always }).await
+        self.responses
+            .begin(NewRun {
+                record: record.clone(),
+                party: Party::User(record.user),
+                source,
+                keep: Keep::Always,
+            })
+            .await
     }
 
     async fn close(self) {

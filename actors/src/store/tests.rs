@@ -25,6 +25,7 @@ fn user(email: &str) -> UserRecord {
         created_at: 1,
         disabled: false,
         limits: LimitOverrides::default(),
+        guest_net: None,
         external: Some(ExternalId { issuer: "https://id.example".to_owned(), subject: email.to_owned() }),
     }
 }

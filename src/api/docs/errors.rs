@@ -110,6 +110,12 @@ pub static ERRORS: &[Known] = &[
     ),
     known(403, "user_disabled", Tag("auth"), "The user is disabled."),
     known(403, "guests_disabled", Tag("auth"), "This server takes no guests."),
+    known(
+        429,
+        "too_many_guests",
+        Tag("auth"),
+        "There are as many guests, from the address or in all, as may be.",
+    ),
     known(403, "email_not_verified", Tag("auth"), "The provider has not verified the email address."),
     known(403, "domain_not_allowed", Tag("auth"), "Addresses of this domain may not sign in here."),
     known(

@@ -64,11 +64,11 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         let allowed = state.web_search.check(&context.fairness_key());
         allowed.map_err(|error| web_search::from_search(&error, &web.at))?;
     }
-    let user = context.caller.principal.user();
+    let (user, party) = (context.caller.principal.user(), context.caller.principal.party());
     if checked.background {
-        let user = user.ok_or_else(|| ApiError::credential_required().with_param("background"))?;
+        user.ok_or_else(|| ApiError::credential_required().with_param("background"))?;
         // Before a conversation is told of it.
-        state.responses.check_room(user).map_err(from_responses)?;
+        state.responses.check_room(party).map_err(from_responses)?;
     }
     let (stream, background) = (checked.stream, checked.background);
     let (with_sources, max_searches) = (checked.with_sources, checked.max_searches);
@@ -117,7 +117,9 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         (false, false) => Keep::For(Duration::ZERO),
     };
     let reader = match owner {
-        Some(_) => state.responses.begin(NewRun { record, source, keep }).await.map_err(from_responses)?,
+        Some(_) => {
+            state.responses.begin(NewRun { record, party, source, keep }).await.map_err(from_responses)?
+        }
         None => Run::unstored(source),
     };
     let mut response = match (stream, background) {

@@ -97,6 +97,7 @@ fn user() -> UserRecord {
         created_at: 0,
         disabled: false,
         limits: LimitOverrides::default(),
+        guest_net: None,
         external: None,
     }
 }

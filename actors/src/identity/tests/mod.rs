@@ -21,6 +21,9 @@ use crate::limits::LimitOverrides;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 
+/// Where guests come from.
+const NET: ClientNet = ClientNet::V4([192, 0, 2, 1]);
+
 /// A data folder with everything started over it.
 struct Fixture {
     folder: TempDir,

@@ -43,7 +43,7 @@ async fn a_user_made_by_an_administrator_is_found_by_the_address() {
 #[tokio::test]
 async fn a_guest_becomes_a_member_and_its_old_credentials_end() {
     let fixture = Fixture::new().await;
-    let guest = fixture.identity.guest().await.unwrap();
+    let guest = fixture.identity.guest(NET).await.unwrap();
     assert_eq!((guest.kind, guest.email.as_ref()), (UserKind::Guest, None));
     let tokens = fixture.identity.start_session(guest.id).await.unwrap();
     let key = fixture.key(guest.id, Permissions::READ_WRITE).await;
@@ -59,7 +59,7 @@ async fn a_guest_becomes_a_member_and_its_old_credentials_end() {
 async fn a_guest_that_turns_out_to_be_known_is_merged() {
     let fixture = Fixture::new().await;
     let ann = fixture.identity.sign_in(profile("1", "ann@example.com"), None).await.unwrap().user;
-    let guest = fixture.identity.guest().await.unwrap().id;
+    let guest = fixture.identity.guest(NET).await.unwrap().id;
     let tokens = fixture.identity.start_session(guest).await.unwrap();
     let signed_in = fixture.identity.sign_in(profile("1", "ann@example.com"), Some(guest)).await.unwrap();
     assert_eq!((signed_in.user.id, signed_in.merged_guest), (ann.id, Some(guest)));
@@ -83,7 +83,7 @@ async fn a_disabled_user_does_not_sign_in() {
     let ann = fixture.identity.sign_in(profile("1", "ann@example.com"), None).await.unwrap().user;
     let disable = UserUpdate { disabled: Some(true), ..UserUpdate::default() };
     fixture.identity.update_user(ann.id, disable).await.unwrap();
-    let guest = fixture.identity.guest().await.unwrap().id;
+    let guest = fixture.identity.guest(NET).await.unwrap().id;
     let refused = fixture.identity.sign_in(profile("1", "ann@example.com"), Some(guest)).await;
     assert_eq!(refused, Err(IdentityError::Auth(AuthError::UserDisabled)));
     assert!(fixture.identity.user(guest).await.is_ok(), "nothing happens to the guest");

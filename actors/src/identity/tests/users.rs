@@ -1,4 +1,8 @@
+use super::super::users::{GuestRetention, forget_guests};
 use super::*;
+use crate::store::{AccountChange, KeyHash};
+
+const DAY: u64 = 86_400;
 
 #[tokio::test]
 async fn made_listed_changed_and_deleted() {
@@ -74,12 +78,12 @@ async fn disabling_refuses_every_credential_and_enabling_takes_them_back() {
 }
 
 #[tokio::test]
-async fn guests_nobody_can_be_are_forgotten() {
+async fn guests_nobody_uses_are_forgotten_with_their_credentials() {
     let fixture = Fixture::new().await;
     let (with_session, with_key, alone) = (
-        fixture.identity.guest().await.unwrap().id,
-        fixture.identity.guest().await.unwrap().id,
-        fixture.identity.guest().await.unwrap().id,
+        fixture.identity.guest(NET).await.unwrap().id,
+        fixture.identity.guest(NET).await.unwrap().id,
+        fixture.identity.guest(NET).await.unwrap().id,
     );
     fixture.identity.start_session(with_session).await.unwrap();
     fixture.key(with_key, Permissions::READ_WRITE).await;
@@ -88,10 +92,57 @@ async fn guests_nobody_can_be_are_forgotten() {
     let all = [with_session, with_key, alone, member];
     fixture.identity.desk_for_tests().store.read(move |stores| {
         let stores = stores.unwrap();
-        let at = |before| super::super::users::forget_guests(stores, &all, before).unwrap().accounts;
-        sender.send((at(0), at(u64::MAX))).unwrap();
+        let retention = GuestRetention { idle_s: 10 * DAY, access_ttl_s: 3600 };
+        let used_yesterday = |_: &_| Some(now_s() + 11 * DAY);
+        let at = |now, used: &dyn Fn(&KeyHash) -> Option<u64>| {
+            let changes = forget_guests(stores, &all, retention, now, used).unwrap();
+            let deleted = changes.accounts.iter().filter_map(|change| match change {
+                AccountChange::DeleteUser(id) => Some(*id),
+                _ => None,
+            });
+            (deleted.collect::<Vec<_>>(), changes.sessions.len(), changes.accounts.len())
+        };
+        let now = now_s();
+        let never = |_: &_| None;
+        sender.send(at(now + DAY / 2, &never)).unwrap();
+        sender.send(at(now + 2 * DAY, &never)).unwrap();
+        sender.send(at(now + 12 * DAY, &used_yesterday)).unwrap();
+        sender.send(at(now + 12 * DAY, &never)).unwrap();
     });
-    let (recent, old) = changes.recv().unwrap();
-    assert_eq!(recent, []);
-    assert_eq!(old, [crate::store::AccountChange::DeleteUser(alone)]);
+    assert_eq!(changes.recv().unwrap(), (vec![], 0, 0));
+    assert_eq!(changes.recv().unwrap(), (vec![alone], 0, 1), "nobody can be that one any more");
+    assert_eq!(changes.recv().unwrap(), (vec![with_session, alone], 1, 2), "the other's key is in use");
+    assert_eq!(
+        changes.recv().unwrap(),
+        (vec![with_session, with_key, alone], 1, 4),
+        "a key does not keep a guest"
+    );
+}
+
+#[tokio::test]
+async fn guests_are_bounded_by_network_and_in_all_across_restarts() {
+    let config = AuthConfig { max_guests_per_address: 2, max_guests: 3, ..AuthConfig::default() };
+    let fixture = Fixture::with(config).await;
+    let (here, there) = (NET, ClientNet::V6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 7]));
+    let made = futures_util::future::join_all((0..8).map(|_| fixture.identity.guest(here))).await;
+    let guests: Vec<UserId> = made.iter().flatten().map(|guest| guest.id).collect();
+    assert_eq!(guests.len(), 2, "also when they are made at the same time");
+    let fixture = fixture.restart().await;
+    let refused = |limit| move |made: Result<UserRecord, IdentityError>| matches!(made, Err(IdentityError::TooManyGuests { limit: told, .. }) if told == limit);
+    assert!(refused(2)(fixture.identity.guest(here).await));
+    fixture.identity.guest(there).await.unwrap();
+    assert!(refused(3)(fixture.identity.guest(there).await));
+    // Who signs in is no guest any more, and who is deleted neither.
+    let profile = ExternalProfile {
+        id: ExternalId { issuer: "i".to_owned(), subject: "s".to_owned() },
+        email: "ann@example.com".to_owned(),
+        name: String::new(),
+        picture: None,
+    };
+    let signed_in = fixture.identity.sign_in(profile, Some(guests[0])).await.unwrap();
+    assert_eq!((signed_in.user.id, signed_in.user.guest_net), (guests[0], None));
+    fixture.identity.delete_user(guests[1]).await.unwrap();
+    fixture.identity.guest(here).await.unwrap();
+    fixture.identity.guest(here).await.unwrap();
+    assert!(refused(2)(fixture.identity.guest(here).await));
 }
