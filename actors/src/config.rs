@@ -285,6 +285,8 @@ pub struct RateLimitsConfig {
     pub anonymous_per_hour: u32,
     /// Inference requests a minute of one user or address.
     pub inference_per_minute: u32,
+    /// Answers a minute of one user or address. Unset: ten times the inference requests.
+    pub answers_per_minute: Option<u32>,
     /// Tokens a minute of one user or address, prompt and answer together.
     pub tokens_per_minute: u32,
     /// Streams at the same time of one user or address.
@@ -299,6 +301,7 @@ impl Default for RateLimitsConfig {
             authenticated_per_hour: 1000,
             anonymous_per_hour: 100,
             inference_per_minute: 60,
+            answers_per_minute: None,
             tokens_per_minute: 0,
             concurrent_streams: 0,
             sign_in_failures_per_hour: 20,

@@ -90,6 +90,9 @@ pub struct Limits {
     /// Chat and text completions a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     inference_per_minute: Option<u32>,
+    /// Answers a minute, prompts times `n` or `best_of`. Absent: where there is `inference_per_minute`, ten times that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answers_per_minute: Option<u32>,
     /// Tokens a minute, prompts and answers together.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_minute: Option<u32>,
@@ -103,6 +106,7 @@ impl From<LimitOverrides> for Limits {
         Self {
             requests_per_hour: limits.requests_per_hour,
             inference_per_minute: limits.inference_per_minute,
+            answers_per_minute: limits.answers_per_minute,
             tokens_per_minute: limits.tokens_per_minute,
             concurrent_streams: limits.concurrent_streams,
         }
@@ -114,6 +118,7 @@ impl From<Limits> for LimitOverrides {
         Self {
             requests_per_hour: limits.requests_per_hour,
             inference_per_minute: limits.inference_per_minute,
+            answers_per_minute: limits.answers_per_minute,
             tokens_per_minute: limits.tokens_per_minute,
             concurrent_streams: limits.concurrent_streams,
         }

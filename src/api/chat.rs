@@ -17,7 +17,7 @@ use super::chat_wire::{
 };
 use super::choices::{ChoiceEvent, Choices};
 use super::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
-use super::meter::Meter;
+use super::meter::{Meter, take_answers};
 use super::params::{ServiceTier, StopShape, StreamOptions, choice_seed};
 use super::streaming;
 use super::structured::{self, FormatKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs};
@@ -106,7 +106,8 @@ pub struct Doc;
 /// Continue a conversation.
 ///
 /// With `stream`, the answer comes as server-sent events: `data: {chunk}` lines, the assistant's role in the
-/// first, `finish_reason` in an answer's last, `data: [DONE]` at the end. Fields that are unknown are ignored
+/// first, `finish_reason` in an answer's last, `data: [DONE]` at the end. Each of the `n` answers counts against the
+/// limit of answers a minute (by default ten times the inference limit); a request for more than that is 400. Fields that are unknown are ignored
 /// and named in the response header `X-Ignored-Fields`.
 #[utoipa::path(
     post,
@@ -157,6 +158,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let with_logprobs = chat.logprobs.is_some();
     let head = Head::new("chatcmpl", &chat.model);
     let meter = Meter::start(&state, &context, stream, 1, n)?;
+    take_answers(&state, &context, n, "n")?;
     let turn = match chat.conversation.take() {
         Some(param) => {
             let begun =

@@ -8,7 +8,7 @@ use warp::filters::BoxedFilter;
 
 use super::choices::{ChoiceEvent, Choices};
 use super::logprobs::CompletionLogprobs;
-use super::meter::Meter;
+use super::meter::{Meter, take_answers};
 use super::params::StopShape;
 use super::prompt::PromptShape;
 use super::streaming;
@@ -60,7 +60,8 @@ pub struct Doc;
 /// Continue a text.
 ///
 /// With `stream`, the answer comes as server-sent events of the same shape. With several prompts, answer
-/// `p * n + k` is the `k`-th to prompt `p`. Fields that are unknown are ignored and named in the response
+/// `p * n + k` is the `k`-th to prompt `p`. Each prompt counts `n`, or `best_of`, times against the limit of answers a
+/// minute (by default ten times the inference limit); a request for more than that is 400. Fields that are unknown are ignored and named in the response
 /// header `X-Ignored-Fields`.
 #[utoipa::path(
     post,
@@ -84,6 +85,7 @@ pub struct Doc;
         (status = 404, description = "There is no such model", body = ErrorResponse),
         (status = 413, description = "The body is too large", body = ErrorResponse),
         (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
+        (status = 429, description = "A rate limit", body = ErrorResponse),
         (status = 500, description = "The server failed", body = ErrorResponse),
         (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
     )
@@ -104,6 +106,12 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let scored = checked.echo && with_logprobs;
     let head = Head::new("cmpl", &checked.model);
     let meter = Meter::start(&state, &context, stream, prompts, best_of)?;
+    let counted = match (best_of > n, n > 1) {
+        (true, _) => "best_of",
+        (false, true) => "n",
+        (false, false) => PROMPT,
+    };
+    take_answers(&state, &context, prompts * best_of, counted)?;
     let requests = generation_requests(checked, constraint.as_ref(), &context);
     let mut choices = Choices::start(&state.models, requests, Reading::default(), meter)
         .await

@@ -1,12 +1,38 @@
 //! What one request costs: its tokens, which limits and the ledger count, and a stream while it lasts.
 
 use jan_actors::identity::Principal;
-use jan_actors::limits::{Limiter, StreamPermit};
+use jan_actors::limits::{AnswersRefused, Limiter, StreamPermit};
 use jan_actors::model::{GenerationEvent, Models};
 use jan_actors::usage::{UsageCounts, UsageKey, UsageLedger};
 
 use super::AppState;
 use crate::http::{ApiError, RequestContext};
+
+/// Counts `answers` of one request, whose number `field` says, against the caller's answers a minute.
+///
+/// # Errors
+/// 400: more than the limit lets one request have at all. 429: not so many are left now.
+pub fn take_answers(
+    state: &AppState,
+    context: &RequestContext,
+    answers: usize,
+    field: &'static str,
+) -> Result<(), ApiError> {
+    let count = u32::try_from(answers).unwrap_or(u32::MAX);
+    match state.limiter.take_answers(&context.caller.principal, count) {
+        Ok(()) => Ok(()),
+        Err(AnswersRefused::MoreThanAll { limit }) => {
+            let message = format!(
+                "Invalid '{field}': {answers} answers are more than the {limit} answers a minute that the caller may \
+                 have (rate_limits.answers_per_minute); ask for at most {limit} in one request."
+            );
+            Err(ApiError::invalid_value(field, message))
+        }
+        Err(AnswersRefused::NotNow { limit, retry_after }) => {
+            Err(ApiError::answers_limited(answers, limit, retry_after))
+        }
+    }
+}
 
 /// Counts the tokens of a request's answers and charges them when it is over, however it ends: who leaves early has
 /// used the tokens so far. The ledger gets them as they come.

@@ -187,6 +187,11 @@ pub static KEYS: &[Key] = &[
         "Chat and text completions a minute of one user, or of one address without a credential and its guests.",
     ),
     key(
+        "rate_limits.answers_per_minute",
+        integer(0, U32, "answers"),
+        "Answers a minute of the same: prompts times `n` or `best_of` of a chat or text completion, one of a response. A request for more than all of them is 400. Not less than the inference limit. Unset: ten times that.",
+    ),
+    key(
         "rate_limits.tokens_per_minute",
         integer(0, U32, "tokens"),
         "Tokens a minute of the same, prompts and answers together; charged after the answer.",

@@ -268,6 +268,20 @@ impl ApiError {
         }
     }
 
+    /// 429 `rate_limit_exceeded` for answers a minute, which no header shows: those go on showing the other buckets.
+    #[must_use]
+    pub fn answers_limited(answers: usize, limit: u32, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let message = format!(
+            "The limit of {limit} answers a minute has no {answers} left; try again in {} s.",
+            seconds.max(1)
+        );
+        Self {
+            retry_after: Some(wait),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message)
+        }
+    }
+
     /// What was wrong.
     #[must_use]
     pub fn message(&self) -> &str {

@@ -61,16 +61,27 @@ impl Bucket {
 
     /// Takes one if there is one.
     pub fn take(&mut self, rate: Rate) -> bool {
-        let free = rate.is_unlimited() || self.spent + rate.period_ms <= rate.capacity();
+        self.take_many(1, rate)
+    }
+
+    /// Takes so many if there are so many, else none.
+    pub fn take_many(&mut self, amount: u32, rate: Rate) -> bool {
+        let taken = u64::from(amount) * rate.period_ms;
+        let free = rate.is_unlimited() || self.spent + taken <= rate.capacity();
         if free && !rate.is_unlimited() {
-            self.spent += rate.period_ms;
+            self.spent += taken;
         }
         free
     }
 
     /// Gives one back.
     pub fn give_back(&mut self, rate: Rate) {
-        self.spent = self.spent.saturating_sub(rate.period_ms);
+        self.give_back_many(1, rate);
+    }
+
+    /// Gives so many back.
+    pub fn give_back_many(&mut self, amount: u32, rate: Rate) {
+        self.spent = self.spent.saturating_sub(u64::from(amount) * rate.period_ms);
     }
 
     /// Spends `amount`, also what is not there.
@@ -93,7 +104,12 @@ impl Bucket {
 
     /// How long until it holds one.
     pub fn one_in_ms(&self, rate: Rate) -> u64 {
-        let missing = (self.spent + rate.period_ms).saturating_sub(rate.capacity());
+        self.many_in_ms(1, rate)
+    }
+
+    /// How long until it holds so many, which is no more than its limit.
+    pub fn many_in_ms(&self, amount: u32, rate: Rate) -> u64 {
+        let missing = (self.spent + u64::from(amount) * rate.period_ms).saturating_sub(rate.capacity());
         missing.div_ceil(u64::from(rate.limit.max(1)))
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::actor::{LIMITERS, RateLimiter, RateLimiterArguments};
 use super::bucket::{Bucket, Rate};
 use super::table::{Entry, Limits, Subject, Table};
-use super::types::{BucketView, CheckKind, LimitName, LimitOverrides, Verdict};
+use super::types::{AnswersRefused, BucketView, CheckKind, LimitName, LimitOverrides, Verdict};
 use crate::config::RateLimitsConfig;
 use crate::identity::{ClientNet, Party, Principal, PrincipalKind};
 use crate::supervisor::ChildSpec;
@@ -54,6 +54,9 @@ impl Drop for StreamPermit {
         }
     }
 }
+
+/// Answers for each inference request, where the settings name no limit of answers.
+const ANSWERS_A_REQUEST: u32 = 10;
 
 /// One whose buckets are asked, and the limits that hold there.
 type Asked = (Subject, Limits);
@@ -126,6 +129,38 @@ impl Limiter {
         }
     }
 
+    /// Counts the answers of one request, all of them or none.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn take_answers(&self, principal: &Principal, answers: u32) -> Result<(), AnswersRefused> {
+        self.take_answers_at(principal, answers, self.clock.now_ms())
+    }
+
+    fn take_answers_at(&self, principal: &Principal, answers: u32, now: u64) -> Result<(), AnswersRefused> {
+        let asked = self.asked(principal);
+        let limited = || asked.iter().flatten().filter(|(_, limits)| !limits.answers.is_unlimited());
+        if let Some(limit) = limited().map(|(_, limits)| limits.answers.limit).min().filter(|&l| l < answers)
+        {
+            return Err(AnswersRefused::MoreThanAll { limit });
+        }
+        for (number, (subject, limits)) in limited().enumerate() {
+            let rate = limits.answers;
+            let missing = self.table.with(*subject, now, limits, |entry| {
+                (!entry.answers.take_many(answers, rate)).then(|| entry.answers.many_in_ms(answers, rate))
+            });
+            if let Some(wait_ms) = missing {
+                for (subject, limits) in limited().take(number) {
+                    let back = |entry: &mut Entry| entry.answers.give_back_many(answers, limits.answers);
+                    self.table.with(*subject, now, limits, back);
+                }
+                let retry_after = Duration::from_millis(wait_ms);
+                return Err(AnswersRefused::NotNow { limit: rate.limit, retry_after });
+            }
+        }
+        Ok(())
+    }
+
     /// Counts a stream for as long as the permit lives.
     ///
     /// # Errors
@@ -181,7 +216,7 @@ impl Limiter {
     /// that an administrator gave one guest take the place of the network's, in buckets of its own.
     fn asked(&self, principal: &Principal) -> [Option<Asked>; MOST_ASKED] {
         let own = |subject: Subject, limits: &LimitOverrides| {
-            (*limits != LimitOverrides::default()).then(|| (subject, own_limits(limits)))
+            (*limits != LimitOverrides::default()).then(|| (subject, self.own_limits(limits)))
         };
         let key = match principal.kind {
             PrincipalKind::Key { key, .. } => own(key.into(), &principal.key_limits),
@@ -206,21 +241,40 @@ impl Limiter {
             inference: Rate::per_minute(
                 overrides.inference_per_minute.unwrap_or(config.inference_per_minute),
             ),
+            answers: self.answers(overrides, config.inference_per_minute),
             tokens: Rate::per_minute(overrides.tokens_per_minute.unwrap_or(config.tokens_per_minute)),
             failures: Rate::per_hour(config.sign_in_failures_per_hour),
             streams: overrides.concurrent_streams.unwrap_or(config.concurrent_streams),
         }
     }
-}
 
-/// Limits that hold beside others: what has none of its own has none here.
-fn own_limits(own: &LimitOverrides) -> Limits {
-    Limits {
-        requests: Rate::per_hour(own.requests_per_hour.unwrap_or(0)),
-        inference: Rate::per_minute(own.inference_per_minute.unwrap_or(0)),
-        tokens: Rate::per_minute(own.tokens_per_minute.unwrap_or(0)),
-        failures: Rate::per_hour(0),
-        streams: own.concurrent_streams.unwrap_or(0),
+    /// Limits that hold beside others: what has none of its own has none here.
+    fn own_limits(&self, own: &LimitOverrides) -> Limits {
+        // Without inference of its own, it has no answers of its own either.
+        let with_inference = own.inference_per_minute.is_some() || own.answers_per_minute.is_some();
+        let none = Rate::per_minute(0);
+        Limits {
+            requests: Rate::per_hour(own.requests_per_hour.unwrap_or(0)),
+            inference: Rate::per_minute(own.inference_per_minute.unwrap_or(0)),
+            answers: if with_inference { self.answers(own, 0) } else { none },
+            tokens: Rate::per_minute(own.tokens_per_minute.unwrap_or(0)),
+            failures: Rate::per_hour(0),
+            streams: own.concurrent_streams.unwrap_or(0),
+        }
+    }
+
+    /// Answers a minute, where inference requests are limited to `inference` unless `own` says otherwise. Whoever has
+    /// inference of their own has answers of their own in proportion. Never fewer than inference requests, so that
+    /// requests for one answer meet the limit of requests alone.
+    fn answers(&self, own: &LimitOverrides, inference: u32) -> Rate {
+        let set = self.config.answers_per_minute;
+        let set = set.filter(|&set| set == 0 || own.inference_per_minute.is_none());
+        let inference = own.inference_per_minute.unwrap_or(inference);
+        let answers = own.answers_per_minute.or(set);
+        Rate::per_minute(match answers.unwrap_or(inference.saturating_mul(ANSWERS_A_REQUEST)) {
+            0 => 0,
+            limited => limited.max(inference),
+        })
     }
 }
 

@@ -14,6 +14,7 @@ fn small() -> RateLimitsConfig {
         authenticated_per_hour: 5,
         anonymous_per_hour: 3,
         inference_per_minute: 2,
+        answers_per_minute: None,
         tokens_per_minute: 100,
         concurrent_streams: 2,
         sign_in_failures_per_hour: 2,
@@ -99,6 +100,114 @@ fn anonymous_callers_by_network() {
 
 fn guest(text: &str) -> Principal {
     Principal { user_kind: Some(UserKind::Guest), ..user() }.at(text.parse().unwrap())
+}
+
+#[test]
+fn answers_are_taken_as_a_whole_and_come_back() {
+    let limiter = limiter(small());
+    let user = user();
+    assert_eq!(limiter.take_answers_at(&user, 21, 0), Err(AnswersRefused::MoreThanAll { limit: 20 }));
+    assert_eq!(limiter.take_answers_at(&user, 15, 0), Ok(()));
+    let wait = Duration::from_secs(15);
+    let refused = Err(AnswersRefused::NotNow { limit: 20, retry_after: wait });
+    assert_eq!(limiter.take_answers_at(&user, 10, 0), refused);
+    assert_eq!(limiter.take_answers_at(&user, 5, 0), Ok(()));
+    assert!(limiter.take_answers_at(&user, 10, 29_999).is_err());
+    assert_eq!(limiter.take_answers_at(&user, 10, 30_000), Ok(()));
+    // The reference's buckets show nothing of it.
+    assert_eq!(view(limiter.peek_at(&user, CheckKind::Inference, 0)), (true, LimitName::Inference, 2, 2));
+}
+
+#[test]
+fn answers_go_with_the_inference_of_whoever_has_their_own() {
+    let given = |inference, answers| LimitOverrides {
+        inference_per_minute: inference,
+        answers_per_minute: answers,
+        ..LimitOverrides::default()
+    };
+    let most = |config: &RateLimitsConfig, user_limits, key_limits| {
+        let principal = key_of(&Principal { user_limits, ..user() }, key_limits);
+        match limiter(config.clone()).take_answers_at(&principal, u32::MAX, 0) {
+            Err(AnswersRefused::MoreThanAll { limit }) => Some(limit),
+            other => other.map(|()| None).unwrap(),
+        }
+    };
+    let (unset, none) = (small(), LimitOverrides::default());
+    assert_eq!(most(&unset, none, none), Some(20));
+    assert_eq!(most(&unset, given(Some(7), None), none), Some(70));
+    assert_eq!(most(&unset, given(None, Some(3)), none), Some(3));
+    assert_eq!(most(&unset, given(Some(7), Some(3)), none), Some(7), "never fewer than requests");
+    assert_eq!(most(&unset, given(None, Some(0)), none), None);
+    assert_eq!(most(&unset, none, given(Some(1), None)), Some(10), "a key's own beside its user's");
+    assert_eq!(most(&unset, none, given(Some(9), None)), Some(20));
+    assert_eq!(most(&unset, none, given(Some(0), None)), Some(20));
+    let set = RateLimitsConfig { answers_per_minute: Some(50), ..small() };
+    assert_eq!(most(&set, none, none), Some(50));
+    assert_eq!(most(&set, given(Some(7), None), none), Some(70));
+    let unlimited = RateLimitsConfig { answers_per_minute: Some(0), ..small() };
+    assert_eq!(most(&unlimited, given(Some(7), None), given(Some(7), None)), None);
+    let guest = Principal { user_limits: given(Some(7), None), ..guest("192.0.2.1") };
+    let refused = limiter(small()).take_answers_at(&guest, u32::MAX, 0);
+    assert_eq!(refused, Err(AnswersRefused::MoreThanAll { limit: 70 }));
+}
+
+proptest! {
+    /// Whatever the settings, as many requests for one answer pass at once as the limit of requests lets pass.
+    #[test]
+    fn requests_for_one_answer_meet_the_limit_of_requests_alone(
+        inference in 1u32..80,
+        set in prop::option::of(0u32..200),
+        own in prop::option::of(1u32..80),
+        own_answers in prop::option::of(0u32..200),
+    ) {
+        let config = RateLimitsConfig {
+            authenticated_per_hour: 0, inference_per_minute: inference, answers_per_minute: set, ..small()
+        };
+        let limiter = limiter(config);
+        let user_limits = LimitOverrides {
+            inference_per_minute: own, answers_per_minute: own_answers, tokens_per_minute: Some(0),
+            ..LimitOverrides::default()
+        };
+        let user = Principal { user_limits, ..user() };
+        for _ in 0..own.unwrap_or(inference) {
+            prop_assert!(limiter.check_at(&user, CheckKind::Inference, 0).allowed);
+            prop_assert_eq!(limiter.take_answers_at(&user, 1, 0), Ok(()));
+        }
+        prop_assert!(!limiter.check_at(&user, CheckKind::Inference, 0).allowed);
+    }
+
+    /// In no minute are there more answers than the bucket holds and what comes back meanwhile, and what is refused
+    /// passes after the time that the refusal names.
+    #[test]
+    fn answers_are_bounded_and_the_wait_is_the_one_named(
+        asked in prop::collection::vec((0u64..20_000, 1u32..25), 1..60),
+    ) {
+        let limiter = limiter(small());
+        let key = key_of(&user(), LimitOverrides { answers_per_minute: Some(15), ..Default::default() });
+        let (mut now, mut taken) = (0, Vec::new());
+        for (pause, answers) in asked {
+            now += pause;
+            match limiter.take_answers_at(&key, answers, now) {
+                Ok(()) => taken.push((now, u64::from(answers))),
+                Err(AnswersRefused::MoreThanAll { limit }) => prop_assert!(limit == 15 && answers > 15),
+                Err(AnswersRefused::NotNow { retry_after, .. }) => {
+                    let wait = u64::try_from(retry_after.as_millis()).unwrap();
+                    prop_assert!(answers <= 15 && wait > 0);
+                    now += wait;
+                    // Beside the key's own, its user's bucket may take longer.
+                    let mut tries = 0;
+                    while let Err(AnswersRefused::NotNow { retry_after, .. }) = limiter.take_answers_at(&key, answers, now) {
+                        now += u64::try_from(retry_after.as_millis()).unwrap();
+                        tries += 1;
+                        prop_assert!(tries <= 2);
+                    }
+                    taken.push((now, u64::from(answers)));
+                }
+            }
+            let within: u64 = taken.iter().filter(|(at, _)| now - at < 60_000).map(|(_, answers)| answers).sum();
+            prop_assert!(within <= 30, "{within}");
+        }
+    }
 }
 
 #[test]

@@ -74,6 +74,8 @@ pub struct Entry {
     pub requests: Bucket,
     /// Inference requests a minute.
     pub inference: Bucket,
+    /// Answers a minute.
+    pub answers: Bucket,
     /// Tokens a minute.
     pub tokens: Bucket,
     /// Failed sign-ins an hour.
@@ -89,6 +91,8 @@ pub struct Limits {
     pub requests: Rate,
     /// Inference requests a minute.
     pub inference: Rate,
+    /// Answers a minute.
+    pub answers: Rate,
     /// Tokens a minute.
     pub tokens: Rate,
     /// Failed sign-ins an hour.
@@ -105,6 +109,7 @@ impl Entry {
         self.last_ms = now_ms;
         self.requests.refill(elapsed, limits.requests);
         self.inference.refill(elapsed, limits.inference);
+        self.answers.refill(elapsed, limits.answers);
         self.tokens.refill(elapsed, limits.tokens);
         self.failures.refill(elapsed, limits.failures);
     }

@@ -16,6 +16,9 @@ pub struct LimitOverrides {
     /// Inference requests a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inference_per_minute: Option<u32>,
+    /// Answers a minute. Where it is unset and inference requests are not, ten times those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers_per_minute: Option<u32>,
     /// Tokens a minute, prompt and answer together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_minute: Option<u32>,
@@ -31,6 +34,7 @@ impl LimitOverrides {
         Self {
             requests_per_hour: lift(self.requests_per_hour),
             inference_per_minute: lift(self.inference_per_minute),
+            answers_per_minute: lift(self.answers_per_minute.or(self.inference_per_minute)),
             tokens_per_minute: lift(self.tokens_per_minute),
             concurrent_streams: lift(self.concurrent_streams),
         }
@@ -53,6 +57,8 @@ pub enum LimitName {
     Requests,
     /// Inference requests a minute.
     Inference,
+    /// Answers a minute.
+    Answers,
     /// Tokens a minute.
     Tokens,
     /// Streams at the same time.
@@ -68,6 +74,7 @@ impl LimitName {
         match self {
             Self::Requests => "requests an hour",
             Self::Inference => "inference requests a minute",
+            Self::Answers => "answers a minute",
             Self::Tokens => "tokens a minute",
             Self::Streams => "streams at the same time",
             Self::SignInFailures => "failed sign-ins an hour",
@@ -97,6 +104,23 @@ pub struct Verdict {
     pub nearest: Option<BucketView>,
     /// With a refusal: when it would be allowed.
     pub retry_after: Option<Duration>,
+}
+
+/// Why answers are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswersRefused {
+    /// There are more than the limit lets a full bucket hold, so that waiting is of no use.
+    MoreThanAll {
+        /// Answers a minute.
+        limit: u32,
+    },
+    /// There are not so many left now.
+    NotNow {
+        /// Answers a minute.
+        limit: u32,
+        /// When there are.
+        retry_after: Duration,
+    },
 }
 
 impl Verdict {

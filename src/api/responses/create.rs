@@ -19,7 +19,7 @@ use super::source::Plan;
 use super::stream::Origin;
 use super::turn::into_turn;
 use super::{follow, from_generation, history, instructions, items, shown, source};
-use crate::api::meter::Meter;
+use crate::api::meter::{Meter, take_answers};
 use crate::api::structured::generation_error;
 use crate::api::tools::WebTool;
 use crate::api::web_search::{self, prompt};
@@ -79,6 +79,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         return Err(ApiError::model_not_found(&parsed.value.model));
     }
     let meter = Meter::start(&state, &context, stream, 1, 1)?;
+    take_answers(&state, &context, 1, "input")?;
     let Prepared { record, plan, turn } = prepare(&state, &context, &parsed.value, checked, owner).await?;
     let shown: ResponseObject = shown(&record)?;
     let searching = web.map(|web| searching(&state, &context, web, max_searches));
