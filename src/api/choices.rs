@@ -108,8 +108,8 @@ impl Choices {
         }
         let count = requests.len();
         let mut streams = Vec::with_capacity(count);
-        for (index, request) in requests.into_iter().enumerate() {
-            streams.push(events_of(index, models.generate(request).await?));
+        for (index, generation) in models.generate_all(requests).await?.into_iter().enumerate() {
+            streams.push(events_of(index, generation));
         }
         Self::from_streams(count, streams, reading, Some(meter)).await
     }

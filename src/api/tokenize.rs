@@ -17,7 +17,7 @@ use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Unsupported;
 use crate::http::routes::{api_v1, other_methods};
-use crate::http::{ApiError, ApiRequest, Response, json as http_json};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json};
 
 /// Longest text to tokenize, in bytes, and most tokens to put together.
 const MOST: usize = 1 << 20;
@@ -242,6 +242,7 @@ pub struct Detokenized {
     )
 )]
 async fn apply_template(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
     let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
     let parsed = http_json::parse::<TemplateRequest>(&body, UNSUPPORTED)?;
     let wanted = parsed.value;
@@ -255,7 +256,8 @@ async fn apply_template(state: AppState, request: ApiRequest) -> Result<Response
         continue_final_message: wanted.continue_final_message,
     };
     let chat = chat.check()?.ok_or_else(|| ApiError::missing("messages"))?;
-    let inspected = inspect(&state, &wanted.model, Inspect::Chat { chat, tokens: false }, "messages").await?;
+    let inspected =
+        inspect(&state, &context, &wanted.model, Inspect::Chat { chat, tokens: false }, "messages").await?;
     let mut response = json(&RenderedPrompt { prompt: inspected.text });
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
@@ -276,6 +278,7 @@ async fn apply_template(state: AppState, request: ApiRequest) -> Result<Response
     )
 )]
 async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
     let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
     let parsed = http_json::parse::<TokenizeRequest>(&body, UNSUPPORTED)?;
     let wanted = parsed.value;
@@ -306,7 +309,7 @@ async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiE
             return Err(ApiError::invalid_value("prompt", message));
         }
     };
-    let inspected = inspect(&state, &wanted.model, what, field).await?;
+    let inspected = inspect(&state, &context, &wanted.model, what, field).await?;
     let described = state.models.describe(&wanted.model).await;
     let with_pieces = wanted.with_pieces.unwrap_or(false);
     let piece = |(token, piece): (&Token, &Vec<u8>)| match with_pieces {
@@ -345,6 +348,7 @@ async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiE
     )
 )]
 async fn detokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
     let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
     let parsed = http_json::parse::<DetokenizeRequest>(&body, &[])?;
     let DetokenizeRequest { model, tokens } = parsed.value;
@@ -359,7 +363,7 @@ async fn detokenize(state: AppState, request: ApiRequest) -> Result<Response, Ap
         })
     };
     let tokens = tokens.into_iter().enumerate().map(token).collect::<Result<_, _>>()?;
-    let text = inspect(&state, &model, Inspect::Tokens(tokens), "tokens").await?.text;
+    let text = inspect(&state, &context, &model, Inspect::Tokens(tokens), "tokens").await?.text;
     let mut response = json(&Detokenized { prompt: text.clone(), content: text });
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
@@ -367,12 +371,14 @@ async fn detokenize(state: AppState, request: ApiRequest) -> Result<Response, Ap
 
 async fn inspect(
     state: &AppState,
+    context: &RequestContext,
     model: &str,
     what: Inspect,
     field: &'static str,
 ) -> Result<Inspected, ApiError> {
     params::model(model)?;
-    state.models.inspect(model, what).await.map_err(|error| ApiError::from_generation(error, field))
+    let inspected = state.models.inspect(model, what, &context.fairness_key()).await;
+    inspected.map_err(|error| ApiError::from_generation(error, field))
 }
 
 impl ChatFields {

@@ -288,7 +288,7 @@ pub static KEYS: &[Key] = &[
     key(
         "queue.max_requests",
         integer(1, 1_000_000, "requests"),
-        "Most requests of one model that run or wait; one more gets 503 with `Retry-After`.",
+        "Most requests of one model that run or wait, each answer one and eight embedding inputs one. One caller may have all; once they are taken, each gets as many as a fair division among those who have any gives, and who has more gets 503 with `Retry-After`.",
     ),
     key(
         "queue.max_wait_ms",

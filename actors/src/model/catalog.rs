@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ractor::ActorRef;
-use tokio::sync::Semaphore;
 
 use super::actor::ModelMessage;
 use super::inflight::SharedTable;
+use super::shares::Places;
 use super::types::{GenerationError, ModelDescription, ModelStatus};
 use super::worker::bundled;
 use super::worker::protocol::{ModelSpec, Ready};
@@ -28,9 +28,7 @@ pub struct Model {
     /// What its workers load.
     pub spec: ModelSpec,
     /// Places for requests that run or wait.
-    pub permits: Arc<Semaphore>,
-    /// How many places there are.
-    pub places: usize,
+    pub places: Places,
     /// Its replicas.
     pub replicas: Vec<Arc<Replica>>,
 }
@@ -216,14 +214,12 @@ impl Catalog {
                 spec.id
             )));
         }
-        let places = config.queue.max_requests.clamp(1, Semaphore::MAX_PERMITS);
         self.models.push(Arc::new(Model {
             id: spec.id.clone(),
             aliases,
             owned_by: owned_by.to_owned(),
             spec,
-            permits: Arc::new(Semaphore::new(places)),
-            places,
+            places: Places::new(config.queue.max_requests),
             replicas: (0..replicas).map(|_| Arc::default()).collect(),
         }));
         Ok(())

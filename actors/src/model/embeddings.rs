@@ -1,11 +1,15 @@
 //! Embeddings: what a caller asks for and what comes back.
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
+use super::shares::Place;
 use super::types::{GenerationError, Token};
 
 /// Most tokens of one request, all of its inputs together.
 pub const MAX_TOKENS: usize = 300_000;
+
+/// So many inputs count as one answer in the queue: they are read, and nothing is generated.
+pub const INPUTS_A_PLACE: usize = 8;
 
 /// A text whose embedding is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +35,14 @@ pub struct EmbeddingRequest {
     pub dimensions: Option<u32>,
 }
 
+impl EmbeddingRequest {
+    /// How many of a queue's `places` its work is worth; all of them at most, so that it is never too large for a queue.
+    #[must_use]
+    pub fn weight(&self, places: usize) -> usize {
+        self.inputs.len().div_ceil(INPUTS_A_PLACE).clamp(1, places)
+    }
+}
+
 /// An embedding of length 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embedding {
@@ -51,6 +63,6 @@ pub struct EmbeddingSubmission {
     pub request: EmbeddingRequest,
     /// Where embeddings go as they are made. It holds one for each input and an error at most.
     pub events: mpsc::UnboundedSender<Result<Embedding, GenerationError>>,
-    /// Its place in the queue; freed with the entry.
-    pub permit: OwnedSemaphorePermit,
+    /// Its places in the queue; freed with the entry.
+    pub place: Place,
 }

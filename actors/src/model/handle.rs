@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ractor::{ActorRef, RpcReplyPort};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::actor::ModelMessage;
 use super::catalog::{Catalog, Model, Replica, combine};
 use super::embeddings::{Embedding, EmbeddingRequest, EmbeddingSubmission};
 use super::inflight::{CHANNEL, SharedTable, Submission};
+use super::shares::Place;
 use super::types::{
     GenerationError, GenerationEvent, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus,
 };
@@ -54,13 +55,40 @@ impl Models {
     /// # Errors
     /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable` or `ShuttingDown`.
     pub async fn generate(&self, request: GenerationRequest) -> Result<Generation, GenerationError> {
-        let (model, permit) = self.place(&request.model)?;
+        let (model, place) = self.place(&request.model, |_| 1, &request.user)?;
+        self.submit(model, place, request).await
+    }
+
+    /// Hands all requests for one request of a caller, with its prompts and answers, to their model, as
+    /// [`generate`](Self::generate) does: all of them get their places in the queue, or none.
+    ///
+    /// # Errors
+    /// As of [`generate`](Self::generate).
+    pub async fn generate_all(
+        &self,
+        requests: Vec<GenerationRequest>,
+    ) -> Result<Vec<Generation>, GenerationError> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
+        let (model, mut places) = self.place(&first.model, |_| requests.len(), &first.user)?;
+        let mut generations = Vec::with_capacity(requests.len());
+        for request in requests {
+            generations.push(self.submit(model, places.split_one(), request).await?);
+        }
+        Ok(generations)
+    }
+
+    async fn submit(
+        &self,
+        model: &Model,
+        place: Place,
+        request: GenerationRequest,
+    ) -> Result<Generation, GenerationError> {
         let replica = least_loaded(model);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (events_in, events) = mpsc::channel(CHANNEL);
         // Made before the submission, so that a caller that goes away meanwhile cancels it.
         let generation = Generation { events, id, table: replica.table.clone() };
-        let submission = Box::new(Submission { id, request, events: events_in, permit });
+        let submission = Box::new(Submission { id, request, events: events_in, place });
         submit(model, replica, |reply| ModelMessage::Submit(submission, reply)).await?;
         Ok(generation)
     }
@@ -71,40 +99,46 @@ impl Models {
     /// # Errors
     /// As of [`generate`](Self::generate).
     pub async fn embed(&self, request: EmbeddingRequest) -> Result<Embeddings, GenerationError> {
-        let (model, permit) = self.place(&request.model)?;
+        let (model, place) = self.place(&request.model, |places| request.weight(places), &request.user)?;
         let replica = least_loaded(model);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (events_in, events) = mpsc::unbounded_channel();
         let embeddings = Embeddings { events, id, table: replica.table.clone() };
-        let submission = Box::new(EmbeddingSubmission { id, request, events: events_in, permit });
+        let submission = Box::new(EmbeddingSubmission { id, request, events: events_in, place });
         submit(model, replica, |reply| ModelMessage::Embed(submission, reply)).await?;
         Ok(embeddings)
     }
 
-    /// A model, and a place among its requests. It is taken before the mailbox: a mailbox has no bound of its own.
-    fn place(&self, model: &str) -> Result<(&Arc<Model>, OwnedSemaphorePermit), GenerationError> {
+    /// A model, and as many of its places as `count` says of all. They are taken before the mailbox: a mailbox has no
+    /// bound of its own.
+    fn place(
+        &self,
+        model: &str,
+        count: impl FnOnce(usize) -> usize,
+        caller: &str,
+    ) -> Result<(&Arc<Model>, Place), GenerationError> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(GenerationError::ShuttingDown);
         }
         let Some(model) = self.catalog.find(model) else {
             return Err(GenerationError::ModelNotFound(model.to_owned()));
         };
-        match Arc::clone(&model.permits).try_acquire_owned() {
-            Ok(permit) => Ok((model, permit)),
-            Err(_) => Err(GenerationError::QueueFull {
-                model: model.id.clone(),
-                limit: model.places,
-                retry_after: RETRY_AFTER,
-            }),
-        }
+        let limit = model.places.count();
+        let full = || GenerationError::QueueFull { model: model.id.clone(), limit, retry_after: RETRY_AFTER };
+        model.places.take(caller, count(limit)).map(|place| (model, place)).ok_or_else(full)
     }
 
-    /// Has a model's worker say what it makes of a prompt. Nothing is generated.
+    /// Has a model's worker say what it makes of `caller`'s prompt. Nothing is generated.
     ///
     /// # Errors
     /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable`, `ShuttingDown` or `InvalidPrompt`.
-    pub async fn inspect(&self, model: &str, question: Inspect) -> Result<Inspected, GenerationError> {
-        let (model, _permit) = self.place(model)?;
+    pub async fn inspect(
+        &self,
+        model: &str,
+        question: Inspect,
+        caller: &str,
+    ) -> Result<Inspected, GenerationError> {
+        let (model, _place) = self.place(model, |_| 1, caller)?;
         let unavailable = |reason| unavailable(model, reason);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();

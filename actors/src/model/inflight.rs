@@ -18,11 +18,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::engine::PlacedLogprob;
 use super::formats::Layout;
 use super::held_logprobs::{HeldLogprobs, released};
+use super::shares::Place;
 use super::types::{
     FinishReason, GenerationError, GenerationEvent, GenerationRequest, Inspected, PromptLogprobs, Token,
     TokenUsage,
@@ -60,7 +61,7 @@ pub struct Submission {
     /// Where its events go.
     pub events: mpsc::Sender<GenerationEvent>,
     /// Its place in the queue; freed with the entry.
-    pub permit: OwnedSemaphorePermit,
+    pub place: Place,
 }
 
 #[derive(Debug)]
@@ -69,7 +70,7 @@ struct Entry {
     events: mpsc::Sender<GenerationEvent>,
     /// Events that the channel had no room for.
     pending: VecDeque<GenerationEvent>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
     arrived: Instant,
     prompt: Option<Vec<Token>>,
     layout: Layout,
@@ -205,7 +206,7 @@ impl InFlight {
             request: submission.request,
             events: submission.events,
             pending: VecDeque::new(),
-            _permit: submission.permit,
+            _place: submission.place,
             arrived: now,
             prompt: None,
             layout: Layout::default(),

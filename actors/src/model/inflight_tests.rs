@@ -1,12 +1,11 @@
 //! The table against a simulated worker that computes, crashes and dies of poisonous requests.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use proptest::prelude::*;
-use tokio::sync::Semaphore;
 
 use super::*;
+use crate::model::shares::Places;
 use crate::model::types::{Prompt, SamplingParams};
 use crate::model::worker::protocol::{Accepted, Event, Finished, Output, Started, Step};
 
@@ -137,7 +136,7 @@ fn drain(receiver: &mut mpsc::Receiver<GenerationEvent>, outcome: &mut Outcome) 
 /// a worker died of poison.
 fn run(plans: &[Plan], width: usize, kill_every: Option<usize>) -> (Vec<Outcome>, usize) {
     let now = Instant::now();
-    let permits = Arc::new(Semaphore::new(plans.len()));
+    let places = Places::new(plans.len());
     let mut table = InFlight::default();
     let mut worker = Worker::attach(&mut table, width, now);
     let mut receivers: Vec<Option<mpsc::Receiver<GenerationEvent>>> = plans.iter().map(|_| None).collect();
@@ -150,8 +149,8 @@ fn run(plans: &[Plan], width: usize, kill_every: Option<usize>) -> (Vec<Outcome>
             let (events, receiver) = mpsc::channel(CHANNEL);
             receivers[id] = Some(receiver);
             let id = id as u64;
-            let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
-            table.insert(Submission { id, request: request(id), events, permit }, now);
+            let place = places.take("a", 1).unwrap();
+            table.insert(Submission { id, request: request(id), events, place }, now);
         }
         let alive = worker.step(&mut table, plans, now);
         table.tick(now, Duration::from_secs(3600), Duration::ZERO);
@@ -173,7 +172,7 @@ fn run(plans: &[Plan], width: usize, kill_every: Option<usize>) -> (Vec<Outcome>
         }
         if outcomes.iter().all(|o| o.ends > 0) {
             assert!(table.is_empty());
-            assert_eq!(permits.available_permits(), plans.len());
+            assert_eq!(places.taken(), 0);
             return (outcomes, poisoned);
         }
     }
@@ -231,8 +230,8 @@ fn a_slow_client_gets_everything_in_the_end() {
     let mut table = InFlight::default();
     let mut worker = Worker::attach(&mut table, 1, now);
     let (events, mut receiver) = mpsc::channel(4);
-    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    table.insert(Submission { id: 0, request: request(0), events, permit }, now);
+    let place = Places::new(1).take("a", 1).unwrap();
+    table.insert(Submission { id: 0, request: request(0), events, place }, now);
     for _ in 0..500 {
         assert!(worker.step(&mut table, &[plan], now));
     }
@@ -249,8 +248,8 @@ fn a_request_that_waits_too_long_is_told_so() {
     let now = Instant::now();
     let mut table = InFlight::default();
     let (events, mut receiver) = mpsc::channel(4);
-    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    table.insert(Submission { id: 0, request: request(0), events, permit }, now);
+    let place = Places::new(1).take("a", 1).unwrap();
+    table.insert(Submission { id: 0, request: request(0), events, place }, now);
     let later = now + Duration::from_secs(2);
     table.tick(later, Duration::from_secs(1), Duration::from_secs(3));
     let failed = receiver.try_recv();

@@ -362,7 +362,9 @@ pub enum GenerationError {
         message: String,
     },
     /// The queue is full (503, Retry-After).
-    #[error("the queue of model `{model}` is full ({limit} requests); try again later")]
+    #[error(
+        "the queue of model `{model}` is full ({limit} requests, of which each caller has a share); try again later"
+    )]
     QueueFull {
         /// The model's id.
         model: String,

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{InFlight, Trial};
 use crate::model::embeddings::{Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingSubmission};
 use crate::model::handle::RETRY_AFTER;
+use crate::model::shares::Place;
 use crate::model::types::{GenerationError, Inspect, Inspected};
 use crate::model::worker::protocol::{self, Embed, event, to_worker};
 
@@ -19,7 +20,7 @@ pub struct Job {
     /// The inputs that have no embedding yet, by their places.
     missing: BTreeMap<u32, EmbeddingInput>,
     events: mpsc::UnboundedSender<Result<Embedding, GenerationError>>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
     arrived: Instant,
     started: bool,
     pub(super) trial: Trial,
@@ -54,7 +55,7 @@ impl Job {
 impl InFlight {
     /// Takes a request for embeddings in, and hands it to the worker as [`insert`](Self::insert) does.
     pub fn insert_embeddings(&mut self, submission: EmbeddingSubmission, now: Instant) {
-        let EmbeddingSubmission { id, mut request, events, permit } = submission;
+        let EmbeddingSubmission { id, mut request, events, place } = submission;
         let missing: BTreeMap<u32, EmbeddingInput> =
             (0u32..).zip(std::mem::take(&mut request.inputs)).collect();
         if events.is_closed() || missing.is_empty() {
@@ -64,7 +65,7 @@ impl InFlight {
             request,
             missing,
             events,
-            _permit: permit,
+            _place: place,
             arrived: now,
             started: false,
             trial: Trial::default(),

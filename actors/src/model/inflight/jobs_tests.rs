@@ -1,12 +1,11 @@
 //! Requests for embeddings in the table, with workers that die.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use proptest::prelude::*;
-use tokio::sync::Semaphore;
 
 use super::*;
+use crate::model::shares::Places;
 use crate::model::types::GenerationRequest;
 use crate::model::worker::protocol::{
     Accepted, Event, FinishReason, Finished, Output, Started, Step, ToWorker, event,
@@ -23,8 +22,8 @@ fn submission(id: u64, inputs: usize) -> (EmbeddingSubmission, Received) {
         inputs: (0..inputs).map(|i| EmbeddingInput::Text(i.to_string())).collect(),
         dimensions: None,
     };
-    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    (EmbeddingSubmission { id, request, events, permit }, received)
+    let place = Places::new(1).take("a", 1).unwrap();
+    (EmbeddingSubmission { id, request, events, place }, received)
 }
 
 fn attach(table: &mut InFlight, now: Instant) -> mpsc::UnboundedReceiver<ToWorker> {
@@ -162,7 +161,7 @@ proptest! {
     ) {
         let now = Instant::now();
         let mut table = InFlight::default();
-        let permits = Arc::new(Semaphore::new(kinds.len()));
+        let places = Places::new(kinds.len());
         let mut of_jobs = BTreeMap::new();
         let mut of_generations = BTreeMap::new();
         for (id, (embeds, _, inputs)) in (0u64..).zip(&kinds) {
@@ -172,9 +171,9 @@ proptest! {
                 of_jobs.insert(id, received);
             } else {
                 let (events, received) = mpsc::channel(64);
-                let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
+                let place = places.take("a", 1).unwrap();
                 let request = generation(id);
-                table.insert(super::super::Submission { id, request, events, permit }, now);
+                table.insert(super::super::Submission { id, request, events, place }, now);
                 of_generations.insert(id, received);
             }
         }
