@@ -110,6 +110,44 @@ def begin(own, key, path, **fields):
     return answers
 
 
+def occupy(own, key):
+    """An attack with all 1,024 places but 8, whose answers take minutes: a list that its answer goes to."""
+    # Longer than the cells together hold, so that the engine is short of them, too.
+    fields = {"prompt": ["Once"] * 8, "n": 127, "max_tokens": 1900, "logit_bias": ENDLESS}
+    for _ in range(20):
+        attack = begin(own, key, COMPLETIONS, **fields)
+        time.sleep(0.5)
+        # A probe that came first may have had too many of the places.
+        if own.chat(n=9, max_tokens=1, key=key).status == 503 and not attack:
+            return attack
+        wait_until(lambda attack=attack: attack, "an attack that was refused has ended", 30)
+    raise AssertionError("the attack never had its places")
+
+
+def test_a_thousand_answers_do_not_hold_others_up(make_server):
+    """Neither places nor running sequences nor KV cells are one caller's: others go on while the attack does."""
+    own = make_server(config="[storage]\ncache_mib = 64\n[engine]\ncache_ram_mib = 128\n")
+    ann, bob = members(own, "ann", "bob")
+
+    def chat():
+        begun = time.monotonic()
+        answer = own.chat(key=bob, max_tokens=4)
+        assert answer.status == 200, answer
+        return time.monotonic() - begun
+
+    usual = sorted(chat() for _ in range(5))[2]
+    attack = occupy(own, ann)
+    rest = begin(own, ann, COMPLETIONS, prompt="Once", n=8, max_tokens=1900, logit_bias=ENDLESS)
+    time.sleep(0.5)
+    took = sorted(chat() for _ in range(9))[4]
+    embedded = own.post(EMBEDDINGS, {"model": MODEL, "input": ["a", "b"]}, key=bob)
+    assert embedded.status == 200, embedded
+    assert own.post("/api/v1/tokenize", {"model": MODEL, "content": "Once"}, key=bob).status == 200
+    assert (attack, rest) == ([], []), "its work is not over"
+    # A guard against hanging: the attack's answers take seconds each.
+    assert took < max(10 * usual, 10), (took, usual)
+
+
 def test_a_caller_beside_others_has_no_more_than_a_share(make_server):
     own = make_server(config="[queue]\nmax_requests = 8\n")
     ann, bob, cleo = members(own, "ann", "bob", "cleo")

@@ -241,7 +241,7 @@ fn limits_given_to_a_guest_take_the_place_of_its_networks() {
     assert!(limiter.check_at(&narrow, CheckKind::Inference, 0).allowed);
     assert_eq!(view(limiter.check_at(&narrow, CheckKind::Inference, 0)), (false, LimitName::Inference, 1, 0));
     let other = guest("192.0.2.7");
-    assert_eq!(view(limiter.check_at(&other, CheckKind::Inference, 0)), (true, LimitName::Inference, 2, 1));
+    assert_eq!(view(limiter.check_at(&other, CheckKind::Inference, 0)), (true, LimitName::Requests, 3, 1));
     let more = LimitOverrides { requests_per_hour: Some(0), ..Default::default() };
     let wide = Principal { user_limits: more, ..guest("192.0.2.7") };
     for _ in 0..10 {

@@ -6,10 +6,15 @@ fn user(name: &str) -> Arc<str> {
     Arc::from(name)
 }
 
+/// Nobody has a sequence running.
+fn nobody(_: &str) -> bool {
+    false
+}
+
 fn drain(queue: &mut FairQueue) -> Vec<u64> {
     std::iter::from_fn(|| {
-        let front = queue.front();
-        let popped = queue.pop_front();
+        let front = queue.front(nobody);
+        let popped = queue.pop_front(nobody);
         assert_eq!(front, popped);
         popped.map(|id| id.0)
     })
@@ -25,7 +30,7 @@ fn users_take_turns_and_a_new_one_joins_at_the_tail() {
     }
     queue.push(&bob, SequenceId(10));
     queue.push(&bob, SequenceId(11));
-    assert_eq!(queue.pop_front(), Some(SequenceId(1)));
+    assert_eq!(queue.pop_front(nobody), Some(SequenceId(1)));
     queue.push(&cleo, SequenceId(20));
     assert_eq!(drain(&mut queue), [10, 2, 20, 11, 3]);
     assert!(queue.is_empty());
@@ -36,11 +41,38 @@ fn resumed_sequences_come_first_by_age() {
     let ann = user("ann");
     let mut queue = FairQueue::new();
     queue.push(&ann, SequenceId(1));
-    queue.push_resumed(7, SequenceId(2));
-    queue.push_resumed(5, SequenceId(3));
+    queue.push_resumed(&ann, 7, SequenceId(2));
+    queue.push_resumed(&ann, 5, SequenceId(3));
     assert!(queue.remove(&ann, SequenceId(2)));
     assert!(!queue.remove(&ann, SequenceId(2)));
     assert_eq!(drain(&mut queue), [3, 1]);
+}
+
+#[test]
+fn who_has_nothing_running_comes_first() {
+    let (ann, bob, cleo) = (user("ann"), user("bob"), user("cleo"));
+    let mut queue = FairQueue::new();
+    queue.push_resumed(&ann, 1, SequenceId(1));
+    queue.push_resumed(&bob, 2, SequenceId(2));
+    queue.push(&ann, SequenceId(3));
+    queue.push(&cleo, SequenceId(4));
+    queue.push(&cleo, SequenceId(5));
+    let mut running = vec!["ann"];
+    let mut order = Vec::new();
+    while !queue.is_empty() {
+        let front = queue.front(|user| running.contains(&user));
+        assert_eq!(queue.pop_front(|user| running.contains(&user)), front);
+        let id = front.unwrap().0;
+        order.push(id);
+        running.push(if id == 2 {
+            "bob"
+        } else if id < 4 {
+            "ann"
+        } else {
+            "cleo"
+        });
+    }
+    assert_eq!(order, [2, 4, 1, 3, 5]);
 }
 
 proptest! {

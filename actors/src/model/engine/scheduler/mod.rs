@@ -16,14 +16,15 @@
 //! The life of a sequence: it *waits* in the queue; it is *admitted*, and then either *follows* another
 //! sequence that is about to compute the same beginning, or *reads* its tokens in chunks (prefill); when all
 //! are read it *decodes* one token a step. When cells run out, an admitted sequence may be *preempted*: it
-//! waits again, before all new ones. When it ends, its slot stays as cache until its cells or the slot are
+//! waits again, before all new ones. So may one of a user with several when another one has none and waits. When it ends, its slot stays as cache until its cells or the slot are
 //! needed. What is evicted, of ended and of preempted sequences, is copied to host memory where there is room for it
 //! ([`archive`](super::archive)) and put back for whoever begins with it; else it is read again.
 //!
 //! Why nothing waits for ever: the admitted sequence that was admitted first is never preempted and makes
-//! progress in every step, so it ends after a bounded number of steps. Preempted sequences wait in the order
-//! of their first admission and are not overtaken, and new ones wait in an order that is fair to users and
-//! are not overtaken either. A sequence only follows one that reads, never one that itself follows.
+//! progress in every step, so it ends after a bounded number of steps. Users who have no admitted sequence are
+//! served before those who have ([`FairQueue`]), so that every user makes progress. Among a user's, preempted
+//! sequences wait in the order of their first admission, new ones in the order of their arrival behind them, and
+//! neither are overtaken. A sequence only follows one that reads, never one that itself follows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -376,7 +377,7 @@ impl Scheduler {
         let user: Arc<str> = Arc::from(user);
         let age = (generated > 0).then(|| self.take_age());
         match age {
-            Some(age) => self.queue.push_resumed(age, id),
+            Some(age) => self.queue.push_resumed(&user, age, id),
             None => self.queue.push(&user, id),
         }
         let sequence =

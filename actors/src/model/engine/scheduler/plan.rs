@@ -1,6 +1,7 @@
 //! How a step is planned: start followers, admit, make room, fill the batch.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::kv::Source;
 use super::{BatchToken, Phase, PrefixReuse, Scheduler, SequenceId, Step};
@@ -61,13 +62,18 @@ impl Scheduler {
 
     /// Admits from the head of the queue what fits.
     fn admit(&mut self, step: &mut Step) {
-        while self.admitted.len() < usize::from(self.config.max_running) {
-            let Some(id) = self.queue.front() else { return };
-            let beginning = self.beginning(id);
-            if !self.admitted.is_empty() && self.cells_to_admit(id, &beginning) > self.kv.available() {
-                return;
-            }
-            self.queue.pop_front();
+        let mut made_way = false;
+        while !self.queue.is_empty() {
+            let running = self.running();
+            let Some(id) = self.queue.front(|user| running.contains_key(user)) else { return };
+            let Some(beginning) = self.beginning_with_room(id) else {
+                // One a step: with its cells there may be room for who waits, and it is known in the next.
+                if std::mem::replace(&mut made_way, true) || !self.make_way(id, &running) {
+                    return;
+                }
+                continue;
+            };
+            self.queue.pop_front(|user| running.contains_key(user));
             let age = self.sequences[&id].age.unwrap_or_else(|| self.take_age());
             self.admitted.insert(age, id);
             if let Some(sequence) = self.sequences.get_mut(&id) {
@@ -75,6 +81,44 @@ impl Scheduler {
             }
             self.begin(id, beginning, step);
         }
+    }
+
+    /// How a sequence is to begin, if there is room for it now. The number is looked at first: it costs nothing.
+    fn beginning_with_room(&self, id: SequenceId) -> Option<Beginning> {
+        if self.admitted.len() >= usize::from(self.config.max_running) {
+            return None;
+        }
+        let beginning = self.beginning(id);
+        let fits = self.admitted.is_empty() || self.cells_to_admit(id, &beginning) <= self.kv.available();
+        fits.then_some(beginning)
+    }
+
+    /// How many sequences of each user are admitted.
+    fn running(&self) -> HashMap<Arc<str>, usize> {
+        let mut running = HashMap::new();
+        for id in self.admitted.values() {
+            *running.entry(Arc::clone(&self.sequences[id].user)).or_default() += 1;
+        }
+        running
+    }
+
+    /// Preempts one sequence of the user with the most, two at least, for `id`, whose user has none. False where there
+    /// is no such sequence or user.
+    fn make_way(&mut self, id: SequenceId, running: &HashMap<Arc<str>, usize>) -> bool {
+        if running.contains_key(&self.sequences[&id].user) {
+            return false;
+        }
+        let Some(&oldest) = self.admitted.values().next() else { return false };
+        let mover = self.leader_of(oldest);
+        let candidates = self.admitted.iter().filter_map(|(&age, &id)| {
+            let sequence = &self.sequences[&id];
+            let count = running.get(&sequence.user).copied().unwrap_or_default();
+            let can_go = !matches!(sequence.phase, Phase::Sampling(_) | Phase::Waiting);
+            (count > 1 && can_go && id != oldest && id != mover).then_some((count, age, id))
+        });
+        let Some((.., victim)) = candidates.max() else { return false };
+        self.preempt(victim);
+        true
     }
 
     /// Cells that have to be available for another sequence to be admitted.
@@ -102,8 +146,11 @@ impl Scheduler {
         if self.kv.is_cluttered() || (!self.admitted.is_empty() && free < self.decoding() as u32 + 1) {
             return true;
         }
-        let has_room = self.admitted.len() < usize::from(self.config.max_running);
-        let Some(id) = self.queue.front().filter(|_| has_room) else { return false };
+        if self.admitted.len() >= usize::from(self.config.max_running) {
+            return false;
+        }
+        let running = self.running();
+        let Some(id) = self.queue.front(|user| running.contains_key(user)) else { return false };
         let needed = self.cells_to_admit(id, &self.beginning(id));
         // While others run, a few cells are not worth moving them.
         let would_help = needed <= free + idle && idle >= self.config.cells / 8;
@@ -203,10 +250,7 @@ impl Scheduler {
     /// Whom to preempt: someone whose going helps, of the user with the most admitted sequences, and of these
     /// the one admitted last.
     fn victim(&self, oldest: SequenceId, mover: SequenceId) -> Option<SequenceId> {
-        let mut running: HashMap<&str, usize> = HashMap::new();
-        for id in self.admitted.values() {
-            *running.entry(&self.sequences[id].user).or_default() += 1;
-        }
+        let running = self.running();
         let candidates = self.admitted.iter().filter_map(|(&age, &id)| {
             let sequence = &self.sequences[&id];
             let frees = match sequence.phase {
@@ -229,7 +273,7 @@ impl Scheduler {
         sequence.phase = Phase::Waiting;
         if let Some(age) = sequence.age {
             self.admitted.remove(&age);
-            self.queue.push_resumed(age, id);
+            self.queue.push_resumed(&sequence.user, age, id);
         }
         self.preemptions += 1;
     }

@@ -2,3 +2,4 @@ mod backend;
 mod cases;
 mod harness;
 mod state_machine;
+mod turns;

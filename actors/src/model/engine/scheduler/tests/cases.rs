@@ -6,7 +6,7 @@ use super::super::*;
 use super::backend::reference;
 use super::harness::Harness;
 
-fn config() -> SchedulerConfig {
+pub fn config() -> SchedulerConfig {
     SchedulerConfig {
         slots: 16,
         max_running: 8,
@@ -23,7 +23,7 @@ fn config() -> SchedulerConfig {
 }
 
 /// `len` tokens that have no prefix in common with those of another `kind`, nor with any of the toy model's.
-fn text(kind: i32, len: usize) -> Vec<Token> {
+pub fn text(kind: i32, len: usize) -> Vec<Token> {
     (0..len as i32).map(|position| 1000 * (kind + 1) + position % 997).collect()
 }
 
@@ -31,7 +31,7 @@ fn prompt(shared: usize, kind: i32, own: usize) -> Vec<Token> {
     [text(0, shared), text(kind, own)].concat()
 }
 
-fn started(harness: &mut Harness, steps: usize, budget: usize) -> Vec<(u64, u32)> {
+pub fn started(harness: &mut Harness, steps: usize, budget: usize) -> Vec<(u64, u32)> {
     let steps = (0..steps).flat_map(|_| harness.step(budget, &[]).unwrap().started);
     steps.map(|(id, cached)| (id.0, cached)).collect()
 }
@@ -199,7 +199,7 @@ fn the_last_admitted_of_the_busiest_user_is_preempted_and_ends_none_the_worse() 
         harness.submit(id, user, &talkative(id as i32, 60, 50), 0, 50);
         harness.step(256, &[]).unwrap();
     }
-    harness.submit(3, "cleo", &text(3, 2), 0, 1);
+    harness.submit(3, "bob", &text(3, 2), 0, 1);
     while harness.scheduler.stats().preemptions == 0 {
         harness.step(256, &[]).unwrap();
     }
@@ -258,7 +258,7 @@ fn whom_the_oldest_follows_is_not_preempted_either() {
 }
 
 /// A prompt of `len` tokens that the toy model continues with at least `more`.
-fn talkative(kind: i32, len: usize, more: u32) -> Vec<Token> {
+pub fn talkative(kind: i32, len: usize, more: u32) -> Vec<Token> {
     (0..).map(|n| text(10 * n + kind, len)).find(|tokens| generates(tokens, more)).unwrap()
 }
 

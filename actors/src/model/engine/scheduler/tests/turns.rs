@@ -1,0 +1,48 @@
+//! Who has to give a sequence up for whom.
+
+use super::super::*;
+use super::cases::{config, started, talkative, text};
+use super::harness::Harness;
+
+/// Ann has all places, or all cells; bob comes and is served at once, whatever ann still has waiting.
+#[test]
+fn one_users_sequences_do_not_keep_another_out() {
+    for in_order in [false, true] {
+        for (cells, len) in [(4096, 20), (600, 60)] {
+            let mut harness = Harness::new(SchedulerConfig { cells, context: 256, in_order, ..config() });
+            for id in 0..30 {
+                harness.submit(id, "ann", &talkative(id as i32, len, 100), 0, 100);
+            }
+            for _ in 0..40 {
+                harness.step(256, &[]).unwrap();
+            }
+            let before = harness.scheduler.stats();
+            assert!(before.running > 2 && before.waiting > 10, "{before:?}");
+            for id in 100..104 {
+                harness.submit(id, "bob", &text(id as i32, 40), 0, 5);
+            }
+            harness.submit(200, "cleo", &text(200, 40), 0, 5);
+            let mut begun: Vec<u64> = started(&mut harness, 12, 256).into_iter().map(|(id, _)| id).collect();
+            begun.retain(|id| *id >= 100);
+            assert!(
+                begun.contains(&100) && begun.contains(&200),
+                "{begun:?} {:?}",
+                harness.scheduler.stats()
+            );
+            harness.run_to_end(256).unwrap();
+        }
+    }
+}
+
+#[test]
+fn nobody_loses_their_only_sequence_to_a_new_user() {
+    let mut harness = Harness::new(SchedulerConfig { max_running: 3, ..config() });
+    for (id, user) in [(0, "ann"), (1, "bob"), (2, "cleo")] {
+        harness.submit(id, user, &talkative(id as i32, 60, 50), 0, 50);
+    }
+    harness.step(256, &[]).unwrap();
+    harness.submit(3, "dave", &text(3, 2), 0, 1);
+    assert_eq!(started(&mut harness, 20, 256), []);
+    assert_eq!(harness.scheduler.stats().preemptions, 0);
+    harness.run_to_end(256).unwrap();
+}
