@@ -254,6 +254,10 @@ pub struct AuthConfig {
     pub access_token_ttl_s: u64,
     /// How long after its last refresh a session can be refreshed (seconds).
     pub refresh_window_s: u64,
+    /// How long after its expiry an access token can still refresh its session (seconds).
+    pub expired_token_refresh_s: u64,
+    /// How long after its sign-in a session ends, however often it was refreshed (seconds).
+    pub session_lifetime_s: u64,
     /// How long the generation before the last is still answered, for tabs that refresh at the same time (seconds).
     pub refresh_grace_s: u64,
 }
@@ -270,6 +274,8 @@ impl Default for AuthConfig {
             audience: "jan-server".to_owned(),
             access_token_ttl_s: 3600,
             refresh_window_s: 30 * 24 * 3600,
+            expired_token_refresh_s: 7 * 24 * 3600,
+            session_lifetime_s: 90 * 24 * 3600,
             refresh_grace_s: 10,
         }
     }

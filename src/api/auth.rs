@@ -202,9 +202,9 @@ impl Session {
 
 /// New tokens for old ones.
 ///
-/// Send either the access token as Bearer, also when it has expired, or the refresh token in the body. Each token is
-/// good for one refresh: an older one presented again ends the session, except within a few seconds, when it gets
-/// the same new tokens.
+/// Send either the access token as Bearer, also when it expired up to `auth.expired_token_refresh_s` ago, or the refresh
+/// token in the body. Each token is good for one refresh: an older one presented again ends the session, except within a
+/// few seconds, when it gets the same new tokens. No refresh lengthens a session beyond `auth.session_lifetime_s`.
 #[utoipa::path(
     post,
     path = "/auth/refresh",

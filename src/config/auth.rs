@@ -25,6 +25,10 @@ pub struct AuthSettings {
     pub access_token_ttl_s: u64,
     /// How long after its last refresh a session can be refreshed (seconds).
     pub refresh_window_s: u64,
+    /// How long after its expiry an access token can still refresh its session (seconds).
+    pub expired_token_refresh_s: u64,
+    /// How long after its sign-in a session ends, however often it was refreshed (seconds).
+    pub session_lifetime_s: u64,
     /// How long the tokens before the last are still answered (seconds).
     pub refresh_grace_s: u64,
     /// Signing in with Google.
@@ -44,6 +48,8 @@ impl Default for AuthSettings {
             audience: actors.audience,
             access_token_ttl_s: actors.access_token_ttl_s,
             refresh_window_s: actors.refresh_window_s,
+            expired_token_refresh_s: actors.expired_token_refresh_s,
+            session_lifetime_s: actors.session_lifetime_s,
             refresh_grace_s: actors.refresh_grace_s,
             google: GoogleConfig::default(),
         }
@@ -64,6 +70,8 @@ impl AuthSettings {
             audience: self.audience.clone(),
             access_token_ttl_s: self.access_token_ttl_s,
             refresh_window_s: self.refresh_window_s,
+            expired_token_refresh_s: self.expired_token_refresh_s,
+            session_lifetime_s: self.session_lifetime_s,
             refresh_grace_s: self.refresh_grace_s,
         }
     }

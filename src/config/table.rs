@@ -136,6 +136,16 @@ pub static KEYS: &[Key] = &[
         "How long after its last refresh a session can be refreshed.",
     ),
     key(
+        "auth.expired_token_refresh_s",
+        integer(0, 366 * 86_400, SECONDS),
+        "How long after its expiry an access token can still refresh its session, in place of the refresh token. 0: not at all.",
+    ),
+    key(
+        "auth.session_lifetime_s",
+        integer(1, 3660 * 86_400, SECONDS),
+        "How long after its sign-in a session ends, however often it was refreshed.",
+    ),
+    key(
         "auth.refresh_grace_s",
         integer(0, 300, SECONDS),
         "How long the tokens before the last are still answered with the same new ones, for tabs that refresh at the same time.",

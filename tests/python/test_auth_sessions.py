@@ -122,9 +122,86 @@ def test_refresh_window(make_server):
         answer = with_access(short, tokens["access_token"])
         assert answer.status == 200, answer
         tokens = answer.json()
-    for answer in (with_access(short, idle["access_token"]), with_refresh(short, idle["refresh_token"])):
-        assert answer.status == 401
-        assert answer.error["code"] in ("refresh_window_over", "token_expired", "session_revoked"), answer
+    is_401(with_access(short, idle["access_token"]), "refresh_window_over")
+    is_401(with_refresh(short, idle["refresh_token"]), "refresh_window_over")
+    is_401(with_access(short, idle["access_token"]), "session_revoked")
+
+
+@pytest.mark.parametrize("window", [0, 600])
+def test_window_of_expired_access_tokens(make_server, window):
+    """An expired access token refreshes for a time of its own, which does not touch the refresh token's."""
+    short = make_server(env={"JAN_SERVER__AUTH__EXPIRED_TOKEN_REFRESH_S": window}, wait="live")
+    user = short.new_user()
+    tokens = short.new_session(user)
+    for late in (window + 1, window + 3600):
+        is_401(with_access(short, expired(short, tokens["access_token"], late)), "refresh_window_over")
+    assert with_refresh(short, tokens["refresh_token"]).status == 200, "nothing of it ended the session"
+    valid = short.new_session(user)
+    assert with_access(short, valid["access_token"]).status == 200, "one that is still valid is none of it"
+    if window:
+        inside = short.new_session(user)
+        assert with_access(short, expired(short, inside["access_token"], window - 60)).status == 200
+
+
+def test_an_expired_access_token_refreshes_for_a_week(own, user):
+    day = 86400
+    early, late = own.new_session(user), own.new_session(user)
+    assert with_access(own, expired(own, early["access_token"], 7 * day - 60)).status == 200
+    is_401(with_access(own, expired(own, late["access_token"], 7 * day + 1)), "refresh_window_over")
+
+
+def test_an_expired_access_token_is_good_for_one_refresh(own, tokens):
+    """Rotation, the grace and the detection of reuse hold for it as for the refresh token."""
+    old = expired(own, tokens["access_token"], 3600)
+    first = with_access(own, old)
+    again = with_access(own, old)
+    assert (first.status, again.status) == (200, 200), "the grace"
+    generations = [claims_of(answer.json()["refresh_token"])["gen"] for answer in (first, again)]
+    assert generations == [claims_of(tokens["refresh_token"])["gen"] + 1] * 2
+    time.sleep(1.6)
+    is_401(with_access(own, old), "token_reused")
+    for one in (first, again):
+        is_401(own.get("/api/v1/user/profile", key=one.json()["access_token"]), "session_revoked")
+        is_401(with_refresh(own, one.json()["refresh_token"]), "session_revoked")
+
+
+def test_lifetime_of_a_session(make_server):
+    """No refresh lengthens a session beyond its lifetime, counted from the sign-in."""
+    short = make_server(env={"JAN_SERVER__AUTH__SESSION_LIFETIME_S": 4}, wait="live")
+    user = short.new_user()
+    tokens = short.new_session(user)
+    began = claims_of(tokens["access_token"])["iat"]
+    for _ in range(2):
+        for token in (tokens["access_token"], tokens["refresh_token"]):
+            assert claims_of(token)["exp"] <= began + 4, "no token outlives its session"
+        assert tokens["expires_in"] == claims_of(tokens["access_token"])["exp"] - claims_of(tokens["access_token"])["iat"]
+        (session,) = short.get("/auth/sessions", key=tokens["access_token"]).json()["data"]
+        assert session["created_at"] <= began
+        assert session["expires_at"] == session["created_at"] + 4
+        time.sleep(0.5)
+        answer = with_refresh(short, tokens["refresh_token"])
+        assert answer.status == 200, answer
+        tokens = answer.json()
+    time.sleep(began + 4.1 - time.time())
+    is_401(short.get("/api/v1/user/profile", key=tokens["access_token"]), "token_expired")
+    is_401(with_refresh(short, tokens["refresh_token"]), "refresh_window_over")
+    is_401(with_access(short, tokens["access_token"]), "refresh_window_over")
+
+
+def test_a_lower_lifetime_ends_sessions_that_began_before_it(tmp_path):
+    """Whatever their tokens say, and over a restart: the sign-in's time is stored."""
+    one = Server(tmp_path, env=SHORT, wait="live")
+    user = one.new_user()
+    old = one.new_session(user)
+    one.kill()
+    time.sleep(2)
+    again = Server(tmp_path, env=SHORT | {"JAN_SERVER__AUTH__SESSION_LIFETIME_S": 2}, wait="live")
+    try:
+        is_401(again.get("/api/v1/user/profile", key=old["access_token"]), "session_revoked")
+        is_401(with_refresh(again, old["refresh_token"]), "refresh_window_over")
+        assert works(again, again.new_session(user)["access_token"])
+    finally:
+        again.close()
 
 
 def test_refresh_refuses_what_is_no_token_of_its_kind(own, tokens):

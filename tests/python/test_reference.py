@@ -6,6 +6,7 @@ import subprocess
 import openai
 import pytest
 from harness import IS_BUNDLED, ROOT
+from tokens import expired
 
 MODELS = "curl http://localhost:8080/api/v1/models"
 CHAT = """\
@@ -163,6 +164,17 @@ def test_refresh(server, session):
     answer = json.loads(paste(server, REFRESH, session["access_token"]))
     assert answer["token_type"] == "Bearer"
     assert json.loads(paste(server, PROFILE, answer["access_token"]))["email"] == "reference@example.com"
+
+
+def test_refresh_of_an_expired_token(server, session):
+    """As the reference says it: "Refresh expired JWT tokens", with the token itself as Bearer."""
+    old = expired(server, session["access_token"], 3600)
+    assert json.loads(paste(server, PROFILE, old))["error"]["code"] == "token_expired"
+    answer = json.loads(paste(server, REFRESH, old))
+    assert answer["token_type"] == "Bearer"
+    assert json.loads(paste(server, PROFILE, answer["access_token"]))["email"] == "reference@example.com"
+    older = expired(server, session["access_token"], 8 * 86400)
+    assert json.loads(paste(server, REFRESH, older))["error"]["code"] == "refresh_window_over"
 
 
 def test_profile_and_api_keys(server, session):

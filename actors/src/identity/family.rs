@@ -27,6 +27,15 @@ pub struct FamilyRules {
     pub window_s: u64,
     /// How long the generation before the current one is answered.
     pub grace_s: u64,
+    /// How long after its sign-in a session ends, however often it was refreshed.
+    pub lifetime_s: u64,
+}
+
+impl FamilyRules {
+    /// When a session ends that began at `began`, whatever happens in between.
+    pub const fn ends_at(self, began: u64) -> u64 {
+        began.saturating_add(self.lifetime_s)
+    }
 }
 
 /// What presenting a generation leads to.
@@ -36,7 +45,7 @@ pub enum Presented {
     Next(Family),
     /// It was the one before, just replaced: the current one is given once more.
     Again,
-    /// Too long since the last refresh: the session has ended.
+    /// Too long since the last refresh, or since the sign-in: the session has ended.
     TooLate,
     /// It had been used: the session ends.
     Reused,
@@ -48,14 +57,14 @@ impl Family {
         Self { generation: 1, since: now }
     }
 
-    /// Until when it can be refreshed.
-    pub const fn expires_at(&self, rules: FamilyRules) -> u64 {
-        self.since.saturating_add(rules.window_s)
+    /// Until when it can be refreshed, in a session that began at `began`.
+    pub fn expires_at(&self, began: u64, rules: FamilyRules) -> u64 {
+        self.since.saturating_add(rules.window_s).min(rules.ends_at(began))
     }
 
-    /// What comes of it that somebody presents a token of that generation.
-    pub fn present(&self, generation: u32, now: u64, rules: FamilyRules) -> Presented {
-        if now >= self.expires_at(rules) {
+    /// Returns what comes of presenting a token of that generation, in a session that began at `began`.
+    pub fn present(&self, generation: u32, began: u64, now: u64, rules: FamilyRules) -> Presented {
+        if now >= self.expires_at(began, rules) {
             return Presented::TooLate;
         }
         if generation == self.generation {
@@ -81,42 +90,65 @@ mod tests {
 
     use super::*;
 
-    const RULES: FamilyRules = FamilyRules { window_s: 1000, grace_s: 10 };
+    const RULES: FamilyRules = FamilyRules { window_s: 1000, grace_s: 10, lifetime_s: 5000 };
+    const BEGAN: u64 = 100;
 
     #[test]
     fn a_life() {
-        let first = Family::new(100);
-        let Presented::Next(second) = first.present(1, 150, RULES) else { panic!() };
+        let first = Family::new(BEGAN);
+        let Presented::Next(second) = first.present(1, BEGAN, 150, RULES) else { panic!() };
         assert_eq!(second, Family { generation: 2, since: 150 });
-        assert_eq!(second.present(1, 160, RULES), Presented::Again, "a racing tab");
-        assert_eq!(second.present(1, 161, RULES), Presented::Reused);
-        assert_eq!(second.present(3, 151, RULES), Presented::Reused, "never made");
-        assert_eq!(second.present(0, 151, RULES), Presented::Reused);
-        assert_eq!(second.present(2, 1149, RULES), Presented::Next(Family { generation: 3, since: 1149 }));
-        assert_eq!(second.present(2, 1150, RULES), Presented::TooLate);
-        let Presented::Next(third) = second.present(2, 151, RULES) else { panic!() };
-        assert_eq!(third.present(1, 151, RULES), Presented::Reused, "two back is no race");
+        assert_eq!(second.present(1, BEGAN, 160, RULES), Presented::Again, "a racing tab");
+        assert_eq!(second.present(1, BEGAN, 161, RULES), Presented::Reused);
+        assert_eq!(second.present(3, BEGAN, 151, RULES), Presented::Reused, "never made");
+        assert_eq!(second.present(0, BEGAN, 151, RULES), Presented::Reused);
+        assert_eq!(
+            second.present(2, BEGAN, 1149, RULES),
+            Presented::Next(Family { generation: 3, since: 1149 })
+        );
+        assert_eq!(second.present(2, BEGAN, 1150, RULES), Presented::TooLate);
+        let Presented::Next(third) = second.present(2, BEGAN, 151, RULES) else { panic!() };
+        assert_eq!(third.present(1, BEGAN, 151, RULES), Presented::Reused, "two back is no race");
+    }
+
+    #[test]
+    fn no_refresh_lengthens_a_life() {
+        let mut family = Family::new(BEGAN);
+        let end = RULES.ends_at(BEGAN);
+        for now in (BEGAN..end).step_by(500) {
+            let Presented::Next(next) = family.present(family.generation, BEGAN, now, RULES) else {
+                panic!()
+            };
+            assert!(next.expires_at(BEGAN, RULES) <= end);
+            family = next;
+        }
+        assert_eq!(family.expires_at(BEGAN, RULES), end);
+        assert!(matches!(family.present(family.generation, BEGAN, end - 1, RULES), Presented::Next(_)));
+        for generation in 0..family.generation + 2 {
+            assert_eq!(family.present(generation, BEGAN, end, RULES), Presented::TooLate);
+        }
     }
 
     proptest! {
         /// Whatever is presented whenever: at most one generation makes the next, it is the newest one made, and
         /// once a family has ended nothing is given any more.
         #[test]
-        fn one_live_generation(steps in prop::collection::vec((0u32..8, 0u64..400, any::<bool>()), 1..60)) {
-            let mut family = Some(Family::new(0));
-            let mut now = 0u64;
+        fn one_live_generation(steps in prop::collection::vec((0u32..8, 0u64..400, any::<bool>()), 1..80)) {
+            let mut family = Some(Family::new(BEGAN));
+            let mut now = BEGAN;
             let mut newest = 1;
             for (behind, wait, back) in steps {
                 now = if back { now.saturating_sub(wait) } else { now + wait };
                 let Some(current) = family else { break };
                 let live = (0..newest + 3)
-                    .filter(|&g| matches!(current.present(g, now, RULES), Presented::Next(_)))
+                    .filter(|&g| matches!(current.present(g, BEGAN, now, RULES), Presented::Next(_)))
                     .collect::<Vec<_>>();
                 prop_assert!(live.is_empty() || live == [newest], "{live:?}");
                 let generation = newest.saturating_sub(behind);
-                family = match current.present(generation, now, RULES) {
+                family = match current.present(generation, BEGAN, now, RULES) {
                     Presented::Next(next) => {
                         prop_assert_eq!(generation, newest);
+                        prop_assert!(now < BEGAN + RULES.lifetime_s);
                         newest += 1;
                         prop_assert_eq!(next, Family { generation: newest, since: now });
                         Some(next)
@@ -127,7 +159,7 @@ mod tests {
                         Some(current)
                     }
                     Presented::TooLate => {
-                        prop_assert!(now - current.since >= RULES.window_s);
+                        prop_assert!(now - current.since >= RULES.window_s || now - BEGAN >= RULES.lifetime_s);
                         None
                     }
                     Presented::Reused => {

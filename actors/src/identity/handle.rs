@@ -122,8 +122,13 @@ impl Identity {
     /// # Errors
     /// Why it is not accepted.
     pub fn authenticate_token(&self, token: &str) -> Result<Principal, AuthError> {
-        let grant = self.tokens.access(token, now_s())?;
-        self.desk.index.session(grant.user, grant.session)
+        let now = now_s();
+        let grant = self.tokens.access(token, now)?;
+        self.desk.index.session(
+            grant.user,
+            grant.session,
+            now.saturating_sub(self.tokens.session_lifetime_s()),
+        )
     }
 
     /// The public keys that tokens can be checked with, as a JWK Set (RFC 7517).
@@ -143,8 +148,8 @@ impl Identity {
     /// # Errors
     /// No such user, a disabled one ([`AuthError::UserDisabled`]), or the store.
     pub async fn start_session(&self, user: UserId) -> Result<TokenPair, IdentityError> {
-        let grant = self.ask_sessions(|call| SessionsMessage::Start(user, call)).await?;
-        Ok(self.tokens.issue(grant, now_s()))
+        let granted = self.ask_sessions(|call| SessionsMessage::Start(user, call)).await?;
+        Ok(self.tokens.issue(granted, now_s()))
     }
 
     /// New tokens for old ones. An older generation presented again ends the session, except within
@@ -154,8 +159,8 @@ impl Identity {
     /// [`IdentityError::Auth`] with the reason, or the store.
     pub async fn refresh(&self, proof: RefreshProof<'_>) -> Result<TokenPair, IdentityError> {
         let shown: Grant = self.tokens.refreshable(proof, now_s())?;
-        let grant = self.ask_sessions(|call| SessionsMessage::Refresh(shown, call)).await??;
-        Ok(self.tokens.issue(grant, now_s()))
+        let granted = self.ask_sessions(|call| SessionsMessage::Refresh(shown, call)).await??;
+        Ok(self.tokens.issue(granted, now_s()))
     }
 
     /// A user's sessions that have not ended, oldest first.

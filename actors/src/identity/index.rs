@@ -17,7 +17,7 @@ use super::ids::{KeyId, SessionId, UserId};
 use super::permissions::Permissions;
 use super::types::{ApiKeyRecord, ClientNet, Principal, PrincipalKind, UserKind, UserRecord};
 use crate::limits::LimitOverrides;
-use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, Stores};
+use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, StoredSession, Stores};
 
 /// How many locks share the entries of one kind.
 const SHARDS: usize = 16;
@@ -141,12 +141,25 @@ impl KeyEntry {
     }
 }
 
+/// What is to be known of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SessionEntry {
+    user: UserId,
+    created_at: u64,
+}
+
+impl From<&StoredSession> for SessionEntry {
+    fn from(session: &StoredSession) -> Self {
+        Self { user: session.user, created_at: session.created_at }
+    }
+}
+
 /// Users, keys and sessions in memory.
 #[derive(Debug)]
 pub struct Index {
     users: Sharded<UserId, UserEntry>,
     keys: Sharded<KeyPrefix, KeyEntry>,
-    sessions: Sharded<SessionId, UserId>,
+    sessions: Sharded<SessionId, SessionEntry>,
     guests: Arc<Guests>,
 }
 
@@ -176,7 +189,7 @@ impl Index {
         })?;
         let mut sessions = HashMap::new();
         stores.sessions().each_session(&mut |session| {
-            sessions.insert(session.id, session.user);
+            sessions.insert(session.id, SessionEntry::from(&session));
         })?;
         let guests = users.values().filter(|user| user.kind == UserKind::Guest);
         self.guests.replace(guests.map(|guest| guest.guest_net));
@@ -218,7 +231,7 @@ impl Index {
         for change in &changes.sessions {
             match change {
                 SessionChange::Put(session) => {
-                    self.sessions.write(&session.id).insert(session.id, session.user);
+                    self.sessions.write(&session.id).insert(session.id, session.into());
                 }
                 SessionChange::End(_, id) => {
                     self.sessions.write(id).remove(id);
@@ -274,12 +287,14 @@ impl Index {
         })
     }
 
-    /// Whose session that is.
+    /// Whose session that is. One that began by `over` is over, whatever its tokens say: they may be older than a
+    /// setting.
     ///
     /// # Errors
     /// It has ended, or its user may not use it.
-    pub fn session(&self, user: UserId, session: SessionId) -> Result<Principal, AuthError> {
-        if self.sessions.read(&session).get(&session) != Some(&user) {
+    pub fn session(&self, user: UserId, session: SessionId, over: u64) -> Result<Principal, AuthError> {
+        let entry = self.sessions.read(&session).get(&session).copied();
+        if entry.is_none_or(|entry| entry.user != user || entry.created_at <= over) {
             return Err(AuthError::SessionRevoked);
         }
         let entry = self.user(user).ok_or(AuthError::SessionRevoked)?;

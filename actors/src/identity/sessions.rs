@@ -31,16 +31,25 @@ const MOST_SWEPT: usize = 10_000;
 #[derive(Debug)]
 pub enum SessionsMessage {
     /// Begin a session for that user.
-    Start(UserId, Call<Grant>),
+    Start(UserId, Call<Granted>),
     /// Somebody shows tokens of that generation to get new ones. An inner error changes something, too: it may be
     /// the end of the session.
-    Refresh(Grant, Call<Result<Grant, AuthError>>),
+    Refresh(Grant, Call<Result<Granted, AuthError>>),
     /// List a user's sessions.
     List(UserId, Call<Vec<SessionRecord>>),
     /// End a session of that user.
     End(UserId, SessionId, Call<()>),
     /// Time passed.
     Tick,
+}
+
+/// What new tokens are made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// What they stand for.
+    pub grant: Grant,
+    /// When the session ends at the latest; no token of it is valid for longer.
+    pub ends_at: u64,
 }
 
 /// The actor of login sessions.
@@ -108,7 +117,9 @@ impl SessionsState {
         let SessionsArguments { desk, rules, .. } = &self.arguments;
         let (rules, now) = (*rules, now_s());
         match message {
-            SessionsMessage::Start(user, call) => desk.decide(call, move |stores| start(stores, user, now)),
+            SessionsMessage::Start(user, call) => {
+                desk.decide(call, move |stores| start(stores, user, now, rules));
+            }
             SessionsMessage::Refresh(shown, call) => {
                 desk.decide(call, move |stores| refresh(stores, shown, now, rules));
             }
@@ -135,13 +146,13 @@ impl SessionsState {
 }
 
 /// Begins a session.
-pub fn start(stores: &dyn Stores, user: UserId, now: u64) -> Decision<Grant> {
+pub fn start(stores: &dyn Stores, user: UserId, now: u64, rules: FamilyRules) -> Decision<Granted> {
     if users::find(stores, user)?.disabled {
         return Err(AuthError::UserDisabled.into());
     }
     let session = StoredSession { id: SessionId::new(), user, created_at: now, family: Family::new(now) };
     let grant = Grant { user, session: session.id, generation: session.family.generation };
-    Ok((grant, change(SessionChange::Put(session))))
+    Ok((Granted { grant, ends_at: rules.ends_at(now) }, change(SessionChange::Put(session))))
 }
 
 /// What comes of showing tokens of a generation.
@@ -150,7 +161,7 @@ pub fn refresh(
     shown: Grant,
     now: u64,
     rules: FamilyRules,
-) -> Decision<Result<Grant, AuthError>> {
+) -> Decision<Result<Granted, AuthError>> {
     let session = stores.sessions().session(shown.session)?.filter(|session| session.user == shown.user);
     let (Some(session), Some(user)) = (session, stores.accounts().user(shown.user)?) else {
         return Ok((Err(AuthError::SessionRevoked), Changes::default()));
@@ -159,14 +170,16 @@ pub fn refresh(
         return Ok((Err(AuthError::UserDisabled), Changes::default()));
     }
     let end = || change(SessionChange::End(session.user, session.id));
-    Ok(match session.family.present(shown.generation, now, rules) {
+    let granted = |generation| Granted {
+        grant: Grant { generation, ..shown },
+        ends_at: rules.ends_at(session.created_at),
+    };
+    Ok(match session.family.present(shown.generation, session.created_at, now, rules) {
         Presented::Next(family) => {
-            let grant = Grant { generation: family.generation, ..shown };
-            (Ok(grant), change(SessionChange::Put(StoredSession { family, ..session })))
+            let granted = granted(family.generation);
+            (Ok(granted), change(SessionChange::Put(StoredSession { family, ..session })))
         }
-        Presented::Again => {
-            (Ok(Grant { generation: session.family.generation, ..shown }), Changes::default())
-        }
+        Presented::Again => (Ok(granted(session.family.generation)), Changes::default()),
         Presented::TooLate => (Err(AuthError::RefreshWindowOver), end()),
         Presented::Reused => {
             tracing::warn!(session = %session.id, user = %session.user, "a token was used twice: the session is ended");
@@ -188,7 +201,7 @@ pub fn list(
         user: session.user,
         created_at: session.created_at,
         refreshed_at: session.family.since,
-        expires_at: session.family.expires_at(rules),
+        expires_at: session.family.expires_at(session.created_at, rules),
     });
     Ok(records.filter(|record| now < record.expires_at).collect())
 }
@@ -207,7 +220,8 @@ pub fn sweep(stores: &dyn Stores, now: u64, rules: FamilyRules) -> Decision<()> 
     stores.sessions().each_session(&mut |session| sessions.push(session))?;
     let mut changes = Changes::default();
     for session in sessions {
-        if session.family.expires_at(rules) <= now || stores.accounts().user(session.user)?.is_none() {
+        let expires_at = session.family.expires_at(session.created_at, rules);
+        if expires_at <= now || stores.accounts().user(session.user)?.is_none() {
             changes.sessions.push(SessionChange::End(session.user, session.id));
         }
         if changes.sessions.len() >= MOST_SWEPT {

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::cache::TokenCache;
 use super::error::AuthError;
 use super::family::FamilyRules;
+use super::sessions::Granted;
 use super::signing::KeyRing;
 use super::token::{Checked, Grant, MAX_LENGTH, Parties, TokenType};
 use super::types::{RefreshProof, TokenPair};
@@ -27,6 +28,8 @@ pub struct Tokens {
     parties: Parties,
     access_ttl_s: u64,
     refresh_window_s: u64,
+    expired_token_refresh_s: u64,
+    session_lifetime_s: u64,
     data_dir: PathBuf,
     ring: RwLock<Arc<KeyRing>>,
     /// The state of the keys' folder that `ring` was read from, and when (epoch seconds).
@@ -46,6 +49,8 @@ impl Tokens {
             parties: Parties { issuer: config.issuer.clone(), audience: config.audience.clone() },
             access_ttl_s: config.access_token_ttl_s,
             refresh_window_s: config.refresh_window_s,
+            expired_token_refresh_s: config.expired_token_refresh_s,
+            session_lifetime_s: config.session_lifetime_s,
             read: Mutex::new((None, now)),
             ring: RwLock::new(Arc::new(ring)),
             cache: TokenCache::default(),
@@ -96,6 +101,10 @@ impl Tokens {
             RefreshProof::Access(token) => {
                 let checked = self.parties.check(&self.ring(), TokenType::Access, token)?;
                 checked.check_start(now, self.access_ttl_s.max(LONGEST_ACCESS_S))?;
+                // An access token travels with every request and lies in more places than a refresh token does.
+                if checked.has_expired(now.saturating_sub(self.expired_token_refresh_s)) {
+                    return Err(AuthError::RefreshWindowOver);
+                }
                 Ok(checked.grant)
             }
             RefreshProof::Refresh(token) => {
@@ -108,16 +117,24 @@ impl Tokens {
         }
     }
 
-    /// The tokens of a generation.
-    pub fn issue(&self, grant: Grant, now: u64) -> TokenPair {
+    /// The tokens of a generation. None is valid for longer than its session.
+    pub fn issue(&self, granted: Granted, now: u64) -> TokenPair {
         let ring = self.ring();
+        let Granted { grant, ends_at } = granted;
+        let left = ends_at.saturating_sub(now);
+        let (access_s, refresh_s) = (self.access_ttl_s.min(left), self.refresh_window_s.min(left));
         TokenPair {
-            access_token: self.parties.issue(&ring, TokenType::Access, grant, now, self.access_ttl_s),
-            expires_in: self.access_ttl_s,
-            refresh_token: self.parties.issue(&ring, TokenType::Refresh, grant, now, self.refresh_window_s),
+            access_token: self.parties.issue(&ring, TokenType::Access, grant, now, access_s),
+            expires_in: access_s,
+            refresh_token: self.parties.issue(&ring, TokenType::Refresh, grant, now, refresh_s),
             session: grant.session,
             user: grant.user,
         }
+    }
+
+    /// How long after its sign-in a session ends.
+    pub const fn session_lifetime_s(&self) -> u64 {
+        self.session_lifetime_s
     }
 
     /// The keys of the moment.
@@ -141,12 +158,17 @@ impl Tokens {
     }
 }
 
-/// How long after its replacement a key may have live tokens.
+/// How long after its replacement a key may have live tokens. Those that have expired refresh no longer than the
+/// window since their session's last refresh, so `auth.expired_token_refresh_s` adds nothing.
 fn keep_ms(access_ttl_s: u64, refresh_window_s: u64) -> u64 {
     access_ttl_s.max(refresh_window_s).saturating_mul(1000)
 }
 
 /// How a session's generations are judged.
 pub fn family_rules(config: &AuthConfig) -> FamilyRules {
-    FamilyRules { window_s: config.refresh_window_s, grace_s: config.refresh_grace_s }
+    FamilyRules {
+        window_s: config.refresh_window_s,
+        grace_s: config.refresh_grace_s,
+        lifetime_s: config.session_lifetime_s,
+    }
 }

@@ -14,7 +14,7 @@ use super::super::{sessions, users};
 use super::*;
 use crate::store::{Store, StoredSession, Stores};
 
-const RULES: FamilyRules = FamilyRules { window_s: 1000, grace_s: 10 };
+const RULES: FamilyRules = FamilyRules { window_s: 1000, grace_s: 10, lifetime_s: 1500 };
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -113,16 +113,22 @@ fn open(folder: &Path) -> Desk {
     Desk { store: Arc::new(Store::open(folder, move |stores| mirror.load(stores)).unwrap()), index }
 }
 
-/// What must hold of one session: its family, or that it has ended.
-type Model = HashMap<SessionId, Option<Family>>;
+/// What must hold of one session: when it began and its family, or that it has ended.
+type Model = HashMap<SessionId, Option<(u64, Family)>>;
+
+fn life(session: StoredSession) -> (u64, Family) {
+    (session.created_at, session.family)
+}
 
 fn check(world: &World, model: &Model, now: u64) -> Result<(), TestCaseError> {
     for (&id, family) in model {
         let stored = world.stored(id);
-        prop_assert_eq!(stored.as_ref().map(|session| session.family), *family);
-        prop_assert_eq!(world.desk.index.session(world.user, id).is_ok(), family.is_some());
-        if let Some(family) = stored.map(|session| session.family) {
-            let goes_on = |g| matches!(family.present(g, now, RULES), Presented::Next(_));
+        prop_assert_eq!(stored.clone().map(life), *family);
+        let over = now.saturating_sub(RULES.lifetime_s);
+        let lives = family.is_some_and(|(began, _)| now < RULES.ends_at(began));
+        prop_assert_eq!(world.desk.index.session(world.user, id, over).is_ok(), lives);
+        if let Some((began, family)) = stored.map(life) {
+            let goes_on = |g| matches!(family.present(g, began, now, RULES), Presented::Next(_));
             let live = (0..family.generation + 3).filter(|&g| goes_on(g)).count();
             prop_assert!(live <= 1);
         }
@@ -145,14 +151,16 @@ proptest! {
             let chosen = (!order.is_empty()).then(|| order[which.index(order.len())]);
             let shown = |model: &Model, behind: u32| {
                 let session = chosen?;
-                let generation = model[&session].map_or(1, |family| family.generation).saturating_sub(behind);
+                let generation = model[&session].map_or(1, |(_, family)| family.generation).saturating_sub(behind);
                 Some(Grant { user, session, generation })
             };
             match action {
                 Action::Start => {
-                    let grant = world.run(move |stores| sessions::start(stores, user, now)).unwrap();
-                    model.insert(grant.session, Some(Family::new(now)));
-                    order.push(grant.session);
+                    let granted =
+                        world.run(move |stores| sessions::start(stores, user, now, RULES)).unwrap();
+                    prop_assert_eq!(granted.ends_at, RULES.ends_at(now));
+                    model.insert(granted.grant.session, Some((now, Family::new(now))));
+                    order.push(granted.grant.session);
                 }
                 Action::Refresh(behind) => {
                     let Some(shown) = shown(&model, behind) else { continue };
@@ -160,7 +168,7 @@ proptest! {
                     let answer =
                         world.run(move |stores| sessions::refresh(stores, shown, now, RULES)).unwrap();
                     let (expected, after) = expect(family, shown, now);
-                    prop_assert_eq!(answer, expected);
+                    prop_assert_eq!(answer.map(|granted| granted.grant), expected);
                     model.insert(shown.session, after);
                 }
                 Action::Logout => {
@@ -190,11 +198,15 @@ proptest! {
 }
 
 /// What refreshing must answer, and what must be stored afterwards.
-fn expect(family: Option<Family>, shown: Grant, now: u64) -> (Result<Grant, AuthError>, Option<Family>) {
-    let Some(family) = family else { return (Err(AuthError::SessionRevoked), None) };
-    match family.present(shown.generation, now, RULES) {
-        Presented::Next(next) => (Ok(Grant { generation: next.generation, ..shown }), Some(next)),
-        Presented::Again => (Ok(Grant { generation: family.generation, ..shown }), Some(family)),
+fn expect(
+    life: Option<(u64, Family)>,
+    shown: Grant,
+    now: u64,
+) -> (Result<Grant, AuthError>, Option<(u64, Family)>) {
+    let Some((began, family)) = life else { return (Err(AuthError::SessionRevoked), None) };
+    match family.present(shown.generation, began, now, RULES) {
+        Presented::Next(next) => (Ok(Grant { generation: next.generation, ..shown }), Some((began, next))),
+        Presented::Again => (Ok(Grant { generation: family.generation, ..shown }), life),
         Presented::TooLate => (Err(AuthError::RefreshWindowOver), None),
         Presented::Reused => (Err(AuthError::TokenReused), None),
     }
@@ -205,10 +217,10 @@ fn settle(
     world: &World,
     model: &mut Model,
     session: SessionId,
-    before: Option<Family>,
-    after: Option<Family>,
+    before: Option<(u64, Family)>,
+    after: Option<(u64, Family)>,
 ) -> Result<(), TestCaseError> {
-    let found = world.stored(session).map(|session| session.family);
+    let found = world.stored(session).map(life);
     prop_assert!(found == before || found == after, "{found:?}, neither {before:?} nor {after:?}");
     model.insert(session, found);
     Ok(())

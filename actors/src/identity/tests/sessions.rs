@@ -95,6 +95,38 @@ async fn an_expired_access_token_still_refreshes_within_the_window() {
 }
 
 #[tokio::test]
+async fn an_expired_access_token_has_a_window_of_its_own() {
+    let config = AuthConfig { access_token_ttl_s: 1, expired_token_refresh_s: 1, ..AuthConfig::default() };
+    let fixture = Fixture::with(config).await;
+    let user = fixture.member("somebody").await.id;
+    let tokens = fixture.identity.start_session(user).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+    let access = RefreshProof::Access(tokens.access_token.reveal());
+    let late = fixture.identity.refresh(access).await.map(|_| ());
+    assert_eq!(late, auth(AuthError::RefreshWindowOver));
+    assert!(fixture.refresh(&tokens).await.is_ok(), "the session goes on");
+}
+
+#[tokio::test]
+async fn no_token_outlives_its_session() {
+    let config = AuthConfig { session_lifetime_s: 100, ..AuthConfig::default() };
+    let fixture = Fixture::with(config).await;
+    let user = fixture.member("somebody").await.id;
+    let first = fixture.identity.start_session(user).await.unwrap();
+    let second = fixture.refresh(&first).await.unwrap();
+    for tokens in [&first, &second] {
+        assert!((95..=100).contains(&tokens.expires_in), "{}", tokens.expires_in);
+    }
+    let session = &fixture.identity.sessions(user).await.unwrap()[0];
+    assert_eq!(session.expires_at, session.created_at + 100);
+    let (folder, config) = fixture.stop().await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let fixture = Fixture::over(folder, AuthConfig { session_lifetime_s: 1, ..config }).await;
+    assert_eq!(fixture.access(&second), Err(AuthError::SessionRevoked), "a lower setting holds at once");
+    assert_eq!(fixture.refresh(&second).await.map(|_| ()), auth(AuthError::RefreshWindowOver));
+}
+
+#[tokio::test]
 async fn an_access_token_is_no_refresh_token_and_the_other_way_round() {
     let fixture = Fixture::new().await;
     let user = fixture.member("somebody").await.id;
