@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{self, AppState};
 use crate::auth::google::Google;
-use crate::auth::{Gate, TrustedProxies};
+use crate::auth::{Gate, LocalNames, TrustedProxies};
 use crate::config::Config;
 use crate::http::{Lifecycle, Listener, Server};
 
@@ -66,7 +66,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         AnonymousPolicy::Deny => false,
     };
     let proxies = TrustedProxies::parse(&config.http.trusted_proxies).map_err(anyhow::Error::msg)?;
-    let gate = Gate::new(state.identity.clone(), state.limiter.clone(), proxies.clone(), anonymous);
+    let names = local_names(&config);
+    let gate = Gate::new(state.identity.clone(), state.limiter.clone(), proxies.clone(), names, anonymous);
     announce(address, &system, anonymous).await;
     let lifecycle = state.lifecycle.clone();
     let server = Server::start(listener, api::routes(state), Some(gate), proxies, lifecycle, config.http);
@@ -89,6 +90,17 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     }
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// The names of this server that the settings have.
+fn local_names(config: &Config) -> LocalNames {
+    let redirect = config.auth.google.redirect_url.as_deref();
+    let redirect = redirect.and_then(|url| oauth2::url::Url::parse(url).ok());
+    let named = redirect.and_then(|url| url.host_str().map(str::to_owned));
+    // It may be a name that this machine has for a loopback address.
+    let listened = config.http.listen.rsplit_once(':').map(|(host, _)| host.to_owned());
+    let hosts = config.http.allowed_hosts.iter().cloned().chain(named).chain(listened);
+    LocalNames::new(hosts, &config.http.cors_allowed_origins)
 }
 
 #[derive(Clone, Copy)]

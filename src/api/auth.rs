@@ -14,7 +14,9 @@ use warp::filters::BoxedFilter;
 use warp::reply::Reply;
 
 use super::account::{Deleted, List};
-use super::{AppState, into_response, json, name_ignored, private, read, user_of, with};
+use super::{
+    AppState, SMALL_BODY, into_response, json, name_ignored, private, read, read_optional, user_of, with,
+};
 use crate::auth::{Credential, find_credential, gate};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
@@ -219,10 +221,7 @@ impl Session {
 async fn refresh(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
     let bearer = bearer_of(request.headers())?;
-    let body = match request.has_body() {
-        true => read::<RefreshRequest>(&state, request).await?.value,
-        false => RefreshRequest::default(),
-    };
+    let body = read_optional::<RefreshRequest>(&state, request, SMALL_BODY).await?.value;
     let proof = match (&body.refresh_token, &bearer) {
         // A client may send its access token along with everything.
         (Some(token), _) => RefreshProof::Refresh(token),

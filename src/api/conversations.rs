@@ -18,7 +18,7 @@ pub use super::conversation_items::Doc as ItemsDoc;
 use super::conversation_wire::{ChatMessage, Conversation, ConversationWithMessages, check_items, parse_id};
 use super::{
     AppState, conversation_branches, conversation_items, into_response, name_ignored, parse_query, private,
-    user_of, with,
+    read_optional, user_of, with,
 };
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
@@ -289,10 +289,8 @@ async fn list(state: AppState, context: RequestContext, query: &str) -> Result<R
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let user = user_of(&request.context)?;
-    let parsed = match request.has_body() {
-        true => read_large::<CreateConversation>(&state, request).await?,
-        false => Parsed { value: CreateConversation::default(), ignored: Vec::new() },
-    };
+    let limit = state.config.body_limit_bytes;
+    let parsed = read_optional::<CreateConversation>(&state, request, limit).await?;
     let CreateConversation { title, model, metadata, items, messages } = parsed.value;
     let (field, items) = match (items, messages) {
         (Some(_), Some(_)) => {

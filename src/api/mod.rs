@@ -174,6 +174,20 @@ async fn read<T: DeserializeOwned>(state: &AppState, request: ApiRequest) -> Res
     http_json::parse(&body, &[])
 }
 
+/// Reads a JSON body that need not be there.
+async fn read_optional<T: DeserializeOwned + Default>(
+    state: &AppState,
+    request: ApiRequest,
+    limit: u64,
+) -> Result<Parsed<T>, ApiError> {
+    let nothing = || Parsed { value: T::default(), ignored: Vec::new() };
+    if !request.has_body() {
+        return Ok(nothing());
+    }
+    let body = request.read_json(limit, state.config.body_timeout()).await?;
+    if body.is_empty() { Ok(nothing()) } else { http_json::parse(&body, &[]) }
+}
+
 /// Reads a query, in which each parameter stands at most once.
 fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
     let message = "The query cannot be read, or names a parameter twice.";

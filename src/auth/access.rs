@@ -31,6 +31,20 @@ pub enum Place {
     Both,
 }
 
+/// The body that a route takes, if it takes one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Body {
+    /// JSON, small: about users, keys, sessions and the like.
+    #[default]
+    Account,
+    /// JSON with a model's input.
+    Inference,
+    /// JSON with a conversation's items.
+    Items,
+    /// An export: lines of JSON, which are read as they come.
+    Export,
+}
+
 /// One method of one path.
 #[derive(Debug)]
 pub struct Route {
@@ -44,15 +58,21 @@ pub struct Route {
     pub access: Access,
     /// Whether a model works for it.
     pub inference: bool,
+    /// The body that it takes.
+    pub body: Body,
 }
 
 const fn route(method: Method, place: Place, path: &'static str, access: Access) -> Route {
-    Route { method, place, path, access, inference: false }
+    Route { method, place, path, access, inference: false, body: Body::Account }
 }
 
 const fn inference(path: &'static str) -> Route {
     let access = Access::Anonymous(Permission::Write);
-    Route { method: Method::POST, place: Place::Api, path, access, inference: true }
+    Route { method: Method::POST, place: Place::Api, path, access, inference: true, body: Body::Inference }
+}
+
+const fn post_of(body: Body, path: &'static str, access: Access) -> Route {
+    Route { method: Method::POST, place: Place::Api, path, access, inference: false, body }
 }
 
 const READ: Access = Access::Needs(Permission::Read);
@@ -106,15 +126,15 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, Place::Api, "/usage", READ),
     route(Method::GET, Place::Api, "/admin/usage", ADMIN),
     route(Method::GET, Place::Api, "/admin/export", ADMIN),
-    route(Method::POST, Place::Api, "/admin/import", ADMIN),
+    post_of(Body::Export, "/admin/import", ADMIN),
     route(Method::GET, Place::Api, "/conversations", READ),
-    route(Method::POST, Place::Api, "/conversations", WRITE),
+    post_of(Body::Items, "/conversations", WRITE),
     route(Method::GET, Place::Api, "/conversations/{id}", READ),
     route(Method::POST, Place::Api, "/conversations/{id}", WRITE),
     route(Method::PATCH, Place::Api, "/conversations/{id}", WRITE),
     route(Method::DELETE, Place::Api, "/conversations/{id}", WRITE),
     route(Method::GET, Place::Api, "/conversations/{id}/items", READ),
-    route(Method::POST, Place::Api, "/conversations/{id}/items", WRITE),
+    post_of(Body::Items, "/conversations/{id}/items", WRITE),
     route(Method::GET, Place::Api, "/conversations/{id}/items/{item_id}", READ),
     route(Method::DELETE, Place::Api, "/conversations/{id}/items/{item_id}", WRITE),
     route(Method::GET, Place::Api, "/conversations/{id}/branches", READ),

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 use jan_actors::identity::{AuthError, ClientNet, Identity, Permission, Principal};
 use jan_actors::limits::{CheckKind, Limiter, Verdict};
 
-use super::access::{self, Access, Found};
+use super::access::{self, Access, Found, Route};
 use super::client::TrustedProxies;
 use super::credential::{self, Credential};
+use super::local::LocalNames;
 use crate::http::ApiError;
 
 /// Who a request is from.
@@ -35,6 +36,8 @@ pub struct Admission {
     pub caller: Caller,
     /// The state of the caller's buckets, for the response's headers.
     pub verdict: Verdict,
+    /// What the table of routes says of it, where it is in there.
+    pub route: Option<&'static Route>,
     /// Why the request goes no further.
     pub refusal: Option<ApiError>,
 }
@@ -45,19 +48,21 @@ pub struct Gate {
     identity: Identity,
     limiter: Limiter,
     proxies: TrustedProxies,
+    names: LocalNames,
     anonymous_allowed: bool,
 }
 
 impl Gate {
-    /// `anonymous_allowed`: whether callers without a credential may use what [`Access::Anonymous`] marks.
+    /// `names`: what requests on loopback connections may show without a credential. `anonymous_allowed`: whether callers without a credential may use what [`Access::Anonymous`] marks.
     #[must_use]
     pub fn new(
         identity: Identity,
         limiter: Limiter,
         proxies: TrustedProxies,
+        names: LocalNames,
         anonymous_allowed: bool,
     ) -> Self {
-        Self { identity, limiter, proxies, anonymous_allowed }
+        Self { identity, limiter, proxies, names, anonymous_allowed }
     }
 
     /// A browser's question whether it may ask. It carries no credential and costs nothing.
@@ -65,24 +70,28 @@ impl Gate {
     pub fn preflight(&self, headers: &HeaderMap, peer: SocketAddr) -> Admission {
         let caller = Caller::anonymous(self.proxies.client(peer, headers));
         let verdict = self.limiter.peek(&caller.principal, CheckKind::Request);
-        Admission { caller, verdict, refusal: None }
+        Admission { caller, verdict, route: None, refusal: None }
     }
 
     /// Decides about one request.
     #[must_use]
-    pub fn admit(&self, method: &Method, path: &str, headers: &HeaderMap, peer: SocketAddr) -> Admission {
+    pub fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap, peer: SocketAddr) -> Admission {
         let mut caller = Caller::anonymous(self.proxies.client(peer, headers));
+        let path = uri.path();
         let found = access::find(method, path);
-        let (access, inference) = match found {
-            Found::Route(route) => (route.access, route.inference),
-            Found::OtherMethod | Found::Unknown => (Access::Open, false),
+        let route = match found {
+            Found::Route(route) => Some(route),
+            Found::OtherMethod | Found::Unknown => None,
         };
+        let (access, inference) =
+            route.map_or((Access::Open, false), |route| (route.access, route.inference));
         let refusal = match self.authenticate(access, headers) {
             Ok(principal) => {
                 if let Some(principal) = principal {
                     caller.principal = principal.at(caller.address);
                 }
-                self.permit(access, &caller.principal).err()
+                let permitted = self.permit(access, &caller.principal);
+                permitted.and_then(|()| self.check_names(access, &caller, uri, headers, peer)).err()
             }
             // Whoever shows a credential that is not accepted is nobody in particular.
             Err(error) => Some(self.unaccepted(error, caller.address.into())),
@@ -101,7 +110,7 @@ impl Gate {
         } else {
             refusal
         };
-        Admission { caller, verdict, refusal }
+        Admission { caller, verdict, route, refusal }
     }
 
     fn authenticate(&self, access: Access, headers: &HeaderMap) -> Result<Option<Principal>, Unaccepted> {
@@ -132,6 +141,23 @@ impl Gate {
             return Err(ApiError::credential_required());
         }
         require(principal, needed)
+    }
+
+    /// Whether a request that comes over a loopback connection, with nothing to show who sent it, is one that a page
+    /// elsewhere cannot have made this machine's browser send.
+    fn check_names(
+        &self,
+        access: Access,
+        caller: &Caller,
+        uri: &Uri,
+        headers: &HeaderMap,
+        peer: SocketAddr,
+    ) -> Result<(), ApiError> {
+        // A route of this kind refuses whoever proves nothing.
+        let is_known = caller.principal.user().is_some() || access == Access::Proof;
+        // Not those whom a proxy on this machine speaks for.
+        let is_local = peer.ip().to_canonical().is_loopback() && caller.address.is_loopback();
+        if is_known || !is_local { Ok(()) } else { self.names.check(uri, headers) }
     }
 
     fn unaccepted(&self, error: Unaccepted, net: ClientNet) -> ApiError {

@@ -3,6 +3,7 @@
 //! - [`access`]: the table of all routes and who may call each
 //! - [`gate`]: the decision
 //! - [`google`]: signing in with Google or another OpenID provider
+//! - [`LocalNames`]: what a browser on the server's machine may name without a credential
 
 pub mod access;
 mod client;
@@ -10,8 +11,11 @@ mod credential;
 mod errors;
 pub mod gate;
 pub mod google;
+mod local;
 
 pub use client::TrustedProxies;
 pub(crate) use client::parse_network;
 pub(crate) use credential::{Credential, find as find_credential};
 pub use gate::{Admission, Caller, Gate};
+pub use local::LocalNames;
+pub(crate) use local::host_of;

@@ -26,7 +26,9 @@ pub struct HttpConfig {
     pub max_connections: usize,
     /// Most connections at a time of one IPv4 address or IPv6 /64; one more gets 503. Trusted proxies are exempt.
     pub max_connections_per_address: usize,
-    /// Origins whose pages may call the API from a browser; `*` is any.
+    /// Names that requests without a credential may show on a loopback connection, beside the loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// Origins whose pages may call the API from a browser; `*` is any page with a credential.
     pub cors_allowed_origins: Vec<String>,
     /// Proxies whose `X-Forwarded-For` counts: addresses and networks.
     pub trusted_proxies: Vec<String>,
@@ -45,6 +47,7 @@ impl Default for HttpConfig {
             write_timeout_ms: 60_000,
             max_connections: 10_000,
             max_connections_per_address: 512,
+            allowed_hosts: Vec::new(),
             cors_allowed_origins: vec!["*".to_owned()],
             trusted_proxies: Vec::new(),
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use toml::Value;
 
 pub use super::table::KEYS;
-use crate::auth::parse_network;
+use crate::auth::{host_of, parse_network};
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub enum Kind {
     TextList,
     /// The same, of addresses and networks.
     Networks,
+    /// The same, of names of hosts.
+    Hosts,
     /// `https://…`, or `http://…` on this machine: what goes there are secrets.
     Url,
 }
@@ -107,6 +109,7 @@ impl Kind {
             }
             Self::TextList => "a list of texts".to_owned(),
             Self::Networks => "a list of addresses and networks such as `10.0.0.0/8`".to_owned(),
+            Self::Hosts => "a list of names of hosts such as `chat.example`".to_owned(),
             Self::Url => "an `https://` URL, or an `http://` one on this machine".to_owned(),
         }
     }
@@ -145,7 +148,7 @@ impl Kind {
             }
             (Self::Flag, Value::Boolean(flag)) => Ok(Value::Boolean(flag)),
             (Self::Url, Value::String(text)) if is_url(&text) => Ok(Value::String(text)),
-            (Self::TextList | Self::Networks, Value::String(text)) => self.check(Value::Array(
+            (Self::TextList | Self::Networks | Self::Hosts, Value::String(text)) => self.check(Value::Array(
                 text.split(',')
                     .map(str::trim)
                     .filter(|part| !part.is_empty())
@@ -158,6 +161,12 @@ impl Kind {
             (Self::Networks, Value::Array(items)) => {
                 match items.iter().find(|item| item.as_str().is_none_or(|text| parse_network(text).is_err()))
                 {
+                    Some(item) => wrong(item),
+                    None => Ok(Value::Array(items)),
+                }
+            }
+            (Self::Hosts, Value::Array(items)) => {
+                match items.iter().find(|item| item.as_str().is_none_or(|text| host_of(text).is_none())) {
                     Some(item) => wrong(item),
                     None => Ok(Value::Array(items)),
                 }

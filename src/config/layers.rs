@@ -174,7 +174,7 @@ fn environment_value(kind: &Kind, text: String) -> Value {
         Kind::Text | Kind::Path | Kind::Address | Kind::LogLevel | Kind::Choice(_) | Kind::Url => {
             Value::String(text)
         }
-        Kind::Integer { .. } | Kind::Flag | Kind::TextList | Kind::Networks => {
+        Kind::Integer { .. } | Kind::Flag | Kind::TextList | Kind::Networks | Kind::Hosts => {
             parse_toml(text.trim()).unwrap_or(Value::String(text))
         }
     }

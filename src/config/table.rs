@@ -68,9 +68,14 @@ pub static KEYS: &[Key] = &[
         "Most connections at a time of one IPv4 address or IPv6 /64; one more gets 503. Those of `trusted_proxies` are not counted.",
     ),
     key(
+        "http.allowed_hosts",
+        Kind::Hosts,
+        "Names, beside `localhost` and loopback addresses, that a request without an accepted credential may have in its `Host` on a loopback connection, on any port; that of `auth.google.redirect_url` is always among them. Others get 403: any web page can give its own name this machine's address.",
+    ),
+    key(
         "http.cors_allowed_origins",
         Kind::TextList,
-        "Origins whose pages may call the API from a browser, such as `https://chat.example`; `*` is any, an empty list none.",
+        "Origins whose pages may call the API from a browser, such as `https://chat.example`; an empty list is none. `*` is any page that shows an accepted credential: on a loopback connection a page without one has to be listed by name, or be of a loopback address or this server's own.",
     ),
     key(
         "http.trusted_proxies",

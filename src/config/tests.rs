@@ -190,6 +190,7 @@ fn the_table_fits_the_structs() {
             Kind::Address => vec!["'h:1'".to_owned()],
             Kind::LogLevel => vec!["'debug'".to_owned()],
             Kind::Text | Kind::Path => vec!["'x'".to_owned()],
+            Kind::Hosts => vec!["['chat.example', '[::1]:80']".to_owned()],
             Kind::Networks => vec!["['10.0.0.0/8', '::1']".to_owned()],
             Kind::Url => vec!["'https://a.example'".to_owned()],
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, Request};
 use http_body::Body;
 use http_body_util::BodyDataStream;
@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use warp::{Filter, Rejection};
 
 use super::{ApiError, RequestContext};
+use crate::auth::access;
 
 /// After a refusal, this much of the body is still taken and thrown away, so that a client that sends before
 /// it reads finds the answer rather than a reset connection.
@@ -20,13 +21,27 @@ const LINGER_BYTES: usize = 64 * 1024 * 1024;
 /// The longest that is done.
 const LINGER_TIME: Duration = Duration::from_secs(5);
 
+/// Names of lines of JSON; the first is the one that exports have.
+const LINES: [&str; 4] =
+    ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
+
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
+
+/// What is known of a request's body before it is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Announced {
+    /// Whether one was sent or may follow.
+    pub has_body: bool,
+    /// What its route takes.
+    pub kind: access::Body,
+}
 
 /// A request whose body has yet to be read.
 pub struct ApiRequest {
     /// The id and the peer.
     pub context: RequestContext,
     headers: HeaderMap,
+    announced: Announced,
     body: BodyStream,
 }
 
@@ -38,12 +53,14 @@ impl std::fmt::Debug for ApiRequest {
 
 /// Extracts an [`ApiRequest`].
 pub fn request() -> impl Filter<Extract = (ApiRequest,), Error = Rejection> + Copy {
-    warp::ext::get::<RequestContext>().and(warp::header::headers_cloned()).and(warp::body::stream()).map(
-        |context, headers, body| {
+    warp::ext::get::<RequestContext>()
+        .and(warp::ext::get::<Announced>())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .map(|context, announced, headers, body| {
             let body: BodyStream = Box::pin(body_bytes(body));
-            ApiRequest { context, headers, body }
-        },
-    )
+            ApiRequest { context, headers, announced, body }
+        })
 }
 
 fn body_bytes<S, B>(body: S) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + Sync
@@ -55,11 +72,10 @@ where
 }
 
 impl ApiRequest {
-    /// Whether a body was sent or is announced.
+    /// Whether a body was sent or may follow; it may turn out to be empty.
     #[must_use]
     pub fn has_body(&self) -> bool {
-        let length = self.headers.get(CONTENT_LENGTH).map(http::HeaderValue::as_bytes);
-        length.map_or_else(|| self.headers.contains_key(TRANSFER_ENCODING), |length| length != b"0")
+        self.announced.has_body
     }
 
     /// The request's headers.
@@ -78,14 +94,10 @@ impl ApiRequest {
     /// Reads a JSON body of at most `limit` bytes within `timeout`.
     ///
     /// # Errors
-    /// 415 for another content type (none at all passes), 413, 408, and 400 for a body that breaks off.
+    /// 415 for another content type, or none with a body that is not empty; 413, 408, and 400 for a body that breaks off.
     pub async fn read_json(mut self, limit: u64, timeout: Duration) -> Result<Bytes, ApiError> {
-        check_type(&self.headers)?;
-        let announced = self
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.parse::<u64>().ok());
+        check_type(&self.headers, self.announced.kind)?;
+        let announced = length(&self.headers);
         if announced.is_some_and(|length| length > limit) {
             // Such a client waits for leave to send and has sent nothing.
             if !self.headers.contains_key(EXPECT) {
@@ -102,13 +114,37 @@ impl ApiRequest {
                 linger(self.body);
                 Err(ApiError::request_too_large(limit))
             }
+            Ok(Ok(bytes)) if !bytes.is_empty() && !self.headers.contains_key(CONTENT_TYPE) => {
+                Err(wrong_type("The body has no content type", self.announced.kind))
+            }
             Ok(Ok(bytes)) => Ok(bytes),
         }
     }
 }
 
-/// JSON, and not compressed. A missing type passes: the parser will tell.
-fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+/// Checks a request whose body is yet to come against what its route takes. One without a body needs no type.
+///
+/// # Errors
+/// 415.
+pub(super) fn check_head(request: &Request<Incoming>, kind: access::Body) -> Result<(), ApiError> {
+    if request.body().is_end_stream() {
+        return Ok(());
+    }
+    let headers = request.headers();
+    check_type(headers, kind)?;
+    // Of a body without a length nobody knows yet whether it is empty: whoever reads it will see.
+    if length(headers).is_some_and(|length| length > 0) && !headers.contains_key(CONTENT_TYPE) {
+        return Err(wrong_type("The body has no content type", kind));
+    }
+    Ok(())
+}
+
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The type that the route takes, and not compressed, where a type is named.
+fn check_type(headers: &HeaderMap, kind: access::Body) -> Result<(), ApiError> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|value| *value != "identity") {
         return Err(ApiError::unsupported_media_type(format!(
             "Unsupported content encoding {encoding:?}: send the body uncompressed."
@@ -116,13 +152,22 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    let subtype = essence.to_ascii_lowercase();
-    if subtype == "application/json" || (subtype.starts_with("application/") && subtype.ends_with("+json")) {
-        return Ok(());
-    }
-    Err(ApiError::unsupported_media_type(format!(
-        "Unsupported content type {value:?}: send `Content-Type: application/json`."
-    )))
+    let essence = essence.to_ascii_lowercase();
+    let fits = match kind {
+        access::Body::Export => LINES.contains(&essence.as_str()),
+        _ => {
+            essence == "application/json"
+                || (essence.starts_with("application/") && essence.ends_with("+json"))
+        }
+    };
+    let shown: String = value.to_str().unwrap_or("?").chars().take(100).collect();
+    if fits { Ok(()) } else { Err(wrong_type(&format!("Unsupported content type {shown:?}"), kind)) }
+}
+
+fn wrong_type(problem: &str, kind: access::Body) -> ApiError {
+    let wanted = if kind == access::Body::Export { LINES[0] } else { "application/json" };
+    ApiError::unsupported_media_type(format!("{problem}: send `Content-Type: {wanted}`."))
+        .with_param("Content-Type")
 }
 
 enum CollectError {
@@ -172,14 +217,20 @@ mod tests {
     fn json_types_pass_and_others_do_not() {
         let typed =
             |text: &'static str| HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(text))]);
+        let json = access::Body::Inference;
         for fine in ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"] {
-            assert!(check_type(&typed(fine)).is_ok(), "{fine}");
+            assert!(check_type(&typed(fine), json).is_ok(), "{fine}");
+            assert_eq!(check_type(&typed(fine), access::Body::Export).unwrap_err().status(), 415, "{fine}");
         }
         for wrong in ["text/plain", "application/x-www-form-urlencoded", "json", "", "text/x+json"] {
-            assert_eq!(check_type(&typed(wrong)).unwrap_err().status(), 415, "{wrong}");
+            assert_eq!(check_type(&typed(wrong), json).unwrap_err().status(), 415, "{wrong}");
         }
-        assert!(check_type(&HeaderMap::new()).is_ok());
+        for lines in LINES {
+            assert!(check_type(&typed(lines), access::Body::Export).is_ok(), "{lines}");
+            assert_eq!(check_type(&typed(lines), json).unwrap_err().status(), 415, "{lines}");
+        }
+        assert!(check_type(&HeaderMap::new(), json).is_ok(), "whether it is needed shows with the body");
         let zipped = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
-        assert_eq!(check_type(&zipped).unwrap_err().status(), 415);
+        assert_eq!(check_type(&zipped, json).unwrap_err().status(), 415);
     }
 }

@@ -21,13 +21,13 @@ use tracing::{Instrument, Span};
 use warp::Reply;
 use warp::filters::BoxedFilter;
 
-use super::body;
+use super::body::{self, Announced};
 use super::cors::Cors;
 use super::error::prefix;
 use super::io::RunningRequest;
 use super::limits;
 use super::{ApiError, Lifecycle, RequestId, Response};
-use crate::auth::{Admission, Caller, Gate};
+use crate::auth::{Admission, Caller, Gate, access};
 
 /// What a handler may know of a request beyond its path, headers and body.
 #[derive(Clone, Debug)]
@@ -105,14 +105,20 @@ impl Edge {
             self.cors.answer_preflight(request.headers(), response.headers_mut());
             response
         } else {
-            let mut response = match admission.refusal.take() {
+            let kind = admission.route.map_or(access::Body::default(), |route| route.body);
+            let refusal = admission.refusal.take().or_else(|| {
+                // Other methods of a path are refused as such.
+                admission.route.and_then(|_| body::check_head(&request, kind).err())
+            });
+            let mut response = match refusal {
                 Some(refusal) => {
                     body::discard(request);
                     refusal.into_response()
                 }
                 None => {
                     let context = RequestContext { id: id.clone(), peer, caller: admission.caller };
-                    self.route(request, context).instrument(span).await
+                    let announced = Announced { has_body: !request.body().is_end_stream(), kind };
+                    self.route(request, context, announced).instrument(span).await
                 }
             };
             self.cors.add_headers(origin.as_ref(), response.headers_mut());
@@ -145,15 +151,24 @@ impl Edge {
     fn admit(&self, request: &Request<Incoming>, peer: SocketAddr, is_preflight: bool) -> Admission {
         match &self.gate {
             Some(gate) if is_preflight => gate.preflight(request.headers(), peer),
-            Some(gate) => gate.admit(request.method(), request.uri().path(), request.headers(), peer),
-            None => {
-                Admission { caller: Caller::anonymous(peer.ip()), verdict: Verdict::UNLIMITED, refusal: None }
-            }
+            Some(gate) => gate.admit(request.method(), request.uri(), request.headers(), peer),
+            None => Admission {
+                caller: Caller::anonymous(peer.ip()),
+                verdict: Verdict::UNLIMITED,
+                route: None,
+                refusal: None,
+            },
         }
     }
 
-    async fn route(&self, mut request: Request<Incoming>, context: RequestContext) -> Response {
+    async fn route(
+        &self,
+        mut request: Request<Incoming>,
+        context: RequestContext,
+        announced: Announced,
+    ) -> Response {
         request.extensions_mut().insert(context);
+        request.extensions_mut().insert(announced);
         let answer = warp::service(self.routes.clone()).oneshot(request);
         tokio::select! {
             answer = AssertUnwindSafe(answer).catch_unwind() => match answer {

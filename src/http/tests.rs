@@ -297,7 +297,7 @@ async fn bodies_up_to_the_limit_pass() {
     let server = start(|_| {}).await;
     let body = "x".repeat(BODY_LIMIT as usize);
     let request = format!(
-        "POST /length HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /length HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     assert!(server.talk(&request).await.ends_with("\r\n\r\n1048576"));
@@ -308,7 +308,7 @@ async fn an_announced_giant_is_refused_before_it_is_sent() {
     let server = start(|_| {}).await;
     let mut stream = server.connect().await;
     stream
-        .write_all(b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n")
+        .write_all(b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99999999999\r\n\r\n")
         .await
         .unwrap();
     let answer = read_until(&mut stream, "}}").await;
@@ -324,7 +324,7 @@ async fn a_client_that_sends_before_it_reads_still_finds_the_413() {
     let chunked = format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     for rest in [announced, chunked] {
         let answer =
-            server.talk(&format!("POST /length HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{rest}")).await;
+            server.talk(&format!("POST /length HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n{rest}")).await;
         assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     }
 }
@@ -333,7 +333,7 @@ async fn a_client_that_sends_before_it_reads_still_finds_the_413() {
 async fn a_slow_body_is_a_408() {
     let server = start(|config| config.body_timeout_ms = 100).await;
     let mut stream = server.connect().await;
-    stream.write_all(b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nab").await.unwrap();
+    stream.write_all(b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\nab").await.unwrap();
     let answer = read_all(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     assert_eq!(error_of(&answer)["code"], "request_timeout");

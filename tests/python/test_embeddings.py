@@ -280,7 +280,7 @@ def test_a_client_that_goes_away_takes_its_work_along(make_server):
     server = make_server(env={"JAN_SERVER__QUEUE__MAX_REQUESTS": "1"})
     limit = min(server.get(f"/api/v1/models/{MODEL}", key=server.admin_key).json()["context_length"], 1000)
     data = json.dumps({"model": MODEL, "input": [[5] * limit] * (250_000 // limit)}).encode()
-    head = f"POST {PATH} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
     request = f"{head}Authorization: Bearer {server.admin_key}\r\n\r\n".encode() + data
 
     def probe():

@@ -43,7 +43,7 @@ def is_closed(connection):
 def test_unfinished_preface_is_closed_at_the_header_timeout(hasty):
     # Each cut is a client that says no more; "PRI " is one of them, and so are beginnings that no preface has.
     beginnings = [PREFACE[:cut] for cut in range(1, len(PREFACE))]
-    beginnings += [b"PRI /x HTTP/1.1\r\n", b"PRI * HTTP/1.1\r\nHost: x\r\n", b"PRI * HTTP/2.0\r\n\r", b"PRI  "]
+    beginnings += [b"PRI /x HTTP/1.1\r\n", b"PRI * HTTP/1.1\r\nHost: localhost\r\n", b"PRI * HTTP/2.0\r\n\r", b"PRI  "]
     with contextlib.ExitStack() as stack:
         held = []
         for beginning in beginnings:
@@ -95,7 +95,7 @@ def test_whole_preface_in_pieces_is_http2_and_may_be_idle(hasty):
 
 def ask(connection):
     """Status, headers' text and body of one request; the connection stays."""
-    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
     received = b""
     while b"\r\n\r\n" not in received:
         piece = connection.recv(4096)

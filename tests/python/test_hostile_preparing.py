@@ -31,7 +31,7 @@ def abandon(server, body, key):
     """Sends a request and goes away without its answer."""
     content = json.dumps(body).encode()
     head = (
-        "POST /api/v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "POST /api/v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {key}\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     connection = server.connect()

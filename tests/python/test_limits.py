@@ -102,7 +102,7 @@ def test_abandoned_plain_request_frees_its_sequence_at_once(make_server):
             % (MODEL.encode(), ",".join(f'"{token}":-100' for token in ENDLESS).encode())
         )
         connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         time.sleep(0.1)
@@ -125,14 +125,14 @@ def test_slow_headers_and_bodies(make_server):
         env={"JAN_SERVER__HTTP__HEADER_TIMEOUT_MS": 600, "JAN_SERVER__HTTP__BODY_TIMEOUT_MS": 600}
     )
     with own.connect() as connection:
-        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow")
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow")
         begin = time.monotonic()
         data = read_to_end(connection, 5)
         assert time.monotonic() - begin < 4
         assert data == b"" or data.startswith(b"HTTP/1.1 408"), data
     with own.connect() as connection:
         connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b'Content-Length: 500\r\n\r\n{"model":'
         )
         begin = time.monotonic()
@@ -159,7 +159,7 @@ def test_client_that_does_not_read(make_server):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         raw.connect(("127.0.0.1", own.port))
         raw.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         wait_until(lambda: open_files(own.pid) > before, "the connection is open")

@@ -112,6 +112,21 @@ def paste(server, command, token=""):
     return done.stdout
 
 
+#: Every `curl` of the reference, and its status as it stands there, without a token.
+CURLS = [
+    (PROTECTED, 404), (CHAT, 200), (MODELS, 200), (COMPLETION, 200), (GOOGLE, 503), (REFRESH, 401), (PROFILE, 401),
+    (API_KEYS, 401), (CREATE_CONVERSATION, 401), (LIST_CONVERSATIONS, 401), (GET_CONVERSATION, 401), (HEALTH, 200),
+    (STATUS, 401), (SHORT_CHAT, 200), (STREAM, 200),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "status"), CURLS)
+def test_every_curl_as_it_stands(server, command, status):
+    """From a loopback address, with curl's own headers: nothing that keeps browsers' pages out may be in its way."""
+    shown = paste(server, command.rstrip() + " -s -o /dev/null -w '%{http_code}'")
+    assert shown == str(status)
+
+
 def test_models(server):
     answer = json.loads(paste(server, MODELS))
     assert answer["object"] == "list"

@@ -38,7 +38,7 @@ def test_idle_connections_cost_little(make_server):
         connections = []
         for _ in range(count):
             connection = own.connect()
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert connection.recv(4096).startswith(b"HTTP/1.1 200")
             connections.append(connection)
         return connections
@@ -61,7 +61,7 @@ def test_queued_streams_cost_little(make_server):
         {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2, "stream": True}
     ).encode()
     request = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body)
     )
 

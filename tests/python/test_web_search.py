@@ -422,7 +422,7 @@ def test_who_leaves_takes_the_search_along(own, service):
         if path == RESPONSES:
             del body["messages"]
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer " \
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer " \
                f"{own.admin_key}\r\nContent-Length: {len(data)}\r\n\r\n"
         with own.connect() as connection:
             connection.sendall(head.encode() + data)

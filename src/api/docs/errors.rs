@@ -109,6 +109,18 @@ pub static ERRORS: &[Known] = &[
         "The credential lacks a permission, which the message names.",
     ),
     known(403, "user_disabled", Tag("auth"), "The user is disabled."),
+    known(
+        403,
+        "host_not_allowed",
+        Every,
+        "On a loopback connection, without an accepted credential, the Host is none of this machine's.",
+    ),
+    known(
+        403,
+        "origin_not_allowed",
+        Every,
+        "On a loopback connection, without an accepted credential, the page is of an origin that is not listed.",
+    ),
     known(403, "guests_disabled", Tag("auth"), "This server takes no guests."),
     known(
         429,
@@ -147,7 +159,12 @@ pub static ERRORS: &[Known] = &[
         "A record of the export cannot stand beside one that is here.",
     ),
     known(413, "request_too_large", Body, "The body is larger than this server takes."),
-    known(415, "unsupported_media_type", Body, "The body is not JSON by its content type."),
+    known(
+        415,
+        "unsupported_media_type",
+        Body,
+        "The body has another content type than the path takes, or none.",
+    ),
     known(429, "rate_limit_exceeded", Every, "A limit is reached; see Retry-After."),
     known(429, "web_search_limit_reached", Tag("chat"), "As many searches were made today as may be."),
     known(429, "web_search_limit_reached", Tag("responses"), "As many searches were made today as may be."),
