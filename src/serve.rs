@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jan_actors::System;
-use jan_actors::config::{AnonymousPolicy, GuestPolicy};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{self, AppState};
 use crate::auth::google::Google;
-use crate::auth::{Gate, LocalNames, TrustedProxies};
+use crate::auth::{Gate, LocalNames, OpenTo, TrustedProxies};
 use crate::config::Config;
 use crate::http::{Lifecycle, Listener, Server};
 
@@ -41,7 +40,11 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let listener = Listener::bind(&config.http.listen).await?;
     let address = listener.address();
     let system = System::start(config.actors()).await?;
-    let is_local = address.ip().is_loopback();
+    let proxied = !config.http.trusted_proxies.is_empty();
+    let exposed = !address.ip().is_loopback() || proxied;
+    let anonymous = OpenTo::anonymous(config.auth.anonymous, exposed);
+    let guests = OpenTo::guests(config.auth.guests, exposed);
+    warn_of_what_is_open(address, proxied, anonymous, guests);
     let state = AppState {
         models: system.models().clone(),
         identity: system.identity().clone(),
@@ -52,23 +55,14 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         responses: system.responses().clone(),
         web_search: system.web_search().clone(),
         google: Arc::new(Google::new(config.auth.google.clone())),
-        guests: match config.auth.guests {
-            GuestPolicy::Auto => is_local,
-            GuestPolicy::On => true,
-            GuestPolicy::Off => false,
-        },
+        guests,
         lifecycle: Lifecycle::default(),
         config: Arc::new(config.http.clone()),
-    };
-    let anonymous = match config.auth.anonymous {
-        AnonymousPolicy::Auto => is_local,
-        AnonymousPolicy::Allow => true,
-        AnonymousPolicy::Deny => false,
     };
     let proxies = TrustedProxies::parse(&config.http.trusted_proxies).map_err(anyhow::Error::msg)?;
     let names = local_names(&config);
     let gate = Gate::new(state.identity.clone(), state.limiter.clone(), proxies.clone(), names, anonymous);
-    announce(address, &system, anonymous).await;
+    announce(address, &system, anonymous != OpenTo::Nobody).await;
     let lifecycle = state.lifecycle.clone();
     let server = Server::start(listener, api::routes(state), Some(gate), proxies, lifecycle, config.http);
 
@@ -90,6 +84,22 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     }
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// Names in the log what needs no credential, and to whom it is open.
+fn warn_of_what_is_open(address: SocketAddr, proxied: bool, anonymous: OpenTo, guests: OpenTo) {
+    if let Some(to) = anonymous.who(address, proxied) {
+        tracing::warn!(
+            to,
+            "models and inference are open without a credential; auth.anonymous = \"deny\" closes them"
+        );
+    }
+    if let Some(to) = guests.who(address, proxied) {
+        tracing::warn!(
+            to,
+            "guests' accounts are open without a credential; auth.guests = \"off\" closes them"
+        );
+    }
 }
 
 /// The names of this server that the settings have.

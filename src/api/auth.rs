@@ -275,8 +275,9 @@ fn refused(state: &AppState, context: &RequestContext, error: IdentityError) -> 
     )
 )]
 async fn become_guest(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
-    if !state.guests {
-        return Err(ApiError::forbidden("guests_disabled", "This server takes no guests (auth.guests)."));
+    if !state.guests.includes(context.caller.is_local) {
+        let message = "This server takes no guests from where you are (auth.guests).";
+        return Err(ApiError::forbidden("guests_disabled", message));
     }
     let guest = state.identity.guest(context.caller.address.into()).await.map_err(ApiError::from_identity)?;
     Ok(signed_in(StatusCode::CREATED, begin_session(&state, guest.id).await?))

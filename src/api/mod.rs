@@ -59,6 +59,7 @@ use serde::de::DeserializeOwned;
 use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
+use crate::auth::OpenTo;
 use crate::auth::google::Google;
 use crate::config::HttpConfig;
 use crate::http::json::Parsed;
@@ -90,8 +91,8 @@ pub struct AppState {
     pub web_search: WebSearch,
     /// Signing in with Google.
     pub google: Arc<Google>,
-    /// Whether anybody may become a guest.
-    pub guests: bool,
+    /// Callers who may become guests.
+    pub guests: OpenTo,
     /// How far the server is from start to stop.
     pub lifecycle: Lifecycle,
     /// Limits and timeouts.

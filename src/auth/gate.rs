@@ -10,6 +10,7 @@ use super::access::{self, Access, Found, Route};
 use super::client::TrustedProxies;
 use super::credential::{self, Credential};
 use super::local::LocalNames;
+use super::open_to::{OpenTo, is_local};
 use crate::http::ApiError;
 
 /// Who a request is from.
@@ -17,15 +18,17 @@ use crate::http::ApiError;
 pub struct Caller {
     /// The client's address, a trusted proxy's word taken.
     pub address: IpAddr,
+    /// Whether the request was made on the server's own machine, as far as can be told.
+    pub is_local: bool,
     /// The user, the key or the address.
     pub principal: Principal,
 }
 
 impl Caller {
-    /// Someone without a credential.
+    /// Someone without a credential, elsewhere.
     #[must_use]
     pub fn anonymous(address: IpAddr) -> Self {
-        Self { address, principal: Principal::anonymous(address) }
+        Self { address, is_local: false, principal: Principal::anonymous(address) }
     }
 }
 
@@ -49,26 +52,27 @@ pub struct Gate {
     limiter: Limiter,
     proxies: TrustedProxies,
     names: LocalNames,
-    anonymous_allowed: bool,
+    anonymous: OpenTo,
 }
 
 impl Gate {
-    /// `names`: what requests on loopback connections may show without a credential. `anonymous_allowed`: whether callers without a credential may use what [`Access::Anonymous`] marks.
+    /// `names`: what requests on loopback connections may show without a credential. `anonymous`: which callers
+    /// without one may use what [`Access::Anonymous`] marks.
     #[must_use]
     pub fn new(
         identity: Identity,
         limiter: Limiter,
         proxies: TrustedProxies,
         names: LocalNames,
-        anonymous_allowed: bool,
+        anonymous: OpenTo,
     ) -> Self {
-        Self { identity, limiter, proxies, names, anonymous_allowed }
+        Self { identity, limiter, proxies, names, anonymous }
     }
 
     /// A browser's question whether it may ask. It carries no credential and costs nothing.
     #[must_use]
     pub fn preflight(&self, headers: &HeaderMap, peer: SocketAddr) -> Admission {
-        let caller = Caller::anonymous(self.proxies.client(peer, headers));
+        let caller = self.nobody_yet(headers, peer);
         let verdict = self.limiter.peek(&caller.principal, CheckKind::Request);
         Admission { caller, verdict, route: None, refusal: None }
     }
@@ -76,7 +80,7 @@ impl Gate {
     /// Decides about one request.
     #[must_use]
     pub fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap, peer: SocketAddr) -> Admission {
-        let mut caller = Caller::anonymous(self.proxies.client(peer, headers));
+        let mut caller = self.nobody_yet(headers, peer);
         let path = uri.path();
         let found = access::find(method, path);
         let route = match found {
@@ -90,7 +94,7 @@ impl Gate {
                 if let Some(principal) = principal {
                     caller.principal = principal.at(caller.address);
                 }
-                let permitted = self.permit(access, &caller.principal);
+                let permitted = self.permit(access, &caller);
                 permitted.and_then(|()| self.check_names(access, &caller, uri, headers, peer)).err()
             }
             // Whoever shows a credential that is not accepted is nobody in particular.
@@ -113,6 +117,12 @@ impl Gate {
         Admission { caller, verdict, route, refusal }
     }
 
+    /// Who it is before anything was shown.
+    fn nobody_yet(&self, headers: &HeaderMap, peer: SocketAddr) -> Caller {
+        let address = self.proxies.client(peer, headers);
+        Caller { is_local: is_local(peer, headers), ..Caller::anonymous(address) }
+    }
+
     fn authenticate(&self, access: Access, headers: &HeaderMap) -> Result<Option<Principal>, Unaccepted> {
         let found = match credential::find(headers) {
             Ok(None) => Ok(None),
@@ -131,10 +141,15 @@ impl Gate {
         if access == Access::Proof { Ok(found.unwrap_or_default()) } else { found }
     }
 
-    fn permit(&self, access: Access, principal: &Principal) -> Result<(), ApiError> {
+    fn permit(&self, access: Access, caller: &Caller) -> Result<(), ApiError> {
+        let principal = &caller.principal;
         let needed = match access {
             Access::Probe | Access::Open | Access::Proof => return Ok(()),
-            Access::Anonymous(_) if principal.user().is_none() && self.anonymous_allowed => return Ok(()),
+            Access::Anonymous(_)
+                if principal.user().is_none() && self.anonymous.includes(caller.is_local) =>
+            {
+                return Ok(());
+            }
             Access::Anonymous(needed) | Access::Needs(needed) => needed,
         };
         if principal.user().is_none() {

@@ -3,6 +3,7 @@
 //! - [`access`]: the table of all routes and who may call each
 //! - [`gate`]: the decision
 //! - [`google`]: signing in with Google or another OpenID provider
+//! - [`OpenTo`]: who needs no credential
 //! - [`LocalNames`]: what a browser on the server's machine may name without a credential
 
 pub mod access;
@@ -12,6 +13,7 @@ mod errors;
 pub mod gate;
 pub mod google;
 mod local;
+mod open_to;
 
 pub use client::TrustedProxies;
 pub(crate) use client::parse_network;
@@ -19,3 +21,4 @@ pub(crate) use credential::{Credential, find as find_credential};
 pub use gate::{Admission, Caller, Gate};
 pub use local::LocalNames;
 pub(crate) use local::host_of;
+pub use open_to::OpenTo;

@@ -110,12 +110,12 @@ pub static KEYS: &[Key] = &[
     key(
         "auth.anonymous",
         Kind::Choice(&["auto", "allow", "deny"]),
-        "Whether callers without a credential may use models, chat and completions. `auto`: when listening on a loopback address alone.",
+        "Whether callers without a credential may use models, chat and completions. `auto`: those on this machine, where the server listens on a loopback address and has no `http.trusted_proxies`; a request that a proxy has forwarded, as its headers show, is none of them.",
     ),
     key(
         "auth.guests",
         Kind::Choice(&["auto", "on", "off"]),
-        "Whether `POST /auth/guest` makes guests. `auto`: when listening on a loopback address alone.",
+        "Whether `POST /auth/guest` makes guests. `auto`: as for `auth.anonymous`.",
     ),
     key(
         "auth.max_guests_per_address",

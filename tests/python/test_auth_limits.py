@@ -43,7 +43,8 @@ def trusting(make_server):
     """Believes the test's own `X-Forwarded-For`, so that one test can be many clients."""
 
     def make(**settings):
-        return make_server(env=limits(**settings) | {"JAN_SERVER__HTTP__TRUSTED_PROXIES": "127.0.0.1, ::1"}, wait="live")
+        proxied = {"JAN_SERVER__HTTP__TRUSTED_PROXIES": "127.0.0.1, ::1", "JAN_SERVER__AUTH__ANONYMOUS": "allow"}
+        return make_server(env=limits(**settings) | proxied, wait="live")
 
     return make
 

@@ -151,7 +151,9 @@ def test_a_body_needs_its_type(server, case):
     data = json.dumps(body).encode()
     # Anything but 415, whatever comes of it.
     assert call(server, case, {"Content-Type": "application/json"}, "x" if path == "/auth/logout" else None).status != 415
-    key = server.new_session(server.new_user())["access_token"] if "/auth/" in path else server.admin_key
+    key = server.admin_key
+    if "/auth/" in path:
+        key = server.new_session(server.new_user(f"{path[6:]}@example.com"))["access_token"]
     for kind in SIMPLE:
         answer = server.request(method, path, data, {"Content-Type": kind}, key=key)
         assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type"), (kind, answer)

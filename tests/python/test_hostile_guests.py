@@ -7,7 +7,12 @@ from harness import ENDLESS, MODEL, Server, wait_until
 
 MODELS = "/api/v1/models"
 DETOKENIZE = "/api/v1/detokenize"
-TRUSTING = {"JAN_SERVER__HTTP__TRUSTED_PROXIES": "127.0.0.1, ::1"}
+TRUSTING = {
+    "JAN_SERVER__HTTP__TRUSTED_PROXIES": "127.0.0.1, ::1",
+    # With a proxy `auto` lets nobody in without a credential.
+    "JAN_SERVER__AUTH__ANONYMOUS": "allow",
+    "JAN_SERVER__AUTH__GUESTS": "on",
+}
 
 
 def limits(**settings):

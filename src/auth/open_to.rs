@@ -1,0 +1,138 @@
+//! Callers without a credential: what is open, and to whom.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderName};
+use jan_actors::config::{AnonymousPolicy, GuestPolicy};
+
+/// Callers without a credential who may do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenTo {
+    /// None.
+    Nobody,
+    /// Programs on this machine, see [`is_local`].
+    ThisMachine,
+    /// All.
+    Everyone,
+}
+
+impl OpenTo {
+    /// What `auth.anonymous` comes to. `exposed`: the server listens on more than a loopback address, or has proxies.
+    #[must_use]
+    pub fn anonymous(policy: AnonymousPolicy, exposed: bool) -> Self {
+        match policy {
+            AnonymousPolicy::Auto => Self::auto(exposed),
+            AnonymousPolicy::Allow => Self::Everyone,
+            AnonymousPolicy::Deny => Self::Nobody,
+        }
+    }
+
+    /// The same of `auth.guests`.
+    #[must_use]
+    pub fn guests(policy: GuestPolicy, exposed: bool) -> Self {
+        match policy {
+            GuestPolicy::Auto => Self::auto(exposed),
+            GuestPolicy::On => Self::Everyone,
+            GuestPolicy::Off => Self::Nobody,
+        }
+    }
+
+    fn auto(exposed: bool) -> Self {
+        if exposed { Self::Nobody } else { Self::ThisMachine }
+    }
+
+    /// Whether a caller is among them.
+    #[must_use]
+    pub fn includes(self, is_local: bool) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::ThisMachine => is_local,
+            Self::Everyone => true,
+        }
+    }
+
+    /// Who they are, for a warning; `None` for nobody. `proxied`: some come through configured proxies.
+    #[must_use]
+    pub fn who(self, address: SocketAddr, proxied: bool) -> Option<String> {
+        let reachable = || match (address.ip().is_loopback(), proxied) {
+            (true, false) => "every program on this machine, and whoever one of them forwards".to_owned(),
+            (true, true) => "everybody whom the configured proxies let through".to_owned(),
+            (false, _) => format!("everybody who reaches {address}"),
+        };
+        match self {
+            Self::Nobody => None,
+            Self::ThisMachine => Some("every program on this machine".to_owned()),
+            Self::Everyone => Some(reachable()),
+        }
+    }
+}
+
+/// Whether a request was made on this machine: over a loopback connection, and forwarded by nobody. A proxy that is not
+/// configured connects from here, too, so that any sign of one counts; what it says is not believed.
+#[must_use]
+pub fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
+    peer.ip().to_canonical().is_loopback() && !headers.keys().any(is_of_a_proxy)
+}
+
+fn is_of_a_proxy(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.starts_with("x-forwarded")
+        || matches!(
+            name,
+            "forwarded"
+                | "via"
+                | "x-real-ip"
+                | "x-client-ip"
+                | "x-original-forwarded-for"
+                | "x-cluster-client-ip"
+                | "x-envoy-external-address"
+                | "cf-connecting-ip"
+                | "true-client-ip"
+                | "fly-client-ip"
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn local(peer: &str, header: Option<&'static str>) -> bool {
+        let value = HeaderValue::from_static("127.0.0.1");
+        let headers = header.map(|name| (HeaderName::from_static(name), value));
+        is_local(peer.parse().unwrap(), &HeaderMap::from_iter(headers))
+    }
+
+    #[test]
+    fn a_proxy_on_this_machine_speaks_for_others() {
+        for here in ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(local(here, None) && local(here, Some("user-agent")), "{here}");
+            for header in ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"] {
+                assert!(!local(here, Some(header)), "{here} {header}");
+            }
+        }
+        for elsewhere in ["10.0.0.1:1", "[2001:db8::1]:1"] {
+            assert!(!local(elsewhere, None), "{elsewhere}");
+        }
+    }
+
+    #[test]
+    fn only_policies_of_that_name_open_what_is_exposed() {
+        for (policy, here, exposed) in [
+            (AnonymousPolicy::Auto, OpenTo::ThisMachine, OpenTo::Nobody),
+            (AnonymousPolicy::Allow, OpenTo::Everyone, OpenTo::Everyone),
+            (AnonymousPolicy::Deny, OpenTo::Nobody, OpenTo::Nobody),
+        ] {
+            assert_eq!(OpenTo::anonymous(policy, false), here);
+            assert_eq!(OpenTo::anonymous(policy, true), exposed);
+        }
+        for (open, local, other) in [
+            (OpenTo::Nobody, false, false),
+            (OpenTo::ThisMachine, true, false),
+            (OpenTo::Everyone, true, true),
+        ] {
+            assert_eq!((open.includes(true), open.includes(false)), (local, other), "{open:?}");
+        }
+    }
+}
