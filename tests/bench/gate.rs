@@ -12,12 +12,12 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use jan_actors::System;
 use jan_actors::config::RateLimitsConfig;
 use jan_server::api::{self, AppState};
 use jan_server::auth::google::Google;
-use jan_server::auth::{Gate, TrustedProxies};
+use jan_server::auth::{Gate, LocalNames, OpenTo, TrustedProxies};
 use jan_server::config::{Config, GoogleConfig, HttpConfig};
 use jan_server::http::{Lifecycle, Listener, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -102,7 +102,7 @@ async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
         responses: system.responses().clone(),
         web_search: system.web_search().clone(),
         google: Arc::new(Google::new(GoogleConfig::default())),
-        guests: true,
+        guests: OpenTo::Everyone,
         lifecycle: Lifecycle::default(),
         config: Arc::new(http.clone()),
     };
@@ -113,19 +113,20 @@ async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
 }
 
 fn gate(system: &System) -> Gate {
-    Gate::new(system.identity().clone(), system.limiter().clone(), TrustedProxies::default(), true)
+    let (identity, limiter) = (system.identity().clone(), system.limiter().clone());
+    Gate::new(identity, limiter, TrustedProxies::default(), LocalNames::default(), OpenTo::Everyone)
 }
 
 /// The median time of one decision.
 fn gate_alone(system: &System, key: &str) -> Duration {
-    let gate = gate(system);
+    let (gate, uri) = (gate(system), Uri::from_static(PATH));
     let bearer = HeaderValue::from_str(&format!("Bearer {key}")).expect("keys are plain text");
     let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, bearer)]);
     let peer = SocketAddr::from(([127, 0, 0, 1], 4711));
     let mut times: Vec<Duration> = (0..200_000)
         .map(|_| {
             let begin = Instant::now();
-            let admission = gate.admit(&Method::GET, PATH, &headers, peer);
+            let admission = gate.admit(&Method::GET, &uri, &headers, peer);
             let taken = begin.elapsed();
             assert!(admission.refusal.is_none(), "{:?}", admission.refusal);
             taken
