@@ -63,12 +63,14 @@ impl Scheduler {
     /// Admits from the head of the queue what fits.
     fn admit(&mut self, step: &mut Step) {
         let mut made_way = false;
+        // An older one may come back in this step.
+        let kept = self.movers();
         while !self.queue.is_empty() {
             let running = self.running();
             let Some(id) = self.queue.front(|user| running.contains_key(user)) else { return };
             let Some(beginning) = self.beginning_with_room(id) else {
                 // One a step: with its cells there may be room for who waits, and it is known in the next.
-                if std::mem::replace(&mut made_way, true) || !self.make_way(id, &running) {
+                if std::mem::replace(&mut made_way, true) || !self.make_way(id, &running, &kept) {
                     return;
                 }
                 continue;
@@ -102,23 +104,29 @@ impl Scheduler {
         running
     }
 
-    /// Preempts one sequence of the user with the most, two at least, for `id`, whose user has none. False where there
-    /// is no such sequence or user.
-    fn make_way(&mut self, id: SequenceId, running: &HashMap<Arc<str>, usize>) -> bool {
+    /// Preempts one sequence of the user with the most, two at least, for `id`, whose user has none; none of `kept`.
+    /// False where there is no such sequence or user.
+    fn make_way(&mut self, id: SequenceId, running: &HashMap<Arc<str>, usize>, kept: &[SequenceId]) -> bool {
         if running.contains_key(&self.sequences[&id].user) {
             return false;
         }
-        let Some(&oldest) = self.admitted.values().next() else { return false };
-        let mover = self.leader_of(oldest);
-        let candidates = self.admitted.iter().filter_map(|(&age, &id)| {
-            let sequence = &self.sequences[&id];
+        let oldest = self.movers();
+        let candidates = self.admitted.iter().filter_map(|(&age, id)| {
+            let sequence = &self.sequences[id];
             let count = running.get(&sequence.user).copied().unwrap_or_default();
             let can_go = !matches!(sequence.phase, Phase::Sampling(_) | Phase::Waiting);
-            (count > 1 && can_go && id != oldest && id != mover).then_some((count, age, id))
+            let stays = oldest.contains(id) || kept.contains(id);
+            (count > 1 && can_go && !stays).then_some((count, age, *id))
         });
         let Some((.., victim)) = candidates.max() else { return false };
         self.preempt(victim);
         true
+    }
+
+    /// The oldest admitted sequence and the one it follows: they are never preempted.
+    fn movers(&self) -> Vec<SequenceId> {
+        let oldest = self.admitted.values().next();
+        oldest.map_or_else(Vec::new, |&oldest| vec![oldest, self.leader_of(oldest)])
     }
 
     /// Cells that have to be available for another sequence to be admitted.

@@ -73,7 +73,11 @@ impl Harness {
     pub fn step(&mut self, budget: usize, cancel: &[u64]) -> Result<Step, TestCaseError> {
         let had_work = self.scheduler.has_work();
         let oldest = self.oldest();
+        let preemptions = self.scheduler.stats().preemptions;
         let step = self.scheduler.plan(budget);
+        if self.scheduler.stats().preemptions == preemptions {
+            self.check_turns(oldest)?;
+        }
         if let Some(oldest) = oldest {
             // An older one may have come back, but whoever was the oldest goes on.
             prop_assert!(
@@ -113,6 +117,26 @@ impl Harness {
             self.finish(id)?;
         }
         Ok(step)
+    }
+
+    /// While a user waits who has nothing admitted, nobody has a sequence that could have been put back for it. `kept`
+    /// was the oldest before.
+    fn check_turns(&self, kept: Option<SequenceId>) -> Result<(), TestCaseError> {
+        let Scheduler { sequences, admitted, .. } = &self.scheduler;
+        let count = |user: &str| admitted.values().filter(|id| &*sequences[*id].user == user).count();
+        let waits = |sequence: &Sequence| sequence.phase == Phase::Waiting && count(&sequence.user) == 0;
+        if !sequences.values().any(waits) {
+            return Ok(());
+        }
+        let leader = |id: SequenceId| match sequences[&id].phase {
+            Phase::Following { leader, .. } => leader,
+            _ => id,
+        };
+        let stay: Vec<SequenceId> =
+            kept.into_iter().chain(self.oldest()).flat_map(|id| [id, leader(id)]).collect();
+        let spare = admitted.values().find(|id| !stay.contains(id) && count(&sequences[*id].user) > 1);
+        prop_assert_eq!(spare, None, "it could have gone");
+        Ok(())
     }
 
     fn oldest(&self) -> Option<SequenceId> {
