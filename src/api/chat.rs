@@ -233,7 +233,7 @@ async fn start(
 
 fn generation_requests(
     chat: CheckedChat,
-    constraint: Option<Constraint>,
+    constraint: Option<Arc<Constraint>>,
     tools: Option<Arc<ToolPlan>>,
     context: &RequestContext,
 ) -> Vec<GenerationRequest> {

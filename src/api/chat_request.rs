@@ -3,6 +3,7 @@
 //! Source: `CreateChatCompletionRequest` in OpenAI's API description.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jan_actors::model::{ChatPrompt, Constraint, PromptEnding, SamplingParams};
 use serde::Deserialize;
@@ -176,7 +177,7 @@ pub struct CheckedChat {
     pub web: Option<Wish>,
     pub thinking_budget: Option<u32>,
     pub sampling: SamplingParams,
-    pub stop: Vec<String>,
+    pub stop: Arc<[String]>,
     pub max_tokens: Option<u32>,
     pub n: u32,
     pub stream: bool,
@@ -286,7 +287,7 @@ pub fn ending(begin_answer: Option<bool>, go_on: Option<bool>) -> Result<PromptE
 fn exclude(structured: Option<&Structured>, tools: &Tools) -> Result<(), ApiError> {
     match structured {
         Some(structured)
-            if tools.plan.is_some() && !matches!(structured.constraint, Constraint::JsonSchema(_)) =>
+            if tools.plan.is_some() && !matches!(*structured.constraint, Constraint::JsonSchema(_)) =>
         {
             let message = format!("'{}' and 'tools' exclude each other; give only one.", structured.field);
             Err(ApiError::invalid_value(structured.field, message))

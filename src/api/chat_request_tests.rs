@@ -58,13 +58,13 @@ fn a_full_request_arrives() {
             repeat_penalty: 1.5,
             presence_penalty: 1.0,
             frequency_penalty: -1.5,
-            logit_bias: vec![(5, -100.0)],
+            logit_bias: [(5, -100.0)].into(),
             seed: u64::MAX,
         }
     );
     assert_eq!((chat.n, chat.max_tokens), (2, Some(9)));
     assert!(chat.stream && chat.include_usage);
-    assert_eq!(chat.stop, ["x"]);
+    assert_eq!(*chat.stop, ["x"]);
     assert_eq!(chat.prompt.messages[0]["name"], "ann");
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::stream::{SelectAll, select_all, unfold};
 use futures_util::{Stream, StreamExt};
@@ -26,7 +27,7 @@ pub struct Choices {
     events: SelectAll<EventStream>,
     /// What was heard while others had not yet started.
     heard: VecDeque<(usize, GenerationEvent)>,
-    prompt_texts: Vec<Option<String>>,
+    prompt_texts: Vec<Option<Arc<str>>>,
     /// `None` in tests.
     meter: Option<Meter>,
     check: Option<OutputCheck>,
@@ -199,7 +200,7 @@ impl Choices {
     }
 
     /// The prompt of one answer as text, where it was asked for.
-    pub fn take_prompt_text(&mut self, index: usize) -> Option<String> {
+    pub fn take_prompt_text(&mut self, index: usize) -> Option<Arc<str>> {
         self.prompt_texts.get_mut(index).and_then(Option::take)
     }
 
@@ -376,7 +377,7 @@ mod tests {
     fn accepted() -> GenerationEvent {
         GenerationEvent::Accepted {
             prompt_tokens: 3,
-            prompt_text: Some("p".to_owned()),
+            prompt_text: Some("p".into()),
             layout: Layout::default(),
         }
     }

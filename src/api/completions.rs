@@ -118,8 +118,8 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         .map_err(|error| structured::generation_error(error, PROMPT, constraining))?;
     choices.constrained_by(constraining);
     choices.check_with(structured.and_then(|structured| structured.output_check(prompts * best_of, cut)));
-    let echoes: Vec<String> =
-        (0..prompts * best_of).map(|index| choices.take_prompt_text(index).unwrap_or_default()).collect();
+    let mut echo = |index| choices.take_prompt_text(index).map_or_else(String::new, |text| text.to_string());
+    let echoes: Vec<String> = (0..prompts * best_of).map(&mut echo).collect();
     let mut response = if stream {
         // None but those that are told, or `best_of` was refused.
         let encoder = ChunkEncoder::new(head, include_usage, UsageSum::new(prompts, n), echoes, scored);

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use jan_actors::model::{SamplingParams, Token};
 use serde::de::{Error, SeqAccess, Visitor};
@@ -133,7 +134,7 @@ impl Sampling<'_> {
             repeat_penalty: self.repeat_penalty()?.unwrap_or(defaults.repeat_penalty),
             presence_penalty: number("presence_penalty", self.presence_penalty, -2.0..=2.0, 0.0)?,
             frequency_penalty: number("frequency_penalty", self.frequency_penalty, -2.0..=2.0, 0.0)?,
-            logit_bias: self.logit_bias.map_or(Ok(Vec::new()), logit_bias)?,
+            logit_bias: self.logit_bias.map_or(Ok(Vec::new()), logit_bias)?.into(),
             seed: self.seed.map_or_else(random_seed, i64::cast_unsigned),
         })
     }
@@ -262,7 +263,7 @@ pub fn completion_logprobs(top: Option<i64>) -> Result<Option<u32>, ApiError> {
 }
 
 /// Checks `stop`; no stop texts where it is not given.
-pub fn stops(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
+pub fn stops(stop: Option<Stop>) -> Result<Arc<[String]>, ApiError> {
     let stops = stop.unwrap_or_default().0;
     if stops.iter().any(String::is_empty) {
         return Err(ApiError::invalid_value("stop", "Invalid 'stop': a stop sequence must not be empty."));
@@ -270,7 +271,7 @@ pub fn stops(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
     for stop in &stops {
         bounds::text("stop", Some(stop), MAX_STOP)?;
     }
-    Ok(stops)
+    Ok(stops.into())
 }
 
 /// Checks the model's id.
@@ -401,7 +402,7 @@ mod tests {
             let biases = BTreeMap::from([(key.to_owned(), bias)]);
             Sampling { logit_bias: Some(&biases), ..Sampling::default() }.check()
         };
-        assert_eq!(check("42", -100.0).unwrap().logit_bias, [(42, -100.0)]);
+        assert_eq!(*check("42", -100.0).unwrap().logit_bias, [(42, -100.0)]);
         assert_eq!(check("42", 100.5).unwrap_err().param(), Some("logit_bias.42"));
         for wrong in ["", "x", "-1", "1.5", "99999999999"] {
             assert_eq!(check(wrong, 0.0).unwrap_err().param(), Some("logit_bias"), "{wrong}");

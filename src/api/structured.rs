@@ -7,6 +7,8 @@ mod gbnf;
 mod nesting;
 mod wishes;
 
+use std::sync::Arc;
+
 use jan_actors::model::{Constraint, GenerationError};
 use jsonschema::Validator;
 use serde::Deserialize;
@@ -80,7 +82,7 @@ pub struct Structured {
     /// The field that says so, for errors about it.
     pub field: &'static str,
     /// For the engine.
-    pub constraint: Constraint,
+    pub constraint: Arc<Constraint>,
     /// Whether finished answers are checked.
     validator: Option<Validator>,
 }
@@ -138,11 +140,11 @@ impl Structured {
             return Err(wrong(format!("it has {} bytes, and {MOST_BYTES} are allowed", text.len())));
         }
         let validator = validator(&schema).map_err(wrong)?;
-        Ok(Self { field, constraint: Constraint::JsonSchema(text), validator: Some(validator) })
+        Ok(Self { field, constraint: Arc::new(Constraint::JsonSchema(text)), validator: Some(validator) })
     }
 
-    const fn text(field: &'static str, constraint: Constraint) -> Self {
-        Self { field, constraint, validator: None }
+    fn text(field: &'static str, constraint: Constraint) -> Self {
+        Self { field, constraint: Arc::new(constraint), validator: None }
     }
 
     /// What checks `answers` answers when they end. `cut`: a stop text may end them before they are complete.

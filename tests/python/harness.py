@@ -306,6 +306,19 @@ def rss_kib(pid):
     raise AssertionError(f"process {pid} has no memory")
 
 
+def reset_peak(pid):
+    """Has the peak of a process's memory count from now."""
+    pathlib.Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_mib(pid):
+    """The most memory that a process had since then, in MiB."""
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(f"process {pid} has no VmHWM")
+
+
 def open_files(pid):
     """How many file descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))

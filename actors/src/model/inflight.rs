@@ -23,12 +23,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::engine::PlacedLogprob;
 use super::formats::Layout;
 use super::held_logprobs::{HeldLogprobs, released};
+use super::parts::{PartIds, Parts};
 use super::shares::Place;
 use super::types::{
     FinishReason, GenerationError, GenerationEvent, GenerationRequest, Inspected, PromptLogprobs, Token,
     TokenUsage,
 };
-use super::worker::protocol::{self, Cancel, Submit, ToWorker, event, to_worker};
+use super::worker::protocol::{self, Cancel, Forget, Submit, ToWorker, event, to_worker};
 use jobs::Job;
 
 /// Strikes after which a request is given up.
@@ -72,7 +73,9 @@ struct Entry {
     pending: VecDeque<GenerationEvent>,
     _place: Place,
     arrived: Instant,
-    prompt: Option<Vec<Token>>,
+    prompt: Option<Arc<[Token]>>,
+    /// What the present worker knows its parts by.
+    parts: PartIds,
     layout: Layout,
     generated: Vec<Token>,
     logprobs: HeldLogprobs,
@@ -178,6 +181,8 @@ pub struct InFlight {
     /// Requests for embeddings; their ids are no entry's.
     jobs: BTreeMap<u64, Job>,
     worker: Option<ToWorkerSender>,
+    /// What the present worker was told.
+    parts: Parts,
     /// Requests that ran when a worker died and are not yet proven in the next.
     quarantine: VecDeque<u64>,
     /// Questions that the present worker has been asked.
@@ -209,6 +214,7 @@ impl InFlight {
             _place: submission.place,
             arrived: now,
             prompt: None,
+            parts: PartIds::default(),
             layout: Layout::default(),
             generated: Vec::new(),
             logprobs: HeldLogprobs::default(),
@@ -226,8 +232,13 @@ impl InFlight {
     fn submit(&mut self, id: u64, now: Instant) {
         let Some(worker) = &self.worker else { return };
         let (message, trial) = if let Some(entry) = self.entries.get_mut(&id) {
-            let accepted = entry.prompt.as_deref().map(|prompt| (prompt, &entry.layout));
-            let message = Submit::new(id, &entry.request, accepted, &entry.generated, entry.scored);
+            let tell = |id: u64, part: &_| {
+                let _ = worker.send(to_worker(to_worker::Message::Part(protocol::Part::new(id, part))));
+            };
+            entry.parts = self.parts.hold(&entry.request, entry.prompt.as_ref(), tell);
+            let layout = entry.prompt.is_some().then_some(&entry.layout);
+            let message =
+                Submit::new(id, &entry.request, entry.parts, layout, &entry.generated, entry.scored);
             (to_worker::Message::Submit(message), &mut entry.trial)
         } else if let Some(job) = self.jobs.get_mut(&id) {
             (to_worker::Message::Embed(job.message(id)), &mut job.trial)
@@ -286,6 +297,7 @@ impl InFlight {
         self.worker = None;
         self.last_sign = None;
         self.questions.clear();
+        self.parts.clear();
         let suspects: Vec<(u64, Trial)> =
             self.trials().filter(|(_, t)| t.could_be_guilty()).map(|(id, t)| (id, *t)).collect();
         let mut unproven = suspects.iter().filter(|(_, t)| !t.proven);
@@ -312,7 +324,10 @@ impl InFlight {
         quarantine.sort_unstable();
         quarantine.dedup();
         self.quarantine = quarantine.into_iter().map(|(_, _, id)| id).collect();
-        self.entries.values_mut().for_each(|entry| entry.trial.next_worker());
+        for entry in self.entries.values_mut() {
+            entry.trial.next_worker();
+            entry.parts = PartIds::default();
+        }
         self.jobs.values_mut().for_each(Job::next_worker);
     }
 
@@ -333,12 +348,24 @@ impl InFlight {
     /// A client has gone: forgets its request and tells the worker.
     pub fn cancel(&mut self, id: u64, now: Instant) {
         let Some(submitted) = self.trial(id).map(|trial| trial.submitted) else { return };
-        self.entries.remove(&id);
+        self.remove(id);
         self.jobs.remove(&id);
         if submitted {
             self.tell_cancelled(id);
         }
         self.release(id, now);
+    }
+
+    /// Takes a request out of the table, and what only it was made of out of the worker.
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        let worker = self.worker.as_ref();
+        self.parts.release(entry.parts, |id| {
+            if let Some(worker) = worker {
+                let _ = worker.send(to_worker(to_worker::Message::Forget(Forget { id })));
+            }
+        });
+        Some(entry)
     }
 
     fn tell_cancelled(&self, id: u64) {
@@ -349,7 +376,7 @@ impl InFlight {
 
     /// Ends one request with an error.
     pub fn fail(&mut self, id: u64, error: GenerationError) {
-        if let Some(entry) = self.entries.remove(&id) {
+        if let Some(entry) = self.remove(id) {
             entry.close(GenerationEvent::Failed(error));
         } else if let Some(job) = self.jobs.remove(&id) {
             job.fail(error);
@@ -359,8 +386,8 @@ impl InFlight {
     /// Ends every request with an error.
     pub fn fail_all(&mut self, error: &GenerationError) {
         self.quarantine.clear();
-        for (_, entry) in std::mem::take(&mut self.entries) {
-            entry.close(GenerationEvent::Failed(error.clone()));
+        while let Some((&id, _)) = self.entries.first_key_value() {
+            self.fail(id, error.clone());
         }
         for (_, job) in std::mem::take(&mut self.jobs) {
             job.fail(error.clone());
@@ -381,18 +408,30 @@ impl InFlight {
     }
 
     fn route_event(&mut self, id: u64, happened: event::Event, now: Instant) {
+        let happened = match happened {
+            event::Event::Accepted(mut accepted) => {
+                // Said once, it holds for all requests with this prompt, also where the first of them has gone.
+                let (tokens, text) =
+                    (std::mem::take(&mut accepted.prompt_tokens), accepted.prompt_text.take());
+                self.parts.accept(accepted.prompt, tokens, text);
+                event::Event::Accepted(accepted)
+            }
+            other => other,
+        };
         // An event of a request that was cancelled meanwhile is nobody's.
         let Some(entry) = self.entries.get_mut(&id) else { return self.route_to_job(id, happened, now) };
         match happened {
             event::Event::Accepted(accepted) => {
-                if entry.prompt.is_none() {
-                    let prompt_tokens = count(&accepted.prompt_tokens);
-                    entry.prompt = Some(accepted.prompt_tokens);
+                if entry.prompt.is_none()
+                    && let Some(prompt) = self.parts.accepted(entry.parts.prompt)
+                {
+                    let prompt_tokens = count(&prompt.tokens);
+                    entry.prompt = Some(Arc::clone(&prompt.tokens));
                     entry.trial.prepared = true;
                     entry.layout = accepted.layout.unwrap_or_default().into();
                     entry.send(GenerationEvent::Accepted {
                         prompt_tokens,
-                        prompt_text: accepted.prompt_text,
+                        prompt_text: prompt.text.clone().filter(|_| entry.request.want_prompt_text),
                         layout: entry.layout.clone(),
                     });
                 }
@@ -426,7 +465,7 @@ impl InFlight {
             // A generation has none.
             event::Event::Embedding(_) => {}
             event::Event::Finished(finished) => {
-                let Some(mut entry) = self.entries.remove(&id) else { return };
+                let Some(mut entry) = self.remove(id) else { return };
                 if !entry.started {
                     // It ended without a step of its own, e.g. with `max_tokens` 0.
                     entry.send(GenerationEvent::Started { cached_tokens: 0 });

@@ -21,7 +21,7 @@ fn request(id: u64) -> GenerationRequest {
         user: String::new(),
         prompt: Prompt::Tokens(vec![1, 2, 3]).into(),
         sampling: SamplingParams::default(),
-        stop: Vec::new(),
+        stop: Arc::default(),
         max_tokens: None,
         want_prompt_text: false,
         logprobs: None,
@@ -52,7 +52,12 @@ impl Worker {
         while let Ok(message) = self.inbox.try_recv() {
             match message.message {
                 Some(to_worker::Message::Submit(submit)) => {
-                    let accepted = Accepted { prompt_tokens: vec![1, 2, 3], prompt_text: None, layout: None };
+                    let accepted = Accepted {
+                        prompt: submit.prompt,
+                        prompt_tokens: vec![1, 2, 3],
+                        prompt_text: None,
+                        layout: None,
+                    };
                     step(table, submit.id, event::Event::Accepted(accepted), now);
                     self.waiting.push_back(submit);
                 }

@@ -9,6 +9,7 @@ pub mod formats;
 pub mod handle;
 pub mod held_logprobs;
 pub mod inflight;
+pub mod parts;
 pub mod shares;
 pub mod types;
 pub mod worker;

@@ -123,7 +123,7 @@ pub struct Callable {
 }
 
 /// How the next token is chosen. Defaults are OpenAI's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
     /// 0 is greedy; OpenAI allows 0 to 2.
     pub temperature: f32,
@@ -144,7 +144,7 @@ pub struct SamplingParams {
     /// OpenAI's frequency penalty over the generated tokens, -2 to 2.
     pub frequency_penalty: f32,
     /// Added to these tokens' logits, each -100 to 100 (-100 bans, 100 forces).
-    pub logit_bias: Vec<(Token, f32)>,
+    pub logit_bias: Arc<[(Token, f32)]>,
     /// The draw for position *i* depends on (seed, i) alone, so that a resumed request draws the same.
     pub seed: u64,
 }
@@ -160,7 +160,7 @@ impl Default for SamplingParams {
             repeat_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
-            logit_bias: Vec::new(),
+            logit_bias: Arc::default(),
             seed: 0,
         }
     }
@@ -177,7 +177,8 @@ pub enum Constraint {
     Lark(String),
 }
 
-/// One generation: one prompt, one answer. `n` answers are `n` of these; the engine reads a shared prompt once.
+/// One generation: one prompt, one answer. `n` answers are `n` of these; what they have in common is shared, also with
+/// the worker, and the engine reads a shared prompt once.
 #[derive(Clone, Debug)]
 pub struct GenerationRequest {
     /// The HTTP request's id, for logs.
@@ -186,12 +187,12 @@ pub struct GenerationRequest {
     pub model: String,
     /// Whom to be fair to: the principal's id (until there are principals: the peer's address).
     pub user: String,
-    /// What to continue; shared, since the `n` requests for `n` answers all have it.
+    /// What to continue.
     pub prompt: Arc<Prompt>,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
     /// Texts that end the answer and are not part of it.
-    pub stop: Vec<String>,
+    pub stop: Arc<[String]>,
     /// Most tokens to generate; `None`: to the end of the context. 0: only read the prompt.
     pub max_tokens: Option<u32>,
     /// Whether [`GenerationEvent::Accepted`] should carry the prompt as text (`echo`).
@@ -201,7 +202,7 @@ pub struct GenerationRequest {
     /// Whether those of the prompt's tokens are wanted, too.
     pub score_prompt: bool,
     /// What the answer has to be, where it is not free.
-    pub constraint: Option<Constraint>,
+    pub constraint: Option<Arc<Constraint>>,
     /// The tools that it may call.
     pub tools: Option<Arc<ToolPlan>>,
     /// Most tokens of thinking; `None`: as many as the model likes.
@@ -272,7 +273,7 @@ pub enum GenerationEvent {
         /// Length of the prompt in tokens.
         prompt_tokens: u32,
         /// The prompt as text, where it was asked for.
-        prompt_text: Option<String>,
+        prompt_text: Option<Arc<str>>,
         /// How the answer is to be read.
         layout: Layout,
     },

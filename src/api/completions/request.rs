@@ -127,7 +127,7 @@ pub struct Checked {
     /// How tokens are chosen.
     pub sampling: SamplingParams,
     /// Texts that end an answer.
-    pub stop: Vec<String>,
+    pub stop: Arc<[String]>,
     /// Most tokens of an answer.
     pub max_tokens: u32,
     /// How many answers to a prompt are told.
@@ -252,7 +252,7 @@ fn filling(prompts: Vec<Prompt>, suffix: &str, echo: bool) -> Result<Vec<Prompt>
 /// What the models are asked: each prompt `best_of` times.
 pub fn generation_requests(
     checked: Checked,
-    constraint: Option<&Constraint>,
+    constraint: Option<&Arc<Constraint>>,
     context: &RequestContext,
 ) -> Vec<GenerationRequest> {
     let mut requests = Vec::with_capacity(checked.prompts.len() * checked.best_of as usize);

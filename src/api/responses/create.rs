@@ -206,7 +206,7 @@ async fn prepare(
             want_prompt_text: false,
             logprobs: checked.logprobs,
             score_prompt: false,
-            constraint: structured.as_ref().map(|structured| structured.constraint.clone()),
+            constraint: structured.as_ref().map(|structured| Arc::clone(&structured.constraint)),
             tools: checked.tools.plan.clone(),
             thinking_budget: checked.thinking_budget,
         },

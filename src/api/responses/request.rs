@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use jan_actors::model::{ChatPrompt, SamplingParams};
 use serde::de::value::MapAccessDeserializer;
@@ -323,7 +324,7 @@ pub struct Checked {
     /// This turn's items, without ids where the caller gave none.
     pub input: Vec<Value>,
     pub sampling: SamplingParams,
-    pub stop: Vec<String>,
+    pub stop: Arc<[String]>,
     pub max_tokens: Option<u32>,
     pub logprobs: Option<u32>,
     /// Whether searches show what they found.

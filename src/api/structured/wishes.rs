@@ -243,16 +243,16 @@ mod tests {
     #[test]
     fn choices_are_texts_and_no_expressions() {
         let structured = check(json!({"structured_outputs": {"choice": ["a.b", "c|d"]}})).unwrap().unwrap();
-        assert_eq!(structured.constraint, Constraint::Regex(r"a\.b|c\|d".to_owned()));
+        assert_eq!(*structured.constraint, Constraint::Regex(r"a\.b|c\|d".to_owned()));
     }
 
     #[test]
     fn both_notations_are_told_apart() {
         let lark = check(json!({"guided_grammar": "start: \"a\""})).unwrap().unwrap();
-        assert_eq!(lark.constraint, Constraint::Lark("start: \"a\"".to_owned()));
+        assert_eq!(*lark.constraint, Constraint::Lark("start: \"a\"".to_owned()));
         for field in ["guided_grammar", "grammar"] {
             let llama = check(json!({field: "root ::= \"a\""})).unwrap().unwrap();
-            assert_eq!(llama.constraint, Constraint::Regex("a".to_owned()));
+            assert_eq!(*llama.constraint, Constraint::Regex("a".to_owned()));
         }
     }
 }

@@ -69,13 +69,13 @@ pub struct Sequence {
     /// Whom to be fair to.
     pub user: String,
     /// What to continue.
-    pub prompt: Vec<Token>,
+    pub prompt: Arc<[Token]>,
     /// What was generated and delivered before a crash.
     pub generated: Vec<Token>,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
     /// Texts that end the answer.
-    pub stop: Vec<String>,
+    pub stop: Arc<[String]>,
     /// Most tokens to generate, `generated` included; already cut to the context.
     pub max_tokens: u32,
     /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.

@@ -2,7 +2,8 @@
 
 pub mod embedding;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 
@@ -19,6 +20,33 @@ use crate::model::types::{
     Callable, ChatPrompt, Constraint, Inspect, Inspected, Prompt, SamplingParams, Token, ToolPlan,
 };
 
+/// A prompt that several requests have. It is read once.
+#[derive(Debug)]
+pub struct SharedPrompt {
+    /// What the server knows it by.
+    pub id: u64,
+    prompt: Prompt,
+    read: OnceLock<Result<ReadPrompt, Rejection>>,
+    /// Whether the server was told how it was read.
+    told: AtomicBool,
+}
+
+impl SharedPrompt {
+    /// One that was not read yet.
+    pub const fn new(id: u64, prompt: Prompt) -> Self {
+        Self { id, prompt, read: OnceLock::new(), told: AtomicBool::new(false) }
+    }
+}
+
+/// What a prompt was read as.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadPrompt {
+    /// Its tokens.
+    pub tokens: Arc<[Token]>,
+    /// Its text, of a chat and where it is wanted.
+    pub text: Option<Arc<str>>,
+}
+
 /// A request as it reaches the worker.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -27,13 +55,13 @@ pub struct Draft {
     /// Whom to be fair to.
     pub user: String,
     /// What to continue.
-    pub prompt: Prompt,
+    pub prompt: Arc<SharedPrompt>,
     /// What was generated and delivered before a crash.
     pub generated: Vec<Token>,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
     /// Texts that end the answer.
-    pub stop: Vec<String>,
+    pub stop: Arc<[String]>,
     /// Most tokens to generate; `None`: to the end of the context.
     pub max_tokens: Option<u32>,
     /// Whether the prompt is wanted back as text.
@@ -43,9 +71,9 @@ pub struct Draft {
     /// Whether those of the prompt's tokens are wanted, too.
     pub score_prompt: bool,
     /// What the answer has to be, where it is not free.
-    pub constraint: Option<Constraint>,
+    pub constraint: Option<Arc<Constraint>>,
     /// The tools that it may call.
-    pub tools: Option<ToolPlan>,
+    pub tools: Option<Arc<ToolPlan>>,
     /// Most tokens of thinking.
     pub thinking_budget: Option<u32>,
     /// How the answer is read, where that was found out before a crash.
@@ -57,8 +85,10 @@ pub struct Draft {
 pub struct Prepared {
     /// What the engine is given.
     pub sequence: Sequence,
-    /// The prompt as text, where it was wanted.
-    pub prompt_text: Option<String>,
+    /// Its prompt.
+    pub prompt: Arc<SharedPrompt>,
+    /// How that was read, for the server, which is told once.
+    pub told: Option<ReadPrompt>,
     /// How the answer is to be read.
     pub layout: Layout,
 }
@@ -170,8 +200,14 @@ impl Preparer {
                 message: format!("token {token} is not in this model's vocabulary of {vocabulary} tokens"),
             });
         }
-        let is_chat = matches!(draft.prompt, Prompt::Chat(_));
-        let (prompt, text) = self.tokens(model, draft.prompt, vocabulary, draft.want_prompt_text)?;
+        let shared = draft.prompt;
+        let is_chat = matches!(shared.prompt, Prompt::Chat(_));
+        let read = shared.read.get_or_init(|| {
+            let (tokens, text) = self.tokens(model, &shared.prompt, vocabulary, draft.want_prompt_text)?;
+            Ok(ReadPrompt { tokens: tokens.into(), text: text.map(Into::into) })
+        });
+        let read = read.clone()?;
+        let ReadPrompt { tokens: prompt, text } = read.clone();
         if prompt.is_empty() {
             return Err(Rejection::InvalidPrompt("the prompt has no tokens; give at least one".to_owned()));
         }
@@ -184,10 +220,10 @@ impl Preparer {
         let room = self.context_length - prompt_tokens;
         let layout = match draft.layout {
             Some(layout) => layout,
-            None if is_chat => self.layout(text.as_deref().unwrap_or_default(), draft.tools.as_ref()),
+            None if is_chat => self.layout(text.as_deref().unwrap_or_default(), draft.tools.as_deref()),
             None => Layout::default(),
         };
-        let keep = self.keep(model, draft.constraint.as_ref(), draft.tools.as_ref(), &layout)?;
+        let keep = self.keep(model, draft.constraint.as_deref(), draft.tools.as_deref(), &layout)?;
         let thinking =
             layout.reasoning.map(|format| self.thinking(model, format, &layout, draft.thinking_budget));
         // Without tags or tokens of its own an answer shows no control tokens.
@@ -218,7 +254,10 @@ impl Preparer {
             }
             (sequence.flow, sequence.thought) = (Some(flow), thought);
         }
-        Ok(Prepared { sequence, prompt_text: text.filter(|_| draft.want_prompt_text), layout })
+        let text = read.text.filter(|_| draft.want_prompt_text);
+        let first = !shared.told.swap(true, Ordering::Relaxed);
+        let told = first.then_some(ReadPrompt { tokens: read.tokens, text });
+        Ok(Prepared { sequence, prompt: shared, told, layout })
     }
 
     /// How the answer to this prompt is to be read.
@@ -326,24 +365,24 @@ impl Preparer {
     fn tokens(
         &self,
         model: &Model,
-        prompt: Prompt,
+        prompt: &Prompt,
         vocabulary: Token,
         want_text: bool,
     ) -> Result<(Vec<Token>, Option<String>), Rejection> {
         match prompt {
             Prompt::Chat(chat) => {
-                let text = self.render(&chat)?;
+                let text = self.render(chat)?;
                 let tokens = self.tokenize(model, &text, !self.has_bos(&text))?;
                 Ok((tokens, Some(text)))
             }
             Prompt::Text(text) => {
-                let mut tokens = self.tokenize(model, &text, true)?;
+                let mut tokens = self.tokenize(model, text, true)?;
                 if tokens.is_empty() {
                     // An empty prompt means "from the beginning", as OpenAI's default `<|endoftext|>` does.
                     let first = [model.bos(), model.eos()].into_iter().find(|t| (0..vocabulary).contains(t));
                     tokens.extend(first);
                 }
-                Ok((tokens, want_text.then_some(text)))
+                Ok((tokens, want_text.then(|| text.clone())))
             }
             Prompt::Infill { prefix, suffix } => {
                 let [pre, suf, mid] = model.infill_tokens().ok_or_else(|| Rejection::InvalidParameter {
@@ -357,19 +396,19 @@ impl Preparer {
                 // Prefix, suffix, middle: the order that llama-server and most models trained for it take.
                 let mut tokens = model.tokenize("", true);
                 tokens.push(pre);
-                tokens.extend(model.tokenize_plain(&prefix));
+                tokens.extend(model.tokenize_plain(prefix));
                 tokens.push(suf);
-                tokens.extend(model.tokenize_plain(&suffix));
+                tokens.extend(model.tokenize_plain(suffix));
                 tokens.push(mid);
                 Ok((tokens, None))
             }
             Prompt::Tokens(tokens) => {
-                check_tokens(&tokens, vocabulary)?;
+                check_tokens(tokens, vocabulary)?;
                 let text = want_text.then(|| {
                     let bytes: Vec<u8> = tokens.iter().flat_map(|&t| model.piece(t)).collect();
                     String::from_utf8_lossy(&bytes).into_owned()
                 });
-                Ok((tokens, text))
+                Ok((tokens.clone(), text))
             }
         }
     }

@@ -195,7 +195,7 @@ impl<'model> Engine<'model> {
         if generated >= sequence.max_tokens && !score {
             return Some(having_thought(text_end(&mut text, FinishReason::Length), thought));
         }
-        let mut tokens = sequence.prompt.clone();
+        let mut tokens = sequence.prompt.to_vec();
         tokens.extend_from_slice(&sequence.generated);
         let arrival = Arrival { id, user: sequence.user.clone(), tokens, generated, score };
         if let Err(error) = self.scheduler.submit(arrival) {

@@ -53,7 +53,7 @@ fn reference(
         .iter()
         .map(|&l| if l.is_nan() { f64::NEG_INFINITY } else { f64::from(below_infinity(l)) })
         .collect();
-    for &(token, bias) in &params.logit_bias {
+    for &(token, bias) in &*params.logit_bias {
         if let Some(logit) = adjusted.get_mut(token as usize) {
             *logit += if bias <= -100.0 { f64::NEG_INFINITY } else { f64::from(bias) };
         }
@@ -193,7 +193,7 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
                     repeat_penalty,
                     presence_penalty: presence,
                     frequency_penalty: frequency,
-                    logit_bias,
+                    logit_bias: Vec::into(logit_bias),
                     seed,
                 }
             },
@@ -366,7 +366,7 @@ fn the_repeat_penalty_takes_prompt_and_answer_and_comes_first() {
     assert_eq!(adjusted(&[4.0, -4.0, 4.0, 0.0], &params, &seen), [2.0, -8.0, 4.0, 0.0]);
     let params = SamplingParams { frequency_penalty: 0.5, presence_penalty: 0.25, ..params };
     assert_eq!(adjusted(&[4.0, -4.0, 4.0, 0.0], &params, &seen), [2.0, -8.75, 4.0, -0.75]);
-    let params = SamplingParams { logit_bias: vec![(0, 6.0)], repeat_penalty: 0.5, ..greedy() };
+    let params = SamplingParams { logit_bias: [(0, 6.0)].into(), repeat_penalty: 0.5, ..greedy() };
     assert_eq!(adjusted(&[4.0, -4.0, 4.0, 0.0], &params, &seen), [20.0, -2.0, 4.0, 0.0]);
     for off in [1.0, 0.0, -1.0, f32::NAN] {
         let params = SamplingParams { repeat_penalty: off, ..greedy() };
@@ -397,7 +397,7 @@ fn typical_tokens_need_not_be_the_likeliest() {
 #[test]
 fn a_bias_of_100_forces_and_one_outside_the_vocabulary_does_nothing() {
     let logits: Vec<f32> = (0..500).map(|index| (index % 37) as f32 * 0.5).collect();
-    let logit_bias = vec![(3, 100.0), (500, 100.0), (-1, 100.0)];
+    let logit_bias = [(3, 100.0), (500, 100.0), (-1, 100.0)].into();
     let params = SamplingParams { logit_bias, ..SamplingParams::default() };
     assert!((0..200).all(|at| choose(&logits, &params, at) == Some(3)));
 }

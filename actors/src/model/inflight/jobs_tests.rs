@@ -140,7 +140,7 @@ fn generation(id: u64) -> GenerationRequest {
         user: String::new(),
         prompt: crate::model::types::Prompt::Tokens(vec![1]).into(),
         sampling: crate::model::types::SamplingParams::default(),
-        stop: Vec::new(),
+        stop: std::sync::Arc::default(),
         max_tokens: None,
         want_prompt_text: false,
         logprobs: None,

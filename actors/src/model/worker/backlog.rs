@@ -6,12 +6,26 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::protocol::{ToWorker, to_worker::Message};
+use super::protocol::{Embed, Inspect};
+use crate::model::engine::prepare::Draft;
+
+/// What a worker is asked to do.
+#[derive(Debug)]
+pub enum Work {
+    /// An answer.
+    Submit(Box<Draft>),
+    /// Embeddings.
+    Embed(Embed),
+    /// A question about prompts.
+    Inspect(Inspect),
+    /// The end of the request with this id.
+    Cancel(u64),
+}
 
 /// Requests in order of arrival, and the turn in which each caller was last served.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    waiting: VecDeque<Message>,
+    waiting: VecDeque<Work>,
     served: HashMap<String, u64>,
     turn: u64,
 }
@@ -22,54 +36,53 @@ impl Backlog {
         self.waiting.is_empty()
     }
 
-    /// Takes a message in. A cancellation takes a request away that still waits, or goes before everything else: what it
+    /// Takes work in. A cancellation takes a request away that still waits, or goes before everything else: what it
     /// cancels was handed on already.
-    pub fn push(&mut self, message: ToWorker) {
-        let Some(message) = message.message else { return };
-        if let Message::Cancel(cancel) = &message {
-            match self.waiting.iter().position(|waiting| request_id(waiting) == Some(cancel.id)) {
+    pub fn push(&mut self, work: Work) {
+        if let Work::Cancel(id) = work {
+            match self.waiting.iter().position(|waiting| request_id(waiting) == Some(id)) {
                 Some(index) => drop(self.waiting.remove(index)),
-                None => self.waiting.push_front(message),
+                None => self.waiting.push_front(work),
             }
         } else {
-            self.waiting.push_back(message);
+            self.waiting.push_back(work);
         }
     }
 
-    /// The next message: a cancellation, or the oldest one of the caller who was served the longest ago.
-    pub fn pop(&mut self) -> Option<Message> {
-        let turn = |message: &Message| match message {
-            Message::Cancel(_) => None,
+    /// What is next: a cancellation, or the oldest one of the caller who was served the longest ago.
+    pub fn pop(&mut self) -> Option<Work> {
+        let turn = |work: &Work| match work {
+            Work::Cancel(_) => None,
             other => Some(self.served.get(caller(other)).copied().unwrap_or(0)),
         };
         // The first of the least.
         let index = (0..self.waiting.len()).min_by_key(|&index| turn(&self.waiting[index]))?;
-        let message = self.waiting.remove(index)?;
+        let work = self.waiting.remove(index)?;
         if self.waiting.is_empty() {
             self.served.clear();
-        } else if !matches!(message, Message::Cancel(_)) {
+        } else if !matches!(work, Work::Cancel(_)) {
             self.turn += 1;
-            self.served.insert(caller(&message).to_owned(), self.turn);
+            self.served.insert(caller(&work).to_owned(), self.turn);
         }
-        Some(message)
+        Some(work)
     }
 }
 
 /// The id by which a request is cancelled.
-fn request_id(message: &Message) -> Option<u64> {
-    match message {
-        Message::Submit(submit) => Some(submit.id),
-        Message::Embed(embed) => Some(embed.id),
-        Message::Hello(_) | Message::Cancel(_) | Message::Inspect(_) => None,
+fn request_id(work: &Work) -> Option<u64> {
+    match work {
+        Work::Submit(draft) => Some(draft.id),
+        Work::Embed(embed) => Some(embed.id),
+        Work::Cancel(_) | Work::Inspect(_) => None,
     }
 }
 
 /// The caller of a request; questions about prompts come from the server and share one turn.
-fn caller(message: &Message) -> &str {
-    match message {
-        Message::Submit(submit) => &submit.user,
-        Message::Embed(embed) => &embed.user,
-        Message::Hello(_) | Message::Cancel(_) | Message::Inspect(_) => "",
+fn caller(work: &Work) -> &str {
+    match work {
+        Work::Submit(draft) => &draft.user,
+        Work::Embed(embed) => &embed.user,
+        Work::Cancel(_) | Work::Inspect(_) => "",
     }
 }
 
@@ -78,22 +91,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::worker::protocol::{Cancel, Submit};
 
-    fn message(message: Message) -> ToWorker {
-        ToWorker { message: Some(message) }
-    }
-
-    fn submit(id: u64, user: &str) -> ToWorker {
-        message(Message::Submit(Submit { id, user: user.to_owned(), ..Submit::default() }))
-    }
-
-    fn cancel(id: u64) -> ToWorker {
-        message(Message::Cancel(Cancel { id }))
+    fn submit(id: u64, user: &str) -> Work {
+        Work::Embed(Embed { id, user: user.to_owned(), ..Embed::default() })
     }
 
     fn ids(backlog: &mut Backlog) -> Vec<u64> {
-        std::iter::from_fn(|| backlog.pop()).filter_map(|message| request_id(&message)).collect()
+        std::iter::from_fn(|| backlog.pop()).filter_map(|work| request_id(&work)).collect()
     }
 
     #[test]
@@ -108,12 +112,12 @@ mod tests {
     fn cancelled_requests_are_not_prepared() {
         let mut backlog = Backlog::default();
         (0..1000).for_each(|id| backlog.push(submit(id, "a")));
-        (1..999).for_each(|id| backlog.push(cancel(id)));
+        (1..999).for_each(|id| backlog.push(Work::Cancel(id)));
         assert_eq!(ids(&mut backlog), [0, 999]);
         // What was handed on before is cancelled there, before anything else is prepared.
         backlog.push(submit(1000, "a"));
-        backlog.push(cancel(0));
-        assert!(matches!(backlog.pop(), Some(Message::Cancel(Cancel { id: 0 }))));
+        backlog.push(Work::Cancel(0));
+        assert!(matches!(backlog.pop(), Some(Work::Cancel(0))));
     }
 
     proptest! {
@@ -124,7 +128,7 @@ mod tests {
             for (id, user) in (0..).zip(&users) {
                 backlog.push(submit(id, &user.to_string()));
             }
-            cancelled.iter().filter(|&&id| id < users.len() as u64).for_each(|&id| backlog.push(cancel(id)));
+            cancelled.iter().filter(|&&id| id < users.len() as u64).for_each(|&id| backlog.push(Work::Cancel(id)));
             let done = ids(&mut backlog);
             let mut sorted = done.clone();
             sorted.sort_unstable();

@@ -6,15 +6,20 @@ mod generated {
 }
 
 mod embeddings;
+mod parts;
 
 pub use generated::*;
+pub use parts::HeldParts;
+
+use std::sync::Arc;
 
 use super::super::{formats, types};
-use crate::model::engine::prepare::{Draft, Prepared, Rejection};
+use crate::model::engine::prepare::{Prepared, Rejection};
 use crate::model::engine::{EngineLoad as Load, PlacedLogprob, PromptScores, SequenceEvent, StepReport};
+use crate::model::parts::PartIds;
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -30,92 +35,34 @@ pub fn from_worker(message: from_worker::Message) -> FromWorker {
 }
 
 impl Submit {
-    /// The message for a request, going on behind `generated`. `prompt_tokens`: the tokens that the prompt
-    /// had when it was first accepted, and how its answer is read; a resumed request takes exactly these. `scored`: how
-    /// likely they were has been told.
+    /// The message for a request made of these parts, going on behind `generated`. `layout`: how its answer is read, of
+    /// a prompt that was accepted before. `scored`: how likely the prompt's tokens were has been told.
     pub fn new(
         id: u64,
         request: &types::GenerationRequest,
-        accepted: Option<(&[types::Token], &formats::Layout)>,
+        parts: PartIds,
+        layout: Option<&formats::Layout>,
         generated: &[types::Token],
         scored: bool,
     ) -> Self {
-        let prompt = match (accepted, &*request.prompt) {
-            (Some((tokens, _)), _) => submit::Prompt::Tokens(Tokens { tokens: tokens.to_vec() }),
-            (None, types::Prompt::Chat(chat)) => {
-                let json = serde_json::to_string(chat);
-                submit::Prompt::Chat(json.expect("JSON values always serialise: their keys are strings"))
-            }
-            (None, types::Prompt::Text(text)) => submit::Prompt::Text(text.clone()),
-            (None, types::Prompt::Tokens(tokens)) => {
-                submit::Prompt::Tokens(Tokens { tokens: tokens.clone() })
-            }
-            (None, types::Prompt::Infill { prefix, suffix }) => {
-                submit::Prompt::Infill(Infill { prefix: prefix.clone(), suffix: suffix.clone() })
-            }
-        };
         Self {
             id,
             request_id: request.request_id.clone(),
             user: request.user.clone(),
-            prompt: Some(prompt),
+            prompt: parts.prompt,
+            stop: parts.stop,
+            logit_bias: parts.logit_bias,
+            constraint: parts.constraint,
+            tools: parts.tools,
             generated: generated.to_vec(),
             sampling: Some(Sampling::from(&request.sampling)),
-            stop: request.stop.clone(),
             max_tokens: request.max_tokens,
             want_prompt_text: request.want_prompt_text,
             logprobs: request.logprobs,
             score_prompt: request.score_prompt && !scored,
-            constraint: request.constraint.as_ref().map(|constraint| match constraint.clone() {
-                types::Constraint::JsonSchema(schema) => submit::Constraint::JsonSchema(schema),
-                types::Constraint::Regex(regex) => submit::Constraint::Regex(regex),
-                types::Constraint::Lark(grammar) => submit::Constraint::Lark(grammar),
-            }),
-            tools: request.tools.as_ref().map_or_else(String::new, |tools| {
-                serde_json::to_string(&**tools).expect("JSON values always serialise: their keys are strings")
-            }),
             thinking_budget: request.thinking_budget,
-            layout: accepted.map(|(_, layout)| layout.into()),
+            layout: layout.map(Into::into),
         }
-    }
-
-    /// The worker's view of the message.
-    ///
-    /// # Errors
-    /// A message that a server of this version does not send.
-    pub fn into_draft(self) -> Result<Draft, Rejection> {
-        let malformed = |what: &str| Rejection::Internal(format!("malformed submit message: {what}"));
-        let prompt = match self.prompt.ok_or_else(|| malformed("no prompt"))? {
-            submit::Prompt::Chat(json) => types::Prompt::Chat(
-                serde_json::from_str(&json).map_err(|error| malformed(&error.to_string()))?,
-            ),
-            submit::Prompt::Text(text) => types::Prompt::Text(text),
-            submit::Prompt::Tokens(tokens) => types::Prompt::Tokens(tokens.tokens),
-            submit::Prompt::Infill(Infill { prefix, suffix }) => types::Prompt::Infill { prefix, suffix },
-        };
-        Ok(Draft {
-            id: self.id,
-            user: self.user,
-            prompt,
-            generated: self.generated,
-            sampling: self.sampling.ok_or_else(|| malformed("no sampling"))?.into(),
-            stop: self.stop,
-            max_tokens: self.max_tokens,
-            want_prompt_text: self.want_prompt_text,
-            logprobs: self.logprobs,
-            score_prompt: self.score_prompt,
-            constraint: self.constraint.map(|constraint| match constraint {
-                submit::Constraint::JsonSchema(schema) => types::Constraint::JsonSchema(schema),
-                submit::Constraint::Regex(regex) => types::Constraint::Regex(regex),
-                submit::Constraint::Lark(grammar) => types::Constraint::Lark(grammar),
-            }),
-            tools: match &*self.tools {
-                "" => None,
-                json => Some(serde_json::from_str(json).map_err(|error| malformed(&error.to_string()))?),
-            },
-            thinking_budget: self.thinking_budget,
-            layout: self.layout.map(Into::into),
-        })
     }
 }
 
@@ -211,7 +158,6 @@ impl From<&types::SamplingParams> for Sampling {
             repeat_penalty: p.repeat_penalty,
             presence_penalty: p.presence_penalty,
             frequency_penalty: p.frequency_penalty,
-            logit_bias: p.logit_bias.iter().map(|&(token, bias)| LogitBias { token, bias }).collect(),
             seed: p.seed,
         }
     }
@@ -228,8 +174,9 @@ impl From<Sampling> for types::SamplingParams {
             repeat_penalty: p.repeat_penalty,
             presence_penalty: p.presence_penalty,
             frequency_penalty: p.frequency_penalty,
-            logit_bias: p.logit_bias.iter().map(|b| (b.token, b.bias)).collect(),
             seed: p.seed,
+            // A part of its own.
+            logit_bias: Arc::default(),
         }
     }
 }
@@ -345,8 +292,9 @@ pub fn step_message(report: StepReport) -> FromWorker {
 impl From<&Prepared> for Accepted {
     fn from(prepared: &Prepared) -> Self {
         Self {
-            prompt_tokens: prepared.sequence.prompt.clone(),
-            prompt_text: prepared.prompt_text.clone(),
+            prompt: prepared.prompt.id,
+            prompt_tokens: prepared.told.as_ref().map_or_else(Vec::new, |told| told.tokens.to_vec()),
+            prompt_text: prepared.told.as_ref().and_then(|told| told.text.as_deref().map(str::to_owned)),
             layout: Some((&prepared.layout).into()),
         }
     }

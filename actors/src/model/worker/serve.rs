@@ -17,11 +17,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, Work};
 use super::bundled;
 use super::protocol::{
-    Accepted, FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, ToWorker,
-    Welcome, from_worker, inspected_message, prepared_message, step_message, to_worker, worker_server,
+    Accepted, FromWorker, HeldParts, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION,
+    Ready, ToWorker, Welcome, from_worker, inspected_message, prepared_message, step_message, to_worker,
+    worker_server,
 };
 use crate::memory;
 use crate::model::engine::EngineSettings;
@@ -236,18 +237,18 @@ fn prepare_loop(
     outgoing: &Outgoing,
 ) {
     let mut backlog = Backlog::default();
+    let mut parts = HeldParts::default();
     loop {
         if backlog.is_empty() {
             let Ok(message) = from_server.recv() else { return };
-            backlog.push(message);
+            take(message, &mut parts, &mut backlog, outgoing);
         }
-        from_server.try_iter().for_each(|message| backlog.push(message));
-        let Some(message) = backlog.pop() else { continue };
-        let command = match message {
-            to_worker::Message::Submit(submit) => {
-                let id = submit.id;
-                let prepared = submit.into_draft().and_then(|draft| preparer.prepare(model, draft));
-                match prepared {
+        from_server.try_iter().for_each(|message| take(message, &mut parts, &mut backlog, outgoing));
+        let Some(work) = backlog.pop() else { continue };
+        let command = match work {
+            Work::Submit(draft) => {
+                let id = draft.id;
+                match preparer.prepare(model, *draft) {
                     Ok(prepared) => {
                         let _ = outgoing.blocking_send(Ok(prepared_message(id, Ok((&prepared).into()))));
                         Command::Submit(Box::new(prepared.sequence))
@@ -258,7 +259,7 @@ fn prepare_loop(
                     }
                 }
             }
-            to_worker::Message::Embed(embed) => {
+            Work::Embed(embed) => {
                 let id = embed.id;
                 match embed.into_draft().and_then(|draft| preparer.embed(model, draft)) {
                     Ok(job) => {
@@ -271,18 +272,38 @@ fn prepare_loop(
                     }
                 }
             }
-            to_worker::Message::Cancel(cancel) => Command::Cancel(cancel.id),
-            to_worker::Message::Inspect(inspect) => {
+            Work::Cancel(id) => Command::Cancel(id),
+            Work::Inspect(inspect) => {
                 let id = inspect.id;
                 let result = inspect.into_question().and_then(|question| preparer.inspect(model, question));
                 let _ = outgoing.blocking_send(Ok(inspected_message(id, result)));
                 continue;
             }
-            to_worker::Message::Hello(_) => continue,
         };
         if to_engine.send(command).is_err() {
             return;
         }
+    }
+}
+
+/// Takes a message in. Parts are kept and forgotten in the order of the stream; a request holds those it names.
+fn take(message: ToWorker, parts: &mut HeldParts, backlog: &mut Backlog, outgoing: &Outgoing) {
+    match message.message {
+        Some(to_worker::Message::Part(part)) => parts.keep(part),
+        Some(to_worker::Message::Forget(forget)) => parts.forget(forget.id),
+        Some(to_worker::Message::Submit(submit)) => {
+            let id = submit.id;
+            match parts.draft(submit) {
+                Ok(draft) => backlog.push(Work::Submit(Box::new(draft))),
+                Err(rejection) => {
+                    let _ = outgoing.blocking_send(Ok(prepared_message(id, Err(rejection))));
+                }
+            }
+        }
+        Some(to_worker::Message::Embed(embed)) => backlog.push(Work::Embed(embed)),
+        Some(to_worker::Message::Inspect(inspect)) => backlog.push(Work::Inspect(inspect)),
+        Some(to_worker::Message::Cancel(cancel)) => backlog.push(Work::Cancel(cancel.id)),
+        Some(to_worker::Message::Hello(_)) | None => {}
     }
 }
 

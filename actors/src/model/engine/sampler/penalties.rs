@@ -51,7 +51,7 @@ pub fn adjust(
     // Out of range, which NaN is too, it is off.
     let repeat = if params.repeat_penalty > 0.0 { params.repeat_penalty } else { 1.0 };
     let penalties = [repeat - 1.0, params.frequency_penalty, params.presence_penalty];
-    for &(token, bias) in &params.logit_bias {
+    for &(token, bias) in &*params.logit_bias {
         change(logits, token, before, |logit| logit + if bias <= BAN { f32::NEG_INFINITY } else { bias });
     }
     if penalties.iter().any(|penalty| *penalty != 0.0) {
