@@ -17,6 +17,7 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token_type::LlamaTokenAttr;
 use llama_cpp_sys_2 as sys;
 
 use crate::model::types::Token;
@@ -215,6 +216,17 @@ impl Model {
     /// The tokens of a text as it stands: what reads like a special token is text too, and no BOS is added.
     pub fn tokenize_plain(&self, text: &str) -> Vec<Token> {
         self.inner.vocab().tokenize(text.as_bytes(), false, false).into_iter().map(|t| t.0).collect()
+    }
+
+    /// The texts that are read as control tokens wherever those are looked for.
+    pub fn control_texts(&self) -> Vec<String> {
+        let vocab = self.inner.vocab();
+        let is_control = |token: &LlamaToken| {
+            let attributes = vocab.attr(*token);
+            attributes.contains(LlamaTokenAttr::Control) || attributes.contains(LlamaTokenAttr::Unknown)
+        };
+        let text = |token| Some(vocab.text(token)?.to_string_lossy().into_owned());
+        vocab.tokens().filter(is_control).filter_map(text).filter(|text| !text.is_empty()).collect()
     }
 
     /// The bytes that a token stands for; empty for control tokens.

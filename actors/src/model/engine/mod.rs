@@ -21,6 +21,7 @@ pub mod runner;
 pub mod running;
 pub mod sampler;
 pub mod scheduler;
+pub mod shield;
 pub mod template;
 pub mod threads;
 

@@ -12,6 +12,7 @@ use super::flow::{Flow, Keep, Thinking};
 use super::grammar::{Grammars, Guide, with_layout};
 use super::llama::Model;
 use super::rendering::Renderer;
+use super::shield::{Shield, Shielded};
 use super::template::TemplateError;
 use crate::model::formats::{
     Form, Formats, GrammarMode, Layout, ReasoningFormat, ToolFormat, harmony_thinking, tool_grammar,
@@ -129,10 +130,29 @@ pub enum Rejection {
     Internal(String),
 }
 
+/// A chat as its template wrote it.
+struct Rendered {
+    text: String,
+    /// Where it has to be cut, lest what a caller wrote is read as a control token.
+    mark: Option<char>,
+}
+
+impl Rendered {
+    /// The text that the model is to read.
+    fn into_text(self) -> String {
+        match self.mark {
+            Some(mark) => self.text.replace(mark, ""),
+            None => self.text,
+        }
+    }
+}
+
 /// What preparing needs to know of a model.
 #[derive(Debug)]
 pub struct Preparer {
     renderer: Renderer,
+    /// Keeps what callers write from being read as control tokens.
+    shield: Shield,
     formats: Formats,
     /// Control tokens whose text an answer's parts are told by.
     shown: Vec<(Token, Vec<u8>)>,
@@ -170,11 +190,26 @@ impl Preparer {
             let token = single(model, text)?;
             model.piece(token).is_empty().then(|| (token, text.as_bytes().to_vec()))
         };
+        // OpenAI's own format writes thinking and calls from their fields alone.
+        let spoken =
+            if formats.reasoning == Some(ReasoningFormat::Harmony) { Vec::new() } else { formats.markers() };
+        let shield = Shield::new(&model.control_texts(), &spoken)
+            .map_err(|error| TemplateError::Refused(format!("its control tokens: {error}")))?;
         let shown = formats.markers().into_iter().filter_map(control).collect();
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         let longest_piece = (0..vocabulary).map(|t| model.piece(t).len()).max().unwrap_or(1).max(1);
         let (generates, grammars) = (true, Mutex::default());
-        Ok(Self { renderer, formats, shown, bos_text, context_length, longest_piece, generates, grammars })
+        Ok(Self {
+            renderer,
+            shield,
+            formats,
+            shown,
+            bos_text,
+            context_length,
+            longest_piece,
+            generates,
+            grammars,
+        })
     }
 
     /// The model turned out to make embeddings and nothing else.
@@ -371,9 +406,9 @@ impl Preparer {
     ) -> Result<(Vec<Token>, Option<String>), Rejection> {
         match prompt {
             Prompt::Chat(chat) => {
-                let text = self.render(chat)?;
-                let tokens = self.tokenize(model, &text, !self.has_bos(&text))?;
-                Ok((tokens, Some(text)))
+                let rendered = self.render(chat)?;
+                let tokens = self.chat_tokens(model, &rendered)?;
+                Ok((tokens, Some(rendered.into_text())))
             }
             Prompt::Text(text) => {
                 let mut tokens = self.tokenize(model, text, true)?;
@@ -420,12 +455,12 @@ impl Preparer {
     pub fn inspect(&self, model: &Model, question: Inspect) -> Result<Inspected, Rejection> {
         let (text, tokens) = match question {
             Inspect::Chat { chat, tokens } => {
-                let text = self.render(&chat)?;
+                let rendered = self.render(&chat)?;
                 let tokens = match tokens {
-                    true => self.tokenize(model, &text, !self.has_bos(&text))?,
+                    true => self.chat_tokens(model, &rendered)?,
                     false => Vec::new(),
                 };
-                (text, tokens)
+                (rendered.into_text(), tokens)
             }
             Inspect::Text { text, add_special } => {
                 let tokens = self.tokenize(model, &text, add_special)?;
@@ -447,7 +482,7 @@ impl Preparer {
     ///
     /// # Errors
     /// What the template says of it.
-    pub fn render(&self, chat: &ChatPrompt) -> Result<String, Rejection> {
+    fn render(&self, chat: &ChatPrompt) -> Result<Rendered, Rejection> {
         // Each message takes at least the token that ends it; rendering very many takes long.
         if chat.messages.len() > self.context_length as usize {
             return Err(Rejection::ContextLengthExceeded {
@@ -457,9 +492,31 @@ impl Preparer {
             });
         }
         // The template itself parsed when the model was loaded: what fails now is in the messages.
-        self.renderer.render(chat).map_err(|error| {
+        let shielded = self.shield.shield(chat);
+        let (chat, mark) = match &shielded {
+            Some(Shielded { chat, mark }) => (chat, Some(*mark)),
+            None => (chat, None),
+        };
+        let text = self.renderer.render(chat).map_err(|error| {
             Rejection::InvalidPrompt(format!("the model's chat template refuses these messages: {error}"))
-        })
+        })?;
+        Ok(Rendered { text, mark })
+    }
+
+    /// A rendered chat's tokens: those of the template are control tokens, those in what callers wrote are text.
+    fn chat_tokens(
+        &self,
+        model: &Model,
+        Rendered { text, mark }: &Rendered,
+    ) -> Result<Vec<Token>, Rejection> {
+        let add_bos = !self.has_bos(text);
+        let Some(mark) = mark else { return self.tokenize(model, text, add_bos) };
+        self.check_length(text.len())?;
+        let mut tokens = Vec::new();
+        for (index, piece) in text.split(*mark).enumerate() {
+            tokens.extend(model.tokenize(piece, add_bos && index == 0));
+        }
+        Ok(tokens)
     }
 
     fn has_bos(&self, text: &str) -> bool {
