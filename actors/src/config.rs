@@ -104,6 +104,16 @@ fn one() -> u32 {
     1
 }
 
+/// Who shares the computed beginnings of prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SharePrefixes {
+    /// Each user's requests among themselves.
+    Tenant,
+    /// All requests.
+    All,
+}
+
 /// `[engine]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -132,6 +142,12 @@ pub struct EngineConfig {
     /// A request waits for another one's prefill, and has a prefix put back from host memory, when that saves at least
     /// this many tokens.
     pub share_min_tokens: u32,
+    /// Who shares the computed beginnings of prompts: each user's requests among themselves, or those of all. How much
+    /// was shared shows in `cached_tokens` and in the time to the first token, so that users who share can find out
+    /// what others asked.
+    pub share_prefixes: SharePrefixes,
+    /// System prompts whose computed beginnings all users share in any case.
+    pub shared_prompts: Vec<String>,
     /// Layers to offload to a GPU where the build has one.
     pub gpu_layers: u32,
     /// Whether the same request gives the same tokens, to the last bit of their log-probabilities, whatever runs beside
@@ -153,6 +169,8 @@ impl Default for EngineConfig {
             prefill_chunk: 256,
             inter_token_target_ms: 100,
             share_min_tokens: 16,
+            share_prefixes: SharePrefixes::Tenant,
+            shared_prompts: Vec::new(),
             gpu_layers: 0,
             reproducible: false,
         }

@@ -241,6 +241,8 @@ fn generation_requests(
         request_id: context.id.as_str().to_owned(),
         model: chat.model,
         user: context.fairness_key(),
+        tenant: context.tenant(),
+        cache_key: chat.cache_key,
         prompt: Arc::new(Prompt::Chat(chat.prompt)),
         sampling: chat.sampling,
         stop: chat.stop,

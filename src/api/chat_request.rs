@@ -158,7 +158,7 @@ pub struct ChatRequest {
     /// The caller's own name for its user; has no effect.
     #[schema(max_length = 64)]
     pub safety_identifier: Option<String>,
-    /// Has no effect: prefixes are always cached.
+    /// Prefixes are always cached; those of requests with different keys are not shared.
     pub prompt_cache_key: Option<String>,
     /// The caller's own notes, up to 16 pairs; have no effect.
     pub metadata: Option<Metadata>,
@@ -171,6 +171,7 @@ pub struct ChatRequest {
 #[derive(Debug)]
 pub struct CheckedChat {
     pub model: String,
+    pub cache_key: Option<String>,
     /// Contents as one string.
     pub prompt: ChatPrompt,
     pub tools: Tools,
@@ -253,6 +254,7 @@ impl ChatRequest {
             thinking::apply(self.reasoning_effort, budget, self.chat_template_kwargs, &mut prompt);
         Ok(CheckedChat {
             model: self.model,
+            cache_key: self.prompt_cache_key,
             prompt,
             tools,
             web,

@@ -291,6 +291,16 @@ pub static KEYS: &[Key] = &[
         "A request waits for another one's prefill, and has a prefix put back from host memory, when that saves at least this many tokens.",
     ),
     key(
+        "engine.share_prefixes",
+        Kind::Choice(&["tenant", "all"]),
+        "Who shares the computed beginnings of prompts: each user's requests among themselves, or those of all. How much was shared shows in `cached_tokens` and in the time to the first token, so that users who share can find out what others asked. What the chat template writes before the first message is shared by all in any case.",
+    ),
+    key(
+        "engine.shared_prompts",
+        Kind::TextList,
+        "System prompts whose computed beginnings all users share in any case, such as that of an application that all of them use.",
+    ),
+    key(
         "engine.gpu_layers",
         integer(0, 10_000, "layers"),
         "Layers to offload to a GPU where the build has one.",

@@ -46,6 +46,15 @@ impl RequestContext {
     pub fn fairness_key(&self) -> String {
         self.caller.principal.fairness_key()
     }
+
+    /// Who may share what is computed for the request: the user, guests included, or an address without one.
+    #[must_use]
+    pub fn tenant(&self) -> String {
+        match self.caller.principal.user() {
+            Some(user) => user.to_string(),
+            None => self.fairness_key(),
+        }
+    }
 }
 
 /// Answers requests from the routes.

@@ -13,7 +13,7 @@ use super::shares::Places;
 use super::types::{GenerationError, ModelDescription, ModelStatus};
 use super::worker::bundled;
 use super::worker::protocol::{ModelSpec, Ready};
-use crate::config::ActorsConfig;
+use crate::config::{ActorsConfig, SharePrefixes};
 use crate::system::StartError;
 
 /// One configured model.
@@ -258,5 +258,7 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         cache_cells: engine.cache_cells,
         cache_ram_mib: engine.cache_ram_mib,
         reproducible: engine.reproducible,
+        share_all: engine.share_prefixes == SharePrefixes::All,
+        shared_prompts: engine.shared_prompts.clone(),
     }
 }

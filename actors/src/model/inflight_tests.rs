@@ -19,6 +19,8 @@ fn request(id: u64) -> GenerationRequest {
         request_id: id.to_string(),
         model: "m".to_owned(),
         user: String::new(),
+        tenant: String::new(),
+        cache_key: None,
         prompt: Prompt::Tokens(vec![1, 2, 3]).into(),
         sampling: SamplingParams::default(),
         stop: Arc::default(),

@@ -178,6 +178,8 @@ mod tests {
             request_id: String::new(),
             model: String::new(),
             user: String::new(),
+            tenant: String::new(),
+            cache_key: None,
             prompt: Arc::new(Prompt::Text(kind.to_string())),
             sampling: SamplingParams {
                 logit_bias: if has(1) { [(1, 1.0)].into() } else { Arc::default() },

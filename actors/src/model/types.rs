@@ -187,6 +187,10 @@ pub struct GenerationRequest {
     pub model: String,
     /// Whom to be fair to: the principal's id (until there are principals: the peer's address).
     pub user: String,
+    /// Who may share what is computed for it: the user, or an anonymous caller's network.
+    pub tenant: String,
+    /// What keeps requests of one tenant apart (`prompt_cache_key`).
+    pub cache_key: Option<String>,
     /// What to continue.
     pub prompt: Arc<Prompt>,
     /// How tokens are chosen.

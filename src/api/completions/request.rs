@@ -263,6 +263,8 @@ pub fn generation_requests(
             request_id: context.id.as_str().to_owned(),
             model: checked.model.clone(),
             user: context.fairness_key(),
+            tenant: context.tenant(),
+            cache_key: None,
             prompt: Arc::new(prompt),
             sampling: checked.sampling.clone(),
             stop: checked.stop.clone(),

@@ -199,6 +199,8 @@ async fn prepare(
             request_id: context.id.as_str().to_owned(),
             model: request.model.clone(),
             user: context.fairness_key(),
+            tenant: context.tenant(),
+            cache_key: request.prompt_cache_key.clone(),
             prompt: Arc::new(Prompt::Chat(checked.prompt)),
             sampling: checked.sampling,
             stop: checked.stop,

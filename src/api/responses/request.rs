@@ -134,7 +134,7 @@ pub struct CreateResponse {
     /// The caller's own name for its user; has no effect.
     #[schema(max_length = 64)]
     pub safety_identifier: Option<String>,
-    /// Has no effect: prefixes are always cached.
+    /// Prefixes are always cached; those of requests with different keys are not shared.
     pub prompt_cache_key: Option<String>,
     /// Has no effect: prefixes are cached for as long as there is room.
     pub prompt_cache_retention: Option<CacheRetention>,

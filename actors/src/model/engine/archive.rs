@@ -10,8 +10,7 @@
 use std::fmt;
 
 use super::cells::Slot;
-use super::prefix::PrefixTree;
-use crate::model::Token;
+use super::prefix::{Key, PrefixTree};
 
 /// Most copies kept at a time, whatever their size.
 const SHELVES: u16 = 1024;
@@ -78,7 +77,7 @@ impl Archive {
 
     /// The copy with the longest common beginning with `tokens`, and that beginning's length; of equal ones the
     /// shortest copy, since all of it has to be put back.
-    pub fn longest(&self, tokens: &[Token]) -> Option<(Shelf, u32)> {
+    pub fn longest(&self, tokens: &[Key]) -> Option<(Shelf, u32)> {
         let found = self.tree.longest(tokens)?;
         let slot = found.slots.iter().copied().min_by_key(|&slot| self.tree.len(slot))?;
         Some((Shelf(slot.0), found.len))
@@ -92,7 +91,7 @@ impl Archive {
 
     /// Makes a place for `tokens`: copies that are a beginning of it give way, then those not used for longest, but
     /// never `keep`.
-    pub fn save(&mut self, tokens: &[Token], keep: Option<Shelf>) -> Saving {
+    pub fn save(&mut self, tokens: &[Key], keep: Option<Shelf>) -> Saving {
         let mut saving = Saving::default();
         let Ok(len) = u32::try_from(tokens.len()) else { return saving };
         if len == 0 || len > self.capacity {
@@ -159,8 +158,8 @@ mod tests {
     use super::*;
     use crate::model::engine::prefix::common_prefix;
 
-    fn tokens() -> impl Strategy<Value = Vec<Token>> {
-        prop::collection::vec(0..2, 0..12)
+    fn tokens() -> impl Strategy<Value = Vec<Key>> {
+        prop::collection::vec(0u128..2, 0..12)
     }
 
     proptest! {
@@ -169,7 +168,7 @@ mod tests {
         #[test]
         fn keeps_its_books(capacity in 0u32..60, saves in prop::collection::vec((tokens(), any::<bool>()), 0..60)) {
             let mut archive = Archive::new(capacity);
-            let mut model: BTreeMap<Shelf, Vec<Token>> = BTreeMap::new();
+            let mut model: BTreeMap<Shelf, Vec<Key>> = BTreeMap::new();
             for (tokens, keep) in saves {
                 let keep = if keep { model.keys().next().copied() } else { None };
                 let saving = archive.save(&tokens, keep);

@@ -21,6 +21,7 @@ pub mod runner;
 pub mod running;
 pub mod sampler;
 pub mod scheduler;
+pub mod sharing;
 pub mod shield;
 pub mod template;
 pub mod threads;
@@ -69,6 +70,10 @@ pub struct Sequence {
     pub id: u64,
     /// Whom to be fair to.
     pub user: String,
+    /// Whom what is computed for it is shared with; 0: all.
+    pub tenant: u64,
+    /// How many of the prompt's tokens, at its beginning, anybody may share.
+    pub common: u32,
     /// What to continue.
     pub prompt: Arc<[Token]>,
     /// What was generated and delivered before a crash.

@@ -10,6 +10,23 @@ use std::collections::BTreeMap;
 use super::cells::Slot;
 use crate::model::Token;
 
+/// A token as prefixes are compared: above its number the tenant that it may be shared within. What all tenants may
+/// share has tenant 0.
+pub type Key = u128;
+
+/// The key of a token.
+#[must_use]
+pub fn key(tenant: u64, token: Token) -> Key {
+    Key::from(tenant) << 32 | Key::from(token.cast_unsigned())
+}
+
+/// The token of a key.
+#[must_use]
+pub fn token(key: Key) -> Token {
+    // The low 32 bits.
+    (key as u32).cast_signed()
+}
+
 type NodeId = usize;
 
 /// The root has an empty run; every slot is in it, also one that holds nothing.
@@ -18,11 +35,11 @@ const ROOT: NodeId = 0;
 #[derive(Clone, Debug, Default)]
 struct Node {
     parent: NodeId,
-    run: Vec<Token>,
+    run: Vec<Key>,
     /// Slots that hold the whole path down to this node's end, in no order. Not kept for the root.
     slots: Vec<Slot>,
     /// By the first token of the child's run.
-    children: BTreeMap<Token, NodeId>,
+    children: BTreeMap<Key, NodeId>,
 }
 
 /// A prefix found in the tree.
@@ -44,7 +61,7 @@ pub struct PrefixTree {
 }
 
 /// How many tokens `a` and `b` have in common from their start.
-pub fn common_prefix(a: &[Token], b: &[Token]) -> usize {
+pub fn common_prefix(a: &[Key], b: &[Key]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
@@ -60,7 +77,7 @@ impl PrefixTree {
     }
 
     /// The longest prefix of `tokens` that any slot holds, as a part or as the whole of its sequence.
-    pub fn longest(&self, tokens: &[Token]) -> Option<Found<'_>> {
+    pub fn longest(&self, tokens: &[Key]) -> Option<Found<'_>> {
         let mut found = None;
         let mut len = 0;
         let mut node = &self.nodes[ROOT];
@@ -78,7 +95,7 @@ impl PrefixTree {
 
     /// The slot with the longest sequence, and its length, among those whose *whole* sequence is not empty
     /// and a proper prefix of `tokens` (shorter than it).
-    pub fn longest_whole(&self, tokens: &[Token]) -> Option<(Slot, u32)> {
+    pub fn longest_whole(&self, tokens: &[Key]) -> Option<(Slot, u32)> {
         let mut found = None;
         let mut len = 0;
         let mut node = &self.nodes[ROOT];
@@ -95,7 +112,7 @@ impl PrefixTree {
     }
 
     /// What `slot` holds.
-    pub fn tokens(&self, slot: Slot) -> Vec<Token> {
+    pub fn tokens(&self, slot: Slot) -> Vec<Key> {
         let (mut node, len) = self.ends[slot.index()];
         let mut runs = Vec::new();
         while node != ROOT {
@@ -110,7 +127,7 @@ impl PrefixTree {
     }
 
     /// Appends `tokens` to what `slot` holds.
-    pub fn extend(&mut self, slot: Slot, mut tokens: &[Token]) {
+    pub fn extend(&mut self, slot: Slot, mut tokens: &[Key]) {
         while let Some(first) = tokens.first() {
             let (node, len) = self.ends[slot.index()];
             if node != ROOT && self.nodes[node].slots.len() == 1 {

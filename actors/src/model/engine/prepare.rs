@@ -12,6 +12,7 @@ use super::flow::{Flow, Keep, Thinking};
 use super::grammar::{Grammars, Guide, with_layout};
 use super::llama::Model;
 use super::rendering::Renderer;
+use super::sharing::Sharing;
 use super::shield::{Shield, Shielded};
 use super::template::TemplateError;
 use crate::model::formats::{
@@ -55,6 +56,10 @@ pub struct Draft {
     pub id: u64,
     /// Whom to be fair to.
     pub user: String,
+    /// Who may share what is computed for it.
+    pub tenant: String,
+    /// What keeps a tenant's requests apart; may be empty.
+    pub cache_key: String,
     /// What to continue.
     pub prompt: Arc<SharedPrompt>,
     /// What was generated and delivered before a crash.
@@ -153,6 +158,7 @@ pub struct Preparer {
     renderer: Renderer,
     /// Keeps what callers write from being read as control tokens.
     shield: Shield,
+    sharing: Sharing,
     formats: Formats,
     /// Control tokens whose text an answer's parts are told by.
     shown: Vec<(Token, Vec<u8>)>,
@@ -166,7 +172,8 @@ pub struct Preparer {
 
 impl Preparer {
     /// `template`: Jinja source, or `None` for the GGUF's own (ChatML where it has none). `formats`: the names of those
-    /// that are set, empty where the template tells.
+    /// that are set, empty where the template tells. `share_all`: whether all tenants are one; `shared_prompts`: the system
+    /// prompts that all of them share.
     ///
     /// # Errors
     /// A template that does not parse.
@@ -175,6 +182,7 @@ impl Preparer {
         template: Option<&str>,
         (tools, reasoning): (&str, &str),
         context_length: u32,
+        (share_all, shared_prompts): (bool, &[String]),
     ) -> Result<Self, TemplateError> {
         let own = model.metadata("tokenizer.chat_template");
         let source = template.or(own.as_deref()).unwrap_or(super::template::CHATML);
@@ -198,10 +206,12 @@ impl Preparer {
         let shown = formats.markers().into_iter().filter_map(control).collect();
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         let longest_piece = (0..vocabulary).map(|t| model.piece(t).len()).max().unwrap_or(1).max(1);
+        let sharing = Sharing::new(share_all, common_prompts(model, &renderer, &bos_text, shared_prompts));
         let (generates, grammars) = (true, Mutex::default());
         Ok(Self {
             renderer,
             shield,
+            sharing,
             formats,
             shown,
             bos_text,
@@ -267,6 +277,8 @@ impl Preparer {
         let mut sequence = Sequence {
             id: draft.id,
             user: draft.user,
+            tenant: self.sharing.tenant(&draft.tenant, &draft.cache_key),
+            common: self.sharing.common(&prompt),
             prompt,
             generated: draft.generated,
             sampling: draft.sampling,
@@ -542,6 +554,30 @@ impl Preparer {
             requested: 1,
         })
     }
+}
+
+/// Pairs of prompts that agree in nothing but what the template writes, alone and behind each of the system prompts
+/// that are shared.
+fn common_prompts(
+    model: &Model,
+    renderer: &Renderer,
+    bos_text: &str,
+    shared_prompts: &[String],
+) -> Vec<[Vec<Token>; 2]> {
+    let message = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+    let pair = |of: &dyn Fn(&str) -> Vec<Value>| {
+        let tokens = |content: &str| {
+            let text = renderer.render(&ChatPrompt::from(of(content))).ok()?;
+            Some(model.tokenize(&text, bos_text.is_empty() || !text.starts_with(bos_text)))
+        };
+        Some([tokens("Aa")?, tokens("0")?])
+    };
+    let user = |content: &str| vec![message("user", content)];
+    let system = |content: &str| vec![message("system", content), message("user", "?")];
+    let shared = shared_prompts
+        .iter()
+        .filter_map(|prompt| pair(&|content| vec![message("system", prompt), message("user", content)]));
+    [pair(&user), pair(&system)].into_iter().flatten().chain(shared).collect()
 }
 
 fn check_tokens(tokens: &[Token], vocabulary: Token) -> Result<(), Rejection> {

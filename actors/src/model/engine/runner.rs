@@ -197,7 +197,15 @@ impl<'model> Engine<'model> {
         }
         let mut tokens = sequence.prompt.to_vec();
         tokens.extend_from_slice(&sequence.generated);
-        let arrival = Arrival { id, user: sequence.user.clone(), tokens, generated, score };
+        let arrival = Arrival {
+            id,
+            user: sequence.user.clone(),
+            tenant: sequence.tenant,
+            common: sequence.common,
+            tokens,
+            generated,
+            score,
+        };
         if let Err(error) = self.scheduler.submit(arrival) {
             // Preparing checked the length, and ids come from one counter: this would be our defect, and
             // ending the sequence keeps it from hanging.

@@ -138,6 +138,8 @@ fn generation(id: u64) -> GenerationRequest {
         request_id: id.to_string(),
         model: "m".to_owned(),
         user: String::new(),
+        tenant: String::new(),
+        cache_key: None,
         prompt: crate::model::types::Prompt::Tokens(vec![1]).into(),
         sampling: crate::model::types::SamplingParams::default(),
         stop: std::sync::Arc::default(),

@@ -49,6 +49,8 @@ impl Submit {
             id,
             request_id: request.request_id.clone(),
             user: request.user.clone(),
+            tenant: request.tenant.clone(),
+            cache_key: request.cache_key.clone().unwrap_or_default(),
             prompt: parts.prompt,
             stop: parts.stop,
             logit_bias: parts.logit_bias,

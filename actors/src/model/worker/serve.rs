@@ -339,8 +339,14 @@ fn load(spec: &ModelSpec) -> Result<Loaded, String> {
     check_memory(&model, &settings)?;
     let template = (!spec.chat_template.is_empty()).then_some(spec.chat_template.as_str());
     let formats = (spec.tool_format.as_str(), spec.reasoning_format.as_str());
-    let preparer = Preparer::new(&model, template, formats, settings.context_length)
-        .map_err(|error| format!("the chat template of {} cannot be used: {error}", path.display()))?;
+    let preparer = Preparer::new(
+        &model,
+        template,
+        formats,
+        settings.context_length,
+        (spec.share_all, &spec.shared_prompts),
+    )
+    .map_err(|error| format!("the chat template of {} cannot be used: {error}", path.display()))?;
     Ok(Loaded { model: Arc::new(model), preparer, settings, created })
 }
 

@@ -8,17 +8,17 @@ const SLOTS: u16 = 6;
 
 #[derive(Clone, Debug)]
 enum Action {
-    Extend(u16, Vec<Token>),
+    Extend(u16, Vec<Key>),
     /// Follows what another slot holds, as a copy does.
     Imitate(u16, u16, usize),
     Truncate(u16, u32),
 }
 
 /// Two tokens only, and long equal runs, so that paths meet, split and join often.
-fn tokens(most: usize) -> impl Strategy<Value = Vec<Token>> {
+fn tokens(most: usize) -> impl Strategy<Value = Vec<Key>> {
     prop_oneof![
-        prop::collection::vec(0..2, 0..most),
-        (0..2, 0..most).prop_map(|(token, len)| vec![token; len]),
+        prop::collection::vec(0u128..2, 0..most),
+        (0u128..2, 0..most).prop_map(|(token, len)| vec![token; len]),
     ]
 }
 
@@ -30,7 +30,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-fn check(tree: &PrefixTree, naive: &[Vec<Token>], query: &[Token]) -> Result<(), TestCaseError> {
+fn check(tree: &PrefixTree, naive: &[Vec<Key>], query: &[Key]) -> Result<(), TestCaseError> {
     let common: Vec<usize> = naive.iter().map(|tokens| common_prefix(tokens, query)).collect();
     let longest = common.iter().copied().max().unwrap_or(0);
     let holders = |len| (0..SLOTS).map(Slot).filter(move |slot| common[slot.index()] >= len);
@@ -96,7 +96,7 @@ proptest! {
                     naive[usize::from(slot)].extend(tokens);
                 }
                 Action::Imitate(slot, like, len) => {
-                    let tokens: Vec<Token> = naive[usize::from(like)].iter().take(len).copied().collect();
+                    let tokens: Vec<Key> = naive[usize::from(like)].iter().take(len).copied().collect();
                     tree.truncate(Slot(slot), 0);
                     tree.extend(Slot(slot), &tokens);
                     naive[usize::from(slot)] = tokens;
@@ -119,5 +119,15 @@ proptest! {
             tree.truncate(slot, 0);
         }
         prop_assert_eq!(tree.nodes.len() - tree.unused.len(), 1, "only the root is left");
+    }
+}
+
+proptest! {
+    /// A key keeps its token, and tokens of different tenants have nothing in common.
+    #[test]
+    fn keys_are_there_and_back(tenants in any::<[u64; 2]>(), number: Token) {
+        let keys = tenants.map(|tenant| key(tenant, number));
+        prop_assert_eq!(keys.map(token), [number, number]);
+        prop_assert_eq!(keys[0] == keys[1], tenants[0] == tenants[1]);
     }
 }

@@ -2,10 +2,9 @@
 //! llama.cpp's KV cache to the same state.
 
 use super::{KvOp, PrefixReuse, SchedulerConfig};
-use crate::model::Token;
 use crate::model::engine::archive::{Archive, Shelf};
 use crate::model::engine::cells::{CellMap, Slot};
-use crate::model::engine::prefix::PrefixTree;
+use crate::model::engine::prefix::{Key, PrefixTree};
 
 /// Fewest cells freed at once when a cached slot is cut: each cut walks all of llama.cpp's cells.
 const EVICT_CHUNK: u32 = 64;
@@ -131,7 +130,7 @@ impl KvCache {
 
     /// The longest computed beginning of `tokens` that may be taken over. The last token is never part of
     /// it: it has to be decoded anew for its logits.
-    pub fn find(&self, tokens: &[Token]) -> Option<Source> {
+    pub fn find(&self, tokens: &[Key]) -> Option<Source> {
         match self.reuse {
             PrefixReuse::None => None,
             PrefixReuse::WholeSequence => {
@@ -156,7 +155,7 @@ impl KvCache {
         }
     }
 
-    fn longest_in_cells(&self, tokens: &[Token]) -> Option<Source> {
+    fn longest_in_cells(&self, tokens: &[Key]) -> Option<Source> {
         let found = self.tree.longest(tokens)?;
         // Equal tokens may lie in different cells: rather share those that stay in use anyhow.
         let slot = found.slots.iter().copied().max_by_key(|slot| match self.uses[slot.index()] {
@@ -169,7 +168,7 @@ impl KvCache {
 
     /// Gives a sequence a slot that holds `tokens` up to the source's length and no more; an empty one where
     /// there is no source. None where every slot is live.
-    pub fn open(&mut self, tokens: &[Token], source: Option<Source>) -> Option<Slot> {
+    pub fn open(&mut self, tokens: &[Key], source: Option<Source>) -> Option<Slot> {
         let from = source.and_then(|source| match source.place {
             Place::Slot(slot) => Some((slot, source.len)),
             Place::Shelf(_) => None,
@@ -212,7 +211,7 @@ impl KvCache {
     }
 
     /// Lets the empty live `slot` hold `tokens`, the beginning of a copy in host memory.
-    fn restore(&mut self, shelf: Shelf, slot: Slot, tokens: &[Token]) {
+    fn restore(&mut self, shelf: Shelf, slot: Slot, tokens: &[Key]) {
         let (len, held) = (tokens.len() as u32, self.archive.len(shelf));
         self.archive.touch(shelf);
         // `find` has seen that so many cells are available. Where they are not, the tokens are read again.
@@ -241,7 +240,7 @@ impl KvCache {
     /// Appends computed tokens to a live slot, after evicting what has to go for them. False, and nothing
     /// appended, where there are not enough cells.
     #[must_use]
-    pub fn append(&mut self, slot: Slot, tokens: &[Token]) -> bool {
+    pub fn append(&mut self, slot: Slot, tokens: &[Key]) -> bool {
         let count = tokens.len() as u32;
         let fits = self.make_free(count, None) && self.cells.append(slot, count);
         if fits {

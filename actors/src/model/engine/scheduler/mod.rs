@@ -33,6 +33,7 @@ use thiserror::Error;
 
 pub use super::archive::Shelf;
 pub use super::cells::Slot;
+use super::prefix::{Key, key, token};
 use super::queue::FairQueue;
 use crate::model::Token;
 use kv::KvCache;
@@ -120,6 +121,11 @@ pub struct Arrival {
     pub id: SequenceId,
     /// Whom it counts for when sequences queue up.
     pub user: String,
+    /// Whom what is computed for it is shared with, behind the first `common` tokens: sequences of the same number. 0:
+    /// all.
+    pub tenant: u64,
+    /// How many of `tokens`, at their beginning, anybody may share.
+    pub common: u32,
     /// The prompt, and behind it the tokens already generated when it is resumed after a crash.
     pub tokens: Vec<Token>,
     /// How many of `tokens`, at their end, were generated. A resumed sequence is admitted before new ones.
@@ -304,8 +310,10 @@ enum Phase {
 #[derive(Clone, Debug)]
 struct Sequence {
     user: Arc<str>,
+    /// Whom its tokens are shared with.
+    tenant: u64,
     /// Prompt and generated tokens. Those computed are a prefix: as many as its slot holds.
-    tokens: Vec<Token>,
+    tokens: Vec<Key>,
     prompt_len: u32,
     /// The number of its first admission; it keeps it when preempted.
     age: Option<u64>,
@@ -360,7 +368,7 @@ impl Scheduler {
 
     /// Queues a sequence.
     pub fn submit(&mut self, arrival: Arrival) -> Result<(), SubmitError> {
-        let Arrival { id, user, tokens, generated, score } = arrival;
+        let Arrival { id, user, tenant, common, tokens, generated, score } = arrival;
         let len = tokens.len();
         if len == 0 {
             return Err(SubmitError::Empty);
@@ -380,8 +388,10 @@ impl Scheduler {
             Some(age) => self.queue.push_resumed(&user, age, id),
             None => self.queue.push(&user, id),
         }
+        let owner = |index: usize| if index < common as usize { 0 } else { tenant };
+        let tokens = tokens.into_iter().enumerate().map(|(index, token)| key(owner(index), token)).collect();
         let sequence =
-            Sequence { user, tokens, prompt_len, age, started: false, score, phase: Phase::Waiting };
+            Sequence { user, tenant, tokens, prompt_len, age, started: false, score, phase: Phase::Waiting };
         self.sequences.insert(id, sequence);
         Ok(())
     }
@@ -407,12 +417,13 @@ impl Scheduler {
             let room = (self.config.context as usize).saturating_sub(sequence.tokens.len());
             match outcome {
                 Outcome::Continue(token) if room > 0 => {
-                    sequence.tokens.push(token);
+                    sequence.tokens.push(key(sequence.tenant, token));
                     sequence.phase = Phase::Decoding(slot);
                 }
                 // More than one token to compute is a chunk, as of a prompt.
                 Outcome::Forced(tokens) if !tokens.is_empty() && tokens.len() <= room => {
-                    sequence.tokens.extend(tokens);
+                    let tenant = sequence.tenant;
+                    sequence.tokens.extend(tokens.into_iter().map(|token| key(tenant, token)));
                     sequence.phase = Phase::Reading(slot);
                 }
                 Outcome::Continue(_) | Outcome::Forced(_) => {
@@ -436,8 +447,8 @@ impl Scheduler {
     }
 
     /// All tokens of a live sequence: the prompt and those generated so far.
-    pub fn tokens(&self, id: SequenceId) -> Option<&[Token]> {
-        self.sequences.get(&id).map(|sequence| sequence.tokens.as_slice())
+    pub fn tokens(&self, id: SequenceId) -> Option<Vec<Token>> {
+        self.sequences.get(&id).map(|sequence| sequence.tokens.iter().copied().map(token).collect())
     }
 
     /// Drops all cached prefixes. The operations that do so are in the next step.

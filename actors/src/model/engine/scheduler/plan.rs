@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::kv::Source;
 use super::{BatchToken, Phase, PrefixReuse, Scheduler, SequenceId, Step};
 use crate::model::engine::cells::Slot;
-use crate::model::engine::prefix::common_prefix;
+use crate::model::engine::prefix::{common_prefix, token};
 
 /// How a sequence is to begin.
 enum Beginning {
@@ -297,7 +297,7 @@ impl Scheduler {
                 continue;
             }
             let (sample_for, score_for) = (Some(id), None);
-            step.batch.push(BatchToken { token: tail[0], position, slot, sample_for, score_for });
+            step.batch.push(BatchToken { token: token(tail[0]), position, slot, sample_for, score_for });
             step.decode_tokens += 1;
             sequence.phase = Phase::Sampling(slot);
         }
@@ -356,8 +356,8 @@ impl Scheduler {
         }
         let last = sequence.tokens.len() as u32 - 1;
         let score_for = sequence.is_scored().then_some(id);
-        step.batch.extend(chunk.iter().zip(start..).map(|(&token, position)| BatchToken {
-            token,
+        step.batch.extend(chunk.iter().zip(start..).map(|(&key, position)| BatchToken {
+            token: token(key),
             position,
             slot,
             sample_for: (position == last).then_some(id),

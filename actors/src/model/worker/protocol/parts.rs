@@ -105,6 +105,8 @@ impl HeldParts {
         Ok(Draft {
             id: submit.id,
             user: submit.user,
+            tenant: submit.tenant,
+            cache_key: submit.cache_key,
             prompt,
             generated: submit.generated,
             sampling,

@@ -130,7 +130,7 @@ fn a_running_sequence_shares_what_it_generates() {
     while harness.scheduler.tokens(SequenceId(0)).is_some_and(|tokens| tokens.len() < 60) {
         harness.step(512, &[]).unwrap();
     }
-    let tokens = harness.scheduler.tokens(SequenceId(0)).unwrap().to_vec();
+    let tokens = harness.scheduler.tokens(SequenceId(0)).unwrap();
     harness.submit(1, "bob", &[&tokens[..55], &text(2, 5)].concat(), 0, 1);
     let used = harness.scheduler.stats().used_cells;
     assert_eq!(started(&mut harness, 1, 512), [(1, 55)]);
@@ -373,7 +373,15 @@ fn bad_arrivals_are_refused() {
     let mut scheduler = Scheduler::new(config()).unwrap();
     let mut submit = |len: usize, generated| {
         let user = "ann".to_owned();
-        scheduler.submit(Arrival { id: SequenceId(1), user, tokens: text(1, len), generated, score: false })
+        scheduler.submit(Arrival {
+            id: SequenceId(1),
+            user,
+            tenant: 0,
+            common: 0,
+            tokens: text(1, len),
+            generated,
+            score: false,
+        })
     };
     assert_eq!(submit(0, 0), Err(SubmitError::Empty));
     assert_eq!(submit(2049, 0), Err(SubmitError::TooLong { len: 2049, context: 2048 }));

@@ -29,6 +29,8 @@ pub struct Harness {
     pub forces: bool,
     /// Whether the logits of some sequences' prompts are wanted.
     pub scores: bool,
+    /// Whether users share nothing with each other.
+    pub tenants: bool,
     /// Steps done, and prompt tokens read in them.
     pub steps: usize,
     pub prefilled: usize,
@@ -44,6 +46,7 @@ impl Harness {
             started: BTreeSet::new(),
             forces: false,
             scores: false,
+            tenants: false,
             steps: 0,
             prefilled: 0,
         }
@@ -53,10 +56,11 @@ impl Harness {
     pub fn submit(&mut self, id: u64, user: &str, tokens: &[Token], generated: u32, max_tokens: u32) {
         let (id, user, tokens) = (SequenceId(id), user.to_owned(), tokens.to_vec());
         let expected = reference(&tokens, generated, max_tokens, self.config.context);
+        let tenant = if self.tenants { user.bytes().map(u64::from).sum() } else { 0 };
         let score = self.scores && id.0.is_multiple_of(3);
         let scored = (score && generated == 0).then_some(0);
         self.live.insert(id, Live { tokens: tokens.clone(), generated, max_tokens, expected, scored });
-        self.scheduler.submit(Arrival { id, user, tokens, generated, score }).unwrap();
+        self.scheduler.submit(Arrival { id, user, tenant, common: 0, tokens, generated, score }).unwrap();
     }
 
     pub fn cancel(&mut self, id: u64) -> bool {

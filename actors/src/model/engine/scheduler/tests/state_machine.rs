@@ -139,6 +139,7 @@ impl StateMachineTest for Machine {
         let mut harness = Harness::new(state.config.clone());
         harness.forces = true;
         harness.scores = true;
+        harness.tenants = state.config.cells.is_multiple_of(2);
         Machine { harness, next_id: 0 }
     }
 

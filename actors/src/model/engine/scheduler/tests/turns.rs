@@ -46,3 +46,37 @@ fn nobody_loses_their_only_sequence_to_a_new_user() {
     assert_eq!(harness.scheduler.stats().preemptions, 0);
     harness.run_to_end(256).unwrap();
 }
+
+/// What one tenant computed is not shared with another, while it is read and afterwards, but for what anybody may share.
+#[test]
+fn tenants_share_only_what_anybody_may() {
+    for reuse in [PrefixReuse::Partial, PrefixReuse::WholeSequence] {
+        let mut scheduler =
+            Scheduler::new(SchedulerConfig { reuse, archive_tokens: 1000, ..config() }).unwrap();
+        let mut cached = Vec::new();
+        let submit = |scheduler: &mut Scheduler, id: u64, tenant: u64| {
+            let (user, tokens) = (tenant.to_string(), text(1, 100));
+            let arrival =
+                Arrival { id: SequenceId(id), user, tenant, common: 20, tokens, generated: 0, score: false };
+            scheduler.submit(arrival).unwrap();
+        };
+        submit(&mut scheduler, 0, 1);
+        submit(&mut scheduler, 1, 2);
+        for round in 0..40 {
+            let step = scheduler.plan(16);
+            cached.extend(step.started.iter().map(|(id, cached)| (id.0, *cached)));
+            let sampled: Vec<_> = step.batch.iter().filter_map(|token| token.sample_for).collect();
+            scheduler.commit(sampled.into_iter().map(|id| (id, Outcome::Finished)));
+            if round == 20 {
+                submit(&mut scheduler, 2, 3);
+                submit(&mut scheduler, 3, 1);
+            }
+        }
+        cached.sort_unstable();
+        let whole = if reuse == PrefixReuse::Partial { 99 } else { 0 };
+        let common = if reuse == PrefixReuse::Partial { 20 } else { 0 };
+        assert_eq!(cached[0], (0, 0));
+        assert!(cached[1].1 <= 20, "{cached:?}");
+        assert_eq!(cached[2..], [(2, common), (3, whole)]);
+    }
+}
