@@ -159,8 +159,13 @@ impl Exporter {
                     Some(last) => Stage::Records { kind, after: Some(last.key.clone()) },
                     None => Stage::Records { kind: kind + 1, after: None },
                 };
+                // What is left of somebody who is being forgotten is nobody's any more.
+                let forgotten = stores.forgotten()?;
                 for record in &page {
-                    if self.user.is_none() || stores.records().owner(record)? == self.user {
+                    let any = self.user.is_none() && forgotten.is_empty();
+                    let owner = if any { None } else { stores.records().owner(record)? };
+                    let gone = owner.is_some_and(|owner| forgotten.contains(&owner));
+                    if !gone && (self.user.is_none() || owner == self.user) {
                         lines.extend(self.record(record));
                     }
                 }

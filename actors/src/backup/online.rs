@@ -1,25 +1,36 @@
 //! Export and import of a store that is being served.
 //!
-//! An export reads some hundred records at a time on the store's thread and goes on when they have been taken, so that
-//! it holds nobody up. It is no snapshot of one moment: each record is whole, what was there from its begin to its end
+//! An export reads some hundred records at a time and goes on when they have been taken; it takes no turn on the store's
+//! thread, so it holds nobody up. An import puts as many records in as it can within some milliseconds, and then others
+//! have their turn. It is no snapshot of one moment: each record is whole, what was there from its begin to its end
 //! is in it, and what came or went meanwhile may be.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc as blocking};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::Counts;
 use super::format::{ExportError, Exporter};
 use super::offline::{self, OfflineError, Step};
-use crate::identity::{Index, UserId};
-use crate::store::{Record, Store, StoreError};
+use crate::identity::{ApiKeyRecord, Index, UserId, UserRecord};
+use crate::store::{
+    AccountChange, Changes, KINDS, KeyHash, Ready, Record, SessionChange, Store, StoreError, StoredSession,
+    Stores,
+};
 
-/// The store's thread does a piece within milliseconds; this long means that it is stuck.
+/// A piece is read within milliseconds; this long means that the disk is stuck.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an import may hold the store's thread at a time.
+const STEP: Duration = Duration::from_millis(5);
+
+/// How long an import waits for what is still being removed, and how often it looks.
+const REMOVING: Duration = Duration::from_secs(30);
+const REMOVING_AGAIN: Duration = Duration::from_millis(10);
 
 /// Why it cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -62,17 +73,7 @@ impl Backup {
     pub async fn import(&self, body: mpsc::Receiver<io::Result<Bytes>>) -> Result<Counts, BackupError> {
         let backup = self.clone();
         let merged = tokio::task::spawn_blocking(move || backup.merge(body)).await;
-        let counts = merged.map_err(|_| BackupError::Timeout)??;
-        // Checking credentials reads memory, which takes the new state over at once.
-        let (index, (reply, answer)) = (Arc::clone(&self.index), oneshot::channel());
-        self.store.read(move |stores| {
-            let _ = reply.send(stores.and_then(|stores| index.load(stores)));
-        });
-        tokio::time::timeout(PIECE_TIMEOUT, answer)
-            .await
-            .map_err(|_| BackupError::Timeout)?
-            .map_err(|_| BackupError::Timeout)??;
-        Ok(counts)
+        Ok(merged.map_err(|_| BackupError::Timeout)??)
     }
 
     fn merge(&self, body: mpsc::Receiver<io::Result<Bytes>>) -> Result<Counts, OfflineError> {
@@ -83,22 +84,81 @@ impl Backup {
     }
 
     fn apply(&self, records: Vec<Record>, step: Step) -> Result<(), OfflineError> {
-        let (reply, answer) = blocking::channel();
         match step {
-            Step::Check => self.store.read(move |stores| {
-                let checked = stores.map_err(OfflineError::from);
-                let _ = reply.send(checked.and_then(|stores| offline::put(stores, &records, step)));
-            }),
-            // Made durable by the store's thread, together with whatever else waits.
-            Step::Put => self.store.write(
-                move |stores| stores.records().put(&records).map_err(OfflineError::from),
-                move |outcome| {
-                    let _ = reply.send(outcome);
-                },
-            ),
+            Step::Check => self.store.look_blocking(|stores| offline::put(stores, &records, step)),
+            Step::Put => {
+                let ready: Result<Vec<Ready>, OfflineError> = self.store.look_blocking(|stores| {
+                    stores.room()?;
+                    Ok(records
+                        .into_iter()
+                        .map(|record| stores.records().ready(record))
+                        .collect::<Result<_, _>>()?)
+                });
+                self.put(Arc::new(ready?))
+            }
         }
-        answer.recv_timeout(PIECE_TIMEOUT).unwrap_or(Err(StoreError::Reopening.into()))
     }
+
+    /// Puts records in, a few at a time. They hold for credentials as soon as they are durable.
+    fn put(&self, ready: Arc<Vec<Ready>>) -> Result<(), OfflineError> {
+        let (mut done, begun) = (0, Instant::now());
+        while done < ready.len() {
+            let (all, index) = (Arc::clone(&ready), Arc::clone(&self.index));
+            let (reply, answer) = std::sync::mpsc::channel();
+            self.store.write(
+                move |stores: &dyn Stores| {
+                    let (until, mut next) = (Instant::now() + STEP, done);
+                    while next < all.len() && (next == done || Instant::now() < until) {
+                        match stores.records().put_ready(&all[next]) {
+                            Ok(()) => next += 1,
+                            // What is in already is to be made durable.
+                            Err(StoreError::Removing) if next > done => break,
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    Ok((next, credentials(&all[done..next])))
+                },
+                move |outcome: Result<_, StoreError>| {
+                    let _ = reply.send(outcome.map(|(next, changes)| {
+                        index.apply(&changes);
+                        next
+                    }));
+                },
+            );
+            match answer.recv_timeout(PIECE_TIMEOUT).unwrap_or(Err(StoreError::Reopening)) {
+                Ok(next) => done = next,
+                Err(StoreError::Removing) if begun.elapsed() < REMOVING => std::thread::sleep(REMOVING_AGAIN),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the index of credentials has to know of records that were put in.
+fn credentials(ready: &[Ready]) -> Changes {
+    let mut changes = Changes::default();
+    for Record { kind, key, value } in ready.iter().map(Ready::record) {
+        // They were checked before.
+        match KINDS[*kind].name {
+            "user" => {
+                let user: Option<UserRecord> = serde_json::from_slice(value).ok();
+                changes.accounts.extend(user.map(AccountChange::PutUser));
+            }
+            "key" => {
+                let record: Option<ApiKeyRecord> = serde_json::from_slice(value).ok();
+                let hash = KeyHash::try_from(key.as_slice()).ok();
+                let put = hash.zip(record).map(|(hash, record)| AccountChange::PutKey(hash, record));
+                changes.accounts.extend(put);
+            }
+            "session" => {
+                let session: Option<StoredSession> = serde_json::from_slice(value).ok();
+                changes.sessions.extend(session.map(SessionChange::Put));
+            }
+            _ => {}
+        }
+    }
+    changes
 }
 
 /// The pieces of an export.
@@ -114,13 +174,14 @@ impl ExportStream {
     pub async fn next(&mut self) -> Option<Result<Bytes, BackupError>> {
         loop {
             let mut exporter = self.exporter.take()?;
-            let (reply, answer) = oneshot::channel();
-            self.store.read(move |stores| {
-                let piece = stores.map_err(ExportError::from).and_then(|stores| exporter.next(stores));
-                let _ = reply.send((piece, exporter));
+            let piece = self.store.look(move |stores| -> Result<_, StoreError> {
+                let piece = exporter.next(stores);
+                Ok((piece, exporter))
             });
-            let Ok(Ok((piece, exporter))) = tokio::time::timeout(PIECE_TIMEOUT, answer).await else {
-                return Some(Err(BackupError::Timeout));
+            let (piece, exporter) = match tokio::time::timeout(PIECE_TIMEOUT, piece).await {
+                Ok(Ok(piece)) => piece,
+                Ok(Err(error)) => return Some(Err(error.into())),
+                Err(_) => return Some(Err(BackupError::Timeout)),
             };
             match piece {
                 Ok(None) => return None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::call::{Call, Desk, Slot};
+use super::call::{Call, Desk, PER_JOB, Slot, warn_of};
 use super::error::IdentityError;
 use super::guests::GuestLimits;
 use super::ids::{KeyId, UserId};
@@ -18,18 +18,15 @@ use super::types::{
     ApiKeyRecord, ClientNet, CreatedKey, ExternalProfile, KeyUpdate, NewKey, Page, SignIn, UserKind,
     UserRecord, UserUpdate,
 };
-use super::users::{self, Decision, GuestRetention};
+use super::users::{self, GuestRetention};
 use super::{api_keys, now_s};
-use crate::store::Stores;
+use crate::store::{Changes, Stores};
 
 /// How often it is written down when keys were last used.
 const TICK: Duration = Duration::from_secs(30);
 
 /// Every so many ticks, what nobody can use any more is deleted.
 const SWEEP_TICKS: u64 = 120;
-
-/// So many guests are looked at in one job of the store's thread, so that others get between.
-const SWEPT_AT_ONCE: usize = 32;
 
 /// What the accounts actor is told.
 #[derive(Debug)]
@@ -145,7 +142,7 @@ impl AccountsState {
                 }
             }
             AccountsMessage::SignIn(profile, guest, call) => {
-                desk.decide(call, move |stores| users::sign_in(stores, profile, guest, now));
+                sign_in(desk.clone(), call, profile, guest, now);
             }
             AccountsMessage::User(id, call) => desk.look(call, move |stores| users::find(stores, id)),
             AccountsMessage::Users(after, limit, call) => {
@@ -187,30 +184,60 @@ impl AccountsState {
 
     fn sweep(&self, now: u64) {
         let desk = &self.arguments.desk;
-        look_after(desk, move |stores| Ok(((), api_keys::forget_revoked(stores, now)?)));
+        desk.look_after(
+            move |stores| api_keys::revoked_long_ago(stores, now),
+            move |stores, found| Ok(api_keys::forget(stores, found, now)?),
+        );
+        let (guests, index) = (desk.index.users_of(UserKind::Guest), Arc::clone(&desk.index));
         let retention = self.arguments.guest_retention;
-        for guests in desk.index.users_of(UserKind::Guest).chunks(SWEPT_AT_ONCE) {
-            let (guests, index) = (guests.to_vec(), Arc::clone(&desk.index));
-            look_after(desk, move |stores| {
+        desk.look_after(
+            move |_| Ok(guests),
+            move |stores, guests| {
                 let used = |hash: &_| index.last_used(hash);
-                Ok(((), users::forget_guests(stores, &guests, retention, now, used)?))
-            });
-        }
+                users::forget_guests(stores, guests, retention, now, used)
+            },
+        );
     }
+}
+
+/// Carries a sign-in out. What a guest has that becomes somebody else's moves in steps before, so that others have their
+/// turn between them; the decision is made anew each time.
+fn sign_in(desk: Desk, call: Call<SignIn>, profile: ExternalProfile, guest: Option<UserId>, now: u64) {
+    if call.is_abandoned() {
+        return;
+    }
+    let (again, store) = (profile.clone(), Arc::clone(&desk.store));
+    let change = move |stores: &dyn Stores| -> Result<Option<(SignIn, Changes)>, IdentityError> {
+        let (answer, changes) = users::sign_in(stores, profile, guest, now)?;
+        for &(from, to) in &changes.moves {
+            if !stores.move_some(from, to)? {
+                return Ok(None);
+            }
+        }
+        stores.commit(&changes)?;
+        Ok(Some((answer, changes)))
+    };
+    store.write(change, move |outcome| match outcome {
+        Err(error) => call.answer(Err(error)),
+        Ok(None) => sign_in(desk, call, again, guest, now),
+        Ok(Some((answer, changes))) => {
+            desk.index.apply(&changes);
+            call.answer(Ok(answer));
+        }
+    });
 }
 
 /// Writes down which keys were used since the last time.
 pub fn note_used(desk: &Desk) {
-    let used = desk.index.take_used();
-    if !used.is_empty() {
-        look_after(desk, move |stores| Ok(((), api_keys::note_used(stores, &used)?)));
+    for used in desk.index.take_used().chunks(PER_JOB) {
+        let used = used.to_vec();
+        desk.carry_out(
+            move |stores| Ok(((), api_keys::note_used(stores, &used)?)),
+            |outcome: Result<(), IdentityError>| {
+                if let Err(error) = outcome {
+                    warn_of(&error);
+                }
+            },
+        );
     }
-}
-
-fn look_after(desk: &Desk, decide: impl FnOnce(&dyn Stores) -> Decision<()> + Send + 'static) {
-    desk.carry_out(decide, |outcome: Result<(), IdentityError>| {
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "looking after users and keys failed; it is tried again later");
-        }
-    });
 }

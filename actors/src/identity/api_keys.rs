@@ -124,14 +124,28 @@ pub fn note_used(stores: &dyn Stores, used: &[(UserId, KeyId, u64)]) -> Result<C
 }
 
 /// Keys revoked so long ago that nobody is told so any more.
-pub fn forget_revoked(stores: &dyn Stores, now: u64) -> Result<Changes, StoreError> {
-    let mut changes = Changes::default();
-    stores.accounts().each_key(&mut |hash, record| {
-        if record.revoked_at.is_some_and(|at| at.saturating_add(KEEP_REVOKED_S) < now) {
-            changes.accounts.push(AccountChange::DeleteKey(hash, record));
+pub fn revoked_long_ago(stores: &dyn Stores, now: u64) -> Result<Vec<(UserId, KeyId)>, StoreError> {
+    let mut found = Vec::new();
+    stores.accounts().each_key(&mut |_, record| {
+        if is_forgettable(&record, now) {
+            found.push((record.user, record.id));
         }
     })?;
+    Ok(found)
+}
+
+/// Deletes those of them that still are.
+pub fn forget(stores: &dyn Stores, keys: &[(UserId, KeyId)], now: u64) -> Result<Changes, StoreError> {
+    let mut changes = Changes::default();
+    for &(user, key) in keys {
+        let found = stores.accounts().key(user, key)?.filter(|(_, record)| is_forgettable(record, now));
+        changes.accounts.extend(found.map(|(hash, record)| AccountChange::DeleteKey(hash, record)));
+    }
     Ok(changes)
+}
+
+fn is_forgettable(record: &ApiKeyRecord, now: u64) -> bool {
+    record.revoked_at.is_some_and(|at| at.saturating_add(KEEP_REVOKED_S) < now)
 }
 
 fn find(stores: &dyn Stores, user: UserId, key: KeyId) -> Result<(KeyHash, ApiKeyRecord), IdentityError> {

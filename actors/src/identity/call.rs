@@ -1,5 +1,6 @@
 //! How the edge's door reaches an actor, and how an actor has the store answer.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::IdentityError;
 use super::index::Index;
 
-use crate::store::{Changes, Store, Stores};
+use crate::store::{Changes, Store, StoreError, Stores};
+
+/// Users, keys or sessions that are looked after in one job of the store's thread.
+pub const PER_JOB: usize = 64;
 
 /// What somebody waits for. Its place among the calls at a time is taken until it is answered, since a mailbox has no
 /// bound of its own.
@@ -83,14 +87,15 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Answers a call from what is stored.
+    /// Answers a call from what is stored, without a turn on the store's thread.
     pub fn look<T: Send + 'static>(
         &self,
         call: Call<T>,
         look: impl FnOnce(&dyn Stores) -> Result<T, IdentityError> + Send + 'static,
     ) {
         if !call.is_abandoned() {
-            self.store.read(move |stores| call.answer(stores.map_err(Into::into).and_then(look)));
+            let store = Arc::clone(&self.store);
+            tokio::spawn(async move { call.answer(store.look(look).await) });
         }
     }
 
@@ -124,4 +129,43 @@ impl Desk {
             }));
         });
     }
+
+    /// Looks on a thread of its own for what there is to do, and does it in short jobs, each after the one before, so
+    /// that others have their turn between them.
+    pub fn look_after<I: Send + 'static>(
+        &self,
+        find: impl FnOnce(&dyn Stores) -> Result<Vec<I>, StoreError> + Send + 'static,
+        decide: impl Fn(&dyn Stores, &[I]) -> Result<Changes, IdentityError> + Send + Sync + 'static,
+    ) {
+        let desk = self.clone();
+        tokio::spawn(async move {
+            match desk.store.look(find).await {
+                Ok(found) => desk.one_after_the_other(found.into(), Arc::new(decide)),
+                Err(error) => warn_of(&error.into()),
+            }
+        });
+    }
+
+    fn one_after_the_other<I: Send + 'static>(&self, mut rest: VecDeque<I>, decide: Arc<Job<I>>) {
+        let these: Vec<I> = rest.drain(..rest.len().min(PER_JOB)).collect();
+        if these.is_empty() {
+            return;
+        }
+        let (desk, again) = (self.clone(), Arc::clone(&decide));
+        self.carry_out(
+            move |stores| Ok(((), decide(stores, &these)?)),
+            move |outcome| match outcome {
+                Ok(()) => desk.one_after_the_other(rest, again),
+                Err(error) => warn_of(&error),
+            },
+        );
+    }
+}
+
+/// Decides on some of what was found.
+type Job<I> = dyn Fn(&dyn Stores, &[I]) -> Result<Changes, IdentityError> + Send + Sync;
+
+/// Says that something has to wait.
+pub fn warn_of(error: &IdentityError) {
+    tracing::warn!(%error, "looking after users, keys and sessions failed; it is tried again later");
 }

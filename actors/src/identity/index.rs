@@ -4,7 +4,7 @@
 //! them: so a revocation holds for whatever request comes after its answer, and what the index grants is on disk. It
 //! is no part of the actors and goes on while they are restarted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -81,6 +81,12 @@ impl<K: ShardKey, V> Sharded<K, V> {
         }
         for (shard, fresh) in self.shards.iter().zip(fresh) {
             *shard.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
+    }
+
+    fn retain(&self, keep: impl Fn(&V) -> bool) {
+        for shard in &self.shards {
+            shard.write().unwrap_or_else(PoisonError::into_inner).retain(|_, value| keep(value));
         }
     }
 
@@ -201,6 +207,7 @@ impl Index {
 
     /// Takes changes over that are durable now.
     pub fn apply(&self, changes: &Changes) {
+        let mut deleted = HashSet::new();
         for change in &changes.accounts {
             match change {
                 AccountChange::PutUser(record) => {
@@ -211,6 +218,7 @@ impl Index {
                 AccountChange::DeleteUser(id) => {
                     let before = self.users.write(id).remove(id);
                     self.count_guest(before, None);
+                    deleted.insert(*id);
                 }
                 AccountChange::PutKey(hash, record) => {
                     let entry = KeyEntry::new(hash, record);
@@ -227,6 +235,11 @@ impl Index {
                     self.keys.write(&prefix(hash)).remove(&prefix(hash));
                 }
             }
+        }
+        if !deleted.is_empty() {
+            // Without their user they are of no use, and the store forgets them in steps that say nothing here.
+            self.keys.retain(|entry| !deleted.contains(&entry.user));
+            self.sessions.retain(|entry| !deleted.contains(&entry.user));
         }
         for change in &changes.sessions {
             match change {

@@ -16,16 +16,13 @@ use super::token::Grant;
 use super::tokens::Tokens;
 use super::types::SessionRecord;
 use super::users::{self, Decision};
-use crate::store::{Changes, SessionChange, StoredSession, Stores};
+use crate::store::{Changes, SessionChange, StoreError, StoredSession, Stores};
 
 /// How often it is looked whether there is a new signing key.
 const TICK: Duration = Duration::from_secs(2);
 
 /// Every so many ticks, sessions that have run out are deleted.
 const SWEEP_TICKS: u64 = 1800;
-
-/// Most sessions deleted at a time.
-const MOST_SWEPT: usize = 10_000;
 
 /// What the session registry is told.
 #[derive(Debug)]
@@ -133,12 +130,10 @@ impl SessionsState {
                     tracing::warn!(%error, "the signing keys cannot be read again; those known stay in use");
                 }
                 if self.ticks.is_multiple_of(SWEEP_TICKS) {
-                    let done = |outcome: Result<(), IdentityError>| {
-                        if let Err(error) = outcome {
-                            tracing::warn!(%error, "deleting sessions that have run out failed");
-                        }
-                    };
-                    desk.carry_out(move |stores| sweep(stores, now, rules), done);
+                    desk.look_after(
+                        move |stores| over(stores, now, rules),
+                        move |stores, found| Ok(sweep(stores, found, now, rules)?),
+                    );
                 }
             }
         }
@@ -213,22 +208,45 @@ pub fn end(stores: &dyn Stores, user: UserId, id: SessionId) -> Decision<()> {
     Ok(((), change(SessionChange::End(user, session.id))))
 }
 
-/// Deletes sessions that can't be refreshed any more, and those of users who are gone; only so many at a time, since
-/// they are deleted in one transaction.
-pub fn sweep(stores: &dyn Stores, now: u64, rules: FamilyRules) -> Decision<()> {
+/// Sessions that can't be refreshed any more, and those of users who are gone.
+pub fn over(stores: &dyn Stores, now: u64, rules: FamilyRules) -> Result<Vec<SessionId>, StoreError> {
     let mut sessions = Vec::new();
     stores.sessions().each_session(&mut |session| sessions.push(session))?;
-    let mut changes = Changes::default();
+    let mut found = Vec::new();
     for session in sessions {
-        let expires_at = session.family.expires_at(session.created_at, rules);
-        if expires_at <= now || stores.accounts().user(session.user)?.is_none() {
-            changes.sessions.push(SessionChange::End(session.user, session.id));
-        }
-        if changes.sessions.len() >= MOST_SWEPT {
-            break;
+        if is_over(stores, &session, now, rules)? {
+            found.push(session.id);
         }
     }
-    Ok(((), changes))
+    Ok(found)
+}
+
+/// Deletes those of them that still are.
+pub fn sweep(
+    stores: &dyn Stores,
+    sessions: &[SessionId],
+    now: u64,
+    rules: FamilyRules,
+) -> Result<Changes, StoreError> {
+    let mut changes = Changes::default();
+    for &id in sessions {
+        if let Some(session) = stores.sessions().session(id)?
+            && is_over(stores, &session, now, rules)?
+        {
+            changes.sessions.push(SessionChange::End(session.user, id));
+        }
+    }
+    Ok(changes)
+}
+
+fn is_over(
+    stores: &dyn Stores,
+    session: &StoredSession,
+    now: u64,
+    rules: FamilyRules,
+) -> Result<bool, StoreError> {
+    let expires_at = session.family.expires_at(session.created_at, rules);
+    Ok(expires_at <= now || stores.accounts().user(session.user)?.is_none())
 }
 
 fn change(change: SessionChange) -> Changes {

@@ -102,9 +102,8 @@ pub fn delete(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Decision<()
     if administers(&user) {
         keep_an_admin(stores, id, admins)?;
     }
-    let mut changes = end_credentials(stores, id)?;
-    changes.accounts.push(AccountChange::DeleteUser(id));
-    Ok(((), changes))
+    // Without their user, keys and sessions are worth nothing from that moment on; the store forgets them in steps.
+    Ok(((), Changes { accounts: vec![AccountChange::DeleteUser(id)], ..Changes::default() }))
 }
 
 /// The user whom an identity provider vouches for.
@@ -140,8 +139,9 @@ pub fn sign_in(
     let mut changes = Changes::default();
     let mut merged_guest = None;
     if let Some(guest) = &guest {
-        changes = end_credentials(stores, guest.id)?;
-        if !created {
+        if created {
+            changes = end_credentials(stores, guest.id)?;
+        } else {
             changes.accounts.push(AccountChange::DeleteUser(guest.id));
             merged_guest = Some(guest.id);
             changes.moves.extend(here.as_ref().map(|user| (guest.id, user.id)));

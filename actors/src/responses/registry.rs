@@ -17,13 +17,19 @@ use super::types::{End, Found, ResponseId, ResponseRecord};
 use crate::config::ResponsesConfig;
 use crate::identity::call::Slot;
 use crate::identity::{Party, UserId, now_s};
-use crate::store::{Changes, ResponseChange, Store, StoreError, Stores};
+use crate::store::{Changes, ResponseChange, Staged, Store, StoreError, Stores};
 
 /// How often what is stored is looked after.
 const TICK: Duration = Duration::from_secs(60);
 
 /// Most responses that one pass deletes; the next pass goes on.
 const PRUNED_AT_ONCE: usize = 1000;
+
+/// Responses that are deleted in one job of the store's thread.
+const PER_JOB: usize = 32;
+
+/// How long the first pass may hold the actor's start up.
+const FIRST_PASS: Duration = Duration::from_secs(5);
 
 /// Somebody waits for this; it has its place among the calls at a time.
 #[derive(Debug)]
@@ -54,7 +60,11 @@ pub enum RegistryMessage {
 
 /// The runs of stored responses.
 #[derive(Debug, Default)]
-pub struct Runs(Mutex<HashMap<ResponseId, Running>>);
+pub struct Runs {
+    table: Mutex<HashMap<ResponseId, Running>>,
+    /// Held by whoever looks after what is stored.
+    pass: Mutex<()>,
+}
 
 #[derive(Debug)]
 struct Running {
@@ -65,7 +75,7 @@ struct Running {
 impl Runs {
     fn lock(&self) -> MutexGuard<'_, HashMap<ResponseId, Running>> {
         // Every change is one call on the map, so a panic elsewhere leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self, id: ResponseId) -> Option<Arc<Run>> {
@@ -147,7 +157,8 @@ impl Actor for Registry {
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         // Before anybody can ask: what ran when the server ended does not run any more.
-        arguments.look_after();
+        let first = arguments.look_after();
+        let _ = tokio::time::timeout(FIRST_PASS, first).await;
         arguments.slot.set(Some(myself.clone()));
         myself.send_interval(TICK, || RegistryMessage::Tick);
         Ok(arguments)
@@ -163,7 +174,7 @@ impl Actor for Registry {
             RegistryMessage::Begin(new, call) => state.begin(*new, call),
             RegistryMessage::Find(user, id, call) => state.find(user, id, call),
             RegistryMessage::Delete(user, id, call) => state.delete(user, id, call),
-            RegistryMessage::Tick => state.look_after(),
+            RegistryMessage::Tick => drop(state.look_after()),
         }
         Ok(())
     }
@@ -186,28 +197,46 @@ impl RegistryArguments {
         if let Err(error) = self.runs.insert(&record, party, &run, &self.config) {
             return call.answer(Err(error));
         }
-        let id = record.id;
-        let (store, runs, runtime) = (Arc::clone(&self.store), Arc::clone(&self.runs), Handle::current());
-        let change = move |stores: &dyn Stores| -> Result<(), StoreError> {
-            let responses = vec![ResponseChange::Put(Box::new(record))];
-            stores.commit(&Changes { responses, ..Changes::default() })
-        };
-        self.store.write(change, move |stored: Result<(), StoreError>| {
-            if let Err(error) = stored {
-                runs.lock().remove(&id);
-                return call.answer(Err(error.into()));
-            }
-            call.answer(Ok(run.follow()));
-            runtime.spawn(async move {
-                let end = run.drive(source, keep).await;
-                finish(&store, runs, id, run, end);
+        let (id, runtime) = (record.id, Handle::current());
+        let (store, runs) = (Arc::clone(&self.store), Arc::clone(&self.runs));
+        tokio::spawn(async move {
+            // However large it is: the store's thread has only its head to write.
+            let staged = store.look(move |stores| {
+                stores.room()?;
+                stores.responses().stage(&record)
+            });
+            let staged: Staged = match staged.await {
+                Ok(staged) => staged,
+                Err(error) => {
+                    runs.lock().remove(&id);
+                    return call.answer(Err(error.into()));
+                }
+            };
+            let change = move |stores: &dyn Stores| -> Result<(), StoreError> {
+                let responses = vec![ResponseChange::PutStaged(staged)];
+                stores.commit(&Changes { responses, ..Changes::default() })
+            };
+            let writer = Arc::clone(&store);
+            writer.write(change, move |stored: Result<(), StoreError>| {
+                if let Err(error) = stored {
+                    runs.lock().remove(&id);
+                    return call.answer(Err(error.into()));
+                }
+                call.answer(Ok(run.follow()));
+                runtime.spawn(async move {
+                    let end = run.drive(source, keep).await;
+                    finish(&store, runs, id, run, end).await;
+                });
             });
         });
     }
 
     fn find(&self, user: UserId, id: ResponseId, call: Call<Found>) {
         let runs = Arc::clone(&self.runs);
-        self.store.read(move |stores| call.answer(find(stores, &runs, user, id)));
+        let store = Arc::clone(&self.store);
+        tokio::spawn(async move {
+            call.answer(store.look(move |stores| find(stores, &runs, user, id)).await);
+        });
     }
 
     fn delete(&self, user: UserId, id: ResponseId, call: Call<()>) {
@@ -227,40 +256,90 @@ impl RegistryArguments {
         });
     }
 
-    /// Ends what is stored as running and does not run, and deletes what is too old or nobody's.
-    fn look_after(&self) {
-        let runs = Arc::clone(&self.runs);
+    /// Ends what is stored as running and does not run, and deletes what is too old or nobody's: one pass, on a thread of
+    /// its own.
+    fn look_after(&self) -> tokio::task::JoinHandle<()> {
+        let (store, runs) = (Arc::clone(&self.store), Arc::clone(&self.runs));
         let retention = self.config.retention_days;
-        let change = move |stores: &dyn Stores| -> Result<(), StoreError> {
-            let mut responses = lost(stores, |id| runs.get(id).is_some(), now_s())?;
-            if retention > 0 {
-                let made_before = now_s().saturating_sub(retention.saturating_mul(24 * 3600));
-                let old = stores.responses().made_before(made_before, PRUNED_AT_ONCE)?;
-                responses
-                    .extend(old.into_iter().filter(|id| runs.get(*id).is_none()).map(ResponseChange::Delete));
-            }
-            responses.extend(nobodys(stores)?);
-            stores.commit(&Changes { responses, ..Changes::default() })
-        };
-        self.store.write(change, |outcome: Result<(), StoreError>| {
-            if let Err(error) = outcome {
+        tokio::task::spawn_blocking(move || {
+            // One that is not over is not met by another.
+            let Ok(_pass) = runs.pass.try_lock() else { return };
+            if let Err(error) = pass(&store, &runs, retention) {
                 tracing::warn!(%error, "looking after responses failed; it is tried again later");
             }
-        });
+        })
     }
 }
 
-/// Writes down how a run ended, and then lets everybody know.
-fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, end: End) {
-    let stored = {
-        let (run, end) = (Arc::clone(&run), end.clone());
-        move |stores: &dyn Stores| -> Result<(), StoreError> {
-            // It may have been deleted meanwhile, or gone over to another user.
-            let Some(record) = stores.responses().response(id)? else { return Ok(()) };
-            let record = ResponseRecord { deltas: run.deltas(), end: Some(end), ..record };
-            let responses = vec![ResponseChange::Put(Box::new(record))];
-            stores.commit(&Changes { responses, ..Changes::default() })
+fn pass(store: &Store, runs: &Arc<Runs>, retention_days: u64) -> Result<(), StoreError> {
+    for id in store.look_blocking(|stores| stores.responses().running())? {
+        if runs.get(id).is_none() {
+            end_lost(store, runs, id)?;
         }
+    }
+    if retention_days > 0 {
+        let made_before = now_s().saturating_sub(retention_days.saturating_mul(24 * 3600));
+        let old =
+            store.look_blocking(|stores| stores.responses().made_before(made_before, PRUNED_AT_ONCE))?;
+        let old: Vec<_> = old.into_iter().filter(|id| runs.get(*id).is_none()).collect();
+        for ids in old.chunks(PER_JOB) {
+            let responses: Vec<_> = ids.iter().copied().map(ResponseChange::Delete).collect();
+            store
+                .write_blocking(move |stores| stores.commit(&Changes { responses, ..Changes::default() }))?;
+        }
+    }
+    // The responses of users who are gone: a request may have been under way when its user was deleted.
+    let nobodys = store.look_blocking(|stores| {
+        let mut nobodys = stores.responses().owners()?;
+        let mut failed = None;
+        nobodys.retain(|&user| match stores.accounts().user(user) {
+            Ok(user) => user.is_none(),
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        });
+        failed.map_or(Ok(nobodys), Err)
+    })?;
+    for user in nobodys {
+        let some = move |stores: &dyn Stores| match stores.accounts().user(user)? {
+            None => stores.responses().delete_some(user),
+            Some(_) => Ok::<_, StoreError>(true),
+        };
+        while !store.write_blocking(some)? {}
+    }
+    Ok(())
+}
+
+/// The end of a response that is stored as running and does not run.
+fn end_lost(store: &Store, runs: &Arc<Runs>, id: ResponseId) -> Result<(), StoreError> {
+    let staged = store.look_blocking(|stores| {
+        let record = stores.responses().response(id)?.filter(|record| record.end.is_none());
+        let ended = record.map(|record| ResponseRecord { end: Some(End::lost(now_s())), ..record });
+        ended.map(|record| stores.responses().stage(&record)).transpose()
+    })?;
+    let Some(staged) = staged else { return Ok(()) };
+    let runs = Arc::clone(runs);
+    store.write_blocking(move |stores| {
+        // It may have been deleted meanwhile, or have gone over to another user, or have been imported.
+        let same = stores.responses().owner(id)? == Some(staged.user());
+        let running = stores.responses().running()?.contains(&id) && runs.get(id).is_none();
+        match same && running {
+            true => stores.responses().commit(&[ResponseChange::PutStaged(staged)]),
+            false => Ok(()),
+        }
+    })
+}
+
+/// Writes down how a run ended, and then lets everybody know.
+async fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, end: End) {
+    let staged = {
+        let (run, end) = (Arc::clone(&run), end.clone());
+        store.look(move |stores| stores.responses().stage_end(run.deltas(), end)).await
+    };
+    let stored = move |stores: &dyn Stores| -> Result<(), StoreError> {
+        let responses = vec![ResponseChange::End(id, staged?)];
+        stores.commit(&Changes { responses, ..Changes::default() })
     };
     store.write(stored, move |outcome: Result<(), StoreError>| {
         runs.lock().remove(&id);
@@ -274,50 +353,26 @@ fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, end: En
     });
 }
 
-fn find(
-    stores: Result<&dyn Stores, StoreError>,
-    runs: &Runs,
-    user: UserId,
-    id: ResponseId,
-) -> Result<Found, ResponsesError> {
-    let responses = stores?.responses();
-    if responses.owner(id)? != Some(user) {
-        return Err(ResponsesError::NotFound(id));
-    }
-    let mut record = responses.response(id)?.ok_or(ResponsesError::NotFound(id))?;
-    let reader = match record.end {
-        None => runs.get(id).map(|run| run.follow()),
-        Some(_) => None,
-    };
-    if record.end.is_none() && reader.is_none() {
-        record.end = Some(End::lost(now_s()));
-    }
-    Ok(Found { record, reader })
-}
-
-/// The ends of responses that are stored as running and do not run.
-fn lost(
-    stores: &dyn Stores,
-    runs: impl Fn(ResponseId) -> bool,
-    now: u64,
-) -> Result<Vec<ResponseChange>, StoreError> {
-    let mut changes = Vec::new();
-    for id in stores.responses().running()?.into_iter().filter(|id| !runs(*id)) {
-        if let Some(record) = stores.responses().response(id)? {
-            changes
-                .push(ResponseChange::Put(Box::new(ResponseRecord { end: Some(End::lost(now)), ..record })));
+fn find(stores: &dyn Stores, runs: &Runs, user: UserId, id: ResponseId) -> Result<Found, ResponsesError> {
+    let responses = stores.responses();
+    // A run is in the table before it is stored and until its end is: where neither has it, it ended in between.
+    for last in [false, true] {
+        let run = runs.get(id);
+        // Before its bodies are read.
+        if responses.owner(id)? != Some(user) {
+            return Err(ResponsesError::NotFound(id));
+        }
+        let mut record = responses.response(id)?.ok_or(ResponsesError::NotFound(id))?;
+        if record.end.is_some() {
+            return Ok(Found { record, reader: None });
+        }
+        if let Some(run) = run {
+            return Ok(Found { record, reader: Some(run.follow()) });
+        }
+        if last {
+            record.end = Some(End::lost(now_s()));
+            return Ok(Found { record, reader: None });
         }
     }
-    Ok(changes)
-}
-
-/// The responses of users who are gone: a crash can leave them, for a user goes first.
-fn nobodys(stores: &dyn Stores) -> Result<Vec<ResponseChange>, StoreError> {
-    let mut changes = Vec::new();
-    for user in stores.responses().owners()? {
-        if stores.accounts().user(user)?.is_none() {
-            changes.push(ResponseChange::DeleteUser(user));
-        }
-    }
-    Ok(changes)
+    Err(ResponsesError::NotFound(id))
 }

@@ -40,7 +40,7 @@ pub enum AccountChange {
 }
 
 /// Users and API keys. What a read gives includes changes that are not durable yet.
-pub trait AccountsStore: Debug + Send {
+pub trait AccountsStore: Debug + Send + Sync {
     /// One user.
     ///
     /// # Errors
@@ -76,6 +76,12 @@ pub trait AccountsStore: Debug + Send {
     /// # Errors
     /// The database failed.
     fn keys(&self, user: UserId) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError>;
+
+    /// Up to `limit` of a user's keys, oldest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn some_keys(&self, user: UserId, limit: usize) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError>;
 
     /// How many keys a user has, revoked ones among them, counting up to `at_most`.
     ///
@@ -166,6 +172,19 @@ impl AccountsStore for SledAccounts {
         let mut keys = Vec::new();
         for entry in self.key_by_user.scan_prefix(user.to_bytes()) {
             keys.extend(self.key_of(&entry?.1)?);
+        }
+        Ok(keys)
+    }
+
+    fn some_keys(&self, user: UserId, limit: usize) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError> {
+        let mut keys = Vec::new();
+        for entry in self.key_by_user.scan_prefix(user.to_bytes()).take(limit) {
+            let (own, hash) = entry?;
+            match self.key_of(&hash)? {
+                Some(key) => keys.push(key),
+                // It leads nowhere.
+                None => drop(self.key_by_user.remove(own)?),
+            }
         }
         Ok(keys)
     }

@@ -11,12 +11,16 @@
 //! Newest first is a forward scan of `conv_by_user`. sled wants values below 100 KiB, so a larger item lies in several
 //! chunks, one behind the other. All changes of one decision are one transaction.
 //!
+//! A deletion removes what leads to a conversation and notes that it is gone ([`doomed`](super::doomed)); its items go in
+//! steps. Every decision and every view begins with the conversation's record, so nobody finds them meanwhile.
+//!
 //! Reads need no turn on the store's thread: sled serves any thread, and a read that waited there would wait for
 //! other people's `fsync`. [`Stores::conversations`](super::Stores::conversations) can therefore be kept (weakly) and
 //! read from anywhere; it must not be written to from anywhere but the store's thread.
 
 use std::fmt::Debug;
 use std::ops::Bound;
+use std::time::Instant;
 
 use sled::transaction::{
     ConflictableTransactionError, ConflictableTransactionResult, TransactionError, Transactional,
@@ -26,13 +30,14 @@ use sled::{Db, IVec, Tree};
 
 use super::StoreError;
 use super::db::{decode, encode};
+use super::doomed::{self, Doomed, Notes};
 use super::item_value;
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
 
-/// Conversations deleted or moved in one transaction when a user is: bounds its memory.
-const PER_TRANSACTION: usize = 64;
+/// Conversations deleted or moved in one transaction when a user is: bounds its memory and its time.
+const PER_TRANSACTION: usize = 16;
 
 /// A change to conversations.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,47 +111,43 @@ pub trait ConversationsStore: Debug + Send + Sync {
     /// The database failed.
     fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError>;
 
-    /// Gives all conversations of one user to another. On the store's thread only.
+    /// Gives a few conversations of one user to another; `false`: there may be more. On the store's thread only.
     ///
     /// # Errors
-    /// The database failed; some may be moved.
-    fn move_all(&self, from: UserId, to: UserId) -> Result<(), StoreError> {
-        let mut changes = Vec::new();
-        loop {
-            self.some_of(from, &mut |id| {
-                if let Some(record) = self.conversation(id)? {
-                    changes.push(ConversationChange::Put(ConversationRecord { user: to, ..record }));
-                }
-                Ok(true)
-            })?;
-            if changes.is_empty() {
-                return Ok(());
+    /// The database failed.
+    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        let (mut changes, mut seen) = (Vec::new(), 0);
+        self.some_of(from, &mut |id| {
+            seen += 1;
+            if let Some(record) = self.conversation(id)? {
+                changes.push(ConversationChange::Put(ConversationRecord { user: to, ..record }));
             }
+            Ok(true)
+        })?;
+        if !changes.is_empty() {
             self.commit(&changes)?;
-            changes.clear();
         }
+        // Places without a record lead nowhere, again and again.
+        Ok(seen < PER_TRANSACTION || changes.is_empty())
     }
 
-    /// Deletes all conversations of a user. On the store's thread only.
+    /// Deletes a few conversations of a user; `false`: there may be more. On the store's thread only.
     ///
     /// # Errors
-    /// The database failed; some may be deleted.
-    fn delete_all(&self, user: UserId) -> Result<(), StoreError> {
+    /// The database failed.
+    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
         let mut changes = Vec::new();
-        loop {
-            self.some_of(user, &mut |id| {
-                changes.push(ConversationChange::Delete(id));
-                Ok(true)
-            })?;
-            if changes.is_empty() {
-                return Ok(());
-            }
+        self.some_of(user, &mut |id| {
+            changes.push(ConversationChange::Delete(id));
+            Ok(true)
+        })?;
+        if !changes.is_empty() {
             self.commit(&changes)?;
-            changes.clear();
         }
+        Ok(changes.len() < PER_TRANSACTION)
     }
 
-    /// A few conversations of a user, for [`move_all`](Self::move_all) and [`delete_all`](Self::delete_all).
+    /// A few conversations of a user, for [`move_some`](Self::move_some) and [`delete_some`](Self::delete_some).
     ///
     /// # Errors
     /// The database failed.
@@ -167,24 +168,32 @@ pub struct SledConversations {
     item: Tree,
     item_id: Tree,
     share: Tree,
+    notes: Notes,
 }
 
 impl SledConversations {
     /// Opens the trees, or makes them.
+    #[cfg(test)]
     pub fn open(db: &Db) -> Result<Self, StoreError> {
+        Self::noting(db, Notes::open(db)?)
+    }
+
+    /// The same, with the notes of the whole store.
+    pub fn noting(db: &Db, notes: Notes) -> Result<Self, StoreError> {
         Ok(Self {
             conversation: db.open_tree("conv")?,
             by_user: db.open_tree("conv_by_user")?,
             item: db.open_tree("item")?,
             item_id: db.open_tree("item_id")?,
             share: db.open_tree("share")?,
+            notes,
         })
     }
 
-    /// All keys of a conversation's items and of what leads to them: a transaction cannot look for them itself.
-    fn keys_of(&self, id: ConversationId) -> Result<Doomed, StoreError> {
-        let keys = |tree: &Tree| tree.scan_prefix(id.to_bytes()).keys().collect::<Result<Vec<_>, _>>();
-        Ok(Doomed { items: keys(&self.item)?, item_ids: keys(&self.item_id)? })
+    /// Removes some of what is left of a deleted conversation, until then. `true`: nothing is.
+    pub fn remove_items(&self, id: ConversationId, until: Instant) -> Result<bool, StoreError> {
+        Ok(doomed::remove_prefix(&self.item, &id.to_bytes(), until)?
+            && doomed::remove_prefix(&self.item_id, &id.to_bytes(), until)?)
     }
 
     /// The keys of an item's chunks behind the first.
@@ -279,21 +288,18 @@ impl ConversationsStore for SledConversations {
 impl SledConversations {
     /// Puts a conversation of an import in. Items that are here and that it does not know are gone.
     pub fn put_imported(&self, record: &ConversationRecord) -> Result<(), StoreError> {
-        let unknown = |number: &u32| *number >= record.next;
-        let mut gone = Doomed::default();
-        for key in self.item.range(item_prefix(record.id, record.next)..).keys() {
-            let key = key?;
+        let mut gone = Stale::default();
+        for entry in self.item.range(item_prefix(record.id, record.next)..) {
+            let (key, value) = entry?;
             if !key.starts_with(&record.id.to_bytes()) {
                 break;
             }
-            gone.items.push(key);
-        }
-        for entry in self.item_id.scan_prefix(record.id.to_bytes()) {
-            let (key, number) = entry?;
-            let number = <[u8; 4]>::try_from(number.as_ref()).map(u32::from_be_bytes);
-            if number.as_ref().is_ok_and(unknown) {
-                gone.item_ids.push(key);
+            let (number, chunk) = number_and_chunk(&key)?;
+            if chunk == 0 {
+                let node = item_value::read_node(number, &value)?;
+                gone.item_ids.push(item_id_key(record.id, &node.id).into());
             }
+            gone.items.push(key);
         }
         self.apply(&[Prepared::Remove(gone), Prepared::Put(record, encode(record))])
     }
@@ -302,18 +308,22 @@ impl SledConversations {
     pub fn put_imported_item(&self, id: ConversationId, item: &StoredItem) -> Result<(), StoreError> {
         let before = self.node(id, item.node.number)?.filter(|node| node.id != item.node.id);
         let item_ids = before.map(|node| item_id_key(id, &node.id).into());
-        let gone = Doomed { item_ids: item_ids.into_iter().collect(), ..Doomed::default() };
+        let gone = Stale { item_ids: item_ids.into_iter().collect(), ..Stale::default() };
         let put = ConversationChange::PutItem(id, item.clone());
         self.apply(&[Prepared::Remove(gone), self.prepare(&put)?])
     }
 
     /// Makes changes at once or not at all.
     fn apply(&self, prepared: &[Prepared<'_>]) -> Result<(), StoreError> {
-        let trees = (&self.conversation, &self.by_user, &self.item, &self.item_id, &self.share);
-        let outcome = trees.transaction(|(conversation, by_user, item, item_id, share)| {
-            let trees = Transaction { conversation, by_user, item, item_id, share };
+        let Self { conversation, by_user, item, item_id, share, notes } = self;
+        let trees = (conversation, by_user, item, item_id, share, notes.tree());
+        let outcome = trees.transaction(|(conversation, by_user, item, item_id, share, notes)| {
+            let trees = Transaction { conversation, by_user, item, item_id, share, notes };
             prepared.iter().try_for_each(|change| trees.apply(change))
         });
+        if prepared.iter().any(|change| matches!(change, Prepared::Delete(_))) {
+            self.notes.added();
+        }
         outcome.map_err(|error| match error {
             TransactionError::Abort(error) => error,
             TransactionError::Storage(error) => error.into(),
@@ -330,7 +340,7 @@ impl SledConversations {
                 chunks: item_value::write(item),
                 stale: self.more_chunks(*id, item.node.number)?,
             },
-            ConversationChange::Delete(id) => Prepared::Delete(*id, self.keys_of(*id)?),
+            ConversationChange::Delete(id) => Prepared::Delete(*id),
         })
     }
 }
@@ -338,12 +348,13 @@ impl SledConversations {
 enum Prepared<'a> {
     Put(&'a ConversationRecord, Vec<u8>),
     PutItem { conversation: ConversationId, item: &'a StoredItem, chunks: Vec<Vec<u8>>, stale: Vec<IVec> },
-    Delete(ConversationId, Doomed),
-    Remove(Doomed),
+    Delete(ConversationId),
+    Remove(Stale),
 }
 
+/// Keys of items that a new state does not have.
 #[derive(Default)]
-struct Doomed {
+struct Stale {
     items: Vec<IVec>,
     item_ids: Vec<IVec>,
 }
@@ -354,6 +365,7 @@ struct Transaction<'a> {
     item: &'a TransactionalTree,
     item_id: &'a TransactionalTree,
     share: &'a TransactionalTree,
+    notes: &'a TransactionalTree,
 }
 
 impl Transaction<'_> {
@@ -379,21 +391,21 @@ impl Transaction<'_> {
                     item.node.number.to_be_bytes().as_slice(),
                 )?;
             }
-            Prepared::Delete(id, doomed) => {
+            Prepared::Delete(id) => {
                 let before = self.conversation.remove(&id.to_bytes())?;
                 self.forget_what_leads_to(before.as_deref())?;
-                self.remove(doomed)?;
+                doomed::doom(self.notes, Doomed::Conversation(id.to_bytes()))?;
             }
-            Prepared::Remove(doomed) => self.remove(doomed)?,
+            Prepared::Remove(stale) => self.remove(stale)?,
         }
         Ok(())
     }
 
-    fn remove(&self, doomed: &Doomed) -> ConflictableTransactionResult<(), StoreError> {
-        for key in &doomed.items {
+    fn remove(&self, stale: &Stale) -> ConflictableTransactionResult<(), StoreError> {
+        for key in &stale.items {
             self.item.remove(key)?;
         }
-        for key in &doomed.item_ids {
+        for key in &stale.item_ids {
             self.item_id.remove(key)?;
         }
         Ok(())

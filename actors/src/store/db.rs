@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sled::{Db, Tree};
@@ -13,14 +13,17 @@ use uuid::Uuid;
 
 use super::accounts::{AccountsStore, SledAccounts};
 use super::conversations::{ConversationsStore, SledConversations};
+use super::doomed::{Doomed, Notes, Swept};
 use super::files::{create_private_folder, sync_folder, write_private};
 use super::mark::{Mark, Reached};
 use super::migrations::{SCHEMA, steps_from};
+use super::open_error::OpenError;
 use super::records::{RecordsStore, SledRecords};
 use super::responses::{ResponsesStore, SledResponses};
 use super::sessions::{SessionsStore, SledSessions};
 use super::usage::{SledUsage, UsageStore};
 use super::{StoreError, Stores};
+use crate::conversations::ConversationId;
 use crate::identity::UserId;
 
 /// Of sled's cache where only little is done; its own default is 1 GiB.
@@ -29,87 +32,12 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// How long a lock on the database may be held by others before it is refused.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Of work that nobody waits behind.
+const FOREVER: Duration = Duration::from_secs(3600);
+
 const ID: &[u8] = b"store_id";
 const SCHEMA_KEY: &[u8] = b"schema";
 const COMMIT: &[u8] = b"commit";
-
-/// Why a database cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error(
-        "the database {path} is in use by another process: stop that server first, or give this one a data folder \
-         of its own (--data-dir)"
-    )]
-    Locked {
-        /// The database.
-        path: PathBuf,
-    },
-    /// It lost its contents, or is another one.
-    #[error(
-        "the database {path} is not the one that belongs here: {id_file} says {expected}, the database says {found}. \
-         It was damaged or exchanged. Restore both from one backup; or, to begin again without any user, key or \
-         session, move both away"
-    )]
-    WrongStore {
-        /// The database.
-        path: PathBuf,
-        /// Where its id is kept.
-        id_file: PathBuf,
-        /// The id there.
-        expected: String,
-        /// The id in the database.
-        found: String,
-    },
-    /// A newer program wrote it.
-    #[error(
-        "the database {path} was written by a newer version of this program (schema {found}, this one knows up to \
-         {known}): use that version, or restore a backup from before the upgrade"
-    )]
-    Newer {
-        /// The database.
-        path: PathBuf,
-        /// Its schema.
-        found: u32,
-        /// The newest that is known here.
-        known: u32,
-    },
-    /// It is not as far as it was.
-    #[error(
-        "the database {path} has lost what was stored last: {mark_file} says {expected}, the database says {found}. \
-         It was cut off or is an older copy. Restore the whole data folder from one backup; or, to go on from this \
-         older state and without what came after it, delete {mark_file}"
-    )]
-    Behind {
-        /// The database.
-        path: PathBuf,
-        /// Where it is noted how far it was.
-        mark_file: PathBuf,
-        /// How far it was.
-        expected: String,
-        /// How far it is.
-        found: String,
-    },
-    /// A file cannot be used.
-    #[error("cannot use {path}: {error}")]
-    File {
-        /// Which one.
-        path: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// sled cannot open it.
-    #[error(
-        "cannot open the database {path}: {error}. Where it is damaged, restore the whole data folder from one backup, \
-         or import an export (jan-server import)"
-    )]
-    Database {
-        /// The database.
-        path: PathBuf,
-        /// What sled says.
-        error: StoreError,
-    },
-}
 
 /// sled's trees.
 #[derive(Debug)]
@@ -129,7 +57,13 @@ pub struct SledStores {
     usage: SledUsage,
     records: SledRecords,
     responses: SledResponses,
+    /// The same twice: what is asked for, and what removes.
     conversations: Arc<dyn ConversationsStore>,
+    items: Arc<SledConversations>,
+    notes: Notes,
+    /// Whether somebody may be noted as forgotten, and who is forgotten whole but for the note.
+    forgetting: AtomicBool,
+    forgotten: Mutex<Vec<UserId>>,
 }
 
 impl Stores for SledStores {
@@ -173,7 +107,33 @@ impl Stores for SledStores {
             true => self.forget.insert(user.to_bytes(), &[])?,
             false => self.forget.remove(user.to_bytes())?,
         };
+        if begins {
+            self.forgetting.store(true, Ordering::Release);
+        }
         Ok(())
+    }
+
+    fn forgotten(&self) -> Result<Vec<UserId>, StoreError> {
+        self.forget.iter().keys().map(|user| forgotten_user(&user?)).collect()
+    }
+
+    fn sweep(&self, until: Instant) -> Result<Swept, StoreError> {
+        if self.forget_until(until)? {
+            return Ok(Swept::More);
+        }
+        let removed = self.notes.sweep(until, |doomed, until| match doomed {
+            Doomed::Conversation(id) => self.items.remove_items(ConversationId::from_bytes(id), until),
+            Doomed::Body(id) => self.responses.remove_body(id, until),
+        })?;
+        let waiting = !self.forgotten_whole().is_empty();
+        Ok(if removed == Swept::Nothing && waiting { Swept::Finish } else { removed })
+    }
+
+    fn swept(&self) -> Result<(), StoreError> {
+        for user in std::mem::take(&mut *self.forgotten_whole()) {
+            self.note_forgotten(user, false)?;
+        }
+        self.notes.finish()
     }
 
     fn responses(&self) -> &dyn ResponsesStore {
@@ -202,16 +162,56 @@ impl SledStores {
         self
     }
 
-    /// Does what a crash left undone of forgetting users.
-    fn finish_forgetting(&self) -> Result<(), StoreError> {
+    fn forgotten_whole(&self) -> MutexGuard<'_, Vec<UserId>> {
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets those who are noted, until then. `true`: there is more to do.
+    fn forget_until(&self, until: Instant) -> Result<bool, StoreError> {
+        if !self.forgetting.swap(false, Ordering::AcqRel) {
+            return Ok(false);
+        }
         for user in self.forget.iter().keys() {
-            let user = UserId::from_bytes(id_bytes("a user to be forgotten", &user?)?);
-            if self.accounts.user(user)?.is_none() {
-                self.forget(user)?;
+            let user = forgotten_user(&user?)?;
+            if self.forgotten_whole().contains(&user) {
+                continue;
             }
+            // One whose deletion was noted and not decided stays.
+            while self.accounts.user(user)?.is_none() && !self.forget_some(user)? {
+                if Instant::now() >= until {
+                    self.forgetting.store(true, Ordering::Release);
+                    return Ok(true);
+                }
+            }
+            self.forgotten_whole().push(user);
+        }
+        Ok(false)
+    }
+
+    /// Does what a crash left undone of forgetting users. What is left of their conversations nobody finds.
+    fn finish_forgetting(&self) -> Result<(), StoreError> {
+        while self.forget_until(Instant::now() + FOREVER)? {}
+        for user in std::mem::take(&mut *self.forgotten_whole()) {
             self.note_forgotten(user, false)?;
         }
         Ok(())
+    }
+
+    /// Removes everything that is noted as gone. Blocks.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn sweep_all(&self) -> Result<(), StoreError> {
+        loop {
+            match self.sweep(Instant::now() + FOREVER)? {
+                Swept::Nothing => return Ok(()),
+                Swept::More => {}
+                Swept::Finish => {
+                    self.sync()?;
+                    self.swept()?;
+                }
+            }
+        }
     }
 
     /// Notes the file's length, which stays until the next start.
@@ -239,7 +239,11 @@ impl Drop for SledStores {
 /// # Errors
 /// See [`OpenError`].
 pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
-    open_caching(folder, CACHE_BYTES)
+    let stores = open_caching(folder, CACHE_BYTES)?;
+    // There is nobody who could do it later.
+    let database_error = |error| OpenError::Database { path: folder.join("db"), error };
+    stores.sweep_all().map_err(database_error)?;
+    Ok(stores)
 }
 
 /// The same, with so much memory for what is read.
@@ -302,6 +306,8 @@ pub fn open_caching(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenE
     // From here on the file may become shorter.
     mark.write(Reached { length: 0, ..reached }).map_err(file_error(&mark_file))?;
     let stores = (|| {
+        let notes = Notes::open(&db)?;
+        let items = Arc::new(SledConversations::noting(&db, notes.clone())?);
         Ok(SledStores {
             file: File::open(path.join("db")).map_err(|error| StoreError::from(&error))?,
             folder: folder.to_owned(),
@@ -313,9 +319,13 @@ pub fn open_caching(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenE
             accounts: SledAccounts::open(&db)?,
             sessions: SledSessions::open(&db)?,
             usage: SledUsage::open(&db)?,
-            records: SledRecords::open(&db)?,
-            responses: SledResponses::open(&db)?,
-            conversations: Arc::new(SledConversations::open(&db)?),
+            records: SledRecords::open(&db, &notes)?,
+            responses: SledResponses::open(&db, notes.clone())?,
+            conversations: Arc::clone(&items) as Arc<dyn ConversationsStore>,
+            items,
+            notes,
+            forgetting: true.into(),
+            forgotten: Mutex::default(),
             db: db.clone(),
         })
     })()
@@ -401,6 +411,10 @@ fn try_open_sled(path: &Path, cache_bytes: u64) -> Result<Db, OpenError> {
         }
         other => OpenError::Database { path: path.to_owned(), error: other.into() },
     })
+}
+
+fn forgotten_user(key: &[u8]) -> Result<UserId, StoreError> {
+    id_bytes("a user to be forgotten", key).map(UserId::from_bytes)
 }
 
 fn text(meta: &Tree, key: &[u8]) -> Result<Option<String>, StoreError> {

@@ -190,6 +190,10 @@ impl Stores for Grouped<'_> {
     fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError> {
         self.in_order().note_forgotten(user, begins)
     }
+
+    fn forgotten(&self) -> Result<Vec<UserId>, StoreError> {
+        self.stores.forgotten()
+    }
 }
 
 #[cfg(test)]

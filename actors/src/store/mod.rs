@@ -5,18 +5,24 @@
 //! acknowledged survives a crash, and many writers at a time cost one wait. Since every decision that depends on
 //! what is stored runs on this thread, no two can contradict each other.
 //!
+//! No job holds the thread for long. What is large is written before anybody refers to it, on any thread
+//! ([`ResponsesStore::stage`]); what is deleted is noted and removed in steps between jobs ([`Stores::sweep`]); and
+//! reads that may be long go past it ([`Store::view`]): sled serves any thread.
+//!
 //! Each concern has a trait ([`AccountsStore`], [`SessionsStore`]); how keys and values are written stays behind it,
 //! so that another database can take sled's place.
 
 mod accounts;
 mod conversations;
 mod db;
+mod doomed;
 pub mod files;
 mod group;
 mod item_record;
 mod item_value;
 mod mark;
 mod migrations;
+mod open_error;
 mod pace;
 mod records;
 mod responses;
@@ -29,19 +35,25 @@ mod tests;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::identity::UserId;
 use crate::usage::Payer;
 
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use conversations::{ConversationChange, ConversationsStore};
-pub use db::{OpenError, open};
+pub use db::open;
+pub use doomed::Swept;
 pub use migrations::SCHEMA;
-pub use records::{KINDS, Record, RecordsStore, kind as record_kind};
-pub use responses::{ResponseChange, ResponsesStore};
+pub use open_error::OpenError;
+pub use records::{KINDS, Ready, Record, RecordsStore, kind as record_kind};
+pub use responses::{ResponseChange, ResponsesStore, Staged};
 pub use sessions::{SessionChange, SessionsStore, StoredSession};
 pub use usage::UsageStore;
 pub use writer::Store;
+
+/// Keys or sessions of a user who is gone that are deleted at a time.
+const KEYS_AT_ONCE: usize = 64;
 
 /// The stores of all concerns.
 pub trait Stores: Send + Sync + Debug {
@@ -76,15 +88,61 @@ pub trait Stores: Send + Sync + Debug {
     /// The database failed.
     fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError>;
 
-    /// Removes every trace of a user beyond account, keys and sessions. What they used stays in the totals, without
-    /// a word of whose it was.
+    /// Those who are being forgotten: nobody is to see anything of them any more.
     ///
     /// # Errors
     /// The database failed.
-    fn forget(&self, user: UserId) -> Result<(), StoreError> {
-        self.conversations().delete_all(user)?;
-        self.responses().commit(&[ResponseChange::DeleteUser(user)])?;
-        self.usage().reassign(user, Payer::Deleted)
+    fn forgotten(&self) -> Result<Vec<UserId>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes some of what is noted as gone, until then. Notes are removed by [`swept`](Self::swept).
+    ///
+    /// # Errors
+    /// The database failed.
+    fn sweep(&self, _until: Instant) -> Result<Swept, StoreError> {
+        Ok(Swept::Nothing)
+    }
+
+    /// Removes the notes of which nothing is left; to be called once the removals are durable.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn swept(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Removes some of every trace of a user beyond the account. What they used stays in the totals, without a word of
+    /// whose it was. `false`: there may be more.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn forget_some(&self, user: UserId) -> Result<bool, StoreError> {
+        let keys: Vec<_> = self.accounts().some_keys(user, KEYS_AT_ONCE)?;
+        if !keys.is_empty() {
+            let changes = keys.into_iter().map(|(hash, record)| AccountChange::DeleteKey(hash, record));
+            self.accounts().commit(&changes.collect::<Vec<_>>())?;
+            return Ok(false);
+        }
+        let sessions = self.sessions().some_sessions(user, KEYS_AT_ONCE)?;
+        if !sessions.is_empty() {
+            let changes = sessions.into_iter().map(|id| SessionChange::End(user, id));
+            self.sessions().commit(&changes.collect::<Vec<_>>())?;
+            return Ok(false);
+        }
+        Ok(self.usage().reassign_some(user, Payer::Deleted)?
+            && self.conversations().delete_some(user)?
+            && self.responses().delete_some(user)?)
+    }
+
+    /// Gives some of what a user has beside keys and sessions to another; `false`: there may be more.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        Ok(self.conversations().move_some(from, to)?
+            && self.responses().move_some(from, to)?
+            && self.usage().reassign_some(from, Payer::User(to))?)
     }
 
     /// Makes these changes: those to users and keys at once or not at all, then those to sessions. Durable after
@@ -96,11 +154,10 @@ pub trait Stores: Send + Sync + Debug {
     /// # Errors
     /// The database failed.
     fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        // First what moves: after a crash in between, both users are still there to be made one.
+        // First what moves: after a crash in between, both users are still there to be made one. Whoever decides on it
+        // has moved what there is in steps before; what came meanwhile is little.
         for &(from, to) in &changes.moves {
-            self.conversations().move_all(from, to)?;
-            self.responses().commit(&[ResponseChange::MoveUser { from, to }])?;
-            self.usage().reassign(from, Payer::User(to))?;
+            while !self.move_some(from, to)? {}
         }
         let deleted = || {
             changes.accounts.iter().filter_map(|change| match change {
@@ -108,17 +165,13 @@ pub trait Stores: Send + Sync + Debug {
                 _ => None,
             })
         };
-        // Noted first, then the account at once: a user is never half there, and what a crash leaves undone of the
-        // rest, the next start does.
+        // Noted first, then the account at once: a user is never half there. The rest goes in steps, in this process or,
+        // after a crash, when the next one starts.
         for user in deleted() {
             self.note_forgotten(user, true)?;
         }
         if !changes.accounts.is_empty() {
             self.accounts().commit(&changes.accounts)?;
-        }
-        for user in deleted() {
-            self.forget(user)?;
-            self.note_forgotten(user, false)?;
         }
         if !changes.sessions.is_empty() {
             self.sessions().commit(&changes.sessions)?;
@@ -163,6 +216,9 @@ pub enum StoreError {
     /// It failed before and could not be opened again yet.
     #[error("it is being opened again")]
     Reopening,
+    /// Something of the same id was deleted and is still being removed.
+    #[error("something of the same id is still being removed; try again in a moment")]
+    Removing,
 }
 
 impl From<sled::Error> for StoreError {

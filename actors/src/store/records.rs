@@ -12,8 +12,9 @@ use sled::{Db, Tree};
 use super::StoreError;
 use super::conversations::{ConversationsStore, SledConversations};
 use super::db::{decode, encode, id_bytes};
+use super::doomed::{Doomed, Notes};
 use super::item_record::{self, ItemRecord};
-use super::responses::{ResponsesStore, SledResponses};
+use super::responses::{ResponseChange, ResponsesStore, SledResponses, Staged};
 use super::sessions::StoredSession;
 use super::usage::UsageRow;
 use crate::conversations::ConversationId;
@@ -199,8 +200,23 @@ impl Record {
     }
 }
 
-/// All records, whatever their kind.
-pub trait RecordsStore: Debug + Send {
+/// A record that is about to be put in, with the part of the work done that needs no turn on the store's thread.
+#[derive(Debug)]
+pub struct Ready {
+    record: Record,
+    /// A response's bodies.
+    staged: Option<Staged>,
+}
+
+impl Ready {
+    /// The record.
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+}
+
+/// All records, whatever their kind. Reads are for any thread.
+pub trait RecordsStore: Debug + Send + Sync {
     /// The store's own id.
     ///
     /// # Errors
@@ -219,11 +235,25 @@ pub trait RecordsStore: Debug + Send {
         bytes: usize,
     ) -> Result<Vec<Record>, StoreError>;
 
-    /// Puts records in, in place of those of the same keys, with what leads to them.
+    /// Does what can be done on any thread before a record is put in.
     ///
     /// # Errors
     /// The database failed.
-    fn put(&self, records: &[Record]) -> Result<(), StoreError>;
+    fn ready(&self, record: Record) -> Result<Ready, StoreError>;
+
+    /// Puts a record in, in place of the one of the same key, with what leads to it.
+    ///
+    /// # Errors
+    /// The database failed, or what had its id is still [being removed](StoreError::Removing).
+    fn put_ready(&self, ready: &Ready) -> Result<(), StoreError>;
+
+    /// The same for several records that nobody waits behind.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn put(&self, records: &[Record]) -> Result<(), StoreError> {
+        records.iter().try_for_each(|record| self.put_ready(&self.ready(record.clone())?))
+    }
 
     /// A key of a record that an index entry of this one would be taken from, if there is one.
     ///
@@ -258,16 +288,20 @@ pub struct SledRecords {
     trees: Vec<Tree>,
     conversations: SledConversations,
     responses: SledResponses,
+    forget: Tree,
+    notes: Notes,
 }
 
 impl SledRecords {
     /// Opens the trees, or makes them.
-    pub fn open(db: &Db) -> Result<Self, StoreError> {
+    pub fn open(db: &Db, notes: &Notes) -> Result<Self, StoreError> {
         Ok(Self {
             db: db.clone(),
             trees: KINDS.iter().map(|kind| db.open_tree(kind.tree)).collect::<Result<_, _>>()?,
-            conversations: SledConversations::open(db)?,
-            responses: SledResponses::open(db)?,
+            conversations: SledConversations::noting(db, notes.clone())?,
+            responses: SledResponses::open(db, notes.clone())?,
+            forget: db.open_tree("forget")?,
+            notes: notes.clone(),
         })
     }
 
@@ -278,6 +312,10 @@ impl SledRecords {
             Form::Plain | Form::Conversation => record(key, value.to_vec()),
             Form::Item => {
                 let item = item_record::at(&self.conversations, key)?;
+                let item = match item {
+                    Some(item) if self.notes.has(Doomed::Conversation(item.conversation.to_bytes()))? => None,
+                    item => item,
+                };
                 item.and_then(|item| record(&item.key(), encode(&item)))
             }
             Form::Response => {
@@ -287,28 +325,20 @@ impl SledRecords {
         })
     }
 
-    fn put_one(&self, record: &Record) -> Result<(), StoreError> {
-        match KINDS[record.kind].form {
-            Form::Plain => self.put_plain(record),
-            Form::Conversation => self.conversations.put_imported(&record.read()?),
-            Form::Item => {
-                let item: ItemRecord = record.read()?;
-                // An export is no snapshot: it may have items of a turn that came after its conversation.
-                let conversation = self.conversations.conversation(item.conversation)?;
-                match conversation.is_some_and(|conversation| item.number < conversation.next) {
-                    true => self.conversations.put_imported_item(item.conversation, &item.into_item()),
-                    false => Ok(()),
-                }
-            }
-            Form::Response => {
-                let mut response: ResponseRecord = record.read()?;
-                // It runs elsewhere if at all.
-                if response.end.is_none() && self.responses.owner(response.id)?.is_none() {
-                    response.end = Some(End::lost(now_s()));
-                }
-                self.responses.put(&response)
-            }
+    fn put_item(&self, item: ItemRecord) -> Result<(), StoreError> {
+        self.check_removed(item.conversation)?;
+        // An export is no snapshot: it may have items of a turn that came after its conversation.
+        let conversation = self.conversations.conversation(item.conversation)?;
+        match conversation.is_some_and(|conversation| item.number < conversation.next) {
+            true => self.conversations.put_imported_item(item.conversation, &item.into_item()),
+            false => Ok(()),
         }
+    }
+
+    /// What is left of one that was deleted must not take the new one's items with it.
+    fn check_removed(&self, id: ConversationId) -> Result<(), StoreError> {
+        let left = self.notes.has(Doomed::Conversation(id.to_bytes()))?;
+        if left { Err(StoreError::Removing) } else { Ok(()) }
     }
 
     fn put_plain(&self, record: &Record) -> Result<(), StoreError> {
@@ -362,8 +392,38 @@ impl RecordsStore for SledRecords {
         Ok(records)
     }
 
-    fn put(&self, records: &[Record]) -> Result<(), StoreError> {
-        records.iter().try_for_each(|record| self.put_one(record))
+    fn ready(&self, record: Record) -> Result<Ready, StoreError> {
+        if KINDS[record.kind].form != Form::Response {
+            return Ok(Ready { record, staged: None });
+        }
+        let mut response: ResponseRecord = record.read()?;
+        // It runs elsewhere if at all.
+        if response.end.is_none() && self.responses.owner(response.id)?.is_none() {
+            response.end = Some(End::lost(now_s()));
+        }
+        let staged = self.responses.stage(&response)?;
+        Ok(Ready { record, staged: Some(staged) })
+    }
+
+    fn put_ready(&self, ready: &Ready) -> Result<(), StoreError> {
+        let record = &ready.record;
+        if let Some(staged) = &ready.staged {
+            return self.responses.commit(&[ResponseChange::PutStaged(staged.clone())]);
+        }
+        match KINDS[record.kind].form {
+            Form::Item => self.put_item(record.read()?),
+            Form::Conversation => {
+                let conversation: ConversationRecord = record.read()?;
+                self.check_removed(conversation.id)?;
+                self.conversations.put_imported(&conversation)
+            }
+            Form::Plain | Form::Response => {
+                if KINDS[record.kind].name == "user" && self.forget.contains_key(&record.key)? {
+                    return Err(StoreError::Removing);
+                }
+                self.put_plain(record)
+            }
+        }
     }
 
     fn taken(&self, record: &Record) -> Result<Option<IndexEntry>, StoreError> {

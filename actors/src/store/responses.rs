@@ -2,52 +2,88 @@
 //!
 //! | tree | key | value |
 //! |---|---|---|
-//! | `response` | response id | its user's id, number of parts |
-//! | `response_part` | response id, part number | a part of the [`ResponseRecord`] |
+//! | `response` | response id | [`Head`] |
+//! | `response_part` | body id, part number | a part of a body |
 //! | `response_by_user` | user id, response id | nothing |
 //! | `response_running` | response id | nothing |
 //!
-//! A record is cut in parts, since sled wants small values. Ids begin with their time, so the oldest come first.
+//! A response has two bodies: what was asked, and what came of it once it has ended. Each is JSON, cut in parts, since
+//! sled wants small values. Bodies are written on any thread before anybody refers to them ([`ResponsesStore::stage`]),
+//! so the store's thread has only the head to write, however large they are. Ids begin with their time, so the oldest
+//! come first. Heads of 20 bytes are schema 2's: their one body is the whole [`ResponseRecord`], under the response's id.
 
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sled::transaction::{
     ConflictableTransactionError, ConflictableTransactionResult, TransactionError, Transactional,
     TransactionalTree,
 };
 use sled::{Db, Tree};
+use uuid::Uuid;
 
 use super::StoreError;
 use super::db::{decode, encode, id_bytes};
+use super::doomed::{self, Doomed, Notes};
 use crate::identity::UserId;
-use crate::responses::{ResponseId, ResponseRecord};
+use crate::responses::{Delta, End, ResponseId, ResponseRecord};
 
-/// Longest part of a record in bytes.
+/// Longest part of a body in bytes.
 const PART: usize = 64 * 1024;
+
+/// Responses deleted or moved at a time when a user is: bounds the time.
+const AT_ONCE: usize = 16;
+
+/// How often a read begins anew because the response was changed meanwhile.
+const READS: usize = 100;
+
+/// Tells databases of one process apart: what was staged in one that failed is not in the next.
+static EPOCHS: AtomicU64 = AtomicU64::new(0);
 
 /// A change to responses.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ResponseChange {
     /// A new response, or a new state of one.
     Put(Box<ResponseRecord>),
+    /// The same, with its bodies written.
+    PutStaged(Staged),
+    /// The response has ended; one that is gone stays so.
+    End(ResponseId, StagedEnd),
     /// The response is gone.
     Delete(ResponseId),
-    /// The user is gone with all responses.
-    DeleteUser(UserId),
-    /// All of one user's responses are another's.
-    MoveUser {
-        /// Whose they were.
-        from: UserId,
-        /// Whose they are.
-        to: UserId,
-    },
 }
 
 // Nothing compares records but tests, and no record has a number that is not one.
 impl Eq for ResponseChange {}
 
-/// Responses. What a read gives includes changes that are not durable yet.
-pub trait ResponsesStore: Debug + Send {
+/// A response whose bodies are written and that nobody refers to yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Staged {
+    id: ResponseId,
+    head: Head,
+    epoch: u64,
+}
+
+impl Staged {
+    /// Whose it is.
+    #[must_use]
+    pub const fn user(&self) -> UserId {
+        self.head.user()
+    }
+}
+
+/// What came of a response, written, and nobody refers to it yet.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StagedEnd {
+    said: Body,
+    epoch: u64,
+}
+
+/// Responses. What a read gives includes changes that are not durable yet. Reads and staging are for any thread.
+pub trait ResponsesStore: Debug + Send + Sync {
     /// One response.
     ///
     /// # Errors
@@ -89,11 +125,40 @@ pub trait ResponsesStore: Debug + Send {
     /// The database failed.
     fn owners(&self) -> Result<Vec<UserId>, StoreError>;
 
+    /// Writes the bodies of a response. They count once it is [put](ResponseChange::PutStaged); if it never is, the next
+    /// start removes them.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn stage(&self, record: &ResponseRecord) -> Result<Staged, StoreError>;
+
+    /// Writes what came of a response.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError>;
+
     /// Makes these changes in order, each response's at once or not at all.
     ///
     /// # Errors
     /// The database failed.
     fn commit(&self, changes: &[ResponseChange]) -> Result<(), StoreError>;
+
+    /// Deletes a few responses of a user; `false`: there may be more.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
+        let ids = self.of_user(user, None, AT_ONCE)?;
+        self.commit(&ids.iter().copied().map(ResponseChange::Delete).collect::<Vec<_>>())?;
+        Ok(ids.len() < AT_ONCE)
+    }
+
+    /// Gives a few responses of one user to another; `false`: there may be more.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError>;
 }
 
 /// The trees.
@@ -103,68 +168,169 @@ pub struct SledResponses {
     part: Tree,
     by_user: Tree,
     running: Tree,
+    notes: Notes,
+    epoch: u64,
+}
+
+/// What was asked, as it is stored.
+#[derive(Deserialize)]
+struct Asked {
+    created_at: u64,
+    background: bool,
+    shown: Value,
+    history: Vec<Value>,
+    input: Vec<Value>,
+}
+
+/// The same, to be written.
+#[derive(Serialize)]
+struct Asking<'a> {
+    created_at: u64,
+    background: bool,
+    shown: &'a Value,
+    history: &'a [Value],
+    input: &'a [Value],
+}
+
+/// What came of it.
+#[derive(Serialize, Deserialize)]
+struct Said {
+    deltas: Vec<Delta>,
+    end: End,
 }
 
 impl SledResponses {
     /// Opens the trees, or makes them.
-    pub fn open(db: &Db) -> Result<Self, StoreError> {
+    pub fn open(db: &Db, notes: Notes) -> Result<Self, StoreError> {
         Ok(Self {
             response: db.open_tree("response")?,
             part: db.open_tree("response_part")?,
             by_user: db.open_tree("response_by_user")?,
             running: db.open_tree("response_running")?,
+            notes,
+            epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
         })
+    }
+
+    /// Removes some of what is left of a body, until then. `true`: nothing is.
+    pub fn remove_body(&self, id: [u8; 16], until: Instant) -> Result<bool, StoreError> {
+        doomed::remove_prefix(&self.part, &id, until)
     }
 
     fn head(&self, id: ResponseId) -> Result<Option<Head>, StoreError> {
         self.response.get(id.to_bytes())?.map(|value| Head::decode(id, &value)).transpose()
     }
 
-    /// Puts a response in with what leads to it.
-    pub fn put(&self, record: &ResponseRecord) -> Result<(), StoreError> {
-        let body = encode(record);
-        let trees = (&self.response, &self.part, &self.by_user, &self.running);
-        let outcome = trees.transaction(|(response, part, by_user, running)| {
-            forget(record.id, response, part, by_user, running)?;
-            let mut parts = 0;
-            for piece in body.chunks(PART) {
-                part.insert(&part_key(record.id, parts), piece)?;
-                parts += 1;
-            }
-            response.insert(&record.id.to_bytes(), Head { user: record.user, parts }.encode().as_slice())?;
-            by_user.insert(&by_user_key(record.user, record.id), &[])?;
-            if record.end.is_none() {
-                running.insert(&record.id.to_bytes(), &[])?;
-            }
-            Ok(())
-        });
-        outcome.map_err(from_transaction)
+    fn write_body(&self, bytes: &[u8]) -> Result<Body, StoreError> {
+        let id = Uuid::now_v7().into_bytes();
+        self.notes.stage(Doomed::Body(id))?;
+        let mut parts = 0;
+        for piece in bytes.chunks(PART) {
+            self.part.insert(part_key(&id, parts), piece)?;
+            parts += 1;
+        }
+        Ok(Body { id, parts, bytes: bytes.len() as u64 })
     }
 
-    fn delete(&self, id: ResponseId) -> Result<(), StoreError> {
-        let trees = (&self.response, &self.part, &self.by_user, &self.running);
-        let outcome = trees
-            .transaction(|(response, part, by_user, running)| forget(id, response, part, by_user, running));
-        outcome.map_err(from_transaction)
+    /// `None`: a part is missing.
+    fn read_body(&self, id: &[u8; 16], parts: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut body = Vec::new();
+        for number in 0..parts {
+            let Some(piece) = self.part.get(part_key(id, number))? else { return Ok(None) };
+            body.extend_from_slice(&piece);
+        }
+        Ok(Some(body))
+    }
+
+    /// `None`: something is missing.
+    fn read(&self, id: ResponseId, head: &Head) -> Result<Option<ResponseRecord>, StoreError> {
+        let what = || id.to_string();
+        match head {
+            Head::Whole { user, parts } => {
+                let Some(body) = self.read_body(&id.to_bytes(), *parts)? else { return Ok(None) };
+                let record: ResponseRecord = decode(what, &body)?;
+                Ok(Some(ResponseRecord { user: *user, ..record }))
+            }
+            Head::Split(Split { user, asked, said }) => {
+                let Some(body) = self.read_body(&asked.id, asked.parts)? else { return Ok(None) };
+                let Asked { created_at, background, shown, history, input } = decode(what, &body)?;
+                let (mut deltas, mut end) = (Vec::new(), None);
+                if let Some(said) = said {
+                    let Some(body) = self.read_body(&said.id, said.parts)? else { return Ok(None) };
+                    let said: Said = decode(what, &body)?;
+                    (deltas, end) = (said.deltas, Some(said.end));
+                }
+                let record = ResponseRecord::new(*user, created_at, shown);
+                Ok(Some(ResponseRecord { id, background, history, input, deltas, end, ..record }))
+            }
+        }
+    }
+
+    fn transaction(
+        &self,
+        change: impl Fn(&Trees<'_>) -> ConflictableTransactionResult<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let Self { response, by_user, running, notes, .. } = self;
+        let trees = (response, by_user, running, notes.tree());
+        let outcome = trees.transaction(|(response, by_user, running, notes)| {
+            change(&Trees { response, by_user, running, notes })
+        });
+        self.notes.added();
+        outcome.map_err(|error| match error {
+            TransactionError::Abort(error) => error,
+            TransactionError::Storage(error) => error.into(),
+        })
+    }
+
+    fn put(&self, staged: &Staged) -> Result<(), StoreError> {
+        self.check(staged.epoch)?;
+        let (id, head) = (staged.id, &staged.head);
+        self.transaction(|trees| {
+            trees.forget(id)?;
+            trees.put(id, head)?;
+            head.bodies(id).iter().try_for_each(|&body| doomed::keep(trees.notes, Doomed::Body(body)))
+        })
+    }
+
+    fn end(&self, id: ResponseId, staged: &StagedEnd) -> Result<(), StoreError> {
+        self.check(staged.epoch)?;
+        let body = Doomed::Body(staged.said.id);
+        self.transaction(|trees| match trees.head(id)? {
+            Some(Head::Split(split)) => {
+                if let Some(before) = &split.said {
+                    doomed::doom(trees.notes, Doomed::Body(before.id))?;
+                }
+                trees.put(id, &Head::Split(Split { said: Some(staged.said.clone()), ..split }))?;
+                doomed::keep(trees.notes, body)
+            }
+            // Gone, or whole and ended long ago.
+            _ => doomed::doom(trees.notes, body),
+        })
+    }
+
+    /// What was staged in a database that failed may not be in this one.
+    fn check(&self, epoch: u64) -> Result<(), StoreError> {
+        if epoch == self.epoch { Ok(()) } else { Err(StoreError::Reopening) }
     }
 }
 
 impl ResponsesStore for SledResponses {
     fn response(&self, id: ResponseId) -> Result<Option<ResponseRecord>, StoreError> {
-        let Some(head) = self.head(id)? else { return Ok(None) };
-        let mut body = Vec::new();
-        for number in 0..head.parts {
-            let piece = self.part.get(part_key(id, number))?;
-            body.extend_from_slice(&piece.ok_or_else(|| StoreError::Value {
-                what: id.to_string(),
-                problem: format!("part {number} of {} is missing", head.parts),
-            })?);
+        for _ in 0..READS {
+            let Some(head) = self.head(id)? else { return Ok(None) };
+            if let Some(record) = self.read(id, &head)? {
+                return Ok(Some(record));
+            }
+            // It is another one by now, or gone; or else it is damaged.
+            if self.head(id)?.as_ref() == Some(&head) {
+                break;
+            }
         }
-        decode(|| id.to_string(), &body).map(Some)
+        Err(StoreError::Value { what: id.to_string(), problem: "a part of it is missing".to_owned() })
     }
 
     fn owner(&self, id: ResponseId) -> Result<Option<UserId>, StoreError> {
-        Ok(self.head(id)?.map(|head| head.user))
+        Ok(self.head(id)?.map(|head| head.user()))
     }
 
     fn of_user(
@@ -174,12 +340,12 @@ impl ResponsesStore for SledResponses {
         limit: usize,
     ) -> Result<Vec<ResponseId>, StoreError> {
         let after = after.map(|id| by_user_key(user, id));
-        let keys = self.by_user.scan_prefix(user.to_bytes()).keys();
-        let behind = keys.filter(|key| {
-            let before = |key: &sled::IVec| after.is_some_and(|after| key.as_ref() <= after.as_slice());
-            !key.as_ref().is_ok_and(before)
+        let start = after.map_or(std::ops::Bound::Included([user.to_bytes(), [0; 16]].concat()), |after| {
+            std::ops::Bound::Excluded(after.to_vec())
         });
-        behind.take(limit).map(|key| response_id(&key?)).collect()
+        let end = std::ops::Bound::Included([user.to_bytes(), [0xff; 16]].concat());
+        let keys = self.by_user.range((start, end)).keys();
+        keys.take(limit).map(|key| response_id(&key?)).collect()
     }
 
     fn running(&self) -> Result<Vec<ResponseId>, StoreError> {
@@ -209,79 +375,157 @@ impl ResponsesStore for SledResponses {
         Ok(owners)
     }
 
+    fn stage(&self, record: &ResponseRecord) -> Result<Staged, StoreError> {
+        let ResponseRecord { id, user, created_at, background, ref shown, ref history, ref input, .. } =
+            *record;
+        let asked = self.write_body(&encode(&Asking { created_at, background, shown, history, input }))?;
+        let said = match &record.end {
+            Some(end) => Some(self.stage_end(record.deltas.clone(), end.clone())?.said),
+            None => None,
+        };
+        Ok(Staged { id, head: Head::Split(Split { user, asked, said }), epoch: self.epoch })
+    }
+
+    fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError> {
+        Ok(StagedEnd { said: self.write_body(&encode(&Said { deltas, end }))?, epoch: self.epoch })
+    }
+
     fn commit(&self, changes: &[ResponseChange]) -> Result<(), StoreError> {
         for change in changes {
             match change {
-                ResponseChange::Put(record) => self.put(record)?,
-                ResponseChange::Delete(id) => self.delete(*id)?,
-                ResponseChange::DeleteUser(user) => {
-                    for id in self.of_user(*user, None, usize::MAX)? {
-                        self.delete(id)?;
-                    }
-                }
-                ResponseChange::MoveUser { from, to } => {
-                    for id in self.of_user(*from, None, usize::MAX)? {
-                        if let Some(record) = self.response(id)? {
-                            self.put(&ResponseRecord { user: *to, ..record })?;
-                        }
-                    }
-                }
+                ResponseChange::Put(record) => self.put(&self.stage(record)?)?,
+                ResponseChange::PutStaged(staged) => self.put(staged)?,
+                ResponseChange::End(id, staged) => self.end(*id, staged)?,
+                ResponseChange::Delete(id) => self.transaction(|trees| trees.forget(*id))?,
             }
         }
         Ok(())
     }
+
+    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        let ids = self.of_user(from, None, AT_ONCE)?;
+        for &id in &ids {
+            self.transaction(|trees| {
+                trees.by_user.remove(&by_user_key(from, id))?;
+                match trees.head(id)? {
+                    Some(head) => trees.put(id, &head.of(to)),
+                    None => Ok(()),
+                }
+            })?;
+        }
+        Ok(ids.len() < AT_ONCE)
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Head {
-    user: UserId,
+/// Text or JSON in parts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Body {
+    id: [u8; 16],
     parts: u32,
+    bytes: u64,
+}
+
+/// What is to be known of a response without its bodies.
+#[derive(Clone, Debug, PartialEq)]
+enum Head {
+    /// As schema 2 has it.
+    Whole {
+        user: UserId,
+        parts: u32,
+    },
+    Split(Split),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Split {
+    user: UserId,
+    asked: Body,
+    /// `None`: it runs.
+    said: Option<Body>,
 }
 
 impl Head {
-    fn encode(self) -> Vec<u8> {
-        [self.user.to_bytes().as_slice(), &self.parts.to_be_bytes()].concat()
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Whole { user, parts } => [user.to_bytes().as_slice(), &parts.to_be_bytes()].concat(),
+            Self::Split(split) => encode(split),
+        }
     }
 
     fn decode(id: ResponseId, value: &[u8]) -> Result<Self, StoreError> {
-        let problem = || StoreError::Value {
-            what: id.to_string(),
-            problem: format!("its head has {} bytes, expected 20", value.len()),
-        };
-        let (user, parts) = value.split_first_chunk::<16>().ok_or_else(problem)?;
-        let parts = <[u8; 4]>::try_from(parts).map_err(|_| problem())?;
-        Ok(Self { user: UserId::from_bytes(*user), parts: u32::from_be_bytes(parts) })
+        // No JSON of a head is that short.
+        if let (Some((user, parts)), 20) = (value.split_first_chunk::<16>(), value.len()) {
+            let parts = u32::from_be_bytes([parts[0], parts[1], parts[2], parts[3]]);
+            return Ok(Self::Whole { user: UserId::from_bytes(*user), parts });
+        }
+        decode(|| id.to_string(), value).map(Self::Split)
+    }
+
+    const fn user(&self) -> UserId {
+        match self {
+            Self::Whole { user, .. } | Self::Split(Split { user, .. }) => *user,
+        }
+    }
+
+    fn of(self, user: UserId) -> Self {
+        match self {
+            Self::Whole { parts, .. } => Self::Whole { user, parts },
+            Self::Split(split) => Self::Split(Split { user, ..split }),
+        }
+    }
+
+    fn bodies(&self, id: ResponseId) -> Vec<[u8; 16]> {
+        match self {
+            Self::Whole { .. } => vec![id.to_bytes()],
+            Self::Split(split) => {
+                std::iter::once(&split.asked).chain(&split.said).map(|body| body.id).collect()
+            }
+        }
+    }
+
+    /// Whether it is known to run without its bodies being read.
+    const fn runs(&self) -> bool {
+        matches!(self, Self::Split(Split { said: None, .. }))
     }
 }
 
-/// Removes everything of a response, where there is anything.
-fn forget(
-    id: ResponseId,
-    response: &TransactionalTree,
-    part: &TransactionalTree,
-    by_user: &TransactionalTree,
-    running: &TransactionalTree,
-) -> ConflictableTransactionResult<(), StoreError> {
-    let Some(value) = response.remove(&id.to_bytes())? else { return Ok(()) };
-    let head = Head::decode(id, &value).map_err(ConflictableTransactionError::Abort)?;
-    for number in 0..head.parts {
-        part.remove(&part_key(id, number))?;
-    }
-    by_user.remove(&by_user_key(head.user, id))?;
-    running.remove(&id.to_bytes())?;
-    Ok(())
+struct Trees<'a> {
+    response: &'a TransactionalTree,
+    by_user: &'a TransactionalTree,
+    running: &'a TransactionalTree,
+    notes: &'a TransactionalTree,
 }
 
-fn from_transaction(error: TransactionError<StoreError>) -> StoreError {
-    match error {
-        TransactionError::Abort(error) => error,
-        TransactionError::Storage(error) => error.into(),
+impl Trees<'_> {
+    fn head(&self, id: ResponseId) -> ConflictableTransactionResult<Option<Head>, StoreError> {
+        let head = self.response.get(id.to_bytes())?.map(|value| Head::decode(id, &value)).transpose();
+        head.map_err(ConflictableTransactionError::Abort)
+    }
+
+    fn put(&self, id: ResponseId, head: &Head) -> ConflictableTransactionResult<(), StoreError> {
+        self.response.insert(&id.to_bytes(), head.encode())?;
+        self.by_user.insert(&by_user_key(head.user(), id), &[])?;
+        match (head.runs(), head) {
+            (true, _) => drop(self.running.insert(&id.to_bytes(), &[])?),
+            (false, Head::Split(_)) => drop(self.running.remove(&id.to_bytes())?),
+            (false, Head::Whole { .. }) => {}
+        }
+        Ok(())
+    }
+
+    /// Removes what leads to a response, where there is anything, and notes that its bodies are gone.
+    fn forget(&self, id: ResponseId) -> ConflictableTransactionResult<(), StoreError> {
+        let Some(head) = self.head(id)? else { return Ok(()) };
+        self.response.remove(&id.to_bytes())?;
+        self.by_user.remove(&by_user_key(head.user(), id))?;
+        self.running.remove(&id.to_bytes())?;
+        head.bodies(id).iter().try_for_each(|&body| doomed::doom(self.notes, Doomed::Body(body)))
     }
 }
 
-fn part_key(id: ResponseId, number: u32) -> [u8; 20] {
+fn part_key(id: &[u8; 16], number: u32) -> [u8; 20] {
     let mut bytes = [0; 20];
-    bytes[..16].copy_from_slice(&id.to_bytes());
+    bytes[..16].copy_from_slice(id);
     bytes[16..].copy_from_slice(&number.to_be_bytes());
     bytes
 }
@@ -298,72 +542,5 @@ fn response_id(key: &[u8]) -> Result<ResponseId, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn store() -> SledResponses {
-        SledResponses::open(&sled::Config::new().temporary(true).open().unwrap()).unwrap()
-    }
-
-    fn record(user: UserId, length: usize) -> ResponseRecord {
-        let mut record = ResponseRecord::new(user, 7, json!({"model": "m"}));
-        record.input = vec![json!({"text": "x".repeat(length)})];
-        record
-    }
-
-    fn put(store: &SledResponses, record: &ResponseRecord) {
-        store.commit(&[ResponseChange::Put(Box::new(record.clone()))]).unwrap();
-    }
-
-    #[test]
-    fn large_records_are_cut_and_put_together_again_and_leave_nothing() {
-        let store = store();
-        let user = UserId::new();
-        let mut one = record(user, 5 * PART + 3);
-        put(&store, &one);
-        assert!(store.part.iter().values().all(|part| part.unwrap().len() <= PART));
-        assert_eq!(store.part.len(), 6);
-        assert_eq!(store.response(one.id).unwrap(), Some(one.clone()));
-        one.input.clear();
-        put(&store, &one);
-        assert_eq!((store.part.len(), store.response(one.id).unwrap()), (1, Some(one.clone())));
-        store.commit(&[ResponseChange::Delete(one.id), ResponseChange::Delete(one.id)]).unwrap();
-        for tree in [&store.response, &store.part, &store.by_user, &store.running] {
-            assert!(tree.is_empty());
-        }
-    }
-
-    #[test]
-    fn users_go_and_merge_with_their_responses() {
-        let store = store();
-        let (guest, ann, bob) = (UserId::new(), UserId::new(), UserId::new());
-        let records: Vec<_> = [guest, guest, ann, bob].iter().map(|user| record(*user, 10)).collect();
-        records.iter().for_each(|record| put(&store, record));
-        store.commit(&[ResponseChange::MoveUser { from: guest, to: ann }]).unwrap();
-        assert_eq!(store.owner(records[0].id).unwrap(), Some(ann));
-        assert_eq!(store.response(records[1].id).unwrap().unwrap().user, ann);
-        assert_eq!(store.owners().unwrap(), [ann, bob]);
-        let anns = store.of_user(ann, None, 10).unwrap();
-        assert_eq!(anns, [records[0].id, records[1].id, records[2].id]);
-        assert_eq!(store.of_user(ann, Some(anns[0]), 1).unwrap(), [anns[1]]);
-        store.commit(&[ResponseChange::DeleteUser(ann)]).unwrap();
-        assert_eq!((store.owners().unwrap(), store.response.len()), (vec![bob], 1));
-    }
-
-    #[test]
-    fn running_and_old_ones_are_found() {
-        let store = store();
-        let mut one = record(UserId::new(), 1);
-        put(&store, &one);
-        assert_eq!(store.running().unwrap(), [one.id]);
-        one.end = Some(crate::responses::End::lost(9));
-        put(&store, &one);
-        assert!(store.running().unwrap().is_empty());
-        let now = crate::identity::now_s();
-        assert!(store.made_before(now - 100, 10).unwrap().is_empty());
-        assert_eq!(store.made_before(now + 100, 10).unwrap(), [one.id]);
-        assert_eq!(store.made_before(u64::MAX, 10).unwrap(), [one.id]);
-    }
-}
+#[path = "responses_tests.rs"]
+mod tests;

@@ -41,7 +41,7 @@ pub enum SessionChange {
 }
 
 /// Login sessions. What a read gives includes changes that are not durable yet.
-pub trait SessionsStore: Debug + Send {
+pub trait SessionsStore: Debug + Send + Sync {
     /// One session.
     ///
     /// # Errors
@@ -53,6 +53,12 @@ pub trait SessionsStore: Debug + Send {
     /// # Errors
     /// The database failed.
     fn sessions(&self, user: UserId) -> Result<Vec<StoredSession>, StoreError>;
+
+    /// The ids of up to `limit` of a user's sessions.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn some_sessions(&self, user: UserId, limit: usize) -> Result<Vec<SessionId>, StoreError>;
 
     /// Every session.
     ///
@@ -94,6 +100,11 @@ impl SessionsStore for SledSessions {
             sessions.extend(self.session(id)?);
         }
         Ok(sessions)
+    }
+
+    fn some_sessions(&self, user: UserId, limit: usize) -> Result<Vec<SessionId>, StoreError> {
+        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(limit);
+        keys.map(|key| id_bytes("an index of sessions", &key?).map(SessionId::from_bytes)).collect()
     }
 
     fn each_session(&self, visit: &mut dyn FnMut(StoredSession)) -> Result<(), StoreError> {

@@ -17,6 +17,9 @@ use super::db::{decode, encode};
 use crate::identity::UserId;
 use crate::usage::{BatchId, Day, Payer, UsageCounts, UsageFilter, UsageKey};
 
+/// Rows that change hands in one transaction.
+const ROWS: usize = 64;
+
 /// What somebody used of a model on a day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRow {
@@ -29,7 +32,7 @@ pub struct UsageRow {
 }
 
 /// Usage. What a read gives includes changes that are not durable yet.
-pub trait UsageStore: Debug + Send {
+pub trait UsageStore: Debug + Send + Sync {
     /// Adds these to what is there, at once or not at all, unless this batch has been added already.
     ///
     /// # Errors
@@ -46,11 +49,12 @@ pub trait UsageStore: Debug + Send {
         visit: &mut dyn FnMut(&UsageKey, &UsageCounts),
     ) -> Result<(), StoreError>;
 
-    /// What a user used is somebody else's from now on, or that of [`Payer::Deleted`], with no key named.
+    /// Some of what a user used is somebody else's from now on, or that of [`Payer::Deleted`], with no key named;
+    /// `false`: there may be more.
     ///
     /// # Errors
     /// The database failed.
-    fn reassign(&self, from: UserId, to: Payer) -> Result<(), StoreError>;
+    fn reassign_some(&self, from: UserId, to: Payer) -> Result<bool, StoreError>;
 }
 
 /// The trees.
@@ -131,14 +135,17 @@ impl UsageStore for SledUsage {
         Ok(())
     }
 
-    fn reassign(&self, from: UserId, to: Payer) -> Result<(), StoreError> {
+    fn reassign_some(&self, from: UserId, to: Payer) -> Result<bool, StoreError> {
         let (mut rows, mut gone) = (Vec::new(), Vec::new());
-        let filter = UsageFilter { user: Some(Payer::User(from)), start: Day::FIRST, end: Day::last() };
-        self.rows(&filter, &mut |key, counts| {
-            rows.push((UsageKey { user: to, key: None, ..key.clone() }, *counts));
-            gone.push(key.clone());
-        })?;
-        if gone.is_empty() { Ok(()) } else { self.change(None, &rows, &gone) }
+        for entry in self.usage.scan_prefix(Payer::User(from).to_bytes()).take(ROWS) {
+            let row: UsageRow = decode(|| "usage".to_owned(), &entry?.1)?;
+            rows.push((UsageKey { user: to, key: None, ..row.key.clone() }, row.counts));
+            gone.push(row.key);
+        }
+        if !gone.is_empty() {
+            self.change(None, &rows, &gone)?;
+        }
+        Ok(gone.len() < ROWS)
     }
 }
 
@@ -200,8 +207,8 @@ mod tests {
         assert_eq!(all(&store, Some(Payer::User(ann))), [(key(Payer::User(ann), 5, "m"), 4)]);
         assert_eq!(all(&store, None).iter().map(|(_, tokens)| tokens).sum::<u64>(), 16);
 
-        store.reassign(ann, Payer::Deleted).unwrap();
-        store.reassign(bob, Payer::Deleted).unwrap();
+        assert!(store.reassign_some(ann, Payer::Deleted).unwrap());
+        assert!(store.reassign_some(bob, Payer::Deleted).unwrap());
         assert_eq!(all(&store, Some(Payer::Deleted)), [(key(Payer::Deleted, 5, "m"), 8)]);
         assert_eq!(all(&store, Some(Payer::User(ann))), []);
         assert_eq!(all(&store, None).iter().map(|(_, tokens)| tokens).sum::<u64>(), 16);

@@ -4,21 +4,30 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::db::{self, OpenError};
+use super::db;
 use super::group::{Group, Grouped};
 use super::pace::Pace;
-use super::{StoreError, Stores};
+use super::{OpenError, StoreError, Stores, Swept};
 use crate::config::StorageConfig;
 
 /// Most jobs that share one `fsync`; bounds how long the first waits for the last.
 const BATCH: usize = 1024;
 
+/// Once the jobs of a round have taken this long, it is made durable and the others are the next one's.
+const ROUND: Duration = Duration::from_millis(20);
+
+/// A step of removing what is gone takes about this long at most; a job that comes meanwhile waits for its end.
+const STEP: Duration = Duration::from_millis(4);
+
 /// After a failure the database is opened again at most this often.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// The store's thread does each job within milliseconds; this long means that it is stuck.
+const WAIT: Duration = Duration::from_secs(30);
 
 /// What opens the database and whoever mirrors it in memory, each time.
 type Open = Box<dyn Fn() -> Result<Box<dyn Stores>, OpenError> + Send>;
@@ -44,7 +53,15 @@ pub struct Store {
     /// Writes that nobody has begun.
     queued: Arc<AtomicUsize>,
     healthy: Arc<AtomicBool>,
+    view: View,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The database for reads on other threads. Weak: one that failed must be let go before it is opened again.
+type View = Arc<Mutex<Option<Weak<dyn Stores>>>>;
+
+fn look_up(view: &View) -> Option<Arc<dyn Stores>> {
+    view.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(Weak::upgrade)
 }
 
 impl fmt::Debug for Store {
@@ -87,19 +104,22 @@ impl Store {
         let stores = open()?;
         let (jobs, receiver) = mpsc::channel();
         let (healthy, queued) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
-        let writer = Writer {
+        let view = View::default();
+        let mut writer = Writer {
             open,
-            stores: Some(stores),
+            stores: None,
+            view: Arc::clone(&view),
             queued: Arc::clone(&queued),
             pace: Pace::default(),
             healthy: Arc::clone(&healthy),
             tried: Instant::now(),
             full: false,
         };
+        writer.show(stores.into());
         let thread =
             std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(&receiver));
         let thread = thread.map_err(|error| OpenError::File { path: "the store's thread".into(), error })?;
-        Ok(Self { jobs, queued, healthy, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, queued, healthy, view, thread: Mutex::new(Some(thread)) })
     }
 
     /// Whether the last access to the database succeeded.
@@ -111,6 +131,77 @@ impl Store {
     pub fn read(&self, read: impl FnOnce(Result<&dyn Stores, StoreError>) + Send + 'static) {
         // A closed store drops the job, and with it whatever its caller waits for.
         let _ = self.jobs.send(Job::Read(Box::new(read)));
+    }
+
+    /// The database, for reads that may take long: on any thread that may block, and without a turn on the store's. It is
+    /// to be let go soon.
+    ///
+    /// # Errors
+    /// It failed and could not be opened again yet.
+    pub async fn view(&self) -> Result<Arc<dyn Stores>, StoreError> {
+        if let Some(stores) = look_up(&self.view) {
+            return Ok(stores);
+        }
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.read(move |stores| {
+            let _ = reply.send(stores.map(|_| ()));
+        });
+        answer.await.map_err(|_| StoreError::Reopening)??;
+        look_up(&self.view).ok_or(StoreError::Reopening)
+    }
+
+    /// Reads on a thread of its own and without a turn on the store's.
+    ///
+    /// # Errors
+    /// There is no database, or `look` says so.
+    pub async fn look<T, E>(
+        &self,
+        look: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let stores = self.view().await?;
+        let looked = tokio::task::spawn_blocking(move || look(&*stores)).await;
+        looked.unwrap_or_else(|_| Err(StoreError::Database("a read of it panicked".to_owned()).into()))
+    }
+
+    /// The same for a thread that may block.
+    ///
+    /// # Errors
+    /// There is no database, or `look` says so.
+    pub fn look_blocking<T, E: From<StoreError>>(
+        &self,
+        look: impl FnOnce(&dyn Stores) -> Result<T, E>,
+    ) -> Result<T, E> {
+        if look_up(&self.view).is_none() {
+            let (reply, answer) = mpsc::channel();
+            self.read(move |stores| {
+                let _ = reply.send(stores.map(|_| ()));
+            });
+            answer.recv_timeout(WAIT).unwrap_or(Err(StoreError::Reopening))?;
+        }
+        look(&*look_up(&self.view).ok_or(StoreError::Reopening)?)
+    }
+
+    /// [`write`](Self::write) for a thread that may block.
+    ///
+    /// # Errors
+    /// There is no database, it failed, or `change` says so.
+    pub fn write_blocking<T, E>(
+        &self,
+        change: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (reply, answer) = mpsc::channel();
+        self.write(change, move |outcome| {
+            let _ = reply.send(outcome);
+        });
+        answer.recv_timeout(WAIT).unwrap_or_else(|_| Err(StoreError::Reopening.into()))
     }
 
     /// Runs `change`, makes its changes durable, and then runs `done`, both on the store's thread: `done`s run in the
@@ -156,7 +247,8 @@ impl Drop for Store {
 
 struct Writer {
     open: Open,
-    stores: Option<Box<dyn Stores>>,
+    stores: Option<Arc<dyn Stores>>,
+    view: View,
     queued: Arc<AtomicUsize>,
     pace: Pace,
     healthy: Arc<AtomicBool>,
@@ -168,7 +260,7 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, jobs: &Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
+        while let Some(first) = self.next(jobs) {
             let mut finishes = Vec::new();
             let mut changed = false;
             let mut close = false;
@@ -178,6 +270,7 @@ impl Writer {
             // Asked once for all that wait, at the first that would change something.
             let mut room = None;
             let mut left = BATCH;
+            let began = Instant::now();
             let mut idle = None;
             let mut next = Some(first);
             while let Some(job) = next.take() {
@@ -210,7 +303,7 @@ impl Writer {
                     }
                 }
                 left -= 1;
-                if left > 0 {
+                if left > 0 && began.elapsed() < ROUND {
                     next = jobs.try_recv().ok().or_else(|| {
                         let idle = idle.get_or_insert_with(Instant::now).elapsed();
                         jobs.recv_timeout(self.pace.patience(finishes.len(), idle)?).ok()
@@ -218,10 +311,15 @@ impl Writer {
                 }
             }
             let made = group.map_or(Ok(()), |group| group.flush());
+            // Also where there is always another job.
+            let swept = self.sweep();
             let begun = Instant::now();
             let synced = if changed { self.sync(made) } else { Ok(()) };
             if changed {
                 self.pace.note(finishes.len(), self.queued.load(Ordering::Relaxed), begun.elapsed());
+            }
+            if changed && synced.is_ok() && swept == Some(Swept::Finish) {
+                self.note_swept();
             }
             for finish in finishes {
                 let _ = guarded(|| finish(synced.clone()));
@@ -230,6 +328,53 @@ impl Writer {
                 break;
             }
         }
+    }
+
+    /// The next job. While there is none, what is gone is removed.
+    fn next(&mut self, jobs: &Receiver<Job>) -> Option<Job> {
+        loop {
+            match jobs.try_recv() {
+                Ok(job) => return Some(job),
+                Err(mpsc::TryRecvError::Disconnected) => return None,
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            match self.sweep() {
+                Some(Swept::More) => {}
+                Some(Swept::Finish) => self.finish_sweeping(),
+                Some(Swept::Nothing) | None => return jobs.recv().ok(),
+            }
+        }
+    }
+
+    /// A step of removing what is gone. `None`: it failed, and is tried again after the next job.
+    fn sweep(&self) -> Option<Swept> {
+        // With the disk full, what is removed has to wait: it is written down, too.
+        let stores = self.stores.as_ref().filter(|_| !self.full)?;
+        match guarded(|| stores.sweep(Instant::now() + STEP))? {
+            Ok(swept) => Some(swept),
+            Err(error) => {
+                tracing::warn!(%error, "removing what was deleted failed; it is tried again later");
+                None
+            }
+        }
+    }
+
+    fn finish_sweeping(&mut self) {
+        if self.sync(Ok(())).is_ok() {
+            self.note_swept();
+        }
+    }
+
+    /// What was removed is on disk.
+    fn note_swept(&self) {
+        if let Some(Err(error)) = self.stores.as_ref().and_then(|stores| guarded(|| stores.swept())) {
+            tracing::warn!(%error, "noting that something is removed failed; it is done again at the next start");
+        }
+    }
+
+    fn show(&mut self, stores: Arc<dyn Stores>) {
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&stores));
+        self.stores = Some(stores);
     }
 
     fn stores(&self) -> Result<&dyn Stores, StoreError> {
@@ -259,6 +404,7 @@ impl Writer {
         if let Err(error) = &synced {
             tracing::error!(%error, "the database failed; nothing since is acknowledged, and it is opened again");
             self.healthy.store(false, Ordering::Relaxed);
+            *self.view.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.stores = None;
         }
         synced
@@ -272,7 +418,7 @@ impl Writer {
         match (self.open)() {
             Ok(stores) => {
                 tracing::warn!("the database is open again");
-                self.stores = Some(stores);
+                self.show(stores.into());
                 self.healthy.store(true, Ordering::Relaxed);
             }
             Err(error) => tracing::error!(%error, "the database cannot be opened again"),

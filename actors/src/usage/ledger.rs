@@ -131,18 +131,18 @@ impl UsageLedger {
         limit: usize,
     ) -> Result<UsagePage, UsageError> {
         self.flush();
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        self.store.read(move |stores| {
-            let report = stores.and_then(|stores| {
-                let mut report = Report::new(grouping, limit);
-                stores.usage().rows(&filter, &mut |key, counts| report.add(key, counts))?;
-                Ok(report.finish())
-            });
-            let _ = reply.send(report);
+        // Behind the batch; the reading itself may take long and needs no turn.
+        let (reply, turn) = tokio::sync::oneshot::channel();
+        self.store.read(move |_| {
+            let _ = reply.send(());
         });
-        match tokio::time::timeout(REPORT_TIMEOUT, answer).await {
-            Ok(Ok(report)) => Ok(report?),
-            _ => Err(UsageError::Timeout),
+        let report = async {
+            let _ = turn.await;
+            self.store.look(move |stores| report(stores, &filter, grouping, limit)).await
+        };
+        match tokio::time::timeout(REPORT_TIMEOUT, report).await {
+            Ok(report) => Ok(report?),
+            Err(_) => Err(UsageError::Timeout),
         }
     }
 
@@ -166,6 +166,26 @@ impl Drop for Undone {
             ledger.book().done(false);
         }
     }
+}
+
+fn report(
+    stores: &dyn Stores,
+    filter: &UsageFilter,
+    grouping: UsageGrouping,
+    limit: usize,
+) -> Result<UsagePage, StoreError> {
+    let mut report = Report::new(grouping, limit);
+    // Of somebody who is being forgotten nobody is told any more.
+    let forgotten = stores.forgotten()?;
+    let is_forgotten = |key: &UsageKey| key.user.user().is_some_and(|user| forgotten.contains(&user));
+    stores.usage().rows(filter, &mut |key, counts| {
+        if !is_forgotten(key) {
+            report.add(key, counts);
+        } else if filter.user.is_none() {
+            report.add(&key.anonymised(), counts);
+        }
+    })?;
+    Ok(report.finish())
 }
 
 /// Adds a batch. What a user used who is gone by now is counted without saying who it was.

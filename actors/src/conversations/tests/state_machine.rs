@@ -159,11 +159,11 @@ impl Real {
                 Box::new(move |stores, _| Ok((Noted::Nothing, decide::delete(stores, users[by], id)?.1)))
             }
             Transition::MoveAll { from, to } => Box::new(move |stores, _| {
-                stores.conversations().move_all(users[from], users[to])?;
+                while !stores.conversations().move_some(users[from], users[to])? {}
                 Ok((Noted::Nothing, Vec::new()))
             }),
             Transition::DeleteAll { user } => Box::new(move |stores, _| {
-                stores.conversations().delete_all(users[user])?;
+                while !stores.conversations().delete_some(users[user])? {}
                 Ok((Noted::Nothing, Vec::new()))
             }),
             other => panic!("{other:?} is no single decision"),
