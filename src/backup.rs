@@ -41,6 +41,10 @@ pub struct ImportArgs {
     /// Add the import's records to a store that has data; they win over records of the same keys.
     #[arg(long)]
     merge: bool,
+    /// Put keys, sessions, users and share links in as they are in the import, also those that were revoked, ended or
+    /// disabled in the store since. Without it, what is revoked stays revoked.
+    #[arg(long)]
+    restore_revoked: bool,
 }
 
 /// Why it cannot be done.
@@ -118,7 +122,8 @@ pub fn import(arguments: &ImportArgs) -> Result<(), Failure> {
         Some(path) => Box::new(File::open(path).map_err(file(path))?),
     };
     let mut progress = Progress::new("imported");
-    let counts = backup::import(&folder, mode, &mut input, &mut |count| progress.show(count))?;
+    let restore = arguments.restore_revoked;
+    let counts = backup::import(&folder, mode, restore, &mut input, &mut |count| progress.show(count))?;
     progress.end(&counts);
     Ok(())
 }

@@ -45,6 +45,18 @@ pub struct StorageConfig {
     pub min_free_mib: u32,
     /// Most memory for parts of the database that were read (MiB). 0: a sixteenth of the machine's, from 64 to 1024. 8 at least.
     pub cache_mib: u32,
+    /// Most that one user may keep of conversations and responses (MiB). 0: without a limit; so for the others.
+    pub max_user_mib: u32,
+    /// Most conversations of one user.
+    pub max_user_conversations: u32,
+    /// Most stored responses of one user.
+    pub max_user_responses: u32,
+    /// Most that one guest may keep of conversations and responses (MiB).
+    pub max_guest_mib: u32,
+    /// Most conversations of one guest.
+    pub max_guest_conversations: u32,
+    /// Most stored responses of one guest.
+    pub max_guest_responses: u32,
 }
 
 impl StorageConfig {
@@ -59,7 +71,17 @@ impl StorageConfig {
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { path: PathBuf::from("data"), min_free_mib: 64, cache_mib: 0 }
+        Self {
+            path: PathBuf::from("data"),
+            min_free_mib: 64,
+            cache_mib: 0,
+            max_user_mib: 4096,
+            max_user_conversations: 100_000,
+            max_user_responses: 100_000,
+            max_guest_mib: 32,
+            max_guest_conversations: 200,
+            max_guest_responses: 500,
+        }
     }
 }
 

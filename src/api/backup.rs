@@ -34,8 +34,9 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         .or(into
             .and(warp::post())
             .and(with(state))
+            .and(raw_query())
             .and(request())
-            .then(async |state, request| into_response(import(state, request).await)))
+            .then(async |state, query: String, request| into_response(import(state, &query, request).await)))
         .unify()
         .or(other_methods(into, "POST, OPTIONS"))
         .unify()
@@ -60,6 +61,11 @@ pub struct Imported {
 #[derive(Debug, Default, Deserialize)]
 struct Query {
     user: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ImportQuery {
+    restore_revoked: Option<String>,
 }
 
 /// Everything that is kept, as lines of JSON (NDJSON).
@@ -106,21 +112,31 @@ async fn export(state: AppState, query: String) -> Result<Response, ApiError> {
 /// Take an export in.
 ///
 /// Its records are put in place of those of the same keys; others stay. Nothing is changed before the whole export is
-/// verified. Done again, it changes nothing more.
+/// verified. Done again, it changes nothing more. Keys, sessions, users and share links that were revoked, ended or
+/// disabled here stay so, unless `restore_revoked` is `true`. An import that would leave no administrator is refused.
 #[utoipa::path(
     post,
     path = "/admin/import",
     tag = "admin",
     operation_id = "importStore",
+    params(("restore_revoked" = Option<bool>, Query, description = "`true`: what was revoked here since is as in the export")),
     request_body(content = String, content_type = "application/x-ndjson", description = "An export"),
     responses(
         (status = 200, description = "It is in", body = Imported),
         (status = 400, description = "It is no export, or a damaged or newer one", body = ErrorResponse),
-        (status = 409, description = "A record cannot stand beside one that is here", body = ErrorResponse),
+        (status = 409, description = "A record cannot stand beside one that is here, or no administrator would be left", body = ErrorResponse),
         (status = 507, description = "The disk has no room", body = ErrorResponse),
     )
 )]
-async fn import(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+async fn import(state: AppState, query: &str, request: ApiRequest) -> Result<Response, ApiError> {
+    let restore_revoked = match parse_query::<ImportQuery>(query)?.restore_revoked.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => {
+            let message = "'restore_revoked' must be `true` or `false`.";
+            return Err(ApiError::invalid_value("restore_revoked", message));
+        }
+    };
     let (sender, receiver) = mpsc::channel(PIECES);
     let timeout = state.config.body_timeout();
     // It owns the sender: its end is the body's.
@@ -148,7 +164,7 @@ async fn import(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
             }
         }
     };
-    let (fed, imported) = tokio::join!(feed, state.backup.import(receiver));
+    let (fed, imported) = tokio::join!(feed, state.backup.import(receiver, restore_revoked));
     fed?;
     let records = imported.map_err(from_backup)?;
     Ok(private(StatusCode::OK, &Imported { object: "import", records }))
@@ -162,7 +178,7 @@ fn from_backup(error: BackupError) -> ApiError {
             ApiError::from_store(error)
         }
         BackupError::Import(OfflineError::Import(_)) => ApiError::bad_request("invalid_export", message),
-        BackupError::Import(OfflineError::Conflict(_)) => {
+        BackupError::Import(OfflineError::Conflict(_) | OfflineError::NoAdmin) => {
             ApiError::new(StatusCode::CONFLICT, "import_conflict", message)
         }
         BackupError::Import(OfflineError::File { error, .. })

@@ -1,15 +1,14 @@
-//! A conversation's branches, its export, and links that anybody can read it by.
+//! A conversation's branches and its export.
 
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
-use jan_actors::conversations::{BranchView, ConversationRecord, Item, Share, item, markdown};
+use jan_actors::conversations::{BranchView, ConversationRecord, Item, item, markdown};
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::conversation_wire::{ChatMessage, Conversation, WireItem, messages, parse_id};
-use super::conversations::DeletedConversation;
+use super::conversation_wire::{Conversation, WireItem, parse_id};
 use super::{AppState, into_response, name_ignored, parse_query, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
@@ -19,12 +18,10 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 /// How much of a branch's last message is shown.
 const PREVIEW_CHARS: usize = 100;
 
-/// `/conversations/{id}/branches`, `/export` and `/share`, and `/shared/{token}`.
+/// `/conversations/{id}/branches` and `/export`.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
     let branches = api_v1().and(warp::path!("conversations" / String / "branches"));
     let exports = api_v1().and(warp::path!("conversations" / String / "export"));
-    let link = api_v1().and(warp::path!("conversations" / String / "share"));
-    let public = api_v1().and(warp::path!("shared" / String));
     branches
         .and(get_or_head())
         .and(with(state))
@@ -44,46 +41,14 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         .unify()
         .or(other_methods_of(exports, "GET, HEAD, OPTIONS"))
         .unify()
-        .or(link
-            .and(warp::post())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, state, context| into_response(share(id, state, context).await)))
-        .unify()
-        .or(link
-            .and(warp::delete())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, state, context| into_response(unshare(id, state, context).await)))
-        .unify()
-        .or(other_methods_of(link, "POST, DELETE, OPTIONS"))
-        .unify()
-        .or(public
-            .and(get_or_head())
-            .and(with(state))
-            .and(raw_query())
-            .then(async |token, state, query: String| into_response(shared(token, state, &query).await)))
-        .unify()
-        .or(other_methods_of(public, "GET, HEAD, OPTIONS"))
-        .unify()
         .boxed()
 }
 
 /// The description of these resources.
 #[derive(OpenApi)]
 #[openapi(
-    paths(list, pick, export, share, unshare, shared),
-    components(schemas(
-        Branch,
-        BranchList,
-        PickBranch,
-        Conversation,
-        ConversationExport,
-        ShareLink,
-        SharedConversation,
-        ChatMessage,
-        DeletedConversation,
-    ))
+    paths(list, pick, export),
+    components(schemas(Branch, BranchList, PickBranch, Conversation, ConversationExport,))
 )]
 pub struct Doc;
 
@@ -152,46 +117,6 @@ pub struct ConversationExport {
     items: Vec<WireItem>,
 }
 
-/// A link that anybody can read a conversation by.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ShareLink {
-    /// Always `conversation.share`.
-    object: &'static str,
-    /// What nobody can guess.
-    #[schema(example = "share_kq3mZ0bqv1h2n4u6x8A9cDfGhJkLmNpQ")]
-    token: String,
-    /// The link's path on this server.
-    path: String,
-    /// Unix seconds of what it shows: messages since are not in it.
-    created_at: u64,
-}
-
-impl From<Share> for ShareLink {
-    fn from(share: Share) -> Self {
-        Self {
-            object: "conversation.share",
-            path: format!("/api/v1/shared/{}", share.token),
-            token: share.token,
-            created_at: share.created_at,
-        }
-    }
-}
-
-/// What a share link shows.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SharedConversation {
-    /// Always `conversation.shared`.
-    object: &'static str,
-    /// What it is about.
-    title: Option<String>,
-    /// The model that it was held with.
-    model: Option<String>,
-    /// Unix seconds.
-    created_at: u64,
-    /// The messages of the branch that was active when the link was made.
-    messages: Vec<ChatMessage>,
-}
-
 /// The branches: an edited message or an answer that was made again begins another one.
 #[utoipa::path(
     get,
@@ -240,7 +165,7 @@ struct FormatQuery {
 }
 
 /// Whether a query asks for Markdown.
-fn wants_markdown(query: &str) -> Result<bool, ApiError> {
+pub(super) fn wants_markdown(query: &str) -> Result<bool, ApiError> {
     match parse_query::<FormatQuery>(query)?.format.as_deref() {
         None | Some("json") => Ok(false),
         Some("markdown" | "md") => Ok(true),
@@ -248,7 +173,7 @@ fn wants_markdown(query: &str) -> Result<bool, ApiError> {
     }
 }
 
-fn markdown_page(record: &ConversationRecord, items: &[Item]) -> Response {
+pub(super) fn markdown_page(record: &ConversationRecord, items: &[Item]) -> Response {
     let mut response: Response = http::Response::new(markdown::export(record, items).into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/markdown; charset=utf-8"));
@@ -303,88 +228,5 @@ async fn export(
     };
     let mut response = private(StatusCode::OK, &export);
     attach(&mut response, &format!("{id}.json"));
-    Ok(response)
-}
-
-/// Make a link by which anybody can read the active branch as it is now. Made once more, the link stays the same and
-/// shows the branch as it is then.
-#[utoipa::path(
-    post,
-    path = "/conversations/{id}/share",
-    tag = "conversations",
-    operation_id = "shareConversation",
-    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
-    responses(
-        (status = 200, description = "The link", body = ShareLink),
-        (status = 404, description = "There is no such conversation", body = ErrorResponse),
-    )
-)]
-async fn share(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
-    let (user, id) = (user_of(&context)?, parse_id(&id)?);
-    let share = state.conversations.share(user, id).await.map_err(ApiError::from_conversation)?;
-    Ok(private(StatusCode::OK, &ShareLink::from(share)))
-}
-
-/// Revoke the link. It leads nowhere from the next request on.
-#[utoipa::path(
-    delete,
-    path = "/conversations/{id}/share",
-    tag = "conversations",
-    operation_id = "unshareConversation",
-    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
-    responses(
-        (status = 200, description = "It is revoked", body = DeletedConversation),
-        (status = 404, description = "There is no such conversation, or no link to it", body = ErrorResponse),
-    )
-)]
-async fn unshare(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
-    let (user, id) = (user_of(&context)?, parse_id(&id)?);
-    state.conversations.unshare(user, id).await.map_err(ApiError::from_conversation)?;
-    Ok(private(StatusCode::OK, &DeletedConversation::new(id, "conversation.share.deleted")))
-}
-
-/// What a share link shows.
-#[utoipa::path(
-    get,
-    path = "/shared/{token}",
-    tag = "conversations",
-    operation_id = "getSharedConversation",
-    params(
-        ("token" = String, Path, description = "The link's token, `share_…`"),
-        ("format" = Option<String>, Query, description = "`json` or `markdown`"),
-    ),
-    responses(
-        (status = 200, description = "The conversation", content(
-            (SharedConversation = "application/json"),
-            (String = "text/markdown"),
-        )),
-        (status = 404, description = "There is no such link, or it was revoked", body = ErrorResponse),
-    )
-)]
-async fn shared(token: String, state: AppState, query: &str) -> Result<Response, ApiError> {
-    let markdown = wants_markdown(query)?;
-    let (record, items) = state.conversations.shared(token).await.map_err(ApiError::from_conversation)?;
-    // Instructions are for the model and its owner.
-    let items: Vec<Item> = items
-        .into_iter()
-        .filter(|item| !matches!(item::role(&item.body), Some("system" | "developer")))
-        .collect();
-    let mut response = match markdown {
-        true => markdown_page(&record, &items),
-        false => private(
-            StatusCode::OK,
-            &SharedConversation {
-                object: "conversation.shared",
-                title: record.title,
-                model: record.model,
-                created_at: record.created_at,
-                messages: messages(&items),
-            },
-        ),
-    };
-    let headers = response.headers_mut();
-    // The address is the key: it must be in no index, and in no other site's log.
-    headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
-    headers.insert(http::header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     Ok(response)
 }

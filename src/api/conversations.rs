@@ -270,6 +270,7 @@ async fn list(state: AppState, context: RequestContext, query: &str) -> Result<R
         newest_first,
         model: query.model.filter(|model| !model.is_empty()),
         text: query.q.filter(|text| !text.is_empty()),
+        shared: false,
     };
     let page = state.conversations.list(user, query).await.map_err(ApiError::from_conversation)?;
     Ok(private(StatusCode::OK, &ConversationList::from(page)))

@@ -62,6 +62,7 @@ fn resources() -> Vec<utoipa::openapi::OpenApi> {
         conversations::Doc::openapi(),
         conversations::ItemsDoc::openapi(),
         conversations::BranchesDoc::openapi(),
+        super::shares::Doc::openapi(),
     ]
 }
 

@@ -27,6 +27,7 @@ mod models;
 mod params;
 mod prompt;
 mod responses;
+mod shares;
 mod status;
 mod store_errors;
 mod streaming;
@@ -114,6 +115,8 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .or(google::routes(&state))
         .unify()
         .or(admin::routes(&state))
+        .unify()
+        .or(shares::routes(&state))
         .unify()
         .or(conversations::routes(&state))
         .unify()

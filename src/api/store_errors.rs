@@ -6,6 +6,7 @@ use http::StatusCode;
 use jan_actors::StoreError;
 
 use crate::http::ApiError;
+use crate::http::error::capitalize;
 
 /// When a failure that may pass is worth another try.
 const RETRY_SOON: Duration = Duration::from_secs(5);
@@ -16,6 +17,7 @@ impl ApiError {
     pub fn from_store(error: StoreError) -> Self {
         match error {
             StoreError::Full(_) => Self::insufficient_storage(),
+            StoreError::Quota { .. } => Self::storage_quota(format!("{}.", capitalize(&error.to_string()))),
             StoreError::Reopening => {
                 let message = "The database is being opened again; try again in 1 s.";
                 Self::unavailable("storage_unavailable", message, Duration::from_secs(1))
@@ -36,6 +38,12 @@ impl ApiError {
     pub fn from_store_timeout() -> Self {
         let message = "The database does not answer in time; try again later.";
         Self::unavailable("storage_unavailable", message, RETRY_SOON)
+    }
+
+    /// 507 `storage_quota_exceeded`: the caller keeps as much as one may; the message has the quota's name.
+    #[must_use]
+    pub fn storage_quota(message: String) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_quota_exceeded", message)
     }
 
     /// 507 `insufficient_storage`: the disk has no room (RFC 4918, section 11.5).

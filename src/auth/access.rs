@@ -148,6 +148,8 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, Place::Api, "/admin/users/{id}", ADMIN),
     route(Method::PATCH, Place::Api, "/admin/users/{id}", ADMIN),
     route(Method::DELETE, Place::Api, "/admin/users/{id}", ADMIN),
+    route(Method::GET, Place::Api, "/admin/users/{id}/shares", ADMIN),
+    route(Method::DELETE, Place::Api, "/admin/users/{id}/shares/{conversation_id}", ADMIN),
     route(Method::POST, Place::Api, "/admin/users/{id}/sessions", ADMIN),
     route(Method::POST, Place::Api, "/admin/users/{id}/api-keys", ADMIN),
 ];

@@ -130,6 +130,7 @@ impl ApiError {
                 Self::unavailable("identity_unavailable", message, retry_after)
             }
             IdentityError::StorageFull => Self::insufficient_storage(),
+            IdentityError::StorageQuota(_) => Self::storage_quota(message),
             IdentityError::Storage(reason) => {
                 tracing::error!(reason, "the store failed");
                 Self::unavailable("storage_failed", "The server cannot write; its log says more.", RETRY_SOON)

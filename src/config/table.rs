@@ -108,6 +108,36 @@ pub static KEYS: &[Key] = &[
         "Most memory for what was read of the database, 8 at least. Users with very many conversations are served faster with more. 0: a sixteenth of the machine's memory, from 64 to 1024.",
     ),
     key(
+        "storage.max_user_mib",
+        integer(0, 1 << 20, "MiB"),
+        "Most that one user may keep of conversations and responses; whatever would be more gets 507 `storage_quota_exceeded`. 0: without a limit.",
+    ),
+    key(
+        "storage.max_user_conversations",
+        integer(0, U32, "conversations"),
+        "Most conversations of one user. 0: without a limit.",
+    ),
+    key(
+        "storage.max_user_responses",
+        integer(0, U32, "responses"),
+        "Most stored responses of one user; those that `responses.retention_days` deletes do not count. 0: without a limit.",
+    ),
+    key(
+        "storage.max_guest_mib",
+        integer(0, 1 << 20, "MiB"),
+        "Most that one guest may keep of conversations and responses. 0: without a limit.",
+    ),
+    key(
+        "storage.max_guest_conversations",
+        integer(0, U32, "conversations"),
+        "Most conversations of one guest. 0: without a limit.",
+    ),
+    key(
+        "storage.max_guest_responses",
+        integer(0, U32, "responses"),
+        "Most stored responses of one guest. 0: without a limit.",
+    ),
+    key(
         "auth.anonymous",
         Kind::Choice(&["auto", "allow", "deny"]),
         "Whether callers without a credential may use models, chat and completions. `auto`: those on this machine, where the server listens on a loopback address and has no `http.trusted_proxies`; a request that a proxy has forwarded, as its headers show, is none of them.",

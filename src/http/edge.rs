@@ -23,7 +23,7 @@ use warp::filters::BoxedFilter;
 
 use super::body::{self, Announced};
 use super::cors::Cors;
-use super::error::prefix;
+use super::error::{prefix, without_token};
 use super::io::RunningRequest;
 use super::limits;
 use super::{ApiError, Lifecycle, RequestId, Response};
@@ -90,7 +90,7 @@ impl Edge {
             "request",
             request_id = %id,
             method = %request.method(),
-            path = prefix(path, 200),
+            path = prefix(without_token(path), 200),
             peer = %peer.ip(),
             caller = tracing::field::Empty,
         );

@@ -120,12 +120,14 @@ impl ApiError {
     /// 404 `unknown_url`.
     #[must_use]
     pub fn unknown_url(method: &str, path: &str) -> Self {
+        let path = without_token(path);
         Self::new(StatusCode::NOT_FOUND, "unknown_url", format!("Invalid URL ({method} {path})"))
     }
 
     /// 405 `method_not_allowed`, with the `Allow` header.
     #[must_use]
     pub fn method_not_allowed(method: &str, path: &str, allow: &'static str) -> Self {
+        let path = without_token(path);
         let message = format!("Not allowed to {method} on {path}; allowed: {allow}.");
         Self {
             header: Some(Header::Allow(allow)),
@@ -362,6 +364,11 @@ fn shorten(text: String) -> String {
 pub(super) fn prefix(text: &str, limit: usize) -> &str {
     let ends = text.char_indices().map(|(start, character)| start + character.len_utf8());
     &text[..ends.take_while(|end| *end <= limit).last().unwrap_or(0)]
+}
+
+/// A path as logs and messages may have it: what a share link's token opens is for whoever has the link.
+pub fn without_token(path: &str) -> &str {
+    path.find("/shared/").map_or(path, |place| &path[..place + "/shared/".len()])
 }
 
 #[cfg(test)]

@@ -65,6 +65,9 @@ async fn start(folder: &Path, cache_mib: u32) -> System {
     let mut config = ActorsConfig::default();
     config.storage.path = folder.join("data");
     config.storage.cache_mib = cache_mib;
+    // All of them are one user's here.
+    config.storage.max_user_mib = 0;
+    config.storage.max_user_conversations = 0;
     // One writer fills its conversation faster than people do.
     config.conversations.max_items = u32::MAX;
     config.conversations.max_bytes = u64::MAX;
@@ -235,7 +238,15 @@ async fn fill(store: &Conversations, user: UserId, count: usize) -> Vec<Conversa
 }
 
 fn query(after: Option<Position>) -> ConversationQuery {
-    ConversationQuery { limit: 20, after, before: None, newest_first: true, model: None, text: None }
+    ConversationQuery {
+        limit: 20,
+        after,
+        before: None,
+        newest_first: true,
+        model: None,
+        text: None,
+        shared: false,
+    }
 }
 
 /// The first page, a page somewhere in the list, and one conversation with its items, each read alone.

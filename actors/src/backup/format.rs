@@ -161,7 +161,7 @@ impl Exporter {
                 };
                 // What is left of somebody who is being forgotten is nobody's any more.
                 let forgotten = stores.forgotten()?;
-                for record in &page {
+                for record in page.iter().filter(|record| is_whole(record)) {
                     let any = self.user.is_none() && forgotten.is_empty();
                     let owner = if any { None } else { stores.records().owner(record)? };
                     let gone = owner.is_some_and(|owner| forgotten.contains(&owner));
@@ -202,6 +202,16 @@ impl Exporter {
     fn trailer(&mut self) -> Vec<u8> {
         (trailer(&self.counts, &std::mem::take(&mut self.digest)) + "\n").into_bytes()
     }
+}
+
+/// An export with a damaged record could not be imported; without it, it can.
+fn is_whole(record: &Record) -> bool {
+    let checked = record.check();
+    if let Err(problem) = &checked {
+        let record = record.key_text();
+        tracing::error!(%record, %problem, "a record of the store is damaged and left out of the export");
+    }
+    checked.is_ok()
 }
 
 fn trailer(records: &Counts, digest: &Sha256) -> String {
@@ -268,6 +278,11 @@ impl Importer {
     /// How many lines have been read.
     pub fn lines(&self) -> u64 {
         self.lines
+    }
+
+    /// The id of the store that was exported; `None` before the header.
+    pub fn store(&self) -> Option<&str> {
+        self.header.as_ref().map(|header| header.store.as_str())
     }
 
     /// What was read, once it is all verified.

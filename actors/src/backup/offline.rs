@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::Counts;
 use super::format::{ExportError, Exporter, ImportError, Importer};
-use crate::identity::UserId;
+use super::keep::{Keep, Whole};
+use crate::identity::{UserId, now_s};
 use crate::store::files::{create_private_folder, sync_folder, write_private};
-use crate::store::{self, OpenError, Record, StoreError, Stores};
+use crate::store::{self, OpenError, Record, SledStores, StoreError, Stores};
 
 /// Longest line: no record comes near it.
 const LINE: u64 = 64 << 20;
@@ -53,6 +54,12 @@ pub enum OfflineError {
          one of the two, or import into an empty store"
     )]
     Conflict(String),
+    /// Nobody would be left to administer.
+    #[error(
+        "the import would leave no administrator that is not disabled, and nothing was changed. Make or enable another \
+         administrator in the store that was exported, and export it again"
+    )]
+    NoAdmin,
     /// The export is not taken in.
     #[error(transparent)]
     Import(#[from] ImportError),
@@ -119,13 +126,15 @@ fn find_user(stores: &dyn Stores, name: &str) -> Result<Option<UserId>, StoreErr
     Ok(found.map(|user| user.id))
 }
 
-/// Takes an export in. Nothing of it is there before all of it is verified. Blocks.
+/// Takes an export in. Nothing of it is there before all of it is verified. What was revoked in the store that is there
+/// stays so, unless `restore_revoked`. Blocks.
 ///
 /// # Errors
 /// See [`OfflineError`].
 pub fn import(
     folder: &Path,
     mode: ImportMode,
+    restore_revoked: bool,
     input: &mut dyn Read,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Counts, OfflineError> {
@@ -135,7 +144,9 @@ pub fn import(
     let here = if present { Some(store::open(folder)?) } else { None };
     if let Some(stores) = &here {
         if mode == ImportMode::Merge {
-            return merge(folder, input, progress, &mut |records, step| put(stores, records, step));
+            let id = stores.records().store_id()?;
+            let apply: Apply<'_> = &mut |records, step| put(stores, records, step);
+            return merge(folder, &id, restore_revoked, input, progress, apply);
         }
         if mode == ImportMode::Fresh && !stores.records().is_empty()? {
             return Err(OfflineError::NotEmpty(folder.to_owned()));
@@ -145,7 +156,8 @@ pub fn import(
     if draft.exists() {
         std::fs::remove_dir_all(&draft).map_err(file_error(draft.display()))?;
     }
-    let built = build(&draft, input, progress);
+    let before = here.as_ref().filter(|_| mode == ImportMode::Replace);
+    let built = build(&draft, before, restore_revoked, input, progress);
     let counts = match built {
         Ok(counts) => counts,
         Err(error) => {
@@ -158,12 +170,30 @@ pub fn import(
     Ok(counts)
 }
 
-fn build(draft: &Path, input: &mut dyn Read, progress: &mut dyn FnMut(u64)) -> Result<Counts, OfflineError> {
+/// `before`: the store whose place it takes, whose revocations go on.
+fn build(
+    draft: &Path,
+    before: Option<&SledStores>,
+    restore_revoked: bool,
+    input: &mut dyn Read,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Counts, OfflineError> {
     create_private_folder(draft).map_err(file_error(draft.display()))?;
     let stores = store::open(draft)?;
+    let id = before.map(|before| before.records().store_id()).transpose()?;
+    let mut whole = Whole::default();
     let mut chunk = Chunk::default();
     let mut done = 0;
-    let counts = read(input, &mut |record| {
+    let (counts, _) = read(input, &mut |record, store| {
+        let record = match before {
+            Some(before) => {
+                let keep = Keep { same_store: id.as_deref() == Some(store), restore_revoked };
+                keep.apply(before, record, now_s())?
+            }
+            None => Some(record),
+        };
+        let Some(record) = record else { return Ok(()) };
+        whole.note(&record)?;
         if let Some(records) = chunk.push(record) {
             stores.records().put(&records)?;
             done += records.len() as u64;
@@ -172,6 +202,9 @@ fn build(draft: &Path, input: &mut dyn Read, progress: &mut dyn FnMut(u64)) -> R
         Ok(())
     })?;
     stores.records().put(&chunk.records)?;
+    if let Some(before) = before {
+        whole.check(before, true)?;
+    }
     progress(counts.values().sum());
     stores.sync()?;
     Ok(counts)
@@ -211,11 +244,11 @@ fn put_in_place(folder: &Path, draft: &Path, present: bool) -> Result<(), Offlin
     std::fs::remove_dir_all(draft).map_err(file_error(draft.display()))
 }
 
-/// Reads and checks an export, giving each record.
+/// Reads and checks an export, giving each record and the id of its store.
 fn read(
     input: &mut dyn Read,
-    visit: &mut dyn FnMut(Record) -> Result<(), OfflineError>,
-) -> Result<Counts, OfflineError> {
+    visit: &mut dyn FnMut(Record, &str) -> Result<(), OfflineError>,
+) -> Result<(Counts, String), OfflineError> {
     let mut importer = Importer::default();
     let mut input = BufReader::with_capacity(256 << 10, input);
     let mut line = Vec::new();
@@ -223,32 +256,35 @@ fn read(
         line.clear();
         input.by_ref().take(LINE).read_until(b'\n', &mut line).map_err(file_error("the input"))?;
         if line.is_empty() {
-            return Ok(importer.finish()?);
+            let store = importer.store().unwrap_or_default().to_owned();
+            return Ok((importer.finish()?, store));
         }
         let bytes = line.strip_suffix(b"\n").unwrap_or(&line);
         if let Some(record) = importer.line(bytes)? {
             record.check().map_err(|problem| ImportError::Line { number: importer.lines(), problem })?;
-            visit(record)?;
+            visit(record, importer.store().unwrap_or_default())?;
         }
     }
 }
 
-/// What is done with records that are verified: first with all of them, then again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// See whether one is in another's place.
-    Check,
+/// What is done with records that are verified: first with all of them, then with the whole, then with all again.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// See whether one is in another's place, and note it.
+    Check(&'a mut Whole, Keep),
+    /// See whether the whole may be put in; there are no records.
+    Whole(&'a Whole),
     /// Put them in.
-    Put,
+    Put(Keep),
 }
 
 /// Does one of the two steps with some records.
-pub type Apply<'a> = &'a mut dyn FnMut(&[Record], Step) -> Result<(), OfflineError>;
+pub type Apply<'a> = &'a mut dyn FnMut(&[Record], Step<'_>) -> Result<(), OfflineError>;
 
 /// One of the two steps with some records.
-pub fn put(stores: &dyn Stores, records: &[Record], step: Step) -> Result<(), OfflineError> {
+pub fn put(stores: &dyn Stores, records: &[Record], step: Step<'_>) -> Result<(), OfflineError> {
     match step {
-        Step::Check => {
+        Step::Check(whole, keep) => {
             for record in records {
                 if let Some(taken) = stores.records().taken(record)? {
                     let what = String::from_utf8_lossy(&taken.key).replace('\0', " ");
@@ -256,47 +292,57 @@ pub fn put(stores: &dyn Stores, records: &[Record], step: Step) -> Result<(), Of
                     let what = if readable { what } else { record.key_text() };
                     return Err(OfflineError::Conflict(format!("{} ({what})", taken.tree)));
                 }
+                if let Some(record) = keep.apply(stores, record.clone(), now_s())? {
+                    whole.note(&record)?;
+                }
             }
             Ok(())
         }
-        Step::Put => {
-            stores.records().put(records)?;
+        Step::Whole(whole) => whole.check(stores, false),
+        Step::Put(keep) => {
+            for record in records {
+                if let Some(record) = keep.apply(stores, record.clone(), now_s())? {
+                    stores.records().put(&[record])?;
+                }
+            }
             Ok(stores.sync()?)
         }
     }
 }
 
-/// Verifies a whole export, then hands its records over in chunks, first to be checked and then to be put in. A merge
-/// that is cut off can be done again: what is in already is put in once more.
+/// Verifies a whole export, then hands its records over in chunks, first to be checked and then to be put in. `id`: of
+/// the store that it is put in. A merge that is cut off can be done again: what is in already is put in once more.
 pub fn merge(
     folder: &Path,
+    id: &str,
+    restore_revoked: bool,
     input: &mut dyn Read,
     progress: &mut dyn FnMut(u64),
     apply: Apply<'_>,
 ) -> Result<Counts, OfflineError> {
     let mut spool = tempfile::tempfile_in(folder).map_err(file_error(folder.display()))?;
-    let counts = {
+    let (counts, store) = {
         let mut spool = io::BufWriter::new(&mut spool);
         // A line of the spool is a record, verified by then.
-        let counts = read(input, &mut |record| {
+        let read = read(input, &mut |record, _| {
             let parts = (record.kind, &record.key, String::from_utf8_lossy(&record.value));
             let line = serde_json::to_string(&parts).expect("numbers and texts have a JSON form");
             writeln!(spool, "{line}").map_err(file_error("the import's draft"))
         })?;
         spool.flush().map_err(file_error("the import's draft"))?;
-        counts
+        read
     };
-    for step in [Step::Check, Step::Put] {
-        let mut done = 0;
-        each_chunk(&mut spool, &mut |records| {
-            apply(records, step)?;
-            if step == Step::Put {
-                done += records.len() as u64;
-                progress(done);
-            }
-            Ok(())
-        })?;
-    }
+    let keep = Keep { same_store: store == id, restore_revoked };
+    let mut whole = Whole::default();
+    each_chunk(&mut spool, &mut |records| apply(records, Step::Check(&mut whole, keep)))?;
+    apply(&[], Step::Whole(&whole))?;
+    let mut done = 0;
+    each_chunk(&mut spool, &mut |records| {
+        apply(records, Step::Put(keep))?;
+        done += records.len() as u64;
+        progress(done);
+        Ok(())
+    })?;
     Ok(counts)
 }
 

@@ -5,6 +5,7 @@
 //! have their turn. It is no snapshot of one moment: each record is whole, what was there from its begin to its end
 //! is in it, and what came or went meanwhile may be.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use tokio::sync::mpsc;
 
 use super::Counts;
 use super::format::{ExportError, Exporter};
+use super::keep::Keep;
 use super::offline::{self, OfflineError, Step};
-use crate::identity::{ApiKeyRecord, Index, UserId, UserRecord};
+use crate::identity::{ApiKeyRecord, Index, UserId, UserRecord, now_s};
 use crate::store::{
     AccountChange, Changes, KINDS, KeyHash, Ready, Record, SessionChange, Store, StoreError, StoredSession,
     Stores,
@@ -66,58 +68,51 @@ impl Backup {
     }
 
     /// Takes an export in that comes through `body`: its records are put in place of those of the same keys. Nothing
-    /// of it is there before all of it is verified.
+    /// of it is there before all of it is verified. What was revoked here stays so, unless `restore_revoked`.
     ///
     /// # Errors
     /// See [`BackupError`].
-    pub async fn import(&self, body: mpsc::Receiver<io::Result<Bytes>>) -> Result<Counts, BackupError> {
+    pub async fn import(
+        &self,
+        body: mpsc::Receiver<io::Result<Bytes>>,
+        restore_revoked: bool,
+    ) -> Result<Counts, BackupError> {
         let backup = self.clone();
-        let merged = tokio::task::spawn_blocking(move || backup.merge(body)).await;
+        let merged = tokio::task::spawn_blocking(move || backup.merge(body, restore_revoked)).await;
         Ok(merged.map_err(|_| BackupError::Timeout)??)
     }
 
-    fn merge(&self, body: mpsc::Receiver<io::Result<Bytes>>) -> Result<Counts, OfflineError> {
+    fn merge(
+        &self,
+        body: mpsc::Receiver<io::Result<Bytes>>,
+        restore_revoked: bool,
+    ) -> Result<Counts, OfflineError> {
         let mut reader = ChannelReader { body, rest: Bytes::new() };
-        offline::merge(&self.folder, &mut reader, &mut |_| (), &mut |records, step| {
-            self.apply(records.to_vec(), step)
-        })
+        let id = self.store.look_blocking(|stores| stores.records().store_id())?;
+        let apply: offline::Apply<'_> = &mut |records, step| self.apply(records, step);
+        offline::merge(&self.folder, &id, restore_revoked, &mut reader, &mut |_| (), apply)
     }
 
-    fn apply(&self, records: Vec<Record>, step: Step) -> Result<(), OfflineError> {
-        match step {
-            Step::Check => self.store.look_blocking(|stores| offline::put(stores, &records, step)),
-            Step::Put => {
-                let ready: Result<Vec<Ready>, OfflineError> = self.store.look_blocking(|stores| {
-                    stores.room()?;
-                    Ok(records
-                        .into_iter()
-                        .map(|record| stores.records().ready(record))
-                        .collect::<Result<_, _>>()?)
-                });
-                self.put(Arc::new(ready?))
-            }
-        }
+    fn apply(&self, records: &[Record], step: Step<'_>) -> Result<(), OfflineError> {
+        let Step::Put(keep) = step else {
+            return self.store.look_blocking(|stores| offline::put(stores, records, step));
+        };
+        let ready: Result<Vec<Ready>, OfflineError> = self.store.look_blocking(|stores| {
+            stores.room()?;
+            let ready = records.iter().map(|record| stores.records().ready(record.clone()));
+            Ok(ready.collect::<Result<_, _>>()?)
+        });
+        self.put(Arc::new(ready?), keep)
     }
 
     /// Puts records in, a few at a time. They hold for credentials as soon as they are durable.
-    fn put(&self, ready: Arc<Vec<Ready>>) -> Result<(), OfflineError> {
+    fn put(&self, ready: Arc<Vec<Ready>>, keep: Keep) -> Result<(), OfflineError> {
         let (mut done, begun) = (0, Instant::now());
         while done < ready.len() {
             let (all, index) = (Arc::clone(&ready), Arc::clone(&self.index));
             let (reply, answer) = std::sync::mpsc::channel();
             self.store.write(
-                move |stores: &dyn Stores| {
-                    let (until, mut next) = (Instant::now() + STEP, done);
-                    while next < all.len() && (next == done || Instant::now() < until) {
-                        match stores.records().put_ready(&all[next]) {
-                            Ok(()) => next += 1,
-                            // What is in already is to be made durable.
-                            Err(StoreError::Removing) if next > done => break,
-                            Err(error) => return Err(error),
-                        }
-                    }
-                    Ok((next, credentials(&all[done..next])))
-                },
+                move |stores: &dyn Stores| put_some(stores, &all, done, keep),
                 move |outcome: Result<_, StoreError>| {
                     let _ = reply.send(outcome.map(|(next, changes)| {
                         index.apply(&changes);
@@ -135,30 +130,57 @@ impl Backup {
     }
 }
 
-/// What the index of credentials has to know of records that were put in.
-fn credentials(ready: &[Ready]) -> Changes {
-    let mut changes = Changes::default();
-    for Record { kind, key, value } in ready.iter().map(Ready::record) {
-        // They were checked before.
-        match KINDS[*kind].name {
-            "user" => {
-                let user: Option<UserRecord> = serde_json::from_slice(value).ok();
-                changes.accounts.extend(user.map(AccountChange::PutUser));
+/// Puts records in from that one on, for a while: the next one, and what the index of credentials has to know. What was
+/// revoked is looked up here, where nothing is revoked meanwhile.
+fn put_some(
+    stores: &dyn Stores,
+    all: &[Ready],
+    from: usize,
+    keep: Keep,
+) -> Result<(usize, Changes), StoreError> {
+    let (until, mut next, mut changes) = (Instant::now() + STEP, from, Changes::default());
+    while next < all.len() && (next == from || Instant::now() < until) {
+        let mut ready = Cow::Borrowed(&all[next]);
+        if keep.concerns(ready.record()) {
+            match keep.apply(stores, ready.record().clone(), now_s())? {
+                Some(record) => ready = Cow::Owned(ready.into_owned().with(record)),
+                None => {
+                    next += 1;
+                    continue;
+                }
             }
-            "key" => {
-                let record: Option<ApiKeyRecord> = serde_json::from_slice(value).ok();
-                let hash = KeyHash::try_from(key.as_slice()).ok();
-                let put = hash.zip(record).map(|(hash, record)| AccountChange::PutKey(hash, record));
-                changes.accounts.extend(put);
-            }
-            "session" => {
-                let session: Option<StoredSession> = serde_json::from_slice(value).ok();
-                changes.sessions.extend(session.map(SessionChange::Put));
-            }
-            _ => {}
         }
+        match stores.records().put_ready(&ready) {
+            Ok(()) => credentials(ready.record(), &mut changes),
+            // What is in already is to be made durable.
+            Err(StoreError::Removing) if next > from => break,
+            Err(error) => return Err(error),
+        }
+        next += 1;
     }
-    changes
+    Ok((next, changes))
+}
+
+/// What the index of credentials has to know of a record that was put in.
+fn credentials(Record { kind, key, value }: &Record, changes: &mut Changes) {
+    // It was checked before.
+    match KINDS[*kind].name {
+        "user" => {
+            let user: Option<UserRecord> = serde_json::from_slice(value).ok();
+            changes.accounts.extend(user.map(AccountChange::PutUser));
+        }
+        "key" => {
+            let record: Option<ApiKeyRecord> = serde_json::from_slice(value).ok();
+            let hash = KeyHash::try_from(key.as_slice()).ok();
+            let put = hash.zip(record).map(|(hash, record)| AccountChange::PutKey(hash, record));
+            changes.accounts.extend(put);
+        }
+        "session" => {
+            let session: Option<StoredSession> = serde_json::from_slice(value).ok();
+            changes.sessions.extend(session.map(SessionChange::Put));
+        }
+        _ => {}
+    }
 }
 
 /// The pieces of an export.

@@ -50,8 +50,8 @@ pub enum ConversationMessage {
     DeleteItem(UserId, ConversationId, String, Call<ConversationRecord>),
     /// Go on from another item.
     Pick(UserId, ConversationId, String, Call<ConversationRecord>),
-    /// Make a link that anybody can read, of that token if there is none.
-    Share(UserId, ConversationId, String, Call<Share>),
+    /// Make a link that anybody can read until then, of that token if there is none.
+    Share(UserId, ConversationId, String, Option<u64>, Call<Share>),
     /// Make the link lead nowhere.
     Unshare(UserId, ConversationId, Call<()>),
 }
@@ -181,8 +181,8 @@ fn handle(writer: &Writer, message: ConversationMessage) {
         Message::Pick(user, id, item, call) => {
             writer.decide(call, move |stores, rules| decide::pick(stores, user, id, &item, rules));
         }
-        Message::Share(user, id, token, call) => {
-            writer.decide(call, move |stores, rules| decide::share(stores, user, id, token, rules));
+        Message::Share(user, id, token, until, call) => {
+            writer.decide(call, move |stores, rules| decide::share(stores, user, id, token, until, rules));
         }
         Message::Unshare(user, id, call) => {
             writer.decide(call, move |stores, _| decide::unshare(stores, user, id));

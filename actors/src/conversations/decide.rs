@@ -15,7 +15,7 @@ use super::types::{
 use super::{item, title};
 use crate::config::ConversationsConfig;
 use crate::identity::{IdentityError, UserId};
-use crate::store::{ConversationChange, ConversationsStore, Stores};
+use crate::store::{ConversationChange, ConversationsStore, Stores, Used};
 
 /// An answer and what makes it true.
 pub type Decision<T> = Result<(T, Vec<ConversationChange>), ConversationError>;
@@ -50,6 +50,16 @@ pub fn not_found(what: &'static str, id: &str) -> ConversationError {
     ConversationError::NotFound { what, id: id.chars().take(100).collect() }
 }
 
+/// Refuses what is more than a user may have.
+fn check_quota(
+    stores: &dyn Stores,
+    before: Option<&ConversationRecord>,
+    after: &ConversationRecord,
+) -> Result<(), ConversationError> {
+    let before = before.map(Used::of_conversation).unwrap_or_default();
+    Ok(stores.check_quota(after.user, Used::of_conversation(after).and(before.less()))?)
+}
+
 /// Begins a conversation.
 pub fn create(
     stores: &dyn Stores,
@@ -78,6 +88,7 @@ pub fn create(
     check_metadata(&record.metadata, &rules.limits)?;
     let mut draft = Draft::new(record);
     draft.add(new.items, None, rules)?;
+    check_quota(stores, None, &draft.record)?;
     Ok((draft.record.clone(), draft.into_changes()))
 }
 
@@ -89,7 +100,8 @@ pub fn update(
     update: ConversationUpdate,
     rules: &Rules,
 ) -> Decision<ConversationRecord> {
-    let mut record = find(&**stores.conversations(), user, id)?;
+    let before = find(&**stores.conversations(), user, id)?;
+    let mut record = before.clone();
     if let Some(title) = update.title {
         record.title = title.map(|title| valid_title(&title, &rules.limits)).transpose()?;
     }
@@ -100,6 +112,7 @@ pub fn update(
         record.metadata = metadata;
         check_metadata(&record.metadata, &rules.limits)?;
     }
+    check_quota(stores, Some(&before), &record)?;
     touch(&mut record, rules);
     Ok((record.clone(), vec![ConversationChange::Put(record)]))
 }
@@ -120,10 +133,12 @@ pub fn append(
     rules: &Rules,
 ) -> Decision<Vec<Item>> {
     let store = &**stores.conversations();
-    let mut draft = Draft::new(find(store, user, id)?);
+    let before = find(store, user, id)?;
+    let mut draft = Draft::new(before.clone());
     let parent = draft.hang_on(store, anchor)?;
     check_new_ids(store, id, &items)?;
     draft.add(items, parent, rules)?;
+    check_quota(stores, Some(&before), &draft.record)?;
     Ok((draft.items.clone(), draft.into_changes()))
 }
 
@@ -165,7 +180,8 @@ pub fn begin(
     rules: &Rules,
 ) -> Decision<Option<Begun>> {
     let store = &**stores.conversations();
-    let mut draft = Draft::new(find(store, user, id)?);
+    let before = find(store, user, id)?;
+    let mut draft = Draft::new(before.clone());
     if draft.record.head != opening.seen_head {
         return Ok((None, Vec::new()));
     }
@@ -181,6 +197,7 @@ pub fn begin(
     if draft.record.model.is_none() {
         draft.record.model = opening.model.map(valid_model).transpose()?;
     }
+    check_quota(stores, Some(&before), &draft.record)?;
     let answer = draft.stored.last().cloned().ok_or_else(ConversationError::unavailable)?;
     let added = draft.stored.iter().map(|item| item.node.number).collect();
     let begun = Begun { items, answer, added, head_before, title_before };
@@ -324,18 +341,26 @@ pub fn pick(
     Ok((record.clone(), vec![ConversationChange::Put(record)]))
 }
 
-/// Makes a link by which anybody can read the active branch as it is now. There is one at a time; one that is there
-/// keeps its token.
+/// Makes a link by which anybody can read the active branch as it is now, until then. There is one at a time; one that is
+/// there keeps its token.
 pub fn share(
     stores: &dyn Stores,
     user: UserId,
     id: ConversationId,
     new_token: String,
+    expires_at: Option<u64>,
     rules: &Rules,
 ) -> Decision<Share> {
     let mut record = find(&**stores.conversations(), user, id)?;
-    let token = record.share.take().map_or(new_token, |share| share.token);
-    let share = Share { token, head: record.head, created_at: rules.now_s() };
+    let now = rules.now_s();
+    if expires_at.is_some_and(|end| end <= now) {
+        return Err(ConversationError::invalid("expires_at", "must be in the future (Unix seconds)"));
+    }
+    // One that has ended stays so.
+    let ended_at = stores.accounts().user(user)?.and_then(|user| user.shares_ended_at);
+    let open = |share: &Share| !share.is_over(now) && ended_at.is_none_or(|ended| share.created_at > ended);
+    let token = record.share.take().filter(open).map_or(new_token, |share| share.token);
+    let share = Share { token, head: record.head, created_at: now, expires_at };
     record.share = Some(share.clone());
     Ok((share, vec![ConversationChange::Put(record)]))
 }

@@ -306,16 +306,21 @@ impl Conversations {
         self.look(move |store, running| view::whole(store, running, user, id)).await
     }
 
-    /// Makes a link by which anybody can read the active branch as it is now. There is one at a time; one that is
-    /// there keeps its token.
+    /// Makes a link by which anybody can read the active branch as it is now, until then (epoch seconds). There is one at
+    /// a time; one that is there keeps its token.
     ///
     /// # Errors
     /// Not found, or the store.
-    pub async fn share(&self, user: UserId, id: ConversationId) -> Result<Share, ConversationError> {
+    pub async fn share(
+        &self,
+        user: UserId,
+        id: ConversationId,
+        expires_at: Option<u64>,
+    ) -> Result<Share, ConversationError> {
         let mut secret = [0; 24];
         aws_lc_rs::rand::fill(&mut secret).map_err(|_| ConversationError::unavailable())?;
         let token = format!("share_{}", URL_SAFE_NO_PAD.encode(secret));
-        self.ask(user, |call| ConversationMessage::Share(user, id, token, call)).await
+        self.ask(user, |call| ConversationMessage::Share(user, id, token, expires_at, call)).await
     }
 
     /// Makes the link lead nowhere.

@@ -55,6 +55,17 @@ pub struct Share {
     pub head: Option<u32>,
     /// When it was made (epoch seconds).
     pub created_at: u64,
+    /// When it ends (epoch seconds).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
+}
+
+impl Share {
+    /// Whether it has ended by itself. `now`: epoch seconds.
+    #[must_use]
+    pub fn is_over(&self, now: u64) -> bool {
+        self.expires_at.is_some_and(|end| end <= now)
+    }
 }
 
 /// Where a conversation stands among its user's: by the last change, then by id.
@@ -149,6 +160,8 @@ pub struct ConversationQuery {
     pub model: Option<String>,
     /// Those whose title or items have that text, upper or lower case.
     pub text: Option<String>,
+    /// Those that a share link leads to.
+    pub shared: bool,
 }
 
 /// A part of a user's conversations.

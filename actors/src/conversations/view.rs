@@ -10,7 +10,7 @@ use super::types::{
     BranchView, ConversationPage, ConversationQuery, ConversationRecord, Item, ItemPage, Position,
     StoredItem, WholeConversation,
 };
-use crate::identity::UserId;
+use crate::identity::{UserId, now_s};
 use crate::store::{ConversationsStore, StoreError};
 
 /// A search looks at most at so many conversations at a time.
@@ -206,10 +206,12 @@ pub fn shared(
     running: &Running,
     token: &str,
 ) -> View<(ConversationRecord, Vec<Item>)> {
-    let missing = || not_found("share link", token);
+    // The token is what opens it: it is repeated nowhere.
+    let missing = || not_found("share link", "of that token");
     let id = store.shared(token)?.ok_or_else(missing)?;
     let record = store.conversation(id)?.ok_or_else(missing)?;
-    let share = record.share.as_ref().filter(|share| share.token == token).ok_or_else(missing)?;
+    let share = record.share.as_ref().filter(|share| share.token == token && !share.is_over(now_s()));
+    let share = share.ok_or_else(missing)?;
     let items = Viewer::new(store, id, running).path(share.head)?;
     Ok((record, items))
 }
@@ -237,7 +239,11 @@ pub fn list(
             return Ok(false);
         }
         next = Some(position);
-        let record = store.conversation(position.id)?;
+        let record = match store.conversation(position.id) {
+            // Said when it is asked for by its id; the others are to be seen.
+            Err(StoreError::Value { .. }) => None,
+            record => record?,
+        };
         // Otherwise it has been changed or deleted since: it stands elsewhere now.
         if let Some(record) = record.filter(|record| record.position() == position && record.user == user)
             && search.matches(store, &record)?
@@ -253,6 +259,7 @@ pub fn list(
 }
 
 struct Search<'a> {
+    shared: bool,
     model: Option<&'a str>,
     text: Option<String>,
     conversations_left: usize,
@@ -262,6 +269,7 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(query: &'a ConversationQuery) -> Self {
         Self {
+            shared: query.shared,
             model: query.model.as_deref(),
             text: query.text.as_ref().map(|text| text.to_lowercase()),
             conversations_left: SEARCH_CONVERSATIONS,
@@ -279,6 +287,9 @@ impl<'a> Search<'a> {
         record: &ConversationRecord,
     ) -> Result<bool, StoreError> {
         self.conversations_left = self.conversations_left.saturating_sub(1);
+        if self.shared && record.share.is_none() {
+            return Ok(false);
+        }
         if self.model.is_some_and(|model| record.model.as_deref() != Some(model)) {
             return Ok(false);
         }

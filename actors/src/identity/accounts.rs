@@ -152,7 +152,7 @@ impl AccountsState {
                 desk.decide(call, move |stores| users::create(stores, &email, &name, now));
             }
             AccountsMessage::UpdateUser(id, update, call) => desk.decide(call, move |stores| {
-                users::update(stores, id, update, &index.users_of(UserKind::Admin))
+                users::update(stores, id, update, &index.users_of(UserKind::Admin), now)
             }),
             AccountsMessage::DeleteUser(id, call) => {
                 desk.decide(call, move |stores| users::delete(stores, id, &index.users_of(UserKind::Admin)))

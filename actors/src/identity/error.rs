@@ -69,6 +69,7 @@ impl From<StoreError> for IdentityError {
         match error {
             StoreError::Reopening => Self::Unavailable { part: "database", retry_after: RETRY_AFTER },
             StoreError::Full(_) => Self::StorageFull,
+            StoreError::Quota { .. } => Self::StorageQuota(error.to_string()),
             error => Self::Storage(error.to_string()),
         }
     }
@@ -144,6 +145,9 @@ pub enum IdentityError {
     /// There is no room on the disk.
     #[error("the server's disk has no room left")]
     StorageFull,
+    /// The user keeps as much as one may.
+    #[error("{0}")]
+    StorageQuota(String),
     /// The store failed; what was asked for may or may not have been done.
     #[error("the database failed: {0}")]
     Storage(String),

@@ -239,6 +239,13 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::UpdateUser(user, update, call)).await
     }
 
+    /// Whether a share link that this user made then (epoch seconds) still leads anywhere: it ends with its user's being
+    /// disabled or deleted.
+    #[must_use]
+    pub fn shows_share(&self, user: UserId, made_at: u64) -> bool {
+        self.desk.index.shows_share(user, made_at)
+    }
+
     /// Deletes a user with all keys and sessions.
     ///
     /// # Errors

@@ -106,12 +106,13 @@ struct UserEntry {
     disabled: bool,
     limits: LimitOverrides,
     guest_net: Option<ClientNet>,
+    shares_ended_at: Option<u64>,
 }
 
 impl From<&UserRecord> for UserEntry {
     fn from(record: &UserRecord) -> Self {
-        let UserRecord { kind, disabled, limits, guest_net, .. } = *record;
-        Self { kind, disabled, limits, guest_net }
+        let UserRecord { kind, disabled, limits, guest_net, shares_ended_at, .. } = *record;
+        Self { kind, disabled, limits, guest_net, shares_ended_at }
     }
 }
 
@@ -322,6 +323,12 @@ impl Index {
             user_limits: entry.limits,
             key_limits: LimitOverrides::default(),
         })
+    }
+
+    /// Whether a share link that this user made then still leads anywhere.
+    pub fn shows_share(&self, user: UserId, made_at: u64) -> bool {
+        let ended = |entry: &UserEntry| entry.shares_ended_at.is_some_and(|ended| made_at <= ended);
+        self.user(user).is_some_and(|entry| !entry.disabled && !ended(&entry))
     }
 
     /// When a key was last accepted, as far as it is known here.

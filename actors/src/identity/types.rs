@@ -72,6 +72,9 @@ pub struct UserRecord {
     /// Who it is at the identity provider.
     #[serde(default)]
     pub external: Option<ExternalId>,
+    /// When the user was last disabled: share links made until then lead nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares_ended_at: Option<u64>,
 }
 
 /// What to change about a user; `None` leaves a field as it is.

@@ -66,6 +66,7 @@ pub fn new_user(kind: UserKind, email: Option<String>, name: String, now: u64) -
         limits: LimitOverrides::default(),
         guest_net: None,
         external: None,
+        shares_ended_at: None,
     }
 }
 
@@ -75,6 +76,7 @@ pub fn update(
     id: UserId,
     update: UserUpdate,
     admins: &[UserId],
+    now: u64,
 ) -> Decision<UserRecord> {
     let before = find(stores, id)?;
     let mut user = before.clone();
@@ -89,6 +91,10 @@ pub fn update(
         user.kind = kind;
     }
     user.disabled = update.disabled.unwrap_or(user.disabled);
+    if user.disabled && !before.disabled {
+        // For good: enabling the user again does not open them.
+        user.shares_ended_at = Some(now);
+    }
     user.limits = update.limits.unwrap_or(user.limits);
     if administers(&before) && !administers(&user) {
         keep_an_admin(stores, id, admins)?;

@@ -31,6 +31,9 @@ pub enum ResponsesError {
     /// There is no room on the disk.
     #[error("the server's disk has no room left")]
     StorageFull,
+    /// The user keeps as much as one may.
+    #[error("{0}")]
+    StorageQuota(String),
     /// The store failed.
     #[error("the store failed: {0}")]
     Storage(String),
@@ -41,6 +44,7 @@ impl From<StoreError> for ResponsesError {
         match error {
             StoreError::Reopening => Self::Unavailable("database"),
             StoreError::Full(_) => Self::StorageFull,
+            StoreError::Quota { .. } => Self::StorageQuota(error.to_string()),
             error => Self::Storage(error.to_string()),
         }
     }

@@ -17,7 +17,7 @@ use super::types::{End, Found, ResponseId, ResponseRecord};
 use crate::config::ResponsesConfig;
 use crate::identity::call::Slot;
 use crate::identity::{Party, UserId, now_s};
-use crate::store::{Changes, ResponseChange, Staged, Store, StoreError, Stores};
+use crate::store::{Changes, ResponseChange, Staged, Store, StoreError, Stores, Used};
 
 /// How often what is stored is looked after.
 const TICK: Duration = Duration::from_secs(60);
@@ -203,6 +203,8 @@ impl RegistryArguments {
             // However large it is: the store's thread has only its head to write.
             let staged = store.look(move |stores| {
                 stores.room()?;
+                // Before anything is written; decided below, where nothing comes in between.
+                stores.check_quota(record.user, Used::of_response(0))?;
                 stores.responses().stage(&record)
             });
             let staged: Staged = match staged.await {
@@ -213,6 +215,10 @@ impl RegistryArguments {
                 }
             };
             let change = move |stores: &dyn Stores| -> Result<(), StoreError> {
+                if let Err(error) = stores.check_quota(staged.user(), staged.used()) {
+                    stores.responses().discard(&staged)?;
+                    return Err(error);
+                }
                 let responses = vec![ResponseChange::PutStaged(staged)];
                 stores.commit(&Changes { responses, ..Changes::default() })
             };

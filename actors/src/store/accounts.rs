@@ -13,14 +13,11 @@
 use std::fmt::Debug;
 use std::ops::Bound;
 
-use sled::transaction::{
-    ConflictableTransactionError, ConflictableTransactionResult, TransactionError, Transactional,
-    TransactionalTree,
-};
+use sled::transaction::{ConflictableTransactionResult, TransactionError, Transactional, TransactionalTree};
 use sled::{Db, IVec, Tree};
 
-use super::StoreError;
 use super::db::{decode, encode, id_bytes};
+use super::{StoreError, readable};
 use crate::identity::{ApiKeyRecord, ExternalId, KeyId, UserId, UserRecord};
 
 /// SHA-256 of an API key's secret.
@@ -59,7 +56,7 @@ pub trait AccountsStore: Debug + Send + Sync {
     /// The database failed.
     fn user_by_external(&self, id: &ExternalId) -> Result<Option<UserRecord>, StoreError>;
 
-    /// Up to `limit` users behind `after`, oldest first.
+    /// Up to `limit` users behind `after`, oldest first; for all lists: without those whose records are damaged.
     ///
     /// # Errors
     /// The database failed.
@@ -70,6 +67,12 @@ pub trait AccountsStore: Debug + Send + Sync {
     /// # Errors
     /// The database failed.
     fn key(&self, user: UserId, key: KeyId) -> Result<Option<(KeyHash, ApiKeyRecord)>, StoreError>;
+
+    /// The key of that hash.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn key_by_hash(&self, hash: &KeyHash) -> Result<Option<ApiKeyRecord>, StoreError>;
 
     /// All of a user's keys, oldest first, revoked ones among them.
     ///
@@ -156,9 +159,9 @@ impl AccountsStore for SledAccounts {
         let range = self.user.range((start, Bound::Unbounded));
         let record = |entry: sled::Result<(IVec, IVec)>| {
             let (id, value) = entry?;
-            decode(|| format!("user {id:?}"), &value)
+            readable(user_of(&id, &value))
         };
-        range.take(limit).map(record).collect()
+        range.map(record).filter_map(Result::transpose).take(limit).collect()
     }
 
     fn key(&self, user: UserId, key: KeyId) -> Result<Option<(KeyHash, ApiKeyRecord)>, StoreError> {
@@ -168,10 +171,14 @@ impl AccountsStore for SledAccounts {
         }
     }
 
+    fn key_by_hash(&self, hash: &KeyHash) -> Result<Option<ApiKeyRecord>, StoreError> {
+        Ok(self.key_of(hash)?.map(|(_, record)| record))
+    }
+
     fn keys(&self, user: UserId) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError> {
         let mut keys = Vec::new();
         for entry in self.key_by_user.scan_prefix(user.to_bytes()) {
-            keys.extend(self.key_of(&entry?.1)?);
+            keys.extend(readable(self.key_of(&entry?.1))?.flatten());
         }
         Ok(keys)
     }
@@ -197,7 +204,11 @@ impl AccountsStore for SledAccounts {
     fn each_key(&self, visit: &mut dyn FnMut(KeyHash, ApiKeyRecord)) -> Result<(), StoreError> {
         for entry in &self.key {
             let (hash, value) = entry?;
-            visit(key_hash(&hash)?, decode(|| "an API key".to_owned(), &value)?);
+            let name = || format!("key {}", hex(&hash));
+            let read = || Ok((key_hash(&hash)?, decode(name, &value)?));
+            if let Some((hash, record)) = readable(read())? {
+                visit(hash, record);
+            }
         }
         Ok(())
     }
@@ -244,8 +255,11 @@ impl Transaction<'_> {
                 let before = self.key.insert(hash, encode(record))?;
                 // A key that goes over to another user.
                 if let Some(before) = before {
-                    let before: ApiKeyRecord = decode_or_abort(|| "an API key".to_owned(), &before)?;
-                    self.by_user.remove(&by_user_key(before.user, before.id))?;
+                    // What a damaged one led to is not known any more.
+                    let before: Option<ApiKeyRecord> = serde_json::from_slice(&before).ok();
+                    if let Some(before) = before {
+                        self.by_user.remove(&by_user_key(before.user, before.id))?;
+                    }
                 }
                 self.by_user.insert(&by_user_key(record.user, record.id), hash)?;
             }
@@ -260,7 +274,7 @@ impl Transaction<'_> {
     /// Removes what leads to the user of that value by address and external identity.
     fn forget_names(&self, value: Option<&[u8]>) -> ConflictableTransactionResult<(), StoreError> {
         let Some(value) = value else { return Ok(()) };
-        let before: UserRecord = decode_or_abort(|| "a user".to_owned(), value)?;
+        let Ok(before) = serde_json::from_slice::<UserRecord>(value) else { return Ok(()) };
         if let Some(email) = &before.email {
             self.email.remove(email.as_bytes())?;
         }
@@ -271,11 +285,18 @@ impl Transaction<'_> {
     }
 }
 
-fn decode_or_abort<T: serde::de::DeserializeOwned>(
-    what: impl FnOnce() -> String,
-    value: &[u8],
-) -> ConflictableTransactionResult<T, StoreError> {
-    decode(what, value).map_err(ConflictableTransactionError::Abort)
+/// A user whose record says the id that it lies under.
+fn user_of(id: &[u8], value: &[u8]) -> Result<UserRecord, StoreError> {
+    let name = || format!("user {}", hex(id));
+    let user: UserRecord = decode(name, value)?;
+    match user.id.to_bytes() == id {
+        true => Ok(user),
+        false => Err(StoreError::Value { what: name(), problem: "it has another user's id".to_owned() }),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn external_key(id: &ExternalId) -> Vec<u8> {

@@ -22,16 +22,18 @@ use std::fmt::Debug;
 use std::ops::Bound;
 use std::time::Instant;
 
-use sled::transaction::{
-    ConflictableTransactionError, ConflictableTransactionResult, TransactionError, Transactional,
-    TransactionalTree,
-};
+use sled::transaction::{ConflictableTransactionResult, TransactionError, Transactional, TransactionalTree};
 use sled::{Db, IVec, Tree};
 
-use super::StoreError;
+use super::conversation_keys::{
+    by_user_key, conversation_id, item_id_key, item_key, item_prefix, number_and_chunk, position,
+    range_is_empty,
+};
 use super::db::{decode, encode};
 use super::doomed::{self, Doomed, Notes};
 use super::item_value;
+use super::quota::{Changed, Sums, Used};
+use super::{StoreError, readable};
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
@@ -119,7 +121,7 @@ pub trait ConversationsStore: Debug + Send + Sync {
         let (mut changes, mut seen) = (Vec::new(), 0);
         self.some_of(from, &mut |id| {
             seen += 1;
-            if let Some(record) = self.conversation(id)? {
+            if let Some(record) = readable(self.conversation(id))?.flatten() {
                 changes.push(ConversationChange::Put(ConversationRecord { user: to, ..record }));
             }
             Ok(true)
@@ -135,19 +137,9 @@ pub trait ConversationsStore: Debug + Send + Sync {
     ///
     /// # Errors
     /// The database failed.
-    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
-        let mut changes = Vec::new();
-        self.some_of(user, &mut |id| {
-            changes.push(ConversationChange::Delete(id));
-            Ok(true)
-        })?;
-        if !changes.is_empty() {
-            self.commit(&changes)?;
-        }
-        Ok(changes.len() < PER_TRANSACTION)
-    }
+    fn delete_some(&self, user: UserId) -> Result<bool, StoreError>;
 
-    /// A few conversations of a user, for [`move_some`](Self::move_some) and [`delete_some`](Self::delete_some).
+    /// A few conversations of a user, for [`move_some`](Self::move_some).
     ///
     /// # Errors
     /// The database failed.
@@ -169,6 +161,7 @@ pub struct SledConversations {
     item_id: Tree,
     share: Tree,
     notes: Notes,
+    sums: Sums,
 }
 
 impl SledConversations {
@@ -187,6 +180,7 @@ impl SledConversations {
             item_id: db.open_tree("item_id")?,
             share: db.open_tree("share")?,
             notes,
+            sums: Sums::open(db)?,
         })
     }
 
@@ -232,7 +226,8 @@ impl ConversationsStore for SledConversations {
         }
         let mut keys = self.by_user.range((start, end)).keys();
         while let Some(key) = if newest_first { keys.next() } else { keys.next_back() } {
-            if !visit(position(&key?)?)? {
+            let Some(position) = readable(position(&key?))? else { continue };
+            if !visit(position)? {
                 break;
             }
         }
@@ -279,6 +274,20 @@ impl ConversationsStore for SledConversations {
         Ok(Some(u32::from_be_bytes(bytes)))
     }
 
+    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
+        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(PER_TRANSACTION);
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let positions = keys.iter().map(|key| readable(position(key))).collect::<Result<Vec<_>, _>>()?;
+        let changes: Vec<_> =
+            positions.into_iter().flatten().map(|position| ConversationChange::Delete(position.id)).collect();
+        self.commit(&changes)?;
+        // What led to damaged ones, too.
+        for key in &keys {
+            self.by_user.remove(key)?;
+        }
+        Ok(keys.len() < PER_TRANSACTION)
+    }
+
     fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
         let prepared = changes.iter().map(|change| self.prepare(change)).collect::<Result<Vec<_>, _>>()?;
         self.apply(&prepared)
@@ -315,11 +324,13 @@ impl SledConversations {
 
     /// Makes changes at once or not at all.
     fn apply(&self, prepared: &[Prepared<'_>]) -> Result<(), StoreError> {
-        let Self { conversation, by_user, item, item_id, share, notes } = self;
-        let trees = (conversation, by_user, item, item_id, share, notes.tree());
-        let outcome = trees.transaction(|(conversation, by_user, item, item_id, share, notes)| {
-            let trees = Transaction { conversation, by_user, item, item_id, share, notes };
-            prepared.iter().try_for_each(|change| trees.apply(change))
+        let Self { conversation, by_user, item, item_id, share, notes, sums } = self;
+        let trees = (conversation, by_user, item, item_id, share, notes.tree(), sums.tree());
+        let outcome = trees.transaction(|(conversation, by_user, item, item_id, share, notes, sums)| {
+            let changed = Changed::default();
+            let trees = Transaction { conversation, by_user, item, item_id, share, notes, changed: &changed };
+            prepared.iter().try_for_each(|change| trees.apply(change))?;
+            changed.write(sums)
         });
         if prepared.iter().any(|change| matches!(change, Prepared::Delete(_))) {
             self.notes.added();
@@ -366,6 +377,7 @@ struct Transaction<'a> {
     item_id: &'a TransactionalTree,
     share: &'a TransactionalTree,
     notes: &'a TransactionalTree,
+    changed: &'a Changed,
 }
 
 impl Transaction<'_> {
@@ -374,6 +386,7 @@ impl Transaction<'_> {
             Prepared::Put(record, value) => {
                 let before = self.conversation.insert(&record.id.to_bytes(), value.as_slice())?;
                 self.forget_what_leads_to(before.as_deref())?;
+                self.changed.add(record.user, Used::of_conversation(record));
                 self.by_user.insert(by_user_key(record.user, record.position()), &[])?;
                 if let Some(share) = &record.share {
                     self.share.insert(share.token.as_bytes(), &record.id.to_bytes())?;
@@ -413,69 +426,13 @@ impl Transaction<'_> {
 
     fn forget_what_leads_to(&self, value: Option<&[u8]>) -> ConflictableTransactionResult<(), StoreError> {
         let Some(value) = value else { return Ok(()) };
-        let before: ConversationRecord =
-            decode(|| "a conversation".to_owned(), value).map_err(ConflictableTransactionError::Abort)?;
+        // What a damaged one led to is not known any more.
+        let Ok(before) = serde_json::from_slice::<ConversationRecord>(value) else { return Ok(()) };
+        self.changed.add(before.user, Used::of_conversation(&before).less());
         self.by_user.remove(by_user_key(before.user, before.position()))?;
         if let Some(share) = &before.share {
             self.share.remove(share.token.as_bytes())?;
         }
         Ok(())
     }
-}
-
-fn by_user_key(user: UserId, position: Position) -> Vec<u8> {
-    let age = !position.updated_us;
-    [user.to_bytes().as_slice(), &age.to_be_bytes(), &position.id.to_bytes()].concat()
-}
-
-fn position(key: &[u8]) -> Result<Position, StoreError> {
-    let wrong = || StoreError::Value {
-        what: "an index of conversations".to_owned(),
-        problem: format!("its key has {} bytes, expected 40", key.len()),
-    };
-    let (age, id) = key.get(16..).and_then(<[u8]>::split_first_chunk::<8>).ok_or_else(wrong)?;
-    let id = <[u8; 16]>::try_from(id).map_err(|_| wrong())?;
-    Ok(Position { updated_us: !u64::from_be_bytes(*age), id: ConversationId::from_bytes(id) })
-}
-
-/// Whether nothing can lie between two keys; sled panics when they are the wrong way round.
-fn range_is_empty(start: &Bound<Vec<u8>>, end: &Bound<Vec<u8>>) -> bool {
-    let (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) =
-        (start, end)
-    else {
-        return false;
-    };
-    from >= to
-}
-
-/// What the keys of an item's chunks begin with.
-pub fn item_prefix(id: ConversationId, number: u32) -> Vec<u8> {
-    [id.to_bytes().as_slice(), &number.to_be_bytes()].concat()
-}
-
-fn item_key(id: ConversationId, number: u32, chunk: u16) -> Vec<u8> {
-    [id.to_bytes().as_slice(), &number.to_be_bytes(), &chunk.to_be_bytes()].concat()
-}
-
-fn item_id_key(id: ConversationId, item: &str) -> Vec<u8> {
-    [id.to_bytes().as_slice(), item.as_bytes()].concat()
-}
-
-/// The number and the chunk in an item's key.
-pub fn number_and_chunk(key: &[u8]) -> Result<(u32, u16), StoreError> {
-    let parts = key.get(16..).and_then(<[u8]>::split_first_chunk::<4>);
-    let parts = parts.and_then(|(number, rest)| Some((*number, <[u8; 2]>::try_from(rest).ok()?)));
-    let (number, chunk) = parts.ok_or_else(|| StoreError::Value {
-        what: "an item".to_owned(),
-        problem: format!("its key has {} bytes, expected 22", key.len()),
-    })?;
-    Ok((u32::from_be_bytes(number), u16::from_be_bytes(chunk)))
-}
-
-fn conversation_id(what: &str, bytes: &[u8]) -> Result<ConversationId, StoreError> {
-    let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| StoreError::Value {
-        what: what.to_owned(),
-        problem: format!("{} bytes, expected 16", bytes.len()),
-    })?;
-    Ok(ConversationId::from_bytes(bytes))
 }

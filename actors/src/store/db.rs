@@ -18,6 +18,7 @@ use super::files::{create_private_folder, sync_folder, write_private};
 use super::mark::{Mark, Reached};
 use super::migrations::{SCHEMA, steps_from};
 use super::open_error::OpenError;
+use super::quota::{Quotas, Sums, Used};
 use super::records::{RecordsStore, SledRecords};
 use super::responses::{ResponsesStore, SledResponses};
 use super::sessions::{SessionsStore, SledSessions};
@@ -49,6 +50,8 @@ pub struct SledStores {
     file: File,
     folder: PathBuf,
     min_free_bytes: u64,
+    quotas: Quotas,
+    sums: Sums,
     mark: Mark,
     /// The number of the last sync.
     commit: AtomicU64,
@@ -81,6 +84,14 @@ impl Stores for SledStores {
 
     fn records(&self) -> &dyn RecordsStore {
         &self.records
+    }
+
+    fn used(&self, user: UserId) -> Result<Used, StoreError> {
+        self.sums.of(user)
+    }
+
+    fn quotas(&self) -> Quotas {
+        self.quotas
     }
 
     fn room(&self) -> Result<(), StoreError> {
@@ -164,6 +175,13 @@ impl SledStores {
 
     fn forgotten_whole(&self) -> MutexGuard<'_, Vec<UserId>> {
         self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses users what is more than this.
+    #[must_use]
+    pub const fn allowing(mut self, quotas: Quotas) -> Self {
+        self.quotas = quotas;
+        self
     }
 
     /// Forgets those who are noted, until then. `true`: there is more to do.
@@ -307,11 +325,14 @@ pub fn open_caching(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenE
     mark.write(Reached { length: 0, ..reached }).map_err(file_error(&mark_file))?;
     let stores = (|| {
         let notes = Notes::open(&db)?;
+        let sums = Sums::open(&db)?;
         let items = Arc::new(SledConversations::noting(&db, notes.clone())?);
         Ok(SledStores {
             file: File::open(path.join("db")).map_err(|error| StoreError::from(&error))?,
             folder: folder.to_owned(),
             min_free_bytes: 0,
+            quotas: Quotas::default(),
+            sums: sums.clone(),
             mark,
             commit: commit.into(),
             meta: meta.clone(),

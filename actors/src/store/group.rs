@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::conversations::{ConversationChange, ConversationsStore, Visit};
-use super::{AccountsStore, RecordsStore, ResponsesStore, SessionsStore, StoreError, Stores, UsageStore};
+use super::{
+    AccountsStore, Quotas, RecordsStore, ResponsesStore, SessionsStore, StoreError, Stores, UsageStore, Used,
+};
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
@@ -30,8 +32,17 @@ struct Pending {
     records: BTreeMap<ConversationId, ConversationRecord>,
     items: BTreeMap<(ConversationId, u32), StoredItem>,
     numbers: HashMap<(ConversationId, String), u32>,
+    /// What users have more than the database knows.
+    used: HashMap<UserId, Used>,
     /// Why some could not be made; whoever decided something in this round is told.
     failed: Option<StoreError>,
+}
+
+impl Pending {
+    fn uses(&mut self, user: UserId, more: Used) {
+        let used = self.used.entry(user).or_default();
+        *used = used.and(more);
+    }
 }
 
 impl Group {
@@ -106,6 +117,11 @@ impl ConversationsStore for Group {
         pending.map_or_else(|| self.inner.item_number(id, item), |number| Ok(Some(number)))
     }
 
+    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
+        self.flush()?;
+        self.inner.delete_some(user)
+    }
+
     fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
         // What is to be deleted with a conversation is looked for in the database.
         if changes.iter().any(|change| matches!(change, ConversationChange::Delete(_))) {
@@ -114,10 +130,22 @@ impl ConversationsStore for Group {
                 self.pending().failed = Some(error.clone());
             });
         }
+        let mut before = Vec::new();
+        for change in changes {
+            if let ConversationChange::Put(record) = change {
+                before.extend(self.conversation(record.id)?);
+            }
+        }
         let mut pending = self.pending();
+        for record in &before {
+            pending.uses(record.user, Used::of_conversation(record).less());
+        }
         for change in changes {
             match change {
-                ConversationChange::Put(record) => drop(pending.records.insert(record.id, record.clone())),
+                ConversationChange::Put(record) => {
+                    pending.uses(record.user, Used::of_conversation(record));
+                    pending.records.insert(record.id, record.clone());
+                }
                 ConversationChange::PutItem(id, item) => {
                     pending.numbers.insert((*id, item.node.id.clone()), item.node.number);
                     pending.items.insert((*id, item.node.number), item.clone());
@@ -189,6 +217,15 @@ impl Stores for Grouped<'_> {
 
     fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError> {
         self.in_order().note_forgotten(user, begins)
+    }
+
+    fn used(&self, user: UserId) -> Result<Used, StoreError> {
+        let more = self.group.pending().used.get(&user).copied().unwrap_or_default();
+        Ok(self.stores.used(user)?.and(more))
+    }
+
+    fn quotas(&self) -> Quotas {
+        self.stores.quotas()
     }
 
     fn forgotten(&self) -> Result<Vec<UserId>, StoreError> {

@@ -65,7 +65,7 @@ fn record(conversation: u8, title: u8, updated_us: u64, shared: bool) -> Convers
         bytes: 2,
         next: 4,
         head: Some(0),
-        share: shared.then_some(Share { token, head: Some(0), created_at: 1 }),
+        share: shared.then_some(Share { token, head: Some(0), created_at: 1, expires_at: None }),
     }
 }
 

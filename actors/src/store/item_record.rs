@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::StoreError;
-use super::conversations::{ConversationsStore, SledConversations, item_prefix, number_and_chunk};
+use super::conversation_keys::{item_prefix, number_and_chunk};
+use super::conversations::{ConversationsStore, SledConversations};
 use crate::conversations::types::StoredItem;
 use crate::conversations::{ConversationId, MAX_ITEM_ID, Node};
 

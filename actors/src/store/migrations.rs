@@ -3,9 +3,12 @@
 //! Each step can be done again on what it has done half or whole: the schema number is written after it, so a crash in
 //! its middle has the next start do it again.
 
+use std::collections::BTreeMap;
+
 use sled::Db;
 
-use super::StoreError;
+use super::{StoreError, Used};
+use crate::identity::UserId;
 
 /// The version of keys and values. One that is newer than this is refused.
 pub const SCHEMA: u32 = 3;
@@ -29,10 +32,22 @@ fn v1_to_v2(db: &Db) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Schema 3 has notes of what is gone, and responses in two bodies. Those of schema 2 are read as they are and become
+/// Schema 3 has notes of what is gone, sums of what users have, and responses in two bodies. Those of schema 2 are read as they are and become
 /// such when they are next written; a program that knows neither would take what is gone for lost.
 fn v2_to_v3(db: &Db) -> Result<(), StoreError> {
     db.open_tree("doomed")?;
+    let mut sums: BTreeMap<UserId, Used> = BTreeMap::new();
+    let mut add = |user, more| {
+        let sum = sums.entry(user).or_default();
+        *sum = sum.and(more);
+    };
+    super::conversation_keys::count(db, &mut add)?;
+    super::response_head::count(db, &mut add)?;
+    let quota = db.open_tree("quota")?;
+    quota.clear()?;
+    for (user, used) in sums {
+        quota.insert(user.to_bytes(), super::db::encode(&used))?;
+    }
     Ok(())
 }
 

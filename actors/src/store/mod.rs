@@ -13,6 +13,7 @@
 //! so that another database can take sled's place.
 
 mod accounts;
+mod conversation_keys;
 mod conversations;
 mod db;
 mod doomed;
@@ -24,7 +25,9 @@ mod mark;
 mod migrations;
 mod open_error;
 mod pace;
+mod quota;
 mod records;
+mod response_head;
 mod responses;
 mod sessions;
 mod usage;
@@ -42,10 +45,11 @@ use crate::usage::Payer;
 
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use conversations::{ConversationChange, ConversationsStore};
-pub use db::open;
+pub use db::{SledStores, open};
 pub use doomed::Swept;
 pub use migrations::SCHEMA;
 pub use open_error::OpenError;
+pub use quota::{Quotas, Used};
 pub use records::{KINDS, Ready, Record, RecordsStore, kind as record_kind};
 pub use responses::{ResponseChange, ResponsesStore, Staged};
 pub use sessions::{SessionChange, SessionsStore, StoredSession};
@@ -65,6 +69,28 @@ pub trait Stores: Send + Sync + Debug {
     fn usage(&self) -> &dyn UsageStore;
     /// All records, whatever their kind.
     fn records(&self) -> &dyn RecordsStore;
+    /// What a user has.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn used(&self, _user: UserId) -> Result<Used, StoreError> {
+        Ok(Used::default())
+    }
+
+    /// What users may have.
+    fn quotas(&self) -> Quotas {
+        Quotas::default()
+    }
+
+    /// Whether a user may have more.
+    ///
+    /// # Errors
+    /// [`StoreError::Quota`], or the database failed.
+    fn check_quota(&self, user: UserId, more: Used) -> Result<(), StoreError> {
+        let Some(record) = self.accounts().user(user)? else { return Ok(()) };
+        self.quotas().check(record.kind, self.used(user)?, more)
+    }
+
     /// Whether there is room for changes.
     ///
     /// # Errors
@@ -216,9 +242,33 @@ pub enum StoreError {
     /// It failed before and could not be opened again yet.
     #[error("it is being opened again")]
     Reopening,
+    /// The user has as much as one may have.
+    #[error(
+        "this would be more than the {limit} {unit} that one user may keep ({quota}); delete something first"
+    )]
+    Quota {
+        /// The setting.
+        quota: String,
+        /// How much.
+        limit: u64,
+        /// Of what.
+        unit: &'static str,
+    },
     /// Something of the same id was deleted and is still being removed.
     #[error("something of the same id is still being removed; try again in a moment")]
     Removing,
+}
+
+/// Leaves out what cannot be read, and says so: one bad record must not take the others with it.
+fn readable<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ StoreError::Value { .. }) => {
+            tracing::error!(%error, "a record of the store is damaged and left out; import it again from an export");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl From<sled::Error> for StoreError {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sled::{Db, Tree};
 
-use super::StoreError;
+use super::accounts::KeyHash;
 use super::conversations::{ConversationsStore, SledConversations};
 use super::db::{decode, encode, id_bytes};
 use super::doomed::{Doomed, Notes};
@@ -17,10 +17,14 @@ use super::item_record::{self, ItemRecord};
 use super::responses::{ResponseChange, ResponsesStore, SledResponses, Staged};
 use super::sessions::StoredSession;
 use super::usage::UsageRow;
+use super::{StoreError, readable};
 use crate::conversations::ConversationId;
 use crate::conversations::types::ConversationRecord;
 use crate::identity::{ApiKeyRecord, ExternalId, UserId, UserRecord, now_s};
 use crate::responses::{End, ResponseId, ResponseRecord};
+
+/// Bytes of a key's hash.
+const HASH: usize = size_of::<KeyHash>();
 
 /// An entry that leads to a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,10 +69,10 @@ enum Form {
 
 /// Every kind, in the order of an export: what others refer to comes first.
 pub static KINDS: &[Kind] = &[
-    plain("user", "user", "id", user_indexes, check::<UserRecord>),
-    plain("key", "key", "user", key_indexes, check::<ApiKeyRecord>),
-    plain("session", "session", "user", session_indexes, check::<StoredSession>),
-    plain("usage", "usage", "user", no_indexes, check::<UsageRow>),
+    plain("user", "user", "id", user_indexes, check_user),
+    plain("key", "key", "user", key_indexes, check_key),
+    plain("session", "session", "user", session_indexes, check_session),
+    plain("usage", "usage", "user", no_indexes, check_usage),
     formed("conversation", "conv", Form::Conversation, check_conversation),
     formed("item", "item", Form::Item, item_record::check),
     formed("response", "response", Form::Response, check_response),
@@ -93,8 +97,34 @@ const fn formed(
     Kind { name, tree, owner: "user", indexes: no_indexes, form, check }
 }
 
-fn check<T: DeserializeOwned>(_: &[u8], value: &[u8]) -> Result<(), String> {
-    parse::<T>(value).map(drop)
+fn check_user(key: &[u8], value: &[u8]) -> Result<(), String> {
+    let user: UserRecord = parse(value)?;
+    if user.email.as_ref().is_some_and(|email| *email != email.to_lowercase() || email.is_empty()) {
+        return Err("its email address is empty or not in lower case".to_owned());
+    }
+    same_key(key, &user.id.to_bytes(), "user")
+}
+
+fn check_key(key: &[u8], value: &[u8]) -> Result<(), String> {
+    parse::<ApiKeyRecord>(value)?;
+    match key.len() {
+        HASH => Ok(()),
+        length => Err(format!("its key is a hash of {length} bytes, expected {HASH}")),
+    }
+}
+
+fn check_session(key: &[u8], value: &[u8]) -> Result<(), String> {
+    let session: StoredSession = parse(value)?;
+    same_key(key, &session.id.to_bytes(), "session")
+}
+
+fn check_usage(key: &[u8], value: &[u8]) -> Result<(), String> {
+    let row: UsageRow = parse(value)?;
+    same_key(key, &super::usage::key_bytes(&row.key), "row")
+}
+
+fn same_key(key: &[u8], expected: &[u8], what: &str) -> Result<(), String> {
+    if key == expected { Ok(()) } else { Err(format!("its key is another {what}'s")) }
 }
 
 fn parse<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
@@ -195,13 +225,16 @@ impl Record {
     }
 
     /// The entries that lead to it, where its form does not know.
-    fn entries(&self) -> Result<Vec<IndexEntry>, StoreError> {
+    ///
+    /// # Errors
+    /// It is not JSON.
+    pub fn entries(&self) -> Result<Vec<IndexEntry>, StoreError> {
         Ok((KINDS[self.kind].indexes)(&self.key, &self.json()?))
     }
 }
 
 /// A record that is about to be put in, with the part of the work done that needs no turn on the store's thread.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ready {
     record: Record,
     /// A response's bodies.
@@ -209,6 +242,12 @@ pub struct Ready {
 }
 
 impl Ready {
+    /// The same with another record of the same key; for those that have nothing written beforehand.
+    #[must_use]
+    pub fn with(self, record: Record) -> Self {
+        Self { record, ..self }
+    }
+
     /// The record.
     pub const fn record(&self) -> &Record {
         &self.record
@@ -347,7 +386,8 @@ impl SledRecords {
         let before = self.trees[record.kind].insert(&record.key, record.value.as_slice())?;
         if let Some(before) = before {
             let before = Record { value: before.to_vec(), ..record.clone() };
-            for entry in before.entries()? {
+            // What a damaged one led to, if anything, is not known any more.
+            for entry in readable(before.entries())?.into_iter().flatten() {
                 self.db.open_tree(entry.tree)?.remove(entry.key)?;
             }
         }
@@ -382,7 +422,7 @@ impl RecordsStore for SledRecords {
         let (mut records, mut size) = (Vec::new(), 0);
         for entry in self.trees[kind].range::<Vec<u8>, _>((start, Bound::Unbounded)) {
             let (key, value) = entry?;
-            let Some(record) = self.record(kind, &key, &value)? else { continue };
+            let Some(record) = readable(self.record(kind, &key, &value))?.flatten() else { continue };
             size += record.value.len();
             records.push(record);
             if records.len() >= limit || size >= bytes {

@@ -18,21 +18,17 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sled::transaction::{
-    ConflictableTransactionError, ConflictableTransactionResult, TransactionError, Transactional,
-    TransactionalTree,
-};
+use sled::transaction::{ConflictableTransactionResult, TransactionError, Transactional};
 use sled::{Db, Tree};
 use uuid::Uuid;
 
-use super::StoreError;
-use super::db::{decode, encode, id_bytes};
+use super::db::{decode, encode};
 use super::doomed::{self, Doomed, Notes};
+use super::quota::{Changed, Sums, Used};
+use super::response_head::{Body, Head, PART, Split, Trees, by_user_key, part_key, response_id};
+use super::{StoreError, readable};
 use crate::identity::UserId;
 use crate::responses::{Delta, End, ResponseId, ResponseRecord};
-
-/// Longest part of a body in bytes.
-const PART: usize = 64 * 1024;
 
 /// Responses deleted or moved at a time when a user is: bounds the time.
 const AT_ONCE: usize = 16;
@@ -46,9 +42,10 @@ static EPOCHS: AtomicU64 = AtomicU64::new(0);
 /// A change to responses.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ResponseChange {
-    /// A new response, or a new state of one.
+    /// A new response, or a new state of one, in one go.
+    #[cfg(test)]
     Put(Box<ResponseRecord>),
-    /// The same, with its bodies written.
+    /// A new response, or a new state of one, with its bodies written.
     PutStaged(Staged),
     /// The response has ended; one that is gone stays so.
     End(ResponseId, StagedEnd),
@@ -72,6 +69,12 @@ impl Staged {
     #[must_use]
     pub const fn user(&self) -> UserId {
         self.head.user()
+    }
+
+    /// What it takes of its user's quota.
+    #[must_use]
+    pub fn used(&self) -> Used {
+        self.head.used()
     }
 }
 
@@ -138,6 +141,12 @@ pub trait ResponsesStore: Debug + Send + Sync {
     /// The database failed.
     fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError>;
 
+    /// Lets go of what was written and is not to be put after all.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn discard(&self, staged: &Staged) -> Result<(), StoreError>;
+
     /// Makes these changes in order, each response's at once or not at all.
     ///
     /// # Errors
@@ -148,11 +157,7 @@ pub trait ResponsesStore: Debug + Send + Sync {
     ///
     /// # Errors
     /// The database failed.
-    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
-        let ids = self.of_user(user, None, AT_ONCE)?;
-        self.commit(&ids.iter().copied().map(ResponseChange::Delete).collect::<Vec<_>>())?;
-        Ok(ids.len() < AT_ONCE)
-    }
+    fn delete_some(&self, user: UserId) -> Result<bool, StoreError>;
 
     /// Gives a few responses of one user to another; `false`: there may be more.
     ///
@@ -169,6 +174,7 @@ pub struct SledResponses {
     by_user: Tree,
     running: Tree,
     notes: Notes,
+    sums: Sums,
     epoch: u64,
 }
 
@@ -208,6 +214,7 @@ impl SledResponses {
             by_user: db.open_tree("response_by_user")?,
             running: db.open_tree("response_running")?,
             notes,
+            sums: Sums::open(db)?,
             epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
         })
     }
@@ -270,10 +277,12 @@ impl SledResponses {
         &self,
         change: impl Fn(&Trees<'_>) -> ConflictableTransactionResult<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let Self { response, by_user, running, notes, .. } = self;
-        let trees = (response, by_user, running, notes.tree());
-        let outcome = trees.transaction(|(response, by_user, running, notes)| {
-            change(&Trees { response, by_user, running, notes })
+        let Self { response, by_user, running, notes, sums, .. } = self;
+        let trees = (response, by_user, running, notes.tree(), sums.tree());
+        let outcome = trees.transaction(|(response, by_user, running, notes, sums)| {
+            let changed = Changed::default();
+            change(&Trees { response, by_user, running, notes, changed: &changed })?;
+            changed.write(sums)
         });
         self.notes.added();
         outcome.map_err(|error| match error {
@@ -300,6 +309,7 @@ impl SledResponses {
                 if let Some(before) = &split.said {
                     doomed::doom(trees.notes, Doomed::Body(before.id))?;
                 }
+                trees.changed.add(split.user, Head::Split(split.clone()).used().less());
                 trees.put(id, &Head::Split(Split { said: Some(staged.said.clone()), ..split }))?;
                 doomed::keep(trees.notes, body)
             }
@@ -345,18 +355,24 @@ impl ResponsesStore for SledResponses {
         });
         let end = std::ops::Bound::Included([user.to_bytes(), [0xff; 16]].concat());
         let keys = self.by_user.range((start, end)).keys();
-        keys.take(limit).map(|key| response_id(&key?)).collect()
+        keys.map(|key| readable(response_id(&key?))).filter_map(Result::transpose).take(limit).collect()
     }
 
     fn running(&self) -> Result<Vec<ResponseId>, StoreError> {
-        self.running.iter().keys().map(|key| response_id(&key?)).collect()
+        let keys = self.running.iter().keys();
+        keys.map(|key| readable(response_id(&key?))).filter_map(Result::transpose).collect()
     }
 
     fn made_before(&self, epoch_s: u64, limit: usize) -> Result<Vec<ResponseId>, StoreError> {
         // A UUID of version 7 begins with 48 bits of milliseconds.
         let millis = (epoch_s.saturating_mul(1000)).min((1 << 48) - 1).to_be_bytes();
         let range = self.response.range(..&millis[2..]);
-        range.keys().take(limit).map(|key| response_id(&key?)).collect()
+        range
+            .keys()
+            .map(|key| readable(response_id(&key?)))
+            .filter_map(Result::transpose)
+            .take(limit)
+            .collect()
     }
 
     fn owners(&self) -> Result<Vec<UserId>, StoreError> {
@@ -390,9 +406,15 @@ impl ResponsesStore for SledResponses {
         Ok(StagedEnd { said: self.write_body(&encode(&Said { deltas, end }))?, epoch: self.epoch })
     }
 
+    fn discard(&self, staged: &Staged) -> Result<(), StoreError> {
+        self.check(staged.epoch)?;
+        staged.head.bodies(staged.id).into_iter().try_for_each(|body| self.notes.doom(Doomed::Body(body)))
+    }
+
     fn commit(&self, changes: &[ResponseChange]) -> Result<(), StoreError> {
         for change in changes {
             match change {
+                #[cfg(test)]
                 ResponseChange::Put(record) => self.put(&self.stage(record)?)?,
                 ResponseChange::PutStaged(staged) => self.put(staged)?,
                 ResponseChange::End(id, staged) => self.end(*id, staged)?,
@@ -402,12 +424,29 @@ impl ResponsesStore for SledResponses {
         Ok(())
     }
 
+    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
+        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(AT_ONCE);
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        for key in &keys {
+            if let Some(id) = readable(response_id(key))? {
+                self.transaction(|trees| trees.forget(id))?;
+            }
+            // What led to a damaged one, too.
+            self.by_user.remove(key)?;
+        }
+        Ok(keys.len() < AT_ONCE)
+    }
+
     fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
         let ids = self.of_user(from, None, AT_ONCE)?;
         for &id in &ids {
             self.transaction(|trees| {
                 trees.by_user.remove(&by_user_key(from, id))?;
-                match trees.head(id)? {
+                let head = trees.head(id)?;
+                if let Some(head) = &head {
+                    trees.changed.add(head.user(), head.used().less());
+                }
+                match head {
                     Some(head) => trees.put(id, &head.of(to)),
                     None => Ok(()),
                 }
@@ -415,130 +454,6 @@ impl ResponsesStore for SledResponses {
         }
         Ok(ids.len() < AT_ONCE)
     }
-}
-
-/// Text or JSON in parts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Body {
-    id: [u8; 16],
-    parts: u32,
-    bytes: u64,
-}
-
-/// What is to be known of a response without its bodies.
-#[derive(Clone, Debug, PartialEq)]
-enum Head {
-    /// As schema 2 has it.
-    Whole {
-        user: UserId,
-        parts: u32,
-    },
-    Split(Split),
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Split {
-    user: UserId,
-    asked: Body,
-    /// `None`: it runs.
-    said: Option<Body>,
-}
-
-impl Head {
-    fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Whole { user, parts } => [user.to_bytes().as_slice(), &parts.to_be_bytes()].concat(),
-            Self::Split(split) => encode(split),
-        }
-    }
-
-    fn decode(id: ResponseId, value: &[u8]) -> Result<Self, StoreError> {
-        // No JSON of a head is that short.
-        if let (Some((user, parts)), 20) = (value.split_first_chunk::<16>(), value.len()) {
-            let parts = u32::from_be_bytes([parts[0], parts[1], parts[2], parts[3]]);
-            return Ok(Self::Whole { user: UserId::from_bytes(*user), parts });
-        }
-        decode(|| id.to_string(), value).map(Self::Split)
-    }
-
-    const fn user(&self) -> UserId {
-        match self {
-            Self::Whole { user, .. } | Self::Split(Split { user, .. }) => *user,
-        }
-    }
-
-    fn of(self, user: UserId) -> Self {
-        match self {
-            Self::Whole { parts, .. } => Self::Whole { user, parts },
-            Self::Split(split) => Self::Split(Split { user, ..split }),
-        }
-    }
-
-    fn bodies(&self, id: ResponseId) -> Vec<[u8; 16]> {
-        match self {
-            Self::Whole { .. } => vec![id.to_bytes()],
-            Self::Split(split) => {
-                std::iter::once(&split.asked).chain(&split.said).map(|body| body.id).collect()
-            }
-        }
-    }
-
-    /// Whether it is known to run without its bodies being read.
-    const fn runs(&self) -> bool {
-        matches!(self, Self::Split(Split { said: None, .. }))
-    }
-}
-
-struct Trees<'a> {
-    response: &'a TransactionalTree,
-    by_user: &'a TransactionalTree,
-    running: &'a TransactionalTree,
-    notes: &'a TransactionalTree,
-}
-
-impl Trees<'_> {
-    fn head(&self, id: ResponseId) -> ConflictableTransactionResult<Option<Head>, StoreError> {
-        let head = self.response.get(id.to_bytes())?.map(|value| Head::decode(id, &value)).transpose();
-        head.map_err(ConflictableTransactionError::Abort)
-    }
-
-    fn put(&self, id: ResponseId, head: &Head) -> ConflictableTransactionResult<(), StoreError> {
-        self.response.insert(&id.to_bytes(), head.encode())?;
-        self.by_user.insert(&by_user_key(head.user(), id), &[])?;
-        match (head.runs(), head) {
-            (true, _) => drop(self.running.insert(&id.to_bytes(), &[])?),
-            (false, Head::Split(_)) => drop(self.running.remove(&id.to_bytes())?),
-            (false, Head::Whole { .. }) => {}
-        }
-        Ok(())
-    }
-
-    /// Removes what leads to a response, where there is anything, and notes that its bodies are gone.
-    fn forget(&self, id: ResponseId) -> ConflictableTransactionResult<(), StoreError> {
-        let Some(head) = self.head(id)? else { return Ok(()) };
-        self.response.remove(&id.to_bytes())?;
-        self.by_user.remove(&by_user_key(head.user(), id))?;
-        self.running.remove(&id.to_bytes())?;
-        head.bodies(id).iter().try_for_each(|&body| doomed::doom(self.notes, Doomed::Body(body)))
-    }
-}
-
-fn part_key(id: &[u8; 16], number: u32) -> [u8; 20] {
-    let mut bytes = [0; 20];
-    bytes[..16].copy_from_slice(id);
-    bytes[16..].copy_from_slice(&number.to_be_bytes());
-    bytes
-}
-
-fn by_user_key(user: UserId, id: ResponseId) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes[..16].copy_from_slice(&user.to_bytes());
-    bytes[16..].copy_from_slice(&id.to_bytes());
-    bytes
-}
-
-fn response_id(key: &[u8]) -> Result<ResponseId, StoreError> {
-    id_bytes("an index of responses", key).map(ResponseId::from_bytes)
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, TransactionError, Transactional, TransactionalTree};
 use sled::{Db, Tree};
 
-use super::StoreError;
 use super::db::{decode, encode, id_bytes};
+use super::{StoreError, readable};
 use crate::identity::family::Family;
 use crate::identity::{SessionId, UserId};
 
@@ -97,7 +97,7 @@ impl SessionsStore for SledSessions {
         let mut sessions = Vec::new();
         for entry in self.by_user.scan_prefix(user.to_bytes()) {
             let id = SessionId::from_bytes(id_bytes("an index of sessions", &entry?.0)?);
-            sessions.extend(self.session(id)?);
+            sessions.extend(readable(self.session(id))?.flatten());
         }
         Ok(sessions)
     }
@@ -110,7 +110,12 @@ impl SessionsStore for SledSessions {
     fn each_session(&self, visit: &mut dyn FnMut(StoredSession)) -> Result<(), StoreError> {
         for entry in &self.session {
             let (id, value) = entry?;
-            visit(decode(|| format!("session {id:?}"), &value)?);
+            let name = || {
+                format!("session {}", SessionId::from_bytes(id_bytes("a session", &id).unwrap_or_default()))
+            };
+            if let Some(session) = readable(decode(name, &value))? {
+                visit(session);
+            }
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ fn user(email: &str) -> UserRecord {
         limits: LimitOverrides::default(),
         guest_net: None,
         external: Some(ExternalId { issuer: "https://id.example".to_owned(), subject: email.to_owned() }),
+        shares_ended_at: None,
     }
 }
 
@@ -445,3 +446,6 @@ fn a_database_that_is_behind_is_refused() {
 
 /// What a crash leaves between a user's end and that of the rest is done at the next start.
 mod forgetting;
+
+/// One damaged record, and what users have.
+mod damaged;

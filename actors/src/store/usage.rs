@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use sled::{Db, Tree};
 
-use super::StoreError;
 use super::db::{decode, encode};
+use super::{StoreError, readable};
 use crate::identity::UserId;
 use crate::usage::{BatchId, Day, Payer, UsageCounts, UsageFilter, UsageKey};
 
@@ -127,7 +127,9 @@ impl UsageStore for SledUsage {
             None => self.usage.range::<Vec<u8>, _>(..),
         };
         for entry in range {
-            let row: UsageRow = decode(|| "usage".to_owned(), &entry?.1)?;
+            let Some(row) = readable(decode::<UsageRow>(|| "a row of usage".to_owned(), &entry?.1))? else {
+                continue;
+            };
             if (filter.start..=filter.end).contains(&row.key.day) {
                 visit(&row.key, &row.counts);
             }
@@ -136,20 +138,26 @@ impl UsageStore for SledUsage {
     }
 
     fn reassign_some(&self, from: UserId, to: Payer) -> Result<bool, StoreError> {
-        let (mut rows, mut gone) = (Vec::new(), Vec::new());
+        let (mut rows, mut gone, mut seen) = (Vec::new(), Vec::new(), 0);
         for entry in self.usage.scan_prefix(Payer::User(from).to_bytes()).take(ROWS) {
-            let row: UsageRow = decode(|| "usage".to_owned(), &entry?.1)?;
+            let (key, value) = entry?;
+            let Some(row) = readable(decode::<UsageRow>(|| "a row of usage".to_owned(), &value))? else {
+                self.usage.remove(key)?;
+                continue;
+            };
+            seen += 1;
             rows.push((UsageKey { user: to, key: None, ..row.key.clone() }, row.counts));
             gone.push(row.key);
         }
         if !gone.is_empty() {
             self.change(None, &rows, &gone)?;
         }
-        Ok(gone.len() < ROWS)
+        Ok(seen < ROWS)
     }
 }
 
-fn key_bytes(key: &UsageKey) -> Vec<u8> {
+/// The key of a row.
+pub fn key_bytes(key: &UsageKey) -> Vec<u8> {
     let api_key = key.key.map_or([0; 16], |key| key.to_bytes());
     [&day_bytes(key.user, key.day), api_key.as_slice(), key.model.as_bytes()].concat()
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::db;
 use super::group::{Group, Grouped};
 use super::pace::Pace;
-use super::{OpenError, StoreError, Stores, Swept};
+use super::{OpenError, Quotas, StoreError, Stores, Swept};
 use crate::config::StorageConfig;
 
 /// Most jobs that share one `fsync`; bounds how long the first waits for the last.
@@ -94,7 +94,8 @@ impl Store {
         let storage = storage.clone();
         Self::start(Box::new(move || {
             let stores = db::open_caching(&storage.path, storage.cache_bytes())?;
-            let stores = stores.reserving(u64::from(storage.min_free_mib) << 20);
+            let stores =
+                stores.reserving(u64::from(storage.min_free_mib) << 20).allowing(Quotas::new(&storage));
             load(&stores).map_err(|error| OpenError::Database { path: storage.path.join("db"), error })?;
             Ok(Box::new(stores))
         }))

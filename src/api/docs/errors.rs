@@ -207,6 +207,7 @@ pub static ERRORS: &[Known] = &[
     known(503, "oauth_provider_timeout", Tag("auth"), "The sign-in provider does not answer."),
     known(503, "web_search_failed", Tag("chat"), "The web could not be searched."),
     known(507, "insufficient_storage", Every, "The disk has no room, so nothing can be changed."),
+    known(507, "storage_quota_exceeded", Body, "The caller keeps as much as one may."),
 ];
 
 /// The name of an example in the description.

@@ -25,6 +25,7 @@ pub fn from_responses(error: ResponsesError) -> ApiError {
         ResponsesError::Busy => ApiError::unavailable("busy", message, SOON),
         ResponsesError::Unavailable(_) => ApiError::unavailable("responses_unavailable", message, SOON),
         ResponsesError::StorageFull => ApiError::insufficient_storage(),
+        ResponsesError::StorageQuota(_) => ApiError::storage_quota(message),
         ResponsesError::Storage(reason) => {
             tracing::error!(reason, "the store failed");
             ApiError::unavailable("storage_failed", "The server cannot write; its log says more.", SOON)

@@ -70,6 +70,7 @@ fn changed_conversations_are_not_repeated() {
         newest_first: true,
         model: None,
         text: None,
+        shared: false,
     };
     let first = view::list(&*trees, user, &query(None)).unwrap();
     // One that was seen and one that was not are changed: both come first now.

@@ -99,6 +99,7 @@ fn user() -> UserRecord {
         limits: LimitOverrides::default(),
         guest_net: None,
         external: None,
+        shares_ended_at: None,
     }
 }
 

@@ -143,7 +143,7 @@ impl Real {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 let token = format!("share_{}", ConversationId::new());
                 Box::new(move |stores, rules| {
-                    let (share, changes) = decide::share(stores, user, id, token, rules)?;
+                    let (share, changes) = decide::share(stores, user, id, token, None, rules)?;
                     Ok((Noted::Shared(conversation, Some(share.token)), changes))
                 })
             }
@@ -277,7 +277,15 @@ pub fn list_all(
     let mut all = Vec::new();
     let mut after = None;
     loop {
-        let query = ConversationQuery { limit, after, before: None, newest_first, model: None, text: None };
+        let query = ConversationQuery {
+            limit,
+            after,
+            before: None,
+            newest_first,
+            model: None,
+            text: None,
+            shared: false,
+        };
         let page = view::list(trees, user, &query).unwrap();
         all.extend(page.data);
         after = page.next;

@@ -72,7 +72,7 @@ fn records_bring_what_leads_to_them() {
     let (talk, response) =
         (conversation(somebody.id), ResponseRecord::new(somebody.id, 7, serde_json::json!({})));
     let shared = ConversationRecord {
-        share: Some(Share { token: "share_1".to_owned(), head: Some(0), created_at: 1 }),
+        share: Some(Share { token: "share_1".to_owned(), head: Some(0), created_at: 1, expires_at: None }),
         ..talk.clone()
     };
     let (put, answer) = (shared.clone(), response.clone());
