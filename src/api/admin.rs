@@ -174,7 +174,7 @@ async fn list(state: AppState, query: String) -> Result<Response, ApiError> {
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     user_of(&request.context)?;
-    let parsed = read::<CreateUser>(&state, request).await?;
+    let parsed = read::<CreateUser>(request).await?;
     let CreateUser { email, name } = parsed.value;
     let user = state.identity.create_user(&email, &name).await.map_err(ApiError::from_identity)?;
     let mut response = private(StatusCode::CREATED, &User::from(user));
@@ -216,7 +216,7 @@ async fn retrieve(id: String, state: AppState) -> Result<Response, ApiError> {
 )]
 async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let user = parse(&id)?;
-    let parsed = read::<UpdateUser>(&state, request).await?;
+    let parsed = read::<UpdateUser>(request).await?;
     let update = UserUpdate {
         name: parsed.value.name,
         disabled: parsed.value.disabled,
@@ -291,7 +291,7 @@ async fn create_session(id: String, state: AppState, context: RequestContext) ->
 )]
 async fn create_key(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, maker) = (parse(&id)?, request.context.caller.principal.permissions);
-    let parsed = read::<CreateApiKey>(&state, request).await?;
+    let parsed = read::<CreateApiKey>(request).await?;
     let key = parsed.value.check(now())?;
     let created = state.identity.create_key(user, maker, key).await.map_err(ApiError::from_identity)?;
     let mut response = private(StatusCode::CREATED, &NewApiKey::from(created));

@@ -120,7 +120,7 @@ async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiE
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, maker) = (user_of(&request.context)?, request.context.caller.principal.permissions);
-    let parsed = read::<CreateApiKey>(&state, request).await?;
+    let parsed = read::<CreateApiKey>(request).await?;
     let key = parsed.value.check(now())?;
     let created = state.identity.create_key(user, maker, key).await.map_err(ApiError::from_identity)?;
     let mut response = private(StatusCode::CREATED, &NewApiKey::from(created));
@@ -164,7 +164,7 @@ async fn retrieve(id: String, state: AppState, context: RequestContext) -> Resul
 async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, maker) = (user_of(&request.context)?, request.context.caller.principal.permissions);
     let key = parse(&id)?;
-    let parsed = read::<UpdateApiKey>(&state, request).await?;
+    let parsed = read::<UpdateApiKey>(request).await?;
     let update = KeyUpdate {
         name: parsed.value.name,
         permissions: parsed.value.permissions.as_deref().map(permissions).transpose()?,

@@ -14,12 +14,11 @@ use warp::filters::BoxedFilter;
 use warp::reply::Reply;
 
 use super::account::{Deleted, List};
-use super::{
-    AppState, SMALL_BODY, into_response, json, name_ignored, private, read, read_optional, user_of, with,
-};
+use super::{AppState, into_response, json, name_ignored, private, read, user_of, with};
 use crate::auth::{Credential, find_credential, gate};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
+use crate::http::json::Parsed;
 use crate::http::routes::{auth_path, get_or_head, other_methods, other_methods_of};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
@@ -221,7 +220,7 @@ impl Session {
 async fn refresh(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
     let bearer = bearer_of(request.headers())?;
-    let body = read_optional::<RefreshRequest>(&state, request, SMALL_BODY).await?.value;
+    let body = request.read_optional(|parsed: Parsed<RefreshRequest>| Ok(parsed.value)).await?;
     let proof = match (&body.refresh_token, &bearer) {
         // A client may send its access token along with everything.
         (Some(token), _) => RefreshProof::Refresh(token),
@@ -297,7 +296,7 @@ async fn become_guest(state: AppState, context: RequestContext) -> Result<Respon
 )]
 async fn exchange(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
-    let parsed = read::<ExchangeRequest>(&state, request).await?;
+    let parsed = read::<ExchangeRequest>(request).await?;
     let net = context.caller.address.into();
     let verdict = state.limiter.sign_in_allowed(net);
     if !verdict.allowed {

@@ -29,8 +29,9 @@ use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Us
 use super::{AppState, into_response, json, name_ignored, with};
 use crate::http::body::request;
 use crate::http::error::{ErrorBody, ErrorResponse};
+use crate::http::json::Parsed;
 use crate::http::routes::{api_v1, other_methods};
-use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json, sse};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response, sse};
 
 /// The field that holds the prompt, for errors about it.
 const PROMPT: &str = "messages";
@@ -138,10 +139,9 @@ pub struct Doc;
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
-    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
-    let parsed = http_json::parse::<ChatRequest>(&body, UNSUPPORTED)?;
-    drop(body);
-    let mut chat = parsed.value.check()?;
+    let (mut chat, ignored) = request
+        .read(UNSUPPORTED, |parsed: Parsed<ChatRequest>| Ok((parsed.value.check()?, parsed.ignored)))
+        .await?;
     if chat.web.is_some() {
         let checked = state.web_search.check(&context.fairness_key());
         checked.map_err(|error| web_search::from_search(&error, WEB_SEARCH))?;
@@ -189,7 +189,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     } else {
         json(&collect(choices, &head, n, with_logprobs, conversation).await?)
     };
-    name_ignored(&mut response, &parsed.ignored);
+    name_ignored(&mut response, &ignored);
     Ok(response)
 }
 

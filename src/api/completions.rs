@@ -18,8 +18,9 @@ use super::wire::{Head, UsageSum};
 use super::{AppState, into_response, json, name_ignored, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
+use crate::http::json::Parsed;
 use crate::http::routes::{api_v1, other_methods};
-use crate::http::{ApiError, ApiRequest, Response, json as http_json, sse};
+use crate::http::{ApiError, ApiRequest, Response, sse};
 use request::{CompletionRequest, UNSUPPORTED, generation_requests};
 use wire::{Answer, ChunkEncoder, Completion, CompletionChoice};
 
@@ -92,10 +93,9 @@ pub struct Doc;
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
-    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
-    let parsed = http_json::parse::<CompletionRequest>(&body, UNSUPPORTED)?;
-    drop(body);
-    let mut checked = parsed.value.check()?;
+    let (mut checked, ignored) = request
+        .read(UNSUPPORTED, |parsed: Parsed<CompletionRequest>| Ok((parsed.value.check()?, parsed.ignored)))
+        .await?;
     let structured = checked.structured.take();
     let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
     let constraining = structured.as_ref().map(|structured| structured.field);
@@ -132,7 +132,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         let choices = (0u32..).zip(choices).map(|(index, answer)| answer.into_choice(index, with_logprobs));
         json(&Completion::new(&head, choices.collect(), Some(Some(usage.total()))))
     };
-    name_ignored(&mut response, &parsed.ignored);
+    name_ignored(&mut response, &ignored);
     Ok(response)
 }
 

@@ -4,6 +4,8 @@ use jan_actors::model::{FinishReason, Prompt, TokenUsage};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use crate::http::json as http_json;
+
 use super::request::Checked;
 use super::*;
 use crate::api::params::choice_seed;

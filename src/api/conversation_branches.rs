@@ -151,7 +151,7 @@ async fn list(id: String, state: AppState, context: RequestContext) -> Result<Re
 )]
 async fn pick(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
-    let parsed = read::<PickBranch>(&state, request).await?;
+    let parsed = read::<PickBranch>(request).await?;
     let picked = state.conversations.pick(user, id, parsed.value.id).await;
     let mut response =
         private(StatusCode::OK, &Conversation::from(picked.map_err(ApiError::from_conversation)?));

@@ -9,8 +9,8 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 
 use super::conversation_wire::{Conversation, ItemList, WireItem, check_items, parse_id};
-use super::conversations::{given, is_descending, page_size, read_large};
-use super::{AppState, into_response, name_ignored, parse_query, private, user_of, with};
+use super::conversations::{given, is_descending, page_size};
+use super::{AppState, into_response, name_ignored, parse_query, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{api_v1, get_or_head, other_methods_of, raw_query};
@@ -214,7 +214,7 @@ async fn list(
 async fn create(id: String, state: AppState, request: ApiRequest, query: &str) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
     let included = ItemQuery::parse(query)?.included()?;
-    let parsed = read_large::<CreateItems>(&state, request).await?;
+    let parsed = read::<CreateItems>(request).await?;
     if parsed.value.items.is_empty() {
         return Err(ApiError::invalid_value("items", "'items' must have at least one item."));
     }

@@ -18,11 +18,10 @@ pub use super::conversation_items::Doc as ItemsDoc;
 use super::conversation_wire::{ChatMessage, Conversation, ConversationWithMessages, check_items, parse_id};
 use super::{
     AppState, conversation_branches, conversation_items, into_response, name_ignored, parse_query, private,
-    read_optional, user_of, with,
+    read, user_of, with,
 };
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::json::{self as http_json, Parsed};
 use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
@@ -290,8 +289,7 @@ async fn list(state: AppState, context: RequestContext, query: &str) -> Result<R
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let user = user_of(&request.context)?;
-    let limit = state.config.body_limit_bytes;
-    let parsed = read_optional::<CreateConversation>(&state, request, limit).await?;
+    let parsed = request.read_optional::<CreateConversation, _>(Ok).await?;
     let CreateConversation { title, model, metadata, items, messages } = parsed.value;
     let (field, items) = match (items, messages) {
         (Some(_), Some(_)) => {
@@ -307,15 +305,6 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let mut response = private(StatusCode::CREATED, &Conversation::from(record));
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
-}
-
-/// Reads a body that may hold a model's input.
-pub(super) async fn read_large<T: serde::de::DeserializeOwned>(
-    state: &AppState,
-    request: ApiRequest,
-) -> Result<Parsed<T>, ApiError> {
-    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
-    http_json::parse(&body, &[])
 }
 
 /// A conversation with its message history.
@@ -352,7 +341,7 @@ async fn retrieve(id: String, state: AppState, context: RequestContext) -> Resul
 )]
 async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
-    let parsed = read_large::<UpdateConversation>(&state, request).await?;
+    let parsed = read::<UpdateConversation>(request).await?;
     let update = ConversationUpdate {
         title: parsed.value.title,
         model: parsed.value.model,

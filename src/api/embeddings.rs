@@ -16,7 +16,7 @@ use super::{AppState, into_response, json, name_ignored, params, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{api_v1, other_methods};
-use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// The field that holds the texts, for errors about it.
 const INPUT: &str = "input";
@@ -74,9 +74,7 @@ pub struct Doc;
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
-    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
-    let parsed = http_json::parse::<EmbeddingsRequest>(&body, &[])?;
-    drop(body);
+    let parsed = request.read::<EmbeddingsRequest, _>(&[], Ok).await?;
     let model = parsed.value.model.clone();
     let format = parsed.value.encoding_format.unwrap_or(EncodingFormat::Float);
     let request = parsed.value.check(&context)?;
@@ -299,6 +297,8 @@ impl Vector {
 mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
+
+    use crate::http::json as http_json;
 
     use super::*;
 

@@ -64,12 +64,7 @@ use crate::auth::OpenTo;
 use crate::auth::google::Google;
 use crate::config::HttpConfig;
 use crate::http::json::Parsed;
-use crate::http::{
-    ApiError, ApiRequest, Lifecycle, RequestContext, Response, json as http_json, routes as http_routes,
-};
-
-/// Largest body of a request that is not about a model's input.
-const SMALL_BODY: u64 = 64 * 1024;
+use crate::http::{ApiError, ApiRequest, Lifecycle, RequestContext, Response, routes as http_routes};
 
 /// What handlers work with. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -172,24 +167,9 @@ fn private<T: Serialize>(status: StatusCode, value: &T) -> Response {
     response
 }
 
-/// Reads the small JSON body of a request about an account.
-async fn read<T: DeserializeOwned>(state: &AppState, request: ApiRequest) -> Result<Parsed<T>, ApiError> {
-    let body = request.read_json(SMALL_BODY, state.config.body_timeout()).await?;
-    http_json::parse(&body, &[])
-}
-
-/// Reads a JSON body that need not be there.
-async fn read_optional<T: DeserializeOwned + Default>(
-    state: &AppState,
-    request: ApiRequest,
-    limit: u64,
-) -> Result<Parsed<T>, ApiError> {
-    let nothing = || Parsed { value: T::default(), ignored: Vec::new() };
-    if !request.has_body() {
-        return Ok(nothing());
-    }
-    let body = request.read_json(limit, state.config.body_timeout()).await?;
-    if body.is_empty() { Ok(nothing()) } else { http_json::parse(&body, &[]) }
+/// Reads a JSON body.
+async fn read<T: DeserializeOwned + Send + 'static>(request: ApiRequest) -> Result<Parsed<T>, ApiError> {
+    request.read(&[], Ok).await
 }
 
 /// Reads a query, in which each parameter stands at most once.

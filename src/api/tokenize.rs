@@ -17,7 +17,7 @@ use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Unsupported;
 use crate::http::routes::{api_v1, other_methods};
-use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// Longest text to tokenize, in bytes, and most tokens to put together.
 const MOST: usize = 1 << 20;
@@ -243,8 +243,7 @@ pub struct Detokenized {
 )]
 async fn apply_template(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
-    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
-    let parsed = http_json::parse::<TemplateRequest>(&body, UNSUPPORTED)?;
+    let parsed = request.read::<TemplateRequest, _>(UNSUPPORTED, Ok).await?;
     let wanted = parsed.value;
     let chat = ChatFields {
         messages: wanted.messages,
@@ -279,8 +278,7 @@ async fn apply_template(state: AppState, request: ApiRequest) -> Result<Response
 )]
 async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
-    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
-    let parsed = http_json::parse::<TokenizeRequest>(&body, UNSUPPORTED)?;
+    let parsed = request.read::<TokenizeRequest, _>(UNSUPPORTED, Ok).await?;
     let wanted = parsed.value;
     let chat = ChatFields {
         messages: wanted.messages,
@@ -349,8 +347,7 @@ async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiE
 )]
 async fn detokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
-    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
-    let parsed = http_json::parse::<DetokenizeRequest>(&body, &[])?;
+    let parsed = request.read::<DetokenizeRequest, _>(&[], Ok).await?;
     let DetokenizeRequest { model, tokens } = parsed.value;
     if tokens.len() > MOST {
         let message = format!("Invalid 'tokens': there are {}, and {MOST} are allowed.", tokens.len());

@@ -92,7 +92,7 @@ async fn profile(state: AppState, context: RequestContext) -> Result<Response, A
 )]
 async fn update(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let user = user_of(&request.context)?;
-    let parsed = read::<ProfileUpdate>(&state, request).await?;
+    let parsed = read::<ProfileUpdate>(request).await?;
     let update = UserUpdate { name: Some(parsed.value.name), ..UserUpdate::default() };
     let user = state.identity.update_user(user, update).await.map_err(ApiError::from_identity)?;
     let mut response = private(StatusCode::OK, &User::from(user));

@@ -2,6 +2,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::access::Body;
+
+const INFERENCE_BODY_LIMIT_BYTES: u64 = 8 << 20;
+/// As many bytes as a conversation may have.
+const ITEMS_BODY_LIMIT_BYTES: u64 = 16 << 20;
+
 /// `[http]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -14,8 +20,22 @@ pub struct HttpConfig {
     pub header_timeout_ms: u64,
     /// Longest time to receive a request's body (milliseconds); then 408.
     pub body_timeout_ms: u64,
-    /// Largest request body (bytes); then 413.
-    pub body_limit_bytes: u64,
+    /// Largest request body of every route but imports (bytes); then 413. Not set: each has its own limit.
+    pub body_limit_bytes: Option<u64>,
+    /// Largest body of a request about users, keys and sessions (bytes).
+    pub account_body_limit_bytes: u64,
+    /// Largest body of a request with a model's input (bytes).
+    pub inference_body_limit_bytes: u64,
+    /// Largest body of a request with a conversation's items (bytes).
+    pub items_body_limit_bytes: u64,
+    /// Largest import (bytes).
+    pub import_limit_bytes: u64,
+    /// Most elements of a JSON body; then 413.
+    pub body_limit_elements: u64,
+    /// Most memory of the bodies of one caller's requests at a time (MiB); then 503.
+    pub body_memory_per_caller_mib: u64,
+    /// The same of all callers' (MiB).
+    pub body_memory_mib: u64,
     /// A stream that has been silent this long gets a comment (milliseconds).
     pub keep_alive_ms: u64,
     /// A connection without a request is closed after this (milliseconds).
@@ -41,7 +61,14 @@ impl Default for HttpConfig {
             drain_timeout_ms: 30_000,
             header_timeout_ms: 15_000,
             body_timeout_ms: 60_000,
-            body_limit_bytes: 32 * 1024 * 1024,
+            body_limit_bytes: None,
+            account_body_limit_bytes: 1 << 20,
+            inference_body_limit_bytes: INFERENCE_BODY_LIMIT_BYTES,
+            items_body_limit_bytes: ITEMS_BODY_LIMIT_BYTES,
+            import_limit_bytes: 64 << 30,
+            body_limit_elements: 100_000,
+            body_memory_per_caller_mib: 48,
+            body_memory_mib: 128,
             keep_alive_ms: 15_000,
             idle_timeout_ms: 120_000,
             write_timeout_ms: 60_000,
@@ -65,6 +92,30 @@ impl HttpConfig {
     #[must_use]
     pub fn body_timeout(&self) -> Duration {
         Duration::from_millis(self.body_timeout_ms)
+    }
+
+    /// The largest body of a route, and the setting that says so. [`Self::body_limit_bytes`] is the limit of what is large,
+    /// unless that has another of its own, and the most for everything that is held in memory.
+    #[must_use]
+    pub fn body_limit(&self, kind: Body) -> (u64, &'static str) {
+        let (own, setting, is_default) = match kind {
+            Body::Account => (self.account_body_limit_bytes, "http.account_body_limit_bytes", false),
+            Body::Inference => (
+                self.inference_body_limit_bytes,
+                "http.inference_body_limit_bytes",
+                self.inference_body_limit_bytes == INFERENCE_BODY_LIMIT_BYTES,
+            ),
+            Body::Items => (
+                self.items_body_limit_bytes,
+                "http.items_body_limit_bytes",
+                self.items_body_limit_bytes == ITEMS_BODY_LIMIT_BYTES,
+            ),
+            Body::Export => return (self.import_limit_bytes, "http.import_limit_bytes"),
+        };
+        match self.body_limit_bytes {
+            Some(limit) if is_default || limit < own => (limit, "http.body_limit_bytes"),
+            _ => (own, setting),
+        }
     }
 
     /// [`Self::keep_alive_ms`] as a duration.

@@ -41,7 +41,46 @@ pub static KEYS: &[Key] = &[
         integer(10, HOUR_MS, MILLISECONDS),
         "Longest time to receive a request's body; then 408.",
     ),
-    key("http.body_limit_bytes", integer(1, 1 << 32, "bytes"), "Largest request body; then 413."),
+    key(
+        "http.body_limit_bytes",
+        integer(1, 1 << 32, "bytes"),
+        "Largest request body; then 413. Where it is set, it is the limit of requests with a model's input or a conversation's items, unless they have another one of their own below, and the most for every body but an import's.",
+    ),
+    key(
+        "http.account_body_limit_bytes",
+        integer(1, 1 << 32, "bytes"),
+        "Largest body of a request about users, keys, sessions and everything else that is small.",
+    ),
+    key(
+        "http.inference_body_limit_bytes",
+        integer(1, 1 << 32, "bytes"),
+        "Largest body of a request with a model's input.",
+    ),
+    key(
+        "http.items_body_limit_bytes",
+        integer(1, 1 << 32, "bytes"),
+        "Largest body of a request that begins a conversation or adds items to one.",
+    ),
+    key(
+        "http.import_limit_bytes",
+        integer(1, 1 << 50, "bytes"),
+        "Largest import; it is read as it comes and not held in memory.",
+    ),
+    key(
+        "http.body_limit_elements",
+        integer(1, 100_000_000, "elements"),
+        "Most elements of a JSON body: keys, texts, lists, objects; of numbers in lists sixteen count as one. Then 413.",
+    ),
+    key(
+        "http.body_memory_per_caller_mib",
+        integer(1, 1 << 20, "MiB"),
+        "Most memory that the bodies of one user's requests, or one address's, take at a time, from the arrival of their bytes to the end of the answer, 256 bytes an element among it; then 503. One largest body always has room.",
+    ),
+    key(
+        "http.body_memory_mib",
+        integer(1, 1 << 20, "MiB"),
+        "The same of all callers together, at least what one may take. An eighth of it is for callers who hold no more than 64 KiB each.",
+    ),
     key(
         "http.keep_alive_ms",
         integer(10, HOUR_MS, MILLISECONDS),

@@ -27,7 +27,7 @@ fn later_layers_win() {
         [("JAN_SERVER__HTTP__LISTEN", "127.0.0.1:2"), ("JAN_SERVER__HTTP__BODY_LIMIT_BYTES", "20")];
     let config = load(file, &environment, &[listen_flag("127.0.0.1:3")]).unwrap();
     assert_eq!(config.http.listen, "127.0.0.1:3");
-    assert_eq!(config.http.body_limit_bytes, 20);
+    assert_eq!(config.http.body_limit_bytes, Some(20));
     assert_eq!(config.http.keep_alive_ms, 99);
     assert_eq!(config.http.drain_timeout_ms, HttpConfig::default().drain_timeout_ms);
 }

@@ -1,6 +1,7 @@
 //! Request bodies: their type, their size and the time they may take.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,8 +11,12 @@ use http::{HeaderMap, Request};
 use http_body::Body;
 use http_body_util::BodyDataStream;
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 use warp::{Filter, Rejection};
 
+use super::bodies::{Bodies, BodyLimits, cost};
+use super::budget::Holding;
+use super::json::{self, Elements, Parsed, Unsupported};
 use super::{ApiError, RequestContext};
 use crate::auth::access;
 
@@ -28,12 +33,16 @@ const LINES: [&str; 4] =
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
 
 /// What is known of a request's body before it is read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Announced {
     /// Whether one was sent or may follow.
     pub has_body: bool,
     /// What its route takes.
     pub kind: access::Body,
+    /// Its room.
+    pub holding: Arc<Holding>,
+    /// What it shares with all others.
+    pub bodies: Bodies,
 }
 
 /// A request whose body has yet to be read.
@@ -84,35 +93,95 @@ impl ApiRequest {
         &self.headers
     }
 
-    /// The body as it arrives, for what is too large to be held. An error: it broke off.
+    /// The body as it arrives, for what is too large to be held. An error: it broke off, or is larger than its limit.
     pub fn into_body(self) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
-        self.body.map(|chunk| {
-            chunk.map_err(|_| ApiError::invalid_json("The request's body broke off before its end."))
+        let limits = self.announced.bodies.limits(self.announced.kind);
+        let mut taken = 0;
+        self.body.map(move |chunk| {
+            let chunk = chunk.map_err(|_| broken_off())?;
+            taken += chunk.len() as u64;
+            if taken > limits.bytes { Err(too_many_bytes(limits)) } else { Ok(chunk) }
         })
     }
 
-    /// Reads a JSON body of at most `limit` bytes within `timeout`.
+    /// Reads a JSON body and what `check` makes of it. Where it is large, both run on another thread than connections.
     ///
     /// # Errors
-    /// 415 for another content type, or none with a body that is not empty; 413, 408, and 400 for a body that breaks off.
-    pub async fn read_json(mut self, limit: u64, timeout: Duration) -> Result<Bytes, ApiError> {
+    /// What [`Self::read_json`], [`json::parse`] and `check` say.
+    pub async fn read<T, R>(
+        self,
+        unsupported: &'static [Unsupported],
+        check: impl FnOnce(Parsed<T>) -> Result<R, ApiError> + Send + 'static,
+    ) -> Result<R, ApiError>
+    where
+        T: DeserializeOwned,
+        R: Send + 'static,
+    {
+        let (bodies, holding) = (self.announced.bodies.clone(), Arc::clone(&self.announced.holding));
+        let body = self.read_json().await?;
+        let length = body.len();
+        let parse = move || {
+            let parsed = json::parse::<T>(&body, unsupported)?;
+            drop(body);
+            let checked = check(parsed);
+            // Also where nobody waits for it any more.
+            drop(holding);
+            checked
+        };
+        bodies.parse(length, parse).await?
+    }
+
+    /// Reads a JSON body that need not be there.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_optional<T, R>(
+        self,
+        check: impl FnOnce(Parsed<T>) -> Result<R, ApiError> + Send + 'static,
+    ) -> Result<R, ApiError>
+    where
+        T: DeserializeOwned + Default,
+        R: Send + 'static,
+    {
+        let (bodies, holding) = (self.announced.bodies.clone(), Arc::clone(&self.announced.holding));
+        let body = if self.has_body() { self.read_json().await? } else { Bytes::new() };
+        let length = body.len();
+        let parse = move || {
+            let parsed = if body.is_empty() {
+                Parsed { value: T::default(), ignored: Vec::new() }
+            } else {
+                json::parse::<T>(&body, &[])?
+            };
+            drop(body);
+            let checked = check(parsed);
+            drop(holding);
+            checked
+        };
+        bodies.parse(length, parse).await?
+    }
+
+    /// Reads a JSON body within the limits of its route.
+    ///
+    /// # Errors
+    /// 415 for another content type, or none with a body that is not empty; 413, 408, 503 where there is no room for it, and
+    /// 400 for a body that breaks off.
+    pub async fn read_json(mut self) -> Result<Bytes, ApiError> {
         check_type(&self.headers, self.announced.kind)?;
-        let announced = length(&self.headers);
-        if announced.is_some_and(|length| length > limit) {
+        let limits = self.announced.bodies.limits(self.announced.kind);
+        if length(&self.headers).is_some_and(|length| length > limits.bytes) {
             // Such a client waits for leave to send and has sent nothing.
             if !self.headers.contains_key(EXPECT) {
                 linger(self.body);
             }
-            return Err(ApiError::request_too_large(limit));
+            return Err(too_many_bytes(limits));
         }
-        match tokio::time::timeout(timeout, collect(&mut self.body, limit)).await {
-            Err(_elapsed) => Err(ApiError::request_timeout(timeout)),
-            Ok(Err(CollectError::Broken)) => {
-                Err(ApiError::invalid_json("The request's body broke off before its end."))
-            }
-            Ok(Err(CollectError::TooLarge)) => {
+        let collecting = collect(&mut self.body, limits, &self.announced.holding);
+        match tokio::time::timeout(limits.timeout, collecting).await {
+            Err(_elapsed) => Err(ApiError::request_timeout(limits.timeout)),
+            Ok(Err(CollectError::Broken)) => Err(broken_off()),
+            Ok(Err(CollectError::Refused(error))) => {
                 linger(self.body);
-                Err(ApiError::request_too_large(limit))
+                Err(error)
             }
             Ok(Ok(bytes)) if !bytes.is_empty() && !self.headers.contains_key(CONTENT_TYPE) => {
                 Err(wrong_type("The body has no content type", self.announced.kind))
@@ -120,6 +189,14 @@ impl ApiRequest {
             Ok(Ok(bytes)) => Ok(bytes),
         }
     }
+}
+
+fn broken_off() -> ApiError {
+    ApiError::invalid_json("The request's body broke off before its end.")
+}
+
+fn too_many_bytes(limits: BodyLimits) -> ApiError {
+    ApiError::request_too_large(&format!("{} bytes", limits.bytes), limits.setting)
 }
 
 /// Checks a request whose body is yet to come against what its route takes. One without a body needs no type.
@@ -171,18 +248,31 @@ fn wrong_type(problem: &str, kind: access::Body) -> ApiError {
 }
 
 enum CollectError {
-    TooLarge,
+    Refused(ApiError),
     Broken,
 }
 
-async fn collect(body: &mut BodyStream, limit: u64) -> Result<Bytes, CollectError> {
-    // Room is made as bytes arrive, not as they are announced: promises are free.
+async fn collect(
+    body: &mut BodyStream,
+    limits: BodyLimits,
+    holding: &Holding,
+) -> Result<Bytes, CollectError> {
+    // Room is made and taken as bytes arrive, not as they are announced: promises are free.
     let mut all = BytesMut::new();
+    let mut elements = Elements::default();
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|_| CollectError::Broken)?;
-        if (all.len() + chunk.len()) as u64 > limit {
-            return Err(CollectError::TooLarge);
+        let length = (all.len() + chunk.len()) as u64;
+        if length > limits.bytes {
+            return Err(CollectError::Refused(too_many_bytes(limits)));
         }
+        elements.add(&chunk);
+        if elements.count() > limits.elements {
+            let limit = format!("{} elements", limits.elements);
+            let error = ApiError::request_too_large(&limit, "http.body_limit_elements");
+            return Err(CollectError::Refused(error));
+        }
+        holding.grow_to(cost(length, elements)).map_err(CollectError::Refused)?;
         all.extend_from_slice(&chunk);
     }
     Ok(all.freeze())

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -21,7 +22,9 @@ use tracing::{Instrument, Span};
 use warp::Reply;
 use warp::filters::BoxedFilter;
 
+use super::bodies::Bodies;
 use super::body::{self, Announced};
+use super::budget::Holding;
 use super::cors::Cors;
 use super::error::{prefix, without_token};
 use super::io::RunningRequest;
@@ -64,6 +67,7 @@ pub struct Edge {
     /// `None`: nobody is asked who they are, and everybody is anonymous.
     gate: Option<Gate>,
     cors: Cors,
+    bodies: Bodies,
     lifecycle: Lifecycle,
 }
 
@@ -72,9 +76,10 @@ impl Edge {
         routes: BoxedFilter<(Response,)>,
         gate: Option<Gate>,
         cors: Cors,
+        bodies: Bodies,
         lifecycle: Lifecycle,
     ) -> Self {
-        Self { routes, gate, cors, lifecycle }
+        Self { routes, gate, cors, bodies, lifecycle }
     }
 
     /// Answers one request. `running` lives as long as the response's body.
@@ -100,6 +105,7 @@ impl Edge {
             quiet: matches!(path, "/health" | "/livez" | "/readyz"),
             outcome: None,
             complete: false,
+            holding: None,
             _running: running,
         };
         let method = request.method().clone();
@@ -126,7 +132,10 @@ impl Edge {
                 }
                 None => {
                     let context = RequestContext { id: id.clone(), peer, caller: admission.caller };
-                    let announced = Announced { has_body: !request.body().is_end_stream(), kind };
+                    let has_body = !request.body().is_end_stream();
+                    let holding = self.bodies.holding(context.fairness_key());
+                    exchange.holding = has_body.then(|| Arc::clone(&holding));
+                    let announced = Announced { has_body, kind, holding, bodies: self.bodies.clone() };
                     self.route(request, context, announced).instrument(span).await
                 }
             };
@@ -200,6 +209,8 @@ struct Exchange {
     quiet: bool,
     outcome: Option<(StatusCode, Option<ApiError>)>,
     complete: bool,
+    /// The room of the request's body, which what was made of it takes until the answer's end.
+    holding: Option<Arc<Holding>>,
     _running: RunningRequest,
 }
 

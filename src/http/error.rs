@@ -142,11 +142,11 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
     }
 
-    /// 413 `request_too_large`.
+    /// 413 `request_too_large`. `limit` says how much of what, `setting` where it stands.
     #[must_use]
-    pub fn request_too_large(limit: u64) -> Self {
+    pub fn request_too_large(limit: &str, setting: &str) -> Self {
         let message =
-            format!("The request's body is larger than {limit} bytes, the most that this server takes.");
+            format!("The request's body has more than {limit}, the most that is taken here (`{setting}`).");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
     }
 

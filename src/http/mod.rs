@@ -2,7 +2,9 @@
 //! errors in OpenAI's shape, request bodies and server-sent events.
 
 mod addresses;
+mod bodies;
 pub mod body;
+mod budget;
 mod connection;
 mod cors;
 mod edge;

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use warp::filters::BoxedFilter;
 
 use super::addresses::Addresses;
+use super::bodies::Bodies;
 use super::connection::Connections;
 use super::cors::Cors;
 use super::edge::Edge;
@@ -113,7 +114,9 @@ impl Server {
         lifecycle: Lifecycle,
         config: HttpConfig,
     ) -> Self {
-        let edge = Edge::new(routes, gate, Cors::new(&config.cors_allowed_origins), lifecycle.clone());
+        let cors = Cors::new(&config.cors_allowed_origins);
+        let bodies = Bodies::new(Arc::new(config.clone()));
+        let edge = Edge::new(routes, gate, cors, bodies, lifecycle.clone());
         let patience = Patience {
             header: Duration::from_millis(config.header_timeout_ms),
             idle: Duration::from_millis(config.idle_timeout_ms),

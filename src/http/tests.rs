@@ -41,7 +41,7 @@ impl Drop for OnDrop {
 async fn start(edit: impl FnOnce(&mut HttpConfig)) -> TestServer {
     let mut config = HttpConfig {
         listen: "127.0.0.1:0".to_owned(),
-        body_limit_bytes: BODY_LIMIT,
+        body_limit_bytes: Some(BODY_LIMIT),
         ..HttpConfig::default()
     };
     edit(&mut config);
@@ -84,9 +84,8 @@ fn test_routes(
             Response::default()
         }
     });
-    let (limit, body_timeout) = (config.body_limit_bytes, config.body_timeout());
     let length = warp::path!("length").and(body::request()).then(move |request: ApiRequest| async move {
-        match request.read_json(limit, body_timeout).await {
+        match request.read_json().await {
             Ok(bytes) => Response::new(bytes.len().to_string().into()),
             Err(error) => error.into_response(),
         }

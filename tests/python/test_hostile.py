@@ -19,7 +19,9 @@ DIGITS = b"9" * 20_000_000
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    own = Server(tmp_path_factory.mktemp("hostile"))
+    # Far above the defaults (test_hostile_bodies.py has those), so that what is behind the limits of bodies is reached.
+    config = "[http]\nbody_limit_bytes = 33554432\nbody_limit_elements = 1000000\n"
+    own = Server(tmp_path_factory.mktemp("hostile"), config=config)
     yield own
     own.close()
 

@@ -158,7 +158,12 @@ pub static ERRORS: &[Known] = &[
         Tag("admin"),
         "A record of the export cannot stand beside one that is here.",
     ),
-    known(413, "request_too_large", Body, "The body is larger than this server takes."),
+    known(
+        413,
+        "request_too_large",
+        Body,
+        "The body has more bytes or elements than are taken here; the message names the setting.",
+    ),
     known(
         415,
         "unsupported_media_type",
@@ -194,6 +199,7 @@ pub static ERRORS: &[Known] = &[
     ),
     known(503, "shutting_down", Every, "The server is stopping."),
     known(503, "too_many_connections", Every, "The server has as many connections as it takes."),
+    known(503, "body_memory_full", Body, "The bodies of requests under way take as much memory as they may."),
     known(503, "busy", Every, "Too much is waiting to be stored."),
     known(503, "identity_unavailable", Every, "The part that knows the users is being restarted."),
     known(503, "storage_failed", Every, "The server cannot write; its log says more."),

@@ -25,7 +25,8 @@ use crate::api::tools::WebTool;
 use crate::api::web_search::{self, prompt};
 use crate::api::{AppState, account, name_ignored, private};
 use crate::http::error::ErrorResponse;
-use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json};
+use crate::http::json::Parsed;
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// Have a model say something.
 ///
@@ -55,10 +56,9 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_j
 )]
 pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
-    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
-    let mut parsed = http_json::parse::<CreateResponse>(&body, UNSUPPORTED)?;
-    drop(body);
-    let mut checked = parsed.value.check()?;
+    let (mut checked, parsed) = request
+        .read(UNSUPPORTED, |mut parsed: Parsed<CreateResponse>| Ok((parsed.value.check()?, parsed)))
+        .await?;
     let web = checked.tools.web.take();
     if let Some(web) = &web {
         let allowed = state.web_search.check(&context.fairness_key());

@@ -53,7 +53,7 @@ use super::{AppState, into_response, name_ignored, private, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
-use crate::http::{ApiError, ApiRequest, RequestContext, Response, json as http_json, sse};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response, sse};
 
 /// `/responses` and everything below.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
@@ -184,9 +184,7 @@ fn follow(
 )]
 async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
-    let body = request.read_json(state.config.body_limit_bytes, state.config.body_timeout()).await?;
-    let parsed = http_json::parse::<CountTokens>(&body, UNSUPPORTED)?;
-    drop(body);
+    let parsed = request.read::<CountTokens, _>(UNSUPPORTED, Ok).await?;
     let wanted = parsed.value;
     super::params::model(&wanted.model)?;
     request::check_form(wanted.text.as_ref(), wanted.reasoning.as_ref())?;

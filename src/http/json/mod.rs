@@ -4,12 +4,14 @@
 //! that are part of the API but not of this server. The second reads the typed request, names the field
 //! where a type is wrong and collects the fields that nobody knows.
 
+mod elements;
 mod outline;
 
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 use serde_ignored::Path;
 
 use super::ApiError;
+pub use elements::Elements;
 use outline::Outline;
 pub use outline::{Checked, Given, Unsupported};
 
