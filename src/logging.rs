@@ -34,6 +34,8 @@ pub fn init(config: &LogConfig) {
         let payload = panic.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let message = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        // A slice that is cut inside a character shows the whole text, which may be a request's.
+        let message = message.split(" of `").next().unwrap_or_default();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(message, place, "panic");
     }));

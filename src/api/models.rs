@@ -1,5 +1,6 @@
 //! `GET /models` and `GET /models/{id}`.
 
+use jan_actors::identity::Permission;
 use jan_actors::model::{ModelDescription, ModelStatus};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
@@ -11,7 +12,7 @@ use warp::path::Tail;
 use super::{AppState, into_response, json, with};
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{api_v1, get_or_head, other_methods};
-use crate::http::{ApiError, Response};
+use crate::http::{ApiError, RequestContext, Response};
 
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
@@ -22,14 +23,13 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
     let one = api_v1().and(warp::path("models"));
     all.and(get_or_head())
         .and(with(state))
+        .and(warp::ext::get())
         .then(list)
         .or(other_methods(all, ALLOW))
         .unify()
-        .or(one
-            .and(warp::path::tail())
-            .and(get_or_head())
-            .and(with(state))
-            .then(async |id: Tail, state| into_response(retrieve(state, id.as_str()).await)))
+        .or(one.and(warp::path::tail()).and(get_or_head()).and(with(state)).and(warp::ext::get()).then(
+            async |id: Tail, state, context| into_response(retrieve(state, context, id.as_str()).await),
+        ))
         .unify()
         .or(other_methods(one, ALLOW))
         .unify()
@@ -49,8 +49,9 @@ pub struct Doc;
     operation_id = "listModels",
     responses((status = 200, description = "The models", body = ModelList))
 )]
-async fn list(state: AppState) -> Response {
-    let data = state.models.list().await.into_iter().map(Model::from).collect();
+async fn list(state: AppState, context: RequestContext) -> Response {
+    let models = state.models.list().await;
+    let data = models.into_iter().map(|model| Model::new(model, &context)).collect();
     json(&ModelList { object: "list", data })
 }
 
@@ -66,10 +67,10 @@ async fn list(state: AppState) -> Response {
         (status = 404, description = "There is no such model", body = ErrorResponse),
     )
 )]
-async fn retrieve(state: AppState, id: &str) -> Result<Response, ApiError> {
+async fn retrieve(state: AppState, context: RequestContext, id: &str) -> Result<Response, ApiError> {
     let id = percent_decode_str(id).decode_utf8_lossy();
     match state.models.describe(&id).await {
-        Some(model) => Ok(json(&Model::from(model))),
+        Some(model) => Ok(json(&Model::new(model, &context))),
         None => Err(ApiError::model_not_found(&id)),
     }
 }
@@ -101,7 +102,7 @@ pub struct Model {
     context_length: Option<u32>,
     /// Whether it can answer now.
     status: Status,
-    /// What is wrong, where something is.
+    /// What is wrong, where something is; administrators see paths of files in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -131,8 +132,9 @@ impl From<ModelStatus> for Status {
     }
 }
 
-impl From<ModelDescription> for Model {
-    fn from(model: ModelDescription) -> Self {
+impl Model {
+    fn new(model: ModelDescription, context: &RequestContext) -> Self {
+        let is_admin = context.caller.principal.may(Permission::Admin);
         Self {
             id: model.id,
             object: "model",
@@ -141,7 +143,7 @@ impl From<ModelDescription> for Model {
             root: model.root,
             context_length: model.context_length,
             status: model.status.into(),
-            problem: model.problem,
+            problem: if is_admin { model.problem } else { model.public_problem },
         }
     }
 }
@@ -149,10 +151,12 @@ impl From<ModelDescription> for Model {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Caller;
+    use crate::http::RequestId;
 
     #[test]
     fn a_model_is_openais_object_and_more() {
-        let model = Model::from(ModelDescription {
+        let description = ModelDescription {
             id: "jan-v1-4b".to_owned(),
             root: "jan-tiny".to_owned(),
             created: 7,
@@ -160,7 +164,12 @@ mod tests {
             context_length: Some(2048),
             status: ModelStatus::Ready,
             problem: None,
-        });
+            public_problem: None,
+        };
+        let peer: std::net::SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let caller = Caller::anonymous(peer.ip());
+        let context = RequestContext { id: RequestId::from_header(None), peer, caller };
+        let model = Model::new(description, &context);
         let expected = serde_json::json!({
             "id": "jan-v1-4b", "object": "model", "created": 7, "owned_by": "jan",
             "root": "jan-tiny", "context_length": 2048, "status": "ready",

@@ -50,7 +50,8 @@ pub fn events<E: Encoder>(
             }
             Some(Err(error)) => {
                 let error = ApiError::from_generation(error, prompt_param);
-                tracing::warn!(code = error.code(), error = error.message(), "stream failed");
+                let message = if error.may_quote() { "" } else { error.message() };
+                tracing::warn!(code = error.code(), error = message, "stream failed");
                 Some((sse::failure(&error, &id), (Stage::Ended, id)))
             }
             None => {

@@ -224,13 +224,16 @@ impl Drop for Exchange {
                 tracing::info!(status = status.as_u16(), duration_ms, "client went away during the response");
             }
             Some((status, Some(error))) => {
-                let (status, code, message) = (status.as_u16(), error.code(), error.message());
+                let (status, code) = (status.as_u16(), error.code());
+                // What was wrong with a request may quote it, and what it says is nobody's business here.
+                let message = if error.may_quote() { "" } else { error.message() };
                 if self.quiet {
                     tracing::debug!(status, duration_ms, code, error = message, "probe failed");
                 } else if status >= 500 {
                     tracing::warn!(status, duration_ms, code, error = message, "request failed");
                 } else {
-                    tracing::info!(status, duration_ms, code, error = message, "request refused");
+                    tracing::info!(status, duration_ms, code, "request refused");
+                    tracing::debug!(error = error.message(), "why the request was refused");
                 }
             }
             Some((status, None)) if self.quiet => {

@@ -284,6 +284,12 @@ impl ApiError {
         }
     }
 
+    /// Whether the message may have parts of the request or of an answer in it.
+    #[must_use]
+    pub fn may_quote(&self) -> bool {
+        self.status.is_client_error() || self.code == "invalid_output"
+    }
+
     /// What was wrong.
     #[must_use]
     pub fn message(&self) -> &str {

@@ -208,7 +208,10 @@ impl ModelState {
             LinkEnd::Refused(reason) => (reason, self.arguments.restarts.cooldown),
         };
         tracing::error!(model = id, %reason, in_flight, retry_after = ?wait, "model unhealthy");
-        self.replica.set_unhealthy(reason, now + wait);
+        let link = &self.arguments.link;
+        let program = link.program.to_string_lossy();
+        let paths = [&*program, &link.model.path, &link.model.unpack_folder];
+        self.replica.set_unhealthy(reason, &paths, now + wait);
         if let Some(error) = self.replica.unavailable(id, now) {
             self.replica.table.lock().fail_all(&error);
         }

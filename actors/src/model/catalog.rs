@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use ractor::ActorRef;
 
 use super::actor::ModelMessage;
+use super::concealed::without_paths;
 use super::inflight::SharedTable;
 use super::shares::Places;
 use super::types::{GenerationError, ModelDescription, ModelStatus};
@@ -44,9 +45,17 @@ pub struct Replica {
 #[derive(Debug)]
 struct ReplicaState {
     status: ModelStatus,
-    problem: Option<(String, Instant)>,
+    problem: Option<Problem>,
     ready: Option<Ready>,
     actor: Option<ActorRef<ModelMessage>>,
+}
+
+#[derive(Debug)]
+struct Problem {
+    text: String,
+    /// The same without paths.
+    public: String,
+    retry_at: Instant,
 }
 
 impl Default for ReplicaState {
@@ -88,21 +97,22 @@ impl Replica {
         state.ready = Some(ready);
     }
 
-    /// Notes that it cannot answer, why, and when it is tried again.
-    pub fn set_unhealthy(&self, problem: String, retry_at: Instant) {
+    /// Notes that it cannot answer, why, and when it is tried again. Of the problem everybody is told; `paths` are left
+    /// out of that.
+    pub fn set_unhealthy(&self, text: String, paths: &[&str], retry_at: Instant) {
         let mut state = self.state();
         state.status = ModelStatus::Unhealthy;
-        state.problem = Some((problem, retry_at));
+        state.problem = Some(Problem { public: without_paths(&text, paths), text, retry_at });
     }
 
     /// Why it takes no requests now, if it takes none.
     pub fn unavailable(&self, model: &str, now: Instant) -> Option<GenerationError> {
         let state = self.state();
-        let (reason, retry_at) = state.problem.as_ref().filter(|_| state.status == ModelStatus::Unhealthy)?;
+        let problem = state.problem.as_ref().filter(|_| state.status == ModelStatus::Unhealthy)?;
         Some(GenerationError::ModelUnavailable {
             model: model.to_owned(),
-            reason: reason.clone(),
-            retry_after: retry_at.saturating_duration_since(now),
+            reason: problem.public.clone(),
+            retry_after: problem.retry_at.saturating_duration_since(now),
         })
     }
 }
@@ -116,7 +126,9 @@ impl Model {
     /// The model object for one of its ids.
     pub fn describe(&self, id: &str) -> ModelDescription {
         let ready = self.replicas.iter().find_map(|r| r.state().ready.clone());
-        let problem = self.replicas.iter().find_map(|r| r.state().problem.as_ref().map(|p| p.0.clone()));
+        let problem = |show: fn(&Problem) -> &String| {
+            self.replicas.iter().find_map(|r| r.state().problem.as_ref().map(|problem| show(problem).clone()))
+        };
         ModelDescription {
             id: id.to_owned(),
             root: self.id.clone(),
@@ -124,7 +136,8 @@ impl Model {
             owned_by: self.owned_by.clone(),
             context_length: ready.as_ref().map(|r| r.context_length),
             status: self.status(),
-            problem,
+            problem: problem(|problem| &problem.text),
+            public_problem: problem(|problem| &problem.public),
         }
     }
 }

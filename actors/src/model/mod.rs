@@ -3,6 +3,7 @@
 
 pub mod actor;
 pub mod catalog;
+pub mod concealed;
 pub mod embeddings;
 pub mod engine;
 pub mod formats;

@@ -438,4 +438,6 @@ pub struct ModelDescription {
     pub status: ModelStatus,
     /// What is wrong, where something is.
     pub problem: Option<String>,
+    /// The same without paths, for those who do not administer the server.
+    pub public_problem: Option<String>,
 }

@@ -313,7 +313,9 @@ impl<'model> Engine<'model> {
             let outcome = match running.next(self.model, logits, &mut self.buffers, &mut events) {
                 Ok(outcome) => outcome,
                 Err(error) => {
-                    tracing::warn!(sequence = id.0, %error, "constrained generation failed");
+                    tracing::warn!(sequence = id.0, "constrained generation failed");
+                    // It may quote the schema.
+                    tracing::debug!(sequence = id.0, %error, "why constrained generation failed");
                     events.push((id.0, SequenceEvent::Failed { message: error.to_string() }));
                     Outcome::Finished
                 }
