@@ -14,7 +14,9 @@ use warp::filters::BoxedFilter;
 use warp::reply::Reply;
 
 use super::account::{Deleted, List};
+use super::google::sign_in_cookie;
 use super::{AppState, into_response, json, name_ignored, private, read, user_of, with};
+use crate::auth::google::Shown;
 use crate::auth::{Credential, find_credential, gate};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
@@ -168,6 +170,8 @@ pub struct RefreshRequest {
 pub struct ExchangeRequest {
     /// The code in the fragment of the address that the browser came back to.
     code: String,
+    /// What `code_challenge` was made of, where `/auth/google` was given one (RFC 7636).
+    code_verifier: Option<String>,
 }
 
 /// A login session.
@@ -283,6 +287,9 @@ async fn become_guest(state: AppState, context: RequestContext) -> Result<Respon
 }
 
 /// Exchange the code that a page found in its address for tokens, once and within a minute.
+///
+/// It is for whoever asked for it alone: with the verifier of the challenge that `/auth/google` was given, or, without one, from
+/// the same browser, by its cookie.
 #[utoipa::path(
     post,
     path = "/auth/exchange",
@@ -291,20 +298,24 @@ async fn become_guest(state: AppState, context: RequestContext) -> Result<Respon
     request_body = ExchangeRequest,
     responses(
         (status = 200, description = "Tokens", body = Tokens),
-        (status = 400, description = "The code is not one, or not any more", body = ErrorResponse),
+        (status = 400, description = "The code is not one, not any more, or not this caller's", body = ErrorResponse),
     )
 )]
 async fn exchange(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
+    let browser = sign_in_cookie(&state.google, request.headers()).map(str::to_owned);
     let parsed = read::<ExchangeRequest>(request).await?;
     let net = context.caller.address.into();
     let verdict = state.limiter.sign_in_allowed(net);
     if !verdict.allowed {
         return Err(ApiError::rate_limited(&verdict));
     }
-    let Some(user) = state.google.redeem(&parsed.value.code) else {
+    let shown = Shown { browser: browser.as_deref(), verifier: parsed.value.code_verifier.as_deref() };
+    let Some(user) = state.google.redeem(&parsed.value.code, shown) else {
         state.limiter.sign_in_failed(net);
-        let message = "The code is unknown, was used already, or is older than a minute; sign in again.";
+        let message = "The code is unknown, was used already, is older than a minute, or is another browser's or page's; \
+                       sign in again. A page of another origin gives a code_challenge to /auth/google and its \
+                       code_verifier here.";
         return Err(ApiError::bad_request("invalid_code", message).with_param("code"));
     };
     let mut response = signed_in(StatusCode::OK, begin_session(&state, user).await?);

@@ -12,7 +12,7 @@ use warp::reply::Reply;
 
 use super::auth::{begin_session, refusal, signed_in};
 use super::{AppState, into_response, parse_query, private, with};
-use crate::auth::google::{Arrival, Callback, Departure, Google, Wish};
+use crate::auth::google::{Arrival, Callback, Google, Wish};
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{auth_path, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, RequestContext, Response};
@@ -72,12 +72,14 @@ pub struct Departing {
     operation_id = "signInWithGoogle",
     params(
         ("return_to" = Option<String>, Query, description = "Where the browser goes on afterwards, one of auth.google.allowed_return_urls; it gets `#code=…`, to be exchanged for tokens at `/auth/exchange`"),
-        ("return_state" = Option<String>, Query, description = "Comes back as `&state=…`, so that the page knows that it began this sign-in"),
+        ("return_state" = Option<String>, Query, description = "Comes back as `&state=…`, so that the page knows that it began this sign-in; 1 to 512 bytes, required with return_to"),
+        ("code_challenge" = Option<String>, Query, description = "RFC 7636: binds the code to this page, which gives its verifier to `/auth/exchange`; without one the code is bound to the browser by a cookie, which pages of other origins cannot send"),
+        ("code_challenge_method" = Option<String>, Query, description = "`S256`, with code_challenge"),
     ),
     responses(
         (status = 302, description = "The provider's page, and a cookie"),
         (status = 200, description = "The same as JSON", body = Departing),
-        (status = 400, description = "The return address is not allowed", body = ErrorResponse),
+        (status = 400, description = "The return address is not allowed, or its return_state is missing", body = ErrorResponse),
         (status = 503, description = "Signing in with Google is not set up", body = ErrorResponse),
     )
 )]
@@ -98,7 +100,7 @@ fn depart(
     } else {
         redirect(&departure.url)?
     };
-    response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &departure)?);
+    response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &departure.browser)?);
     Ok(response)
 }
 
@@ -164,12 +166,16 @@ async fn welcome(state: &AppState, arrival: Arrival) -> Result<Response, ApiErro
     tracing::info!(user = %signed.user.id, created = signed.created, "signed in");
     if let Some(mut address) = arrival.wish.return_to {
         address.push_str("#code=");
-        address.push_str(&state.google.issue_code(signed.user.id));
+        let challenge = arrival.wish.code_challenge;
+        address.push_str(&state.google.issue_code(signed.user.id, challenge, arrival.browser.clone()));
         if let Some(text) = &arrival.wish.return_state {
             address.push_str("&state=");
             address.extend(utf8_percent_encode(text, NON_ALPHANUMERIC));
         }
-        return redirect(&address);
+        let mut response = redirect(&address)?;
+        // The cookie that the code may be bound to must outlive it.
+        response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &arrival.browser)?);
+        return Ok(response);
     }
     Ok(signed_in(StatusCode::OK, begin_session(state, signed.user.id).await?))
 }
@@ -189,17 +195,22 @@ fn wants_json(headers: &HeaderMap) -> bool {
     accept.contains("application/json") && !accept.contains("text/html")
 }
 
+/// The cookie of the browser that a sign-in was begun in.
+pub(super) fn sign_in_cookie<'a>(google: &Google, headers: &'a HeaderMap) -> Option<&'a str> {
+    cookie(headers, cookie_name(google))
+}
+
 /// Browsers take a cookie with this prefix only from the host itself and over TLS, so that no neighbour can plant one.
 fn cookie_name(google: &Google) -> &'static str {
     if google.is_secure() { "__Host-jan_sign_in" } else { "jan_sign_in" }
 }
 
-fn set_cookie(google: &Google, departure: &Departure) -> Result<HeaderValue, ApiError> {
+fn set_cookie(google: &Google, browser: &str) -> Result<HeaderValue, ApiError> {
     let secure = if google.is_secure() { "; Secure" } else { "" };
     let cookie = format!(
         "{}={}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}",
         cookie_name(google),
-        departure.browser,
+        browser,
         google.state_ttl().as_secs()
     );
     HeaderValue::from_str(&cookie).map_err(|_| ApiError::internal())
@@ -222,8 +233,7 @@ mod tests {
 
     #[test]
     fn cookies_are_for_this_host_and_no_script() {
-        let departure = Departure { url: String::new(), browser: "b".to_owned() };
-        let text = |google: &Google| set_cookie(google, &departure).unwrap().to_str().unwrap().to_owned();
+        let text = |google: &Google| set_cookie(google, "b").unwrap().to_str().unwrap().to_owned();
         let secure = text(&google("https://jan.example/auth/google/callback"));
         assert_eq!(secure, "__Host-jan_sign_in=b; Path=/; Max-Age=600; HttpOnly; SameSite=Lax; Secure");
         let plain = text(&google("http://localhost:8080/auth/google/callback"));

@@ -149,6 +149,11 @@ impl ApiError {
             SignInError::ReturnAddress => {
                 Self::bad_request("oauth_return_url_not_allowed", message).with_param("return_to")
             }
+            SignInError::NoReturnState => {
+                Self::bad_request("missing_required_parameter", message).with_param("return_state")
+            }
+            SignInError::ReturnState => Self::invalid_value("return_state", message),
+            SignInError::Challenge => Self::invalid_value("code_challenge", message),
             SignInError::State => Self::bad_request("oauth_state_invalid", message).with_param("state"),
             SignInError::MixUp => Self::bad_request("oauth_issuer_mismatch", message).with_param("iss"),
             SignInError::Denied(_) => Self::bad_request("oauth_denied", message),

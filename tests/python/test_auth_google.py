@@ -1,7 +1,11 @@
 """Signing in with Google, end to end against a provider of the tests' own."""
 
+import base64
+import hashlib
 import re
+import secrets
 import time
+import urllib.parse
 
 import oidc
 import pytest
@@ -312,24 +316,73 @@ def test_allowed_domains(make_server, provider):
     assert "eve@evil.example" not in emails(strict)
 
 
+def exchange(server, code, browser=None, **fields):
+    cookies = browser.cookies if browser else {}
+    headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())} if cookies else {}
+    return server.post("/auth/exchange", {"code": code} | fields, headers)
+
+
+def come_back(browser, **query):
+    """The code that a page gets."""
+    location = browser.sign_in(**{"return_to": RETURN, "return_state": "s"} | query).headers["Location"]
+    return location.split("#code=")[1].removesuffix("&state=s")
+
+
 def test_return_address(own):
     browser = Browser(own)
-    answer = browser.sign_in(return_to=RETURN)
+    answer = browser.sign_in(return_to=RETURN, return_state="a&b=c#d")
     assert answer.status == 302, answer
     address, fragment = answer.headers["Location"].split("#")
     assert address == RETURN
     assert "token" not in fragment
-    code = fragment.removeprefix("code=")
-    tokens = own.post("/auth/exchange", {"code": code})
+    code = re.fullmatch(r"code=([\w-]{43})&state=a%26b%3Dc%23d", fragment)[1]
+    tokens = exchange(own, code, browser)
     assert tokens.status == 200, tokens
     assert own.get("/api/v1/user/profile", key=tokens.json()["access_token"]).json()["email"] == "ann@corp.example"
-    again = own.post("/auth/exchange", {"code": code})
+    again = exchange(own, code, browser)
     assert (again.status, again.error["code"]) == (400, "invalid_code")
-    location = Browser(own).sign_in(return_to=RETURN, return_state="a&b=c#d").headers["Location"]
-    assert re.fullmatch(re.escape(RETURN) + r"#code=[\w-]{43}&state=a%26b%3Dc%23d", location)
     for wrong in ("https://evil.example/", RETURN + "/", RETURN + "?x", "//evil.example", "javascript:alert(1)"):
-        answer = own.get(f"/auth/google?return_to={wrong}")
+        answer = own.get(f"/auth/google?return_to={wrong}&return_state=s")
         assert (answer.status, answer.error["code"]) == (400, "oauth_return_url_not_allowed"), wrong
+
+
+def test_return_state_is_asked_for(own):
+    for state, code in ((None, "missing_required_parameter"), ("", "invalid_value"), ("x" * 513, "invalid_value")):
+        query = f"return_to={RETURN}" + (f"&return_state={state}" if state is not None else "")
+        answer = own.get(f"/auth/google?{query}")
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (400, code, "return_state"), answer
+    assert Browser(own).depart(return_to=RETURN, return_state="x" * 512)
+    assert Browser(own).depart(), "nobody is returned to"
+
+
+def test_codes_are_for_who_asked_for_them(own):
+    """A code that somebody else has read is of no use to them, and then of none at all."""
+    verifier = secrets.token_urlsafe(40)
+    challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
+    page = {"code_challenge": challenge, "code_challenge_method": "S256"}
+    mine, other = Browser(own), Browser(own)
+    other.sign_in()
+    for thief in (None, other):
+        code = come_back(mine)
+        stolen = exchange(own, code, thief)
+        assert (stolen.status, stolen.error["code"], stolen.error["param"]) == (400, "invalid_code", "code")
+        assert exchange(own, code, mine).status == 400, "it is used up"
+    # A page of another origin, which has no cookie.
+    assert exchange(own, come_back(mine, **page), code_verifier=verifier).status == 200
+    for wrong in ({}, {"code_verifier": verifier[1:]}, {"code_verifier": challenge}, {"code_verifier": ""}):
+        answer = exchange(own, come_back(mine, **page), mine, **wrong)
+        assert (answer.status, answer.error["code"]) == (400, "invalid_code"), wrong
+    # Somebody took the challenge out on the way.
+    assert exchange(own, come_back(mine), mine, code_verifier=verifier).status == 400
+    for wrong in (
+        {"code_challenge": challenge},
+        {"code_challenge_method": "S256"},
+        {"code_challenge": verifier, "code_challenge_method": "plain"},
+        {"code_challenge": challenge + "=", "code_challenge_method": "S256"},
+    ):
+        query = urllib.parse.urlencode({"return_to": RETURN, "return_state": "s"} | wrong)
+        answer = own.get(f"/auth/google?{query}")
+        assert (answer.status, answer.error["code"], answer.error["param"]) == (400, "invalid_value", "code_challenge")
 
 
 def test_disabled_user_is_not_signed_in(own, provider):

@@ -23,9 +23,10 @@ def test_no_secret_in_a_trace_log(tmp_path):
         signed_in = browser.get(back).json()
         secrets["the cookie"] = next(iter(browser.cookies.values()))
         secrets["the verifier"] = [form for path, form in provider.asked if path == "/token"][-1]["code_verifier"]
-        location = browser.sign_in(return_to="https://app.example/in").headers["Location"]
-        secrets["the exchange code"] = location.split("#code=")[1]
-        exchanged = server.post("/auth/exchange", {"code": secrets["the exchange code"]}).json()
+        location = browser.sign_in(return_to="https://app.example/in", return_state="s").headers["Location"]
+        secrets["the exchange code"] = location.split("#code=")[1].removesuffix("&state=s")
+        cookie = "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+        exchanged = server.post("/auth/exchange", {"code": secrets["the exchange code"]}, {"Cookie": cookie}).json()
         guest = server.post("/auth/guest").json()
         refreshed = server.post("/auth/refresh", {"refresh_token": guest["refresh_token"]}).json()
         for who, tokens in {

@@ -42,13 +42,20 @@ const fn known(status: u16, code: &'static str, of: Of, meaning: &'static str) -
 pub static ERRORS: &[Known] = &[
     known(400, "invalid_json", Body, "The body is not JSON."),
     known(400, "invalid_type", Body, "A field is of the wrong type."),
+    known(400, "missing_required_parameter", Tag("auth"), "`return_to` needs a `return_state`."),
+    known(400, "invalid_value", Tag("auth"), "`return_state` or `code_challenge` is not one."),
     known(400, "invalid_value", Body, "A field's value is not allowed; the message says what is."),
     known(400, "missing_required_parameter", Body, "A field is missing."),
     known(400, "unsupported_parameter", Inference, "A field of OpenAI's API that this server does not have."),
     known(400, "invalid_prompt", Inference, "The model's chat template does not take these messages."),
     known(400, "context_length_exceeded", Inference, "Prompt and answer do not fit the model's context."),
     known(400, "invalid_query", Query, "The query cannot be read, or names a parameter twice."),
-    known(400, "invalid_code", Tag("auth"), "The code is unknown, used already, or older than a minute."),
+    known(
+        400,
+        "invalid_code",
+        Tag("auth"),
+        "The code is unknown, used already, older than a minute, or another's.",
+    ),
     known(400, "not_a_session", Tag("auth"), "The credential is an API key, which has no session."),
     known(400, "too_many_api_keys", Tag("user"), "The user has as many keys as a user may have."),
     known(

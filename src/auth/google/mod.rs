@@ -5,6 +5,7 @@
 //! A sign-in that is under way is kept in memory alone: it lives for ten minutes, and whoever was on the way while
 //! the server was started again begins anew.
 
+mod binding;
 mod id_token;
 mod one_time;
 mod provider;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 use jan_actors::identity::UserId;
 use subtle::ConstantTimeEq;
 
+use binding::Binding;
+pub use binding::Shown;
 pub use id_token::IdTokenError;
 use id_token::{Expected, Person};
 use one_time::OneTime;
@@ -25,8 +28,10 @@ use crate::config::GoogleConfig;
 
 /// How long the page that a browser returns to may take to exchange its code.
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
-/// Sign-ins under way at most; each takes about 500 bytes.
+/// Sign-ins under way at most; each takes about 500 bytes, and its `return_state`.
 const MOST_PENDING: usize = 10_000;
+/// Longest `return_state`, in bytes.
+const MAX_RETURN_STATE: usize = 512;
 
 /// Signing in with Google.
 #[derive(Debug)]
@@ -34,7 +39,7 @@ pub struct Google {
     config: GoogleConfig,
     provider: Provider,
     pending: Mutex<OneTime<Pending>>,
-    codes: Mutex<OneTime<UserId>>,
+    codes: Mutex<OneTime<(UserId, Binding)>>,
 }
 
 /// The settings without which nobody can sign in.
@@ -63,6 +68,10 @@ pub struct Wish {
     pub return_to: Option<String>,
     /// Given back to that page, so that it knows that the sign-in is its own.
     pub return_state: Option<String>,
+    /// RFC 7636: binds the code that the page gets to who asked for it. Without one it is bound to the browser.
+    pub code_challenge: Option<String>,
+    /// `S256`.
+    pub code_challenge_method: Option<String>,
 }
 
 /// Where a browser goes, and the cookie that shows that it is the same one when it comes back.
@@ -85,6 +94,8 @@ pub struct Arrival {
     pub guest: Option<UserId>,
     /// Where the browser goes on.
     pub wish: Wish,
+    /// The browser's cookie.
+    pub browser: String,
 }
 
 /// What the provider's redirect carries.
@@ -109,6 +120,19 @@ pub enum SignInError {
     /// The address is not on the list.
     #[error("the return address is not one of auth.google.allowed_return_urls")]
     ReturnAddress,
+    /// A page is to be returned to, and gave nothing that it could know its own sign-in by.
+    #[error(
+        "return_to needs a return_state, a text that comes back to the page, so that it takes its own sign-ins alone"
+    )]
+    NoReturnState,
+    /// It is empty, or too long.
+    #[error("return_state must have 1 to {MAX_RETURN_STATE} bytes")]
+    ReturnState,
+    /// It is none of S256.
+    #[error(
+        "code_challenge must be the 43 characters of an S256 challenge, and code_challenge_method must be S256"
+    )]
+    Challenge,
     /// The state is missing, forged, used or too old, or it is another browser's.
     #[error(
         "this sign-in was not begun in this browser within the last ten minutes, or it was used already; begin again at /auth/google"
@@ -199,6 +223,16 @@ impl Google {
         if wish.return_to.as_ref().is_some_and(|url| !self.may_return_to(url)) {
             return Err(SignInError::ReturnAddress);
         }
+        match &wish.return_state {
+            None if wish.return_to.is_some() => return Err(SignInError::NoReturnState),
+            Some(state) if state.is_empty() || state.len() > MAX_RETURN_STATE => {
+                return Err(SignInError::ReturnState);
+            }
+            _ => {}
+        }
+        if !binding::is_usable(wish.code_challenge.as_deref(), wish.code_challenge_method.as_deref()) {
+            return Err(SignInError::Challenge);
+        }
         let authorization = provider::authorize(&ready)?;
         let browser = browser.filter(|value| is_ours(value)).map_or_else(new_secret, str::to_owned);
         let pending = Pending {
@@ -244,22 +278,26 @@ impl Google {
         };
         let person = id_token::check(&token, &key, expected)?;
         let issuer = self.config.issuer.clone();
-        Ok(Arrival { issuer, person, guest: pending.guest, wish: pending.wish })
+        let Pending { guest, wish, browser, .. } = pending;
+        Ok(Arrival { issuer, person, guest, wish, browser })
     }
 
-    /// A code that [`Self::redeem`] takes once, within a minute. It goes to the page that the browser returns to:
-    /// tokens would stay in the browser's history.
+    /// A code that [`Self::redeem`] takes once, within a minute, from whoever asked for it: the one with the challenge's
+    /// verifier, or the same browser. It goes to the page that the browser returns to: tokens would stay in the
+    /// browser's history.
     #[must_use]
-    pub fn issue_code(&self, user: UserId) -> String {
+    pub fn issue_code(&self, user: UserId, challenge: Option<String>, browser: String) -> String {
         let code = new_secret();
-        lock(&self.codes).insert(Instant::now(), code.clone(), user);
+        let binding = challenge.map_or(Binding::Browser(browser), Binding::Challenge);
+        lock(&self.codes).insert(Instant::now(), code.clone(), (user, binding));
         code
     }
 
-    /// Whom a code is for.
+    /// Whom a code is for. It is used up, also where the rest of what is shown does not fit it.
     #[must_use]
-    pub fn redeem(&self, code: &str) -> Option<UserId> {
-        lock(&self.codes).take(Instant::now(), code)
+    pub fn redeem(&self, code: &str, shown: Shown<'_>) -> Option<UserId> {
+        let (user, binding) = lock(&self.codes).take(Instant::now(), code)?;
+        binding.fits(shown).then_some(user)
     }
 }
 
@@ -324,7 +362,11 @@ mod tests {
     #[test]
     fn return_addresses_are_compared_as_a_whole() {
         let google = google();
-        let to = |url: &str| Wish { return_to: Some(url.to_owned()), return_state: None };
+        let to = |url: &str| Wish {
+            return_to: Some(url.to_owned()),
+            return_state: Some("s".to_owned()),
+            ..Wish::default()
+        };
         assert!(google.begin(None, None, to("https://app.example/in")).is_ok());
         assert!(google.begin(None, None, to("https://jan.example/api/swagger/index.html")).is_ok());
         for wrong in [
@@ -337,6 +379,21 @@ mod tests {
             "http://jan.example/api/swagger/index.html",
         ] {
             assert!(google.begin(None, None, to(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn return_states_are_bounded_and_asked_for() {
+        let google = google();
+        let begin = |state: Option<&str>| {
+            let return_to = Some("https://app.example/in".to_owned());
+            let wish = Wish { return_to, return_state: state.map(str::to_owned), ..Wish::default() };
+            google.begin(None, None, wish)
+        };
+        assert!(begin(Some("x")).is_ok() && begin(Some(&"x".repeat(512))).is_ok());
+        assert!(matches!(begin(None), Err(SignInError::NoReturnState)));
+        for wrong in [String::new(), "x".repeat(513)] {
+            assert!(matches!(begin(Some(&wrong)), Err(SignInError::ReturnState)));
         }
     }
 
@@ -359,8 +416,12 @@ mod tests {
     fn codes_are_redeemed_once() {
         let google = google();
         let user = UserId::new();
-        let code = google.issue_code(user);
-        assert_eq!(google.redeem(&code), Some(user));
-        assert_eq!(google.redeem(&code), None);
+        let mine = Shown { browser: Some("b"), verifier: None };
+        let code = google.issue_code(user, None, "b".to_owned());
+        assert_eq!(google.redeem(&code, mine), Some(user));
+        assert_eq!(google.redeem(&code, mine), None);
+        let code = google.issue_code(user, None, "b".to_owned());
+        assert_eq!(google.redeem(&code, Shown { browser: Some("other"), verifier: None }), None);
+        assert_eq!(google.redeem(&code, mine), None, "a thief has used it up");
     }
 }
