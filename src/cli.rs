@@ -66,6 +66,9 @@ enum Command {
         #[arg(long, default_value = "info")]
         log_level: String,
     },
+    /// Compile schemas and grammars for the worker that started this process. Internal.
+    #[command(hide = true)]
+    Constraints,
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,6 +164,7 @@ pub fn main() -> ExitCode {
             logging::init(&LogConfig { format: log_format, level: log_level });
             jan_actors::System::worker_main()
         }
+        Some(Command::Constraints) => jan_actors::System::constraints_main(),
     }
 }
 

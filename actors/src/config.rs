@@ -176,6 +176,12 @@ pub struct EngineConfig {
     /// it and however often the worker is restarted meanwhile. For quantised models on a CPU; long prompts are read
     /// more slowly.
     pub reproducible: bool,
+    /// Processor time that compiling one schema, expression or grammar may take (milliseconds).
+    pub constraint_cpu_ms: u64,
+    /// Memory that it may take, in MiB.
+    pub constraint_memory_mib: u32,
+    /// Processor time that one step of one answer under a schema or grammar may take (milliseconds).
+    pub mask_budget_ms: u64,
 }
 
 impl Default for EngineConfig {
@@ -195,6 +201,9 @@ impl Default for EngineConfig {
             shared_prompts: Vec::new(),
             gpu_layers: 0,
             reproducible: false,
+            constraint_cpu_ms: 1_000,
+            constraint_memory_mib: 128,
+            mask_budget_ms: 250,
         }
     }
 }

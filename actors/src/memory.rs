@@ -10,9 +10,27 @@ pub fn total() -> Option<u64> {
     bytes_of("MemTotal:")
 }
 
+/// Memory of this process, in KiB, where the kernel tells.
+pub fn resident_kib() -> Option<u64> {
+    kib_of("/proc/self/status", "VmRSS:")
+}
+
+/// Memory that this process has taken to write to, in KiB, where the kernel tells.
+pub fn data_kib() -> Option<u64> {
+    kib_of("/proc/self/status", "VmData:")
+}
+
+/// Addresses that this process has taken, in KiB, where the kernel tells.
+pub fn virtual_kib() -> Option<u64> {
+    kib_of("/proc/self/status", "VmSize:")
+}
+
 fn bytes_of(name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    Some(kib_of("/proc/meminfo", name)? << 10)
+}
+
+fn kib_of(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib << 10)
+    line.trim().trim_end_matches("kB").trim().parse().ok()
 }

@@ -175,6 +175,12 @@ impl System {
     pub fn worker_main() -> ExitCode {
         crate::model::worker::serve::main()
     }
+
+    /// The main function of a worker's helper (`jan-server constraints`), which compiles untrusted schemas and grammars
+    /// until its input ends.
+    pub fn constraints_main() -> ExitCode {
+        crate::model::vetting::helper::main()
+    }
 }
 
 /// The database is opened, and the first start's keys are made, where blocking is allowed.

@@ -77,7 +77,7 @@ fn livez() -> Response {
     health()
 }
 
-/// Whether a model can answer now.
+/// Whether a model can answer now: its worker runs, and is not behind with preparing requests.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -93,7 +93,7 @@ async fn readyz(state: AppState) -> Result<Response, ApiError> {
         return Err(ApiError::shutting_down());
     }
     if !status::can_answer(&state).await {
-        let message = "No model can answer yet; GET /v1/models says why.";
+        let message = "No model can answer now; GET /v1/models says why.";
         return Err(ApiError::unavailable("not_ready", message, Duration::from_secs(1)));
     }
     Ok(health())

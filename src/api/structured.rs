@@ -221,6 +221,9 @@ pub fn named(error: GenerationError, constraining: Option<&'static str>) -> Gene
         (GenerationError::InvalidConstraint { field: "", message }, Some(field)) => {
             GenerationError::InvalidConstraint { field, message }
         }
+        (GenerationError::ConstraintTooExpensive { field: "", message }, Some(field)) => {
+            GenerationError::ConstraintTooExpensive { field, message }
+        }
         (error, _) => error,
     }
 }

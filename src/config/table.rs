@@ -380,6 +380,21 @@ pub static KEYS: &[Key] = &[
         "Whether the same request gives the same tokens, to the last bit of their log-probabilities, whatever runs beside it and however often its worker is restarted meanwhile. For quantised models on a CPU; long prompts are read more slowly.",
     ),
     key(
+        "engine.constraint_cpu_ms",
+        integer(10, HOUR_MS, MILLISECONDS),
+        "Processor time that compiling one JSON Schema, regular expression or grammar may take; then 400 `constraint_too_expensive`. It is spent in a process of its own first, which that time ends.",
+    ),
+    key(
+        "engine.constraint_memory_mib",
+        integer(16, 65_536, "MiB"),
+        "Memory that compiling one JSON Schema, regular expression or grammar may take; then 400 `constraint_too_expensive`.",
+    ),
+    key(
+        "engine.mask_budget_ms",
+        integer(1, HOUR_MS, MILLISECONDS),
+        "Processor time that one step of an answer under a schema, expression or grammar may take; then the answer ends with `constraint_too_expensive`. Other answers go on meanwhile.",
+    ),
+    key(
         "queue.max_requests",
         integer(1, 1_000_000, "requests"),
         "Most requests of one model that run or wait, each answer one and eight embedding inputs one. One caller may have all; once they are taken, each gets as many as a fair division among those who have any gives, and who has more gets 503 with `Retry-After`.",

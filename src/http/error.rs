@@ -194,6 +194,14 @@ impl ApiError {
                 );
                 Self::invalid_value(field, message)
             }
+            GenerationError::ConstraintTooExpensive { field, message } => {
+                let field = if field.is_empty() { "response_format" } else { field };
+                let message = format!(
+                    "Invalid '{field}': {message}. Make it simpler: fewer and shorter patterns that have to hold at \
+                     once, smaller repetitions."
+                );
+                Self::new(StatusCode::BAD_REQUEST, "constraint_too_expensive", message).with_param(field)
+            }
             GenerationError::InvalidOutput { .. } => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "invalid_output", message)
             }
@@ -418,6 +426,13 @@ mod tests {
                 GenerationError::InvalidConstraint { field: "tools", message: text() },
                 400,
                 "invalid_value",
+                Some("tools"),
+                None,
+            ),
+            (
+                GenerationError::ConstraintTooExpensive { field: "tools", message: text() },
+                400,
+                "constraint_too_expensive",
                 Some("tools"),
                 None,
             ),

@@ -1,11 +1,13 @@
 """Constraints that are costly to refuse, asked for often and by callers that have gone."""
 
 import json
+import pathlib
+import re
 import threading
 import time
 
 import pytest
-from harness import MODEL, Server, wait_until
+from harness import MODEL, Server, children, stopped, wait_until
 
 #: Refused after some seconds of work: twenty expressions that have to hold at once.
 COSTLY = {
@@ -57,3 +59,148 @@ def test_others_are_served_while_abandoned_requests_wait(running):
     assert answers == [200]
     assert running.worker() == worker
     wait_until(lambda: running.chat("Hello", key=neighbour, max_tokens=1).status == 200, "the worker answers", 30)
+
+
+def patterns(objects, properties):
+    """Objects that have to hold at once, each with patterns for the same properties."""
+    return {
+        "allOf": [
+            {
+                "type": "object",
+                "properties": {f"p{p}": {"type": "string", "pattern": f"^.*a{o}.*b$"} for p in range(properties)},
+                "required": [f"p{p}" for p in range(properties)],
+            }
+            for o in range(objects)
+        ]
+    }
+
+
+def intersected(terms):
+    return "start: T\nT: " + " & ".join(f"/(.*a{{{n}}}.*b)+.*/" for n in range(1, terms + 1))
+
+
+def multiples(count):
+    names = [f"p{n}" for n in range(count)]
+    integers = {name: {"type": "integer", "multipleOf": 9973 + n} for n, name in enumerate(names)}
+    return {"type": "object", "properties": integers, "required": names}
+
+
+#: Each takes minutes or gigabytes to compile.
+ENDLESS = {
+    "400 integers with multipleOf": {"guided_json": multiples(400)},
+    "20 intersected terms": {"guided_grammar": intersected(20)},
+    "24 intersected terms": {"guided_grammar": intersected(24)},
+    "patterns of 30 objects": {"guided_json": patterns(30, 40)},
+    "20 patterns": {"guided_json": COSTLY},
+    "20 patterns in a tool": {
+        "messages": [{"role": "user", "content": "x"}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": patterns(20, 1), "strict": True}}],
+        "tool_choice": "required",
+    },
+}
+
+
+def peak_mib(pid):
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) >> 10
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_an_endless_constraint_is_refused_while_others_chat(running, name):
+    worker = running.worker()
+    attacker = running.new_key(running.new_user(f"endless-{len(name)}@example.com"))["key"]
+    neighbour = running.new_key(running.new_user("beside@example.com"))["key"]
+    fields = ENDLESS[name]
+    path = "/api/v1/chat/completions" if "messages" in fields else "/api/v1/completions"
+    prompt = {} if "messages" in fields else {"prompt": ["x"] * 8}
+    body = {"model": MODEL, "n": 16, "max_tokens": 8, **prompt, **fields}
+    order = []
+
+    def attack():
+        answer = running.post(path, body, key=attacker)
+        order.append(("refused", answer.status, answer.error.get("code"), answer.error.get("param")))
+
+    attacking = threading.Thread(target=attack)
+    attacking.start()
+    time.sleep(0.2)
+    assert running.chat("Hello", key=neighbour, max_tokens=1).status == 200
+    assert running.get("/readyz").status == 200
+    order.append("chatted")
+    attacking.join(120)
+    field = next(field for field in fields if field not in ("messages", "tool_choice"))
+    assert order == ["chatted", ("refused", 400, "constraint_too_expensive", field)]
+    # The refusal is remembered: nothing is compiled for the same request, so no helper begins anew.
+    assert children(worker) == []
+    again = running.post(path, body, key=attacker)
+    assert (again.status, again.error["code"]) == (400, "constraint_too_expensive")
+    assert children(worker) == []
+    # What is fine stays fine, and the worker was never in danger.
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": 5}}, "required": ["a"]}
+    fine = running.chat("Hello", key=neighbour, response_format={"type": "json_schema", "json_schema": {"name": name.replace(" ", "-"), "schema": schema}})
+    assert fine.status == 200
+    assert running.worker() == worker
+    assert peak_mib(worker) < 1024
+    assert peak_mib(running.pid) < 512
+
+
+def test_limits_of_compiling_are_settings(tmp_path):
+    own = Server(tmp_path, config="[engine]\nconstraint_cpu_ms = 50\n")
+    refused = own.chat("Hello", guided_json=multiples(100))
+    assert (refused.status, refused.error["code"]) == (400, "constraint_too_expensive")
+    assert "50 ms" in refused.error["message"]
+    own.close()
+
+
+def test_a_helper_ends_with_its_worker(tmp_path):
+    own = Server(tmp_path)
+    assert own.chat("Hello", guided_regex="[a-c]{3}").status == 200
+    (helper,) = children(own.worker())
+    own.kill()
+    wait_until(lambda: not pathlib.Path(f"/proc/{helper}").exists(), "the helper ends")
+    own.close()
+
+
+def test_what_is_not_prepared_shows_in_readyz(running):
+    asking = threading.Thread(target=lambda: running.chat("Hello", max_tokens=1))
+    with stopped(running.worker()):
+        assert running.get("/readyz").status == 200
+        asking.start()
+        wait_until(lambda: running.get("/readyz").status == 503, "not ready", 20)
+        assert running.get("/livez").status == 200
+    wait_until(lambda: running.get("/readyz").status == 200, "ready again", 20)
+    asking.join(20)
+
+
+def hidden(terms=5):
+    """Cheap to compile and to begin; what follows the first letters takes long to find out."""
+    both = " & ".join("/x(" + "|".join(f".*[^{c}].{{{n}}}q" for c in "abcdefgh") + ").*/" for n in range(1, terms + 1))
+    return f"start: FIRST REST\nFIRST: /[a-z]{{3}}/\nBOTH: {both}\nREST: /y/ | BOTH"
+
+
+def test_a_step_that_takes_too_long_ends_its_answer_alone(tmp_path):
+    own = Server(tmp_path, config="[engine]\nmask_budget_ms = 20\n")
+    worker = own.worker()
+    statuses, over = [], threading.Event()
+
+    def chat():
+        while not over.is_set():
+            statuses.append(own.chat("Hello", max_tokens=4).status)
+
+    neighbour = threading.Thread(target=chat)
+    neighbour.start()
+    try:
+        fields = {"guided_grammar": hidden(), "max_tokens": 64, "temperature": 0}
+        refused = own.chat("Hello", **fields)
+        assert (refused.status, refused.error["code"]) == (400, "constraint_too_expensive")
+        assert refused.error["param"] == "guided_grammar"
+        with own.stream(messages=[{"role": "user", "content": "Hello"}], **fields) as stream:
+            last = stream.read()[-1]
+        assert last["error"]["code"] == "constraint_too_expensive"
+    finally:
+        over.set()
+        neighbour.join(30)
+    assert statuses and set(statuses) == {200}
+    # Other constrained answers do not wait for the thread that was left behind.
+    assert own.chat("Hello", guided_regex="[a-c]{3}").status == 200
+    assert own.worker() == worker
+    own.close()

@@ -189,11 +189,21 @@ impl ModelState {
         let now = Instant::now();
         let in_flight = {
             let mut table = self.replica.table.lock();
-            table.detach();
+            match end {
+                LinkEnd::Retired(_) => table.detach_unblamed(),
+                LinkEnd::Died(_) | LinkEnd::Refused(_) => table.detach(),
+            }
             table.len()
         };
         let id = &self.arguments.model.id;
         let (reason, wait) = match end {
+            // No failure: it is not counted as one.
+            LinkEnd::Retired(reason) => {
+                tracing::warn!(model = id, %reason, in_flight, "worker retired, another one is started");
+                self.replica.set_status(ModelStatus::Loading);
+                let _ = myself.cast(ModelMessage::StartWorker);
+                return;
+            }
             LinkEnd::Died(reason) => match self.tracker.on_failure(now) {
                 Decision::RestartAfter(wait) => {
                     tracing::warn!(model = id, %reason, in_flight, ?wait, "worker lost, another one is started");

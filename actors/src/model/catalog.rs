@@ -3,7 +3,7 @@
 //! Built once from the configuration; actors come and go behind it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ractor::ActorRef;
 
@@ -16,6 +16,9 @@ use super::worker::bundled;
 use super::worker::protocol::{ModelSpec, Ready};
 use crate::config::{ActorsConfig, SharePrefixes};
 use crate::system::StartError;
+
+/// A replica that has prepared nothing for this long, while requests without a constraint wait for it, is not ready.
+const MAX_UNPREPARED: Duration = Duration::from_secs(5);
 
 /// One configured model.
 #[derive(Debug)]
@@ -82,6 +85,15 @@ impl Replica {
     /// Whether it can answer now.
     pub fn status(&self) -> ModelStatus {
         self.state().status
+    }
+
+    /// The same as of now: one that is behind with preparing requests cannot answer either.
+    pub fn status_now(&self, now: Instant) -> ModelStatus {
+        let behind = self.table.lock().unprepared_for(now).is_some_and(|time| time > MAX_UNPREPARED);
+        match self.status() {
+            ModelStatus::Ready if behind => ModelStatus::Unhealthy,
+            status => status,
+        }
     }
 
     /// Notes the status; a problem that it had stays known until it is ready again.
@@ -271,6 +283,9 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         cache_cells: engine.cache_cells,
         cache_ram_mib: engine.cache_ram_mib,
         reproducible: engine.reproducible,
+        constraint_cpu_ms: engine.constraint_cpu_ms,
+        constraint_memory_mib: engine.constraint_memory_mib,
+        mask_budget_ms: engine.mask_budget_ms,
         share_all: engine.share_prefixes == SharePrefixes::All,
         shared_prompts: engine.shared_prompts.clone(),
     }

@@ -163,9 +163,11 @@ impl Models {
         self.catalog.find(id).map(|model| model.describe(id))
     }
 
-    /// The state of all models together: `Ready` when all are, `Degraded` when some can answer.
+    /// The state of all models together, as of now: `Ready` when all are, `Degraded` when some can answer.
     pub async fn status(&self) -> ModelStatus {
-        combine(self.catalog.models().iter().map(|m| m.status()))
+        let now = Instant::now();
+        let model = |model: &Arc<Model>| combine(model.replicas.iter().map(|r| r.status_now(now)));
+        combine(self.catalog.models().iter().map(model))
     }
 }
 

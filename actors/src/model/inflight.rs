@@ -13,6 +13,7 @@
 //! them, and those that came before a crash are not made again.
 
 mod jobs;
+mod lag;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -89,8 +90,9 @@ struct Entry {
 /// What a request is to the present worker, and to those before it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Trial {
-    /// Whether the present worker has it.
+    /// Whether the present worker has it, and since when.
     submitted: bool,
+    submitted_at: Option<Instant>,
     /// Whether its tokens are known.
     prepared: bool,
     /// Whether the present worker began to read it.
@@ -189,6 +191,8 @@ pub struct InFlight {
     questions: BTreeMap<u64, oneshot::Sender<Result<Inspected, GenerationError>>>,
     /// When the worker last gave a sign of life while it owed one.
     last_sign: Option<Instant>,
+    /// When it was last done with preparing a request that has nothing to be compiled.
+    last_prepared: Option<Instant>,
 }
 
 impl InFlight {
@@ -247,6 +251,7 @@ impl InFlight {
         };
         if worker.send(to_worker(message)).is_ok() {
             trial.submitted = true;
+            trial.submitted_at = Some(now);
             self.last_sign.get_or_insert(now);
         }
     }
@@ -294,12 +299,20 @@ impl InFlight {
 
     /// The worker is gone. Blames who is to blame and prepares the rest for the next worker.
     pub fn detach(&mut self) {
+        let suspects = self.trials().filter(|(_, t)| t.could_be_guilty()).map(|(id, t)| (id, *t)).collect();
+        self.detach_from(suspects);
+    }
+
+    /// The worker is gone, and none of these requests is the reason.
+    pub fn detach_unblamed(&mut self) {
+        self.detach_from(Vec::new());
+    }
+
+    fn detach_from(&mut self, suspects: Vec<(u64, Trial)>) {
         self.worker = None;
         self.last_sign = None;
         self.questions.clear();
         self.parts.clear();
-        let suspects: Vec<(u64, Trial)> =
-            self.trials().filter(|(_, t)| t.could_be_guilty()).map(|(id, t)| (id, *t)).collect();
         let mut unproven = suspects.iter().filter(|(_, t)| !t.proven);
         let culprit = unproven.next().filter(|_| unproven.next().is_none()).map(|(id, _)| *id);
         if let Some(id) = culprit
@@ -399,6 +412,11 @@ impl InFlight {
         self.last_sign = Some(now);
         for event in step.events {
             if let Some(happened) = event.event {
+                if matches!(happened, event::Event::Accepted(_) | event::Event::Rejected(_))
+                    && self.is_plain(event.id)
+                {
+                    self.last_prepared = Some(now);
+                }
                 self.route_event(event.id, happened, now);
             }
         }
@@ -437,7 +455,8 @@ impl InFlight {
                 }
             }
             event::Event::Rejected(rejected) => {
-                self.fail(id, rejected.into());
+                let error = jobs::refusal(rejected, &entry.request.model);
+                self.fail(id, error);
                 self.release(id, now);
             }
             event::Event::Started(started) => {
@@ -509,12 +528,6 @@ impl InFlight {
             self.fail(id, GenerationError::QueueTimeout { waited: max_wait, retry_after });
             self.release(id, now);
         }
-    }
-
-    /// How long the worker has owed a step, if it owes one.
-    pub fn silent_for(&self, now: Instant) -> Option<Duration> {
-        let sign = self.last_sign?;
-        self.trials().any(|(_, t)| t.submitted).then(|| now.saturating_duration_since(sign))
     }
 }
 

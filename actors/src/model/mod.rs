@@ -13,6 +13,7 @@ pub mod inflight;
 pub mod parts;
 pub mod shares;
 pub mod types;
+pub mod vetting;
 pub mod worker;
 
 pub use embeddings::{Embedding, EmbeddingInput, EmbeddingRequest};

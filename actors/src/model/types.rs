@@ -360,6 +360,14 @@ pub enum GenerationError {
         /// What is wrong and what would be right.
         message: String,
     },
+    /// The answer's schema or grammar takes more work than one may, to compile it or in a step (400).
+    #[error("{message}")]
+    ConstraintTooExpensive {
+        /// The field that has it; empty where that is not known yet.
+        field: &'static str,
+        /// What is too much.
+        message: String,
+    },
     /// The answer is not what its schema asks for (500).
     #[error("the answer does not satisfy its schema: {message}")]
     InvalidOutput {

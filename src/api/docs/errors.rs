@@ -48,6 +48,12 @@ pub static ERRORS: &[Known] = &[
     known(400, "missing_required_parameter", Body, "A field is missing."),
     known(400, "unsupported_parameter", Inference, "A field of OpenAI's API that this server does not have."),
     known(400, "invalid_prompt", Inference, "The model's chat template does not take these messages."),
+    known(
+        400,
+        "constraint_too_expensive",
+        Inference,
+        "A schema, expression or grammar takes more processor time or memory than one may.",
+    ),
     known(400, "context_length_exceeded", Inference, "Prompt and answer do not fit the model's context."),
     known(400, "invalid_query", Query, "The query cannot be read, or names a parameter twice."),
     known(

@@ -101,6 +101,12 @@ impl Flow {
         self.thinking.is_none() && matches!(self.keep, Keep::Free)
     }
 
+    /// Whether it may have to look into a constraint.
+    #[must_use]
+    pub const fn is_kept(&self) -> bool {
+        !matches!(self.keep, Keep::Free)
+    }
+
     /// Tokens that were thinking.
     #[must_use]
     pub const fn reasoning_tokens(&self) -> u32 {

@@ -5,13 +5,17 @@
 //! only one continuation is left ("forced" tokens: an object's next key, punctuation) it names that, and nothing has to
 //! be sampled.
 //!
-//! Constraints are compiled on the thread that prepares requests, never between decode steps, and within llguidance's
-//! bounds on the size of a grammar and on the work of a mask, so that a hostile one is refused and stalls nobody.
+//! Constraints are compiled on a thread of their own, never between decode steps, and within [`limits`] on the size of a
+//! grammar and on the work of a mask. Those bounds do not hold inside each of llguidance's operations, so a helper process
+//! compiles an untrusted constraint first ([`vetting`](crate::model::vetting)).
+
+mod product;
 
 use std::fmt;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use llguidance::{Matcher, ParserFactory};
@@ -19,12 +23,47 @@ use serde_json::{Value, json};
 
 use super::llama::Model;
 use crate::model::types::{Constraint, Token};
+use crate::model::vetting::{Refusal, Vetter, VettingSettings};
 
 /// Compiled constraints kept for the next request with the same one.
 const KEPT: usize = 32;
 
-/// Most lexer states of one constraint, at 1 to 2 kB each.
-const LEXER_STATES: usize = 50_000;
+/// Memory of them all, as far as it was measured.
+const MAX_KEPT_KIB: u64 = 64 << 10;
+
+/// The bounds on one constraint, all of them: an update of llguidance must not move any of them unseen. They depend on the
+/// constraint and the vocabulary alone, not on the machine or on time, so that a worker comes to the same end as its
+/// helper and as every other worker.
+fn limits() -> ParserLimits {
+    ParserLimits {
+        // How ambiguous a grammar may be at one place.
+        max_items_in_row: 2_000,
+        // Work on the regular expressions when it is compiled; FHIR's schema, a very large one, takes half of it.
+        initial_lexer_fuel: 1_000_000,
+        // The same for one mask: some 15 ms.
+        step_lexer_fuel: 200_000,
+        // Work on the rules for one mask: some 3 ms.
+        step_max_items: 50_000,
+        // At 1 to 2 kB each.
+        max_lexer_states: 50_000,
+        // Symbols; FHIR's schema has 200,000.
+        max_grammar_size: 500_000,
+        precompute_large_lexemes: true,
+        verbose_errors: false,
+    }
+}
+
+/// What llguidance says where one of the [`limits`] was hit.
+const LIMIT_MARKS: [&str; 8] = [
+    "fuel",
+    "too big",
+    "too many",
+    "precomputation failed",
+    "Unable to determine if regex is empty",
+    "max_items",
+    "items limit",
+    "Current row has",
+];
 
 /// How JSON is written where the schema leaves it open: on one line, as Python's `json.dumps` does by default. Free
 /// whitespace would let a small model fill its answer with it, and would leave fewer tokens forced.
@@ -45,14 +84,22 @@ pub fn with_layout(schema: &Value) -> Value {
 /// Compiles constraints for one model.
 pub struct Grammars {
     factory: ParserFactory,
+    vetter: Option<Mutex<Vetter>>,
     /// The most recently used last. A refusal is kept as well: it can have taken as long as any success, and the answers
     /// of one request ask for the same.
-    compiled: Vec<(Constraint, Result<Matcher, String>)>,
+    compiled: Mutex<Vec<Compiled>>,
+}
+
+/// A constraint and what became of it.
+struct Compiled {
+    constraint: Constraint,
+    result: Result<Matcher, Refusal>,
+    kib: u64,
 }
 
 impl fmt::Debug for Grammars {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Grammars").field("compiled", &self.compiled.len()).finish_non_exhaustive()
+        f.debug_struct("Grammars").field("compiled", &self.kept().len()).finish_non_exhaustive()
     }
 }
 
@@ -61,44 +108,110 @@ impl Grammars {
     ///
     /// # Errors
     /// The vocabulary cannot be used, or the model has no token that ends an answer.
-    pub fn new(model: Arc<Model>) -> Result<Self, String> {
-        Self::with_vocabulary(Arc::new(Vocabulary::new(model)?))
+    pub fn new(model: Arc<Model>, vetting: Option<VettingSettings>) -> Result<Self, String> {
+        let vocabulary: TokEnv = Arc::new(Vocabulary::new(model)?);
+        let vetter = vetting.map(|settings| Mutex::new(Vetter::new(settings, Arc::clone(&vocabulary))));
+        Ok(Self { vetter, ..Self::with_vocabulary(vocabulary)? })
     }
 
-    fn with_vocabulary(vocabulary: TokEnv) -> Result<Self, String> {
-        let capabilities = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
+    /// Without a helper.
+    ///
+    /// # Errors
+    /// The vocabulary cannot be used.
+    pub fn with_vocabulary(vocabulary: TokEnv) -> Result<Self, String> {
+        // Nothing is forced where the text of tokens is not the tokenized text; llguidance refuses all constraints otherwise.
+        let ff_tokens = vocabulary.tokenize_is_canonical();
+        let capabilities = InferenceCapabilities { ff_tokens, ..InferenceCapabilities::default() };
         let slices = SlicedBiasComputer::general_slices();
         let mut factory =
             ParserFactory::new(&vocabulary, capabilities, &slices).map_err(|error| error.to_string())?;
         factory.quiet();
-        let limits = factory.limits_mut();
-        limits.max_lexer_states = LEXER_STATES;
-        limits.verbose_errors = false;
-        Ok(Self { factory, compiled: Vec::new() })
+        *factory.limits_mut() = limits();
+        Ok(Self { factory, vetter: None, compiled: Mutex::default() })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Compiled>> {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is at hand what became of a constraint; then it stays so for a while.
+    pub fn knows(&self, constraint: &Constraint) -> bool {
+        let mut kept = self.kept();
+        let Some(index) = kept.iter().position(|compiled| compiled.constraint == *constraint) else {
+            return false;
+        };
+        kept[index..].rotate_left(1);
+        true
     }
 
     /// The guide for an answer under this constraint, at its beginning.
     ///
     /// # Errors
     /// What is wrong with the constraint, for its author.
-    pub fn guide(&mut self, constraint: &Constraint) -> Result<Guide, String> {
-        let known = self.compiled.iter().position(|(compiled, _)| compiled == constraint);
-        let entry = match known {
-            Some(index) => self.compiled.remove(index),
-            None => (constraint.clone(), self.compile(constraint)),
-        };
-        let guide = match &entry.1 {
-            Ok(matcher) => Ok(Guide { matcher: matcher.deep_clone() }),
-            Err(refusal) => Err(refusal.clone()),
-        };
-        if self.compiled.len() == KEPT {
-            drop(self.compiled.remove(0));
+    pub fn guide(&self, constraint: &Constraint) -> Result<Guide, Refusal> {
+        if !self.knows(constraint) {
+            let checked = product::check(constraint).map_err(Refusal::TooExpensive);
+            let (result, kib) = match checked.and_then(|()| self.vet(constraint)) {
+                Ok(kib) => (self.compile(constraint), kib),
+                Err(refusal) => (Err(refusal), 0),
+            };
+            if let Err(refusal) = &result
+                && !refusal.is_final()
+            {
+                return Err(refusal.clone());
+            }
+            self.keep(Compiled { constraint: constraint.clone(), result, kib });
         }
-        self.compiled.push(entry);
-        guide
+        // The last one is the one that was asked for, unless another thread was faster.
+        let kept = self.kept();
+        let compiled = kept.iter().rfind(|compiled| compiled.constraint == *constraint);
+        match compiled.map(|compiled| &compiled.result) {
+            Some(Ok(matcher)) => Ok(Guide { matcher: matcher.deep_clone() }),
+            Some(Err(refusal)) => Err(refusal.clone()),
+            None => Err(Refusal::Unavailable("too many constraints are compiled at once".to_owned())),
+        }
     }
 
-    fn compile(&self, constraint: &Constraint) -> Result<Matcher, String> {
+    fn keep(&self, new: Compiled) {
+        let mut kept = self.kept();
+        let mut room = MAX_KEPT_KIB.saturating_sub(new.kib);
+        let mut places = KEPT - 1;
+        // The oldest go: what is left is the longest end that has room.
+        let fits = kept.iter().rev().take_while(|compiled| {
+            let fits = places > 0 && compiled.kib <= room;
+            (room, places) = (room.saturating_sub(compiled.kib), places.saturating_sub(1));
+            fits
+        });
+        let gone = kept.len() - fits.count();
+        kept.drain(..gone);
+        kept.push(new);
+    }
+
+    /// Has a constraint compiled in the helper first, where there is one. Returns how much memory that took.
+    fn vet(&self, constraint: &Constraint) -> Result<u64, Refusal> {
+        match &self.vetter {
+            Some(vetter) if !is_trusted(constraint) => {
+                vetter.lock().unwrap_or_else(PoisonError::into_inner).vet(constraint).map(u64::from)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// Compiles a constraint here and now.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn compile(&self, constraint: &Constraint) -> Result<Matcher, Refusal> {
+        // A defect of a library must not end the thread: the constraint is refused, since it could not be compiled.
+        catch_unwind(AssertUnwindSafe(|| self.compile_now(constraint)))
+            .unwrap_or_else(|_| Err("it cannot be compiled".to_owned()))
+            .map_err(|error| match LIMIT_MARKS.iter().any(|mark| error.contains(mark)) {
+                true => Refusal::TooExpensive(error),
+                false => Refusal::Invalid(error),
+            })
+    }
+
+    fn compile_now(&self, constraint: &Constraint) -> Result<Matcher, String> {
         let grammar = match constraint {
             Constraint::JsonSchema(schema) => {
                 let schema: Value = serde_json::from_str(schema).map_err(|error| error.to_string())?;
@@ -119,6 +232,11 @@ impl Grammars {
         matcher.deep_clone().compute_mask_or_eos().map_err(|error| readable(&error.to_string()))?;
         Ok(matcher)
     }
+}
+
+/// Whether a constraint is one of the server's own: any JSON object.
+fn is_trusted(constraint: &Constraint) -> bool {
+    matches!(constraint, Constraint::JsonSchema(schema) if schema == r#"{"type":"object"}"#)
 }
 
 /// What llguidance says, for people: on one line, without its own marks.
@@ -152,6 +270,13 @@ impl Clone for Guide {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the answer cannot be kept inside its schema or grammar: {0}")]
 pub struct GuideError(String);
+
+impl GuideError {
+    /// What is wrong.
+    pub(super) const fn new(message: String) -> Self {
+        Self(message)
+    }
+}
 
 impl Guide {
     /// Writes `logits` with every token that would leave the constraint at -∞.

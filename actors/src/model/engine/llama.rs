@@ -59,6 +59,9 @@ pub enum LlamaError {
         /// What llama.cpp logged.
         reason: String,
     },
+    /// Too many steps of constrained answers never end, each on a thread that cannot be stopped.
+    #[error("too many threads compute what constrained answers leave open, without an end")]
+    Overrun,
     /// `llama_decode` failed; the context is not to be trusted any more.
     #[error("llama_decode returned {code}: {reason}")]
     Decode {

@@ -12,6 +12,7 @@ pub mod flow;
 pub mod grammar;
 pub mod llama;
 pub mod logprobs;
+pub mod masks;
 pub mod output;
 pub mod prefix;
 pub mod prepare;
@@ -61,6 +62,8 @@ pub struct EngineSettings {
     pub pooling: String,
     /// Whether a sequence's logits are to be the same whatever runs beside it.
     pub reproducible: bool,
+    /// Most processor time that one step of one constrained answer may take.
+    pub mask_budget: std::time::Duration,
 }
 
 /// A sequence to generate, its prompt as tokens.

@@ -1,15 +1,16 @@
 //! From a prompt to tokens: rendering the chat template, tokenizing, checking that it fits.
 
+pub mod constraints;
 pub mod embedding;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use serde_json::Value;
 
 use super::Sequence;
 use super::flow::{Flow, Keep, Thinking};
-use super::grammar::{Grammars, Guide, with_layout};
+use super::grammar::{Grammars, with_layout};
 use super::llama::Model;
 use super::rendering::Renderer;
 use super::sharing::Sharing;
@@ -21,6 +22,7 @@ use crate::model::formats::{
 use crate::model::types::{
     Callable, ChatPrompt, Constraint, Inspect, Inspected, Prompt, SamplingParams, Token, ToolPlan,
 };
+use crate::model::vetting::VettingSettings;
 
 /// A prompt that several requests have. It is read once.
 #[derive(Debug)]
@@ -131,6 +133,10 @@ pub enum Rejection {
     },
     /// The answer's schema or grammar cannot be used.
     InvalidConstraint(String),
+    /// It takes more work than a constraint may.
+    ConstraintTooExpensive(String),
+    /// Not now.
+    Unavailable(String),
     /// A defect of the model file or ours.
     Internal(String),
 }
@@ -166,8 +172,10 @@ pub struct Preparer {
     context_length: u32,
     longest_piece: usize,
     generates: bool,
+    /// How constraints are compiled before they are compiled here; `None`: not at all.
+    vetting: Option<VettingSettings>,
     /// Made with the first constraint.
-    grammars: Mutex<Option<Grammars>>,
+    grammars: Mutex<Option<Arc<Grammars>>>,
 }
 
 impl Preparer {
@@ -207,7 +215,7 @@ impl Preparer {
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         let longest_piece = (0..vocabulary).map(|t| model.piece(t).len()).max().unwrap_or(1).max(1);
         let sharing = Sharing::new(share_all, common_prompts(model, &renderer, &bos_text, shared_prompts));
-        let (generates, grammars) = (true, Mutex::default());
+        let (generates, vetting, grammars) = (true, None, Mutex::default());
         Ok(Self {
             renderer,
             shield,
@@ -218,6 +226,7 @@ impl Preparer {
             context_length,
             longest_piece,
             generates,
+            vetting,
             grammars,
         })
     }
@@ -385,10 +394,15 @@ impl Preparer {
             // Which of them it is.
             for (name, schema) in &schemas {
                 let alone = Constraint::JsonSchema(schema.to_string());
-                if let Err(Rejection::InvalidConstraint(message)) = self.guide(model, &alone) {
-                    return Rejection::InvalidConstraint(format!(
-                        "the parameters of the tool '{name}': {message}"
-                    ));
+                let named = |message| format!("the parameters of the tool '{name}': {message}");
+                match self.guide(model, &alone) {
+                    Err(Rejection::InvalidConstraint(message)) => {
+                        return Rejection::InvalidConstraint(named(message));
+                    }
+                    Err(Rejection::ConstraintTooExpensive(message)) => {
+                        return Rejection::ConstraintTooExpensive(named(message));
+                    }
+                    Ok(_) | Err(_) => {}
                 }
             }
             rejection
@@ -397,16 +411,6 @@ impl Preparer {
             Some(trigger) => Keep::Behind { trigger, guide, once: !plan.parallel },
             None => Keep::Whole(guide),
         })
-    }
-
-    /// The guide of an answer at its beginning.
-    fn guide(&self, model: &Arc<Model>, constraint: &Constraint) -> Result<Guide, Rejection> {
-        let mut grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
-        let grammars = match &mut *grammars {
-            Some(grammars) => grammars,
-            none => none.insert(Grammars::new(Arc::clone(model)).map_err(Rejection::Internal)?),
-        };
-        grammars.guide(constraint).map_err(Rejection::InvalidConstraint)
     }
 
     fn tokens(

@@ -1,14 +1,17 @@
 //! The loop of decode steps. Owns the llama.cpp context; everything that decides is asked of pure parts.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use super::budget::StepBudget;
 use super::embedding::{Embedder, EmbeddingJob};
 use super::flow::Flow;
+use super::grammar::GuideError;
 use super::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
 use super::logprobs::PromptScorer;
+use super::masks::{LOOK, Masks};
 use super::output::TextAssembler;
 use super::running::{Buffers, Running, having_thought, stopped_by_text, text_end};
 use super::sampler::TokenCounts;
@@ -39,6 +42,10 @@ const SCORE_CHUNK: u32 = 32;
 /// Sequence ids that llama.cpp knows at most (`LLAMA_MAX_SEQ`).
 const MAX_SLOTS: u16 = 256;
 
+/// Shortest and longest time that a step waits for its constrained answers; those that need longer sit out. In between it
+/// is a quarter of what decoding took.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
+
 /// Cells kept free for each running sequence when another one is admitted.
 const HEADROOM: u32 = 32;
 
@@ -58,6 +65,7 @@ pub struct Engine<'model> {
     buffers: Buffers,
     batch: Vec<BatchEntry>,
     embedder: Embedder<'model>,
+    masks: Masks,
 }
 
 impl<'model> Engine<'model> {
@@ -65,7 +73,7 @@ impl<'model> Engine<'model> {
     ///
     /// # Errors
     /// When llama.cpp cannot make the context.
-    pub fn new(model: &'model Model, settings: &EngineSettings) -> Result<Option<Self>, LlamaError> {
+    pub fn new(model: &'model Arc<Model>, settings: &EngineSettings) -> Result<Option<Self>, LlamaError> {
         let reuse = if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
         let in_order = settings.reproducible && reuse == PrefixReuse::Partial;
         let most = MAX_SLOTS - u16::from(in_order);
@@ -114,6 +122,7 @@ impl<'model> Engine<'model> {
             buffers: Buffers::default(),
             batch: Vec::new(),
             embedder: Embedder::new(model, settings, true),
+            masks: Masks::new(Arc::clone(model), settings.mask_budget),
         }))
     }
 
@@ -129,9 +138,12 @@ impl<'model> Engine<'model> {
     ) -> Result<(), LlamaError> {
         loop {
             if !self.scheduler.has_work() && !self.embedder.has_work() {
-                match commands.recv() {
+                // Threads that were left behind are looked after meanwhile.
+                let wait = if self.masks.has_left_behind() { LOOK } else { Duration::MAX };
+                match commands.recv_timeout(wait) {
                     Ok(command) => self.take(command, &mut report),
-                    Err(_) => return Ok(()),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
             }
             loop {
@@ -140,6 +152,9 @@ impl<'model> Engine<'model> {
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 }
+            }
+            if self.masks.is_overrun() {
+                return Err(LlamaError::Overrun);
             }
             if self.scheduler.has_work() {
                 self.step(&mut report)?;
@@ -163,7 +178,8 @@ impl<'model> Engine<'model> {
             Command::Cancel(id) => {
                 if self.embedder.cancel(id) {
                     tracing::debug!(request = id, "embeddings cancelled");
-                } else if self.running.remove(&SequenceId(id)).is_some() {
+                } else if self.running.remove(&SequenceId(id)).is_some() || self.masks.cancel(SequenceId(id))
+                {
                     self.scheduler.cancel(SequenceId(id));
                     tracing::debug!(sequence = id, "sequence cancelled");
                 }
@@ -219,11 +235,25 @@ impl<'model> Engine<'model> {
     }
 
     fn step(&mut self, report: &mut impl FnMut(StepReport)) -> Result<(), LlamaError> {
+        if self.masks.is_busy() {
+            let events = self.late(Duration::ZERO, false);
+            if !events.is_empty() {
+                report(StepReport { events, load: self.load() });
+            }
+        }
         let budget = self.budget.next(self.scheduler.decoding());
         let step = self.scheduler.plan(budget);
         self.report_started(&step, report);
         for &op in &step.ops {
             self.execute(op)?;
+        }
+        if step.batch.is_empty() && self.masks.is_busy() {
+            // Nobody else has anything to do.
+            let events = self.late(PATIENCE.1, true);
+            if !events.is_empty() {
+                report(StepReport { events, load: self.load() });
+            }
+            return Ok(());
         }
         if step.batch.is_empty() {
             // The scheduler promises progress in every step; a pause keeps a defect from burning a core.
@@ -245,7 +275,7 @@ impl<'model> Engine<'model> {
         let (decode_tokens, prefill_tokens) = (step.decode_tokens, step.prefill_tokens);
         self.budget.observe(decode_tokens, prefill_tokens, wall);
         self.threads.observe(StepSample { decode_tokens, prefill_tokens, wall, cpu });
-        let events = self.sample(&step);
+        let events = self.sample(&step, (wall / 4).clamp(PATIENCE.0, PATIENCE.1));
         let mut load = self.load();
         load.threads = u32::try_from(threads).unwrap_or(u32::MAX);
         report(StepReport { events, load });
@@ -297,9 +327,11 @@ impl<'model> Engine<'model> {
         }
     }
 
-    fn sample(&mut self, step: &Step) -> Vec<(u64, SequenceEvent)> {
+    /// Chooses the next tokens. What is kept in a constraint is worked on meanwhile, and comes later when it takes long.
+    fn sample(&mut self, step: &Step, patience: Duration) -> Vec<(u64, SequenceEvent)> {
         let mut events = Vec::new();
         let mut outcomes = Vec::new();
+        let mut free = Vec::new();
         for (index, entry) in step.batch.iter().enumerate() {
             if let Some(running) = entry.score_for.and_then(|id| self.running.get_mut(&id)) {
                 running.score(self.model, entry.position as usize, self.context.logits(index));
@@ -309,29 +341,64 @@ impl<'model> Engine<'model> {
             if let Some(scorer) = running.scorer.take() {
                 events.push((id.0, SequenceEvent::PromptScored(scorer.finish())));
             }
-            let logits = self.context.logits(index);
-            let outcome = match running.next(self.model, logits, &mut self.buffers, &mut events) {
-                Ok(outcome) => outcome,
-                Err(error) => {
-                    tracing::warn!(sequence = id.0, "constrained generation failed");
-                    // It may quote the schema.
-                    tracing::debug!(sequence = id.0, %error, "why constrained generation failed");
-                    events.push((id.0, SequenceEvent::Failed { message: error.to_string() }));
-                    Outcome::Finished
-                }
-            };
-            if outcome == Outcome::Finished {
-                let thought = running.sequence.flow.as_ref().map_or(0, Flow::reasoning_tokens);
-                if let Some((_, SequenceEvent::Finished { reasoning_tokens, .. })) = events.last_mut() {
-                    *reasoning_tokens = thought;
-                }
-                self.running.remove(&id);
+            let is_kept = running.sequence.flow.as_ref().is_some_and(Flow::is_kept);
+            if !is_kept {
+                free.push((index, id));
+            } else if let Some(running) = self.running.remove(&id) {
+                self.masks.begin(id, running, self.context.logits(index));
             }
-            outcomes.push((id, outcome));
+        }
+        for (index, id) in free {
+            let Some(mut running) = self.running.remove(&id) else { continue };
+            let logits = self.context.logits(index);
+            let outcome = running.next(self.model, logits, &mut self.buffers, &mut events);
+            outcomes.push((id, self.settle(id, running, outcome, &mut events)));
         }
         // No sequence is longer than the context (`max_tokens` is cut to it), so none ends in `commit`.
         let _ = self.scheduler.commit(outcomes);
+        if self.masks.is_busy() {
+            events.extend(self.late(patience, false));
+        }
         events
+    }
+
+    /// Takes the constrained answers whose steps are done, and ends those whose steps take too long.
+    fn late(&mut self, patience: Duration, for_all: bool) -> Vec<(u64, SequenceEvent)> {
+        let mut events = Vec::new();
+        let mut outcomes = Vec::new();
+        for mut done in self.masks.collect(patience, for_all) {
+            events.append(&mut done.events);
+            outcomes.push((done.id, self.settle(done.id, *done.running, done.outcome, &mut events)));
+        }
+        for (id, error) in self.masks.give_up() {
+            events.push(failed(id, &error));
+            outcomes.push((id, Outcome::Finished));
+        }
+        let _ = self.scheduler.commit(outcomes);
+        events
+    }
+
+    /// What becomes of a sequence after its step.
+    fn settle(
+        &mut self,
+        id: SequenceId,
+        running: Running,
+        outcome: Result<Outcome, GuideError>,
+        events: &mut Vec<(u64, SequenceEvent)>,
+    ) -> Outcome {
+        let outcome = outcome.unwrap_or_else(|error| {
+            events.push(failed(id, &error));
+            Outcome::Finished
+        });
+        if outcome == Outcome::Finished {
+            let thought = running.sequence.flow.as_ref().map_or(0, Flow::reasoning_tokens);
+            if let Some((_, SequenceEvent::Finished { reasoning_tokens, .. })) = events.last_mut() {
+                *reasoning_tokens = thought;
+            }
+        } else {
+            self.running.insert(id, running);
+        }
+        outcome
     }
 
     fn load(&self) -> EngineLoad {
@@ -346,6 +413,14 @@ impl<'model> Engine<'model> {
             threads: 0,
         }
     }
+}
+
+/// The end of a sequence that cannot be kept in its constraint.
+fn failed(id: SequenceId, error: &GuideError) -> (u64, SequenceEvent) {
+    tracing::warn!(sequence = id.0, "constrained generation failed");
+    // It may quote the schema.
+    tracing::debug!(sequence = id.0, %error, "why constrained generation failed");
+    (id.0, SequenceEvent::Failed { message: error.to_string() })
 }
 
 /// Processor time that this process has used.

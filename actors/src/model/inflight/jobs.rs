@@ -52,6 +52,16 @@ impl Job {
     }
 }
 
+/// Why a worker does not do what it was asked.
+pub(super) fn refusal(rejected: protocol::Rejected, model: &str) -> GenerationError {
+    match rejected.reason {
+        Some(protocol::rejected::Reason::Unavailable(reason)) => {
+            GenerationError::ModelUnavailable { model: model.to_owned(), reason, retry_after: RETRY_AFTER }
+        }
+        _ => rejected.into(),
+    }
+}
+
 impl InFlight {
     /// Takes a request for embeddings in, and hands it to the worker as [`insert`](Self::insert) does.
     pub fn insert_embeddings(&mut self, submission: EmbeddingSubmission, now: Instant) {
@@ -96,16 +106,7 @@ impl InFlight {
                 self.release(id, now);
             }
             event::Event::Rejected(rejected) => {
-                let error = match rejected.reason {
-                    Some(protocol::rejected::Reason::Unavailable(reason)) => {
-                        GenerationError::ModelUnavailable {
-                            model: job.request.model.clone(),
-                            reason,
-                            retry_after: RETRY_AFTER,
-                        }
-                    }
-                    _ => rejected.into(),
-                };
+                let error = refusal(rejected, &job.request.model);
                 self.fail(id, error);
                 self.release(id, now);
             }

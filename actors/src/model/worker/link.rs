@@ -48,6 +48,8 @@ pub struct LinkConfig {
 pub enum LinkEnd {
     /// The worker could not load its model, or is of another version: trying again at once is no use.
     Refused(String),
+    /// The process asked to be replaced.
+    Retired(String),
     /// The process died, hung or could not be started.
     Died(String),
 }
@@ -69,7 +71,7 @@ pub async fn run(config: &LinkConfig, table: &SharedTable, on_ready: impl FnOnce
     let _ = child.start_kill();
     let status = child.wait().await;
     match end {
-        LinkEnd::Refused(reason) => LinkEnd::Refused(reason),
+        LinkEnd::Refused(_) | LinkEnd::Retired(_) => end,
         LinkEnd::Died(reason) => {
             let status = exited.map(Ok).unwrap_or(status);
             LinkEnd::Died(match status {
@@ -162,6 +164,9 @@ async fn converse(
                 Some(Ok(FromWorker { message: Some(from_worker::Message::Inspected(inspected)) })) => {
                     table.lock().answer(inspected);
                 }
+                Some(Ok(FromWorker { message: Some(from_worker::Message::Retired(retired)) })) => {
+                    return LinkEnd::Retired(retired.reason);
+                }
                 Some(Ok(_)) => {}
                 Some(Err(status)) => return LinkEnd::Died(format!("worker lost: {}", status.message())),
                 None => return LinkEnd::Died("worker ended".to_owned()),
@@ -193,7 +198,8 @@ async fn await_ready(
                 from_worker::Message::LoadFailed(failed) => return Err(LinkEnd::Refused(failed.message)),
                 from_worker::Message::Welcome(_)
                 | from_worker::Message::Step(_)
-                | from_worker::Message::Inspected(_) => {}
+                | from_worker::Message::Inspected(_)
+                | from_worker::Message::Retired(_) => {}
             },
             Some(Ok(FromWorker { message: None })) => {}
             Some(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {

@@ -5,6 +5,7 @@
 
 mod backlog;
 pub mod bundled;
+mod intake;
 pub mod link;
 pub mod protocol;
 pub mod serve;

@@ -277,7 +277,7 @@ pub fn step_message(report: StepReport) -> FromWorker {
                         event::Event::Rejected(Rejected { reason: Some(rejected::Reason::Internal(message)) })
                     }
                     SequenceEvent::Failed { message } => event::Event::Rejected(Rejected {
-                        reason: Some(rejected::Reason::InvalidConstraint(message)),
+                        reason: Some(rejected::Reason::ConstraintTooExpensive(message)),
                     }),
                     SequenceEvent::Finished { reason, text, stop_text, reasoning_tokens } => {
                         let reason = FinishReason::from(reason).into();
@@ -288,6 +288,11 @@ pub fn step_message(report: StepReport) -> FromWorker {
         })
         .collect();
     from_worker(from_worker::Message::Step(Step { events, load: Some(report.load.into()) }))
+}
+
+/// A step without events: the worker lives.
+pub fn sign_of_life() -> FromWorker {
+    from_worker(from_worker::Message::Step(Step { events: Vec::new(), load: None }))
 }
 
 /// What a prepared request is accepted with.
@@ -330,6 +335,10 @@ impl From<Rejection> for Rejected {
                     rejected::Reason::InvalidParameter(InvalidParameter { param: param.to_owned(), message })
                 }
                 Rejection::InvalidConstraint(message) => rejected::Reason::InvalidConstraint(message),
+                Rejection::ConstraintTooExpensive(message) => {
+                    rejected::Reason::ConstraintTooExpensive(message)
+                }
+                Rejection::Unavailable(message) => rejected::Reason::Unavailable(message),
                 Rejection::Internal(message) => rejected::Reason::Internal(message),
             }),
         }
@@ -358,7 +367,10 @@ impl From<Rejected> for types::GenerationError {
             Some(rejected::Reason::InvalidConstraint(message)) => {
                 Self::InvalidConstraint { field: "", message }
             }
-            // Said of embeddings alone, whose request knows its model.
+            Some(rejected::Reason::ConstraintTooExpensive(message)) => {
+                Self::ConstraintTooExpensive { field: "", message }
+            }
+            // Who asked knows the model, and takes this before.
             Some(rejected::Reason::Internal(message) | rejected::Reason::Unavailable(message)) => {
                 Self::Internal(message)
             }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
@@ -19,17 +20,19 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::backlog::{Backlog, Work};
 use super::bundled;
+use super::intake::{Intake, fill_aside};
 use super::protocol::{
-    Accepted, FromWorker, HeldParts, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION,
-    Ready, ToWorker, Welcome, from_worker, inspected_message, prepared_message, step_message, to_worker,
-    worker_server,
+    Accepted, FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, Retired,
+    ToWorker, Welcome, from_worker, inspected_message, prepared_message, sign_of_life, step_message,
+    to_worker, worker_server,
 };
 use crate::memory;
 use crate::model::engine::EngineSettings;
 use crate::model::engine::embedding::Embedder;
-use crate::model::engine::llama::{Backend, Model};
+use crate::model::engine::llama::{Backend, LlamaError, Model};
 use crate::model::engine::prepare::Preparer;
 use crate::model::engine::runner::{Command, Engine};
+use crate::model::vetting::{CompileLimits, VettingSettings};
 
 /// Messages on their way to the server; the engine waits when the server does not read.
 const OUTGOING: usize = 256;
@@ -192,6 +195,16 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
         tracing::info!(model = spec.id, "this model makes embeddings and generates nothing");
         preparer.refuse_generation();
     }
+    let life = outgoing.clone();
+    preparer.vet(VettingSettings {
+        program: this_program(),
+        limits: CompileLimits {
+            cpu: Duration::from_millis(spec.constraint_cpu_ms),
+            memory_mib: spec.constraint_memory_mib,
+        },
+        // Where there is no room messages are on their way, which are signs of life themselves.
+        sign_of_life: Arc::new(move || drop(life.try_send(Ok(sign_of_life())))),
+    });
     let preparer = &*preparer;
     let ready = Ready {
         context_length: settings.context_length,
@@ -203,14 +216,30 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
     };
     send(from_worker(from_worker::Message::Ready(ready)));
     let (to_engine, commands) = std_mpsc::channel();
+    let settled = &AtomicU64::new(0);
     std::thread::scope(|scope| {
-        let prepare = || prepare_loop(model, preparer, from_server, &to_engine, &outgoing);
-        let prepare = std::thread::Builder::new()
-            .name("prepare".to_owned())
-            .stack_size(STACK)
-            .spawn_scoped(scope, prepare);
-        if let Err(error) = prepare {
-            tracing::error!(%error, "cannot start the thread that prepares requests; the worker ends");
+        let (lane, aside) = std_mpsc::channel();
+        let prepare = {
+            let (to_engine, outgoing) = (to_engine.clone(), &outgoing);
+            move || {
+                let mut intake = Intake::new(preparer, outgoing, lane, settled);
+                let fill = |backlog: &mut Backlog| intake.fill(backlog, &from_server);
+                prepare_loop(model, preparer, fill, &to_engine, outgoing);
+            }
+        };
+        let compile = {
+            let outgoing = &outgoing;
+            move || {
+                let mut taken = 0;
+                let fill = |backlog: &mut Backlog| fill_aside(backlog, &aside, &mut taken, settled);
+                prepare_loop(model, preparer, fill, &to_engine, outgoing);
+            }
+        };
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+        let started = thread("prepare").spawn_scoped(scope, prepare);
+        let started = started.and_then(|_| thread("compile").spawn_scoped(scope, compile));
+        if let Err(error) = started {
+            tracing::error!(%error, "cannot start the threads that prepare requests; the worker ends");
             end_process();
         }
         let report = |report| {
@@ -220,7 +249,13 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
             Some(engine) => engine.run(&commands, report),
             None => Embedder::new(model, settings, false).run(&commands, report),
         };
-        if let Err(error) = result {
+        if let Err(LlamaError::Overrun) = result {
+            let reason = LlamaError::Overrun.to_string();
+            let retired = from_worker(from_worker::Message::Retired(Retired { reason }));
+            let _ = outgoing.blocking_send(Ok(retired));
+            // The server ends the process when it has read that.
+            std::thread::sleep(Duration::from_secs(10));
+        } else if let Err(error) = result {
             tracing::error!(%error, "decode failed; the worker ends and its requests are resumed in another");
         }
         // The other thread may be inside llama.cpp's tokenizer; nothing is left to tidy up.
@@ -228,22 +263,28 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
     });
 }
 
-/// Renders and tokenizes, caller by caller in turn; a cancel never overtakes its submit ([`Backlog`]).
+/// The running program, also where its file has been replaced meanwhile.
+fn this_program() -> PathBuf {
+    if cfg!(target_os = "linux") {
+        return PathBuf::from("/proc/self/exe");
+    }
+    std::env::current_exe().unwrap_or_default()
+}
+
+/// Renders and tokenizes, caller by caller in turn; a cancel never overtakes its submit ([`Backlog`]). `fill` takes in what
+/// has arrived, and waits where nothing is there; it returns `false` at the end.
 fn prepare_loop(
     model: &Arc<Model>,
     preparer: &Preparer,
-    from_server: std_mpsc::Receiver<ToWorker>,
+    mut fill: impl FnMut(&mut Backlog) -> bool,
     to_engine: &std_mpsc::Sender<Command>,
     outgoing: &Outgoing,
 ) {
     let mut backlog = Backlog::default();
-    let mut parts = HeldParts::default();
     loop {
-        if backlog.is_empty() {
-            let Ok(message) = from_server.recv() else { return };
-            take(message, &mut parts, &mut backlog, outgoing);
+        if !fill(&mut backlog) {
+            return;
         }
-        from_server.try_iter().for_each(|message| take(message, &mut parts, &mut backlog, outgoing));
         let Some(work) = backlog.pop() else { continue };
         let command = match work {
             Work::Submit(draft) => {
@@ -283,27 +324,6 @@ fn prepare_loop(
         if to_engine.send(command).is_err() {
             return;
         }
-    }
-}
-
-/// Takes a message in. Parts are kept and forgotten in the order of the stream; a request holds those it names.
-fn take(message: ToWorker, parts: &mut HeldParts, backlog: &mut Backlog, outgoing: &Outgoing) {
-    match message.message {
-        Some(to_worker::Message::Part(part)) => parts.keep(part),
-        Some(to_worker::Message::Forget(forget)) => parts.forget(forget.id),
-        Some(to_worker::Message::Submit(submit)) => {
-            let id = submit.id;
-            match parts.draft(submit) {
-                Ok(draft) => backlog.push(Work::Submit(Box::new(draft))),
-                Err(rejection) => {
-                    let _ = outgoing.blocking_send(Ok(prepared_message(id, Err(rejection))));
-                }
-            }
-        }
-        Some(to_worker::Message::Embed(embed)) => backlog.push(Work::Embed(embed)),
-        Some(to_worker::Message::Inspect(inspect)) => backlog.push(Work::Inspect(inspect)),
-        Some(to_worker::Message::Cancel(cancel)) => backlog.push(Work::Cancel(cancel.id)),
-        Some(to_worker::Message::Hello(_)) | None => {}
     }
 }
 
@@ -391,6 +411,7 @@ fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
         share_min_tokens: spec.share_min_tokens.max(1),
         pooling: spec.pooling.clone(),
         reproducible: spec.reproducible,
+        mask_budget: Duration::from_millis(spec.mask_budget_ms.max(1)),
     }
 }
 

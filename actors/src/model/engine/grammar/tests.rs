@@ -14,7 +14,7 @@ fn grammars() -> Grammars {
     Grammars::with_vocabulary(ApproximateTokEnv::single_byte_env()).unwrap()
 }
 
-fn guide(constraint: &Constraint) -> Result<Guide, String> {
+fn guide(constraint: &Constraint) -> Result<Guide, Refusal> {
     grammars().guide(constraint)
 }
 
@@ -102,7 +102,7 @@ proptest! {
     /// A guide that replays the beginning of an answer goes on exactly as the one that made it.
     #[test]
     fn a_resumed_answer_is_guided_alike(wanted in schemas(), choices in prop::collection::vec(any::<usize>(), 64), cut in any::<prop::sample::Index>()) {
-        let mut grammars = grammars();
+        let grammars = grammars();
         let constraint = schema(wanted);
         let mut first = grammars.guide(&constraint).unwrap();
         let mut next = choices.iter().cycle();
@@ -152,7 +152,7 @@ fn what_cannot_be_enforced_is_refused_by_name() {
         ("if", json!({"if": {"type": "string"}, "then": {"minLength": 2}})),
     ] {
         let error = guide(&schema(wanted)).unwrap_err();
-        assert!(error.contains(keyword), "{keyword}: {error}");
+        assert!(error.to_string().contains(keyword), "{keyword}: {error}");
     }
 }
 
@@ -279,11 +279,55 @@ fn a_call_or_an_answer() {
 
 #[test]
 fn a_refusal_is_remembered() {
-    let mut grammars = grammars();
+    let grammars = grammars();
     let refused = Constraint::Lark("start: start".to_owned());
     let first = grammars.guide(&refused).unwrap_err();
-    let (kept, outcome) = grammars.compiled.last().unwrap();
+    let compiled = grammars.kept();
+    let Compiled { constraint: kept, result: outcome, .. } = compiled.last().unwrap();
     assert_eq!((kept, outcome.as_ref().err()), (&refused, Some(&first)));
     assert_eq!(grammars.guide(&refused).unwrap_err(), first);
-    assert_eq!(grammars.compiled.len(), 1);
+    assert_eq!(compiled.len(), 1);
+}
+
+#[test]
+fn bounds_are_told_from_mistakes() {
+    let terms: Vec<String> = (1..9).map(|n| format!("/(.*a{{{n}}}.*b)+.*/")).collect();
+    let costly = Constraint::Lark(format!("start: T\nT: {}", terms.join(" & ")));
+    assert!(matches!(guide(&costly), Err(Refusal::TooExpensive(_))));
+    assert!(matches!(guide(&Constraint::Regex("(".to_owned())), Err(Refusal::Invalid(_))));
+}
+
+#[test]
+fn large_schemas_of_everyday_use_are_compiled() {
+    let kinds = [
+        json!({"type": "string", "maxLength": 200}),
+        json!({"type": "integer", "minimum": 0, "maximum": 100_000}),
+        json!({"type": "string", "format": "date-time"}),
+        json!({"type": "array", "items": {"type": "string", "pattern": "^[A-Z]{2,5}-[0-9]+$"}, "maxItems": 50}),
+        json!({"enum": (0..50).map(|n| format!("choice {n}")).collect::<Vec<_>>()}),
+        json!({"type": "object", "properties": {"x": {"type": "number"}, "u": {"type": "string", "format": "uri"}}}),
+        json!({"type": "integer", "multipleOf": 100}),
+    ];
+    let names: Vec<String> = (0..200).map(|n| format!("property_{n}")).collect();
+    let properties: Value =
+        names.iter().cloned().zip(kinds.iter().cycle().cloned()).collect::<serde_json::Map<_, _>>().into();
+    let object = json!({"type": "object", "properties": properties, "required": names});
+    assert!(guide(&schema(object)).is_ok());
+    let values: Vec<String> = (0..2_000).map(|n| format!("a value of some length, number {n}")).collect();
+    assert!(guide(&schema(json!({"enum": values}))).is_ok());
+}
+
+#[test]
+fn what_is_kept_has_a_bound() {
+    let grammars = grammars();
+    let kept = |n: usize, kib| {
+        let constraint = Constraint::Regex(n.to_string());
+        grammars.keep(Compiled { constraint, result: Err(Refusal::Invalid(String::new())), kib });
+        grammars.kept().len()
+    };
+    assert_eq!((0..100).map(|n| kept(n, 0)).max(), Some(KEPT));
+    // Those of memory go when their sum would be too much, the oldest first.
+    assert_eq!(kept(100, MAX_KEPT_KIB), KEPT);
+    assert_eq!(kept(101, 1), 1);
+    assert!(grammars.knows(&Constraint::Regex("101".to_owned())));
 }
