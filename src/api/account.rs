@@ -1,16 +1,22 @@
 //! Wire types that the resources about accounts share: users, keys, limits, lists.
 
-use jan_actors::identity::{ApiKeyRecord, CreatedKey, NewKey, Permission, Permissions, UserKind, UserRecord};
+use jan_actors::identity::{
+    ApiKeyRecord, CreatedKey, CredentialId, IdentityError, MAX_ENTRIES, Maker, Network, NewKey, Origin,
+    Permission, Permissions, Principal, Restrictions, Right, UserId, UserKind, UserRecord,
+};
 use jan_actors::limits::LimitOverrides;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bounds::{self, MAX_WORDS};
+use super::{AppState, parse_query};
 use crate::http::ApiError;
 
 /// Longest time until a key expires.
 const MAX_EXPIRY_DAYS: i64 = 3650;
 const DAY: u64 = 86_400;
+/// Longest id of a model in a key's list, in characters.
+const MAX_MODEL_ID: usize = 256;
 
 /// A list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -189,6 +195,16 @@ pub struct ApiKey {
     expires_at: Option<u64>,
     /// Limits of this key, beside its user's.
     limits: Limits,
+    /// The models that it may be used for; null: any.
+    models: Option<Vec<String>>,
+    /// The addresses and networks that it may be used from; null: any.
+    addresses: Option<Vec<String>>,
+    /// The key of the same user that it was made with; it is no more than that one and ends with it.
+    #[schema(example = json!(null))]
+    parent: Option<String>,
+    /// The key or session that an administrator made it with.
+    #[schema(example = json!(null))]
+    made_by: Option<String>,
 }
 
 impl From<ApiKeyRecord> for ApiKey {
@@ -203,6 +219,10 @@ impl From<ApiKeyRecord> for ApiKey {
             last_used_at: key.last_used_at,
             expires_at: key.expires_at,
             limits: key.limits.into(),
+            models: key.only.models,
+            addresses: key.only.addresses.map(|all| all.iter().map(ToString::to_string).collect()),
+            parent: key.parent.map(|parent| parent.to_string()),
+            made_by: key.made_by.last().map(|origin| origin.with.to_string()),
         }
     }
 }
@@ -229,12 +249,20 @@ impl From<CreatedKey> for NewApiKey {
 #[serde(rename_all = "lowercase")]
 #[allow(dead_code, reason = "describes what permissions() reads")]
 pub enum PermissionName {
-    /// Read.
+    /// Look at everything of one's own.
     Read,
-    /// Change something, inference included.
+    /// Inference, embeddings, responses, conversations, one's own name.
     Write,
+    /// Manage one's keys, sessions and account.
+    Keys,
     /// Administer.
     Admin,
+    /// Of read and write, what concerns inference: models, answers, responses, embeddings.
+    Inference,
+    /// Of read and write, what concerns conversations.
+    Conversations,
+    /// Of read, what one has used.
+    Usage,
 }
 
 /// A key to be made.
@@ -244,14 +272,20 @@ pub struct CreateApiKey {
     /// For people to read.
     #[schema(min_length = 1, max_length = 200)]
     name: String,
-    /// What it grants: any of `read`, `write`, `admin` that the maker has.
+    /// What it grants, of what the maker has.
     #[schema(value_type = Vec<PermissionName>, min_items = 1)]
     permissions: Vec<String>,
-    /// Days until it is refused. Absent: never.
+    /// Days until it is refused. Absent: never, or when the key expires that it is made with.
     #[schema(minimum = 1, maximum = 3650)]
     expires_in_days: Option<i64>,
     /// Limits of this key, beside its user's.
     limits: Option<Limits>,
+    /// The models that it may be used for, by id or alias. Absent or null: any.
+    #[schema(min_items = 1, max_items = 64)]
+    models: Option<Vec<String>>,
+    /// The addresses and networks (CIDR) that it may be used from. Absent or null: any.
+    #[schema(min_items = 1, max_items = 64, example = json!(["192.0.2.7", "10.0.0.0/8"]))]
+    addresses: Option<Vec<String>>,
 }
 
 impl CreateApiKey {
@@ -262,22 +296,110 @@ impl CreateApiKey {
             permissions: permissions(&self.permissions)?,
             expires_at: self.expires_in_days.map(|days| expires_at(days, now)).transpose()?,
             limits: self.limits.unwrap_or_default().into(),
+            only: Restrictions {
+                models: self.models.map(models).transpose()?,
+                addresses: self.addresses.map(|addresses| networks(&addresses)).transpose()?,
+            },
         })
     }
+}
+
+/// Makes a key with the caller's credential.
+pub async fn create_key(
+    state: &AppState,
+    user: UserId,
+    caller: &Principal,
+    key: NewKey,
+) -> Result<CreatedKey, ApiError> {
+    let created = state.identity.create_key(user, caller, key).await;
+    created.map_err(|error| {
+        let error = ApiError::from_identity(error);
+        // A new key's expiry is given in days.
+        if error.param() == Some("expires_at") { error.with_param("expires_in_days") } else { error }
+    })
+}
+
+/// Whether what came of a credential ends with it, from the query of the request that ends it.
+pub fn cascade(query: &str) -> Result<bool, ApiError> {
+    #[derive(Default, Deserialize)]
+    struct Query {
+        cascade: Option<String>,
+    }
+    let query: Query = parse_query(query)?;
+    match query.cascade.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(ApiError::invalid_value("cascade", "'cascade' must be `true` or `false`.")),
+    }
+}
+
+/// Ends a key or a session, and, where that is asked for, everything that came of it: of all users for an
+/// administrator, of their own for others. Only the caller's own credential is spared, so that nobody locks themselves
+/// out. One that has ended before is no error then: what came of it ends now.
+pub async fn end(
+    state: &AppState,
+    origin: Origin,
+    cascade: bool,
+    caller: &Principal,
+) -> Result<(), ApiError> {
+    let ended = match origin.with {
+        CredentialId::Key(key) => state.identity.revoke_key(origin.user, key).await,
+        CredentialId::Session(session) => state.identity.revoke_session(origin.user, session).await,
+    };
+    if !cascade || !matches!(ended, Ok(()) | Err(IdentityError::NotFound { .. })) {
+        return ended.map_err(ApiError::from_identity);
+    }
+    let only = if caller.may(Right::Administer) { None } else { Some(origin.user) };
+    let asking = Maker::from(caller).with;
+    let came_of_it = state.identity.end_made_by(origin, asking, only).await;
+    let came_of_it = came_of_it.map_err(ApiError::from_identity)?;
+    if came_of_it > 0 { Ok(()) } else { ended.map_err(ApiError::from_identity) }
+}
+
+/// Checks a list of models' ids. Whether there are such models is for the requests that use them.
+pub fn models(ids: Vec<String>) -> Result<Vec<String>, ApiError> {
+    check_count("models", ids.len())?;
+    let wrong = |id: &String| id.trim().is_empty() || id.chars().count() > MAX_MODEL_ID;
+    if let Some(at) = ids.iter().position(wrong) {
+        let param = format!("models[{at}]");
+        let message = format!("'{param}' must be a model's id of 1 to {MAX_MODEL_ID} characters.");
+        return Err(ApiError::invalid_value(param, message));
+    }
+    Ok(ids)
+}
+
+/// Reads a list of addresses and networks.
+pub fn networks(texts: &[String]) -> Result<Vec<Network>, ApiError> {
+    check_count("addresses", texts.len())?;
+    let read = |(at, text): (usize, &String)| {
+        text.parse().map_err(|error| {
+            let param = format!("addresses[{at}]");
+            ApiError::invalid_value(param.clone(), format!("'{param}' is {error}."))
+        })
+    };
+    texts.iter().enumerate().map(read).collect()
+}
+
+fn check_count(field: &'static str, count: usize) -> Result<(), ApiError> {
+    if (1..=MAX_ENTRIES).contains(&count) {
+        return Ok(());
+    }
+    let message = format!("'{field}' must have 1 to {MAX_ENTRIES} entries, or be null for any.");
+    Err(ApiError::invalid_value(field, message))
 }
 
 /// A set of permissions from their names.
 pub fn permissions(names: &[String]) -> Result<Permissions, ApiError> {
     if names.is_empty() {
-        let message = "'permissions' must name at least one of `read`, `write`, `admin`.";
+        let message = format!("'permissions' must name at least one of {}.", Permission::names());
         return Err(ApiError::invalid_value("permissions", message));
     }
     bounds::entries("permissions", names.len(), MAX_WORDS)?;
     let find = |(index, name): (usize, &String)| {
         Permission::from_name(name).ok_or_else(|| {
             let param = format!("permissions[{index}]");
-            let message =
-                format!("Invalid value for '{param}': {name:?}; allowed are `read`, `write`, `admin`.");
+            let allowed = Permission::names();
+            let message = format!("Invalid value for '{param}': {name:?}; allowed are {allowed}.");
             ApiError::invalid_value(param, message)
         })
     };

@@ -1,19 +1,19 @@
 //! `/admin`: users, for administrators.
 
 use http::StatusCode;
-use jan_actors::identity::{PrincipalKind, UserId, UserUpdate};
+use jan_actors::identity::{UserId, UserUpdate};
 use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::account::{CreateApiKey, Deleted, Limits, List, NewApiKey, Role, User, now};
-use super::auth::{Tokens, begin_session, signed_in};
+use super::account::{Deleted, Limits, List, Role, User};
+use super::admin_credentials as credentials;
 use super::{AppState, into_response, name_ignored, parse_query, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
-use crate::http::{ApiError, ApiRequest, RequestContext, Response};
+use crate::http::{ApiError, ApiRequest, Response};
 
 /// Users of one page, where the caller does not say.
 const PAGE: usize = 20;
@@ -22,7 +22,7 @@ const MAX_PAGE: usize = 100;
 
 /// `/admin/users` and everything below.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    all_users(state).or(one_user(state)).unify().or(credentials(state)).unify().boxed()
+    all_users(state).or(one_user(state)).unify().or(credentials::routes(state)).unify().boxed()
 }
 
 fn all_users(state: &AppState) -> BoxedFilter<(Response,)> {
@@ -63,32 +63,11 @@ fn one_user(state: &AppState) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-fn credentials(state: &AppState) -> BoxedFilter<(Response,)> {
-    let sessions = api_v1().and(warp::path!("admin" / "users" / String / "sessions"));
-    let keys = api_v1().and(warp::path!("admin" / "users" / String / "api-keys"));
-    sessions
-        .and(warp::post())
-        .and(with(state))
-        .and(warp::ext::get::<RequestContext>())
-        .then(async |id, state, context| into_response(create_session(id, state, context).await))
-        .or(other_methods_of(sessions, "POST, OPTIONS"))
-        .unify()
-        .or(keys
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |id, state, request| into_response(create_key(id, state, request).await)))
-        .unify()
-        .or(other_methods_of(keys, "POST, OPTIONS"))
-        .unify()
-        .boxed()
-}
-
 /// The description of this resource.
 #[derive(OpenApi)]
 #[openapi(
-    paths(list, create, retrieve, update, delete, create_session, create_key),
-    components(schemas(User, Role, Limits, List<User>, CreateUser, UpdateUser, Deleted, Tokens, CreateApiKey, NewApiKey))
+    paths(list, create, retrieve, update, delete),
+    components(schemas(User, Role, Limits, List<User>, CreateUser, UpdateUser, Deleted))
 )]
 pub struct Doc;
 
@@ -125,7 +104,8 @@ struct PageQuery {
     limit: Option<String>,
 }
 
-fn parse(id: &str) -> Result<UserId, ApiError> {
+/// A user's id. What is none names no user.
+pub(super) fn parse(id: &str) -> Result<UserId, ApiError> {
     id.parse().map_err(|_| ApiError::not_found("user", id))
 }
 
@@ -246,55 +226,4 @@ async fn delete(id: String, state: AppState) -> Result<Response, ApiError> {
     let user = parse(&id)?;
     state.identity.delete_user(user).await.map_err(ApiError::from_identity)?;
     Ok(private(StatusCode::OK, &Deleted::new(user, "user")))
-}
-
-/// Begin a session for a user, as if they had signed in.
-///
-/// An API key cannot begin one for its own user: the session could do more than the key, and would outlive it.
-#[utoipa::path(
-    post,
-    path = "/admin/users/{id}/sessions",
-    tag = "admin",
-    operation_id = "createUserSession",
-    params(("id" = String, Path, description = "The user's id, `user_…`")),
-    responses(
-        (status = 201, description = "The user's tokens", body = Tokens),
-        (status = 403, description = "The user is disabled, or it is the user of the API key that asks", body = ErrorResponse),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
-    )
-)]
-async fn create_session(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
-    let user = parse(&id)?;
-    if matches!(context.caller.principal.kind, PrincipalKind::Key { user: own, .. } if own == user) {
-        return Err(ApiError::forbidden(
-            "insufficient_permissions",
-            "An API key cannot begin a session for its own user. Sign in, or ask another administrator for a session.",
-        ));
-    }
-    Ok(signed_in(StatusCode::CREATED, begin_session(&state, user).await?))
-}
-
-/// Make a key for a user. It grants at most what the user may do.
-#[utoipa::path(
-    post,
-    path = "/admin/users/{id}/api-keys",
-    tag = "admin",
-    operation_id = "createUserApiKey",
-    params(("id" = String, Path, description = "The user's id, `user_…`")),
-    request_body = CreateApiKey,
-    responses(
-        (status = 201, description = "The key", body = NewApiKey),
-        (status = 400, description = "A field is missing or wrong, or there are too many keys", body = ErrorResponse),
-        (status = 403, description = "It would grant what the user does not have", body = ErrorResponse),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
-    )
-)]
-async fn create_key(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
-    let (user, maker) = (parse(&id)?, request.context.caller.principal.permissions);
-    let parsed = read::<CreateApiKey>(request).await?;
-    let key = parsed.value.check(now())?;
-    let created = state.identity.create_key(user, maker, key).await.map_err(ApiError::from_identity)?;
-    let mut response = private(StatusCode::CREATED, &NewApiKey::from(created));
-    name_ignored(&mut response, &parsed.ignored);
-    Ok(response)
 }

@@ -1,19 +1,20 @@
 //! `/user/api-keys`: one's own keys.
 
 use http::StatusCode;
-use jan_actors::identity::{KeyId, KeyUpdate};
+use jan_actors::identity::{CredentialId, KeyId, KeyUpdate, Origin};
 use serde::{Deserialize, Deserializer};
 use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
 use super::account::{
-    ApiKey, CreateApiKey, Deleted, Limits, List, NewApiKey, PermissionName, now, permissions,
+    ApiKey, CreateApiKey, Deleted, Limits, List, NewApiKey, PermissionName, cascade, create_key, end, models,
+    networks, now, permissions,
 };
 use super::{AppState, into_response, name_ignored, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of};
+use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/user/api-keys` and everything below.
@@ -48,7 +49,8 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(warp::delete())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, state, context| into_response(revoke(id, state, context).await)))
+            .and(raw_query())
+            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await)))
         .unify()
         .or(other_methods_of(one, "GET, HEAD, PATCH, DELETE, OPTIONS"))
         .unify()
@@ -79,10 +81,20 @@ pub struct UpdateApiKey {
     expires_at: Option<Option<u64>>,
     /// All its own limits.
     limits: Option<Limits>,
+    /// All the models that it may be used for; null: any.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 64)]
+    models: Option<Option<Vec<String>>>,
+    /// All the addresses and networks (CIDR) that it may be used from; null: any.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 64)]
+    addresses: Option<Option<Vec<String>>>,
 }
 
 /// Tells null from absent.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -106,6 +118,9 @@ async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiE
 }
 
 /// Make a key. The answer is the only place where it can be read.
+///
+/// This needs a session or a key with `keys`. A key that is made with a key is that one's child: it has at most its
+/// permissions, expiry and limits, counts in its limits, and ends with it.
 #[utoipa::path(
     post,
     path = "/user/api-keys",
@@ -115,14 +130,14 @@ async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiE
     responses(
         (status = 201, description = "The key", body = NewApiKey),
         (status = 400, description = "A field is missing or wrong, or there are too many keys", body = ErrorResponse),
-        (status = 403, description = "It would grant what the caller does not have", body = ErrorResponse),
+        (status = 403, description = "It would be more than the caller has", body = ErrorResponse),
     )
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
-    let (user, maker) = (user_of(&request.context)?, request.context.caller.principal.permissions);
+    let (user, caller) = (user_of(&request.context)?, request.context.caller.principal);
     let parsed = read::<CreateApiKey>(request).await?;
     let key = parsed.value.check(now())?;
-    let created = state.identity.create_key(user, maker, key).await.map_err(ApiError::from_identity)?;
+    let created = create_key(&state, user, &caller, key).await?;
     let mut response = private(StatusCode::CREATED, &NewApiKey::from(created));
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
@@ -147,6 +162,8 @@ async fn retrieve(id: String, state: AppState, context: RequestContext) -> Resul
 }
 
 /// Change a key.
+///
+/// Who does so with a key can make it and other keys less, and never more, except those that were made with it.
 #[utoipa::path(
     patch,
     path = "/user/api-keys/{id}",
@@ -157,12 +174,12 @@ async fn retrieve(id: String, state: AppState, context: RequestContext) -> Resul
     responses(
         (status = 200, description = "The key, without the key itself", body = ApiKey),
         (status = 400, description = "A field is wrong", body = ErrorResponse),
-        (status = 403, description = "It would grant what the caller does not have", body = ErrorResponse),
+        (status = 403, description = "It would be more than the caller has", body = ErrorResponse),
         (status = 404, description = "There is no such key", body = ErrorResponse),
     )
 )]
 async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
-    let (user, maker) = (user_of(&request.context)?, request.context.caller.principal.permissions);
+    let (user, caller) = (user_of(&request.context)?, request.context.caller.principal);
     let key = parse(&id)?;
     let parsed = read::<UpdateApiKey>(request).await?;
     let update = KeyUpdate {
@@ -170,28 +187,42 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
         permissions: parsed.value.permissions.as_deref().map(permissions).transpose()?,
         expires_at: parsed.value.expires_at,
         limits: parsed.value.limits.map(Into::into),
+        models: parsed.value.models.map(|ids| ids.map(models).transpose()).transpose()?,
+        addresses: parsed.value.addresses.map(|all| all.as_deref().map(networks).transpose()).transpose()?,
     };
-    let key = state.identity.update_key(user, key, maker, update).await.map_err(ApiError::from_identity)?;
+    let key = state.identity.update_key(user, key, &caller, update).await.map_err(ApiError::from_identity)?;
     let mut response = private(StatusCode::OK, &ApiKey::from(key));
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }
 
 /// Revoke a key. It is refused from the next request on.
+///
+/// So are those that were made with it for the same user. Those that an administrator made with it for other users, and
+/// sessions, go on, unless `cascade` is true; that also ends what came of a key that was revoked before.
 #[utoipa::path(
     delete,
     path = "/user/api-keys/{id}",
     tag = "user",
     operation_id = "revokeApiKey",
-    params(("id" = String, Path, description = "The key's id, `key_…`")),
+    params(
+        ("id" = String, Path, description = "The key's id, `key_…`"),
+        ("cascade" = Option<bool>, Query, description = "Whether the keys and sessions end that came of it"),
+    ),
     responses(
         (status = 200, description = "It is revoked", body = Deleted),
         (status = 404, description = "There is no such key", body = ErrorResponse),
     )
 )]
-async fn revoke(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn revoke(
+    id: String,
+    state: AppState,
+    context: RequestContext,
+    query: String,
+) -> Result<Response, ApiError> {
     let (user, key) = (user_of(&context)?, parse(&id)?);
-    state.identity.revoke_key(user, key).await.map_err(ApiError::from_identity)?;
+    let origin = Origin { user, with: CredentialId::Key(key) };
+    end(&state, origin, cascade(&query)?, &context.caller.principal).await?;
     Ok(private(StatusCode::OK, &Deleted::new(key, "api_key")))
 }
 

@@ -5,7 +5,7 @@
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jan_actors::identity::{
-    AuthError, IdentityError, RefreshProof, SessionId, SessionRecord, TokenPair, UserId,
+    AuthError, CredentialId, IdentityError, Origin, RefreshProof, SessionId, SessionRecord, TokenPair, UserId,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
@@ -13,7 +13,7 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Reply;
 
-use super::account::{Deleted, List};
+use super::account::{Deleted, List, cascade, end};
 use super::google::sign_in_cookie;
 use super::{AppState, into_response, json, name_ignored, private, read, user_of, with};
 use crate::auth::google::Shown;
@@ -21,7 +21,7 @@ use crate::auth::{Credential, find_credential, gate};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
-use crate::http::routes::{auth_path, get_or_head, other_methods, other_methods_of};
+use crate::http::routes::{auth_path, get_or_head, other_methods, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/auth/refresh`, `/auth/logout`, `/auth/guest`, `/auth/exchange`, `/auth/sessions` and the public keys.
@@ -81,7 +81,8 @@ fn sessions(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(warp::delete())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, state, context| into_response(revoke(id, state, context).await)))
+            .and(raw_query())
+            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await)))
         .unify()
         .or(other_methods_of(one, "DELETE, OPTIONS"))
         .unify()
@@ -190,10 +191,13 @@ pub struct Session {
     expires_at: u64,
     /// Whether this request was made with it.
     current: bool,
+    /// The key or session that an administrator made it with.
+    #[schema(example = json!(null))]
+    made_by: Option<String>,
 }
 
 impl Session {
-    fn new(session: &SessionRecord, current: Option<SessionId>) -> Self {
+    pub(super) fn new(session: &SessionRecord, current: Option<SessionId>) -> Self {
         Self {
             id: session.id.to_string(),
             object: "session",
@@ -201,6 +205,7 @@ impl Session {
             refreshed_at: session.refreshed_at,
             expires_at: session.expires_at,
             current: current == Some(session.id),
+            made_by: session.made_by.map(|with| with.to_string()),
         }
     }
 }
@@ -360,21 +365,33 @@ async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiE
 }
 
 /// End one of one's sessions, wherever it is.
+///
+/// The keys that were made with it go on, and so does what an administrator made with it for other users, unless `cascade`
+/// is true; that also ends what came of a session that has ended before.
 #[utoipa::path(
     delete,
     path = "/auth/sessions/{id}",
     tag = "auth",
     operation_id = "revokeSession",
-    params(("id" = String, Path, description = "The session's id, `sess_…`")),
+    params(
+        ("id" = String, Path, description = "The session's id, `sess_…`"),
+        ("cascade" = Option<bool>, Query, description = "Whether the keys and sessions end that came of it"),
+    ),
     responses(
         (status = 200, description = "It has ended", body = Deleted),
         (status = 404, description = "There is no such session", body = ErrorResponse),
     )
 )]
-async fn revoke(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn revoke(
+    id: String,
+    state: AppState,
+    context: RequestContext,
+    query: String,
+) -> Result<Response, ApiError> {
     let user = user_of(&context)?;
     let session: SessionId = id.parse().map_err(|_| ApiError::not_found("session", &id))?;
-    state.identity.revoke_session(user, session).await.map_err(ApiError::from_identity)?;
+    let origin = Origin { user, with: CredentialId::Session(session) };
+    end(&state, origin, cascade(&query)?, &context.caller.principal).await?;
     Ok(private(StatusCode::OK, &Deleted::new(session, "session")))
 }
 

@@ -26,7 +26,7 @@ use super::tools::{ChatTool, FunctionObject, Reading, ToolChoiceMode, ToolChoice
 use super::web_search::cite::{ChatCitation, CitedUrl};
 use super::web_search::{self, ContextSize, LocationKind, UserLocation, WebSearchOptions, Wish};
 use super::wire::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
-use super::{AppState, into_response, json, name_ignored, with};
+use super::{AppState, check_conversations, check_model, into_response, json, name_ignored, with};
 use crate::http::body::request;
 use crate::http::error::{ErrorBody, ErrorResponse};
 use crate::http::json::Parsed;
@@ -157,6 +157,10 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
     let with_logprobs = chat.logprobs.is_some();
     let head = Head::new("chatcmpl", &chat.model);
+    check_model(&state, &context, &chat.model).await?;
+    if chat.conversation.is_some() {
+        check_conversations(&context)?;
+    }
     let meter = Meter::start(&state, &context, stream, 1, n)?;
     take_answers(&state, &context, n, "n")?;
     let turn = match chat.conversation.take() {

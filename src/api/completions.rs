@@ -15,7 +15,7 @@ use super::streaming;
 use super::structured;
 use super::tools::Reading;
 use super::wire::{Head, UsageSum};
-use super::{AppState, into_response, json, name_ignored, with};
+use super::{AppState, check_model, into_response, json, name_ignored, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
@@ -105,6 +105,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let with_logprobs = checked.logprobs.is_some();
     let scored = checked.echo && with_logprobs;
     let head = Head::new("cmpl", &checked.model);
+    check_model(&state, &context, &checked.model).await?;
     let meter = Meter::start(&state, &context, stream, prompts, best_of)?;
     let counted = match (best_of > n, n > 1) {
         (true, _) => "best_of",

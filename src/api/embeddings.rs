@@ -12,7 +12,7 @@ use warp::filters::BoxedFilter;
 
 use super::meter::Meter;
 use super::prompt::PromptList;
-use super::{AppState, into_response, json, name_ignored, params, with};
+use super::{AppState, check_model, into_response, json, name_ignored, params, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{api_v1, other_methods};
@@ -79,6 +79,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let format = parsed.value.encoding_format.unwrap_or(EncodingFormat::Float);
     let request = parsed.value.check(&context)?;
     let count = request.inputs.len();
+    check_model(&state, &context, &model).await?;
     let mut meter = Meter::start(&state, &context, false, count, 1)?;
     meter.of_model(&state.models, &model).await;
     let (vectors, tokens) = embed(&state, request, &mut meter).await.map_err(error)?;

@@ -2,6 +2,7 @@
 
 mod account;
 mod admin;
+mod admin_credentials;
 mod api_keys;
 mod auth;
 mod backup;
@@ -49,7 +50,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use jan_actors::backup::Backup;
 use jan_actors::conversations::Conversations;
-use jan_actors::identity::{Identity, UserId};
+use jan_actors::identity::{Identity, Right, UserId};
 use jan_actors::limits::Limiter;
 use jan_actors::model::Models;
 use jan_actors::responses::Responses;
@@ -61,6 +62,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use crate::auth::OpenTo;
+use crate::auth::gate::require;
 use crate::auth::google::Google;
 use crate::config::HttpConfig;
 use crate::http::json::Parsed;
@@ -182,6 +184,41 @@ fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
 /// is asked again is the second lock on the door.
 fn user_of(context: &RequestContext) -> Result<UserId, ApiError> {
     context.caller.principal.user().ok_or_else(ApiError::credential_required)
+}
+
+/// Fails where the caller's key, or one that it was made with, may not be used for a model, by whichever of its names.
+///
+/// A model that does not exist is for whoever looks for it.
+async fn check_model(state: &AppState, context: &RequestContext, model: &str) -> Result<(), ApiError> {
+    for list in state.identity.model_lists(&context.caller.principal) {
+        if !is_among(state, model, &list).await {
+            return Err(ApiError::model_not_allowed(model));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a model, by its id or an alias, is one of a list.
+async fn is_among(state: &AppState, model: &str, list: &[String]) -> bool {
+    if list.iter().any(|listed| listed == model) {
+        return true;
+    }
+    let Some(described) = state.models.describe(model).await else { return true };
+    for listed in list {
+        if state.models.describe(listed).await.is_some_and(|listed| listed.root == described.root) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Fails where a caller who is somebody may not use conversations: they are more than inference.
+fn check_conversations(context: &RequestContext) -> Result<(), ApiError> {
+    let principal = &context.caller.principal;
+    match principal.user() {
+        Some(_) => require(principal, Right::WriteConversations),
+        None => Ok(()),
+    }
 }
 
 /// Names the fields that were ignored, so that a misspelt one is noticed.

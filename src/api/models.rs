@@ -1,6 +1,6 @@
 //! `GET /models` and `GET /models/{id}`.
 
-use jan_actors::identity::Permission;
+use jan_actors::identity::Right;
 use jan_actors::model::{ModelDescription, ModelStatus};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::path::Tail;
 
-use super::{AppState, into_response, json, with};
+use super::{AppState, check_model, into_response, json, with};
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{api_v1, get_or_head, other_methods};
 use crate::http::{ApiError, RequestContext, Response};
@@ -41,7 +41,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[openapi(paths(list, retrieve), components(schemas(Model, ModelList, Status)))]
 pub struct Doc;
 
-/// All models and aliases.
+/// All models and aliases, for a key with `models` those.
 #[utoipa::path(
     get,
     path = "/models",
@@ -50,8 +50,12 @@ pub struct Doc;
     responses((status = 200, description = "The models", body = ModelList))
 )]
 async fn list(state: AppState, context: RequestContext) -> Response {
-    let models = state.models.list().await;
-    let data = models.into_iter().map(|model| Model::new(model, &context)).collect();
+    let mut data = Vec::new();
+    for model in state.models.list().await {
+        if check_model(&state, &context, &model.id).await.is_ok() {
+            data.push(Model::new(model, &context));
+        }
+    }
     json(&ModelList { object: "list", data })
 }
 
@@ -69,6 +73,7 @@ async fn list(state: AppState, context: RequestContext) -> Response {
 )]
 async fn retrieve(state: AppState, context: RequestContext, id: &str) -> Result<Response, ApiError> {
     let id = percent_decode_str(id).decode_utf8_lossy();
+    check_model(&state, &context, &id).await?;
     match state.models.describe(&id).await {
         Some(model) => Ok(json(&Model::new(model, &context))),
         None => Err(ApiError::model_not_found(&id)),
@@ -134,7 +139,7 @@ impl From<ModelStatus> for Status {
 
 impl Model {
     fn new(model: ModelDescription, context: &RequestContext) -> Self {
-        let is_admin = context.caller.principal.may(Permission::Admin);
+        let is_admin = context.caller.principal.may(Right::Administer);
         Self {
             id: model.id,
             object: "model",

@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, StatusCode};
 use jan_actors::conversations::{ConversationQuery, Item, Share, item};
-use jan_actors::identity::{Permission, UserId};
+use jan_actors::identity::{Right, UserId};
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
@@ -184,11 +184,11 @@ async fn share(id: String, state: AppState, request: ApiRequest) -> Result<Respo
     let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
     // A link reads: whoever makes one has to be able to.
     let principal = &request.context.caller.principal;
-    if !principal.may(Permission::Read) {
-        return Err(ApiError::insufficient_permissions(Permission::Read, principal));
+    if !principal.may(Right::ReadConversations) {
+        return Err(ApiError::insufficient_permissions(Right::ReadConversations, principal));
     }
     let parsed = match request.has_body() {
-        true => read::<CreateShare>(&state, request).await?,
+        true => read::<CreateShare>(request).await?,
         false => Parsed { value: CreateShare::default(), ignored: Vec::new() },
     };
     let share = state.conversations.share(user, id, parsed.value.expires_at).await;

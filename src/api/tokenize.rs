@@ -12,7 +12,7 @@ use super::chat_message::{Message, message_object};
 use super::chat_request::ending;
 use super::thinking::{self, Effort};
 use super::tools::{ChatTool, Tools};
-use super::{AppState, into_response, json, name_ignored, params, with};
+use super::{AppState, check_model, into_response, json, name_ignored, params, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Unsupported;
@@ -374,6 +374,7 @@ async fn inspect(
     field: &'static str,
 ) -> Result<Inspected, ApiError> {
     params::model(model)?;
+    check_model(state, context, model).await?;
     let inspected = state.models.inspect(model, what, &context.fairness_key()).await;
     inspected.map_err(|error| ApiError::from_generation(error, field))
 }

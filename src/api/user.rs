@@ -51,7 +51,7 @@ pub struct Doc;
 pub struct Profile {
     #[serde(flatten)]
     user: User,
-    /// What the credential grants.
+    /// What the credential grants. A session manages keys, sessions and the account without `keys` among them.
     permissions: Vec<&'static str>,
 }
 
@@ -74,7 +74,10 @@ pub struct ProfileUpdate {
 )]
 async fn profile(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let user = state.identity.user(user_of(&context)?).await.map_err(ApiError::from_identity)?;
-    let permissions = context.caller.principal.permissions.iter().map(Permission::name).collect();
+    let principal = &context.caller.principal;
+    let granted = principal.permissions.iter();
+    let named = granted.filter(|&one| one != Permission::Keys || principal.session().is_none());
+    let permissions = named.map(Permission::name).collect();
     Ok(private(StatusCode::OK, &Profile { user: user.into(), permissions }))
 }
 

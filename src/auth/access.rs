@@ -3,7 +3,7 @@
 //! table against the API's description.
 
 use http::Method;
-use jan_actors::identity::Permission;
+use jan_actors::identity::Right;
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,10 +14,10 @@ pub enum Access {
     Open,
     /// Everyone; the request proves by itself who it is from, by a refresh token or an expired JWT.
     Proof,
-    /// Anonymous callers where `auth.anonymous` lets them, and principals with this permission.
-    Anonymous(Permission),
-    /// Principals with this permission.
-    Needs(Permission),
+    /// Anonymous callers where `auth.anonymous` lets them, and principals with this right.
+    Anonymous(Right),
+    /// Principals with this right.
+    Needs(Right),
 }
 
 /// Where a path lies.
@@ -67,7 +67,7 @@ const fn route(method: Method, place: Place, path: &'static str, access: Access)
 }
 
 const fn inference(path: &'static str) -> Route {
-    let access = Access::Anonymous(Permission::Write);
+    let access = Access::Anonymous(Right::Infer);
     Route { method: Method::POST, place: Place::Api, path, access, inference: true, body: Body::Inference }
 }
 
@@ -75,9 +75,16 @@ const fn post_of(body: Body, path: &'static str, access: Access) -> Route {
     Route { method: Method::POST, place: Place::Api, path, access, inference: false, body }
 }
 
-const READ: Access = Access::Needs(Permission::Read);
-const WRITE: Access = Access::Needs(Permission::Write);
-const ADMIN: Access = Access::Needs(Permission::Admin);
+const READ_INFERENCE: Access = Access::Needs(Right::ReadInference);
+const INFER: Access = Access::Needs(Right::Infer);
+const READ_CONVERSATIONS: Access = Access::Needs(Right::ReadConversations);
+const WRITE_CONVERSATIONS: Access = Access::Needs(Right::WriteConversations);
+const READ_USAGE: Access = Access::Needs(Right::ReadUsage);
+const READ_KEYS: Access = Access::Needs(Right::ReadKeys);
+const MANAGE_KEYS: Access = Access::Needs(Right::ManageKeys);
+const READ_ACCOUNT: Access = Access::Needs(Right::ReadAccount);
+const WRITE_ACCOUNT: Access = Access::Needs(Right::WriteAccount);
+const ADMIN: Access = Access::Needs(Right::Administer);
 
 /// Every route.
 pub static ROUTES: &[Route] = &[
@@ -92,8 +99,8 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, Place::Root, "/api/swagger/doc.json", Access::Open),
     route(Method::GET, Place::Root, "/api/swagger/openapi.yaml", Access::Open),
     route(Method::GET, Place::Root, "/api/swagger/{file}", Access::Open),
-    route(Method::GET, Place::Api, "/models", Access::Anonymous(Permission::Read)),
-    route(Method::GET, Place::Api, "/models/{id...}", Access::Anonymous(Permission::Read)),
+    route(Method::GET, Place::Api, "/models", Access::Anonymous(Right::ReadInference)),
+    route(Method::GET, Place::Api, "/models/{id...}", Access::Anonymous(Right::ReadInference)),
     inference("/chat/completions"),
     inference("/completions"),
     inference("/embeddings"),
@@ -102,46 +109,46 @@ pub static ROUTES: &[Route] = &[
     inference("/apply-template"),
     inference("/tokenize"),
     inference("/detokenize"),
-    route(Method::GET, Place::Api, "/responses/{id}", READ),
-    route(Method::DELETE, Place::Api, "/responses/{id}", WRITE),
-    route(Method::POST, Place::Api, "/responses/{id}/cancel", WRITE),
-    route(Method::GET, Place::Api, "/responses/{id}/input_items", READ),
-    route(Method::GET, Place::Api, "/status", READ),
+    route(Method::GET, Place::Api, "/responses/{id}", READ_INFERENCE),
+    route(Method::DELETE, Place::Api, "/responses/{id}", INFER),
+    route(Method::POST, Place::Api, "/responses/{id}/cancel", INFER),
+    route(Method::GET, Place::Api, "/responses/{id}/input_items", READ_INFERENCE),
+    route(Method::GET, Place::Api, "/status", READ_ACCOUNT),
     route(Method::GET, Place::Both, "/auth/google", Access::Open),
     route(Method::GET, Place::Both, "/auth/google/callback", Access::Open),
     route(Method::POST, Place::Both, "/auth/exchange", Access::Open),
     route(Method::POST, Place::Both, "/auth/guest", Access::Open),
     route(Method::POST, Place::Both, "/auth/refresh", Access::Proof),
-    route(Method::POST, Place::Both, "/auth/logout", WRITE),
-    route(Method::GET, Place::Both, "/auth/sessions", READ),
-    route(Method::DELETE, Place::Both, "/auth/sessions/{id}", WRITE),
-    route(Method::GET, Place::Api, "/user/profile", READ),
-    route(Method::PATCH, Place::Api, "/user/profile", WRITE),
-    route(Method::DELETE, Place::Api, "/user/profile", WRITE),
-    route(Method::GET, Place::Api, "/user/api-keys", READ),
-    route(Method::POST, Place::Api, "/user/api-keys", WRITE),
-    route(Method::GET, Place::Api, "/user/api-keys/{id}", READ),
-    route(Method::PATCH, Place::Api, "/user/api-keys/{id}", WRITE),
-    route(Method::DELETE, Place::Api, "/user/api-keys/{id}", WRITE),
-    route(Method::GET, Place::Api, "/usage", READ),
+    route(Method::POST, Place::Both, "/auth/logout", WRITE_ACCOUNT),
+    route(Method::GET, Place::Both, "/auth/sessions", READ_KEYS),
+    route(Method::DELETE, Place::Both, "/auth/sessions/{id}", MANAGE_KEYS),
+    route(Method::GET, Place::Api, "/user/profile", READ_ACCOUNT),
+    route(Method::PATCH, Place::Api, "/user/profile", WRITE_ACCOUNT),
+    route(Method::DELETE, Place::Api, "/user/profile", MANAGE_KEYS),
+    route(Method::GET, Place::Api, "/user/api-keys", READ_KEYS),
+    route(Method::POST, Place::Api, "/user/api-keys", MANAGE_KEYS),
+    route(Method::GET, Place::Api, "/user/api-keys/{id}", READ_KEYS),
+    route(Method::PATCH, Place::Api, "/user/api-keys/{id}", MANAGE_KEYS),
+    route(Method::DELETE, Place::Api, "/user/api-keys/{id}", MANAGE_KEYS),
+    route(Method::GET, Place::Api, "/usage", READ_USAGE),
     route(Method::GET, Place::Api, "/admin/usage", ADMIN),
     route(Method::GET, Place::Api, "/admin/export", ADMIN),
     post_of(Body::Export, "/admin/import", ADMIN),
-    route(Method::GET, Place::Api, "/conversations", READ),
-    post_of(Body::Items, "/conversations", WRITE),
-    route(Method::GET, Place::Api, "/conversations/{id}", READ),
-    route(Method::POST, Place::Api, "/conversations/{id}", WRITE),
-    route(Method::PATCH, Place::Api, "/conversations/{id}", WRITE),
-    route(Method::DELETE, Place::Api, "/conversations/{id}", WRITE),
-    route(Method::GET, Place::Api, "/conversations/{id}/items", READ),
-    post_of(Body::Items, "/conversations/{id}/items", WRITE),
-    route(Method::GET, Place::Api, "/conversations/{id}/items/{item_id}", READ),
-    route(Method::DELETE, Place::Api, "/conversations/{id}/items/{item_id}", WRITE),
-    route(Method::GET, Place::Api, "/conversations/{id}/branches", READ),
-    route(Method::POST, Place::Api, "/conversations/{id}/branches", WRITE),
-    route(Method::GET, Place::Api, "/conversations/{id}/export", READ),
-    route(Method::POST, Place::Api, "/conversations/{id}/share", WRITE),
-    route(Method::DELETE, Place::Api, "/conversations/{id}/share", WRITE),
+    route(Method::GET, Place::Api, "/conversations", READ_CONVERSATIONS),
+    post_of(Body::Items, "/conversations", WRITE_CONVERSATIONS),
+    route(Method::GET, Place::Api, "/conversations/{id}", READ_CONVERSATIONS),
+    route(Method::POST, Place::Api, "/conversations/{id}", WRITE_CONVERSATIONS),
+    route(Method::PATCH, Place::Api, "/conversations/{id}", WRITE_CONVERSATIONS),
+    route(Method::DELETE, Place::Api, "/conversations/{id}", WRITE_CONVERSATIONS),
+    route(Method::GET, Place::Api, "/conversations/{id}/items", READ_CONVERSATIONS),
+    post_of(Body::Items, "/conversations/{id}/items", WRITE_CONVERSATIONS),
+    route(Method::GET, Place::Api, "/conversations/{id}/items/{item_id}", READ_CONVERSATIONS),
+    route(Method::DELETE, Place::Api, "/conversations/{id}/items/{item_id}", WRITE_CONVERSATIONS),
+    route(Method::GET, Place::Api, "/conversations/{id}/branches", READ_CONVERSATIONS),
+    route(Method::POST, Place::Api, "/conversations/{id}/branches", WRITE_CONVERSATIONS),
+    route(Method::GET, Place::Api, "/conversations/{id}/export", READ_CONVERSATIONS),
+    route(Method::POST, Place::Api, "/conversations/{id}/share", WRITE_CONVERSATIONS),
+    route(Method::DELETE, Place::Api, "/conversations/{id}/share", WRITE_CONVERSATIONS),
     route(Method::GET, Place::Api, "/shared/{token}", Access::Open),
     route(Method::GET, Place::Api, "/admin/users", ADMIN),
     route(Method::POST, Place::Api, "/admin/users", ADMIN),
@@ -150,8 +157,12 @@ pub static ROUTES: &[Route] = &[
     route(Method::DELETE, Place::Api, "/admin/users/{id}", ADMIN),
     route(Method::GET, Place::Api, "/admin/users/{id}/shares", ADMIN),
     route(Method::DELETE, Place::Api, "/admin/users/{id}/shares/{conversation_id}", ADMIN),
+    route(Method::GET, Place::Api, "/admin/users/{id}/sessions", ADMIN),
     route(Method::POST, Place::Api, "/admin/users/{id}/sessions", ADMIN),
+    route(Method::DELETE, Place::Api, "/admin/users/{id}/sessions/{session_id}", ADMIN),
+    route(Method::GET, Place::Api, "/admin/users/{id}/api-keys", ADMIN),
     route(Method::POST, Place::Api, "/admin/users/{id}/api-keys", ADMIN),
+    route(Method::DELETE, Place::Api, "/admin/users/{id}/api-keys/{key_id}", ADMIN),
 ];
 
 /// What the table says of a request.
@@ -226,7 +237,7 @@ mod tests {
     #[test]
     fn paths_are_found_under_each_of_their_names() {
         for path in ["/v1/models", "/api/v1/models", "/v1/models/", "/v1/models/a/b", "/v1/models/%2e%2e"] {
-            assert_eq!(access(Method::GET, path), Some(Access::Anonymous(Permission::Read)), "{path}");
+            assert_eq!(access(Method::GET, path), Some(Access::Anonymous(Right::ReadInference)), "{path}");
         }
         for path in ["/auth/refresh", "/v1/auth/refresh", "/api/v1/auth/refresh"] {
             assert_eq!(access(Method::POST, path), Some(Access::Proof), "{path}");
@@ -235,7 +246,7 @@ mod tests {
         for path in ["/", "/api/swagger", "/api/swagger/", "/api/swagger/page.js"] {
             assert_eq!(access(Method::GET, path), Some(Access::Open), "{path}");
         }
-        assert_eq!(access(Method::DELETE, "/v1/user/api-keys/key_1"), Some(WRITE));
+        assert_eq!(access(Method::DELETE, "/v1/user/api-keys/key_1"), Some(MANAGE_KEYS));
         assert_eq!(access(Method::POST, "/v1/admin/users/user_1/sessions"), Some(ADMIN));
     }
 

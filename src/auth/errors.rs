@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use jan_actors::identity::{AuthError, IdentityError, Permission, Principal};
+use jan_actors::identity::{AuthError, IdentityError, Permission, Principal, Right};
 
 use super::credential::CredentialError;
 use super::google::{IdTokenError, ProviderError, SignInError};
@@ -70,24 +70,43 @@ impl ApiError {
             AuthError::UnknownKey => "invalid_api_key",
             AuthError::ExpiredKey => "api_key_expired",
             AuthError::RevokedKey => "api_key_revoked",
+            AuthError::AddressNotAllowed => "address_not_allowed",
         };
         Self::unauthorized(code, format!("{}.", capitalize(&error.to_string())), INVALID_TOKEN)
     }
 
     /// 403 `insufficient_permissions`.
     #[must_use]
-    pub fn insufficient_permissions(needed: Permission, principal: &Principal) -> Self {
-        let challenge = match needed {
-            Permission::Read => "Bearer realm=\"jan-server\", error=\"insufficient_scope\", scope=\"read\"",
-            Permission::Write => "Bearer realm=\"jan-server\", error=\"insufficient_scope\", scope=\"write\"",
-            Permission::Admin => "Bearer realm=\"jan-server\", error=\"insufficient_scope\", scope=\"admin\"",
+    pub fn insufficient_permissions(needed: Right, principal: &Principal) -> Self {
+        macro_rules! challenge {
+            ($scope:literal) => {
+                concat!("Bearer realm=\"jan-server\", error=\"insufficient_scope\", scope=\"", $scope, "\"")
+            };
+        }
+        let challenge = match needed.usual() {
+            Permission::Read => challenge!("read"),
+            Permission::Write => challenge!("write"),
+            Permission::Keys => challenge!("keys"),
+            Permission::Admin => challenge!("admin"),
+            Permission::Inference => challenge!("inference"),
+            Permission::Conversations => challenge!("conversations"),
+            Permission::Usage => challenge!("usage"),
         };
-        let has = match principal.permissions {
+        let has = match principal.permissions.to_string() {
             none if none.is_empty() => "none".to_owned(),
-            some => some.to_string(),
+            some => some,
         };
-        let message = format!("This needs the permission `{needed}`; the credential has: {has}.");
+        let needed: Vec<_> = needed.granted_by().map(|permission| format!("`{permission}`")).collect();
+        let needed = needed.join(" or ");
+        let message = format!("This needs the permission {needed}; the credential has: {has}.");
         Self::new(StatusCode::FORBIDDEN, "insufficient_permissions", message).with_challenge(challenge)
+    }
+
+    /// 403 `model_not_allowed`.
+    #[must_use]
+    pub fn model_not_allowed(model: &str) -> Self {
+        let message = format!("The API key may not be used for the model `{model}`; see its `models`.");
+        Self::forbidden("model_not_allowed", message).with_param("model")
     }
 
     /// 403 with a code of its own.
@@ -120,7 +139,12 @@ impl ApiError {
             IdentityError::ExceedsMaker { .. } => {
                 Self::forbidden("insufficient_permissions", message).with_param("permissions")
             }
-            IdentityError::TooManyKeys { .. } => Self::bad_request("too_many_api_keys", message),
+            IdentityError::Exceeds { field, .. } => {
+                Self::forbidden("insufficient_permissions", message).with_param(field)
+            }
+            IdentityError::TooManyParents { .. } | IdentityError::TooManyKeys { .. } => {
+                Self::bad_request("too_many_api_keys", message)
+            }
             IdentityError::TooManyGuests { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_guests", message)
             }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Method, Uri};
-use jan_actors::identity::{AuthError, ClientNet, Identity, Permission, Principal};
+use jan_actors::identity::{AuthError, ClientNet, Identity, Principal, Right};
 use jan_actors::limits::{CheckKind, Limiter, Verdict};
 
 use super::access::{self, Access, Found, Route};
@@ -89,7 +89,7 @@ impl Gate {
         };
         let (access, inference) =
             route.map_or((Access::Open, false), |route| (route.access, route.inference));
-        let refusal = match self.authenticate(access, headers) {
+        let refusal = match self.authenticate(access, headers, caller.address) {
             Ok(principal) => {
                 if let Some(principal) = principal {
                     caller.principal = principal.at(caller.address);
@@ -123,10 +123,15 @@ impl Gate {
         Caller { is_local: is_local(peer, headers), ..Caller::anonymous(address) }
     }
 
-    fn authenticate(&self, access: Access, headers: &HeaderMap) -> Result<Option<Principal>, Unaccepted> {
+    fn authenticate(
+        &self,
+        access: Access,
+        headers: &HeaderMap,
+        from: IpAddr,
+    ) -> Result<Option<Principal>, Unaccepted> {
         let found = match credential::find(headers) {
             Ok(None) => Ok(None),
-            Ok(Some(Credential::Key(key))) => match self.identity.authenticate_key(key) {
+            Ok(Some(Credential::Key(key))) => match self.identity.authenticate_key(key, Some(from)) {
                 Ok(principal) => Ok(Some(principal)),
                 // Whatever is shown as a key and looks like none is a key that does not exist.
                 Err(AuthError::Malformed) => Err(Unaccepted::Refused(AuthError::UnknownKey)),
@@ -204,14 +209,15 @@ pub fn is_guess(error: AuthError) -> bool {
             | AuthError::UserDisabled
             | AuthError::ExpiredKey
             | AuthError::RevokedKey
+            | AuthError::AddressNotAllowed
     )
 }
 
-/// Fails where `principal` lacks a permission.
+/// Fails where `principal` lacks a right.
 ///
 /// # Errors
-/// 403 `insufficient_permissions`, which names it.
-pub fn require(principal: &Principal, needed: Permission) -> Result<(), ApiError> {
+/// 403 `insufficient_permissions`, which names the permissions that grant it.
+pub fn require(principal: &Principal, needed: Right) -> Result<(), ApiError> {
     if principal.may(needed) { Ok(()) } else { Err(ApiError::insufficient_permissions(needed, principal)) }
 }
 

@@ -41,16 +41,16 @@ MODELS = [
 PERSONAL = [
     ("GET", "/api/v1/status", None, "read"),
     ("GET", "/auth/sessions", None, "read"),
-    ("DELETE", f"/auth/sessions/{SOME_SESSION}", None, "write"),
+    ("DELETE", f"/auth/sessions/{SOME_SESSION}", None, "keys"),
     ("POST", "/auth/logout", None, "write"),
     ("GET", "/api/v1/user/profile", None, "read"),
     ("PATCH", "/api/v1/user/profile", {"name": "New"}, "write"),
-    ("DELETE", "/api/v1/user/profile", None, "write"),
+    ("DELETE", "/api/v1/user/profile", None, "keys"),
     ("GET", "/api/v1/user/api-keys", None, "read"),
-    ("POST", "/api/v1/user/api-keys", {"name": "n", "permissions": ["read"]}, "write"),
+    ("POST", "/api/v1/user/api-keys", {"name": "n", "permissions": ["read"]}, "keys"),
     ("GET", f"/api/v1/user/api-keys/{SOME_KEY}", None, "read"),
-    ("PATCH", f"/api/v1/user/api-keys/{SOME_KEY}", {"name": "n"}, "write"),
-    ("DELETE", f"/api/v1/user/api-keys/{SOME_KEY}", None, "write"),
+    ("PATCH", f"/api/v1/user/api-keys/{SOME_KEY}", {"name": "n"}, "keys"),
+    ("DELETE", f"/api/v1/user/api-keys/{SOME_KEY}", None, "keys"),
     ("GET", "/api/v1/admin/users", None, "admin"),
     ("POST", "/api/v1/admin/users", {"email": "x@example.com", "name": "x"}, "admin"),
     ("GET", f"/api/v1/admin/users/{SOME_USER}", None, "admin"),
@@ -194,7 +194,7 @@ def test_admin_key(server):
     assert server.admin_key not in printed
     profile = server.get("/api/v1/user/profile", key=server.admin_key).json()
     assert profile["role"] == "admin"
-    assert profile["permissions"] == ["read", "write", "admin"]
+    assert profile["permissions"] == ["read", "write", "keys", "admin"]
 
 
 @pytest.mark.parametrize("case", MODELS + PERSONAL, ids=ids(MODELS + PERSONAL))

@@ -130,7 +130,7 @@ def test_samples_run_as_printed(make_server, description, label, tmp_path):
             holder = server.new_user("gone@example.com", "Gone")
         else:
             holder = admin
-        permissions = ("read", "write") if holder != admin else ("read", "write", "admin")
+        permissions = ("read", "write", "keys") if holder != admin else ("read", "write", "keys", "admin")
         key = server.new_key(holder, permissions)["key"]
         env = {"JAN_API_KEY": key}
         source = source.replace("localhost:8080", f"127.0.0.1:{server.port}")

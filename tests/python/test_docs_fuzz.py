@@ -46,7 +46,7 @@ def test_the_server_is_as_described(make_server, provider, reports):
     # A key of a second administrator's, so that what is tried out leaves the first alone.
     admin = server.new_user("fuzz@example.com", "Fuzz")
     assert server.patch(f"/api/v1/admin/users/{admin}", {"role": "admin"}, key=server.admin_key).status == 200
-    made = server.new_key(admin, permissions=("read", "write", "admin"))
+    made = server.new_key(admin, permissions=("read", "write", "keys", "admin"))
     key = made["key"]
     first = server.get("/api/v1/user/profile", key=server.admin_key).json()["id"]
     environment = os.environ | {
@@ -58,7 +58,7 @@ def test_the_server_is_as_described(make_server, provider, reports):
     victim = server.new_user("victim@example.com", "Victim")
     config = (ROOT / "tests/python/schemathesis.toml").read_text()
     for place, credential in (
-        ("VICTIM", server.new_key(victim)["key"]),
+        ("VICTIM", server.new_key(victim, ("read", "write", "keys"))["key"]),
         ("FIRST_SESSION", server.new_session(victim)["access_token"]),
         ("SECOND_SESSION", server.new_session(victim)["access_token"]),
     ):

@@ -35,7 +35,7 @@ def of(user, found):
 def test_deleting_a_large_account_holds_nobody_up(own, neighbour):
     user = own.new_user("large@store.example")
     key = own.new_key(user)["key"]
-    fill(own, key, conversations=500, items=10, size=300)
+    fill(own, key, conversations=1000, items=20, size=300)
     import_into(own, export_of([response_record(user, 6 << 20) for _ in range(3)]))
     with Neighbour(own, neighbour) as other:
         before = len(other.took)

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Counts;
 use crate::identity::UserId;
-use crate::store::{KINDS, Record, SCHEMA, StoreError, Stores, record_kind};
+use crate::store::{KINDS, Record, SCHEMA, StoreError, Stores, record_kind, upgrade};
 
 /// The version of the lines. One that is newer than this is refused.
 pub const FORMAT: u32 = 1;
@@ -264,12 +264,13 @@ impl Importer {
     }
 
     fn record(&mut self, line: &[u8]) -> Result<Record, String> {
-        let line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let mut line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         let kind = record_kind(&line.kind).ok_or_else(|| format!("there is no kind {:?}", line.kind))?;
         let key = unhex(&line.key).ok_or("its key is not hexadecimal")?;
         if !line.value.is_object() {
             return Err("its value is not an object".to_owned());
         }
+        upgrade(&line.kind, self.header.as_ref().map_or(SCHEMA, |header| header.schema), &mut line.value);
         *self.counts.entry(line.kind).or_default() += 1;
         let value = serde_json::to_vec(&line.value).map_err(|error| error.to_string())?;
         Ok(Record { kind, key, value })

@@ -13,10 +13,9 @@ use super::call::{Call, Desk, PER_JOB, Slot, warn_of};
 use super::error::IdentityError;
 use super::guests::GuestLimits;
 use super::ids::{KeyId, UserId};
-use super::permissions::Permissions;
 use super::types::{
-    ApiKeyRecord, ClientNet, CreatedKey, ExternalProfile, KeyUpdate, NewKey, Page, SignIn, UserKind,
-    UserRecord, UserUpdate,
+    ApiKeyRecord, ClientNet, CreatedKey, ExternalProfile, KeyUpdate, Maker, NewKey, Origin, Page, SignIn,
+    UserKind, UserRecord, UserUpdate,
 };
 use super::users::{self, GuestRetention};
 use super::{api_keys, now_s};
@@ -45,16 +44,18 @@ pub enum AccountsMessage {
     UpdateUser(UserId, UserUpdate, Call<UserRecord>),
     /// Delete a user with keys and sessions.
     DeleteUser(UserId, Call<()>),
-    /// Make a key for a user, by somebody with those permissions.
-    CreateKey(UserId, Permissions, NewKey, Call<CreatedKey>),
+    /// Make a key for a user.
+    CreateKey(UserId, Maker, NewKey, Call<CreatedKey>),
     /// List a user's keys.
     Keys(UserId, Call<Vec<ApiKeyRecord>>),
     /// Look up a key.
     Key(UserId, KeyId, Call<ApiKeyRecord>),
-    /// Change a key, by somebody with those permissions.
-    UpdateKey(UserId, KeyId, Permissions, KeyUpdate, Call<ApiKeyRecord>),
+    /// Change a key.
+    UpdateKey(UserId, KeyId, Maker, KeyUpdate, Call<ApiKeyRecord>),
     /// Revoke a key.
     RevokeKey(UserId, KeyId, Call<()>),
+    /// End keys and sessions.
+    End(Vec<Origin>, Call<()>),
     /// Time passed.
     Tick,
 }
@@ -171,6 +172,9 @@ impl AccountsState {
             }
             AccountsMessage::RevokeKey(user, key, call) => {
                 desk.decide(call, move |stores| api_keys::revoke(stores, user, key, now));
+            }
+            AccountsMessage::End(credentials, call) => {
+                desk.decide(call, move |stores| api_keys::end(stores, &credentials, now));
             }
             AccountsMessage::Tick => {
                 note_used(desk);

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 
 use super::error::IdentityError;
 use super::permissions::Permissions;
+use super::restrictions::Restrictions;
 use super::types::{NewKey, UserKind};
 use super::{api_keys, call::Desk, now_s, users};
 use crate::limits::LimitOverrides;
@@ -53,6 +54,7 @@ pub fn ensure(desk: &Desk, data_dir: &Path) -> Result<AdminKeyFile, AdminError> 
         permissions: Permissions::ALL,
         expires_at: None,
         limits: LimitOverrides::default(),
+        only: Restrictions::default(),
     };
     let (hash, key) = api_keys::make(admin.id, key, now);
     write_private(&path, format!("{}\n", key.secret.reveal()).as_bytes())

@@ -1,25 +1,37 @@
 //! Decisions about API keys: from what is stored to an answer and the changes that make it so.
 
+use std::collections::HashMap;
+
 use super::error::{AuthError, IdentityError};
 use super::ids::{KeyId, UserId};
-use super::permissions::Permissions;
+use super::permissions::{Permission, Permissions};
+use super::restrictions::Restrictions;
 use super::secret;
-use super::types::{ApiKeyRecord, CreatedKey, KeyUpdate, NewKey};
+use super::types::{ApiKeyRecord, CreatedKey, CredentialId, KeyUpdate, MAX_PARENTS, Maker, NewKey, Origin};
 use super::users::{self, Decision, valid_name};
-use crate::store::{AccountChange, Changes, KeyHash, StoreError, Stores};
+use crate::limits::LimitOverrides;
+use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, Stores};
 
 /// Most keys of one user, revoked ones that are still kept among them. Far more than anybody needs, and few enough
 /// that nobody can fill the disk.
 pub const MAX_KEYS: usize = 10_000;
 
+/// How many credentials may have been made one with the other before one.
+const MAX_ORIGINS: usize = 64;
+
+/// How long what came of a session can be ended with it after it has ended, counted from its beginning.
+const KEEP_ENDED_S: u64 = 90 * 24 * 3600;
+
 /// How long a revoked key is kept, so that whoever still uses it is told why it fails.
 pub const KEEP_REVOKED_S: u64 = 30 * 24 * 3600;
 
-/// A new key for a user, made by somebody who may do `maker`.
+/// A new key for a user.
+///
+/// One that is made with a key of the same user is that key's child: it is no more than that one, and ends with it.
 pub fn create(
     stores: &dyn Stores,
     user: UserId,
-    maker: Permissions,
+    maker: Maker,
     key: NewKey,
     now: u64,
 ) -> Decision<CreatedKey> {
@@ -27,13 +39,30 @@ pub fn create(
     if owner.disabled {
         return Err(AuthError::UserDisabled.into());
     }
-    check_permissions(key.permissions, maker.meet(owner.kind.permissions()))?;
+    let made_by = origins(stores, maker, now)?;
+    check_permissions(key.permissions, maker.permissions.meet(owner.kind.permissions()))?;
     check_expiry(key.expires_at, now)?;
     let name = valid_name(&key.name)?;
+    let parent = maker.own_key(user);
+    let bounds = match parent {
+        Some(parent) => {
+            let lineage = Lineage::of(stores, user, parent)?;
+            if lineage.keys.len() > MAX_PARENTS {
+                return Err(IdentityError::TooManyParents { limit: MAX_PARENTS });
+            }
+            lineage.bounds()
+        }
+        None => Bounds::default(),
+    };
+    let key = bounds.hold(NewKey { name, ..key })?;
     if stores.accounts().key_count(user, MAX_KEYS)? >= MAX_KEYS {
         return Err(IdentityError::TooManyKeys { limit: MAX_KEYS });
     }
-    let (hash, created) = make(user, NewKey { name, ..key }, now);
+    let (hash, mut created) = make(user, key, now);
+    created.record.parent = parent;
+    if parent.is_none() {
+        created.record.made_by = made_by;
+    }
     let changes = put(hash, &created.record);
     Ok((created, changes))
 }
@@ -52,18 +81,34 @@ pub fn make(user: UserId, key: NewKey, now: u64) -> (KeyHash, CreatedKey) {
         expires_at: key.expires_at,
         revoked_at: None,
         limits: key.limits,
+        only: key.only,
+        parent: None,
+        made_by: Vec::new(),
     };
     (secret::hash(secret.reveal()), CreatedKey { record, secret })
 }
 
-/// A user's keys that are not revoked, with when they were last used as `last_used` knows it.
+/// A user's keys that are not revoked, nor made with one that is, with when they were last used as `last_used` knows it.
 pub fn list(
     stores: &dyn Stores,
     user: UserId,
     last_used: impl Fn(&KeyHash) -> Option<u64>,
 ) -> Result<Vec<ApiKeyRecord>, IdentityError> {
-    let keys = stores.accounts().keys(user)?.into_iter().filter(|(_, record)| record.revoked_at.is_none());
-    Ok(keys.map(|(hash, record)| refreshed(&hash, record, &last_used)).collect())
+    let keys = stores.accounts().keys(user)?;
+    let by_id: HashMap<KeyId, &ApiKeyRecord> = keys.iter().map(|(_, record)| (record.id, record)).collect();
+    let lives = |record: &ApiKeyRecord| {
+        let mut next = Some(record.id);
+        for _ in 0..=MAX_PARENTS {
+            let Some(id) = next else { return true };
+            let Some(record) = by_id.get(&id).filter(|record| record.revoked_at.is_none()) else {
+                return false;
+            };
+            next = record.parent;
+        }
+        next.is_none()
+    };
+    let living = keys.iter().filter(|(_, record)| lives(record));
+    Ok(living.map(|(hash, record)| refreshed(hash, record.clone(), &last_used)).collect())
 }
 
 /// One of a user's keys that are not revoked.
@@ -73,41 +118,65 @@ pub fn one(
     key: KeyId,
     last_used: impl Fn(&KeyHash) -> Option<u64>,
 ) -> Result<ApiKeyRecord, IdentityError> {
-    let (hash, record) = find(stores, user, key)?;
-    Ok(refreshed(&hash, record, &last_used))
+    let Lineage { hash, mut keys } = Lineage::of(stores, user, key)?;
+    Ok(refreshed(&hash, keys.swap_remove(0), &last_used))
 }
 
-/// Changes a key, by somebody who may do `maker`.
+/// Changes a key.
+///
+/// No key becomes more than the one that it was made with. Who acts with a key makes it and others less and never more,
+/// except those that were made with it.
 pub fn update(
     stores: &dyn Stores,
     user: UserId,
     key: KeyId,
-    maker: Permissions,
+    maker: Maker,
     update: KeyUpdate,
     now: u64,
 ) -> Decision<ApiKeyRecord> {
-    let (hash, mut record) = find(stores, user, key)?;
+    origins(stores, maker, now)?;
+    let lineage = Lineage::of(stores, user, key)?;
+    let made_with = |acting: KeyId| lineage.keys[1..].iter().any(|parent| parent.id == acting);
+    let bounds = match maker.own_key(user) {
+        Some(acting) if !made_with(acting) => lineage.bounds(),
+        _ => lineage.parents_bounds(),
+    };
+    let Lineage { hash, mut keys } = lineage;
+    let mut record = keys.swap_remove(0);
     if let Some(name) = update.name {
         record.name = valid_name(&name)?;
     }
     if let Some(permissions) = update.permissions {
         let owner = users::find(stores, user)?;
-        check_permissions(permissions, maker.meet(owner.kind.permissions()))?;
+        check_permissions(permissions, maker.permissions.meet(owner.kind.permissions()))?;
+        bounds.check_permissions(permissions)?;
         record.permissions = permissions;
     }
     if let Some(expires_at) = update.expires_at {
         check_expiry(expires_at, now)?;
+        bounds.check_expiry(expires_at)?;
         record.expires_at = expires_at;
     }
-    record.limits = update.limits.unwrap_or(record.limits);
+    if let Some(limits) = update.limits {
+        bounds.check_limits(limits)?;
+        record.limits = limits;
+    }
+    if let Some(models) = update.models {
+        record.only.models = models;
+        bounds.check_models(&record.only)?;
+    }
+    if let Some(addresses) = update.addresses {
+        record.only.addresses = addresses;
+        bounds.check_addresses(&record.only)?;
+    }
     let changes = put(hash, &record);
     Ok((record, changes))
 }
 
 /// Revokes a key.
 pub fn revoke(stores: &dyn Stores, user: UserId, key: KeyId, now: u64) -> Decision<()> {
-    let (hash, mut record) = find(stores, user, key)?;
-    record.revoked_at = Some(now);
+    let Lineage { hash, mut keys } = Lineage::of(stores, user, key)?;
+    let record = ApiKeyRecord { revoked_at: Some(now), ..keys.swap_remove(0) };
     Ok(((), put(hash, &record)))
 }
 
@@ -123,14 +192,22 @@ pub fn note_used(stores: &dyn Stores, used: &[(UserId, KeyId, u64)]) -> Result<C
     Ok(changes)
 }
 
-/// Keys revoked so long ago that nobody is told so any more.
+/// Keys revoked so long ago that nobody is told so any more, and those that were made with keys that are gone.
 pub fn revoked_long_ago(stores: &dyn Stores, now: u64) -> Result<Vec<(UserId, KeyId)>, StoreError> {
     let mut found = Vec::new();
+    let mut children = Vec::new();
     stores.accounts().each_key(&mut |_, record| {
         if is_forgettable(&record, now) {
             found.push((record.user, record.id));
+        } else if record.parent.is_some() {
+            children.push(record);
         }
     })?;
+    for child in children {
+        if is_orphan(stores, &child)? {
+            found.push((child.user, child.id));
+        }
+    }
     Ok(found)
 }
 
@@ -138,8 +215,11 @@ pub fn revoked_long_ago(stores: &dyn Stores, now: u64) -> Result<Vec<(UserId, Ke
 pub fn forget(stores: &dyn Stores, keys: &[(UserId, KeyId)], now: u64) -> Result<Changes, StoreError> {
     let mut changes = Changes::default();
     for &(user, key) in keys {
-        let found = stores.accounts().key(user, key)?.filter(|(_, record)| is_forgettable(record, now));
-        changes.accounts.extend(found.map(|(hash, record)| AccountChange::DeleteKey(hash, record)));
+        if let Some((hash, record)) = stores.accounts().key(user, key)?
+            && (is_forgettable(&record, now) || is_orphan(stores, &record)?)
+        {
+            changes.accounts.push(AccountChange::DeleteKey(hash, record));
+        }
     }
     Ok(changes)
 }
@@ -148,9 +228,217 @@ fn is_forgettable(record: &ApiKeyRecord, now: u64) -> bool {
     record.revoked_at.is_some_and(|at| at.saturating_add(KEEP_REVOKED_S) < now)
 }
 
-fn find(stores: &dyn Stores, user: UserId, key: KeyId) -> Result<(KeyHash, ApiKeyRecord), IdentityError> {
-    let found = stores.accounts().key(user, key)?.filter(|(_, record)| record.revoked_at.is_none());
-    found.ok_or_else(|| IdentityError::NotFound { what: "API key", id: key.to_string() })
+/// Whether a key was made with one that is gone.
+fn is_orphan(stores: &dyn Stores, record: &ApiKeyRecord) -> Result<bool, StoreError> {
+    match record.parent {
+        Some(parent) => Ok(stores.accounts().key(record.user, parent)?.is_none()),
+        None => Ok(false),
+    }
+}
+
+/// A key that is not revoked, and behind it the one that it was made with, and so on.
+struct Lineage {
+    hash: KeyHash,
+    keys: Vec<ApiKeyRecord>,
+}
+
+impl Lineage {
+    fn of(stores: &dyn Stores, user: UserId, key: KeyId) -> Result<Self, IdentityError> {
+        let missing = || IdentityError::NotFound { what: "API key", id: key.to_string() };
+        let living = |id| -> Result<(KeyHash, ApiKeyRecord), IdentityError> {
+            let found = stores.accounts().key(user, id)?;
+            found.filter(|(_, record)| record.revoked_at.is_none()).ok_or_else(missing)
+        };
+        let (hash, record) = living(key)?;
+        let mut next = record.parent;
+        let mut keys = vec![record];
+        while let Some(parent) = next {
+            if keys.len() > MAX_PARENTS {
+                return Err(missing());
+            }
+            let (_, record) = living(parent)?;
+            next = record.parent;
+            keys.push(record);
+        }
+        Ok(Self { hash, keys })
+    }
+
+    /// The most that a key may be that is made with this one.
+    fn bounds(&self) -> Bounds {
+        Bounds::of(&self.keys)
+    }
+
+    /// The most that this key may be.
+    fn parents_bounds(&self) -> Bounds {
+        Bounds::of(&self.keys[1..])
+    }
+}
+
+/// The most that a key may be.
+#[derive(Default)]
+struct Bounds {
+    permissions: Option<Permissions>,
+    expires_at: Option<u64>,
+    limits: LimitOverrides,
+    only: Vec<Restrictions>,
+}
+
+impl Bounds {
+    fn of(keys: &[ApiKeyRecord]) -> Self {
+        keys.iter().fold(Self::default(), |bounds, key| Self {
+            permissions: Some(bounds.permissions.map_or(key.permissions, |all| all.meet(key.permissions))),
+            expires_at: [bounds.expires_at, key.expires_at].into_iter().flatten().min(),
+            limits: bounds.limits.meet(&key.limits),
+            only: bounds.only.into_iter().chain([key.only.clone()]).collect(),
+        })
+    }
+
+    /// A key that is no more. What it leaves open is as here.
+    fn hold(&self, key: NewKey) -> Result<NewKey, IdentityError> {
+        self.check_permissions(key.permissions)?;
+        let expires_at = key.expires_at.or(self.expires_at);
+        self.check_expiry(expires_at)?;
+        let limits = key.limits.within(&self.limits).map_err(exceeds_limit)?;
+        let mut only = key.only;
+        match only.models {
+            Some(_) => self.check_models(&only)?,
+            None => only.models = self.only.iter().find_map(|only| only.models.clone()),
+        }
+        match only.addresses {
+            Some(_) => self.check_addresses(&only)?,
+            None => only.addresses = self.only.iter().find_map(|only| only.addresses.clone()),
+        }
+        Ok(NewKey { expires_at, limits, only, ..key })
+    }
+
+    fn check_permissions(&self, wanted: Permissions) -> Result<(), IdentityError> {
+        let lacking = self.permissions.map_or(Permissions::NONE, |most| wanted.lacking(most));
+        if lacking.is_empty() { Ok(()) } else { Err(IdentityError::ExceedsMaker { lacking }) }
+    }
+
+    fn check_expiry(&self, wanted: Option<u64>) -> Result<(), IdentityError> {
+        match self.expires_at {
+            Some(latest) if wanted.is_none_or(|wanted| wanted > latest) => {
+                let allowed = format!("up to {latest} (Unix seconds)");
+                Err(IdentityError::Exceeds { field: "expires_at", allowed })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_models(&self, wanted: &Restrictions) -> Result<(), IdentityError> {
+        if Restrictions::models_within(wanted.models.as_deref(), &self.only) {
+            return Ok(());
+        }
+        Err(IdentityError::Exceeds { field: "models", allowed: "some of the models that it has".to_owned() })
+    }
+
+    fn check_addresses(&self, wanted: &Restrictions) -> Result<(), IdentityError> {
+        if Restrictions::addresses_within(wanted.addresses.as_deref(), &self.only) {
+            return Ok(());
+        }
+        let allowed = "addresses within those that it has".to_owned();
+        Err(IdentityError::Exceeds { field: "addresses", allowed })
+    }
+
+    /// A change replaces all limits, so one that is absent is none.
+    fn check_limits(&self, wanted: LimitOverrides) -> Result<(), IdentityError> {
+        match wanted.within(&self.limits) {
+            Ok(held) if held == wanted => Ok(()),
+            Ok(_) => Err(IdentityError::Exceeds {
+                field: "limits",
+                allowed: "to keep every limit that is there, or to lower it".to_owned(),
+            }),
+            Err(above) => Err(exceeds_limit(above)),
+        }
+    }
+}
+
+fn exceeds_limit((name, most): (&'static str, u32)) -> IdentityError {
+    let field = match name {
+        "requests_per_hour" => "limits.requests_per_hour",
+        "inference_per_minute" => "limits.inference_per_minute",
+        "answers_per_minute" => "limits.answers_per_minute",
+        "tokens_per_minute" => "limits.tokens_per_minute",
+        "concurrent_streams" => "limits.concurrent_streams",
+        _ => "limits",
+    };
+    IdentityError::Exceeds { field, allowed: format!("1 to {most}") }
+}
+
+/// What somebody makes was made by: every credential that theirs came of, and theirs.
+///
+/// Whoever makes something must still be somebody when it is decided: what ends a credential also holds for what it asked
+/// for a moment ago.
+pub fn origins(stores: &dyn Stores, maker: Maker, now: u64) -> Result<Vec<Origin>, IdentityError> {
+    let Some(origin) = maker.with else { return Ok(Vec::new()) };
+    let origins = match origin.with {
+        CredentialId::Key(key) => {
+            let lineage = Lineage::of(stores, origin.user, key).map_err(|error| match error {
+                IdentityError::NotFound { .. } => AuthError::RevokedKey.into(),
+                error => error,
+            })?;
+            if lineage.bounds().expires_at.is_some_and(|expires_at| expires_at <= now) {
+                return Err(AuthError::ExpiredKey.into());
+            }
+            let mut origins = Vec::new();
+            for key in lineage.keys.into_iter().rev() {
+                origins.extend(key.made_by);
+                origins.push(Origin { user: key.user, with: CredentialId::Key(key.id) });
+            }
+            origins
+        }
+        CredentialId::Session(session) => {
+            let found = stores.sessions().session(session)?.filter(|session| session.user == origin.user);
+            let mut origins = found.ok_or(AuthError::SessionRevoked)?.made_by;
+            origins.push(origin);
+            origins
+        }
+    };
+    // Or keys that are replaced by one another, year after year, would grow a list without end.
+    let mut lasting = Vec::with_capacity(origins.len());
+    for origin in origins {
+        if lasts(stores, origin, now)? {
+            lasting.push(origin);
+        }
+    }
+    if lasting.len() > MAX_ORIGINS {
+        return Err(IdentityError::TooManyParents { limit: MAX_ORIGINS });
+    }
+    Ok(lasting)
+}
+
+/// Whether a credential is there, or ended so lately that somebody may still want to end what came of it.
+fn lasts(stores: &dyn Stores, origin: Origin, now: u64) -> Result<bool, IdentityError> {
+    Ok(match origin.with {
+        // One that was revoked is kept for a while.
+        CredentialId::Key(key) => stores.accounts().key(origin.user, key)?.is_some(),
+        CredentialId::Session(session) => {
+            session.made_at_s().saturating_add(KEEP_ENDED_S) > now
+                || stores.sessions().session(session)?.is_some()
+        }
+    })
+}
+
+/// Ends keys and sessions that are still there.
+pub fn end(stores: &dyn Stores, credentials: &[Origin], now: u64) -> Decision<()> {
+    let mut changes = Changes::default();
+    for origin in credentials {
+        match origin.with {
+            CredentialId::Key(key) => {
+                if let Some((hash, record)) = stores.accounts().key(origin.user, key)?
+                    && record.revoked_at.is_none()
+                {
+                    let record = ApiKeyRecord { revoked_at: Some(now), ..record };
+                    changes.accounts.push(AccountChange::PutKey(hash, record));
+                }
+            }
+            CredentialId::Session(session) => {
+                changes.sessions.push(SessionChange::End(origin.user, session));
+            }
+        }
+    }
+    Ok(((), changes))
 }
 
 fn refreshed(
@@ -167,10 +455,10 @@ fn put(hash: KeyHash, record: &ApiKeyRecord) -> Changes {
 
 fn check_permissions(wanted: Permissions, had: Permissions) -> Result<(), IdentityError> {
     if wanted.is_empty() {
-        let problem = "must name at least one of read, write and admin".to_owned();
+        let problem = format!("must name at least one of {}", Permission::names());
         return Err(IdentityError::Invalid { field: "permissions", problem });
     }
-    let lacking = wanted.without(had);
+    let lacking = wanted.lacking(had);
     if lacking.is_empty() { Ok(()) } else { Err(IdentityError::ExceedsMaker { lacking }) }
 }
 

@@ -62,6 +62,9 @@ pub enum AuthError {
     /// The key was revoked.
     #[error("the API key was revoked")]
     RevokedKey,
+    /// The key is bound to other addresses.
+    #[error("the API key may not be used from this address")]
+    AddressNotAllowed,
 }
 
 impl From<StoreError> for IdentityError {
@@ -108,6 +111,22 @@ pub enum IdentityError {
     ExceedsMaker {
         /// What the maker lacks.
         lacking: Permissions,
+    },
+    /// A key would be more than the keys that it is made or changed with.
+    #[error("{field} would be more than the key that this is made or changed with has; allowed is {allowed}")]
+    Exceeds {
+        /// Which field.
+        field: &'static str,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// It would be made with what was made with what was made with something, and so on.
+    #[error(
+        "at most {limit} credentials can have been made one with the other before this one; make it with an earlier one"
+    )]
+    TooManyParents {
+        /// How many.
+        limit: usize,
     },
     /// The user has as many keys as one may have, those revoked in the last 30 days among them.
     #[error("a user can have at most {limit} API keys, those revoked in the last 30 days among them")]

@@ -1,5 +1,6 @@
 //! The edge's door to users, keys and sessions.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +12,12 @@ use super::call::{Call, Desk, Slot};
 use super::error::{AuthError, IdentityError, RETRY_AFTER};
 use super::ids::{KeyId, SessionId, UserId};
 use super::index::Index;
-use super::permissions::Permissions;
 use super::sessions::{SessionRegistry, SessionsArguments, SessionsMessage};
 use super::token::Grant;
 use super::tokens::{Tokens, family_rules};
 use super::types::{
-    ApiKeyRecord, ClientNet, CreatedKey, ExternalProfile, KeyUpdate, NewKey, Page, Principal, RefreshProof,
-    SessionRecord, SignIn, TokenPair, UserRecord, UserUpdate,
+    ApiKeyRecord, ClientNet, CreatedKey, ExternalProfile, KeyUpdate, Maker, NewKey, Origin, Page, Principal,
+    RefreshProof, SessionRecord, SignIn, TokenPair, UserRecord, UserUpdate,
 };
 use super::users::GuestRetention;
 use super::{now_s, secret};
@@ -27,6 +27,12 @@ use crate::supervisor::ChildSpec;
 
 /// Most calls at a time; one more is refused.
 const PLACES: usize = 4096;
+
+/// How many credentials are ended in one change, so that others' changes come in between.
+const ENDED_AT_A_TIME: usize = 100;
+
+/// How often what came of a credential is looked for again.
+const MAX_ROUNDS: usize = 100;
 
 /// How long a call waits for an actor that is being restarted.
 const RESTART_WAIT: Duration = Duration::from_secs(2);
@@ -94,27 +100,28 @@ impl Identity {
         Arc::clone(&self.desk.index)
     }
 
-    /// Whose credential this is, be it a JWT or an API key. Waits for nothing.
+    /// Whose credential this is, be it a JWT or an API key. Waits for nothing. A key that is bound to addresses is not
+    /// accepted here.
     ///
     /// # Errors
     /// Why it is not accepted.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthError> {
         if credential.starts_with(secret::PREFIX) {
-            self.authenticate_key(credential)
+            self.authenticate_key(credential, None)
         } else {
             self.authenticate_token(credential)
         }
     }
 
-    /// Whose API key this is. Waits for nothing.
+    /// Whose API key this is, shown from that address. Waits for nothing.
     ///
     /// # Errors
     /// Why it is not accepted.
-    pub fn authenticate_key(&self, key: &str) -> Result<Principal, AuthError> {
+    pub fn authenticate_key(&self, key: &str, from: Option<IpAddr>) -> Result<Principal, AuthError> {
         if !secret::is_well_formed(key) {
             return Err(AuthError::Malformed);
         }
-        self.desk.index.key(&secret::hash(key), now_s())
+        self.desk.index.key(&secret::hash(key), from, now_s())
     }
 
     /// Whose access token this is. Waits for nothing.
@@ -129,6 +136,13 @@ impl Identity {
             grant.session,
             now.saturating_sub(self.tokens.session_lifetime_s()),
         )
+    }
+
+    /// The lists of models, each of which must have the model that a principal asks for.
+    #[must_use]
+    pub fn model_lists(&self, principal: &Principal) -> Vec<Vec<String>> {
+        let restrictions = self.desk.index.restrictions(principal);
+        restrictions.iter().filter_map(|only| only.models.clone()).collect()
     }
 
     /// The public keys that tokens can be checked with, as a JWK Set (RFC 7517).
@@ -148,7 +162,21 @@ impl Identity {
     /// # Errors
     /// No such user, a disabled one ([`AuthError::UserDisabled`]), or the store.
     pub async fn start_session(&self, user: UserId) -> Result<TokenPair, IdentityError> {
-        let granted = self.ask_sessions(|call| SessionsMessage::Start(user, call)).await?;
+        let granted = self.ask_sessions(|call| SessionsMessage::Start(user, None, call)).await?;
+        Ok(self.tokens.issue(granted, now_s()))
+    }
+
+    /// Begins a session for a user, made by somebody else.
+    ///
+    /// # Errors
+    /// As [`start_session`](Self::start_session), or a maker that has ended meanwhile.
+    pub async fn make_session(
+        &self,
+        user: UserId,
+        maker: impl Into<Maker>,
+    ) -> Result<TokenPair, IdentityError> {
+        let maker = maker.into();
+        let granted = self.ask_sessions(|call| SessionsMessage::Start(user, Some(maker), call)).await?;
         Ok(self.tokens.issue(granted, now_s()))
     }
 
@@ -254,16 +282,18 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::DeleteUser(user, call)).await
     }
 
-    /// A new key for a user, made by somebody who may do `maker`.
+    /// A new key for a user. One that is made with a key of the same user is no more than that one, and ends with it.
     ///
     /// # Errors
-    /// Permissions that the maker or the user lacks, too many keys, a field that cannot be, not found, or the store.
+    /// Permissions that the maker or the user lacks, more than the maker's key has, too many keys, a field that cannot
+    /// be, not found, a maker that has ended meanwhile, or the store.
     pub async fn create_key(
         &self,
         user: UserId,
-        maker: Permissions,
+        maker: impl Into<Maker>,
         key: NewKey,
     ) -> Result<CreatedKey, IdentityError> {
+        let maker = maker.into();
         self.ask_accounts(|call| AccountsMessage::CreateKey(user, maker, key, call)).await
     }
 
@@ -283,7 +313,7 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::Key(user, key, call)).await
     }
 
-    /// Changes a key, by somebody who may do `maker`.
+    /// Changes a key. Who acts with a key makes keys less, and never more.
     ///
     /// # Errors
     /// As [`create_key`](Self::create_key).
@@ -291,9 +321,10 @@ impl Identity {
         &self,
         user: UserId,
         key: KeyId,
-        maker: Permissions,
+        maker: impl Into<Maker>,
         update: KeyUpdate,
     ) -> Result<ApiKeyRecord, IdentityError> {
+        let maker = maker.into();
         self.ask_accounts(|call| AccountsMessage::UpdateKey(user, key, maker, update, call)).await
     }
 
@@ -303,6 +334,36 @@ impl Identity {
     /// Not found, or the store.
     pub async fn revoke_key(&self, user: UserId, key: KeyId) -> Result<(), IdentityError> {
         self.ask_accounts(|call| AccountsMessage::RevokeKey(user, key, call)).await
+    }
+
+    /// Ends every key and session that came of a credential but `spared`, where `only` says whose, and returns how many
+    /// there were.
+    ///
+    /// The credential should have ended before: what it asks for meanwhile is made no more, so that nothing is missed.
+    ///
+    /// # Errors
+    /// The store.
+    pub async fn end_made_by(
+        &self,
+        origin: Origin,
+        spared: Option<Origin>,
+        only: Option<UserId>,
+    ) -> Result<usize, IdentityError> {
+        let mut ended = 0;
+        // What was found may make something until it is ended itself; what that one made is found in the next round.
+        for _ in 0..MAX_ROUNDS {
+            let mut made = self.desk.index.made_by(origin);
+            made.retain(|made| Some(*made) != spared && only.is_none_or(|only| made.user == only));
+            if made.is_empty() {
+                return Ok(ended);
+            }
+            ended += made.len();
+            for some in made.chunks(ENDED_AT_A_TIME) {
+                let some = some.to_vec();
+                self.ask_accounts(|call| AccountsMessage::End(some, call)).await?;
+            }
+        }
+        Err(IdentityError::Busy { retry_after: RETRY_AFTER })
     }
 
     #[cfg(test)]

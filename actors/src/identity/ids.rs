@@ -109,6 +109,14 @@ id!(
     "sess_"
 );
 
+impl SessionId {
+    /// When it was made (epoch seconds), as the id says.
+    pub(crate) const fn made_at_s(self) -> u64 {
+        let [a, b, c, d, e, f, ..] = self.0.into_bytes();
+        u64::from_be_bytes([0, 0, a, b, c, d, e, f]) / 1000
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +129,13 @@ mod tests {
         assert_eq!(UserId::from_bytes(id.to_bytes()), id);
         let json = serde_json::to_string(&id).unwrap();
         assert_eq!(serde_json::from_str::<UserId>(&json).unwrap(), id);
+    }
+
+    #[test]
+    fn ids_tell_when_they_were_made() {
+        let now = crate::identity::now_s();
+        assert!(SessionId::new().made_at_s().abs_diff(now) <= 1);
+        assert_eq!(SessionId::from_bytes([0; 16]).made_at_s(), 0);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -15,7 +16,11 @@ use super::error::AuthError;
 use super::guests::Guests;
 use super::ids::{KeyId, SessionId, UserId};
 use super::permissions::Permissions;
-use super::types::{ApiKeyRecord, ClientNet, Principal, PrincipalKind, UserKind, UserRecord};
+use super::restrictions::Restrictions;
+use super::types::{
+    ApiKeyRecord, ClientNet, CredentialId, MAX_PARENTS, Origin, Principal, PrincipalKind, UserKind,
+    UserRecord,
+};
 use crate::limits::LimitOverrides;
 use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, StoredSession, Stores};
 
@@ -43,6 +48,12 @@ impl ShardKey for UserId {
 }
 
 impl ShardKey for SessionId {
+    fn byte(&self) -> u8 {
+        self.to_bytes()[15]
+    }
+}
+
+impl ShardKey for KeyId {
     fn byte(&self) -> u8 {
         self.to_bytes()[15]
     }
@@ -126,6 +137,9 @@ struct KeyEntry {
     expires_at: Option<u64>,
     revoked: bool,
     limits: LimitOverrides,
+    parent: Option<KeyId>,
+    made_by: Box<[Origin]>,
+    only: Arc<Restrictions>,
     /// When it was last accepted (epoch seconds, 0: never), and the same as far as it is stored.
     last_used: AtomicU64,
     stored_last_used: AtomicU64,
@@ -142,22 +156,45 @@ impl KeyEntry {
             expires_at: record.expires_at,
             revoked: record.revoked_at.is_some(),
             limits: record.limits,
+            parent: record.parent,
+            made_by: record.made_by.as_slice().into(),
+            only: Arc::new(record.only.clone()),
             last_used: last_used.into(),
             stored_last_used: last_used.into(),
         }
     }
 }
 
+impl KeyEntry {
+    fn check(&self, from: Option<IpAddr>, now: u64) -> Result<(), AuthError> {
+        if self.revoked {
+            return Err(AuthError::RevokedKey);
+        }
+        if self.expires_at.is_some_and(|expires_at| now >= expires_at) {
+            return Err(AuthError::ExpiredKey);
+        }
+        if !self.only.allows(from) {
+            return Err(AuthError::AddressNotAllowed);
+        }
+        Ok(())
+    }
+}
+
 /// What is to be known of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct SessionEntry {
     user: UserId,
     created_at: u64,
+    made_by: Box<[Origin]>,
 }
 
 impl From<&StoredSession> for SessionEntry {
     fn from(session: &StoredSession) -> Self {
-        Self { user: session.user, created_at: session.created_at }
+        Self {
+            user: session.user,
+            created_at: session.created_at,
+            made_by: session.made_by.as_slice().into(),
+        }
     }
 }
 
@@ -166,13 +203,21 @@ impl From<&StoredSession> for SessionEntry {
 pub struct Index {
     users: Sharded<UserId, UserEntry>,
     keys: Sharded<KeyPrefix, KeyEntry>,
+    /// Where a key of that id is in `keys`.
+    key_ids: Sharded<KeyId, KeyPrefix>,
     sessions: Sharded<SessionId, SessionEntry>,
     guests: Arc<Guests>,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self { users: Sharded::new(), keys: Sharded::new(), sessions: Sharded::new(), guests: Arc::default() }
+        Self {
+            users: Sharded::new(),
+            keys: Sharded::new(),
+            key_ids: Sharded::new(),
+            sessions: Sharded::new(),
+            guests: Arc::default(),
+        }
     }
 }
 
@@ -190,8 +235,9 @@ impl Index {
             after = Some(last.id);
             users.extend(page.iter().map(|record| (record.id, UserEntry::from(record))));
         }
-        let mut keys = HashMap::new();
+        let (mut keys, mut key_ids) = (HashMap::new(), HashMap::new());
         stores.accounts().each_key(&mut |hash, record| {
+            key_ids.insert(record.id, prefix(&hash));
             keys.insert(prefix(&hash), KeyEntry::new(&hash, &record));
         })?;
         let mut sessions = HashMap::new();
@@ -202,6 +248,7 @@ impl Index {
         self.guests.replace(guests.map(|guest| guest.guest_net));
         self.users.replace(users);
         self.keys.replace(keys);
+        self.key_ids.replace(key_ids);
         self.sessions.replace(sessions);
         Ok(())
     }
@@ -231,8 +278,11 @@ impl Index {
                             .fetch_max(before.last_used.load(Ordering::Relaxed), Ordering::Relaxed);
                     }
                     keys.insert(prefix(hash), entry);
+                    drop(keys);
+                    self.key_ids.write(&record.id).insert(record.id, prefix(hash));
                 }
-                AccountChange::DeleteKey(hash, _) => {
+                AccountChange::DeleteKey(hash, record) => {
+                    self.key_ids.write(&record.id).remove(&record.id);
                     self.keys.write(&prefix(hash)).remove(&prefix(hash));
                 }
             }
@@ -269,20 +319,15 @@ impl Index {
         }
     }
 
-    /// Whose key has that hash.
+    /// Whose key has that hash, shown from that address.
     ///
     /// # Errors
     /// Why it is not accepted.
-    pub fn key(&self, hash: &KeyHash, now: u64) -> Result<Principal, AuthError> {
+    pub fn key(&self, hash: &KeyHash, from: Option<IpAddr>, now: u64) -> Result<Principal, AuthError> {
         let keys = self.keys.read(&prefix(hash));
         let entry = keys.get(&prefix(hash)).filter(|entry| bool::from(entry.hash.ct_eq(hash)));
         let entry = entry.ok_or(AuthError::UnknownKey)?;
-        if entry.revoked {
-            return Err(AuthError::RevokedKey);
-        }
-        if entry.expires_at.is_some_and(|expires_at| now >= expires_at) {
-            return Err(AuthError::ExpiredKey);
-        }
+        entry.check(from, now)?;
         let user = self.user(entry.user).ok_or(AuthError::UnknownKey)?;
         if user.disabled {
             return Err(AuthError::UserDisabled);
@@ -291,14 +336,44 @@ impl Index {
         if entry.last_used.load(Ordering::Relaxed) < now {
             entry.last_used.store(now, Ordering::Relaxed);
         }
-        Ok(Principal {
+        let mut principal = Principal {
             kind: PrincipalKind::Key { user: entry.user, key: entry.id },
             permissions: entry.permissions.meet(user.kind.permissions()),
             user_kind: Some(user.kind),
             guest_net: None,
             user_limits: user.limits,
             key_limits: entry.limits,
-        })
+            parents: [None; MAX_PARENTS],
+        };
+        let (user, parent) = (entry.user, entry.parent);
+        // One lock at a time: the next key may lie in the same shard.
+        drop(keys);
+        self.hold_to_parents(&mut principal, user, parent, from, now)?;
+        Ok(principal)
+    }
+
+    /// A key that was made with another does no more than that one, and not for longer.
+    fn hold_to_parents(
+        &self,
+        principal: &mut Principal,
+        user: UserId,
+        parent: Option<KeyId>,
+        from: Option<IpAddr>,
+        now: u64,
+    ) -> Result<(), AuthError> {
+        let mut next = parent;
+        for place in &mut principal.parents {
+            let Some(id) = next else { return Ok(()) };
+            let at = self.key_ids.read(&id).get(&id).copied().ok_or(AuthError::RevokedKey)?;
+            let keys = self.keys.read(&at);
+            let entry = keys.get(&at).filter(|entry| entry.id == id && entry.user == user);
+            let entry = entry.ok_or(AuthError::RevokedKey)?;
+            entry.check(from, now)?;
+            principal.permissions = principal.permissions.meet(entry.permissions);
+            *place = Some((id, entry.limits));
+            next = entry.parent;
+        }
+        if next.is_none() { Ok(()) } else { Err(AuthError::RevokedKey) }
     }
 
     /// Whose session that is. One that began by `over` is over, whatever its tokens say: they may be older than a
@@ -307,8 +382,8 @@ impl Index {
     /// # Errors
     /// It has ended, or its user may not use it.
     pub fn session(&self, user: UserId, session: SessionId, over: u64) -> Result<Principal, AuthError> {
-        let entry = self.sessions.read(&session).get(&session).copied();
-        if entry.is_none_or(|entry| entry.user != user || entry.created_at <= over) {
+        let holds = |entry: &SessionEntry| entry.user == user && entry.created_at > over;
+        if !self.sessions.read(&session).get(&session).is_some_and(holds) {
             return Err(AuthError::SessionRevoked);
         }
         let entry = self.user(user).ok_or(AuthError::SessionRevoked)?;
@@ -322,6 +397,7 @@ impl Index {
             guest_net: None,
             user_limits: entry.limits,
             key_limits: LimitOverrides::default(),
+            parents: [None; MAX_PARENTS],
         })
     }
 
@@ -329,6 +405,33 @@ impl Index {
     pub fn shows_share(&self, user: UserId, made_at: u64) -> bool {
         let ended = |entry: &UserEntry| entry.shares_ended_at.is_some_and(|ended| made_at <= ended);
         self.user(user).is_some_and(|entry| !entry.disabled && !ended(&entry))
+    }
+
+    /// Where and for which models the key may be used that a principal shows, and the keys that it was made with.
+    pub fn restrictions(&self, principal: &Principal) -> Vec<Arc<Restrictions>> {
+        let PrincipalKind::Key { key, .. } = principal.kind else { return Vec::new() };
+        let parents = principal.parents.iter().flatten().map(|(parent, _)| *parent);
+        let of = |key: KeyId| {
+            let at = self.key_ids.read(&key).get(&key).copied()?;
+            self.keys.read(&at).get(&at).map(|entry| Arc::clone(&entry.only))
+        };
+        std::iter::once(key).chain(parents).filter_map(of).collect()
+    }
+
+    /// Every key and session that came of a credential and has not ended.
+    pub fn made_by(&self, origin: Origin) -> Vec<Origin> {
+        let mut made = Vec::new();
+        self.keys.each(|_, key| {
+            if !key.revoked && key.made_by.contains(&origin) {
+                made.push(Origin { user: key.user, with: CredentialId::Key(key.id) });
+            }
+        });
+        self.sessions.each(|&id, session| {
+            if session.made_by.contains(&origin) {
+                made.push(Origin { user: session.user, with: CredentialId::Session(id) });
+            }
+        });
+        made
     }
 
     /// When a key was last accepted, as far as it is known here.

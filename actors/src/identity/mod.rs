@@ -21,6 +21,7 @@ pub(crate) mod ids;
 mod index;
 mod open;
 mod permissions;
+mod restrictions;
 mod secret;
 mod sessions;
 mod signing;
@@ -42,12 +43,13 @@ pub use error::{AuthError, IdentityError};
 pub use handle::Identity;
 pub use ids::{InvalidId, KeyId, SessionId, UserId};
 pub use open::IdentityOpenError;
-pub use permissions::{Permission, Permissions};
+pub use permissions::{Permission, Permissions, Right};
+pub use restrictions::{InvalidNetwork, MAX_ENTRIES, Network, Restrictions};
 pub use signing::rotate_signing_key;
 pub use types::{
-    ApiKeyRecord, ClientNet, CreatedKey, ExternalId, ExternalProfile, KeyUpdate, NewKey, Page, Party,
-    Principal, PrincipalKind, RefreshProof, Secret, SessionRecord, SignIn, TokenPair, UserKind, UserRecord,
-    UserUpdate,
+    ApiKeyRecord, ClientNet, CreatedKey, CredentialId, ExternalId, ExternalProfile, KeyUpdate, MAX_PARENTS,
+    Maker, NewKey, Origin, Page, Party, Principal, PrincipalKind, RefreshProof, Secret, SessionRecord,
+    SignIn, TokenPair, UserKind, UserRecord, UserUpdate,
 };
 
 /// The clock that dates what is stored and issued (epoch seconds).

@@ -1,33 +1,91 @@
 //! What a principal may do: a small set, ordered by inclusion.
+//!
+//! A route asks for a [`Right`]. Callers deal in [`Permission`]s, each of which grants several rights, so that a route
+//! can be open to a permission that is narrower than another. [`Permissions`] is a set of rights.
 
 use std::fmt;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// One thing that a principal may do. None contains another: an administrator's credential has all three.
+/// One thing that a route asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// See models and stored responses.
+    ReadInference,
+    /// Run models, and keep or delete what they answered.
+    Infer,
+    /// See one's conversations.
+    ReadConversations,
+    /// Change one's conversations.
+    WriteConversations,
+    /// See what one has used.
+    ReadUsage,
+    /// See one's keys and sessions.
+    ReadKeys,
+    /// Make, change and end one's keys, sessions and account.
+    ManageKeys,
+    /// See who one is, and the server's state.
+    ReadAccount,
+    /// Change one's name.
+    WriteAccount,
+    /// Administer users, keys and the server.
+    Administer,
+}
+
+impl Right {
+    const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
+    /// The permissions of which each grants it, the usual one first.
+    pub fn granted_by(self) -> impl Iterator<Item = Permission> {
+        Permission::ALL.into_iter().filter(move |permission| permission.rights().has(self))
+    }
+
+    /// The usual permission that grants it.
+    #[must_use]
+    pub fn usual(self) -> Permission {
+        self.granted_by().next().unwrap_or(Permission::Admin)
+    }
+}
+
+/// What a key can be given: a name for several rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Permission {
-    /// Look at things (GET).
+    /// Look at everything of one's own (GET).
     Read,
-    /// Change state, inference included.
+    /// Inference, embeddings, responses, conversations, one's own name.
     Write,
+    /// Manage one's keys, sessions and account.
+    Keys,
     /// Administer users, keys and the server.
     Admin,
+    /// Of `read` and `write`, what concerns inference: models, answers, responses, embeddings.
+    Inference,
+    /// Of `read` and `write`, what concerns conversations.
+    Conversations,
+    /// Of `read`, what one has used.
+    Usage,
 }
 
 impl Permission {
-    /// All of them, in order.
-    pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Admin];
+    /// All of them, in order: those that are in others last.
+    pub const ALL: [Self; 7] =
+        [Self::Read, Self::Write, Self::Keys, Self::Admin, Self::Inference, Self::Conversations, Self::Usage];
 
-    /// As in the API: `read`, `write`, `admin`.
+    /// As in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Write => "write",
+            Self::Keys => "keys",
             Self::Admin => "admin",
+            Self::Inference => "inference",
+            Self::Conversations => "conversations",
+            Self::Usage => "usage",
         }
     }
 
@@ -37,8 +95,36 @@ impl Permission {
         Self::ALL.into_iter().find(|permission| permission.name() == name)
     }
 
-    const fn bit(self) -> u8 {
-        1 << self as u8
+    /// All names, for messages: `` `read`, `write` ``.
+    #[must_use]
+    pub fn names() -> String {
+        Self::ALL.map(|permission| format!("`{permission}`")).join(", ")
+    }
+
+    /// What it grants.
+    #[must_use]
+    pub const fn rights(self) -> Permissions {
+        let rights: &[Right] = match self {
+            Self::Read => &[
+                Right::ReadInference,
+                Right::ReadConversations,
+                Right::ReadUsage,
+                Right::ReadKeys,
+                Right::ReadAccount,
+            ],
+            Self::Write => &[Right::Infer, Right::WriteConversations, Right::WriteAccount],
+            Self::Keys => &[Right::ReadKeys, Right::ManageKeys],
+            Self::Admin => &[Right::Administer],
+            Self::Inference => &[Right::ReadInference, Right::Infer],
+            Self::Conversations => &[Right::ReadConversations, Right::WriteConversations],
+            Self::Usage => &[Right::ReadUsage],
+        };
+        let (mut bits, mut at) = (0, 0);
+        while at < rights.len() {
+            bits |= rights[at].bit();
+            at += 1;
+        }
+        Permissions(bits)
     }
 }
 
@@ -48,24 +134,33 @@ impl fmt::Display for Permission {
     }
 }
 
-/// A set of permissions: a lattice under inclusion, with [`meet`](Self::meet) and [`join`](Self::join).
+/// A set of rights: a lattice under inclusion, with [`meet`](Self::meet) and [`join`](Self::join).
 ///
-/// In JSON a list of names without order or repetition: `["read", "write"]`.
+/// In JSON a list of permissions' names without order or repetition: `["read", "write"]`. What is made of names reads
+/// back as the same set.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Permissions(u8);
+pub struct Permissions(u16);
 
 impl Permissions {
     /// Nothing.
     pub const NONE: Self = Self(0);
+    /// Everything but managing keys and administering.
+    pub const READ_WRITE: Self = Permission::Read.rights().join(Permission::Write.rights());
     /// What a user has who is no administrator.
-    pub const READ_WRITE: Self = Self(Permission::Read.bit() | Permission::Write.bit());
+    pub const MEMBER: Self = Self::READ_WRITE.join(Permission::Keys.rights());
     /// Everything.
-    pub const ALL: Self = Self(Self::READ_WRITE.0 | Permission::Admin.bit());
+    pub const ALL: Self = Self::MEMBER.join(Permission::Admin.rights());
 
-    /// Whether `permission` is in it.
+    /// Whether `right` is in it.
+    #[must_use]
+    pub const fn has(self, right: Right) -> bool {
+        self.0 & right.bit() != 0
+    }
+
+    /// Whether it grants all that `permission` does.
     #[must_use]
     pub const fn contains(self, permission: Permission) -> bool {
-        self.0 & permission.bit() != 0
+        permission.rights().is_subset(self)
     }
 
     /// Whether everything in it is in `other`, too.
@@ -86,10 +181,10 @@ impl Permissions {
         Self(self.0 | other.0)
     }
 
-    /// What is in it and not in `other`.
+    /// Those of its permissions that `other` does not grant whole.
     #[must_use]
-    pub const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
+    pub fn lacking(self, other: Self) -> Self {
+        self.iter().filter(|&permission| !other.contains(permission)).collect()
     }
 
     /// Whether it is empty.
@@ -98,21 +193,28 @@ impl Permissions {
         self.0 == 0
     }
 
-    /// Its permissions, in order.
+    /// The permissions that it grants whole, in order, less those that are in the ones before.
     pub fn iter(self) -> impl Iterator<Item = Permission> {
-        Permission::ALL.into_iter().filter(move |&permission| self.contains(permission))
+        let mut said = Self::NONE;
+        Permission::ALL.into_iter().filter(move |&permission| {
+            let news = self.contains(permission) && !permission.rights().is_subset(said);
+            if news {
+                said = said.join(permission.rights());
+            }
+            news
+        })
     }
 }
 
 impl FromIterator<Permission> for Permissions {
     fn from_iter<I: IntoIterator<Item = Permission>>(permissions: I) -> Self {
-        Self(permissions.into_iter().fold(0, |bits, permission| bits | permission.bit()))
+        permissions.into_iter().fold(Self::NONE, |set, permission| set.join(permission.rights()))
     }
 }
 
 impl From<Permission> for Permissions {
     fn from(permission: Permission) -> Self {
-        Self(permission.bit())
+        permission.rights()
     }
 }
 
@@ -144,7 +246,10 @@ impl<'de> Deserialize<'de> for Permissions {
         let names = Vec::<String>::deserialize(deserializer)?;
         let permission = |name: &String| {
             Permission::from_name(name).ok_or_else(|| {
-                D::Error::custom(format!("unknown permission `{name}`, expected read, write or admin"))
+                D::Error::custom(format!(
+                    "unknown permission `{name}`, expected one of {}",
+                    Permission::names()
+                ))
             })
         };
         names.iter().map(permission).collect()
@@ -186,29 +291,56 @@ mod tests {
             let last = chain.iter().fold(first, |maker, &wanted| maker.meet(wanted));
             prop_assert!(last.is_subset(first));
             prop_assert!(chain.iter().all(|&wanted| last.is_subset(wanted)));
-            let lacking = chain.iter().fold(Permissions::NONE, |lacking, &wanted| {
-                lacking.join(first.without(wanted))
-            });
-            prop_assert_eq!(last, first.without(lacking));
+            prop_assert!(last.lacking(first).is_empty());
+        }
+
+        /// What lacks nothing is no more, and what is no more lacks nothing.
+        #[test]
+        fn lacking_names_what_is_more(wanted in sets(), had in sets()) {
+            let lacking = wanted.lacking(had);
+            prop_assert_eq!(lacking.is_empty(), wanted.is_subset(had));
+            prop_assert!(lacking.is_subset(wanted));
+            prop_assert!(lacking.iter().all(|permission| !had.contains(permission)));
         }
 
         #[test]
         fn contains_is_membership(list in prop::collection::vec(prop::sample::select(&Permission::ALL[..]), 0..6)) {
             let set: Permissions = list.iter().copied().collect();
+            for &permission in &list {
+                prop_assert!(set.contains(permission));
+            }
             for permission in Permission::ALL {
-                prop_assert_eq!(set.contains(permission), list.contains(&permission));
+                prop_assert_eq!(set.contains(permission), permission.rights().is_subset(set));
             }
             prop_assert_eq!(set.is_empty(), list.is_empty());
             let json = serde_json::to_string(&set).unwrap();
-            prop_assert_eq!(serde_json::from_str::<Permissions>(&json).unwrap(), set);
+            prop_assert_eq!(serde_json::from_str::<Permissions>(&json).unwrap(), set, "{}", json);
         }
     }
 
     #[test]
     fn names() {
         assert_eq!(Permissions::READ_WRITE.to_string(), "read, write");
-        assert_eq!(serde_json::to_string(&Permissions::ALL).unwrap(), r#"["read","write","admin"]"#);
+        assert_eq!(serde_json::to_string(&Permissions::ALL).unwrap(), r#"["read","write","keys","admin"]"#);
         let error = serde_json::from_str::<Permissions>(r#"["root"]"#).unwrap_err();
-        assert!(error.to_string().starts_with("unknown permission `root`, expected read, write or admin"));
+        assert!(error.to_string().starts_with("unknown permission `root`, expected one of `read`, `write`"));
+    }
+
+    #[test]
+    fn what_each_permission_grants() {
+        let (read, write) = (Permission::Read.rights(), Permission::Write.rights());
+        assert!(read.meet(write).is_empty());
+        assert!(!Permissions::READ_WRITE.has(Right::ManageKeys), "managing keys is apart");
+        assert!(!Permissions::MEMBER.has(Right::Administer));
+        assert_eq!(Right::Infer.usual(), Permission::Write);
+        assert_eq!(Right::ReadKeys.usual(), Permission::Read);
+        assert_eq!(Right::ManageKeys.granted_by().collect::<Vec<_>>(), [Permission::Keys]);
+        assert_eq!(Right::Infer.granted_by().collect::<Vec<_>>(), [Permission::Write, Permission::Inference]);
+        let scopes = [Permission::Inference, Permission::Conversations, Permission::Usage];
+        assert!(scopes.iter().all(|scope| scope.rights().is_subset(Permissions::READ_WRITE)));
+        let (inference, write) = (Permission::Inference.rights(), Permission::Write.rights());
+        assert_eq!(inference.join(write).to_string(), "write, inference");
+        assert_eq!(inference.join(Permissions::READ_WRITE).to_string(), "read, write");
+        assert!(!inference.has(Right::ReadConversations) && !inference.has(Right::ReadAccount));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use super::api_keys;
 use super::call::{Call, Desk, Slot};
 use super::error::{AuthError, IdentityError};
 use super::family::{Family, FamilyRules, Presented};
@@ -14,7 +15,7 @@ use super::ids::{SessionId, UserId};
 use super::now_s;
 use super::token::Grant;
 use super::tokens::Tokens;
-use super::types::SessionRecord;
+use super::types::{Maker, SessionRecord};
 use super::users::{self, Decision};
 use crate::store::{Changes, SessionChange, StoreError, StoredSession, Stores};
 
@@ -27,8 +28,8 @@ const SWEEP_TICKS: u64 = 1800;
 /// What the session registry is told.
 #[derive(Debug)]
 pub enum SessionsMessage {
-    /// Begin a session for that user.
-    Start(UserId, Call<Granted>),
+    /// Begin a session for that user, who has signed in or for whom somebody makes it.
+    Start(UserId, Option<Maker>, Call<Granted>),
     /// Somebody shows tokens of that generation to get new ones. An inner error changes something, too: it may be
     /// the end of the session.
     Refresh(Grant, Call<Result<Granted, AuthError>>),
@@ -114,8 +115,8 @@ impl SessionsState {
         let SessionsArguments { desk, rules, .. } = &self.arguments;
         let (rules, now) = (*rules, now_s());
         match message {
-            SessionsMessage::Start(user, call) => {
-                desk.decide(call, move |stores| start(stores, user, now, rules));
+            SessionsMessage::Start(user, maker, call) => {
+                desk.decide(call, move |stores| start(stores, user, maker, now, rules));
             }
             SessionsMessage::Refresh(shown, call) => {
                 desk.decide(call, move |stores| refresh(stores, shown, now, rules));
@@ -141,11 +142,22 @@ impl SessionsState {
 }
 
 /// Begins a session.
-pub fn start(stores: &dyn Stores, user: UserId, now: u64, rules: FamilyRules) -> Decision<Granted> {
+pub fn start(
+    stores: &dyn Stores,
+    user: UserId,
+    maker: Option<Maker>,
+    now: u64,
+    rules: FamilyRules,
+) -> Decision<Granted> {
     if users::find(stores, user)?.disabled {
         return Err(AuthError::UserDisabled.into());
     }
-    let session = StoredSession { id: SessionId::new(), user, created_at: now, family: Family::new(now) };
+    let made_by = match maker {
+        Some(maker) => api_keys::origins(stores, maker, now)?,
+        None => Vec::new(),
+    };
+    let session =
+        StoredSession { id: SessionId::new(), user, created_at: now, family: Family::new(now), made_by };
     let grant = Grant { user, session: session.id, generation: session.family.generation };
     Ok((Granted { grant, ends_at: rules.ends_at(now) }, change(SessionChange::Put(session))))
 }
@@ -197,6 +209,7 @@ pub fn list(
         created_at: session.created_at,
         refreshed_at: session.family.since,
         expires_at: session.family.expires_at(session.created_at, rules),
+        made_by: session.made_by.last().map(|origin| origin.with),
     });
     Ok(records.filter(|record| now < record.expires_at).collect())
 }
@@ -245,8 +258,8 @@ fn is_over(
     now: u64,
     rules: FamilyRules,
 ) -> Result<bool, StoreError> {
-    let expires_at = session.family.expires_at(session.created_at, rules);
-    Ok(expires_at <= now || stores.accounts().user(session.user)?.is_none())
+    Ok(session.family.expires_at(session.created_at, rules) <= now
+        || stores.accounts().user(session.user)?.is_none())
 }
 
 fn change(change: SessionChange) -> Changes {

@@ -9,7 +9,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::ids::{KeyId, SessionId, UserId};
-use super::permissions::{Permission, Permissions};
+use super::permissions::{Permissions, Right};
+use super::restrictions::{Network, Restrictions};
 use crate::limits::LimitOverrides;
 
 /// What kind of user it is. In order of what they may do.
@@ -29,7 +30,7 @@ impl UserKind {
     #[must_use]
     pub const fn permissions(self) -> Permissions {
         match self {
-            Self::Guest | Self::Member => Permissions::READ_WRITE,
+            Self::Guest | Self::Member => Permissions::MEMBER,
             Self::Admin => Permissions::ALL,
         }
     }
@@ -141,6 +142,81 @@ pub struct ApiKeyRecord {
     /// Limits of this key, on top of its user's.
     #[serde(default)]
     pub limits: LimitOverrides,
+    /// Where and for which models it may be used.
+    #[serde(default, skip_serializing_if = "Restrictions::is_none")]
+    pub only: Restrictions,
+    /// The key of the same user that it was made with. It grants no more than that one and ends with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<KeyId>,
+    /// The credential that it was made with, behind the one that this was made with, and so on; empty for a key with a
+    /// parent. It ends with any of them where that is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made_by: Vec<Origin>,
+}
+
+/// A key or a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum CredentialId {
+    /// An API key.
+    Key(KeyId),
+    /// A login session.
+    Session(SessionId),
+}
+
+impl fmt::Display for CredentialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(key) => key.fmt(f),
+            Self::Session(session) => session.fmt(f),
+        }
+    }
+}
+
+/// A credential that a key or a session was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// Whose it is.
+    pub user: UserId,
+    /// Which one.
+    pub with: CredentialId,
+}
+
+/// Who makes or changes a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maker {
+    /// What they may do.
+    pub permissions: Permissions,
+    /// With which credential; `None` for the server itself.
+    pub with: Option<Origin>,
+}
+
+impl Maker {
+    /// The key that it acts with, where that is one of `user`.
+    pub(crate) fn own_key(&self, user: UserId) -> Option<KeyId> {
+        match self.with {
+            Some(Origin { user: own, with: CredentialId::Key(key) }) if own == user => Some(key),
+            _ => None,
+        }
+    }
+}
+
+impl From<Permissions> for Maker {
+    fn from(permissions: Permissions) -> Self {
+        Self { permissions, with: None }
+    }
+}
+
+impl From<&Principal> for Maker {
+    fn from(principal: &Principal) -> Self {
+        let with = match principal.kind {
+            PrincipalKind::User { user, session } => Some((user, CredentialId::Session(session))),
+            PrincipalKind::Key { user, key } => Some((user, CredentialId::Key(key))),
+            PrincipalKind::Anonymous { .. } => None,
+        };
+        let with = with.map(|(user, with)| Origin { user, with });
+        Self { permissions: principal.permissions, with }
+    }
 }
 
 /// A key that is to be made.
@@ -154,6 +230,8 @@ pub struct NewKey {
     pub expires_at: Option<u64>,
     /// Its own limits.
     pub limits: LimitOverrides,
+    /// Where and for which models it may be used.
+    pub only: Restrictions,
 }
 
 /// What to change about a key; `None` leaves a field as it is.
@@ -167,6 +245,10 @@ pub struct KeyUpdate {
     pub expires_at: Option<Option<u64>>,
     /// All its own limits.
     pub limits: Option<LimitOverrides>,
+    /// All its models; `Some(None)`: any.
+    pub models: Option<Option<Vec<String>>>,
+    /// All its addresses; `Some(None)`: any.
+    pub addresses: Option<Option<Vec<Network>>>,
 }
 
 /// A key just made, with its secret, which is nowhere else.
@@ -191,6 +273,8 @@ pub struct SessionRecord {
     pub refreshed_at: u64,
     /// Until when it can be refreshed.
     pub expires_at: u64,
+    /// The credential that it was made with, where nobody signed in.
+    pub made_by: Option<CredentialId>,
 }
 
 /// What signing in and refreshing give.
@@ -362,7 +446,12 @@ pub struct Principal {
     pub user_limits: LimitOverrides,
     /// The key's own limits.
     pub key_limits: LimitOverrides,
+    /// The keys that the key was made with, and their own limits: they count what it does, too.
+    pub parents: [Option<(KeyId, LimitOverrides)>; MAX_PARENTS],
 }
+
+/// How many keys may have been made one with the other before a key.
+pub const MAX_PARENTS: usize = 3;
 
 impl Principal {
     /// A caller without a credential.
@@ -375,6 +464,7 @@ impl Principal {
             guest_net: None,
             user_limits: LimitOverrides::default(),
             key_limits: LimitOverrides::default(),
+            parents: [None; MAX_PARENTS],
         }
     }
 
@@ -414,8 +504,8 @@ impl Principal {
 
     /// Whether it may do that.
     #[must_use]
-    pub const fn may(&self, permission: Permission) -> bool {
-        self.permissions.contains(permission)
+    pub const fn may(&self, right: Right) -> bool {
+        self.permissions.has(right)
     }
 
     /// Whom the engine's queue is to be fair to: the user, or the network of an anonymous caller or a guest.

@@ -8,7 +8,7 @@ use super::bucket::{Bucket, Rate};
 use super::table::{Entry, Limits, Subject, Table};
 use super::types::{AnswersRefused, BucketView, CheckKind, LimitName, LimitOverrides, Verdict};
 use crate::config::RateLimitsConfig;
-use crate::identity::{ClientNet, Party, Principal, PrincipalKind};
+use crate::identity::{ClientNet, MAX_PARENTS, Party, Principal, PrincipalKind};
 use crate::supervisor::ChildSpec;
 
 /// When to ask again for a stream: streams end when they end.
@@ -61,8 +61,8 @@ const ANSWERS_A_REQUEST: u32 = 10;
 /// One whose buckets are asked, and the limits that hold there.
 type Asked = (Subject, Limits);
 
-/// A key, its guest, and the guest's network.
-const MOST_ASKED: usize = 3;
+/// A key, those that it was made with, its guest, and the guest's network.
+const MOST_ASKED: usize = MAX_PARENTS + 3;
 
 impl Limiter {
     /// Nobody has asked for anything yet.
@@ -213,14 +213,11 @@ impl Limiter {
     /// Whose buckets a principal's request counts in: a key's own first, where it has any.
     ///
     /// A guest counts in its network's, like an anonymous caller, so that many guests have no more than one. Limits
-    /// that an administrator gave one guest take the place of the network's, in buckets of its own.
+    /// that an administrator gave one guest take the place of the network's, in buckets of its own. A key that was made
+    /// with another counts in both, or many small ones would be one large one.
     fn asked(&self, principal: &Principal) -> [Option<Asked>; MOST_ASKED] {
         let own = |subject: Subject, limits: &LimitOverrides| {
             (*limits != LimitOverrides::default()).then(|| (subject, self.own_limits(limits)))
-        };
-        let key = match principal.kind {
-            PrincipalKind::Key { key, .. } => own(key.into(), &principal.key_limits),
-            PrincipalKind::User { .. } | PrincipalKind::Anonymous { .. } => None,
         };
         let party = principal.party();
         let config = &self.config;
@@ -231,7 +228,17 @@ impl Limiter {
                 (guest, self.limits(config.anonymous_per_hour, &principal.user_limits.lifted()))
             }
         };
-        [key, guest, Some((party.into(), limits))]
+        let mut asked = [None; MOST_ASKED];
+        let [keys @ .., guests, parties] = &mut asked;
+        (*guests, *parties) = (guest, Some((party.into(), limits)));
+        if let PrincipalKind::Key { key, .. } = principal.kind {
+            let made_with =
+                std::iter::once((key, principal.key_limits)).chain(principal.parents.into_iter().flatten());
+            for (place, (key, limits)) in keys.iter_mut().zip(made_with) {
+                *place = own(key.into(), &limits);
+            }
+        }
+        asked
     }
 
     fn limits(&self, per_hour: u32, overrides: &LimitOverrides) -> Limits {

@@ -29,6 +29,7 @@ fn user() -> Principal {
         guest_net: None,
         user_limits: LimitOverrides::default(),
         key_limits: LimitOverrides::default(),
+        parents: [None; MAX_PARENTS],
     }
 }
 
@@ -439,4 +440,43 @@ proptest! {
             }
         }
     }
+}
+
+/// However many keys are made with one, they do together no more than it may.
+#[test]
+fn keys_made_with_a_key_count_in_its_limits() {
+    let limiter = limiter(RateLimitsConfig::default());
+    let user = user();
+    let two =
+        LimitOverrides { requests_per_hour: Some(2), concurrent_streams: Some(1), ..Default::default() };
+    let parent = key_of(&user, two);
+    let PrincipalKind::Key { key, .. } = parent.kind else { panic!() };
+    let child = |_| Principal { parents: [Some((key, two)), None, None], ..key_of(&user, two) };
+    let children: Vec<_> = (0..3).map(child).collect();
+    let allowed = children.iter().filter(|child| limiter.check_at(child, CheckKind::Request, 0).allowed);
+    assert_eq!(allowed.count(), 2);
+    assert!(!limiter.check_at(&parent, CheckKind::Request, 0).allowed);
+    let _held = limiter.stream(&children[0]).unwrap();
+    assert!(limiter.stream(&children[1]).is_err());
+    assert!(limiter.check_at(&user, CheckKind::Request, 0).allowed);
+}
+
+#[test]
+fn limits_of_a_key_within_those_of_another() {
+    let of = |requests_per_hour| LimitOverrides { requests_per_hour, ..LimitOverrides::default() };
+    for (wanted, bound, held) in [
+        (None, None, Ok(None)),
+        (None, Some(5), Ok(Some(5))),
+        (Some(5), Some(5), Ok(Some(5))),
+        (Some(6), Some(5), Err(("requests_per_hour", 5))),
+        (Some(0), Some(5), Err(("requests_per_hour", 5))),
+        (Some(0), Some(0), Ok(Some(0))),
+        (Some(9), Some(0), Ok(Some(9))),
+        (Some(9), None, Ok(Some(9))),
+    ] {
+        assert_eq!(of(wanted).within(&of(bound)), held.map(of), "{wanted:?} within {bound:?}");
+    }
+    assert_eq!(of(Some(3)).meet(&of(Some(5))), of(Some(3)));
+    assert_eq!(of(Some(0)).meet(&of(Some(5))), of(Some(5)), "0 is no limit");
+    assert_eq!(of(None).meet(&of(Some(5))), of(Some(5)));
 }

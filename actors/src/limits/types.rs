@@ -39,6 +39,65 @@ impl LimitOverrides {
             concurrent_streams: lift(self.concurrent_streams),
         }
     }
+
+    /// These limits of a key, none above those of the key that it is made with. A limit that is absent becomes that
+    /// one's.
+    ///
+    /// # Errors
+    /// The name of one that is above, and what is allowed.
+    pub fn within(self, bound: &Self) -> Result<Self, (&'static str, u32)> {
+        let Self {
+            requests_per_hour,
+            inference_per_minute,
+            answers_per_minute,
+            tokens_per_minute,
+            concurrent_streams,
+        } = self;
+        Ok(Self {
+            requests_per_hour: within("requests_per_hour", requests_per_hour, bound.requests_per_hour)?,
+            inference_per_minute: within(
+                "inference_per_minute",
+                inference_per_minute,
+                bound.inference_per_minute,
+            )?,
+            answers_per_minute: within("answers_per_minute", answers_per_minute, bound.answers_per_minute)?,
+            tokens_per_minute: within("tokens_per_minute", tokens_per_minute, bound.tokens_per_minute)?,
+            concurrent_streams: within("concurrent_streams", concurrent_streams, bound.concurrent_streams)?,
+        })
+    }
+
+    /// The lower one of each limit.
+    #[must_use]
+    pub fn meet(self, other: &Self) -> Self {
+        Self {
+            requests_per_hour: lower(self.requests_per_hour, other.requests_per_hour),
+            inference_per_minute: lower(self.inference_per_minute, other.inference_per_minute),
+            answers_per_minute: lower(self.answers_per_minute, other.answers_per_minute),
+            tokens_per_minute: lower(self.tokens_per_minute, other.tokens_per_minute),
+            concurrent_streams: lower(self.concurrent_streams, other.concurrent_streams),
+        }
+    }
+}
+
+fn within(
+    name: &'static str,
+    wanted: Option<u32>,
+    bound: Option<u32>,
+) -> Result<Option<u32>, (&'static str, u32)> {
+    match (wanted, bound.filter(|&bound| bound > 0)) {
+        (wanted, None) => Ok(wanted),
+        (None, bound) => Ok(bound),
+        (Some(wanted), Some(bound)) if (1..=bound).contains(&wanted) => Ok(Some(wanted)),
+        (Some(_), Some(bound)) => Err((name, bound)),
+    }
+}
+
+/// 0 is no limit, as for keys.
+fn lower(a: Option<u32>, b: Option<u32>) -> Option<u32> {
+    match (a.filter(|&a| a > 0), b.filter(|&b| b > 0)) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }
 
 /// What kind of request is checked.

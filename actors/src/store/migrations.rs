@@ -5,18 +5,20 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use sled::Db;
 
+use super::db::{decode, encode};
 use super::{StoreError, Used};
 use crate::identity::UserId;
 
 /// The version of keys and values. One that is newer than this is refused.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 type Step = fn(&Db) -> Result<(), StoreError>;
 
 /// The step from schema 1, from 2, and so on.
-static STEPS: &[Step] = &[v1_to_v2, v2_to_v3];
+static STEPS: &[Step] = &[v1_to_v2, v2_to_v3, v3_to_v4];
 
 /// The steps from that schema on, each with the schema that it leads to.
 pub fn steps_from(schema: u32) -> impl Iterator<Item = (u32, Step)> {
@@ -46,13 +48,43 @@ fn v2_to_v3(db: &Db) -> Result<(), StoreError> {
     let quota = db.open_tree("quota")?;
     quota.clear()?;
     for (user, used) in sums {
-        quota.insert(user.to_bytes(), super::db::encode(&used))?;
+        quota.insert(user.to_bytes(), encode(&used))?;
     }
     Ok(())
 }
 
+/// Schema 4 has keys that manage keys, sessions and the account by the permission `keys` alone. Keys with `admin` could
+/// do so by anything that they might lose, so they get it; others lose what they were not meant to do.
+fn v3_to_v4(db: &Db) -> Result<(), StoreError> {
+    let keys = db.open_tree("key")?;
+    for entry in &keys {
+        let (hash, value) = entry?;
+        let mut record: Value = decode(|| "an API key".to_owned(), &value)?;
+        if upgrade("key", 3, &mut record) {
+            keys.insert(hash, encode(&record))?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings a record of an older schema, as it is in an export, to the present one; says whether that changed it.
+pub fn upgrade(kind: &str, schema: u32, record: &mut Value) -> bool {
+    if kind == "key" && schema < 4 {
+        let permissions = record.get_mut("permissions").and_then(Value::as_array_mut);
+        let Some(permissions) = permissions else { return false };
+        let has = |name: &str| permissions.iter().any(|permission| permission == name);
+        if has("admin") && !has("keys") {
+            permissions.push("keys".into());
+            return true;
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -60,6 +92,24 @@ mod tests {
         assert_eq!(STEPS.len() as u32 + 1, SCHEMA);
         assert_eq!(steps_from(1).map(|(to, _)| to).collect::<Vec<_>>(), (2..=SCHEMA).collect::<Vec<_>>());
         assert_eq!(steps_from(SCHEMA).count(), 0);
+    }
+
+    #[test]
+    fn keys_that_administer_go_on_managing_keys() {
+        for (before, after) in [
+            (json!(["read", "write", "admin"]), json!(["read", "write", "admin", "keys"])),
+            (json!(["admin"]), json!(["admin", "keys"])),
+            (json!(["read", "write"]), json!(["read", "write"])),
+            (json!(["admin", "keys"]), json!(["admin", "keys"])),
+        ] {
+            let mut record = json!({"permissions": before, "name": "n"});
+            let changed = upgrade("key", 3, &mut record);
+            assert_eq!(record, json!({"permissions": after, "name": "n"}));
+            assert_eq!(changed, before != after);
+            assert!(!upgrade("key", 3, &mut record), "a step can be done again");
+            let mut new = json!({"permissions": before});
+            assert!(!upgrade("key", 4, &mut new), "who makes a key now means what it says");
+        }
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use conversations::{ConversationChange, ConversationsStore};
 pub use db::{SledStores, open};
 pub use doomed::Swept;
-pub use migrations::SCHEMA;
+pub use migrations::{SCHEMA, upgrade};
 pub use open_error::OpenError;
 pub use quota::{Quotas, Used};
 pub use records::{KINDS, Ready, Record, RecordsStore, kind as record_kind};

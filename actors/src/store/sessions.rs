@@ -16,7 +16,7 @@ use sled::{Db, Tree};
 use super::db::{decode, encode, id_bytes};
 use super::{StoreError, readable};
 use crate::identity::family::Family;
-use crate::identity::{SessionId, UserId};
+use crate::identity::{Origin, SessionId, UserId};
 
 /// A session that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,10 @@ pub struct StoredSession {
     pub created_at: u64,
     /// Its tokens' generations.
     pub family: Family,
+    /// The credential that it was made with, behind the one that this was made with, and so on; empty where the user
+    /// signed in. It ends with any of them where that is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made_by: Vec<Origin>,
 }
 
 /// A change to sessions.

@@ -10,7 +10,7 @@ use crate::conversations::types::StoredItem;
 use crate::conversations::{ConversationId, ConversationRecord, Node, Share};
 use crate::identity::family::Family;
 use crate::identity::{
-    ApiKeyRecord, ExternalId, KeyId, Permissions, SessionId, UserId, UserKind, UserRecord,
+    ApiKeyRecord, ExternalId, KeyId, Permissions, Restrictions, SessionId, UserId, UserKind, UserRecord,
 };
 use crate::limits::LimitOverrides;
 use crate::responses::ResponseRecord;
@@ -43,11 +43,14 @@ fn key(user: UserId) -> ApiKeyRecord {
         expires_at: Some(9),
         revoked_at: None,
         limits: LimitOverrides { requests_per_hour: Some(5), ..LimitOverrides::default() },
+        only: Restrictions::default(),
+        parent: None,
+        made_by: Vec::new(),
     }
 }
 
 fn session(user: UserId) -> StoredSession {
-    StoredSession { id: SessionId::new(), user, created_at: 1, family: Family::new(1) }
+    StoredSession { id: SessionId::new(), user, created_at: 1, family: Family::new(1), made_by: Vec::new() }
 }
 
 fn conversation(user: UserId) -> ConversationRecord {

@@ -110,7 +110,8 @@ fn security_schemes() -> Value {
                 "tokenUrl": "/auth/exchange",
                 "refreshUrl": "/auth/refresh",
                 "scopes": {
-                    "read": "Read", "write": "Change something, inference included", "admin": "Administer",
+                    "read": "Read", "write": "Inference, responses, conversations, one's name",
+                    "keys": "Manage keys, sessions and the account", "admin": "Administer",
                 },
             }},
         },
@@ -123,9 +124,9 @@ fn security(route: &Route) -> Value {
         Access::Probe | Access::Open => json!([]),
         Access::Proof => json!([{"bearer": []}, {}]),
         Access::Anonymous(needed) => {
-            json!([{"bearer": []}, {"apiKey": []}, {"google": [needed.name()]}, {}])
+            json!([{"bearer": []}, {"apiKey": []}, {"google": [needed.usual().name()]}, {}])
         }
-        Access::Needs(needed) => json!([{"bearer": []}, {"apiKey": []}, {"google": [needed.name()]}]),
+        Access::Needs(needed) => json!([{"bearer": []}, {"apiKey": []}, {"google": [needed.usual().name()]}]),
     }
 }
 

@@ -92,6 +92,7 @@ pub static ERRORS: &[Known] = &[
     known(401, "invalid_api_key", Every, "There is no such key."),
     known(401, "api_key_expired", Every, "The key has expired."),
     known(401, "api_key_revoked", Every, "The key was revoked."),
+    known(401, "address_not_allowed", Every, "The key may not be used from this address."),
     known(401, "malformed_token", Every, "The credential is not a token."),
     known(401, "token_too_long", Every, "The token is longer than any of this server's."),
     known(401, "token_wrong_algorithm", Every, "The token is signed with another algorithm."),
@@ -121,6 +122,8 @@ pub static ERRORS: &[Known] = &[
         Every,
         "The credential lacks a permission, which the message names.",
     ),
+    known(403, "model_not_allowed", Inference, "The key may not be used for this model."),
+    known(403, "model_not_allowed", Tag("models"), "The key may not be used for this model."),
     known(403, "user_disabled", Tag("auth"), "The user is disabled."),
     known(
         403,

@@ -23,7 +23,7 @@ use crate::api::meter::{Meter, take_answers};
 use crate::api::structured::generation_error;
 use crate::api::tools::WebTool;
 use crate::api::web_search::{self, prompt};
-use crate::api::{AppState, account, name_ignored, private};
+use crate::api::{AppState, account, check_conversations, check_model, name_ignored, private};
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
@@ -77,6 +77,10 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let models = state.models.clone();
     if models.describe(&parsed.value.model).await.is_none() {
         return Err(ApiError::model_not_found(&parsed.value.model));
+    }
+    check_model(&state, &context, &parsed.value.model).await?;
+    if parsed.value.conversation.is_some() {
+        check_conversations(&context)?;
     }
     let meter = Meter::start(&state, &context, stream, 1, 1)?;
     take_answers(&state, &context, 1, "input")?;

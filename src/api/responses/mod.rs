@@ -187,6 +187,10 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
     let parsed = request.read::<CountTokens, _>(UNSUPPORTED, Ok).await?;
     let wanted = parsed.value;
     super::params::model(&wanted.model)?;
+    super::check_model(&state, &context, &wanted.model).await?;
+    if wanted.conversation.is_some() {
+        super::check_conversations(&context)?;
+    }
     request::check_form(wanted.text.as_ref(), wanted.reasoning.as_ref())?;
     let tools = Tools::of_response(wanted.tools.as_deref(), wanted.tool_choice.as_ref(), None)?;
     let mut prompt = ChatPrompt { tools: tools.shown, ..ChatPrompt::default() };

@@ -44,14 +44,14 @@ fn actions() -> impl Strategy<Value = Vec<(Action, prop::sample::Index, u64)>> {
     prop::collection::vec((action, any::<prop::sample::Index>(), wait), 1..40)
 }
 
-struct World {
+pub(super) struct World {
     folder: TempDir,
-    desk: Desk,
-    user: UserId,
+    pub(super) desk: Desk,
+    pub(super) user: UserId,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let world = Self { desk: open(folder.path()), folder, user: UserId::new() };
         let user =
@@ -63,7 +63,7 @@ impl World {
     }
 
     /// Carries out a decision and waits for its answer.
-    fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&dyn Stores) -> users::Decision<T> + Send + 'static,
     ) -> Result<T, IdentityError> {
@@ -96,7 +96,7 @@ impl World {
         Self { desk: open(after.path()), folder: after, user: self.user }
     }
 
-    fn restart(self) -> Self {
+    pub(super) fn restart(self) -> Self {
         self.desk.store.close();
         Self { desk: open(self.folder.path()), ..self }
     }
@@ -157,7 +157,7 @@ proptest! {
             match action {
                 Action::Start => {
                     let granted =
-                        world.run(move |stores| sessions::start(stores, user, now, RULES)).unwrap();
+                        world.run(move |stores| sessions::start(stores, user, None, now, RULES)).unwrap();
                     prop_assert_eq!(granted.ends_at, RULES.ends_at(now));
                     model.insert(granted.grant.session, Some((now, Family::new(now))));
                     order.push(granted.grant.session);

@@ -10,7 +10,7 @@ async fn a_key_lives_and_is_revoked() {
     let principal = identity.authenticate(key.secret.reveal()).unwrap();
     assert_eq!(principal.kind, PrincipalKind::Key { user, key: key.record.id });
     assert_eq!(principal.permissions, read);
-    assert!(principal.may(Permission::Read) && !principal.may(Permission::Write));
+    assert!(principal.may(Right::ReadUsage) && !principal.may(Right::Infer));
 
     let listed = identity.keys(user).await.unwrap();
     assert_eq!(listed.len(), 1);

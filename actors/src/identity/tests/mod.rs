@@ -1,6 +1,7 @@
 //! Users, keys and sessions through the actors and the disk.
 
 mod admin;
+mod children;
 mod crash;
 mod hot_path;
 mod keys;
@@ -96,7 +97,13 @@ impl Fixture {
 }
 
 fn new_key(name: &str, permissions: Permissions) -> NewKey {
-    NewKey { name: name.to_owned(), permissions, expires_at: None, limits: LimitOverrides::default() }
+    NewKey {
+        name: name.to_owned(),
+        permissions,
+        expires_at: None,
+        limits: LimitOverrides::default(),
+        only: Restrictions::default(),
+    }
 }
 
 fn copy(from: &Path, to: &Path) {

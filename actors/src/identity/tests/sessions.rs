@@ -13,7 +13,7 @@ async fn a_session_is_used_refreshed_and_ended() {
     assert_eq!((first.user, first.expires_in), (user, 3600));
     let principal = fixture.access(&first).unwrap();
     assert_eq!(principal.kind, PrincipalKind::User { user, session: first.session });
-    assert_eq!(principal.permissions, Permissions::READ_WRITE);
+    assert_eq!(principal.permissions, Permissions::MEMBER);
     assert!(!format!("{first:?}").contains(first.access_token.reveal()));
 
     let second = fixture.refresh(&first).await.unwrap();

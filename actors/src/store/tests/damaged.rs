@@ -61,8 +61,8 @@ fn a_store_with_damaged_records_opens_without_them() {
     db.flush().unwrap();
     drop(db);
     let (store, index) = serve(folder.path());
-    assert!(index.key(&[1; 32], 5).is_ok(), "the others are as they were");
-    assert!(index.key(&[2; 32], 5).is_err());
+    assert!(index.key(&[1; 32], None, 5).is_ok(), "the others are as they were");
+    assert!(index.key(&[2; 32], None, 5).is_err());
     read(&store, move |stores| {
         let users = stores.accounts().users(None, 10).unwrap();
         assert_eq!(users.iter().map(|user| user.id).collect::<Vec<_>>(), [good_id]);
