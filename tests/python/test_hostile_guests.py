@@ -124,7 +124,7 @@ def test_the_number_of_guests_is_bounded_by_address_and_in_all(tmp_path):
             guest(own, f"2001:db8::{last}")
         refused(own.post("/auth/guest", headers=at("2001:db8:1::1")), "(auth.max_guests)")
         assert own.get(MODELS, at("192.0.2.1"), key=keys[0]).status == 200, "those that there are go on"
-        assert own.delete("/api/v1/user/profile", key=keys[0]).status == 200
+        assert own.delete("/api/v1/user/profile", key=keys[2]).status == 200
         guest(own, "192.0.2.1")
         own.new_user()
     finally:
@@ -132,7 +132,7 @@ def test_the_number_of_guests_is_bounded_by_address_and_in_all(tmp_path):
 
 
 def test_a_guest_that_nobody_uses_goes_with_its_keys_and_data(tmp_path):
-    config = "[auth]\nguest_idle_s = 2\naccess_token_ttl_s = 1\n"
+    config = "[auth]\nguests = \"on\"\nguest_idle_s = 2\naccess_token_ttl_s = 1\n"
     own = Server(tmp_path, config=config, wait="live")
     keys = [guest(own, key=True) for _ in range(3)]
     users = [own.get("/api/v1/user/profile", key=key).json()["id"] for key in keys]

@@ -10,7 +10,9 @@ from hostile import CHAT, RESPONSES, TEMPLATE, TEMPLATED, TOKENIZE, Victim, body
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    own = Server(tmp_path_factory.mktemp("hostile"))
+    # Far above the defaults (test_hostile_bodies.py has those), so that what is behind the limits of bodies is reached.
+    config = "[http]\nbody_limit_bytes = 33554432\nbody_limit_elements = 1000000\n"
+    own = Server(tmp_path_factory.mktemp("hostile"), config=config)
     yield own
     own.close()
 

@@ -71,5 +71,5 @@ async fn permissions_follow_the_users_kind() {
     assert_eq!(permissions(), Permissions::ALL);
     let demote = UserUpdate { kind: Some(UserKind::Member), ..UserUpdate::default() };
     fixture.identity.update_user(user, demote).await.unwrap();
-    assert_eq!(permissions(), Permissions::READ_WRITE, "the key grants no more than its user has");
+    assert_eq!(permissions(), Permissions::MEMBER, "the key grants no more than its user has");
 }
