@@ -73,10 +73,11 @@ fn tenants_share_only_what_anybody_may() {
             }
         }
         cached.sort_unstable();
-        let whole = if reuse == PrefixReuse::Partial { 99 } else { 0 };
-        let common = if reuse == PrefixReuse::Partial { 20 } else { 0 };
-        assert_eq!(cached[0], (0, 0));
-        assert!(cached[1].1 <= 20, "{cached:?}");
-        assert_eq!(cached[2..], [(2, common), (3, whole)]);
+        assert_eq!((cached[0], cached.len()), ((0, 0), 4));
+        match reuse {
+            PrefixReuse::Partial => assert_eq!(cached[1..], [(1, 20), (2, 20), (3, 99)]),
+            // Who comes at the same time waits for what anybody may share.
+            _ => assert!(cached.iter().all(|(_, cached)| *cached <= 20), "{cached:?}"),
+        }
     }
 }
