@@ -394,7 +394,7 @@ def test_share_links(own, ann):
 
 @pytest.mark.parametrize("by", ["oneself", "an administrator"])
 def test_deleting_a_user_deletes_everything(own, by):
-    ann, bob = Caller(own), Caller(own)
+    ann, bob = Caller(own, ("read", "write", "keys")), Caller(own)
     ids = [ann.new(items=[{"role": "user", "content": "mine"}]) for _ in range(150)]
     kept = bob.new()
     links = [ann.post(f"/{one}/share").json()["path"] for one in ids[:2]]

@@ -62,7 +62,7 @@ def test_the_reserve_keeps_the_database_from_a_full_disk(small_disk):
         server.delete(f"/api/v1/admin/users/{user}", key=server.admin_key),
         server.post("/api/v1/auth/guest"),
         server.post("/api/v1/admin/import", server.get("/api/v1/admin/export", key=server.admin_key).body,
-                    key=server.admin_key),
+                    {"Content-Type": "application/x-ndjson"}, key=server.admin_key),
     ):
         assert answer.status == 507, answer
         assert answer.error["code"] == "insufficient_storage" and answer.error["type"] == "server_error"
