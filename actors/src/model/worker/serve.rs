@@ -292,6 +292,7 @@ fn prepare_loop(
                 match preparer.prepare(model, *draft) {
                     Ok(prepared) => {
                         let _ = outgoing.blocking_send(Ok(prepared_message(id, Ok((&prepared).into()))));
+                        prepared.prompt.set_told();
                         Command::Submit(Box::new(prepared.sequence))
                     }
                     Err(rejection) => {
