@@ -245,6 +245,10 @@ fn readable(error: &str) -> String {
         return "no answer of any length satisfies it: it contradicts itself or never comes to an end"
             .to_owned();
     }
+    // A defect of llguidance comes with where it was.
+    if error.starts_with("panic") || error.contains("<backtrace>") {
+        return "it cannot be compiled".to_owned();
+    }
     let error = error.replace("<non-verbose/>", "");
     error.split_whitespace().collect::<Vec<_>>().join(" ")
 }
