@@ -233,7 +233,7 @@ def test_hostile_schemas_leave_the_server_up(server):
         '{"model": "%s", "messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_schema", '
         '"json_schema": {"name": "x", "schema": %s}}}' % (MODEL, deep)
     )
-    assert server.post("/v1/chat/completions", body.encode()).status == 400
+    assert server.post("/v1/chat/completions", body.encode()).status in (400, 413)
     number = body.replace(deep, '{"type": "number", "maximum": 1e400}')
     assert server.post("/v1/chat/completions", number.encode()).status == 400
     wide = {f"p{n}": {"type": "string", "pattern": "^(a|b){1,50}c$"} for n in range(1500)}
