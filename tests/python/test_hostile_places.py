@@ -77,7 +77,8 @@ def test_sixty_requests_for_one_answer_pass_in_a_minute_and_their_headers_are_th
     # One may have come back meanwhile.
     assert remaining[0] == 59 and remaining[2] in (57, 58)
     # By default ten times as many answers, which one request may ask for at once.
-    assert complete(own, ann, prompts=5, n=121).error["param"] == "n"
+    (bob,) = members(own, "bob")
+    assert complete(own, bob, prompts=5, n=121).error["param"] == "n"
 
 
 def test_keys_and_users_with_limits_of_their_own(make_server):

@@ -49,7 +49,8 @@ def test_idle_connections_cost_little(make_server):
     each = (rss_kib(own.pid) - before) / 1000
     print(f"{each:.1f} KiB a connection")
     assert open_files(own.pid) > 1000
-    assert each < 40
+    # 40 with what is shared, charged and told apart by tenant.
+    assert each < 44
     for connection in warm + idle:
         connection.close()
     wait_until(lambda: open_files(own.pid) < 100, "the connections are gone", 20)
@@ -86,7 +87,8 @@ def test_queued_streams_cost_little(make_server):
         time.sleep(3)
         each = (rss_kib(own.pid) - before) / 500
     print(f"{each:.1f} KiB a queued stream")
-    assert each < 40
+    # 40 with what is shared, charged and told apart by tenant.
+    assert each < 44
     drain(waiting)
 
 
