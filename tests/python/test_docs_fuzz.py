@@ -13,7 +13,7 @@ import oidc
 import pytest
 from harness import ROOT
 
-BUDGET = int(os.environ.get("JAN_FUZZ_SECONDS") or 75)
+BUDGET = int(os.environ.get("JAN_FUZZ_SECONDS") or 90)
 SEED = os.environ.get("JAN_FUZZ_SEED") or "4711"
 CHECKS = [
     "not_a_server_error",
@@ -36,6 +36,17 @@ def provider():
     one = oidc.Provider()
     yield one
     one.close()
+
+
+def without_large_bounds(value):
+    """The description without bounds whose values take all of the time to be made; test_hostile_bounds.py tries them."""
+    if isinstance(value, list):
+        return [without_large_bounds(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    bounds = ("maxItems", "maxLength", "maxProperties")
+    large = {name for name in bounds if isinstance(value.get(name), int) and value[name] > 600}
+    return {name: without_large_bounds(entry) for name, entry in value.items() if name not in large}
 
 
 @pytest.mark.timeout(BUDGET * 2 + 300)
@@ -66,7 +77,7 @@ def test_the_server_is_as_described(make_server, provider, reports):
     (reports / "schemathesis.toml").write_text(config)
     description = server.get("/api/swagger/openapi.json")
     described = description.json()["paths"]
-    (reports / "openapi.json").write_bytes(description.body)
+    (reports / "openapi.json").write_text(json.dumps(without_large_bounds(description.json())))
     command = [
         os.path.join(os.path.dirname(sys.executable), "schemathesis"),
         "--config-file",
