@@ -15,9 +15,9 @@ function nested(depth) {
   return schema;
 }
 
-async function refused(send) {
+async function refused(send, statuses = [400]) {
   await assert.rejects(send, (error) => {
-    assert.ok(error instanceof OpenAI.BadRequestError, `${error}`);
+    assert.ok(error instanceof OpenAI.APIError && statuses.includes(error.status), `${error}`);
     assert.ok(error.requestID);
     return true;
   });
@@ -45,7 +45,7 @@ test("lone surrogates", async () => {
 });
 
 test("20 MB of digits, and a hundred thousand empty messages", async () => {
-  await refused(openai.chat.completions.create({ model, messages, max_tokens: 1, metadata: { a: "9".repeat(20_000_000) } }));
+  await refused(openai.chat.completions.create({ model, messages, max_tokens: 1, metadata: { a: "9".repeat(20_000_000) } }), [413]);
   const many = Array.from({ length: 100_000 }, () => ({ role: "user", content: "" }));
-  await refused(openai.chat.completions.create({ model, messages: many, max_tokens: 1 }));
+  await refused(openai.chat.completions.create({ model, messages: many, max_tokens: 1 }), [413]);
 });
