@@ -1,4 +1,4 @@
-//! What an import must not undo: revocations of what is in the store already, and that somebody administers it.
+//! The limits of an import: revocations of what is in the store already stay, and somebody goes on administering it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use crate::store::{KINDS, Record, StoreError, StoredSession, Stores};
 /// Users that are looked at at a time.
 const PAGE: usize = 256;
 
-/// How an import stands to the store that is there.
+/// An import beside the store that is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
     /// Whether the import is one of the same store: what it has and the store has not is gone on purpose.
