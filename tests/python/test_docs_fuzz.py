@@ -1,6 +1,6 @@
 """schemathesis against the real binary: whatever the description allows or forbids, the server does as described.
 
-JAN_FUZZ_SECONDS   the budget of the whole run; `make fuzz` sets a longer one
+JAN_FUZZ_SECONDS   how long it goes on; without it, each operation is tried a few times. `make fuzz` sets it
 JAN_FUZZ_SEED      what it draws from; fixed unless set, so that a failure comes again
 """
 
@@ -13,7 +13,9 @@ import oidc
 import pytest
 from harness import ROOT
 
-BUDGET = int(os.environ.get("JAN_FUZZ_SECONDS") or 90)
+SECONDS = os.environ.get("JAN_FUZZ_SECONDS")
+# Without a time, so that a slow machine tries as much as a fast one.
+BUDGET = ["--max-time", SECONDS] if SECONDS else ["--max-examples", "12"]
 SEED = os.environ.get("JAN_FUZZ_SEED") or "4711"
 CHECKS = [
     "not_a_server_error",
@@ -49,7 +51,7 @@ def without_large_bounds(value):
     return {name: without_large_bounds(entry) for name, entry in value.items() if name not in large}
 
 
-@pytest.mark.timeout(BUDGET * 2 + 300)
+@pytest.mark.timeout(int(SECONDS or 300) * 2 + 300)
 def test_the_server_is_as_described(make_server, provider, reports):
     # Long answers are the model's business, and a guest more or less is nobody's.
     settings = {"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "256", "JAN_SERVER__LOG__LEVEL": "warn"}
@@ -91,8 +93,7 @@ def test_the_server_is_as_described(make_server, provider, reports):
         f"Authorization: Bearer {key}",
         "--checks",
         ",".join(CHECKS),
-        "--max-time",
-        str(BUDGET),
+        *BUDGET,
         "--seed",
         SEED,
         "--no-color",
@@ -105,7 +106,8 @@ def test_the_server_is_as_described(make_server, provider, reports):
     # A key that was revoked on the way would have left nothing but refusals to look at.
     assert server.get("/api/v1/admin/users", key=key).status == 200
     wanted = sum(method in ("get", "post", "put", "patch", "delete") for item in described.values() for method in item)
-    assert f"Tested: {wanted}" in done.stdout, done.stdout
+    # It ends early without a failure where it cannot read an answer: one of more than 1 MiB is cut before it is read.
+    assert f"Tested: {wanted}" in done.stdout, done.stdout + done.stderr[-2000:]
     print(done.stdout[-3000:])
 
 

@@ -215,6 +215,10 @@ impl Stores for Grouped<'_> {
         self.stores.sync()
     }
 
+    fn probe(&self) -> Result<(), StoreError> {
+        self.stores.probe()
+    }
+
     fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError> {
         self.in_order().note_forgotten(user, begins)
     }

@@ -293,6 +293,8 @@ fn a_newer_schema_is_refused() {
 struct Fake {
     syncs: Arc<AtomicUsize>,
     fails: Arc<AtomicBool>,
+    /// Changes are refused, as after a write of the database's own that failed.
+    stuck: Arc<AtomicBool>,
     /// Nothing is in them.
     conversations: Arc<dyn ConversationsStore>,
 }
@@ -335,25 +337,39 @@ impl Stores for Fake {
         }
         Ok(())
     }
+
+    fn probe(&self) -> Result<(), StoreError> {
+        match self.stuck.load(Ordering::SeqCst) {
+            true => Err(StoreError::Full("an earlier write".to_owned())),
+            false => Ok(()),
+        }
+    }
 }
 
 struct Faked {
     store: Store,
     syncs: Arc<AtomicUsize>,
     fails: Arc<AtomicBool>,
+    stuck: Arc<AtomicBool>,
     opens: Arc<AtomicUsize>,
 }
 
 fn fake() -> Faked {
     let (syncs, fails, opens) = (Arc::default(), Arc::default(), Arc::new(AtomicUsize::new(0)));
-    let (a, b, c) = (Arc::clone(&syncs), Arc::clone(&fails), Arc::clone(&opens));
+    let stuck: Arc<AtomicBool> = Arc::default();
+    let (a, b, c, d) = (Arc::clone(&syncs), Arc::clone(&fails), Arc::clone(&opens), Arc::clone(&stuck));
     let store = Store::start(Box::new(move || {
         c.fetch_add(1, Ordering::SeqCst);
         let db = sled::Config::new().temporary(true).open().unwrap();
         let conversations = Arc::new(SledConversations::open(&db).unwrap());
-        Ok(Box::new(Fake { syncs: Arc::clone(&a), fails: Arc::clone(&b), conversations }))
+        Ok(Box::new(Fake {
+            syncs: Arc::clone(&a),
+            fails: Arc::clone(&b),
+            stuck: Arc::clone(&d),
+            conversations,
+        }))
     }));
-    Faked { store: store.unwrap(), syncs, fails, opens }
+    Faked { store: store.unwrap(), syncs, fails, stuck, opens }
 }
 
 #[test]
@@ -410,6 +426,22 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_it_is_open_again() {
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(write(&faked.store, |_| Ok(3)), Ok(3));
     assert!(faked.store.is_healthy());
+    assert_eq!(faked.opens.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_database_that_takes_no_changes_is_opened_again_though_nothing_was_to_sync() {
+    let faked = fake();
+    let refused = || Err::<(), _>(StoreError::Full("an earlier write".to_owned()));
+    assert!(write(&faked.store, move |_| refused()).is_err());
+    assert!(faked.store.is_healthy(), "what is refused for a reason of its own is no failure");
+    faked.stuck.store(true, Ordering::SeqCst);
+    assert!(write(&faked.store, move |_| refused()).is_err());
+    assert_eq!(write(&faked.store, |_| Ok(2)), Err(StoreError::Reopening));
+    assert!(!faked.store.is_healthy());
+    faked.stuck.store(false, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(write(&faked.store, |_| Ok(3)), Ok(3));
     assert_eq!(faked.opens.load(Ordering::SeqCst), 2);
 }
 

@@ -264,6 +264,7 @@ impl Writer {
         while let Some(first) = self.next(jobs) {
             let mut finishes = Vec::new();
             let mut changed = false;
+            let mut refused = false;
             let mut close = false;
             self.reopen();
             let group =
@@ -293,10 +294,12 @@ impl Writer {
                             Some(grouped) => Ok(grouped as &dyn Stores),
                             None => stores,
                         };
-                        if let Some((changes, finish)) = guarded(|| write(stores)) {
-                            changed |= changes;
-                            finishes.push(finish);
-                        }
+                        let open = stores.is_ok();
+                        let done = guarded(|| write(stores));
+                        let changes = done.as_ref().is_some_and(|(changes, _)| *changes);
+                        changed |= changes;
+                        refused |= open && !changes;
+                        finishes.extend(done.map(|(_, finish)| finish));
                     }
                     Job::Close => {
                         close = true;
@@ -315,7 +318,11 @@ impl Writer {
             // Also where there is always another job.
             let swept = self.sweep();
             let begun = Instant::now();
-            let synced = if changed { self.sync(made) } else { Ok(()) };
+            let synced = match changed {
+                true => self.sync(made),
+                false if refused => self.probe(),
+                false => Ok(()),
+            };
             if changed {
                 self.pace.note(finishes.len(), self.queued.load(Ordering::Relaxed), begun.elapsed());
             }
@@ -402,13 +409,19 @@ impl Writer {
     /// `made`: whether the changes could be made at all.
     fn sync(&mut self, made: Result<(), StoreError>) -> Result<(), StoreError> {
         let synced = made.and_then(|()| self.stores().and_then(|stores| stores.sync()));
-        if let Err(error) = &synced {
-            tracing::error!(%error, "the database failed; nothing since is acknowledged, and it is opened again");
-            self.healthy.store(false, Ordering::Relaxed);
-            *self.view.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.stores = None;
-        }
-        synced
+        synced.inspect_err(|error| self.let_go(error))
+    }
+
+    /// Whether it was for the database that a change was refused.
+    fn probe(&mut self) -> Result<(), StoreError> {
+        self.stores().and_then(|stores| stores.probe()).inspect_err(|error| self.let_go(error))
+    }
+
+    fn let_go(&mut self, error: &StoreError) {
+        tracing::error!(%error, "the database failed; nothing since is acknowledged, and it is opened again");
+        self.healthy.store(false, Ordering::Relaxed);
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.stores = None;
     }
 
     fn reopen(&mut self) {

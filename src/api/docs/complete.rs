@@ -1,6 +1,8 @@
 //! What all operations have in common, added to the description in one place: who may call, the errors that every
 //! route can have, headers, samples. A resource describes what is its own.
 
+use std::collections::HashMap;
+
 use http::Method;
 use serde_json::{Map, Value, json};
 
@@ -36,8 +38,11 @@ pub fn complete(document: &mut Value) {
             operation.insert("x-codeSamples".to_owned(), samples(operation, &method, path, &schemas));
         }
     }
-    add_links(document["paths"].as_object_mut().expect("a description has paths"));
+    let paths = document["paths"].as_object_mut().expect("a description has paths");
+    add_links(paths);
+    let errors = share_errors(paths);
     let components = document["components"].as_object_mut().expect("a description has components");
+    components.insert("responses".to_owned(), Value::Object(errors));
     components.insert("headers".to_owned(), headers());
     components.insert("examples".to_owned(), Value::Object(errors::examples()));
     components.insert("securitySchemes".to_owned(), security_schemes());
@@ -91,6 +96,40 @@ fn add_links(paths: &mut Map<String, Value>) {
             }
         }
     }
+}
+
+/// Says an error that several operations have once and refers to it: written out, the errors are most of the
+/// description. The first one of a status is named after it, further ones get a number.
+fn share_errors(paths: &mut Map<String, Value>) -> Map<String, Value> {
+    let mut seen: Vec<(String, &mut Value)> = Vec::new();
+    for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
+        let responses = operation.get_mut("responses").and_then(Value::as_object_mut).into_iter().flatten();
+        let errors = responses.filter(|(status, _)| status.starts_with(['4', '5']));
+        seen.extend(errors.map(|(status, response)| (status.clone(), response)));
+    }
+    let mut uses: HashMap<String, usize> = HashMap::new();
+    for (_, response) in &seen {
+        *uses.entry(response.to_string()).or_default() += 1;
+    }
+    let mut names: HashMap<String, String> = HashMap::new();
+    let mut variants: HashMap<String, usize> = HashMap::new();
+    let mut shared = Map::new();
+    for (status, response) in seen {
+        let text = response.to_string();
+        if uses[&text] < 2 {
+            continue;
+        }
+        let name = names.entry(text).or_insert_with(|| {
+            let variant = variants.entry(status.clone()).and_modify(|number| *number += 1).or_insert(1);
+            match variant {
+                1 => format!("Error{status}"),
+                number => format!("Error{status}_{number}"),
+            }
+        });
+        let reference = json!({"$ref": format!("#/components/responses/{name}")});
+        shared.insert(name.clone(), std::mem::replace(response, reference));
+    }
+    shared
 }
 
 fn security_schemes() -> Value {
