@@ -12,7 +12,7 @@ use super::admin_credentials as credentials;
 use super::{AppState, into_response, name_ignored, parse_query, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, Response};
 
 /// Users of one page, where the caller does not say.
@@ -26,16 +26,18 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 }
 
 fn all_users(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = api_v1().and(warp::path!("admin" / "users"));
+    let all = at(API, "admin/users");
     all.and(get_or_head())
         .and(with(state))
         .and(raw_query())
         .then(async |state, query| into_response(list(state, query).await))
+        .boxed()
         .or(all
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |state, request| into_response(create(state, request).await)))
+            .then(async |state, request| into_response(create(state, request).await))
+            .boxed())
         .unify()
         .or(other_methods(all, "GET, HEAD, POST, OPTIONS"))
         .unify()
@@ -43,20 +45,23 @@ fn all_users(state: &AppState) -> BoxedFilter<(Response,)> {
 }
 
 fn one_user(state: &AppState) -> BoxedFilter<(Response,)> {
-    let one = api_v1().and(warp::path!("admin" / "users" / String));
+    let one = at_id(API, "admin/users/*");
     one.and(get_or_head())
         .and(with(state))
         .then(async |id, state| into_response(retrieve(id, state).await))
+        .boxed()
         .or(one
             .and(warp::patch())
             .and(with(state))
             .and(request())
-            .then(async |id, state, request| into_response(update(id, state, request).await)))
+            .then(async |id, state, request| into_response(update(id, state, request).await))
+            .boxed())
         .unify()
         .or(one
             .and(warp::delete())
             .and(with(state))
-            .then(async |id, state| into_response(delete(id, state).await)))
+            .then(async |id, state| into_response(delete(id, state).await))
+            .boxed())
         .unify()
         .or(other_methods_of(one, "GET, HEAD, PATCH, DELETE, OPTIONS"))
         .unify()

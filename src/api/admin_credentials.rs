@@ -12,7 +12,7 @@ use super::auth::{Session, Tokens, refusal, signed_in};
 use super::{AppState, into_response, name_ignored, private, read, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods_of, raw_query};
+use crate::http::routes::{API, at_id, at_ids, get_or_head, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// Both collections and what is in them.
@@ -21,31 +21,35 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 }
 
 fn collections(state: &AppState) -> BoxedFilter<(Response,)> {
-    let sessions = api_v1().and(warp::path!("admin" / "users" / String / "sessions"));
-    let keys = api_v1().and(warp::path!("admin" / "users" / String / "api-keys"));
+    let sessions = at_id(API, "admin/users/*/sessions");
+    let keys = at_id(API, "admin/users/*/api-keys");
     sessions
         .and(get_or_head())
         .and(with(state))
         .and(warp::ext::get())
         .then(async |id, state, context| into_response(list_sessions(id, state, context).await))
+        .boxed()
         .or(sessions
             .and(warp::post())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, state, context| into_response(create_session(id, state, context).await)))
+            .then(async |id, state, context| into_response(create_session(id, state, context).await))
+            .boxed())
         .unify()
         .or(other_methods_of(sessions, "GET, HEAD, POST, OPTIONS"))
         .unify()
         .or(keys
             .and(get_or_head())
             .and(with(state))
-            .then(async |id, state| into_response(list_keys(id, state).await)))
+            .then(async |id, state| into_response(list_keys(id, state).await))
+            .boxed())
         .unify()
         .or(keys
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |id, state, request| into_response(create_key(id, state, request).await)))
+            .then(async |id, state, request| into_response(create_key(id, state, request).await))
+            .boxed())
         .unify()
         .or(other_methods_of(keys, "GET, HEAD, POST, OPTIONS"))
         .unify()
@@ -53,8 +57,8 @@ fn collections(state: &AppState) -> BoxedFilter<(Response,)> {
 }
 
 fn members(state: &AppState) -> BoxedFilter<(Response,)> {
-    let session = api_v1().and(warp::path!("admin" / "users" / String / "sessions" / String));
-    let key = api_v1().and(warp::path!("admin" / "users" / String / "api-keys" / String));
+    let session = at_ids(API, "admin/users/*/sessions/*");
+    let key = at_ids(API, "admin/users/*/api-keys/*");
     session
         .and(warp::delete())
         .and(with(state))
@@ -63,13 +67,18 @@ fn members(state: &AppState) -> BoxedFilter<(Response,)> {
         .then(async |id, session, state, context, query| {
             into_response(end_session(id, session, state, context, query).await)
         })
+        .boxed()
         .or(other_methods_of(session.map(|id, _: String| id), "DELETE, OPTIONS"))
         .unify()
-        .or(key.and(warp::delete()).and(with(state)).and(warp::ext::get()).and(raw_query()).then(
-            async |id, key, state, context, query| {
+        .or(key
+            .and(warp::delete())
+            .and(with(state))
+            .and(warp::ext::get())
+            .and(raw_query())
+            .then(async |id, key, state, context, query| {
                 into_response(revoke_key(id, key, state, context, query).await)
-            },
-        ))
+            })
+            .boxed())
         .unify()
         .or(other_methods_of(key.map(|id, _: String| id), "DELETE, OPTIONS"))
         .unify()

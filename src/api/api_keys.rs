@@ -14,22 +14,24 @@ use super::account::{
 use super::{AppState, into_response, name_ignored, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/user/api-keys` and everything below.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = api_v1().and(warp::path!("user" / "api-keys"));
-    let one = api_v1().and(warp::path!("user" / "api-keys" / String));
+    let all = at(API, "user/api-keys");
+    let one = at_id(API, "user/api-keys/*");
     all.and(get_or_head())
         .and(with(state))
         .and(warp::ext::get())
         .then(async |state, context| into_response(list(state, context).await))
+        .boxed()
         .or(all
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |state, request| into_response(create(state, request).await)))
+            .then(async |state, request| into_response(create(state, request).await))
+            .boxed())
         .unify()
         .or(other_methods(all, "GET, HEAD, POST, OPTIONS"))
         .unify()
@@ -37,20 +39,23 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(get_or_head())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, state, context| into_response(retrieve(id, state, context).await)))
+            .then(async |id, state, context| into_response(retrieve(id, state, context).await))
+            .boxed())
         .unify()
         .or(one
             .and(warp::patch())
             .and(with(state))
             .and(request())
-            .then(async |id, state, request| into_response(update(id, state, request).await)))
+            .then(async |id, state, request| into_response(update(id, state, request).await))
+            .boxed())
         .unify()
         .or(one
             .and(warp::delete())
             .and(with(state))
             .and(warp::ext::get())
             .and(raw_query())
-            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await)))
+            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await))
+            .boxed())
         .unify()
         .or(other_methods_of(one, "GET, HEAD, PATCH, DELETE, OPTIONS"))
         .unify()

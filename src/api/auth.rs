@@ -21,7 +21,7 @@ use crate::auth::{Credential, find_credential, gate};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
-use crate::http::routes::{auth_path, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routes::{AUTH, ROOT, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/auth/refresh`, `/auth/logout`, `/auth/guest`, `/auth/exchange`, `/auth/sessions` and the public keys.
@@ -30,21 +30,23 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 }
 
 fn tokens(state: &AppState) -> BoxedFilter<(Response,)> {
-    let refreshing = auth_path().and(warp::path!("refresh"));
-    let guest = auth_path().and(warp::path!("guest"));
-    let code = auth_path().and(warp::path!("exchange"));
+    let refreshing = at(AUTH, "refresh");
+    let guest = at(AUTH, "guest");
+    let code = at(AUTH, "exchange");
     refreshing
         .and(warp::post())
         .and(with(state))
         .and(request())
         .then(async |state, request| into_response(refresh(state, request).await))
+        .boxed()
         .or(other_methods(refreshing, "POST, OPTIONS"))
         .unify()
         .or(guest
             .and(warp::post())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |state, context| into_response(become_guest(state, context).await)))
+            .then(async |state, context| into_response(become_guest(state, context).await))
+            .boxed())
         .unify()
         .or(other_methods(guest, "POST, OPTIONS"))
         .unify()
@@ -52,7 +54,8 @@ fn tokens(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |state, request| into_response(exchange(state, request).await)))
+            .then(async |state, request| into_response(exchange(state, request).await))
+            .boxed())
         .unify()
         .or(other_methods(code, "POST, OPTIONS"))
         .unify()
@@ -60,20 +63,22 @@ fn tokens(state: &AppState) -> BoxedFilter<(Response,)> {
 }
 
 fn sessions(state: &AppState) -> BoxedFilter<(Response,)> {
-    let out = auth_path().and(warp::path!("logout"));
-    let all = auth_path().and(warp::path!("sessions"));
-    let one = auth_path().and(warp::path!("sessions" / String));
+    let out = at(AUTH, "logout");
+    let all = at(AUTH, "sessions");
+    let one = at_id(AUTH, "sessions/*");
     out.and(warp::post())
         .and(with(state))
         .and(warp::ext::get())
         .then(async |state, context| into_response(logout(state, context).await))
+        .boxed()
         .or(other_methods(out, "POST, OPTIONS"))
         .unify()
         .or(all
             .and(get_or_head())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |state, context| into_response(list(state, context).await)))
+            .then(async |state, context| into_response(list(state, context).await))
+            .boxed())
         .unify()
         .or(other_methods(all, "GET, HEAD, OPTIONS"))
         .unify()
@@ -82,7 +87,8 @@ fn sessions(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(with(state))
             .and(warp::ext::get())
             .and(raw_query())
-            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await)))
+            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await))
+            .boxed())
         .unify()
         .or(other_methods_of(one, "DELETE, OPTIONS"))
         .unify()
@@ -90,7 +96,7 @@ fn sessions(state: &AppState) -> BoxedFilter<(Response,)> {
 }
 
 fn keys(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = warp::path!(".well-known" / "jwks.json");
+    let path = at(ROOT, ".well-known/jwks.json");
     path.and(get_or_head())
         .and(with(state))
         .map(jwks)

@@ -15,7 +15,7 @@ use warp::{Filter, Reply};
 use super::{AppState, into_response, parse_query, private, with};
 use crate::http::body::request;
 use crate::http::error::{ErrorResponse, capitalize};
-use crate::http::routes::{api_v1, get_or_head, other_methods, raw_query};
+use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, ApiRequest, Response};
 
 /// Pieces of a body that wait to be checked.
@@ -23,12 +23,13 @@ const PIECES: usize = 8;
 
 /// `/admin/export` and `/admin/import`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let out = api_v1().and(warp::path!("admin" / "export"));
-    let into = api_v1().and(warp::path!("admin" / "import"));
+    let out = at(API, "admin/export");
+    let into = at(API, "admin/import");
     out.and(get_or_head())
         .and(with(state))
         .and(raw_query())
         .then(async |state, query| into_response(export(state, query).await))
+        .boxed()
         .or(other_methods(out, "GET, HEAD, OPTIONS"))
         .unify()
         .or(into
@@ -36,7 +37,8 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(with(state))
             .and(raw_query())
             .and(request())
-            .then(async |state, query: String, request| into_response(import(state, &query, request).await)))
+            .then(async |state, query: String, request| into_response(import(state, &query, request).await))
+            .boxed())
         .unify()
         .or(other_methods(into, "POST, OPTIONS"))
         .unify()

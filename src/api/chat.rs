@@ -30,7 +30,7 @@ use super::{AppState, check_conversations, check_model, into_response, json, nam
 use crate::http::body::request;
 use crate::http::error::{ErrorBody, ErrorResponse};
 use crate::http::json::Parsed;
-use crate::http::routes::{api_v1, other_methods};
+use crate::http::routes::{API, at, other_methods};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response, sse};
 
 /// The field that holds the prompt, for errors about it.
@@ -40,11 +40,12 @@ const WEB_SEARCH: &str = "web_search_options";
 
 /// `/chat/completions`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = api_v1().and(warp::path!("chat" / "completions"));
+    let path = at(API, "chat/completions");
     path.and(warp::post())
         .and(with(state))
         .and(request())
         .then(async |state, request| into_response(create(state, request).await))
+        .boxed()
         .or(other_methods(path, "POST, OPTIONS"))
         .unify()
         .boxed()

@@ -19,7 +19,7 @@ use super::{AppState, check_model, into_response, json, name_ignored, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
-use crate::http::routes::{api_v1, other_methods};
+use crate::http::routes::{API, at, other_methods};
 use crate::http::{ApiError, ApiRequest, Response, sse};
 use request::{CompletionRequest, UNSUPPORTED, generation_requests};
 use wire::{Answer, ChunkEncoder, Completion, CompletionChoice};
@@ -33,11 +33,12 @@ const PROMPT: &str = "prompt";
 
 /// `/completions`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = api_v1().and(warp::path!("completions"));
+    let path = at(API, "completions");
     path.and(warp::post())
         .and(with(state))
         .and(request())
         .then(async |state, request| into_response(create(state, request).await))
+        .boxed()
         .or(other_methods(path, "POST, OPTIONS"))
         .unify()
         .boxed()

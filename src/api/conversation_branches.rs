@@ -12,7 +12,7 @@ use super::conversation_wire::{Conversation, WireItem, parse_id};
 use super::{AppState, into_response, name_ignored, parse_query, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods_of, raw_query};
+use crate::http::routes::{API, at_id, get_or_head, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// How much of a branch's last message is shown.
@@ -20,24 +20,32 @@ const PREVIEW_CHARS: usize = 100;
 
 /// `/conversations/{id}/branches` and `/export`.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let branches = api_v1().and(warp::path!("conversations" / String / "branches"));
-    let exports = api_v1().and(warp::path!("conversations" / String / "export"));
+    let branches = at_id(API, "conversations/*/branches");
+    let exports = at_id(API, "conversations/*/export");
     branches
         .and(get_or_head())
         .and(with(state))
         .and(warp::ext::get())
         .then(async |id, state, context| into_response(list(id, state, context).await))
+        .boxed()
         .or(branches
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |id, state, request| into_response(pick(id, state, request).await)))
+            .then(async |id, state, request| into_response(pick(id, state, request).await))
+            .boxed())
         .unify()
         .or(other_methods_of(branches, "GET, HEAD, POST, OPTIONS"))
         .unify()
-        .or(exports.and(get_or_head()).and(with(state)).and(warp::ext::get()).and(raw_query()).then(
-            async |id, state, context, query: String| into_response(export(id, state, context, &query).await),
-        ))
+        .or(exports
+            .and(get_or_head())
+            .and(with(state))
+            .and(warp::ext::get())
+            .and(raw_query())
+            .then(async |id, state, context, query: String| {
+                into_response(export(id, state, context, &query).await)
+            })
+            .boxed())
         .unify()
         .or(other_methods_of(exports, "GET, HEAD, OPTIONS"))
         .unify()

@@ -13,7 +13,7 @@ use super::conversations::{given, is_descending, page_size};
 use super::{AppState, into_response, name_ignored, parse_query, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods_of, raw_query};
+use crate::http::routes::{API, at_id, at_ids, get_or_head, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 const LOGPROBS: &str = "message.output_text.logprobs";
@@ -32,31 +32,43 @@ const INCLUDES: &[&str] = &[
 
 /// `/conversations/{id}/items` and everything below.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = api_v1().and(warp::path!("conversations" / String / "items"));
-    let one = api_v1().and(warp::path!("conversations" / String / "items" / String));
+    let all = at_id(API, "conversations/*/items");
+    let one = at_ids(API, "conversations/*/items/*");
     let one_of_any = one.map(|_id: String, item: String| item);
     all.and(get_or_head())
         .and(with(state))
         .and(warp::ext::get())
         .and(raw_query())
         .then(async |id, state, context, query: String| into_response(list(id, state, context, &query).await))
-        .or(all.and(warp::post()).and(with(state)).and(request()).and(raw_query()).then(
-            async |id, state, request, query: String| into_response(create(id, state, request, &query).await),
-        ))
+        .boxed()
+        .or(all
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .and(raw_query())
+            .then(async |id, state, request, query: String| {
+                into_response(create(id, state, request, &query).await)
+            })
+            .boxed())
         .unify()
         .or(other_methods_of(all, "GET, HEAD, POST, OPTIONS"))
         .unify()
-        .or(one.and(get_or_head()).and(with(state)).and(warp::ext::get()).and(raw_query()).then(
-            async |id, item, state, context, query: String| {
+        .or(one
+            .and(get_or_head())
+            .and(with(state))
+            .and(warp::ext::get())
+            .and(raw_query())
+            .then(async |id, item, state, context, query: String| {
                 into_response(retrieve(id, item, state, context, &query).await)
-            },
-        ))
+            })
+            .boxed())
         .unify()
         .or(one
             .and(warp::delete())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, item, state, context| into_response(delete(id, item, state, context).await)))
+            .then(async |id, item, state, context| into_response(delete(id, item, state, context).await))
+            .boxed())
         .unify()
         .or(other_methods_of(one_of_any, "GET, HEAD, DELETE, OPTIONS"))
         .unify()

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 const MAX_PAGE: i64 = 100;
@@ -32,18 +32,20 @@ const MAX_SEARCH: usize = 200;
 
 /// `/conversations` and everything below, and `/shared`.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = api_v1().and(warp::path!("conversations"));
-    let one = api_v1().and(warp::path!("conversations" / String));
+    let all = at(API, "conversations");
+    let one = at_id(API, "conversations/*");
     all.and(get_or_head())
         .and(with(state))
         .and(warp::ext::get())
         .and(raw_query())
         .then(async |state, context, query: String| into_response(list(state, context, &query).await))
+        .boxed()
         .or(all
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |state, request| into_response(create(state, request).await)))
+            .then(async |state, request| into_response(create(state, request).await))
+            .boxed())
         .unify()
         .or(other_methods(all, "GET, HEAD, POST, OPTIONS"))
         .unify()
@@ -51,25 +53,29 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(get_or_head())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, state, context| into_response(retrieve(id, state, context).await)))
+            .then(async |id, state, context| into_response(retrieve(id, state, context).await))
+            .boxed())
         .unify()
         .or(one
             .and(warp::patch())
             .and(with(state))
             .and(request())
-            .then(async |id, state, request| into_response(update(id, state, request).await)))
+            .then(async |id, state, request| into_response(update(id, state, request).await))
+            .boxed())
         .unify()
         .or(one
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |id, state, request| into_response(change(id, state, request).await)))
+            .then(async |id, state, request| into_response(change(id, state, request).await))
+            .boxed())
         .unify()
         .or(one
             .and(warp::delete())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, state, context| into_response(delete(id, state, context).await)))
+            .then(async |id, state, context| into_response(delete(id, state, context).await))
+            .boxed())
         .unify()
         .or(other_methods_of(one, "GET, HEAD, POST, PATCH, DELETE, OPTIONS"))
         .unify()

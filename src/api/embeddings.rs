@@ -15,7 +15,7 @@ use super::prompt::PromptList;
 use super::{AppState, check_model, into_response, json, name_ignored, params, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, other_methods};
+use crate::http::routes::{API, at, other_methods};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// The field that holds the texts, for errors about it.
@@ -25,11 +25,12 @@ const MAX_INPUTS: usize = 2048;
 
 /// `/embeddings`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = api_v1().and(warp::path!("embeddings"));
+    let path = at(API, "embeddings");
     path.and(warp::post())
         .and(with(state))
         .and(request())
         .then(async |state, request| into_response(create(state, request).await))
+        .boxed()
         .or(other_methods(path, "POST, OPTIONS"))
         .unify()
         .boxed()

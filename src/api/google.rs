@@ -14,15 +14,15 @@ use super::auth::{begin_session, refusal, signed_in};
 use super::{AppState, into_response, parse_query, private, with};
 use crate::auth::google::{Arrival, Callback, Google, Wish};
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{auth_path, get_or_head, other_methods, raw_query};
+use crate::http::routes::{AUTH, at, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, RequestContext, Response};
 
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// `/auth/google` and `/auth/google/callback`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let begin = auth_path().and(warp::path!("google"));
-    let callback = auth_path().and(warp::path!("google" / "callback"));
+    let begin = at(AUTH, "google");
+    let callback = at(AUTH, "google/callback");
     begin
         .and(get_or_head())
         .and(with(state))
@@ -32,6 +32,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         .then(async |state: AppState, context, headers, query: String| {
             into_response(depart(&state, &context, &headers, &query))
         })
+        .boxed()
         .or(other_methods(begin, ALLOW))
         .unify()
         .or(callback
@@ -42,7 +43,8 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(raw_query())
             .then(async |state, context, headers: HeaderMap, query: String| {
                 into_response(arrive(state, context, headers, query).await)
-            }))
+            })
+            .boxed())
         .unify()
         .or(other_methods(callback, "GET, OPTIONS"))
         .unify()

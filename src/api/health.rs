@@ -9,16 +9,16 @@ use warp::filters::BoxedFilter;
 
 use super::{AppState, into_response, json, status, with};
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods};
+use crate::http::routes::{EVERYWHERE, ROOT, at, get_or_head, other_methods};
 use crate::http::{ApiError, Response};
 
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// `/health` (also under the API's prefixes), `/livez` and `/readyz`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let alive = warp::path("health").or(api_v1().and(warp::path("health"))).unify().and(warp::path::end());
-    let live = warp::path!("livez");
-    let ready = warp::path!("readyz");
+    let alive = at(EVERYWHERE, "health");
+    let live = at(ROOT, "livez");
+    let ready = at(ROOT, "readyz");
     alive
         .and(get_or_head())
         .map(health)
@@ -28,7 +28,11 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
         .unify()
         .or(other_methods(live, ALLOW))
         .unify()
-        .or(ready.and(get_or_head()).and(with(state)).then(async |state| into_response(readyz(state).await)))
+        .or(ready
+            .and(get_or_head())
+            .and(with(state))
+            .then(async |state| into_response(readyz(state).await))
+            .boxed())
         .unify()
         .or(other_methods(ready, ALLOW))
         .unify()

@@ -11,25 +11,30 @@ use warp::path::Tail;
 
 use super::{AppState, check_model, into_response, json, with};
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods};
+use crate::http::routes::{API, api_v1, at, get_or_head, other_methods};
 use crate::http::{ApiError, RequestContext, Response};
 
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
 /// `/models` and everything below.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = api_v1().and(warp::path("models")).and(warp::path::end());
+    let all = at(API, "models");
     // An id may hold slashes, so it is all the rest of the path.
     let one = api_v1().and(warp::path("models"));
     all.and(get_or_head())
         .and(with(state))
         .and(warp::ext::get())
         .then(list)
+        .boxed()
         .or(other_methods(all, ALLOW))
         .unify()
-        .or(one.and(warp::path::tail()).and(get_or_head()).and(with(state)).and(warp::ext::get()).then(
-            async |id: Tail, state, context| into_response(retrieve(state, context, id.as_str()).await),
-        ))
+        .or(one
+            .and(warp::path::tail())
+            .and(get_or_head())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id: Tail, state, context| into_response(retrieve(state, context, id.as_str()).await))
+            .boxed())
         .unify()
         .or(other_methods(one, ALLOW))
         .unify()

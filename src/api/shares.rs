@@ -15,7 +15,7 @@ use super::{AppState, account, into_response, name_ignored, parse_query, private
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
-use crate::http::routes::{api_v1, get_or_head, other_methods_of, raw_query};
+use crate::http::routes::{API, at_id, at_ids, get_or_head, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/conversations/{id}/share`, `/shared/{token}` and `/admin/users/{id}/shares`.
@@ -24,17 +24,19 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 }
 
 fn own(state: &AppState) -> BoxedFilter<(Response,)> {
-    let link = api_v1().and(warp::path!("conversations" / String / "share"));
-    let public = api_v1().and(warp::path!("shared" / String));
+    let link = at_id(API, "conversations/*/share");
+    let public = at_id(API, "shared/*");
     link.and(warp::post())
         .and(with(state))
         .and(request())
         .then(async |id, state, request| into_response(share(id, state, request).await))
+        .boxed()
         .or(link
             .and(warp::delete())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, state, context| into_response(unshare(id, state, context).await)))
+            .then(async |id, state, context| into_response(unshare(id, state, context).await))
+            .boxed())
         .unify()
         .or(other_methods_of(link, "POST, DELETE, OPTIONS"))
         .unify()
@@ -42,7 +44,8 @@ fn own(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(get_or_head())
             .and(with(state))
             .and(raw_query())
-            .then(async |token, state, query: String| into_response(shared(token, state, &query).await)))
+            .then(async |token, state, query: String| into_response(shared(token, state, &query).await))
+            .boxed())
         .unify()
         .or(other_methods_of(public, "GET, HEAD, OPTIONS"))
         .unify()
@@ -50,18 +53,20 @@ fn own(state: &AppState) -> BoxedFilter<(Response,)> {
 }
 
 fn of_users(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = api_v1().and(warp::path!("admin" / "users" / String / "shares"));
-    let one = api_v1().and(warp::path!("admin" / "users" / String / "shares" / String));
+    let all = at_id(API, "admin/users/*/shares");
+    let one = at_ids(API, "admin/users/*/shares/*");
     all.and(get_or_head())
         .and(with(state))
         .and(raw_query())
         .then(async |id, state, query: String| into_response(user_shares(id, state, &query).await))
+        .boxed()
         .or(other_methods_of(all, "GET, HEAD, OPTIONS"))
         .unify()
         .or(one
             .and(warp::delete())
             .and(with(state))
-            .then(async |id, conversation, state| into_response(end_share(id, conversation, state).await)))
+            .then(async |id, conversation, state| into_response(end_share(id, conversation, state).await))
+            .boxed())
         .unify()
         .boxed()
 }

@@ -11,7 +11,7 @@ use warp::filters::BoxedFilter;
 
 use super::{AppState, json, with};
 use crate::http::Response;
-use crate::http::routes::{api_v1, get_or_head, other_methods};
+use crate::http::routes::{API, at, get_or_head, other_methods};
 
 /// A part that does not say how it is within this is not well.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,10 +20,11 @@ const SLOW_TURN: Duration = Duration::from_millis(250);
 
 /// `/status`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = api_v1().and(warp::path!("status"));
+    let path = at(API, "status");
     path.and(get_or_head())
         .and(with(state))
         .then(status)
+        .boxed()
         .or(other_methods(path, "GET, HEAD, OPTIONS"))
         .unify()
         .boxed()

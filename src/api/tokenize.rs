@@ -16,7 +16,7 @@ use super::{AppState, check_model, into_response, json, name_ignored, params, wi
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Unsupported;
-use crate::http::routes::{api_v1, other_methods};
+use crate::http::routes::{API, at, other_methods};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// Longest text to tokenize, in bytes, and most tokens to put together.
@@ -29,21 +29,23 @@ static UNSUPPORTED: &[Unsupported] = &[
 
 /// The three routes.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let template = api_v1().and(warp::path!("apply-template"));
-    let tokenized = api_v1().and(warp::path!("tokenize"));
-    let text = api_v1().and(warp::path!("detokenize"));
+    let template = at(API, "apply-template");
+    let tokenized = at(API, "tokenize");
+    let text = at(API, "detokenize");
     template
         .and(warp::post())
         .and(with(state))
         .and(request())
         .then(async |state, request| into_response(apply_template(state, request).await))
+        .boxed()
         .or(other_methods(template, "POST, OPTIONS"))
         .unify()
         .or(tokenized
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |state, request| into_response(tokenize(state, request).await)))
+            .then(async |state, request| into_response(tokenize(state, request).await))
+            .boxed())
         .unify()
         .or(other_methods(tokenized, "POST, OPTIONS"))
         .unify()
@@ -51,7 +53,8 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |state, request| into_response(detokenize(state, request).await)))
+            .then(async |state, request| into_response(detokenize(state, request).await))
+            .boxed())
         .unify()
         .or(other_methods(text, "POST, OPTIONS"))
         .unify()

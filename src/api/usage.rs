@@ -11,7 +11,7 @@ use warp::filters::BoxedFilter;
 
 use super::{AppState, into_response, parse_query, private, user_of, with};
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods, raw_query};
+use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, RequestContext, Response};
 
 /// Days of one page, where the caller does not say; also how far back it goes then.
@@ -21,20 +21,22 @@ const MAX_PAGE: usize = 366;
 
 /// `/usage` and `/admin/usage`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let own = api_v1().and(warp::path!("usage"));
-    let all = api_v1().and(warp::path!("admin" / "usage"));
+    let own = at(API, "usage");
+    let all = at(API, "admin/usage");
     own.and(get_or_head())
         .and(with(state))
         .and(warp::ext::get())
         .and(raw_query())
         .then(async |state, context, query| into_response(list(state, context, query).await))
+        .boxed()
         .or(other_methods(own, "GET, HEAD, OPTIONS"))
         .unify()
         .or(all
             .and(get_or_head())
             .and(with(state))
             .and(raw_query())
-            .then(async |state, query| into_response(list_all(state, query).await)))
+            .then(async |state, query| into_response(list_all(state, query).await))
+            .boxed())
         .unify()
         .or(other_methods(all, "GET, HEAD, OPTIONS"))
         .unify()

@@ -11,27 +11,30 @@ use super::account::{Deleted, Limits, Role, User};
 use super::{AppState, into_response, name_ignored, private, read, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods};
+use crate::http::routes::{API, at, get_or_head, other_methods};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/user/profile`
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = api_v1().and(warp::path!("user" / "profile"));
+    let path = at(API, "user/profile");
     path.and(get_or_head())
         .and(with(state))
         .and(warp::ext::get())
         .then(async |state, context| into_response(profile(state, context).await))
+        .boxed()
         .or(path
             .and(warp::patch())
             .and(with(state))
             .and(request())
-            .then(async |state, request| into_response(update(state, request).await)))
+            .then(async |state, request| into_response(update(state, request).await))
+            .boxed())
         .unify()
         .or(path
             .and(warp::delete())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |state, context| into_response(delete(state, context).await)))
+            .then(async |state, context| into_response(delete(state, context).await))
+            .boxed())
         .unify()
         .or(other_methods(path, "GET, HEAD, PATCH, DELETE, OPTIONS"))
         .unify()

@@ -18,7 +18,7 @@ use warp::{Filter, Reply};
 use super::document;
 use crate::api::into_response;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{get_or_head, other_methods, other_methods_of};
+use crate::http::routes::{ROOT, at, at_id, get_or_head, other_methods, other_methods_of};
 use crate::http::{ApiError, Response};
 
 /// Where the page lies.
@@ -42,8 +42,8 @@ static AS_YAML: LazyLock<Bytes> =
 /// `/api/swagger` and everything below, and `/`, which leads there.
 pub fn routes() -> BoxedFilter<(Response,)> {
     let root = warp::path::end();
-    let folder = warp::path!("api" / "swagger");
-    let file = warp::path!("api" / "swagger" / String);
+    let folder = at(ROOT, "api/swagger");
+    let file = at_id(ROOT, "api/swagger/*");
     root.and(get_or_head())
         .map(to_page)
         .or(other_methods(root, ALLOW))

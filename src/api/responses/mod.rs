@@ -52,27 +52,29 @@ use super::tools::Tools;
 use super::{AppState, into_response, name_ignored, private, user_of, with};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{api_v1, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response, sse};
 
 /// `/responses` and everything below.
 pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = api_v1().and(warp::path!("responses"));
-    let count = api_v1().and(warp::path!("responses" / "input_tokens"));
-    let one = api_v1().and(warp::path!("responses" / String));
-    let cancelled = api_v1().and(warp::path!("responses" / String / "cancel"));
-    let items = api_v1().and(warp::path!("responses" / String / "input_items"));
+    let all = at(API, "responses");
+    let count = at(API, "responses/input_tokens");
+    let one = at_id(API, "responses/*");
+    let cancelled = at_id(API, "responses/*/cancel");
+    let items = at_id(API, "responses/*/input_items");
     all.and(warp::post())
         .and(with(state))
         .and(request())
         .then(async |state, request| into_response(create::create(state, request).await))
+        .boxed()
         .or(other_methods(all, "POST, OPTIONS"))
         .unify()
         .or(count
             .and(warp::post())
             .and(with(state))
             .and(request())
-            .then(async |state, request| into_response(count_tokens(state, request).await)))
+            .then(async |state, request| into_response(count_tokens(state, request).await))
+            .boxed())
         .unify()
         .or(other_methods(count, "POST, OPTIONS"))
         .unify()
@@ -81,13 +83,15 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(raw_query())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, query, state, context| into_response(retrieve(id, query, state, context).await)))
+            .then(async |id, query, state, context| into_response(retrieve(id, query, state, context).await))
+            .boxed())
         .unify()
         .or(one
             .and(warp::delete())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, state, context| into_response(delete(id, state, context).await)))
+            .then(async |id, state, context| into_response(delete(id, state, context).await))
+            .boxed())
         .unify()
         .or(other_methods_of(one, "GET, HEAD, DELETE, OPTIONS"))
         .unify()
@@ -95,13 +99,20 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
             .and(warp::post())
             .and(with(state))
             .and(warp::ext::get())
-            .then(async |id, state, context| into_response(cancel(id, state, context).await)))
+            .then(async |id, state, context| into_response(cancel(id, state, context).await))
+            .boxed())
         .unify()
         .or(other_methods_of(cancelled, "POST, OPTIONS"))
         .unify()
-        .or(items.and(get_or_head()).and(raw_query()).and(with(state)).and(warp::ext::get()).then(
-            async |id, query, state, context| into_response(input_items(id, query, state, context).await),
-        ))
+        .or(items
+            .and(get_or_head())
+            .and(raw_query())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, query, state, context| {
+                into_response(input_items(id, query, state, context).await)
+            })
+            .boxed())
         .unify()
         .or(other_methods_of(items, "GET, HEAD, OPTIONS"))
         .unify()
