@@ -230,6 +230,8 @@ impl Default for QueueConfig {
 pub struct WorkerConfig {
     /// The program that is started with `worker`. Unset: this program.
     pub program: Option<PathBuf>,
+    /// Variables of the server's environment that workers get beside those of loader, libraries and GPUs.
+    pub environment: Vec<String>,
     /// Longest time to load a model (milliseconds).
     pub load_timeout_ms: u64,
     /// A worker that owes a step and is silent for this long counts as dead (milliseconds).
@@ -246,6 +248,7 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             program: None,
+            environment: Vec::new(),
             load_timeout_ms: 600_000,
             step_timeout_ms: 30_000,
             max_restarts: 10,

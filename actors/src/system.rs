@@ -212,6 +212,7 @@ fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildS
                 link: LinkConfig {
                     program: program.clone(),
                     arguments: config.worker_arguments.clone(),
+                    environment: worker.environment.clone(),
                     model: model.spec.clone(),
                     load_timeout: Duration::from_millis(worker.load_timeout_ms),
                     step_timeout: Duration::from_millis(worker.step_timeout_ms),

@@ -467,6 +467,11 @@ pub static KEYS: &[Key] = &[
         "The same of one user, or of one address without a credential and its guests.",
     ),
     key("worker.program", Kind::Path, "The program that is started with `worker`. Unset: this program."),
+    key(
+        "worker.environment",
+        Kind::TextList,
+        "Names of variables of the server's environment that workers get beside those of the loader, the libraries for numbers and threads, and GPUs (docs/operations.md lists them).",
+    ),
     key("worker.load_timeout_ms", integer(1, 24 * HOUR_MS, MILLISECONDS), "Longest time to load a model."),
     key(
         "worker.step_timeout_ms",

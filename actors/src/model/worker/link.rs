@@ -13,6 +13,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+use super::environment;
 use super::protocol::{
     self, FromWorker, Hello, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, from_worker, to_worker,
     worker_client::WorkerClient,
@@ -35,6 +36,8 @@ pub struct LinkConfig {
     pub program: PathBuf,
     /// More arguments for it.
     pub arguments: Vec<String>,
+    /// Variables of the server's environment that it gets beside those on the list ([`super::environment`]).
+    pub environment: Vec<String>,
     /// What it is to load.
     pub model: ModelSpec,
     /// Longest time for that.
@@ -86,6 +89,7 @@ fn start(config: &LinkConfig) -> std::io::Result<(Child, UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut command = Command::new(&config.program);
+    command.env_clear().envs(environment::passed(std::env::vars_os(), &config.environment));
     if config.model.reproducible {
         // Kernels for eight and more rows, which sum up in another order than those for fewer.
         command.env("GGML_CPU_TILED_MM", "0");

@@ -5,6 +5,7 @@
 
 mod backlog;
 pub mod bundled;
+mod environment;
 mod intake;
 pub mod link;
 pub mod protocol;
