@@ -31,7 +31,8 @@ run: setup ## Build, then serve the bundled model on LISTEN (default 127.0.0.1:8
 test: ## Set up everything and run every test
 	@tests/setup/test.sh
 
-fuzz: setup-test ## Look for answers that are not as described, for FUZZ_SECONDS (600), from a seed of its own
+fuzz: setup-test ## Try parsers (tests/fuzz) and the whole description, each target for FUZZ_SECONDS (600), from new seeds
+	JAN_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --release --locked --workspace --lib fuzz:: -- --nocapture
 	cargo build --release --locked
 	JAN_TEST_MODEL= JAN_FUZZ_SECONDS=$(FUZZ_SECONDS) JAN_FUZZ_SEED=$${JAN_FUZZ_SEED:-$$RANDOM} \
 		.venv/bin/python -m pytest tests/python/test_docs_fuzz.py -s

@@ -22,3 +22,7 @@ pub mod web_search;
 
 pub use store::StoreError;
 pub use system::{StartError, System};
+
+#[cfg(test)]
+#[path = "../../tests/fuzz/actors.rs"]
+mod fuzz;

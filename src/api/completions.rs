@@ -25,7 +25,7 @@ use request::{CompletionRequest, UNSUPPORTED, generation_requests};
 use wire::{Answer, ChunkEncoder, Completion, CompletionChoice};
 
 mod best;
-mod request;
+pub(super) mod request;
 mod wire;
 
 /// The field that holds the prompt, for errors about it.

@@ -164,7 +164,7 @@ mod tests {
                 );
             }
             for (status, response) in operation["responses"].as_object().unwrap() {
-                let shared = response.get("$ref").and_then(serde_json::Value::as_str);
+                let shared = response.get("$ref").and_then(Value::as_str);
                 let response = shared.map_or(response, |shared| document.pointer(&shared[1..]).unwrap());
                 assert!(response["description"].is_string(), "{name} {status} has no description");
                 let headers = response["headers"].as_object().unwrap();

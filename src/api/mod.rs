@@ -20,6 +20,9 @@ mod conversation_wire;
 mod conversations;
 mod docs;
 mod embeddings;
+#[cfg(test)]
+#[path = "../../tests/fuzz/server.rs"]
+mod fuzz;
 mod google;
 mod health;
 mod logprobs;

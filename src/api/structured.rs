@@ -3,7 +3,7 @@
 //! Sources: `ResponseFormatJsonSchema` in OpenAI's API description; `guided_json`, `guided_regex`, `guided_choice`,
 //! `guided_grammar` and `structured_outputs` as vLLM's users know them; `grammar` and `json_schema` as llama-server's do.
 
-mod gbnf;
+pub(super) mod gbnf;
 mod nesting;
 mod wishes;
 

@@ -6,7 +6,7 @@
 //!
 //! [`format`] is pure; [`offline`] works on a store that no server has open, [`Backup`] on one that is being served.
 
-mod format;
+pub(crate) mod format;
 mod keep;
 mod offline;
 mod online;
