@@ -21,10 +21,13 @@ use driver::Target;
 /// Longest constraint: what one costs grows with its length, and this is about faults, not about cost.
 const CONSTRAINT: usize = 600;
 
+fn grammars() -> Grammars {
+    Grammars::with_vocabulary(ApproximateTokEnv::single_byte_env()).unwrap()
+}
+
 /// Compiles a constraint under the worker's limits, and follows it for some bytes.
-fn compile(constraint: &Constraint) {
+fn compile(grammars: &Grammars, constraint: &Constraint) {
     let began = Instant::now();
-    let grammars = Grammars::with_vocabulary(ApproximateTokEnv::single_byte_env()).unwrap();
     if let Ok(mut guide) = grammars.guide(constraint) {
         let mut logits = Vec::new();
         for _ in 0..8 {
@@ -47,6 +50,7 @@ fn text(input: &[u8]) -> String {
 
 #[test]
 fn lark() {
+    let grammars = grammars();
     let words = &[
         "start: ",
         "|",
@@ -77,11 +81,14 @@ fn lark() {
         "%llguidance {",
         "start",
     ];
-    Target::new("lark", words).up_to(CONSTRAINT).run(|input| compile(&Constraint::Lark(text(input))));
+    Target::new("lark", words)
+        .up_to(CONSTRAINT)
+        .run(|input| compile(&grammars, &Constraint::Lark(text(input))));
 }
 
 #[test]
 fn regex() {
+    let grammars = grammars();
     let words = &[
         "(",
         ")",
@@ -107,15 +114,18 @@ fn regex() {
         "\\u{10ffff}",
         "-",
     ];
-    Target::new("regex", words).up_to(CONSTRAINT).run(|input| compile(&Constraint::Regex(text(input))));
+    Target::new("regex", words)
+        .up_to(CONSTRAINT)
+        .run(|input| compile(&grammars, &Constraint::Regex(text(input))));
 }
 
 #[test]
 fn json_schema() {
+    let grammars = grammars();
     let words = SCHEMA_WORDS;
     Target::new("json_schema", words)
         .up_to(CONSTRAINT)
-        .run(|input| compile(&Constraint::JsonSchema(text(input))));
+        .run(|input| compile(&grammars, &Constraint::JsonSchema(text(input))));
 }
 
 const SCHEMA_WORDS: &[&str] = &[

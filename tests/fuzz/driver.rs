@@ -5,6 +5,7 @@
 //! `target/fuzz/TARGET.input`, for an end of the process that leaves no time to say anything, a stack overflow for one.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -118,8 +119,9 @@ impl Target {
         let folder = root().join("target/fuzz");
         fs::create_dir_all(&folder).unwrap();
         let current = folder.join(format!("{}.input", self.name));
+        let file = fs::File::create(&current).unwrap();
         let check = |input: &[u8]| {
-            fs::write(&current, input).unwrap();
+            file.set_len(0).and_then(|()| file.write_all_at(input, 0)).unwrap();
             check(input);
         };
         for file in &self.corpus {
