@@ -224,6 +224,30 @@ impl Default for QueueConfig {
     }
 }
 
+/// Whether something is taken from workers that not every kernel can take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Restriction {
+    /// Where the kernel can.
+    #[default]
+    Auto,
+    /// No.
+    Off,
+    /// Workers do not work where it cannot.
+    Require,
+}
+
+impl Restriction {
+    /// The same, but going on without.
+    #[must_use]
+    pub const fn or_without(self) -> Self {
+        match self {
+            Self::Off => Self::Off,
+            Self::Auto | Self::Require => Self::Auto,
+        }
+    }
+}
+
 /// `[worker]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -232,6 +256,16 @@ pub struct WorkerConfig {
     pub program: Option<PathBuf>,
     /// Variables of the server's environment that workers get beside those of loader, libraries and GPUs.
     pub environment: Vec<String>,
+    /// Whether they may never gain privileges, and give up those of a superuser.
+    pub no_new_privs: Restriction,
+    /// Whether they open what they need and nothing else (landlock).
+    pub landlock: Restriction,
+    /// Whether they are refused the system calls that they have no use for (seccomp).
+    pub seccomp: Restriction,
+    /// Files and folders that they may read and run beside, for landlock.
+    pub readable_paths: Vec<PathBuf>,
+    /// Files and folders that they may write to.
+    pub writable_paths: Vec<PathBuf>,
     /// Longest time to load a model (milliseconds).
     pub load_timeout_ms: u64,
     /// A worker that owes a step and is silent for this long counts as dead (milliseconds).
@@ -249,6 +283,11 @@ impl Default for WorkerConfig {
         Self {
             program: None,
             environment: Vec::new(),
+            no_new_privs: Restriction::Auto,
+            landlock: Restriction::Auto,
+            seccomp: Restriction::Auto,
+            readable_paths: Vec::new(),
+            writable_paths: Vec::new(),
             load_timeout_ms: 600_000,
             step_timeout_ms: 30_000,
             max_restarts: 10,

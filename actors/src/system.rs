@@ -15,6 +15,7 @@ use crate::limits::Limiter;
 use crate::model::Models;
 use crate::model::actor::{ModelActor, ModelActorArguments};
 use crate::model::catalog::Catalog;
+use crate::model::confinement::Confinement;
 use crate::model::worker::link::LinkConfig;
 use crate::responses::Responses;
 use crate::store::files::create_private_folder;
@@ -213,6 +214,12 @@ fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildS
                     program: program.clone(),
                     arguments: config.worker_arguments.clone(),
                     environment: worker.environment.clone(),
+                    confinement: Confinement::new(
+                        worker,
+                        &model.spec.path,
+                        &model.spec.unpack_folder,
+                        model.spec.gpu_layers,
+                    ),
                     model: model.spec.clone(),
                     load_timeout: Duration::from_millis(worker.load_timeout_ms),
                     step_timeout: Duration::from_millis(worker.step_timeout_ms),

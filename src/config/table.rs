@@ -23,6 +23,9 @@ const fn integer(min: i64, max: i64, unit: &'static str) -> Kind {
     Kind::Integer { min, max, unit }
 }
 
+/// Whether something is taken from workers.
+const RESTRICTION: Kind = Kind::Choice(&["auto", "off", "require"]);
+
 /// Every key, by section.
 pub static KEYS: &[Key] = &[
     key("http.listen", Kind::Address, "`host:port` to listen on; port 0 takes a free one (`--listen`)."),
@@ -471,6 +474,31 @@ pub static KEYS: &[Key] = &[
         "worker.environment",
         Kind::TextList,
         "Names of variables of the server's environment that workers get beside those of the loader, the libraries for numbers and threads, and GPUs (docs/operations.md lists them).",
+    ),
+    key(
+        "worker.no_new_privs",
+        RESTRICTION,
+        "Whether workers can never gain privileges, and give up those of a superuser that they have no use for. landlock and seccomp need it and turn it on in any case. `auto`: where the kernel can; it says in the log what it lacks. `require`: a model is not served where it cannot.",
+    ),
+    key(
+        "worker.landlock",
+        RESTRICTION,
+        "Whether workers open what their model needs and nothing else, and reach nothing over TCP (Linux 6.2, with the network 6.7). docs/operations.md has the list.",
+    ),
+    key(
+        "worker.seccomp",
+        RESTRICTION,
+        "Whether workers are refused the system calls that they have no use for, among them those that open connections.",
+    ),
+    key(
+        "worker.readable_paths",
+        Kind::TextList,
+        "Files and folders that workers may read, and load libraries from, beside those of `worker.landlock`'s list, such as a driver's in a place of its own.",
+    ),
+    key(
+        "worker.writable_paths",
+        Kind::TextList,
+        "Files and folders that workers may write to, such as the cache in which a GPU's driver keeps what it compiled. None is needed.",
     ),
     key("worker.load_timeout_ms", integer(1, 24 * HOUR_MS, MILLISECONDS), "Longest time to load a model."),
     key(

@@ -4,6 +4,7 @@
 pub mod actor;
 pub mod catalog;
 pub mod concealed;
+pub mod confinement;
 pub mod embeddings;
 pub mod engine;
 pub mod formats;

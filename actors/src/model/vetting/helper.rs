@@ -9,6 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{CompileLimits, Refusal, Verdict, decode, read_frame, write_frame};
 use crate::memory;
+use crate::model::confinement::Confinement;
 use crate::model::engine::grammar::Grammars;
 
 /// Stack of the thread that compiles. Only what is used of it takes memory.
@@ -24,6 +25,9 @@ const MAX_GROWTH_KIB: u64 = 64 << 10;
 pub fn main() -> ExitCode {
     // What it holds when it is ended is of no use to anybody.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    if let Ok(confinement) = Confinement::from_environment() {
+        confinement.confine_helper();
+    }
     let serve = std::thread::Builder::new().name("compile".to_owned()).stack_size(STACK).spawn(serve);
     match serve.map(std::thread::JoinHandle::join) {
         Ok(Ok(Some(()))) => ExitCode::SUCCESS,

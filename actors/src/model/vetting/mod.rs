@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use llguidance::toktrie::{TokEnv, TokenId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::confinement::{self, Confinement};
 use super::types::Constraint;
 
 /// Longest frame either side takes: a vocabulary or a constraint.
@@ -79,6 +80,8 @@ pub struct VettingSettings {
     pub program: PathBuf,
     /// What one may take.
     pub limits: CompileLimits,
+    /// What it gives up beside what its worker has given up.
+    pub confinement: Confinement,
     /// Called now and then while one is waited for.
     pub sign_of_life: Arc<dyn Fn() + Send + Sync>,
 }
@@ -172,6 +175,7 @@ impl Vetter {
             // No secrets; a build for GPUs can need the loader's path.
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| name == "LD_LIBRARY_PATH"))
+            .env(confinement::VARIABLE, self.settings.confinement.to_json())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
@@ -18,6 +19,7 @@ use super::protocol::{
     self, FromWorker, Hello, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, from_worker, to_worker,
     worker_client::WorkerClient,
 };
+use crate::model::confinement::{self, Confinement};
 use crate::model::inflight::SharedTable;
 
 /// How often silence is looked for.
@@ -38,6 +40,8 @@ pub struct LinkConfig {
     pub arguments: Vec<String>,
     /// Variables of the server's environment that it gets beside those on the list ([`super::environment`]).
     pub environment: Vec<String>,
+    /// What it gives up before it loads it.
+    pub confinement: Confinement,
     /// What it is to load.
     pub model: ModelSpec,
     /// Longest time for that.
@@ -97,6 +101,7 @@ fn start(config: &LinkConfig) -> std::io::Result<(Child, UnixStream)> {
     let child = command
         .arg("worker")
         .args(&config.arguments)
+        .env(confinement::VARIABLE, config.confinement.to_json())
         // ggml would start a debugger on itself and make a crash last seconds.
         .env("GGML_NO_BACKTRACE", "1")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -185,6 +190,18 @@ async fn converse(
     }
 }
 
+/// Warns, once, of what does not hold workers on this machine.
+fn warn_of_lacking(lacking: &[String]) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if !lacking.is_empty() && !WARNED.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            lacking = lacking.join("; "),
+            "workers are confined less than they could be: the kernel does not have all of it; set worker.landlock, \
+             worker.seccomp or worker.no_new_privs to \"off\" where that is as wanted, or to \"require\" to serve nothing then"
+        );
+    }
+}
+
 async fn await_ready(
     incoming: &mut (impl tokio_stream::Stream<Item = Result<FromWorker, tonic::Status>> + Unpin),
 ) -> Result<Ready, LinkEnd> {
@@ -198,10 +215,10 @@ async fn await_ready(
                         welcome.worker_version, welcome.protocol_version
                     )));
                 }
+                from_worker::Message::Welcome(welcome) => warn_of_lacking(&welcome.lacking),
                 from_worker::Message::Ready(ready) => return Ok(ready),
                 from_worker::Message::LoadFailed(failed) => return Err(LinkEnd::Refused(failed.message)),
-                from_worker::Message::Welcome(_)
-                | from_worker::Message::Step(_)
+                from_worker::Message::Step(_)
                 | from_worker::Message::Inspected(_)
                 | from_worker::Message::Retired(_) => {}
             },

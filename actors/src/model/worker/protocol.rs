@@ -19,7 +19,7 @@ use crate::model::engine::{EngineLoad as Load, PlacedLogprob, PromptScores, Sequ
 use crate::model::parts::PartIds;
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 8;
+pub const PROTOCOL_VERSION: u32 = 9;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;

@@ -27,6 +27,7 @@ use super::protocol::{
     to_worker, worker_server,
 };
 use crate::memory;
+use crate::model::confinement::Confinement;
 use crate::model::engine::EngineSettings;
 use crate::model::engine::embedding::Embedder;
 use crate::model::engine::llama::{Backend, LlamaError, Model};
@@ -53,6 +54,8 @@ pub fn main() -> ExitCode {
 }
 
 fn begin() -> std::io::Result<()> {
+    // While there is one thread: the others inherit it.
+    let begun = Arc::new(Begun::new());
     let socket = std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     socket.peer_addr()?;
     socket.set_nonblocking(true)?;
@@ -62,7 +65,7 @@ fn begin() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let result = runtime.block_on(async {
         let connection = UnixStream::from_std(socket)?;
-        let service = worker_server::WorkerServer::new(WorkerService {})
+        let service = worker_server::WorkerServer::new(WorkerService { begun })
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         // The stream of connections must not end: the server would not wait for the one it has.
@@ -111,9 +114,43 @@ fn end_process() -> ! {
     std::process::abort()
 }
 
+/// What a worker did before anything was sent to it.
+#[derive(Debug)]
+struct Begun {
+    confinement: Confinement,
+    /// Where the model in the program lies now, should it be asked for.
+    bundled: Result<PathBuf, String>,
+    /// What the kernel lacks to confine it; an error where that is not to be.
+    lacking: Result<Vec<String>, String>,
+}
+
+impl Begun {
+    /// Unpacks the bundled model where that is needed, and confines the process to what its model needs.
+    fn new() -> Self {
+        let confinement = match Confinement::from_environment() {
+            Ok(confinement) => confinement,
+            Err(error) => {
+                let (confinement, bundled) = (Confinement::default(), Err(error.clone()));
+                return Self { confinement, bundled, lacking: Err(error) };
+            }
+        };
+        let bundled = match confinement.model.as_os_str().is_empty() {
+            true => bundled::unpack(&confinement.unpack_folder).map_err(|error| {
+                let folder = confinement.unpack_folder.display();
+                format!("cannot unpack the bundled model into {folder}: {error}")
+            }),
+            false => Err("the worker was not told that it serves the bundled model".to_owned()),
+        };
+        let lacking = confinement.confine(bundled.as_ref().unwrap_or(&confinement.model));
+        Self { confinement, bundled, lacking }
+    }
+}
+
 /// The gRPC service; a worker has one stream in its life.
-#[derive(Clone, Copy, Debug)]
-struct WorkerService {}
+#[derive(Clone, Debug)]
+struct WorkerService {
+    begun: Arc<Begun>,
+}
 
 #[tonic::async_trait]
 impl worker_server::Worker for WorkerService {
@@ -135,13 +172,15 @@ impl worker_server::Worker for WorkerService {
         let welcome = Welcome {
             protocol_version: PROTOCOL_VERSION,
             worker_version: env!("CARGO_PKG_VERSION").to_owned(),
+            lacking: self.begun.lacking.clone().unwrap_or_default(),
         };
         // The channel is new and empty: there is room.
         let _ = outgoing.try_send(Ok(from_worker(from_worker::Message::Welcome(welcome))));
+        let begun = Arc::clone(&self.begun);
         std::thread::Builder::new()
             .name("engine".to_owned())
             .stack_size(STACK)
-            .spawn(move || work(&spec, from_server, outgoing))
+            .spawn(move || work(&begun, &spec, from_server, outgoing))
             .map_err(|error| Status::internal(format!("cannot start the engine thread: {error}")))?;
         tokio::spawn(async move {
             while let Some(Ok(message)) = incoming.next().await {
@@ -172,7 +211,7 @@ fn check_version(hello: &Hello) -> Result<(), Status> {
 type Outgoing = mpsc::Sender<Result<FromWorker, Status>>;
 
 /// Loads the model and works until the server goes away. Runs on the engine thread.
-fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: Outgoing) {
+fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: Outgoing) {
     let send = |message: FromWorker| outgoing.blocking_send(Ok(message)).is_ok();
     let fail = |message: String| {
         send(from_worker(from_worker::Message::LoadFailed(LoadFailed { message })));
@@ -180,7 +219,10 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
         std::thread::sleep(Duration::from_secs(10));
         end_process()
     };
-    let mut loaded = match load(spec) {
+    if let Err(message) = &begun.lacking {
+        return fail(message.clone());
+    }
+    let mut loaded = match load(spec, &begun.bundled) {
         Ok(loaded) => loaded,
         Err(message) => return fail(message),
     };
@@ -202,6 +244,7 @@ fn work(spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: O
             cpu: Duration::from_millis(spec.constraint_cpu_ms),
             memory_mib: spec.constraint_memory_mib,
         },
+        confinement: begun.confinement.clone(),
         // Where there is no room messages are on their way, which are signs of life themselves.
         sign_of_life: Arc::new(move || drop(life.try_send(Ok(sign_of_life())))),
     });
@@ -337,14 +380,8 @@ struct Loaded {
 }
 
 /// Loads what the server asked for, or says what is wrong with it and what to do.
-fn load(spec: &ModelSpec) -> Result<Loaded, String> {
-    let path = if spec.path.is_empty() {
-        bundled::unpack(Path::new(&spec.unpack_folder)).map_err(|error| {
-            format!("cannot unpack the bundled model into {}: {error}", spec.unpack_folder)
-        })?
-    } else {
-        PathBuf::from(&spec.path)
-    };
+fn load(spec: &ModelSpec, bundled: &Result<PathBuf, String>) -> Result<Loaded, String> {
+    let path = if spec.path.is_empty() { bundled.clone()? } else { PathBuf::from(&spec.path) };
     let created = check_file(&path)?;
     if spec.reproducible && spec.gpu_layers > 0 {
         return Err(
