@@ -146,3 +146,37 @@ def test_responses_are_counted(tmp_path):
     assert server.post(RESPONSES, body, key=ann).status == 200
     is_full(server.post(RESPONSES, body, key=ann), "storage.max_user_responses")
     server.close()
+
+
+def test_what_was_asked_before_is_not_kept_again(tmp_path):
+    """A response refers to its history: going on is cheap, and what is gone on from stays for it alone."""
+    server = Server(tmp_path, config="[storage]\nmax_user_mib = 2\n")
+    user, ann = member(server, "ann-history")
+    import_into(server, export_of([response_record(user, 5 << 17)]))
+    first = records_of(server, "response")[0]["value"]["id"]
+    body = {"model": "jan-v1-4b", "input": "Go on", "max_output_tokens": 16, "truncation": "auto"}
+    last = first
+    # 640 KiB of history each: three would be more than there may be.
+    for turn in range(6):
+        made = server.post(RESPONSES, body | {"previous_response_id": last}, key=ann)
+        assert made.status == 200, (turn, made)
+        last = made.json()["id"]
+    before = server.get(f"{RESPONSES}/{last}/input_items?limit=100", key=ann).json()["data"]
+    assert server.delete(f"{RESPONSES}/{first}", key=ann).status == 200
+    server.kill()
+    server = Server(tmp_path, config="[storage]\nmax_user_mib = 2\n")
+    assert server.get(f"{RESPONSES}/{first}", key=ann).status == 404
+    assert server.get(f"{RESPONSES}/{first}/input_items", key=ann).status == 404
+    gone = server.post(RESPONSES, body | {"previous_response_id": first}, key=ann)
+    assert (gone.status, gone.error["code"]) == (400, "previous_response_not_found")
+    assert server.get(f"{RESPONSES}/{last}/input_items?limit=100", key=ann).json()["data"] == before
+    # What is kept for later ones is paid for: with 1,408 KiB more, it is 2 MiB.
+    import_into(server, export_of([response_record(user, 11 << 16) for _ in range(2)]))
+    is_full(server.post(RESPONSES, body, key=ann), "storage.max_user_mib")
+    answer = server.post(RESPONSES, body | {"previous_response_id": last, "store": False}, key=ann)
+    assert answer.status == 200
+    server.close()
+
+
+def records_of(server, kind):
+    return [record for record in records(server) if record["kind"] == kind]

@@ -22,7 +22,7 @@ use super::StoreError;
 const KEYS: usize = 64;
 
 /// The value of what is being written.
-const STAGED: &[u8] = b"s";
+pub const STAGED: &[u8] = b"s";
 
 /// Something that is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,6 +28,7 @@ mod pace;
 mod quota;
 mod records;
 mod response_head;
+mod response_links;
 mod responses;
 mod sessions;
 mod usage;

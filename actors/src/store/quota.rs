@@ -52,6 +52,12 @@ impl Used {
         Self { bytes: signed(bytes.saturating_add(HEAD)), conversations: 0, responses: 1 }
     }
 
+    /// What is left of a response that others go on from.
+    pub const fn of_body(bytes: u64) -> Self {
+        let bytes = if bytes > i64::MAX as u64 { i64::MAX } else { bytes as i64 };
+        Self { bytes, conversations: 0, responses: 0 }
+    }
+
     /// Both together.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {

@@ -6,7 +6,8 @@ use sled::transaction::{ConflictableTransactionError, ConflictableTransactionRes
 
 use super::db::{decode, encode, id_bytes};
 use super::doomed::{self, Doomed};
-use super::quota::{Changed, Used};
+use super::quota::Used;
+use super::response_links::{Link, Links};
 use super::{StoreError, readable};
 use crate::identity::UserId;
 use crate::responses::ResponseId;
@@ -103,6 +104,12 @@ pub fn count(db: &Db, add: &mut dyn FnMut(UserId, Used)) -> Result<(), StoreErro
             add(head.user(), head.used());
         }
     }
+    for value in db.open_tree("response_body")?.iter().values() {
+        let link: Option<Link> = readable(decode(|| "a body".to_owned(), &value?))?;
+        if let Some(link) = link.filter(|link| link.kept && link.references > 0) {
+            add(link.user, Used::of_body(link.bytes));
+        }
+    }
     Ok(())
 }
 
@@ -110,8 +117,7 @@ pub struct Trees<'a> {
     pub response: &'a TransactionalTree,
     pub by_user: &'a TransactionalTree,
     pub running: &'a TransactionalTree,
-    pub notes: &'a TransactionalTree,
-    pub changed: &'a Changed,
+    pub links: Links<'a>,
 }
 
 impl Trees<'_> {
@@ -121,7 +127,7 @@ impl Trees<'_> {
     }
 
     pub fn put(&self, id: ResponseId, head: &Head) -> ConflictableTransactionResult<(), StoreError> {
-        self.changed.add(head.user(), head.used());
+        self.links.changed.add(head.user(), head.used());
         self.response.insert(&id.to_bytes(), head.encode())?;
         self.by_user.insert(&by_user_key(head.user(), id), &[])?;
         match (head.runs(), head) {
@@ -138,9 +144,17 @@ impl Trees<'_> {
         self.running.remove(&id.to_bytes())?;
         // What a damaged one led to is not known any more.
         let Ok(head) = Head::decode(id, &value) else { return Ok(()) };
-        self.changed.add(head.user(), head.used().less());
+        self.links.changed.add(head.user(), head.used().less());
         self.by_user.remove(&by_user_key(head.user(), id))?;
-        head.bodies(id).iter().try_for_each(|&body| doomed::doom(self.notes, Doomed::Body(body)))
+        match head {
+            Head::Split(split) => {
+                self.links.leave(split.asked.id)?;
+                let said = split.said.iter();
+                said.map(|said| said.id)
+                    .try_for_each(|said| doomed::doom(self.links.notes, Doomed::Body(said)))
+            }
+            Head::Whole { .. } => doomed::doom(self.links.notes, Doomed::Body(id.to_bytes())),
+        }
     }
 }
 

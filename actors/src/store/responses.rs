@@ -6,11 +6,13 @@
 //! | `response_part` | body id, part number | a part of a body |
 //! | `response_by_user` | user id, response id | nothing |
 //! | `response_running` | response id | nothing |
+//! | `response_body` | body id | [`Link`] |
 //!
 //! A response has two bodies: what was asked, and what came of it once it has ended. Each is JSON, cut in parts, since
 //! sled wants small values. Bodies are written on any thread before anybody refers to them ([`ResponsesStore::stage`]),
 //! so the store's thread has only the head to write, however large they are. Ids begin with their time, so the oldest
-//! come first. Heads of 20 bytes are schema 2's: their one body is the whole [`ResponseRecord`], under the response's id.
+//! come first. What was asked holds the items since the response that it goes on from, and refers to what was asked there
+//! ([`super::response_links`]). Heads of 20 bytes are schema 2's: their one body is the whole [`ResponseRecord`], under the response's id.
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +28,7 @@ use super::db::{decode, encode};
 use super::doomed::{self, Doomed, Notes};
 use super::quota::{Changed, Sums, Used};
 use super::response_head::{Body, Head, PART, Split, Trees, by_user_key, part_key, response_id};
+use super::response_links::{Link, Links};
 use super::{StoreError, readable};
 use crate::identity::UserId;
 use crate::responses::{Delta, End, ResponseId, ResponseRecord};
@@ -173,6 +176,7 @@ pub struct SledResponses {
     part: Tree,
     by_user: Tree,
     running: Tree,
+    bodies: Tree,
     notes: Notes,
     sums: Sums,
     epoch: u64,
@@ -184,6 +188,9 @@ struct Asked {
     created_at: u64,
     background: bool,
     shown: Value,
+    /// What was asked before: its items come first.
+    #[serde(default)]
+    before: Option<Body>,
     history: Vec<Value>,
     input: Vec<Value>,
 }
@@ -194,6 +201,8 @@ struct Asking<'a> {
     created_at: u64,
     background: bool,
     shown: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<Body>,
     history: &'a [Value],
     input: &'a [Value],
 }
@@ -213,6 +222,7 @@ impl SledResponses {
             part: db.open_tree("response_part")?,
             by_user: db.open_tree("response_by_user")?,
             running: db.open_tree("response_running")?,
+            bodies: db.open_tree("response_body")?,
             notes,
             sums: Sums::open(db)?,
             epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
@@ -221,16 +231,114 @@ impl SledResponses {
 
     /// Removes some of what is left of a body, until then. `true`: nothing is.
     pub fn remove_body(&self, id: [u8; 16], until: Instant) -> Result<bool, StoreError> {
-        doomed::remove_prefix(&self.part, &id, until)
+        if !doomed::remove_prefix(&self.part, &id, until)? {
+            return Ok(false);
+        }
+        if self.bodies.contains_key(id)? {
+            self.linked(|links| links.forget(id))?;
+        }
+        Ok(true)
+    }
+
+    /// Changes what refers to what.
+    fn linked<T>(
+        &self,
+        change: impl Fn(&Links<'_>) -> ConflictableTransactionResult<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let trees = (&self.bodies, self.notes.tree(), self.sums.tree());
+        let outcome = trees.transaction(|(bodies, notes, sums)| {
+            let changed = Changed::default();
+            let outcome = change(&Links { bodies, notes, changed: &changed })?;
+            changed.write(sums)?;
+            Ok(outcome)
+        });
+        self.notes.added();
+        outcome.map_err(|error| match error {
+            TransactionError::Abort(error) => error,
+            TransactionError::Storage(error) => error.into(),
+        })
+    }
+
+    /// The body that a response may refer to for the beginning of its history, and how much that is.
+    fn before(&self, record: &ResponseRecord) -> Result<Option<(Body, usize)>, StoreError> {
+        let previous = record.shown["previous_response_id"].as_str().and_then(|id| id.parse().ok());
+        let Some(Head::Split(split)) = previous.map(|id| self.head(id)).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        if split.user != record.user {
+            return Ok(None);
+        }
+        let Some(Asked { history, input, .. }) = readable(self.asked(&split.asked))?.flatten() else {
+            return Ok(None);
+        };
+        let items = history.len() + input.len();
+        // What it says it goes on from is one thing, what it holds is another.
+        let same = items > 0
+            && items <= record.history.len()
+            && history.iter().chain(&input).eq(&record.history[..items]);
+        Ok(same.then_some((split.asked, items)))
+    }
+
+    /// What was asked, with all that was asked before. `None`: a part of it is missing.
+    fn asked(&self, body: &Body) -> Result<Option<Asked>, StoreError> {
+        let read = |body: &Body| -> Result<Option<Asked>, StoreError> {
+            let bytes = self.read_body(&body.id, body.parts)?;
+            bytes.map(|bytes| decode(|| "what was asked of a response".to_owned(), &bytes)).transpose()
+        };
+        let Some(mut asked) = read(body)? else { return Ok(None) };
+        let mut earlier = Vec::new();
+        let mut next = asked.before.take();
+        while let Some(body) = next {
+            let Some(Asked { before, history, input, .. }) = read(&body)? else { return Ok(None) };
+            earlier.push([history, input].concat());
+            next = before;
+        }
+        let own = std::mem::take(&mut asked.history);
+        asked.history = earlier.into_iter().rev().flatten().chain(own).collect();
+        Ok(Some(asked))
     }
 
     fn head(&self, id: ResponseId) -> Result<Option<Head>, StoreError> {
         self.response.get(id.to_bytes())?.map(|value| Head::decode(id, &value)).transpose()
     }
 
+    /// Writes what was asked. What it refers to is kept from then on.
+    fn write_asked(&self, record: &ResponseRecord) -> Result<Body, StoreError> {
+        let ResponseRecord { user, created_at, background, ref shown, ref history, ref input, .. } = *record;
+        let bytes = |before: Option<&(Body, usize)>| {
+            let (before, items) = before.map_or((None, 0), |(body, items)| (Some(body.clone()), *items));
+            encode(&Asking { created_at, background, shown, before, history: &history[items..], input })
+        };
+        let id = Uuid::now_v7().into_bytes();
+        if let Some(before) = self.before(record)? {
+            let bytes = bytes(Some(&before));
+            let referred = self.linked(|links| {
+                let Some(depth) = links.refer(&before.0, user)? else { return Ok(false) };
+                let link = Link { depth, before: Some(before.0.id), ..Link::new(user, bytes.len() as u64) };
+                links.put(id, &link)?;
+                links.notes.insert(&Doomed::Body(id).key(), doomed::STAGED)?;
+                Ok(true)
+            })?;
+            if referred {
+                return self.write_parts(id, &bytes);
+            }
+        }
+        let bytes = bytes(None);
+        self.linked(|links| {
+            links.put(id, &Link::new(user, bytes.len() as u64))?;
+            links.notes.insert(&Doomed::Body(id).key(), doomed::STAGED)?;
+            Ok(())
+        })?;
+        self.write_parts(id, &bytes)
+    }
+
     fn write_body(&self, bytes: &[u8]) -> Result<Body, StoreError> {
         let id = Uuid::now_v7().into_bytes();
         self.notes.stage(Doomed::Body(id))?;
+        self.write_parts(id, bytes)
+    }
+
+    fn write_parts(&self, id: [u8; 16], bytes: &[u8]) -> Result<Body, StoreError> {
         let mut parts = 0;
         for piece in bytes.chunks(PART) {
             self.part.insert(part_key(&id, parts), piece)?;
@@ -259,8 +367,8 @@ impl SledResponses {
                 Ok(Some(ResponseRecord { user: *user, ..record }))
             }
             Head::Split(Split { user, asked, said }) => {
-                let Some(body) = self.read_body(&asked.id, asked.parts)? else { return Ok(None) };
-                let Asked { created_at, background, shown, history, input } = decode(what, &body)?;
+                let Some(asked) = self.asked(asked)? else { return Ok(None) };
+                let Asked { created_at, background, shown, history, input, .. } = asked;
                 let (mut deltas, mut end) = (Vec::new(), None);
                 if let Some(said) = said {
                     let Some(body) = self.read_body(&said.id, said.parts)? else { return Ok(None) };
@@ -277,11 +385,12 @@ impl SledResponses {
         &self,
         change: impl Fn(&Trees<'_>) -> ConflictableTransactionResult<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let Self { response, by_user, running, notes, sums, .. } = self;
-        let trees = (response, by_user, running, notes.tree(), sums.tree());
-        let outcome = trees.transaction(|(response, by_user, running, notes, sums)| {
+        let Self { response, by_user, running, bodies, notes, sums, .. } = self;
+        let trees = (response, by_user, running, bodies, notes.tree(), sums.tree());
+        let outcome = trees.transaction(|(response, by_user, running, bodies, notes, sums)| {
             let changed = Changed::default();
-            change(&Trees { response, by_user, running, notes, changed: &changed })?;
+            let links = Links { bodies, notes, changed: &changed };
+            change(&Trees { response, by_user, running, links })?;
             changed.write(sums)
         });
         self.notes.added();
@@ -297,7 +406,7 @@ impl SledResponses {
         self.transaction(|trees| {
             trees.forget(id)?;
             trees.put(id, head)?;
-            head.bodies(id).iter().try_for_each(|&body| doomed::keep(trees.notes, Doomed::Body(body)))
+            head.bodies(id).iter().try_for_each(|&body| doomed::keep(trees.links.notes, Doomed::Body(body)))
         })
     }
 
@@ -307,14 +416,14 @@ impl SledResponses {
         self.transaction(|trees| match trees.head(id)? {
             Some(Head::Split(split)) => {
                 if let Some(before) = &split.said {
-                    doomed::doom(trees.notes, Doomed::Body(before.id))?;
+                    doomed::doom(trees.links.notes, Doomed::Body(before.id))?;
                 }
-                trees.changed.add(split.user, Head::Split(split.clone()).used().less());
+                trees.links.changed.add(split.user, Head::Split(split.clone()).used().less());
                 trees.put(id, &Head::Split(Split { said: Some(staged.said.clone()), ..split }))?;
-                doomed::keep(trees.notes, body)
+                doomed::keep(trees.links.notes, body)
             }
             // Gone, or whole and ended long ago.
-            _ => doomed::doom(trees.notes, body),
+            _ => doomed::doom(trees.links.notes, body),
         })
     }
 
@@ -392,9 +501,8 @@ impl ResponsesStore for SledResponses {
     }
 
     fn stage(&self, record: &ResponseRecord) -> Result<Staged, StoreError> {
-        let ResponseRecord { id, user, created_at, background, ref shown, ref history, ref input, .. } =
-            *record;
-        let asked = self.write_body(&encode(&Asking { created_at, background, shown, history, input }))?;
+        let ResponseRecord { id, user, .. } = *record;
+        let asked = self.write_asked(record)?;
         let said = match &record.end {
             Some(end) => Some(self.stage_end(record.deltas.clone(), end.clone())?.said),
             None => None,
@@ -444,12 +552,13 @@ impl ResponsesStore for SledResponses {
                 trees.by_user.remove(&by_user_key(from, id))?;
                 let head = trees.head(id)?;
                 if let Some(head) = &head {
-                    trees.changed.add(head.user(), head.used().less());
+                    trees.links.changed.add(head.user(), head.used().less());
                 }
-                match head {
-                    Some(head) => trees.put(id, &head.of(to)),
-                    None => Ok(()),
+                let Some(head) = head else { return Ok(()) };
+                if let Head::Split(split) = &head {
+                    trees.links.hand_over(split.asked.id, from, to)?;
                 }
+                trees.put(id, &head.of(to))
             })?;
         }
         Ok(ids.len() < AT_ONCE)

@@ -1,5 +1,6 @@
 //! Responses over a real database.
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use std::time::Duration;
@@ -139,4 +140,197 @@ fn running_and_old_ones_are_found() {
     assert!(store.made_before(now - 100, 10).unwrap().is_empty());
     assert_eq!(store.made_before(now + 100, 10).unwrap(), [one.id]);
     assert_eq!(store.made_before(u64::MAX, 10).unwrap(), [one.id]);
+}
+
+/// A response that goes on from another, as the edge makes it.
+fn following(parent: &ResponseRecord, text: &str) -> ResponseRecord {
+    let mut record = ResponseRecord::new(
+        parent.user,
+        7,
+        json!({"model": "m", "previous_response_id": parent.id.to_string()}),
+    );
+    record.history.clone_from(&parent.history);
+    record.history.extend(parent.input.iter().cloned());
+    record.history.push(json!({"said": format!("by {}", parent.id)}));
+    record.input = vec![json!({"text": text})];
+    record
+}
+
+fn sums(db: &Db) -> std::collections::BTreeMap<UserId, Used> {
+    let mut sums = std::collections::BTreeMap::new();
+    crate::store::response_head::count(db, &mut |user, used| {
+        let sum: &mut Used = sums.entry(user).or_default();
+        *sum = sum.and(used);
+    })
+    .unwrap();
+    sums
+}
+
+#[test]
+fn a_long_conversation_takes_what_its_turns_take() {
+    let store = store();
+    let mut last = record(UserId::new(), 1000);
+    put(&store, &last);
+    for _ in 0..400 {
+        last = following(&last, &"y".repeat(1000));
+        put(&store, &last);
+    }
+    assert_eq!(store.response(last.id).unwrap(), Some(last.clone()));
+    let bytes: usize = store.part.iter().values().map(|part| part.unwrap().len()).sum();
+    // Written out, it would be 40 MB; one of them is, behind 256 others.
+    assert!(bytes < 900_000, "{bytes} bytes for 401 turns of 1 kB");
+}
+
+#[test]
+fn what_later_ones_need_stays_and_is_paid_for() {
+    let store = store();
+    let (ann, bob) = (UserId::new(), UserId::new());
+    let first = record(ann, 5000);
+    let second = following(&first, "b");
+    let third = following(&second, "c");
+    [&first, &second, &third].into_iter().for_each(|record| put(&store, record));
+    let all = store.sums.of(ann).unwrap();
+    store.commit(&[ResponseChange::Delete(first.id), ResponseChange::Delete(second.id)]).unwrap();
+    sweep(&store);
+    assert_eq!((store.response(first.id).unwrap(), store.response(second.id).unwrap()), (None, None));
+    assert_eq!(store.response(third.id).unwrap(), Some(third.clone()));
+    let left = store.sums.of(ann).unwrap();
+    assert_eq!(left.responses, 1);
+    assert!(left.bytes > 5000 && left.bytes < all.bytes, "{left:?} of {all:?}");
+    assert!(store.move_some(ann, bob).unwrap());
+    assert_eq!((store.sums.of(ann).unwrap(), store.sums.of(bob).unwrap()), (Used::default(), left));
+    store.commit(&[ResponseChange::Delete(third.id)]).unwrap();
+    sweep(&store);
+    assert_eq!(store.sums.of(bob).unwrap(), Used::default());
+    assert!(store.part.is_empty() && store.bodies.is_empty() && store.notes.tree().is_empty());
+}
+
+#[test]
+fn what_was_staged_and_never_put_lets_go_at_the_next_start() {
+    let db = sled::Config::new().temporary(true).open().unwrap();
+    let first = record(UserId::new(), 10);
+    let store = SledResponses::open(&db, Notes::open(&db).unwrap()).unwrap();
+    put(&store, &first);
+    store.stage(&following(&first, "b")).unwrap();
+    drop(store);
+    let store = SledResponses::open(&db, Notes::open(&db).unwrap()).unwrap();
+    sweep(&store);
+    assert_eq!((store.part.len(), store.response(first.id).unwrap()), (1, Some(first.clone())));
+    store.commit(&[ResponseChange::Delete(first.id)]).unwrap();
+    sweep(&store);
+    assert!(store.part.is_empty() && store.bodies.is_empty());
+}
+
+#[test]
+fn what_schema_4_wrote_is_referred_to() {
+    let store = store();
+    let first = record(UserId::new(), 10);
+    put(&store, &first);
+    store.bodies.clear().unwrap();
+    let second = following(&first, "b");
+    put(&store, &second);
+    store.commit(&[ResponseChange::Delete(first.id)]).unwrap();
+    sweep(&store);
+    assert_eq!(store.response(second.id).unwrap(), Some(second.clone()));
+    store.commit(&[ResponseChange::Delete(second.id)]).unwrap();
+    sweep(&store);
+    assert!(store.part.is_empty() && store.bodies.is_empty());
+}
+
+#[test]
+fn a_history_that_is_another_one_is_written_out() {
+    let store = store();
+    let first = record(UserId::new(), 10);
+    put(&store, &first);
+    let mut second = following(&first, "b");
+    second.history[0] = json!({"text": "something else"});
+    put(&store, &second);
+    store.commit(&[ResponseChange::Delete(first.id)]).unwrap();
+    sweep(&store);
+    assert_eq!((store.response(second.id).unwrap(), store.bodies.len()), (Some(second), 1));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    New(usize, usize),
+    Follow(prop::sample::Index, usize),
+    Delete(prop::sample::Index),
+    End(prop::sample::Index, usize),
+    PutAgain(prop::sample::Index),
+    Move(usize, usize),
+    Sweep,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        1 => (0..2_usize, 0..200_usize).prop_map(|(user, length)| Step::New(user, length)),
+        4 => (index(), 0..200_usize).prop_map(|(parent, length)| Step::Follow(parent, length)),
+        3 => index().prop_map(Step::Delete),
+        1 => (index(), 0..200_usize).prop_map(|(one, length)| Step::End(one, length)),
+        1 => index().prop_map(Step::PutAgain),
+        1 => (0..2_usize, 0..2_usize).prop_map(|(from, to)| Step::Move(from, to)),
+        1 => Just(Step::Sweep),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Whatever is made, continued, moved and deleted: each that is there is whole, sums are exact, and in the end
+    /// nothing is left.
+    #[test]
+    fn references_lose_nothing_and_leave_nothing(steps in prop::collection::vec(step(), 1..60)) {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let store = SledResponses::open(&db, Notes::open(&db).unwrap()).unwrap();
+        let users = [UserId::new(), UserId::new()];
+        let mut there: Vec<ResponseRecord> = Vec::new();
+        for step in steps {
+            match step {
+                Step::New(user, length) => {
+                    there.push(record(users[user], length));
+                    put(&store, there.last().unwrap());
+                }
+                Step::Follow(parent, length) if !there.is_empty() => {
+                    let record = following(parent.get(&there), &"z".repeat(length));
+                    put(&store, &record);
+                    there.push(record);
+                }
+                Step::Delete(one) if !there.is_empty() => {
+                    let record = there.remove(one.index(there.len()));
+                    store.commit(&[ResponseChange::Delete(record.id)]).unwrap();
+                }
+                Step::End(one, length) if !there.is_empty() => {
+                    let index = one.index(there.len());
+                    let deltas = vec![Delta { text: "d".repeat(length), ..Delta::default() }];
+                    let staged = store.stage_end(deltas.clone(), End::lost(9)).unwrap();
+                    store.commit(&[ResponseChange::End(there[index].id, staged)]).unwrap();
+                    there[index] = ResponseRecord { deltas, end: Some(End::lost(9)), ..there[index].clone() };
+                }
+                Step::PutAgain(one) if !there.is_empty() => put(&store, one.get(&there)),
+                Step::Move(from, to) => {
+                    while !store.move_some(users[from], users[to]).unwrap() && from != to {}
+                    for record in there.iter_mut().filter(|record| record.user == users[from]) {
+                        record.user = users[to];
+                    }
+                }
+                Step::Sweep => sweep(&store),
+                _ => {}
+            }
+        }
+        sweep(&store);
+        for record in &there {
+            prop_assert_eq!(store.response(record.id).unwrap(), Some(record.clone()));
+        }
+        let counted = sums(&db);
+        for user in users {
+            prop_assert_eq!(store.sums.of(user).unwrap(), counted.get(&user).copied().unwrap_or_default());
+        }
+        for record in there {
+            store.commit(&[ResponseChange::Delete(record.id)]).unwrap();
+        }
+        sweep(&store);
+        for tree in [&store.response, &store.part, &store.by_user, &store.running, &store.bodies, store.notes.tree(), store.sums.tree()] {
+            prop_assert!(tree.is_empty(), "{:?}", tree.iter().collect::<Vec<_>>());
+        }
+    }
 }
