@@ -8,9 +8,10 @@ pytest_plugins = ["openai_watch"]
 
 # What is about callers, stores, the wire and refusals has nothing to do with the model that answers: once is enough.
 WITHOUT_MODEL = [
-    "test_auth_[acgk]*.py", "test_auth_logs.py", "test_auth_sessions.py", "test_conversations.py",
-    "test_conversations_crash.py", "test_disk_full.py", "test_docs_*.py", "test_errors.py", "test_export.py",
-    "test_hostile*.py", "test_store_refusals.py", "test_usage.py", "test_wire.py",
+    "test_audit.py", "test_auth_*.py", "test_conversations.py", "test_conversations_crash.py", "test_conversations_sdk.py",
+    "test_disk_full.py", "test_docs_*.py", "test_errors.py", "test_export.py", "test_hostile*.py", "test_lifecycle.py",
+    "test_limits.py", "test_models.py", "test_reference.py", "test_responses_kept.py", "test_store_refusals.py",
+    "test_usage.py", "test_wire.py",
 ]
 collect_ignore_glob = [] if IS_BUNDLED else WITHOUT_MODEL
 
