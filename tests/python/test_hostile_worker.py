@@ -4,10 +4,13 @@ import ctypes
 import os
 import pathlib
 import platform
+import re
 import signal
+import subprocess
 import sys
 
 import pytest
+import tiny_bert
 from harness import BINARY, BUNDLED, MODEL, Server, children, wait_until
 
 SECRETS = {
@@ -24,7 +27,11 @@ CONFIG = "[worker]\nenvironment = ['JAN_TEST_NAMED', 'NOT_THERE']\n"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     own = Server(
-        tmp_path_factory.mktemp("worker"), "--model", f"elsewhere={BUNDLED}", env=SECRETS | PASSED | {"JAN_TEST_NAMED": "named"}, config=CONFIG
+        tmp_path_factory.mktemp("worker"),
+        "--model",
+        f"elsewhere={BUNDLED}",
+        env=SECRETS | PASSED | {"JAN_TEST_NAMED": "named"},
+        config=CONFIG,
     )
     yield own
     own.close()
@@ -168,3 +175,105 @@ def test_each_can_be_required_or_off(make_server):
     server = make_server(config="[worker]\n" + required)
     assert schema_answer(server, n=7).status == 200
     check_confined(server.worker(), 2)
+
+
+#: Runs inside a worker, as somebody who got hold of it would: on a signal it tries things and says how each failed.
+TAKEN_OVER = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static void tell(const char *name, long result) { dprintf(2, "tried %s=%d\n", name, result < 0 ? errno : 0); }
+static void try_open(const char *name, const char *path, int flags) { tell(name, open(path, flags, 0600)); }
+
+static void taken_over(int signal) {
+    char path[64], byte;
+    struct iovec here = {&byte, 1}, there = {(void *)taken_over, 1};
+    int server = getppid();
+    try_open("model", getenv("TRY_MODEL"), O_RDONLY);
+    try_open("null", "/dev/null", O_RDWR);
+    try_open("write-model", getenv("TRY_MODEL"), O_RDWR);
+    try_open("key", getenv("TRY_KEY"), O_RDONLY);
+    try_open("database", getenv("TRY_DATABASE"), O_RDONLY);
+    try_open("passwords", "/etc/shadow", O_RDONLY);
+    try_open("new", getenv("TRY_NEW"), O_WRONLY | O_CREAT);
+    tell("cut", truncate(getenv("TRY_KEY"), 0));
+    tell("remove", unlink(getenv("TRY_KEY")));
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, i ? "/proc/%d/mem" : "/proc/%d/environ", server);
+        try_open(i ? "server-memory" : "server-environment", path, O_RDONLY);
+    }
+    tell("signal", kill(server, 0));
+    tell("tcp", socket(AF_INET, SOCK_STREAM, 0));
+    tell("udp", socket(AF_INET6, SOCK_DGRAM, 0));
+    tell("unix", socket(AF_UNIX, SOCK_STREAM, 0));
+    tell("ptrace", ptrace(PTRACE_SEIZE, server, 0, 0));
+    tell("read-server", process_vm_readv(server, &here, 1, &there, 1, 0));
+    tell("namespace", unshare(CLONE_NEWUSER));
+    tell("clone3", syscall(SYS_clone3, 0, 0));
+    tell("uring", syscall(SYS_io_uring_setup, 1, 0));
+    tell("bpf", syscall(SYS_bpf, 0, 0, 0));
+    tell("end", 0);
+}
+
+__attribute__((constructor)) static void begin(void) { signal(SIGUSR1, taken_over); }
+"""
+#: The numbers of errors: not permitted by seccomp or a scope, denied by landlock, no such call.
+EPERM, EACCES, ENOSYS = 1, 13, 38
+BY_LANDLOCK = ["write-model", "key", "database", "passwords", "new", "cut", "remove"]
+BY_LANDLOCK += ["server-environment", "server-memory"]
+BY_SECCOMP = ["tcp", "udp", "unix", "ptrace", "read-server", "namespace", "uring", "bpf"]
+
+
+def test_whoever_gets_hold_of_a_worker_gets_nothing_else(tmp_path, make_server):
+    source, library = tmp_path / "taken-over.c", tmp_path / "taken-over.so"
+    source.write_text(TAKEN_OVER)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True, timeout=60)
+    data = tmp_path / "server0/data"
+    paths = {"KEY": data / "admin.key", "DATABASE": data / "store.id", "NEW": data / "new", "MODEL": BUNDLED}
+    given = {f"TRY_{name}": path for name, path in paths.items()} | {"LD_PRELOAD": library}
+    names = [name for name in given if name != "LD_PRELOAD"]
+    model = f"[[models]]\nid = 'jan-tiny'\naliases = ['{MODEL}']\npath = '{BUNDLED}'\n"
+    server = make_server(config=f"[worker]\nenvironment = {names}\n{model}", env=given)
+    worker = server.worker()
+    os.kill(worker, signal.SIGUSR1)
+    wait_until(lambda: "tried end=" in server.log(), "the end of the tries")
+    tried = {name: int(error) for name, error in re.findall(r"tried ([a-z0-9-]+)=(\d+)", server.log())}
+    assert (tried["model"], tried["null"]) == (0, 0)
+    assert {name: tried[name] for name in BY_SECCOMP} == dict.fromkeys(BY_SECCOMP, EPERM)
+    assert tried["clone3"] == ENOSYS
+    version = landlock_version()
+    print(f"landlock: {f'version {version}' if version > 0 else 'not in this kernel, so files were open'}")
+    if version >= 3:
+        assert {name: tried[name] for name in BY_LANDLOCK} == dict.fromkeys(BY_LANDLOCK, EACCES)
+        assert tried["signal"] == (EPERM if version >= 6 else 0)
+    assert schema_answer(server, n=8).status == 200
+    assert server.worker() == worker and paths["KEY"].read_text()
+
+
+def test_all_parts_of_a_split_model_are_read(tmp_path, make_server):
+    whole = tiny_bert.write(tmp_path / "whole.gguf")
+    parts = tmp_path / "parts"
+    (parts / "elsewhere").mkdir(parents=True)
+    first = tiny_bert.write_parts(parts, 3)
+    # As downloaders lay files out: links to where they really are.
+    for part in list(parts.glob("*.gguf")):
+        part.symlink_to(part.rename(parts / "elsewhere" / part.name))
+    server = make_server("--model", f"whole={whole}", "--model", f"split={first}")
+    answers = []
+    for model in ("whole", "split"):
+        served = lambda model=model: server.get(f"/api/v1/models/{model}", key=server.admin_key).json()
+        wait_until(lambda served=served: served()["status"] != "loading", "the model is loaded")
+        assert served()["status"] == "ready", served()
+        answer = server.post("/api/v1/embeddings", {"model": model, "input": "hello sea"}, key=server.admin_key)
+        answers.append(answer.json()["data"][0]["embedding"])
+    assert answers[0] == answers[1]

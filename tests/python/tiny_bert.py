@@ -10,7 +10,7 @@ import struct
 WORDS = ["▁hello", "▁world", "▁the", "▁sea", "▁cat", "▁dog", "ing", "s", "▁a", "▁b"]
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 WIDTH, FEED_FORWARD, LAYERS, CONTEXT = 64, 96, 2, 64
-_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+_UINT16, _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 2, 4, 5, 6, 7, 8, 9
 #: llama.cpp's numbers of poolings.
 MEAN, CLS, LAST = 1, 2, 3
 
@@ -35,6 +35,38 @@ def _value(value):
 
 def write(path, pooling=CLS, seed=1):
     """A model file; the same seed makes the same."""
+    metadata, tensors = _model(pooling, seed)
+    path.write_bytes(_file(metadata, tensors))
+    return path
+
+
+def write_parts(folder, count, pooling=CLS, seed=1):
+    """The same model in several files, as llama.cpp's gguf-split writes them. Returns the first."""
+    metadata, tensors = _model(pooling, seed)
+    each = -(-len(tensors) // count)
+    paths = [folder / f"bert-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+    for number, path in enumerate(paths):
+        split = [
+            _text("split.no") + struct.pack("<IH", _UINT16, number),
+            _text("split.count") + struct.pack("<IH", _UINT16, count),
+            _text("split.tensors.count") + struct.pack("<Ii", _INT32, len(tensors)),
+        ]
+        mine = tensors[number * each : (number + 1) * each]
+        path.write_bytes(_file((metadata if number == 0 else []) + split, mine))
+    return paths[0]
+
+
+def _file(metadata, tensors):
+    infos, data = b"", b""
+    for name, shape, values in tensors:
+        infos += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, len(data))
+        data += values + b"\0" * (-len(values) % 32)
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata)) + b"".join(metadata) + infos
+    return head + b"\0" * (-len(head) % 32) + data
+
+
+def _model(pooling, seed):
+    """Its metadata, one piece of bytes an entry, and its tensors: name, shape and bytes."""
     metadata = {
         "general.architecture": "bert", "general.name": "tiny-bert",
         "bert.context_length": CONTEXT, "bert.embedding_length": WIDTH, "bert.feed_forward_length": FEED_FORWARD,
@@ -63,14 +95,9 @@ def write(path, pooling=CLS, seed=1):
             f"blk.{layer}.ffn_down.weight": (FEED_FORWARD, WIDTH),
         }  # fmt: skip
     draw = random.Random(seed)
-    infos, data = b"", b""
+    tensors = []
     for name, shape in shapes.items():
-        infos += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, len(data))
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
         middle = 1.0 if name.endswith("norm.weight") else 0.0
-        data += struct.pack(f"<{count}f", *(draw.gauss(middle, 0.3) for _ in range(count)))
-        data += b"\0" * (-len(data) % 32)
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(shapes), len(metadata))
-    head += b"".join(_text(key) + _value(value) for key, value in metadata.items()) + infos
-    path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
-    return path
+        tensors.append((name, shape, struct.pack(f"<{count}f", *(draw.gauss(middle, 0.3) for _ in range(count)))))
+    return [_text(key) + _value(value) for key, value in metadata.items()], tensors

@@ -45,7 +45,9 @@ pub fn restrict(list: &[(PathBuf, Access)]) -> Result<(), String> {
     }
     let status = rules.restrict_self().map_err(text)?;
     match (status.landlock, status.ruleset) {
-        (LandlockStatus::NotImplemented, _) => Err("this kernel was built without it".to_owned()),
+        (LandlockStatus::NotImplemented, _) => {
+            Err("the kernel was built without it, or a container's filter hides it".to_owned())
+        }
         (LandlockStatus::NotEnabled, _) => Err("it is not among the kernel's lsm=… modules".to_owned()),
         (_, RulesetStatus::NotEnforced) => Err("the kernel does not enforce it".to_owned()),
         (LandlockStatus::Available { effective_abi, .. }, _) if (effective_abi as i32) < LEAST => {

@@ -247,8 +247,7 @@ mod tests {
             refused(rustix::process::chroot("/").map_err(Into::into));
             let limit = rustix::process::getrlimit(rustix::process::Resource::Core);
             refused(
-                rustix::process::prlimit(other, rustix::process::Resource::Core, limit.clone())
-                    .map_err(Into::into),
+                rustix::process::prlimit(other, rustix::process::Resource::Core, limit).map_err(Into::into),
             );
             // What it needs goes on.
             rustix::process::setrlimit(rustix::process::Resource::Core, limit).unwrap();
