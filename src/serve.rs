@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jan_actors::System;
+use jan_actors::audit::{AuditOutcome, AuditRecord, MAX_FIELDS};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{self, AppState};
@@ -51,6 +52,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         limiter: system.limiter().clone(),
         usage: system.usage().clone(),
         backup: system.backup().clone(),
+        audit: system.audit().clone(),
         conversations: system.conversations().clone(),
         responses: system.responses().clone(),
         web_search: system.web_search().clone(),
@@ -61,7 +63,9 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     };
     let proxies = TrustedProxies::parse(&config.http.trusted_proxies).map_err(anyhow::Error::msg)?;
     let names = local_names(&config);
-    let gate = Gate::new(state.identity.clone(), state.limiter.clone(), proxies.clone(), names, anonymous);
+    let gate = Gate::new(state.identity.clone(), state.limiter.clone(), proxies.clone(), names, anonymous)
+        .auditing(state.audit.clone());
+    state.audit.record(settings_record(&config));
     announce(address, &system, anonymous != OpenTo::Nobody).await;
     let lifecycle = state.lifecycle.clone();
     let server = Server::start(listener, api::routes(state), Some(gate), proxies, lifecycle, config.http);
@@ -100,6 +104,13 @@ fn warn_of_what_is_open(address: SocketAddr, proxied: bool, anonymous: OpenTo, g
             "guests' accounts are open without a credential; auth.guests = \"off\" closes them"
         );
     }
+}
+
+/// The record of a start: which settings are other than the defaults. Their values may be secrets.
+fn settings_record(config: &Config) -> AuditRecord {
+    let mut fields: Vec<_> = config.changed().into_iter().map(Into::into).collect();
+    fields.truncate(MAX_FIELDS);
+    AuditRecord { fields, ..AuditRecord::new("settings.load", AuditOutcome::Ok) }
 }
 
 /// The names of this server that the settings have.

@@ -28,6 +28,8 @@ pub struct ActorsConfig {
     pub responses: ResponsesConfig,
     /// How large conversations may be.
     pub conversations: ConversationsConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
     /// Searching the web.
     pub web_search: WebSearchConfig,
     /// Arguments that every worker gets behind `worker`, e.g. how to log. Not a setting.
@@ -423,6 +425,32 @@ pub struct ResponsesConfig {
 impl Default for ResponsesConfig {
     fn default() -> Self {
         Self { retention_days: 30, max_background: 256, max_background_per_user: 16, resume_grace_ms: 30_000 }
+    }
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AuditConfig {
+    /// How long a record is kept in the store (days). 0: none is.
+    pub retention_days: u32,
+    /// Most records in the store, half of them of what was done, half of what was refused.
+    pub max_records: usize,
+    /// Where records are written as lines of JSON: `off`, `stderr` or a file's path.
+    pub stream: String,
+}
+
+impl AuditConfig {
+    /// Most records of a class; of an odd number, one more of what was done.
+    pub(crate) fn most_of(&self, class: usize) -> usize {
+        let half = self.max_records / 2;
+        if class == 0 { self.max_records - half } else { half }
+    }
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { retention_days: 90, max_records: 500_000, stream: "off".to_owned() }
     }
 }
 

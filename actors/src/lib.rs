@@ -5,6 +5,7 @@
 //!
 //! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
 
+pub mod audit;
 pub mod backup;
 pub mod config;
 pub mod conversations;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
+use crate::audit::Audit;
 use crate::backup::Backup;
 use crate::config::ActorsConfig;
 use crate::conversations::Conversations;
@@ -32,6 +33,7 @@ pub struct System {
     limiter: Limiter,
     usage: UsageLedger,
     backup: Backup,
+    audit: Audit,
     responses: Responses,
     conversations: Conversations,
     web_search: WebSearch,
@@ -79,6 +81,7 @@ impl System {
         let usage = UsageLedger::new(Arc::clone(identity.store()));
         let backup = Backup::new(Arc::clone(identity.store()), identity.index(), folder.clone());
         let conversations = Conversations::new(Arc::clone(identity.store()), config.conversations.clone());
+        let audit = open_audit(&identity, &config)?;
         let supervisor = || Supervisor;
         let model_supervisor = SupervisorArguments {
             children: model_children(&config, &catalog)?,
@@ -87,6 +90,7 @@ impl System {
         let mut children = identity.children(&config.auth);
         children.extend(limiter.children());
         children.push(usage.child());
+        children.push(audit.child());
         let responses = Responses::new(Arc::clone(identity.store()), config.responses.clone());
         children.extend(responses.children());
         children.extend(conversations.children());
@@ -103,6 +107,7 @@ impl System {
             limiter,
             usage,
             backup,
+            audit,
             responses,
             conversations,
             web_search,
@@ -137,6 +142,11 @@ impl System {
         &self.backup
     }
 
+    /// The door to the audit log.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
     /// The door to stored responses.
     pub fn responses(&self) -> &Responses {
         &self.responses
@@ -167,6 +177,7 @@ impl System {
         self.root.stop(None);
         let _ = self.ended.await;
         self.usage.close().await;
+        self.audit.close().await;
         // Last, after whatever the actors write when they stop.
         let _ = tokio::task::spawn_blocking(move || self.identity.close()).await;
     }
@@ -189,6 +200,16 @@ async fn open_identity(config: &ActorsConfig) -> Result<(Identity, AdminKeyFile)
     let (storage, auth) = (config.storage.clone(), config.auth.clone());
     let opened = tokio::task::spawn_blocking(move || Identity::open(&storage, &auth)).await;
     Ok(opened.map_err(|error| StartError::Actor(error.to_string()))??)
+}
+
+fn open_audit(identity: &Identity, config: &ActorsConfig) -> Result<Audit, StartError> {
+    Audit::new(Arc::clone(identity.store()), config.audit.clone()).map_err(|error| {
+        let stream = &config.audit.stream;
+        StartError::Config(format!(
+            "cannot write the audit log to {stream:?} (audit.stream): {error}; name a file in a folder that the server may \
+             write to, `stderr` or `off`"
+        ))
+    })
 }
 
 fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildSpec>, StartError> {

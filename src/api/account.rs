@@ -1,5 +1,6 @@
 //! Wire types that the resources about accounts share: users, keys, limits, lists.
 
+use http::StatusCode;
 use jan_actors::identity::{
     ApiKeyRecord, CreatedKey, CredentialId, IdentityError, MAX_ENTRIES, Maker, Network, NewKey, Origin,
     Permission, Permissions, Principal, Restrictions, Right, UserId, UserKind, UserRecord,
@@ -9,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bounds::{self, MAX_WORDS};
-use super::{AppState, parse_query};
-use crate::http::ApiError;
+use super::{AppState, parse_query, private};
+use crate::auth::note;
+use crate::http::{ApiError, Response};
 
 /// Longest time until a key expires.
 const MAX_EXPIRY_DAYS: i64 = 3650;
@@ -354,6 +356,26 @@ pub async fn end(
     let came_of_it = state.identity.end_made_by(origin, asking, only).await;
     let came_of_it = came_of_it.map_err(ApiError::from_identity)?;
     if came_of_it > 0 { Ok(()) } else { ended.map_err(ApiError::from_identity) }
+}
+
+/// The answer to such a request.
+pub fn ended(deleted: Deleted, cascade: bool) -> Response {
+    let mut response = private(StatusCode::OK, &deleted);
+    if cascade {
+        note(&mut response, |noted| noted.fields = vec!["cascade"]);
+    }
+    response
+}
+
+/// The answer to a request that made a key.
+pub fn created(key: CreatedKey) -> Response {
+    let (user, id) = (key.record.user, key.record.id);
+    let mut response = private(StatusCode::CREATED, &NewApiKey::from(key));
+    note(&mut response, |noted| {
+        noted.user = Some(user);
+        noted.target = Some(id.to_string());
+    });
+    response
 }
 
 /// Checks a list of models' ids. Whether there are such models is for the requests that use them.

@@ -10,6 +10,7 @@ use warp::filters::BoxedFilter;
 use super::account::{Deleted, Limits, List, Role, User};
 use super::admin_credentials as credentials;
 use super::{AppState, into_response, name_ignored, parse_query, private, read, user_of, with};
+use crate::auth::note;
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
@@ -162,7 +163,9 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let parsed = read::<CreateUser>(request).await?;
     let CreateUser { email, name } = parsed.value;
     let user = state.identity.create_user(&email, &name).await.map_err(ApiError::from_identity)?;
+    let id = user.id;
     let mut response = private(StatusCode::CREATED, &User::from(user));
+    note(&mut response, |noted| noted.user = Some(id));
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }
@@ -208,8 +211,16 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
         limits: parsed.value.limits.map(Into::into),
         kind: parsed.value.role.map(Into::into),
     };
+    let disabled = update.disabled;
+    let fields = [
+        ("name", update.name.is_some()),
+        ("role", update.kind.is_some()),
+        ("disabled", disabled.is_some()),
+        ("limits", update.limits.is_some()),
+    ];
     let user = state.identity.update_user(user, update).await.map_err(ApiError::from_identity)?;
     let mut response = private(StatusCode::OK, &User::from(user));
+    note(&mut response, |noted| noted.changed(&fields, "user.update", disabled));
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }

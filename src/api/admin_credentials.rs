@@ -6,7 +6,7 @@ use utoipa::OpenApi;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::account::{self, ApiKey, CreateApiKey, Deleted, List, NewApiKey, cascade, end, now};
+use super::account::{self, ApiKey, CreateApiKey, Deleted, List, NewApiKey, cascade, end, ended, now};
 use super::admin::parse;
 use super::auth::{Session, Tokens, refusal, signed_in};
 use super::{AppState, into_response, name_ignored, private, read, with};
@@ -142,7 +142,7 @@ async fn end_session(
     let found: SessionId = session.parse().map_err(|_| ApiError::not_found("session", &session))?;
     let origin = Origin { user, with: CredentialId::Session(found) };
     end(&state, origin, cascade(&query)?, &context.caller.principal).await?;
-    Ok(private(StatusCode::OK, &Deleted::new(found, "session")))
+    Ok(ended(Deleted::new(found, "session"), cascade(&query)?))
 }
 
 /// A user's keys.
@@ -194,7 +194,7 @@ async fn revoke_key(
     let found: KeyId = key.parse().map_err(|_| ApiError::not_found("API key", &key))?;
     let origin = Origin { user, with: CredentialId::Key(found) };
     end(&state, origin, cascade(&query)?, &context.caller.principal).await?;
-    Ok(private(StatusCode::OK, &Deleted::new(found, "api_key")))
+    Ok(ended(Deleted::new(found, "api_key"), cascade(&query)?))
 }
 
 /// Begin a session for a user, as if they had signed in.
@@ -248,8 +248,7 @@ async fn create_key(id: String, state: AppState, request: ApiRequest) -> Result<
     let (user, caller) = (parse(&id)?, request.context.caller.principal);
     let parsed = read::<CreateApiKey>(request).await?;
     let key = parsed.value.check(now())?;
-    let created = account::create_key(&state, user, &caller, key).await?;
-    let mut response = private(StatusCode::CREATED, &NewApiKey::from(created));
+    let mut response = account::created(account::create_key(&state, user, &caller, key).await?);
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }

@@ -8,10 +8,11 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 
 use super::account::{
-    ApiKey, CreateApiKey, Deleted, Limits, List, NewApiKey, PermissionName, cascade, create_key, end, models,
-    networks, now, permissions,
+    ApiKey, CreateApiKey, Deleted, Limits, List, NewApiKey, PermissionName, cascade, create_key, created,
+    end, ended, models, networks, now, permissions,
 };
 use super::{AppState, into_response, name_ignored, private, read, user_of, with};
+use crate::auth::note;
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
@@ -142,8 +143,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let (user, caller) = (user_of(&request.context)?, request.context.caller.principal);
     let parsed = read::<CreateApiKey>(request).await?;
     let key = parsed.value.check(now())?;
-    let created = create_key(&state, user, &caller, key).await?;
-    let mut response = private(StatusCode::CREATED, &NewApiKey::from(created));
+    let mut response = created(create_key(&state, user, &caller, key).await?);
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }
@@ -195,8 +195,17 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
         models: parsed.value.models.map(|ids| ids.map(models).transpose()).transpose()?,
         addresses: parsed.value.addresses.map(|all| all.as_deref().map(networks).transpose()).transpose()?,
     };
+    let fields = [
+        ("name", update.name.is_some()),
+        ("permissions", update.permissions.is_some()),
+        ("expires_at", update.expires_at.is_some()),
+        ("limits", update.limits.is_some()),
+        ("models", update.models.is_some()),
+        ("addresses", update.addresses.is_some()),
+    ];
     let key = state.identity.update_key(user, key, &caller, update).await.map_err(ApiError::from_identity)?;
     let mut response = private(StatusCode::OK, &ApiKey::from(key));
+    note(&mut response, |noted| noted.changed(&fields, "key.update", None));
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }
@@ -228,7 +237,7 @@ async fn revoke(
     let (user, key) = (user_of(&context)?, parse(&id)?);
     let origin = Origin { user, with: CredentialId::Key(key) };
     end(&state, origin, cascade(&query)?, &context.caller.principal).await?;
-    Ok(private(StatusCode::OK, &Deleted::new(key, "api_key")))
+    Ok(ended(Deleted::new(key, "api_key"), cascade(&query)?))
 }
 
 #[cfg(test)]

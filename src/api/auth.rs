@@ -13,11 +13,11 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Reply;
 
-use super::account::{Deleted, List, cascade, end};
+use super::account::{Deleted, List, cascade, end, ended};
 use super::google::sign_in_cookie;
 use super::{AppState, into_response, json, name_ignored, private, read, user_of, with};
 use crate::auth::google::Shown;
-use crate::auth::{Credential, find_credential, gate};
+use crate::auth::{Credential, find_credential, gate, note};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
@@ -145,7 +145,13 @@ impl From<TokenPair> for Tokens {
 
 /// The answer to a sign-in.
 pub(super) fn signed_in(status: StatusCode, pair: TokenPair) -> Response {
-    private(status, &Tokens::from(pair))
+    let (user, session) = (pair.user, pair.session);
+    let mut response = private(status, &Tokens::from(pair));
+    note(&mut response, |noted| {
+        noted.user = Some(user);
+        noted.target = Some(session.to_string());
+    });
+    response
 }
 
 /// Begins a session for a user whom nobody doubts.
@@ -244,7 +250,17 @@ async fn refresh(state: AppState, request: ApiRequest) -> Result<Response, ApiEr
     };
     match state.identity.refresh(proof).await {
         Ok(pair) => Ok(signed_in(StatusCode::OK, pair)),
-        Err(error) => Err(refused(&state, &context, error)),
+        Err(error) => {
+            let mut response = refused(&state, &context, error).into_response();
+            // Refused as it is, the token is one of this server's and says of which session.
+            if let Some((user, session)) = state.identity.session_of(proof) {
+                note(&mut response, |noted| {
+                    noted.user = Some(user);
+                    noted.target = Some(session.to_string());
+                });
+            }
+            Ok(response)
+        }
     }
 }
 
@@ -294,7 +310,9 @@ async fn become_guest(state: AppState, context: RequestContext) -> Result<Respon
         return Err(ApiError::forbidden("guests_disabled", message));
     }
     let guest = state.identity.guest(context.caller.address.into()).await.map_err(ApiError::from_identity)?;
-    Ok(signed_in(StatusCode::CREATED, begin_session(&state, guest.id).await?))
+    let mut response = signed_in(StatusCode::CREATED, begin_session(&state, guest.id).await?);
+    note(&mut response, |noted| noted.actions = vec!["session.begin", "user.create"]);
+    Ok(response)
 }
 
 /// Exchange the code that a page found in its address for tokens, once and within a minute.
@@ -352,7 +370,9 @@ async fn logout(state: AppState, context: RequestContext) -> Result<Response, Ap
         return Err(ApiError::bad_request("not_a_session", message));
     };
     state.identity.revoke_session(user, session).await.map_err(ApiError::from_identity)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    note(&mut response, |noted| noted.target = Some(session.to_string()));
+    Ok(response)
 }
 
 /// One's sessions.
@@ -398,7 +418,7 @@ async fn revoke(
     let session: SessionId = id.parse().map_err(|_| ApiError::not_found("session", &id))?;
     let origin = Origin { user, with: CredentialId::Session(session) };
     end(&state, origin, cascade(&query)?, &context.caller.principal).await?;
-    Ok(private(StatusCode::OK, &Deleted::new(session, "session")))
+    Ok(ended(Deleted::new(session, "session"), cascade(&query)?))
 }
 
 /// The public keys that this server's tokens can be checked with.

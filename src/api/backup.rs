@@ -13,6 +13,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use super::{AppState, into_response, parse_query, private, with};
+use crate::auth::note;
 use crate::http::body::request;
 use crate::http::error::{ErrorResponse, capitalize};
 use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
@@ -103,6 +104,7 @@ async fn export(state: AppState, query: String) -> Result<Response, ApiError> {
         Some((piece, export))
     });
     let mut response = warp::reply::stream(pieces).into_response();
+    note(&mut response, |noted| noted.user = user);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -169,7 +171,11 @@ async fn import(state: AppState, query: &str, request: ApiRequest) -> Result<Res
     let (fed, imported) = tokio::join!(feed, state.backup.import(receiver, restore_revoked));
     fed?;
     let records = imported.map_err(from_backup)?;
-    Ok(private(StatusCode::OK, &Imported { object: "import", records }))
+    let mut response = private(StatusCode::OK, &Imported { object: "import", records });
+    if restore_revoked {
+        note(&mut response, |noted| noted.fields = vec!["restore_revoked"]);
+    }
+    Ok(response)
 }
 
 fn from_backup(error: BackupError) -> ApiError {

@@ -15,8 +15,8 @@ use warp::filters::BoxedFilter;
 use self::complete::complete;
 pub use self::page::PAGE;
 use super::{
-    admin, admin_credentials, api_keys, auth, backup, chat, completions, conversations, embeddings, google,
-    health, models, responses, status, tokenize, usage, user,
+    admin, admin_credentials, api_keys, audit, auth, backup, chat, completions, conversations, embeddings,
+    google, health, models, responses, status, tokenize, usage, user,
 };
 use crate::http::Response;
 
@@ -58,6 +58,7 @@ fn resources() -> Vec<utoipa::openapi::OpenApi> {
         api_keys::Doc::openapi(),
         admin::Doc::openapi(),
         admin_credentials::Doc::openapi(),
+        audit::Doc::openapi(),
         usage::Doc::openapi(),
         backup::Doc::openapi(),
         conversations::Doc::openapi(),

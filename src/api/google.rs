@@ -2,7 +2,7 @@
 
 use http::header::{ACCEPT, CACHE_CONTROL, COOKIE, LOCATION, REFERRER_POLICY, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use jan_actors::identity::{ExternalId, ExternalProfile, UserKind};
+use jan_actors::identity::{ExternalId, ExternalProfile, SignIn, UserKind};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use utoipa::{OpenApi, ToSchema};
@@ -13,6 +13,7 @@ use warp::reply::Reply;
 use super::auth::{begin_session, refusal, signed_in};
 use super::{AppState, into_response, parse_query, private, with};
 use crate::auth::google::{Arrival, Callback, Google, Wish};
+use crate::auth::note;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{AUTH, at, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, RequestContext, Response};
@@ -177,9 +178,24 @@ async fn welcome(state: &AppState, arrival: Arrival) -> Result<Response, ApiErro
         let mut response = redirect(&address)?;
         // The cookie that the code may be bound to must outlive it.
         response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &arrival.browser)?);
+        // The session begins with the code.
+        note_sign_in(&mut response, &signed, "sign_in");
         return Ok(response);
     }
-    Ok(signed_in(StatusCode::OK, begin_session(state, signed.user.id).await?))
+    let mut response = signed_in(StatusCode::OK, begin_session(state, signed.user.id).await?);
+    note_sign_in(&mut response, &signed, "session.begin");
+    Ok(response)
+}
+
+/// What came of it for the audit log.
+fn note_sign_in(response: &mut Response, signed: &SignIn, action: &'static str) {
+    note(response, |noted| {
+        noted.user = Some(signed.user.id);
+        noted.actions = vec![action];
+        if signed.created {
+            noted.actions.push("user.create");
+        }
+    });
 }
 
 /// A 302 that no cache keeps and whose target does not learn where the browser comes from.

@@ -4,6 +4,7 @@ mod account;
 mod admin;
 mod admin_credentials;
 mod api_keys;
+mod audit;
 mod auth;
 mod backup;
 mod bounds;
@@ -51,6 +52,7 @@ use std::sync::Arc;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
+use jan_actors::audit::Audit;
 use jan_actors::backup::Backup;
 use jan_actors::conversations::Conversations;
 use jan_actors::identity::{Identity, Right, UserId};
@@ -82,6 +84,8 @@ pub struct AppState {
     pub limiter: Limiter,
     /// The door to exports and imports.
     pub backup: Backup,
+    /// The door to the audit log.
+    pub audit: Audit,
     /// The door to what has been used.
     pub usage: UsageLedger,
     /// The door to conversations.
@@ -131,6 +135,8 @@ pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
         .or(models::routes(&state))
         .unify()
         .or(backup::routes(&state))
+        .unify()
+        .or(audit::routes(&state))
         .unify()
         .or(usage::routes(&state))
         .unify()

@@ -9,6 +9,7 @@ use warp::filters::BoxedFilter;
 
 use super::account::{Deleted, Limits, Role, User};
 use super::{AppState, into_response, name_ignored, private, read, user_of, with};
+use crate::auth::note;
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{API, at, get_or_head, other_methods};
@@ -102,6 +103,7 @@ async fn update(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let update = UserUpdate { name: Some(parsed.value.name), ..UserUpdate::default() };
     let user = state.identity.update_user(user, update).await.map_err(ApiError::from_identity)?;
     let mut response = private(StatusCode::OK, &User::from(user));
+    note(&mut response, |noted| noted.fields = vec!["name"]);
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }

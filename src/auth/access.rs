@@ -45,6 +45,15 @@ pub enum Body {
     Export,
 }
 
+/// What the audit log says of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Audited {
+    /// The action, one of [`ACTIONS`](jan_actors::audit::ACTIONS), where its handler notes no other.
+    pub action: &'static str,
+    /// In which way, where there are several.
+    pub how: Option<&'static str>,
+}
+
 /// One method of one path.
 #[derive(Debug)]
 pub struct Route {
@@ -60,19 +69,40 @@ pub struct Route {
     pub inference: bool,
     /// The body that it takes.
     pub body: Body,
+    /// What the audit log says of it, where it changes accounts, keys, sessions or shares, or takes data out or in.
+    pub audit: Option<Audited>,
 }
 
 const fn route(method: Method, place: Place, path: &'static str, access: Access) -> Route {
-    Route { method, place, path, access, inference: false, body: Body::Account }
+    Route { method, place, path, access, inference: false, body: Body::Account, audit: None }
 }
 
 const fn inference(path: &'static str) -> Route {
     let access = Access::Anonymous(Right::Infer);
-    Route { method: Method::POST, place: Place::Api, path, access, inference: true, body: Body::Inference }
+    Route {
+        method: Method::POST,
+        place: Place::Api,
+        path,
+        access,
+        inference: true,
+        body: Body::Inference,
+        audit: None,
+    }
 }
 
 const fn post_of(body: Body, path: &'static str, access: Access) -> Route {
-    Route { method: Method::POST, place: Place::Api, path, access, inference: false, body }
+    Route { method: Method::POST, place: Place::Api, path, access, inference: false, body, audit: None }
+}
+
+const fn audited(mut route: Route, action: &'static str) -> Route {
+    route.audit = Some(Audited { action, how: None });
+    route
+}
+
+/// A route by which a session begins, in one of several ways.
+const fn beginning(mut route: Route, how: &'static str) -> Route {
+    route.audit = Some(Audited { action: "session.begin", how: Some(how) });
+    route
 }
 
 const READ_INFERENCE: Access = Access::Needs(Right::ReadInference);
@@ -115,25 +145,26 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, Place::Api, "/responses/{id}/input_items", READ_INFERENCE),
     route(Method::GET, Place::Api, "/status", READ_ACCOUNT),
     route(Method::GET, Place::Both, "/auth/google", Access::Open),
-    route(Method::GET, Place::Both, "/auth/google/callback", Access::Open),
-    route(Method::POST, Place::Both, "/auth/exchange", Access::Open),
-    route(Method::POST, Place::Both, "/auth/guest", Access::Open),
-    route(Method::POST, Place::Both, "/auth/refresh", Access::Proof),
-    route(Method::POST, Place::Both, "/auth/logout", WRITE_ACCOUNT),
+    beginning(route(Method::GET, Place::Both, "/auth/google/callback", Access::Open), "google"),
+    beginning(route(Method::POST, Place::Both, "/auth/exchange", Access::Open), "exchange"),
+    beginning(route(Method::POST, Place::Both, "/auth/guest", Access::Open), "guest"),
+    audited(route(Method::POST, Place::Both, "/auth/refresh", Access::Proof), "session.refresh"),
+    audited(route(Method::POST, Place::Both, "/auth/logout", WRITE_ACCOUNT), "session.end"),
     route(Method::GET, Place::Both, "/auth/sessions", READ_KEYS),
-    route(Method::DELETE, Place::Both, "/auth/sessions/{id}", MANAGE_KEYS),
+    audited(route(Method::DELETE, Place::Both, "/auth/sessions/{id}", MANAGE_KEYS), "session.end"),
     route(Method::GET, Place::Api, "/user/profile", READ_ACCOUNT),
-    route(Method::PATCH, Place::Api, "/user/profile", WRITE_ACCOUNT),
-    route(Method::DELETE, Place::Api, "/user/profile", MANAGE_KEYS),
+    audited(route(Method::PATCH, Place::Api, "/user/profile", WRITE_ACCOUNT), "user.update"),
+    audited(route(Method::DELETE, Place::Api, "/user/profile", MANAGE_KEYS), "user.delete"),
     route(Method::GET, Place::Api, "/user/api-keys", READ_KEYS),
-    route(Method::POST, Place::Api, "/user/api-keys", MANAGE_KEYS),
+    audited(route(Method::POST, Place::Api, "/user/api-keys", MANAGE_KEYS), "key.create"),
     route(Method::GET, Place::Api, "/user/api-keys/{id}", READ_KEYS),
-    route(Method::PATCH, Place::Api, "/user/api-keys/{id}", MANAGE_KEYS),
-    route(Method::DELETE, Place::Api, "/user/api-keys/{id}", MANAGE_KEYS),
+    audited(route(Method::PATCH, Place::Api, "/user/api-keys/{id}", MANAGE_KEYS), "key.update"),
+    audited(route(Method::DELETE, Place::Api, "/user/api-keys/{id}", MANAGE_KEYS), "key.revoke"),
     route(Method::GET, Place::Api, "/usage", READ_USAGE),
     route(Method::GET, Place::Api, "/admin/usage", ADMIN),
-    route(Method::GET, Place::Api, "/admin/export", ADMIN),
-    post_of(Body::Export, "/admin/import", ADMIN),
+    audited(route(Method::GET, Place::Api, "/admin/export", ADMIN), "export"),
+    audited(post_of(Body::Export, "/admin/import", ADMIN), "import"),
+    route(Method::GET, Place::Api, "/admin/audit", ADMIN),
     route(Method::GET, Place::Api, "/conversations", READ_CONVERSATIONS),
     post_of(Body::Items, "/conversations", WRITE_CONVERSATIONS),
     route(Method::GET, Place::Api, "/conversations/{id}", READ_CONVERSATIONS),
@@ -147,22 +178,31 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, Place::Api, "/conversations/{id}/branches", READ_CONVERSATIONS),
     route(Method::POST, Place::Api, "/conversations/{id}/branches", WRITE_CONVERSATIONS),
     route(Method::GET, Place::Api, "/conversations/{id}/export", READ_CONVERSATIONS),
-    route(Method::POST, Place::Api, "/conversations/{id}/share", WRITE_CONVERSATIONS),
-    route(Method::DELETE, Place::Api, "/conversations/{id}/share", WRITE_CONVERSATIONS),
+    audited(
+        route(Method::POST, Place::Api, "/conversations/{id}/share", WRITE_CONVERSATIONS),
+        "share.create",
+    ),
+    audited(route(Method::DELETE, Place::Api, "/conversations/{id}/share", WRITE_CONVERSATIONS), "share.end"),
     route(Method::GET, Place::Api, "/shared/{token}", Access::Open),
     route(Method::GET, Place::Api, "/admin/users", ADMIN),
-    route(Method::POST, Place::Api, "/admin/users", ADMIN),
+    audited(route(Method::POST, Place::Api, "/admin/users", ADMIN), "user.create"),
     route(Method::GET, Place::Api, "/admin/users/{id}", ADMIN),
-    route(Method::PATCH, Place::Api, "/admin/users/{id}", ADMIN),
-    route(Method::DELETE, Place::Api, "/admin/users/{id}", ADMIN),
+    audited(route(Method::PATCH, Place::Api, "/admin/users/{id}", ADMIN), "user.update"),
+    audited(route(Method::DELETE, Place::Api, "/admin/users/{id}", ADMIN), "user.delete"),
     route(Method::GET, Place::Api, "/admin/users/{id}/shares", ADMIN),
-    route(Method::DELETE, Place::Api, "/admin/users/{id}/shares/{conversation_id}", ADMIN),
+    audited(
+        route(Method::DELETE, Place::Api, "/admin/users/{id}/shares/{conversation_id}", ADMIN),
+        "share.end",
+    ),
     route(Method::GET, Place::Api, "/admin/users/{id}/sessions", ADMIN),
-    route(Method::POST, Place::Api, "/admin/users/{id}/sessions", ADMIN),
-    route(Method::DELETE, Place::Api, "/admin/users/{id}/sessions/{session_id}", ADMIN),
+    beginning(route(Method::POST, Place::Api, "/admin/users/{id}/sessions", ADMIN), "admin"),
+    audited(
+        route(Method::DELETE, Place::Api, "/admin/users/{id}/sessions/{session_id}", ADMIN),
+        "session.end",
+    ),
     route(Method::GET, Place::Api, "/admin/users/{id}/api-keys", ADMIN),
-    route(Method::POST, Place::Api, "/admin/users/{id}/api-keys", ADMIN),
-    route(Method::DELETE, Place::Api, "/admin/users/{id}/api-keys/{key_id}", ADMIN),
+    audited(route(Method::POST, Place::Api, "/admin/users/{id}/api-keys", ADMIN), "key.create"),
+    audited(route(Method::DELETE, Place::Api, "/admin/users/{id}/api-keys/{key_id}", ADMIN), "key.revoke"),
 ];
 
 /// What the table says of a request.
@@ -202,6 +242,13 @@ pub fn find(method: &Method, path: &str) -> Found {
     found
 }
 
+/// What stands in a path of that route where its pattern has names.
+pub fn captured<'a>(route: &Route, path: &'a str) -> impl Iterator<Item = &'a str> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let pairs = route.path.rsplit('/').zip(path.rsplit('/'));
+    pairs.filter(|(pattern, _)| pattern.starts_with('{')).map(|(_, given)| given)
+}
+
 /// Whether `path`, which lacks its first slash, is one that `pattern` describes.
 fn matches(pattern: &str, path: Option<&str>) -> bool {
     let Some(mut path) = path else { return false };
@@ -223,6 +270,7 @@ fn matches(pattern: &str, path: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use jan_actors::audit::ACTIONS;
     use proptest::prelude::*;
 
     use super::*;
@@ -272,6 +320,45 @@ mod tests {
         }
         assert!(matches!(find(&Method::PUT, "/v1/user/profile"), Found::OtherMethod));
         assert!(matches!(find(&Method::OPTIONS, "/v1/chat/completions"), Found::OtherMethod));
+    }
+
+    #[test]
+    fn ids_of_a_path_are_found() {
+        let one = |method, path| match find(&method, path) {
+            Found::Route(route) => captured(route, path).collect::<Vec<_>>(),
+            _ => panic!("{path}"),
+        };
+        let path = "/v1/admin/users/user_1/api-keys/key_2/";
+        assert_eq!(one(Method::DELETE, path), ["key_2", "user_1"]);
+        assert_eq!(one(Method::DELETE, "/auth/sessions/sess_1"), ["sess_1"]);
+        assert_eq!(one(Method::POST, "/v1/conversations/conv_1/share"), ["conv_1"]);
+        assert!(one(Method::GET, "/").is_empty() && one(Method::GET, "/v1/usage").is_empty());
+    }
+
+    /// An operation that is added later is not forgotten.
+    #[test]
+    fn what_changes_accounts_or_takes_data_out_is_in_the_audit_log() {
+        for route in ROUTES {
+            let name = format!("{} {}", route.method, route.path);
+            let of_accounts = matches!(
+                route.access,
+                MANAGE_KEYS
+                    | WRITE_ACCOUNT
+                    | ADMIN
+                    | Access::Proof
+                    | Access::Open
+                    | Access::Needs(Right::ReadKeys)
+            );
+            let is_change = route.method != Method::GET && (of_accounts || route.path.contains("/share"));
+            let is_read = matches!(route.path, "/admin/export" | "/auth/google/callback");
+            assert_eq!(
+                route.audit.is_some(),
+                is_change || is_read,
+                "{name}: add or remove `audited(…)` in ROUTES"
+            );
+            let action = route.audit.map(|audit| audit.action);
+            assert!(action.is_none_or(|action| ACTIONS.contains(&action)), "{name}: {action:?}");
+        }
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Method, Uri};
+use jan_actors::audit::Audit;
 use jan_actors::identity::{AuthError, ClientNet, Identity, Principal, Right};
 use jan_actors::limits::{CheckKind, Limiter, Verdict};
 
@@ -11,6 +12,7 @@ use super::client::TrustedProxies;
 use super::credential::{self, Credential};
 use super::local::LocalNames;
 use super::open_to::{OpenTo, is_local};
+use super::trail::Trail;
 use crate::http::ApiError;
 
 /// Who a request is from.
@@ -53,6 +55,7 @@ pub struct Gate {
     proxies: TrustedProxies,
     names: LocalNames,
     anonymous: OpenTo,
+    audit: Option<Audit>,
 }
 
 impl Gate {
@@ -66,7 +69,19 @@ impl Gate {
         names: LocalNames,
         anonymous: OpenTo,
     ) -> Self {
-        Self { identity, limiter, proxies, names, anonymous }
+        Self { identity, limiter, proxies, names, anonymous, audit: None }
+    }
+
+    /// Records there what requests change.
+    #[must_use]
+    pub fn auditing(self, audit: Audit) -> Self {
+        Self { audit: Some(audit), ..self }
+    }
+
+    /// The beginning of a request's record in the audit log, where it is to have one.
+    #[must_use]
+    pub fn trail(&self, admission: &Admission, path: &str, request_id: Option<&str>) -> Option<Trail> {
+        Trail::begin(self.audit.as_ref()?, admission, path, request_id)
     }
 
     /// A browser's question whether it may ask. It carries no credential and costs nothing.

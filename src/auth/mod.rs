@@ -4,6 +4,7 @@
 //! - [`gate`]: the decision
 //! - [`google`]: signing in with Google or another OpenID provider
 //! - [`OpenTo`]: who needs no credential
+//! - [`Trail`]: what the audit log says of a request
 //! - [`LocalNames`]: what a browser on the server's machine may name without a credential
 
 pub mod access;
@@ -14,6 +15,7 @@ pub mod gate;
 pub mod google;
 mod local;
 mod open_to;
+mod trail;
 
 pub use client::TrustedProxies;
 pub(crate) use client::parse_network;
@@ -22,3 +24,4 @@ pub use gate::{Admission, Caller, Gate};
 pub use local::LocalNames;
 pub(crate) use local::host_of;
 pub use open_to::OpenTo;
+pub use trail::{Noted, Trail, note};

@@ -15,7 +15,7 @@ mod table;
 use std::path::Path;
 
 use jan_actors::config::{
-    ActorsConfig, ConversationsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig,
+    ActorsConfig, AuditConfig, ConversationsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig,
     ResponsesConfig, StorageConfig, WebSearchConfig, WorkerConfig,
 };
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,8 @@ pub struct Config {
     pub queue: QueueConfig,
     /// Stored responses.
     pub responses: ResponsesConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
     /// Searching the web.
     pub web_search: WebSearchConfig,
     /// Worker processes.
@@ -92,10 +94,27 @@ impl Config {
             rate_limits: self.rate_limits.clone(),
             responses: self.responses.clone(),
             conversations: self.conversations.clone(),
+            audit: self.audit.clone(),
             web_search: self.web_search.clone(),
             // Workers log as the server does.
             worker_arguments: self.log.to_arguments(),
         }
+    }
+
+    /// The names of the settings that are other than the defaults, `models` as one.
+    #[must_use]
+    pub fn changed(&self) -> Vec<String> {
+        let value =
+            |config| toml::Value::try_from(config).expect("plain structs of TOML's own types serialize");
+        let (now, default): (toml::Value, toml::Value) = (value(self), value(&Self::default()));
+        let is_changed = |path: &&str| {
+            let at = |value: &toml::Value| {
+                path.split('.').try_fold(value.clone(), |value, name| value.get(name).cloned())
+            };
+            at(&now) != at(&default)
+        };
+        let paths = keys::KEYS.iter().map(|key| key.path).filter(|path| !path.contains("[]"));
+        paths.chain(["models"]).filter(is_changed).map(str::to_owned).collect()
     }
 
     /// The effective settings as TOML that can be used as a configuration file again, except that secrets

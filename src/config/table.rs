@@ -427,6 +427,21 @@ pub static KEYS: &[Key] = &[
         integer(0, HOUR_MS, MILLISECONDS),
         "How long a stored stream goes on after its client is gone, so that it can be taken up again; then it is cancelled.",
     ),
+    key(
+        "audit.retention_days",
+        integer(0, 36_500, "days"),
+        "How long the audit log keeps a record in the store, where `GET /admin/audit` finds it. 0: none is kept there, and what was is removed.",
+    ),
+    key(
+        "audit.max_records",
+        integer(2, 100_000_000, "records"),
+        "Most records of the audit log in the store, of some 300 bytes each: half of them of what was done, half of what was refused and of sessions' refreshes. The oldest go first.",
+    ),
+    key(
+        "audit.stream",
+        Kind::Text,
+        "Where the audit log is written as it happens, one object of JSON a line: `off`, `stderr`, or the path of a file that lines are appended to. It is made with mode 0600, and opened again when it was moved or removed.",
+    ),
     key("web_search.base_url", Kind::Url, "Where Serper is; searches go to `/search` below it."),
     secret(key(
         "web_search.api_key",

@@ -30,7 +30,7 @@ use super::error::{prefix, without_token};
 use super::io::RunningRequest;
 use super::limits;
 use super::{ApiError, Lifecycle, RequestId, Response};
-use crate::auth::{Admission, Caller, Gate, access};
+use crate::auth::{Admission, Caller, Gate, Noted, access};
 
 /// What a handler may know of a request beyond its path, headers and body.
 #[derive(Clone, Debug)]
@@ -115,6 +115,9 @@ impl Edge {
         if let Some(user) = admission.caller.principal.user() {
             span.record("caller", user.to_string());
         }
+        // A caller's own id may say anything.
+        let own_id = Some(id.as_str()).filter(|_| !request.headers().contains_key("x-request-id"));
+        let trail = self.gate.as_ref().and_then(|gate| gate.trail(&admission, path, own_id));
         let mut response = if is_preflight {
             let mut response = StatusCode::NO_CONTENT.into_response();
             self.cors.answer_preflight(request.headers(), response.headers_mut());
@@ -149,6 +152,10 @@ impl Edge {
         // What callers stored and models said must not be taken for a page or a script.
         parts.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let error = parts.extensions.remove::<ApiError>();
+        let noted = parts.extensions.remove::<Noted>();
+        if let Some(trail) = trail {
+            trail.end(parts.status, error.as_ref(), noted);
+        }
         let mut body = match &error {
             Some(error) => {
                 let json = Full::new(Bytes::from(error.to_json(Some(id.as_str()))));

@@ -98,6 +98,7 @@ async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
         limiter: system.limiter().clone(),
         usage: system.usage().clone(),
         backup: system.backup().clone(),
+        audit: system.audit().clone(),
         conversations: system.conversations().clone(),
         responses: system.responses().clone(),
         web_search: system.web_search().clone(),
@@ -115,6 +116,7 @@ async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
 fn gate(system: &System) -> Gate {
     let (identity, limiter) = (system.identity().clone(), system.limiter().clone());
     Gate::new(identity, limiter, TrustedProxies::default(), LocalNames::default(), OpenTo::Everyone)
+        .auditing(system.audit().clone())
 }
 
 /// The median time of one decision.

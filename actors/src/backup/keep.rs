@@ -22,7 +22,9 @@ pub struct Keep {
 impl Keep {
     /// Whether there is anything to look up for such a record.
     pub fn concerns(self, record: &Record) -> bool {
-        !self.restore_revoked && ["user", "key", "session", "conversation"].contains(&KINDS[record.kind].name)
+        let name = KINDS[record.kind].name;
+        name == "audit"
+            || (!self.restore_revoked && ["user", "key", "session", "conversation"].contains(&name))
     }
 
     /// The record as it may be put in; `None`: not at all. `now`: epoch seconds.
@@ -78,6 +80,11 @@ impl Keep {
                 }
                 Ok(true)
             }),
+            // What is in the log stays as it is.
+            "audit" => {
+                let before = here.records().stored(&record)?;
+                Ok(Some(Record { value: before.unwrap_or(record.value), ..record }))
+            }
             _ => Ok(Some(record)),
         }
     }

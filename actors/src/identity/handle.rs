@@ -191,6 +191,13 @@ impl Identity {
         Ok(self.tokens.issue(granted, now_s()))
     }
 
+    /// Whose session a token is of that could be used to refresh it, whether it is still refreshed or not.
+    #[must_use]
+    pub fn session_of(&self, proof: RefreshProof<'_>) -> Option<(UserId, SessionId)> {
+        let grant = self.tokens.refreshable(proof, now_s()).ok()?;
+        Some((grant.user, grant.session))
+    }
+
     /// A user's sessions that have not ended, oldest first.
     ///
     /// # Errors

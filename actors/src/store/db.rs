@@ -12,6 +12,7 @@ use sled::{Db, Tree};
 use uuid::Uuid;
 
 use super::accounts::{AccountsStore, SledAccounts};
+use super::audit::{AuditStore, SledAudit};
 use super::conversations::{ConversationsStore, SledConversations};
 use super::doomed::{Doomed, Notes, Swept};
 use super::files::{create_private_folder, sync_folder, write_private};
@@ -60,6 +61,7 @@ pub struct SledStores {
     sessions: SledSessions,
     usage: SledUsage,
     records: SledRecords,
+    audit: SledAudit,
     responses: SledResponses,
     /// The same twice: what is asked for, and what removes.
     conversations: Arc<dyn ConversationsStore>,
@@ -85,6 +87,10 @@ impl Stores for SledStores {
 
     fn records(&self) -> &dyn RecordsStore {
         &self.records
+    }
+
+    fn audit(&self) -> &dyn AuditStore {
+        &self.audit
     }
 
     fn used(&self, user: UserId) -> Result<Used, StoreError> {
@@ -349,6 +355,7 @@ pub fn open_caching(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenE
             sessions: SledSessions::open(&db)?,
             usage: SledUsage::open(&db)?,
             records: SledRecords::open(&db, &notes)?,
+            audit: SledAudit::open(&db)?,
             responses: SledResponses::open(&db, notes.clone())?,
             conversations: Arc::clone(&items) as Arc<dyn ConversationsStore>,
             items,

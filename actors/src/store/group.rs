@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::conversations::{ConversationChange, ConversationsStore, Visit};
 use super::{
-    AccountsStore, Quotas, RecordsStore, ResponsesStore, SessionsStore, StoreError, Stores, UsageStore, Used,
+    AccountsStore, AuditStore, Quotas, RecordsStore, ResponsesStore, SessionsStore, StoreError, Stores,
+    UsageStore, Used,
 };
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
@@ -196,6 +197,10 @@ impl Stores for Grouped<'_> {
 
     fn records(&self) -> &dyn RecordsStore {
         self.in_order().records()
+    }
+
+    fn audit(&self) -> &dyn AuditStore {
+        self.stores.audit()
     }
 
     fn room(&self) -> Result<(), StoreError> {

@@ -13,6 +13,7 @@
 //! so that another database can take sled's place.
 
 mod accounts;
+mod audit;
 mod conversation_keys;
 mod conversations;
 mod db;
@@ -45,6 +46,7 @@ use crate::identity::UserId;
 use crate::usage::Payer;
 
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
+pub use audit::AuditStore;
 pub use conversations::{ConversationChange, ConversationsStore};
 pub use db::{SledStores, open};
 pub use doomed::Swept;
@@ -70,6 +72,8 @@ pub trait Stores: Send + Sync + Debug {
     fn usage(&self) -> &dyn UsageStore;
     /// All records, whatever their kind.
     fn records(&self) -> &dyn RecordsStore;
+    /// Who did what.
+    fn audit(&self) -> &dyn AuditStore;
     /// What a user has.
     ///
     /// # Errors

@@ -316,6 +316,10 @@ impl Stores for Fake {
         panic!("only syncs are asked for")
     }
 
+    fn audit(&self) -> &dyn AuditStore {
+        panic!("only syncs are asked for")
+    }
+
     fn note_forgotten(&self, _: UserId, _: bool) -> Result<(), StoreError> {
         panic!("only syncs are asked for")
     }

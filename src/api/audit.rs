@@ -1,0 +1,345 @@
+//! `/admin/audit`: who did what, for administrators.
+
+use std::net::IpAddr;
+
+use http::StatusCode;
+use jan_actors::audit::{
+    ACTIONS, Actor, AuditError, AuditFilter, AuditId, AuditOutcome, AuditPage, AuditRecord,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::{AppState, into_response, parse_query, private, with};
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
+use crate::http::{ApiError, Response};
+
+/// Records of one page, where the caller does not say.
+const PAGE: usize = 50;
+/// The most that the caller may say.
+const MAX_PAGE: usize = 500;
+/// The last second that can be asked for: the end of the year 9999.
+const MAX_TIME: u64 = 253_402_300_799;
+
+/// `/admin/audit`
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let path = at(API, "admin/audit");
+    path.and(get_or_head())
+        .and(with(state))
+        .and(raw_query())
+        .then(async |state, query| into_response(list(state, query).await))
+        .boxed()
+        .or(other_methods(path, "GET, HEAD, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(paths(list), components(schemas(Page, Entry, Who, Outcome)))]
+pub struct Doc;
+
+/// Records of the audit log, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditRecordList)]
+pub struct Page {
+    /// Always `list`.
+    object: &'static str,
+    /// The records. There may be fewer than `limit`, or none, also where there are more behind them.
+    data: Vec<Entry>,
+    /// Whether there may be more behind them.
+    has_more: bool,
+    /// Give it as `after` to go on; null where there is no more.
+    next: Option<String>,
+}
+
+impl From<AuditPage> for Page {
+    fn from(page: AuditPage) -> Self {
+        Self {
+            object: "list",
+            data: page.records.into_iter().map(Entry::from).collect(),
+            has_more: page.next.is_some(),
+            next: page.next.map(|next| next.to_string()),
+        }
+    }
+}
+
+/// One thing that somebody did or tried.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditRecord)]
+pub struct Entry {
+    /// Its id.
+    #[schema(example = "audit_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
+    id: String,
+    /// Always `audit.record`.
+    object: &'static str,
+    /// Unix seconds.
+    created_at: u64,
+    /// What.
+    #[schema(example = "key.create")]
+    action: String,
+    /// How it ended.
+    outcome: Outcome,
+    /// The HTTP status of the answer; null where there was none.
+    #[schema(example = 201)]
+    status: Option<u16>,
+    /// The code of the error; null where there was none.
+    #[schema(example = json!(null))]
+    code: Option<String>,
+    /// Who; all null where no credential was accepted.
+    actor: Who,
+    /// From where, as `http.trusted_proxies` say; null for what the server did by itself.
+    #[schema(example = "192.0.2.7")]
+    address: Option<String>,
+    /// The request's id, where the client did not choose it.
+    request_id: Option<String>,
+    /// The user whose account it is about.
+    #[schema(example = "user_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
+    user_id: Option<String>,
+    /// The key, session or conversation that it is about.
+    #[schema(example = "key_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
+    target: Option<String>,
+    /// In which way, as with `session.begin`: `google`, `exchange`, `guest` or `admin`.
+    #[schema(example = json!(null))]
+    how: Option<String>,
+    /// The names of what was changed or set, never the values.
+    fields: Vec<String>,
+    /// For how many it stands: refusals that come in numbers are counted.
+    #[schema(minimum = 1, example = 1)]
+    count: u64,
+}
+
+/// Who did it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditActor)]
+pub struct Who {
+    /// The user.
+    user_id: Option<String>,
+    /// The API key, where it was done with one.
+    key_id: Option<String>,
+    /// The session, where it was done with one.
+    session_id: Option<String>,
+}
+
+impl From<Actor> for Who {
+    fn from(actor: Actor) -> Self {
+        Self {
+            user_id: actor.user_id.map(|id| id.to_string()),
+            key_id: actor.key_id.map(|id| id.to_string()),
+            session_id: actor.session_id.map(|id| id.to_string()),
+        }
+    }
+}
+
+/// How something ended.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = AuditOutcome)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It was done.
+    Ok,
+    /// It was not done, for a reason in the request.
+    Refused,
+    /// It was not done, for a reason in the server.
+    Failed,
+    /// The client went away before the answer; it may have been done.
+    Unknown,
+}
+
+impl From<AuditOutcome> for Outcome {
+    fn from(outcome: AuditOutcome) -> Self {
+        match outcome {
+            AuditOutcome::Ok => Self::Ok,
+            AuditOutcome::Refused => Self::Refused,
+            AuditOutcome::Failed => Self::Failed,
+            AuditOutcome::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<AuditRecord> for Entry {
+    fn from(record: AuditRecord) -> Self {
+        Self {
+            id: record.id.to_string(),
+            object: "audit.record",
+            created_at: record.created_at,
+            action: record.action.into_owned(),
+            outcome: record.outcome.into(),
+            status: record.status,
+            code: record.code.map(Into::into),
+            actor: record.actor.into(),
+            address: record.address.as_ref().map(IpAddr::to_string),
+            request_id: record.request_id,
+            user_id: record.user_id.map(|id| id.to_string()),
+            target: record.target,
+            how: record.how.map(Into::into),
+            fields: record.fields.into_iter().map(Into::into).collect(),
+            count: record.count,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Query {
+    user_id: Option<String>,
+    actor: Option<String>,
+    action: Option<String>,
+    outcome: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    after: Option<String>,
+    limit: Option<String>,
+}
+
+impl Query {
+    fn check(self) -> Result<(AuditFilter, usize), ApiError> {
+        let wrong = |param: &str, message: String| ApiError::invalid_value(param, message);
+        let user = match self.user_id.as_deref().map(str::parse) {
+            None => None,
+            Some(Ok(user)) => Some(user),
+            Some(Err(_)) => return Err(wrong("user_id", "'user_id' must be a user's id, `user_…`.".into())),
+        };
+        let actor = match self.actor.as_deref().map(str::parse) {
+            None => None,
+            Some(Ok(actor)) => Some(actor),
+            Some(Err(_)) => {
+                let message =
+                    "'actor' must be the id of a user, a key or a session: `user_…`, `key_…` or `sess_…`.";
+                return Err(wrong("actor", message.into()));
+            }
+        };
+        if self.action.as_deref().is_some_and(|action| !is_action(action)) {
+            let known: Vec<_> = ACTIONS.iter().map(|action| format!("`{action}`")).collect();
+            let known = known.join(", ");
+            let message =
+                format!("'action' must be one of {known}, or what stands before the dot, such as `key`.");
+            return Err(wrong("action", message));
+        }
+        let outcome = match self.outcome {
+            None => None,
+            Some(name) => match AuditOutcome::ALL.iter().find(|(known, _)| *known == name) {
+                Some((_, outcome)) => Some(*outcome),
+                None => {
+                    let message = "'outcome' must be `ok`, `refused`, `failed` or `unknown`.";
+                    return Err(wrong("outcome", message.into()));
+                }
+            },
+        };
+        let (since, until) = (time("since", self.since)?, time("until", self.until)?);
+        if let (Some(since), Some(until)) = (since, until)
+            && since > until
+        {
+            let message = format!("'since' ({since}) must not be after 'until' ({until}).");
+            return Err(wrong("since", message));
+        }
+        let after: Option<AuditId> = match self.after.as_deref().map(str::parse) {
+            None => None,
+            Some(Ok(after)) => Some(after),
+            Some(Err(_)) => {
+                let message = "'after' must be `next` of the page before, or a record's id, `audit_…`.";
+                return Err(wrong("after", message.into()));
+            }
+        };
+        let limit = match self.limit.as_deref().map(str::parse) {
+            None => PAGE,
+            Some(Ok(limit @ 1..=MAX_PAGE)) => limit,
+            Some(_) => {
+                return Err(wrong("limit", format!("'limit' must be an integer from 1 to {MAX_PAGE}.")));
+            }
+        };
+        let filter = AuditFilter { user, actor, action: self.action, outcome, since, until, after };
+        Ok((filter, limit))
+    }
+}
+
+fn is_action(text: &str) -> bool {
+    let families = || ACTIONS.iter().filter_map(|action| action.split_once('.'));
+    ACTIONS.contains(&text) || families().any(|(family, _)| family == text)
+}
+
+fn time(name: &'static str, text: Option<String>) -> Result<Option<u64>, ApiError> {
+    match text.as_deref().map(str::parse) {
+        None => Ok(None),
+        Some(Ok(time @ 0..=MAX_TIME)) => Ok(Some(time)),
+        Some(_) => {
+            let message =
+                format!("'{name}' must be a time in Unix seconds, an integer from 0 to {MAX_TIME}.");
+            Err(ApiError::invalid_value(name, message))
+        }
+    }
+}
+
+/// The audit log: who did what to users, keys, sessions, limits and shares, who signed in, exported and imported, and which
+/// of it was refused.
+///
+/// Records hold ids and names of fields, no secret and no content. They are kept for `audit.retention_days`, also those
+/// about users who are gone.
+#[utoipa::path(
+    get,
+    path = "/admin/audit",
+    tag = "admin",
+    operation_id = "listAuditRecords",
+    params(
+        ("user_id" = Option<String>, Query, description = "Records about this user's account: an id, `user_…`"),
+        ("actor" = Option<String>, Query, description = "Records of what this user, key or session did: an id, `user_…`, `key_…` or `sess_…`"),
+        ("action" = Option<String>, Query, description = "Records of this action, such as `key.create`, or of all whose name begins so, such as `key`"),
+        ("outcome" = Option<Outcome>, Query, description = "Records of what ended so"),
+        ("since" = Option<u64>, Query, description = "Unix seconds: records of then and later", minimum = 0, maximum = 253_402_300_799_u64),
+        ("until" = Option<u64>, Query, description = "Unix seconds: records before then, not before `since`", minimum = 0, maximum = 253_402_300_799_u64),
+        ("limit" = Option<u32>, Query, description = "1 to 500, default 50", minimum = 1, maximum = 500),
+        ("after" = Option<String>, Query, description = "`next` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of records", body = Page),
+        (status = 400, description = "A parameter is wrong", body = ErrorResponse),
+    )
+)]
+async fn list(state: AppState, query: String) -> Result<Response, ApiError> {
+    let (filter, limit) = parse_query::<Query>(&query)?.check()?;
+    let page = state.audit.page(filter, limit).await.map_err(|error| match error {
+        AuditError::Store(error) => ApiError::from_store(error),
+        AuditError::Timeout => ApiError::from_store_timeout(),
+    })?;
+    Ok(private(StatusCode::OK, &Page::from(page)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(query: &str) -> Result<(AuditFilter, usize), Option<String>> {
+        let checked = parse_query::<Query>(query).unwrap().check();
+        checked.map_err(|error| error.param().map(str::to_owned))
+    }
+
+    #[test]
+    fn every_parameter_is_checked() {
+        assert_eq!(check("").unwrap(), (AuditFilter::default(), PAGE));
+        let zeros = "0".repeat(32);
+        let fine = format!(
+            "user_id=user_{zeros}&actor=sess_{zeros}&action=key&outcome=ok&since=5&until=5&limit=500"
+        );
+        let (filter, limit) = check(&fine).unwrap();
+        assert_eq!((filter.since, filter.until, limit), (Some(5), Some(5), 500));
+        for (query, param) in [
+            ("user_id=ann", "user_id"),
+            ("user_id=", "user_id"),
+            ("actor=conv_1", "actor"),
+            ("action=key.", "action"),
+            ("action=keys", "action"),
+            ("outcome=OK", "outcome"),
+            ("since=yesterday", "since"),
+            ("until=-1", "until"),
+            ("until=99999999999999999999", "until"),
+            ("since=6&until=5", "since"),
+            ("after=user_1", "after"),
+            ("limit=0", "limit"),
+            ("limit=501", "limit"),
+        ] {
+            assert_eq!(check(query).unwrap_err().as_deref(), Some(param), "{query}");
+        }
+        assert!(ACTIONS.iter().all(|action| check(&format!("action={action}")).is_ok()));
+    }
+}
