@@ -38,9 +38,9 @@ impl Noted {
     pub fn changed(&mut self, fields: &[(&'static str, bool)], action: &'static str, disabled: Option<bool>) {
         let changed = fields.iter().filter(|(_, is_changed)| *is_changed);
         self.fields = changed.map(|(name, _)| *name).collect();
-        let is_other = |name: &&'static str| !matches!(*name, "limits" | "disabled");
+        let is_other = |name: &&str| !matches!(*name, "limits" | "disabled");
         let is_limited = self.fields.contains(&"limits");
-        if self.fields.is_empty() || self.fields.iter().any(|name| is_other(&name)) {
+        if self.fields.is_empty() || self.fields.iter().any(is_other) {
             self.actions.push(action);
         }
         if let Some(disabled) = disabled {
