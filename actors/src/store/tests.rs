@@ -441,7 +441,8 @@ fn a_database_that_takes_no_changes_is_opened_again_though_nothing_was_to_sync()
     assert!(faked.store.is_healthy(), "what is refused for a reason of its own is no failure");
     faked.stuck.store(true, Ordering::SeqCst);
     assert!(write(&faked.store, move |_| refused()).is_err());
-    assert_eq!(write(&faked.store, |_| Ok(2)), Err(StoreError::Reopening));
+    let waits = write(&faked.store, |_| Ok(2));
+    assert!(matches!(waits, Err(StoreError::Full(_))), "a full disk stays the reason: {waits:?}");
     assert!(!faked.store.is_healthy());
     faked.stuck.store(false, Ordering::SeqCst);
     std::thread::sleep(Duration::from_millis(1100));

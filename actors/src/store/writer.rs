@@ -115,6 +115,7 @@ impl Store {
             healthy: Arc::clone(&healthy),
             tried: Instant::now(),
             full: false,
+            lacks_room: false,
         };
         writer.show(stores.into());
         let thread =
@@ -257,6 +258,8 @@ struct Writer {
     tried: Instant,
     /// Whether the disk had too little room the last time.
     full: bool,
+    /// Whether it failed for want of room, and could not be opened again since.
+    lacks_room: bool,
 }
 
 impl Writer {
@@ -391,7 +394,12 @@ impl Writer {
 
     /// sled must never meet a full disk: it gives up then, and has to be opened again, which may take room, too.
     fn room(&mut self) -> Result<(), StoreError> {
-        let room = self.stores().and_then(|stores| stores.room());
+        let room = match &self.stores {
+            Some(stores) => stores.room(),
+            // Opening takes room as well, so this can last as long as the disk is full.
+            None if self.lacks_room => Err(StoreError::Full("the database waits for room".to_owned())),
+            None => Err(StoreError::Reopening),
+        };
         let full = matches!(room, Err(StoreError::Full(_)));
         if full != self.full {
             match &room {
@@ -422,6 +430,7 @@ impl Writer {
         self.healthy.store(false, Ordering::Relaxed);
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.stores = None;
+        self.lacks_room = matches!(error, StoreError::Full(_));
     }
 
     fn reopen(&mut self) {
