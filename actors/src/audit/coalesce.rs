@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::record::{Actor, AuditId, AuditOutcome, AuditRecord, OVERFLOW};
 use crate::identity::{ClientNet, now_s};
 
-/// How long refusals are counted together (seconds).
+/// Time over which refusals are counted together, in seconds.
 pub const WINDOW_S: u64 = 60;
 /// Most records of one kind from one network in that time.
 pub const MAX_REPEATS: u32 = 10;
@@ -19,7 +19,7 @@ pub const MAX_PER_NET: u32 = 60;
 /// Most records in that time.
 pub const MAX_IN_ALL: u32 = 600;
 
-/// What makes two refusals the same for whoever reads the log.
+/// The key by which refusals are counted together.
 type Kind = (Cow<'static, str>, AuditOutcome, Option<Cow<'static, str>>);
 
 /// Decides which refusals are recorded one by one, and counts the rest.
@@ -77,7 +77,7 @@ impl Coalescer {
         None
     }
 
-    /// What was counted, once the minute is over.
+    /// Takes the counts whose minute is over.
     pub fn drain(&mut self, now: u64) -> Vec<AuditRecord> {
         match self.began {
             Some(began) if now.saturating_sub(began) >= WINDOW_S => self.drain_all(),
@@ -85,7 +85,7 @@ impl Coalescer {
         }
     }
 
-    /// What was counted so far.
+    /// Takes all counts so far.
     pub fn drain_all(&mut self) -> Vec<AuditRecord> {
         let Self { nets, rest, .. } = std::mem::take(self);
         let of_nets = nets.into_values().flat_map(|net| {

@@ -16,10 +16,10 @@ use crate::identity::now_s;
 use crate::store::{Store, StoreError};
 use crate::supervisor::ChildSpec;
 
-/// How often what was counted is looked at, and what could not be stored is tried again.
+/// Interval at which counts are written, and records that could not be stored are tried again.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often what is too old is removed, and what there is counted.
+/// Interval at which old records are removed and the rest is counted.
 const PASS_EVERY: Duration = Duration::from_secs(3600);
 
 /// Most records that wait to be stored, while the disk is full, say.
