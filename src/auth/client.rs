@@ -131,7 +131,7 @@ mod tests {
 
         /// Whatever a client writes before the proxy's own entry makes no difference.
         #[test]
-        fn what_stands_before_the_proxys_entry_is_ignored(line in "[ -~]{0,60}") {
+        fn what_stands_before_the_entry_of_the_proxy_is_ignored(line in "[ -~]{0,60}") {
             let forwarded = format!("{line},1.2.3.4");
             prop_assert_eq!(client(&["10.0.0.1"], "10.0.0.1", &[&forwarded]), "1.2.3.4");
         }

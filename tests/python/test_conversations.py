@@ -301,7 +301,7 @@ def test_a_full_conversation_says_so(make_server):
     ann = Caller(own)
     assert ann.post("", {"title": "eleven char"}).error["param"] == "title"
     assert ann.post("", {"metadata": {"a": "b", "c": "d"}}).error["param"] == "metadata"
-    conversation = ann.new(title="ten charas")
+    conversation = ann.new(title="ten letter")
     ann.add(conversation, "1", "2", "3", "4")
     for texts in (["5", "6"], ["x" * 1000, "y" * 1000, "z" * 1000]):
         items = [{"role": "user", "content": text} for text in texts]

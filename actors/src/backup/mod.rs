@@ -4,7 +4,7 @@
 //! lines before it. Each line between is one record. What opens things is not in it: API keys are there as hashes, and
 //! neither the keys that tokens are signed with nor `admin.key` are.
 //!
-//! [`format`] is pure; [`offline`] works on a store that no server has open, [`Backup`] on one that is being served.
+//! [`mod@format`] is pure; [`offline`] works on a store that no server has open, [`Backup`] on one that is being served.
 
 pub(crate) mod format;
 mod keep;

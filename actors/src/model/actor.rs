@@ -1,7 +1,7 @@
 //! The actor of one model replica: its worker's life and its requests' admission.
 //!
 //! The worker's steps never pass through the mailbox: the link routes them straight into the shared
-//! [`InFlight`](super::inflight::InFlight) table, which outlives both worker and actor.
+//! [`InFlight`] table, which outlives both worker and actor.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@
 //! Newest first is a forward scan of `conv_by_user`. sled wants values below 100 KiB, so a larger item lies in several
 //! chunks, one behind the other. All changes of one decision are one transaction.
 //!
-//! A deletion removes what leads to a conversation and notes that it is gone ([`doomed`](super::doomed)); its items go in
+//! A deletion removes what leads to a conversation and notes that it is gone ([`doomed`]); its items go in
 //! steps. Every decision and every view begins with the conversation's record, so nobody finds them meanwhile.
 //!
 //! Reads need no turn on the store's thread: sled serves any thread, and a read that waited there would wait for

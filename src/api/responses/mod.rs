@@ -1,6 +1,6 @@
 //! `/responses`: OpenAI's stateful API. The routes, the handlers and their description.
 //!
-//! - [`request`], [`items`]: what callers send
+//! - [`mod@request`], [`items`]: what callers send
 //! - [`create`]: from there to a run
 //! - [`object`], [`events`], [`paging`]: what they get, plain and as events; pure
 //! - [`history`], [`fit`], [`source`], [`turn`]: what the model reads, and what it says

@@ -1,6 +1,6 @@
 //! How models write what is not plain text: their thinking and their calls of tools.
 //!
-//! Every family of models was trained on its own way of doing so. [`detect`] tells from a chat template which one a model
+//! Every family of models was trained on its own way of doing so. [`detect()`] tells from a chat template which one a model
 //! has; [`OutputParser`] takes an answer apart while it is made; [`grammar`](tool_grammar) keeps a call inside its form
 //! where the caller wants a guarantee. All of it is pure.
 //!
