@@ -126,8 +126,8 @@ impl Whole {
     /// # Errors
     /// Another one of the import has its place.
     pub fn note(&mut self, record: &Record) -> Result<(), OfflineError> {
-        for entry in record.entries()? {
-            if !self.names.insert((entry.tree, entry.key)) {
+        for entry in record.unique_keys()? {
+            if !self.names.insert((entry.index, entry.key)) {
                 let what = format!("{} (the import has it twice)", record.key_text());
                 return Err(OfflineError::Conflict(what));
             }

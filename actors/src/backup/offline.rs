@@ -286,11 +286,11 @@ pub fn put(stores: &dyn Stores, records: &[Record], step: Step<'_>) -> Result<()
     match step {
         Step::Check(whole, keep) => {
             for record in records {
-                if let Some(taken) = stores.records().taken(record)? {
+                if let Some(taken) = stores.records().conflict(record)? {
                     let what = String::from_utf8_lossy(&taken.key).replace('\0', " ");
                     let readable = what.chars().all(|c| !c.is_control() && c != char::REPLACEMENT_CHARACTER);
                     let what = if readable { what } else { record.key_text() };
-                    return Err(OfflineError::Conflict(format!("{} ({what})", taken.tree)));
+                    return Err(OfflineError::Conflict(format!("{} ({what})", taken.index)));
                 }
                 if let Some(record) = keep.apply(stores, record.clone(), now_s())? {
                     whole.note(&record)?;

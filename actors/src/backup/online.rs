@@ -20,8 +20,8 @@ use super::keep::Keep;
 use super::offline::{self, OfflineError, Step};
 use crate::identity::{ApiKeyRecord, Index, UserId, UserRecord, now_s};
 use crate::store::{
-    AccountChange, Changes, KINDS, KeyHash, Ready, Record, SessionChange, Store, StoreError, StoredSession,
-    Stores,
+    AccountChange, Changes, KINDS, KeyHash, PreparedRecord, Record, SessionChange, Store, StoreError,
+    StoredSession, Stores,
 };
 
 /// A piece is read within milliseconds; this long means that the disk is stuck.
@@ -97,16 +97,16 @@ impl Backup {
         let Step::Put(keep) = step else {
             return self.store.look_blocking(|stores| offline::put(stores, records, step));
         };
-        let ready: Result<Vec<Ready>, OfflineError> = self.store.look_blocking(|stores| {
+        let ready: Result<Vec<PreparedRecord>, OfflineError> = self.store.look_blocking(|stores| {
             stores.room()?;
-            let ready = records.iter().map(|record| stores.records().ready(record.clone()));
+            let ready = records.iter().map(|record| stores.records().prepare(record.clone()));
             Ok(ready.collect::<Result<_, _>>()?)
         });
         self.put(Arc::new(ready?), keep)
     }
 
     /// Puts records in, a few at a time. They hold for credentials as soon as they are durable.
-    fn put(&self, ready: Arc<Vec<Ready>>, keep: Keep) -> Result<(), OfflineError> {
+    fn put(&self, ready: Arc<Vec<PreparedRecord>>, keep: Keep) -> Result<(), OfflineError> {
         let (mut done, begun) = (0, Instant::now());
         while done < ready.len() {
             let (all, index) = (Arc::clone(&ready), Arc::clone(&self.index));
@@ -134,15 +134,15 @@ impl Backup {
 /// revoked is looked up here, where nothing is revoked meanwhile.
 fn put_some(
     stores: &dyn Stores,
-    all: &[Ready],
+    all: &[PreparedRecord],
     from: usize,
     keep: Keep,
 ) -> Result<(usize, Changes), StoreError> {
     let (until, mut next, mut changes) = (Instant::now() + STEP, from, Changes::default());
     while next < all.len() && (next == from || Instant::now() < until) {
         let mut ready = Cow::Borrowed(&all[next]);
-        if keep.concerns(ready.record()) {
-            match keep.apply(stores, ready.record().clone(), now_s())? {
+        if keep.concerns(&ready.record) {
+            match keep.apply(stores, ready.record.clone(), now_s())? {
                 Some(record) => ready = Cow::Owned(ready.into_owned().with(record)),
                 None => {
                     next += 1;
@@ -150,8 +150,8 @@ fn put_some(
                 }
             }
         }
-        match stores.records().put_ready(&ready) {
-            Ok(()) => credentials(ready.record(), &mut changes),
+        match stores.records().put_prepared(&ready) {
+            Ok(()) => credentials(&ready.record, &mut changes),
             // What is in already is to be made durable.
             Err(StoreError::Removing) if next > from => break,
             Err(error) => return Err(error),

@@ -1,39 +1,34 @@
-//! What is kept on disk, and when it counts as kept.
+//! Storage: the traits that the rest of the program uses, and the thread that commits.
 //!
-//! One thread owns the database and does all that blocks. Work comes to it as jobs; it takes all that wait, runs
-//! them in order, and makes their changes durable with one `fsync`. Only then is anybody told, so what was
-//! acknowledged survives a crash, and many writers at a time cost one wait. Since every decision that depends on
-//! what is stored runs on this thread, no two can contradict each other.
+//! Each concern has a trait ([`AccountsStore`], [`SessionsStore`], …) with the changes that it takes; [`Stores`] is all of
+//! them. The encoding of keys and values stays behind the traits, so that another database can take the place of
+//! [`sled`].
 //!
-//! No job holds the thread for long. What is large is written before anybody refers to it, on any thread
-//! ([`ResponsesStore::stage`]); what is deleted is noted and removed in steps between jobs ([`Stores::sweep`]); and
-//! reads that may be long go past it ([`Store::view`]): sled serves any thread.
+//! The commit thread ([`Store`]) owns the database and runs all jobs that change it. It takes all that are waiting, runs
+//! them in order, and makes their changes durable with one sync. Only then do the callers get their answers, so
+//! acknowledged changes survive a crash, and many concurrent writers cost one sync. Since every decision that depends on
+//! stored data runs on this thread, no two can contradict each other.
 //!
-//! Each concern has a trait ([`AccountsStore`], [`SessionsStore`]); how keys and values are written stays behind it,
-//! so that another database can take sled's place.
+//! No job occupies the thread for long. Large values are written on any thread before a record refers to them
+//! ([`ResponsesStore::stage`]); the contents of deleted records are removed in steps between jobs ([`Stores::cleanup`]);
+//! and reads that may be long run on other threads ([`Store::view`]).
 
 mod accounts;
 mod audit;
-mod conversation_keys;
+mod commit_delay;
+mod commit_thread;
 mod conversations;
-mod db;
-mod doomed;
+mod error;
 pub mod files;
-mod group;
 mod item_record;
-mod item_value;
-mod mark;
-mod migrations;
-mod open_error;
-mod pace;
 mod quota;
 mod records;
-mod response_head;
-mod response_links;
 mod responses;
+mod schema;
 mod sessions;
+mod sled;
 mod usage;
-mod writer;
+mod write_batch;
 
 #[cfg(test)]
 mod tests;
@@ -45,36 +40,46 @@ use std::time::Instant;
 use crate::identity::UserId;
 use crate::usage::Payer;
 
+pub use self::sled::{SledStores, open};
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use audit::AuditStore;
+pub use commit_thread::Store;
 pub use conversations::{ConversationChange, ConversationsStore};
-pub use db::{SledStores, open};
-pub use doomed::Swept;
-pub use migrations::{SCHEMA, upgrade};
-pub use open_error::OpenError;
+pub use error::{OpenError, StoreError, readable};
 pub use quota::{Quotas, Used};
-pub use records::{KINDS, Ready, Record, RecordsStore, kind as record_kind};
-pub use responses::{ResponseChange, ResponsesStore, Staged};
+pub use records::{KINDS, PreparedRecord, Record, RecordsStore, kind as record_kind};
+pub use responses::{ResponseChange, ResponsesStore, Staged, StagedEnd};
+pub use schema::{SCHEMA, upgrade};
 pub use sessions::{SessionChange, SessionsStore, StoredSession};
 pub use usage::UsageStore;
-pub use writer::Store;
 
-/// Keys or sessions of a user who is gone that are deleted at a time.
-const KEYS_AT_ONCE: usize = 64;
+/// Maximum number of a deleted user's keys or sessions removed at a time.
+const MAX_PER_STEP: usize = 64;
 
-/// The stores of all concerns.
+/// The progress of removing the contents of deleted records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CleanupProgress {
+    /// There is nothing to remove.
+    Nothing,
+    /// There is more to remove.
+    More,
+    /// The removals have to be made durable; then [`Stores::finish_cleanup`] completes them.
+    Finish,
+}
+
+/// All stores of one database.
 pub trait Stores: Send + Sync + Debug {
     /// Users and API keys.
     fn accounts(&self) -> &dyn AccountsStore;
     /// Login sessions.
     fn sessions(&self) -> &dyn SessionsStore;
-    /// Who used how much.
+    /// Token usage.
     fn usage(&self) -> &dyn UsageStore;
-    /// All records, whatever their kind.
+    /// All records of all kinds.
     fn records(&self) -> &dyn RecordsStore;
-    /// Who did what.
+    /// The audit log.
     fn audit(&self) -> &dyn AuditStore;
-    /// What a user has.
+    /// The storage that a user takes.
     ///
     /// # Errors
     /// The database failed.
@@ -82,12 +87,12 @@ pub trait Stores: Send + Sync + Debug {
         Ok(Used::default())
     }
 
-    /// What users may have.
+    /// The quotas of users.
     fn quotas(&self) -> Quotas {
         Quotas::default()
     }
 
-    /// Whether a user may have more.
+    /// Checks whether a user may take more storage.
     ///
     /// # Errors
     /// [`StoreError::Quota`], or the database failed.
@@ -96,7 +101,7 @@ pub trait Stores: Send + Sync + Debug {
         self.quotas().check(record.kind, self.used(user)?, more)
     }
 
-    /// Whether there is room for changes.
+    /// Checks whether there is space for changes.
     ///
     /// # Errors
     /// [`StoreError::Full`].
@@ -105,16 +110,17 @@ pub trait Stores: Send + Sync + Debug {
     }
     /// Responses.
     fn responses(&self) -> &dyn ResponsesStore;
-    /// Conversations and their items. To be kept weakly: what failed must be let go before it is opened again.
+    /// Conversations and their items. Keep only weak references: a database that failed must be dropped before it is
+    /// reopened.
     fn conversations(&self) -> &Arc<dyn ConversationsStore>;
-    /// Makes every change so far durable.
+    /// Makes all changes so far durable.
     ///
     /// # Errors
     /// The database failed.
     fn sync(&self) -> Result<(), StoreError>;
 
-    /// Makes a change of no consequence, without waiting for the disk. sled refuses every change once one of its own
-    /// threads could not write, and nobody but a change is told so.
+    /// Makes a change without effect, without waiting for it to become durable: a database may refuse all changes after a
+    /// failed write of its own threads, which only a change finds out.
     ///
     /// # Errors
     /// The database failed.
@@ -122,13 +128,13 @@ pub trait Stores: Send + Sync + Debug {
         Ok(())
     }
 
-    /// Notes that a user is being forgotten, or that it is done.
+    /// Marks a user as being deleted, or removes the mark.
     ///
     /// # Errors
     /// The database failed.
     fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError>;
 
-    /// Those who are being forgotten: nobody is to see anything of them any more.
+    /// The users that are being deleted. Their data must not be shown to anybody.
     ///
     /// # Errors
     /// The database failed.
@@ -136,35 +142,35 @@ pub trait Stores: Send + Sync + Debug {
         Ok(Vec::new())
     }
 
-    /// Removes some of what is noted as gone, until then. Notes are removed by [`swept`](Self::swept).
+    /// Removes contents of deleted records until `until`. [`finish_cleanup`](Self::finish_cleanup) removes their
+    /// tombstones.
     ///
     /// # Errors
     /// The database failed.
-    fn sweep(&self, _until: Instant) -> Result<Swept, StoreError> {
-        Ok(Swept::Nothing)
+    fn cleanup(&self, _until: Instant) -> Result<CleanupProgress, StoreError> {
+        Ok(CleanupProgress::Nothing)
     }
 
-    /// Removes the notes of which nothing is left; to be called once the removals are durable.
+    /// Removes the tombstones of records that have nothing left; to be called once the removals are durable.
     ///
     /// # Errors
     /// The database failed.
-    fn swept(&self) -> Result<(), StoreError> {
+    fn finish_cleanup(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Removes some of every trace of a user beyond the account. What they used stays in the totals, without a word of
-    /// whose it was. `false`: there may be more.
+    /// Removes some of a deleted user's data. The usage stays in the totals, without its user. `false`: there may be more.
     ///
     /// # Errors
     /// The database failed.
     fn forget_some(&self, user: UserId) -> Result<bool, StoreError> {
-        let keys: Vec<_> = self.accounts().some_keys(user, KEYS_AT_ONCE)?;
+        let keys: Vec<_> = self.accounts().some_keys(user, MAX_PER_STEP)?;
         if !keys.is_empty() {
             let changes = keys.into_iter().map(|(hash, record)| AccountChange::DeleteKey(hash, record));
             self.accounts().commit(&changes.collect::<Vec<_>>())?;
             return Ok(false);
         }
-        let sessions = self.sessions().some_sessions(user, KEYS_AT_ONCE)?;
+        let sessions = self.sessions().some_sessions(user, MAX_PER_STEP)?;
         if !sessions.is_empty() {
             let changes = sessions.into_iter().map(|id| SessionChange::End(user, id));
             self.sessions().commit(&changes.collect::<Vec<_>>())?;
@@ -175,7 +181,7 @@ pub trait Stores: Send + Sync + Debug {
             && self.responses().delete_some(user)?)
     }
 
-    /// Gives some of what a user has beside keys and sessions to another; `false`: there may be more.
+    /// Moves some of a user's data, except keys and sessions, to another user; `false`: there may be more.
     ///
     /// # Errors
     /// The database failed.
@@ -185,17 +191,16 @@ pub trait Stores: Send + Sync + Debug {
             && self.usage().reassign_some(from, Payer::User(to))?)
     }
 
-    /// Makes these changes: those to users and keys at once or not at all, then those to sessions. Durable after
-    /// [`sync`](Self::sync).
+    /// Commits changes: first moves, then users and keys in one transaction, then sessions in another one, then responses.
+    /// They are durable after [`sync`](Self::sync).
     ///
-    /// A crash between the two leaves at most sessions of a user who is gone, which is why it is in this order: such
-    /// sessions are of no use and are dropped at the next start.
+    /// A crash in between leaves at most sessions of a deleted user, which are of no use and dropped at the next start.
     ///
     /// # Errors
     /// The database failed.
     fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        // First what moves: after a crash in between, both users are still there to be made one. Whoever decides on it
-        // has moved what there is in steps before; what came meanwhile is little.
+        // Moves come first: after a crash in between, both users still exist and can be merged again. Callers move most
+        // of the data in steps before, so that there is little left.
         for &(from, to) in &changes.moves {
             while !self.move_some(from, to)? {}
         }
@@ -205,8 +210,8 @@ pub trait Stores: Send + Sync + Debug {
                 _ => None,
             })
         };
-        // Noted first, then the account at once: a user is never half there. The rest goes in steps, in this process or,
-        // after a crash, when the next one starts.
+        // First the mark, then the account in one transaction: no user is ever half deleted. The data is removed in
+        // steps, by this process or, after a crash, by the next one.
         for user in deleted() {
             self.note_forgotten(user, true)?;
         }
@@ -223,7 +228,7 @@ pub trait Stores: Send + Sync + Debug {
     }
 }
 
-/// What a decision changes.
+/// The changes of a decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Users and keys.
@@ -232,76 +237,6 @@ pub struct Changes {
     pub sessions: Vec<SessionChange>,
     /// Responses.
     pub responses: Vec<ResponseChange>,
-    /// From whom to whom everything goes that a user has beside keys and sessions.
+    /// Users whose data, except keys and sessions, moves to another user: from, to.
     pub moves: Vec<(UserId, UserId)>,
-}
-
-/// The database failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// It said so.
-    #[error("{0}")]
-    Database(String),
-    /// A value is not what this program writes.
-    #[error("the value of {what} cannot be read: {problem}")]
-    Value {
-        /// Of what.
-        what: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// There is no room on the disk; what is there can be read.
-    #[error("no room on the disk: {0}")]
-    Full(String),
-    /// It failed before and could not be opened again yet.
-    #[error("it is being opened again")]
-    Reopening,
-    /// The user has as much as one may have.
-    #[error(
-        "this would be more than the {limit} {unit} that one user may keep ({quota}); delete something first"
-    )]
-    Quota {
-        /// The setting.
-        quota: String,
-        /// How much.
-        limit: u64,
-        /// Of what.
-        unit: &'static str,
-    },
-    /// Something of the same id was deleted and is still being removed.
-    #[error("something of the same id is still being removed; try again in a moment")]
-    Removing,
-}
-
-/// Leaves out what cannot be read, and says so: one bad record must not take the others with it.
-fn readable<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-    match read {
-        Ok(value) => Ok(Some(value)),
-        Err(error @ StoreError::Value { .. }) => {
-            tracing::error!(%error, "a record of the store is damaged and left out; import it again from an export");
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-impl From<sled::Error> for StoreError {
-    fn from(error: sled::Error) -> Self {
-        match &error {
-            sled::Error::Io(io) => io.into(),
-            _ => Self::Database(error.to_string()),
-        }
-    }
-}
-
-impl From<&std::io::Error> for StoreError {
-    fn from(error: &std::io::Error) -> Self {
-        use std::io::ErrorKind;
-        match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Self::Full(error.to_string())
-            }
-            _ => Self::Database(error.to_string()),
-        }
-    }
 }

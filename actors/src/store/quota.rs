@@ -1,32 +1,22 @@
-//! How much each user has, and may have.
+//! Storage that each user takes, and its limits.
 //!
-//! | tree | key | value |
-//! |---|---|---|
-//! | `quota` | user id | [`Used`] |
-//!
-//! What a conversation or a response takes follows from its record alone, and each transaction that changes one changes
-//! its user's sum as well. So the sums are exact whatever a crash, an import, a deletion or a retention pass leaves.
-
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+//! The size of a conversation or a response follows from its record alone. A store changes a user's total in the same
+//! transaction as the record, so totals are exact whatever a crash, an import, a deletion or a retention pass leaves.
 
 use serde::{Deserialize, Serialize};
-use sled::transaction::{ConflictableTransactionResult, TransactionalTree};
-use sled::{Db, Tree};
 
 use super::StoreError;
-use super::db::decode;
 use crate::config::StorageConfig;
 use crate::conversations::ConversationRecord;
-use crate::identity::{UserId, UserKind};
+use crate::identity::UserKind;
 
-/// What a conversation or a response takes beside its contents, in bytes.
-const HEAD: u64 = 256;
+/// The size of a conversation or a response without its contents, in bytes.
+const RECORD_BYTES: u64 = 256;
 
-/// What an item takes beside its body, in bytes; one that was deleted keeps it.
-const ITEM: u64 = 128;
+/// The size of an item without its body, in bytes. A deleted item still takes it.
+const ITEM_BYTES: u64 = 128;
 
-/// What a user has, or more or less of it.
+/// Storage that a user takes, or a difference of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Used {
     /// Bytes of conversations and responses.
@@ -38,27 +28,27 @@ pub struct Used {
 }
 
 impl Used {
-    /// What a conversation takes.
+    /// The storage that a conversation takes.
     pub fn of_conversation(record: &ConversationRecord) -> Self {
         let texts = [&record.title, &record.model].into_iter().flatten().map(String::len);
         let notes = record.metadata.iter().map(|(name, value)| name.len() + value.len());
         let texts: u64 = texts.chain(notes).map(|length| length as u64).sum();
-        let bytes = HEAD + texts + record.bytes.saturating_add(u64::from(record.next) * ITEM);
+        let bytes = RECORD_BYTES + texts + record.bytes.saturating_add(u64::from(record.next) * ITEM_BYTES);
         Self { bytes: signed(bytes), conversations: 1, responses: 0 }
     }
 
-    /// What a response of so many bytes takes.
+    /// The storage that a response of that size takes.
     pub fn of_response(bytes: u64) -> Self {
-        Self { bytes: signed(bytes.saturating_add(HEAD)), conversations: 0, responses: 1 }
+        Self { bytes: signed(bytes.saturating_add(RECORD_BYTES)), conversations: 0, responses: 1 }
     }
 
-    /// What is left of a response that others go on from.
+    /// The storage of a deleted response's body that later responses refer to.
     pub const fn of_body(bytes: u64) -> Self {
         let bytes = if bytes > i64::MAX as u64 { i64::MAX } else { bytes as i64 };
         Self { bytes, conversations: 0, responses: 0 }
     }
 
-    /// Both together.
+    /// The sum.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self {
@@ -68,7 +58,7 @@ impl Used {
         }
     }
 
-    /// As much less.
+    /// The negation.
     #[must_use]
     pub const fn less(self) -> Self {
         Self { bytes: -self.bytes, conversations: -self.conversations, responses: -self.responses }
@@ -79,7 +69,7 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// What one user may have; 0: without a limit.
+/// The limits of one user; 0: unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Limits {
     mib: u32,
@@ -87,7 +77,7 @@ struct Limits {
     responses: u32,
 }
 
-/// What users may have.
+/// The storage quotas of users and guests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quotas {
     users: Limits,
@@ -95,7 +85,7 @@ pub struct Quotas {
 }
 
 impl Quotas {
-    /// As the settings say.
+    /// The quotas of the configuration.
     pub const fn new(storage: &StorageConfig) -> Self {
         Self {
             users: Limits {
@@ -111,7 +101,7 @@ impl Quotas {
         }
     }
 
-    /// Whether a user of that kind who has `used` may have `more`. What does not grow is never refused.
+    /// Checks whether a user of that kind with `used` may take `more`. A change that takes no more is never refused.
     ///
     /// # Errors
     /// [`StoreError::Quota`].
@@ -148,61 +138,6 @@ impl Quotas {
     }
 }
 
-/// The sums.
-#[derive(Clone, Debug)]
-pub struct Sums(Tree);
-
-impl Sums {
-    /// Opens the tree, or makes it.
-    pub fn open(db: &Db) -> Result<Self, StoreError> {
-        Ok(Self(db.open_tree("quota")?))
-    }
-
-    /// The tree, for transactions.
-    pub const fn tree(&self) -> &Tree {
-        &self.0
-    }
-
-    /// What a user has.
-    pub fn of(&self, user: UserId) -> Result<Used, StoreError> {
-        read(self.0.get(user.to_bytes())?.as_deref())
-    }
-}
-
-fn read(value: Option<&[u8]>) -> Result<Used, StoreError> {
-    value.map_or(Ok(Used::default()), |value| decode(|| "what a user has".to_owned(), value))
-}
-
-/// What one run of a transaction changes of the sums.
-#[derive(Debug, Default)]
-pub struct Changed(RefCell<BTreeMap<UserId, Used>>);
-
-impl Changed {
-    /// A user has more, or less.
-    pub fn add(&self, user: UserId, more: Used) {
-        let mut users = self.0.borrow_mut();
-        let sum = users.entry(user).or_default();
-        *sum = sum.and(more);
-    }
-
-    /// Writes the sums.
-    pub fn write(&self, sums: &TransactionalTree) -> ConflictableTransactionResult<(), StoreError> {
-        for (user, more) in &*self.0.borrow() {
-            if *more == Used::default() {
-                continue;
-            }
-            let key = user.to_bytes();
-            // One that is damaged begins anew.
-            let sum = read(sums.get(key)?.as_deref()).unwrap_or_default().and(*more);
-            match sum == Used::default() {
-                true => drop(sums.remove(&key)?),
-                false => drop(sums.insert(&key, super::db::encode(&sum))?),
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -231,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn each_quota_is_named_and_guests_have_their_own() {
+    fn quotas_are_named_and_guests_have_their_own() {
         let one = Used { bytes: 1 << 19, conversations: 1, responses: 1 };
         let used = |times: i64| Used { bytes: times << 19, conversations: times, responses: times };
         let check = |kind, used| name(quotas().check(kind, used, one));
@@ -249,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_does_not_grow_is_never_refused(bytes in 0i64..1 << 40, count in 0i64..1 << 40, less in 0i64..1 << 40) {
+        fn shrinking_is_never_refused(bytes in 0i64..1 << 40, count in 0i64..1 << 40, less in 0i64..1 << 40) {
             let used = Used { bytes, conversations: count, responses: count };
             let more = Used { bytes: -less, conversations: 0, responses: -1 };
             prop_assert!(quotas().check(UserKind::Guest, used, more).is_ok());

@@ -1,40 +1,32 @@
-//! Every kind of record in one table, for what concerns all of them: export, import and forgetting a user.
+//! All kinds of records in one table, for export, import and deletion of a user.
 //!
-//! A new tree of records is one line in [`KINDS`]. Trees that only lead to records (by address, by user) are no
-//! kinds: they are named by their kind's `indexes`, or known to its [`Form`], and made again from the record itself.
+//! A new kind is one line in [`KINDS`]. An index is no kind: it follows from the records.
 
 use std::fmt::Debug;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sled::{Db, Tree};
 
 use super::accounts::KeyHash;
-use super::conversations::{ConversationsStore, SledConversations};
-use super::db::{decode, encode, id_bytes};
-use super::doomed::{Doomed, Notes};
-use super::item_record::{self, ItemRecord};
-use super::responses::{ResponseChange, ResponsesStore, SledResponses, Staged};
+use super::item_record;
+use super::responses::Staged;
 use super::sessions::StoredSession;
 use super::usage::UsageRow;
-use super::{StoreError, audit, readable};
-use crate::conversations::ConversationId;
+use super::{StoreError, audit};
 use crate::conversations::types::ConversationRecord;
-use crate::identity::{ApiKeyRecord, ExternalId, UserId, UserRecord, now_s};
-use crate::responses::{End, ResponseId, ResponseRecord};
+use crate::identity::{ApiKeyRecord, ExternalId, UserId, UserRecord};
+use crate::responses::ResponseRecord;
 
-/// Bytes of a key's hash.
+/// Bytes of an API key's hash.
 const HASH: usize = size_of::<KeyHash>();
 
-/// An entry that leads to a record.
+/// A key that at most one record may have in an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IndexEntry {
-    /// Its tree.
-    pub tree: &'static str,
-    /// Its key.
+pub struct UniqueKey {
+    /// The name of the index.
+    pub index: &'static str,
+    /// The key.
     pub key: Vec<u8>,
-    /// Its value.
-    pub value: Vec<u8>,
 }
 
 /// A kind of record.
@@ -42,61 +34,34 @@ pub struct IndexEntry {
 pub struct Kind {
     /// Its name in exports.
     pub name: &'static str,
-    /// Its tree.
-    pub tree: &'static str,
-    /// Where a record says whose it is; items say it through their conversation.
-    owner: &'static str,
-    /// What leads to a record of that key and value, where its form does not know.
-    indexes: fn(&[u8], &Value) -> Vec<IndexEntry>,
-    /// How it lies in the store.
-    form: Form,
-    /// What is wrong with a record of that key and value.
+    /// The field with a record's owner; empty where records have none. An item has the owner of its conversation.
+    pub owner: &'static str,
+    /// The unique keys of a record of that key and value.
+    unique: fn(&[u8], &Value) -> Vec<UniqueKey>,
+    /// Checks a record's key and value.
     check: fn(&[u8], &[u8]) -> Result<(), String>,
 }
 
-/// How records lie in the store. In an export each is one JSON object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// As they are in an export.
-    Plain,
-    /// The same, with the items of [`Form::Item`].
-    Conversation,
-    /// In chunks, behind where they hang.
-    Item,
-    /// In parts.
-    Response,
-}
-
-/// Every kind, in the order of an export: what others refer to comes first.
+/// Every kind, in the order of an export: a record comes after those that it refers to.
 pub static KINDS: &[Kind] = &[
-    plain("user", "user", "id", user_indexes, check_user),
-    plain("key", "key", "user", key_indexes, check_key),
-    plain("session", "session", "user", session_indexes, check_session),
-    plain("usage", "usage", "user", no_indexes, check_usage),
-    formed("conversation", "conv", Form::Conversation, check_conversation),
-    formed("item", "item", Form::Item, item_record::check),
-    formed("response", "response", Form::Response, check_response),
-    // Nobody's: it stays when its users go, and is in no export of one user.
-    plain("audit", "audit", "", no_indexes, audit::check),
+    kind_of("user", "id", user_keys, check_user),
+    kind_of("key", "user", key_keys, check_key),
+    kind_of("session", "user", session_keys, check_session),
+    kind_of("usage", "user", no_keys, check_usage),
+    kind_of("conversation", "user", no_keys, check_conversation),
+    kind_of("item", "user", no_keys, item_record::check),
+    kind_of("response", "user", no_keys, check_response),
+    // Without an owner: it stays when its users are deleted, and is in no export of one user.
+    kind_of("audit", "", no_keys, audit::check),
 ];
 
-const fn plain(
+const fn kind_of(
     name: &'static str,
-    tree: &'static str,
     owner: &'static str,
-    indexes: fn(&[u8], &Value) -> Vec<IndexEntry>,
+    unique: fn(&[u8], &Value) -> Vec<UniqueKey>,
     check: fn(&[u8], &[u8]) -> Result<(), String>,
 ) -> Kind {
-    Kind { name, tree, owner, indexes, form: Form::Plain, check }
-}
-
-const fn formed(
-    name: &'static str,
-    tree: &'static str,
-    form: Form,
-    check: fn(&[u8], &[u8]) -> Result<(), String>,
-) -> Kind {
-    Kind { name, tree, owner: "user", indexes: no_indexes, form, check }
+    Kind { name, owner, unique, check }
 }
 
 fn check_user(key: &[u8], value: &[u8]) -> Result<(), String> {
@@ -148,48 +113,48 @@ fn check_response(key: &[u8], value: &[u8]) -> Result<(), String> {
     same_key(key, &record.id.to_bytes(), "response")
 }
 
-/// The kind of that name, as its place in [`KINDS`].
+/// The position in [`KINDS`] of the kind of that name.
 pub fn kind(name: &str) -> Option<usize> {
     KINDS.iter().position(|kind| kind.name == name)
 }
 
-fn id(value: &Value) -> Option<UserId> {
+/// A user's id in a record.
+fn user_id(value: &Value) -> Option<UserId> {
     value.as_str()?.parse().ok()
 }
 
-fn no_indexes(_: &[u8], _: &Value) -> Vec<IndexEntry> {
+fn no_keys(_: &[u8], _: &Value) -> Vec<UniqueKey> {
     Vec::new()
 }
 
-fn user_indexes(key: &[u8], value: &Value) -> Vec<IndexEntry> {
-    let entry = |tree, name: Vec<u8>| IndexEntry { tree, key: name, value: key.to_vec() };
-    let email = value["email"].as_str().map(|email| entry("user_by_email", email.as_bytes().to_vec()));
+fn user_keys(_: &[u8], value: &Value) -> Vec<UniqueKey> {
+    let key = |index, key: Vec<u8>| UniqueKey { index, key };
+    let email = value["email"].as_str().map(|email| key("user_by_email", email.as_bytes().to_vec()));
     let external: Option<ExternalId> = serde_json::from_value(value["external"].clone()).ok();
     let external = external
-        .map(|id| entry("user_by_external", [id.issuer.as_bytes(), &[0], id.subject.as_bytes()].concat()));
+        .map(|id| key("user_by_external", [id.issuer.as_bytes(), &[0], id.subject.as_bytes()].concat()));
     email.into_iter().chain(external).collect()
 }
 
-fn key_indexes(key: &[u8], value: &Value) -> Vec<IndexEntry> {
-    by_user("key_by_user", "key_", key, value)
+fn key_keys(_: &[u8], value: &Value) -> Vec<UniqueKey> {
+    by_user("key_by_user", "key_", value)
 }
 
-fn session_indexes(_: &[u8], value: &Value) -> Vec<IndexEntry> {
-    by_user("session_by_user", "sess_", &[], value)
+fn session_keys(_: &[u8], value: &Value) -> Vec<UniqueKey> {
+    by_user("session_by_user", "sess_", value)
 }
 
-/// An index whose keys are a user's id and a record's.
-fn by_user(tree: &'static str, prefix: &str, target: &[u8], value: &Value) -> Vec<IndexEntry> {
+/// A key of a user's id and a record's.
+fn by_user(index: &'static str, prefix: &str, value: &Value) -> Vec<UniqueKey> {
     let own = value["id"].as_str().and_then(|id| uuid::Uuid::try_parse(id.strip_prefix(prefix)?).ok());
-    let (Some(user), Some(own)) = (id(&value["user"]), own) else { return Vec::new() };
-    let key = [user.to_bytes().as_slice(), own.as_bytes()].concat();
-    vec![IndexEntry { tree, key, value: target.to_vec() }]
+    let (Some(user), Some(own)) = (user_id(&value["user"]), own) else { return Vec::new() };
+    vec![UniqueKey { index, key: [user.to_bytes().as_slice(), own.as_bytes()].concat() }]
 }
 
-/// A record as it is stored.
+/// A record in the form of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its place in [`KINDS`].
+    /// The position of its kind in [`KINDS`].
     pub kind: usize,
     /// Its key.
     pub key: Vec<u8>,
@@ -198,63 +163,72 @@ pub struct Record {
 }
 
 impl Record {
-    /// Its kind and key, for people to read.
+    /// Its kind and key as text.
     pub fn key_text(&self) -> String {
         let key = self.key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         format!("{} {key}", KINDS[self.kind].name)
     }
 
-    /// What is in it.
+    /// Its value.
     ///
     /// # Errors
     /// It is not JSON.
     pub fn json(&self) -> Result<Value, StoreError> {
-        decode(|| self.key_text(), &self.value)
+        self.parse()
     }
 
-    /// Looks whether it is what this program writes, before anything of an import is put in.
+    /// Checks that this program could have written it, before anything of an import is stored.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem.
     pub fn check(&self) -> Result<(), String> {
         (KINDS[self.kind].check)(&self.key, &self.value)
     }
 
-    fn read<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
-        decode(|| self.key_text(), &self.value)
+    /// Its value as a struct.
+    ///
+    /// # Errors
+    /// It is not of that form.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, StoreError> {
+        serde_json::from_slice(&self.value)
+            .map_err(|error| StoreError::Value { what: self.key_text(), problem: error.to_string() })
     }
 
-    /// The entries that lead to it, where its form does not know.
+    /// The keys that no other record may have.
     ///
     /// # Errors
     /// It is not JSON.
-    pub fn entries(&self) -> Result<Vec<IndexEntry>, StoreError> {
-        Ok((KINDS[self.kind].indexes)(&self.key, &self.json()?))
+    pub fn unique_keys(&self) -> Result<Vec<UniqueKey>, StoreError> {
+        Ok((KINDS[self.kind].unique)(&self.key, &self.json()?))
+    }
+
+    /// The user that it names as its owner. Items name none.
+    ///
+    /// # Errors
+    /// It is not JSON.
+    pub fn named_owner(&self) -> Result<Option<UserId>, StoreError> {
+        Ok(user_id(&self.json()?[KINDS[self.kind].owner]))
     }
 }
 
-/// A record that is about to be put in, with the part of the work done that needs no turn on the store's thread.
+/// A record that is about to be stored, with the work done that needs no turn on the commit thread.
 #[derive(Clone, Debug)]
-pub struct Ready {
-    record: Record,
+pub struct PreparedRecord {
+    /// The record.
+    pub record: Record,
     /// A response's bodies.
-    staged: Option<Staged>,
+    pub staged: Option<Staged>,
 }
 
-impl Ready {
-    /// The same with another record of the same key; for those that have nothing written beforehand.
+impl PreparedRecord {
+    /// The same with another record of the same key, for kinds without staged bodies.
     #[must_use]
     pub fn with(self, record: Record) -> Self {
         Self { record, ..self }
     }
-
-    /// The record.
-    pub const fn record(&self) -> &Record {
-        &self.record
-    }
 }
 
-/// All records, whatever their kind. Reads are for any thread.
+/// All records of all kinds. Reads may run on any thread.
 pub trait RecordsStore: Debug + Send + Sync {
     /// The store's own id.
     ///
@@ -262,7 +236,7 @@ pub trait RecordsStore: Debug + Send + Sync {
     /// The database failed; so for all methods.
     fn store_id(&self) -> Result<String, StoreError>;
 
-    /// Up to `limit` records of a kind, or fewer that have about `bytes`, in order of their keys, behind `after`.
+    /// Up to `limit` records of a kind, or fewer with about `bytes` in all, in the order of their keys, after `after`.
     ///
     /// # Errors
     /// The database failed.
@@ -274,45 +248,45 @@ pub trait RecordsStore: Debug + Send + Sync {
         bytes: usize,
     ) -> Result<Vec<Record>, StoreError>;
 
-    /// Does what can be done on any thread before a record is put in.
+    /// Prepares a record to be stored. May run on any thread.
     ///
     /// # Errors
     /// The database failed.
-    fn ready(&self, record: Record) -> Result<Ready, StoreError>;
+    fn prepare(&self, record: Record) -> Result<PreparedRecord, StoreError>;
 
-    /// Puts a record in, in place of the one of the same key, with what leads to it.
+    /// Stores a record with its index entries, in place of the one of the same key.
     ///
     /// # Errors
-    /// The database failed, or what had its id is still [being removed](StoreError::Removing).
-    fn put_ready(&self, ready: &Ready) -> Result<(), StoreError>;
+    /// The database failed, or a deleted record of the same id is still [being removed](StoreError::Removing).
+    fn put_prepared(&self, record: &PreparedRecord) -> Result<(), StoreError>;
 
-    /// The same for several records that nobody waits behind.
+    /// Prepares and stores several records.
     ///
     /// # Errors
-    /// The database failed.
+    /// As [`put_prepared`](Self::put_prepared).
     fn put(&self, records: &[Record]) -> Result<(), StoreError> {
-        records.iter().try_for_each(|record| self.put_ready(&self.ready(record.clone())?))
+        records.iter().try_for_each(|record| self.put_prepared(&self.prepare(record.clone())?))
     }
 
-    /// A key of a record that an index entry of this one would be taken from, if there is one.
+    /// A unique key of this record that belongs to another record.
     ///
     /// # Errors
     /// The database failed.
-    fn taken(&self, record: &Record) -> Result<Option<IndexEntry>, StoreError>;
+    fn conflict(&self, record: &Record) -> Result<Option<UniqueKey>, StoreError>;
 
-    /// The value at a record's key, for kinds that lie as they are in an export.
+    /// The stored value of a record, for kinds that are stored in the form of an export.
     ///
     /// # Errors
     /// The database failed.
     fn stored(&self, record: &Record) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Whose a record is.
+    /// A record's owner.
     ///
     /// # Errors
     /// The database failed.
     fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError>;
 
-    /// Whether there is any record.
+    /// Whether there is no record.
     ///
     /// # Errors
     /// The database failed.
@@ -323,177 +297,5 @@ pub trait RecordsStore: Debug + Send + Sync {
             }
         }
         Ok(true)
-    }
-}
-
-/// The trees.
-#[derive(Debug)]
-pub struct SledRecords {
-    db: Db,
-    trees: Vec<Tree>,
-    conversations: SledConversations,
-    responses: SledResponses,
-    forget: Tree,
-    notes: Notes,
-}
-
-impl SledRecords {
-    /// Opens the trees, or makes them.
-    pub fn open(db: &Db, notes: &Notes) -> Result<Self, StoreError> {
-        Ok(Self {
-            db: db.clone(),
-            trees: KINDS.iter().map(|kind| db.open_tree(kind.tree)).collect::<Result<_, _>>()?,
-            conversations: SledConversations::noting(db, notes.clone())?,
-            responses: SledResponses::open(db, notes.clone())?,
-            forget: db.open_tree("forget")?,
-            notes: notes.clone(),
-        })
-    }
-
-    /// The record whose first piece lies at that key, or nothing: the piece belongs to one before.
-    fn record(&self, kind: usize, key: &[u8], value: &[u8]) -> Result<Option<Record>, StoreError> {
-        let record = |key: &[u8], value: Vec<u8>| Some(Record { kind, key: key.to_vec(), value });
-        Ok(match KINDS[kind].form {
-            Form::Plain | Form::Conversation => record(key, value.to_vec()),
-            Form::Item => {
-                let item = item_record::at(&self.conversations, key)?;
-                let item = match item {
-                    Some(item) if self.notes.has(Doomed::Conversation(item.conversation.to_bytes()))? => None,
-                    item => item,
-                };
-                item.and_then(|item| record(&item.key(), encode(&item)))
-            }
-            Form::Response => {
-                let id = ResponseId::from_bytes(id_bytes("a response", key)?);
-                self.responses.response(id)?.and_then(|response| record(key, encode(&response)))
-            }
-        })
-    }
-
-    fn put_item(&self, item: ItemRecord) -> Result<(), StoreError> {
-        self.check_removed(item.conversation)?;
-        // An export is no snapshot: it may have items of a turn that came after its conversation.
-        let conversation = self.conversations.conversation(item.conversation)?;
-        match conversation.is_some_and(|conversation| item.number < conversation.next) {
-            true => self.conversations.put_imported_item(item.conversation, &item.into_item()),
-            false => Ok(()),
-        }
-    }
-
-    /// What is left of one that was deleted must not take the new one's items with it.
-    fn check_removed(&self, id: ConversationId) -> Result<(), StoreError> {
-        let left = self.notes.has(Doomed::Conversation(id.to_bytes()))?;
-        if left { Err(StoreError::Removing) } else { Ok(()) }
-    }
-
-    fn put_plain(&self, record: &Record) -> Result<(), StoreError> {
-        // Read first: what cannot be read is not half put in.
-        let entries = record.entries()?;
-        let before = self.trees[record.kind].insert(&record.key, record.value.as_slice())?;
-        if let Some(before) = before {
-            let before = Record { value: before.to_vec(), ..record.clone() };
-            // What a damaged one led to, if anything, is not known any more.
-            for entry in readable(before.entries())?.into_iter().flatten() {
-                self.db.open_tree(entry.tree)?.remove(entry.key)?;
-            }
-        }
-        for entry in entries {
-            self.db.open_tree(entry.tree)?.insert(entry.key, entry.value)?;
-        }
-        Ok(())
-    }
-}
-
-impl RecordsStore for SledRecords {
-    fn store_id(&self) -> Result<String, StoreError> {
-        let id = self.db.open_tree("meta")?.get("store_id")?;
-        Ok(id.map(|id| String::from_utf8_lossy(&id).into_owned()).unwrap_or_default())
-    }
-
-    fn page(
-        &self,
-        kind: usize,
-        after: Option<&[u8]>,
-        limit: usize,
-        bytes: usize,
-    ) -> Result<Vec<Record>, StoreError> {
-        use std::ops::Bound;
-        let start = after.map_or(Bound::Unbounded, |after| {
-            Bound::Excluded(if KINDS[kind].form == Form::Item {
-                item_record::last_key(after)
-            } else {
-                after.to_vec()
-            })
-        });
-        let (mut records, mut size) = (Vec::new(), 0);
-        for entry in self.trees[kind].range::<Vec<u8>, _>((start, Bound::Unbounded)) {
-            let (key, value) = entry?;
-            let Some(record) = readable(self.record(kind, &key, &value))?.flatten() else { continue };
-            size += record.value.len();
-            records.push(record);
-            if records.len() >= limit || size >= bytes {
-                break;
-            }
-        }
-        Ok(records)
-    }
-
-    fn ready(&self, record: Record) -> Result<Ready, StoreError> {
-        if KINDS[record.kind].form != Form::Response {
-            return Ok(Ready { record, staged: None });
-        }
-        let mut response: ResponseRecord = record.read()?;
-        // It runs elsewhere if at all.
-        if response.end.is_none() && self.responses.owner(response.id)?.is_none() {
-            response.end = Some(End::lost(now_s()));
-        }
-        let staged = self.responses.stage(&response)?;
-        Ok(Ready { record, staged: Some(staged) })
-    }
-
-    fn put_ready(&self, ready: &Ready) -> Result<(), StoreError> {
-        let record = &ready.record;
-        if let Some(staged) = &ready.staged {
-            return self.responses.commit(&[ResponseChange::PutStaged(staged.clone())]);
-        }
-        match KINDS[record.kind].form {
-            Form::Item => self.put_item(record.read()?),
-            Form::Conversation => {
-                let conversation: ConversationRecord = record.read()?;
-                self.check_removed(conversation.id)?;
-                self.conversations.put_imported(&conversation)
-            }
-            Form::Plain | Form::Response => {
-                if KINDS[record.kind].name == "user" && self.forget.contains_key(&record.key)? {
-                    return Err(StoreError::Removing);
-                }
-                self.put_plain(record)
-            }
-        }
-    }
-
-    fn taken(&self, record: &Record) -> Result<Option<IndexEntry>, StoreError> {
-        for entry in record.entries()? {
-            if let Some(there) = self.db.open_tree(entry.tree)?.get(&entry.key)?
-                && there.as_ref() != entry.value.as_slice()
-            {
-                return Ok(Some(entry));
-            }
-        }
-        Ok(None)
-    }
-
-    fn stored(&self, record: &Record) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.trees[record.kind].get(&record.key)?.map(|value| value.to_vec()))
-    }
-
-    fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError> {
-        let kind = &KINDS[record.kind];
-        if kind.form != Form::Item {
-            return Ok(id(&record.json()?[kind.owner]));
-        }
-        let Some(key) = record.key.first_chunk::<16>() else { return Ok(None) };
-        let conversation = self.conversations.conversation(ConversationId::from_bytes(*key))?;
-        Ok(conversation.map(|conversation| conversation.user))
     }
 }

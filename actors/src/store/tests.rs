@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::conversations::SledConversations;
+use super::sled::conversations::SledConversations;
+use super::sled::tombstones::Tombstones;
 use super::*;
 use crate::conversations::types::StoredItem;
 use crate::conversations::{ConversationId, ConversationRecord, Node, Share};
@@ -280,7 +281,7 @@ fn a_crash_before_the_id_was_written_outside_does_no_harm() {
 fn a_newer_schema_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     open(folder.path()).close();
-    let db = sled::open(folder.path().join("db")).unwrap();
+    let db = ::sled::open(folder.path().join("db")).unwrap();
     db.open_tree("meta").unwrap().insert("schema", &99u32.to_be_bytes()).unwrap();
     db.flush().unwrap();
     drop(db);
@@ -364,8 +365,8 @@ fn fake() -> Faked {
     let (a, b, c, d) = (Arc::clone(&syncs), Arc::clone(&fails), Arc::clone(&opens), Arc::clone(&stuck));
     let store = Store::start(Box::new(move || {
         c.fetch_add(1, Ordering::SeqCst);
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        let conversations = Arc::new(SledConversations::open(&db).unwrap());
+        let db = ::sled::Config::new().temporary(true).open().unwrap();
+        let conversations = Arc::new(SledConversations::open(&db, Tombstones::open(&db).unwrap()).unwrap());
         Ok(Box::new(Fake {
             syncs: Arc::clone(&a),
             fails: Arc::clone(&b),
@@ -457,7 +458,7 @@ fn make_the_newer_store() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/stores/newer");
     let _ = std::fs::remove_dir_all(&folder);
     open(&folder).close();
-    let db = sled::open(folder.join("db")).unwrap();
+    let db = ::sled::open(folder.join("db")).unwrap();
     db.open_tree("meta").unwrap().insert("schema", &99u32.to_be_bytes()).unwrap();
     db.flush().unwrap();
     drop(db);

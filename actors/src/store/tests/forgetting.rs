@@ -108,7 +108,7 @@ fn records_bring_what_leads_to_them() {
         assert_eq!(listed, [shared.position()]);
         assert_eq!(stores.conversations().item_number(shared.id, "msg_1").unwrap(), Some(0));
         assert_eq!(stores.conversations().item(shared.id, 0).unwrap(), Some(said()));
-        assert!(records.iter().all(|record| stores.records().taken(record).unwrap().is_none()));
+        assert!(records.iter().all(|record| stores.records().conflict(record).unwrap().is_none()));
         // In place of itself under another address: the old one leads nowhere.
         let renamed =
             UserRecord { email: Some("b@x.example".to_owned()), external: None, ..somebody.clone() };
@@ -118,6 +118,6 @@ fn records_bring_what_leads_to_them() {
         assert_eq!(stores.accounts().user_by_email("b@x.example").unwrap(), Some(renamed));
         let other = Record { key: UserId::new().to_bytes().to_vec(), ..records[0].clone() };
         let other = Record { value: serde_json::to_vec(&user("b@x.example")).unwrap(), ..other };
-        assert_eq!(stores.records().taken(&other).unwrap().unwrap().tree, "user_by_email");
+        assert_eq!(stores.records().conflict(&other).unwrap().unwrap().index, "user_by_email");
     });
 }

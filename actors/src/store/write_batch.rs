@@ -1,41 +1,40 @@
-//! One transaction for many decisions.
+//! Write batch: one transaction for the changes of many decisions.
 //!
-//! A transaction over several of sled's trees costs a write of its own, however little it changes; with many writers
-//! that is most of the work. So what the decisions of one round change is collected here, where the next decisions see
-//! it, and made at once. All of them are told only after that, and after the sync that follows.
+//! A transaction costs some writes of its own, however little it changes; with many writers that is most of the work. So
+//! the changes to conversations of one round are buffered here, where later decisions of the round see them, and are
+//! committed together. Writers get their answers after that and after the sync that follows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::conversations::{ConversationChange, ConversationsStore, Visit};
+use super::conversations::Visit;
 use super::{
-    AccountsStore, AuditStore, Quotas, RecordsStore, ResponsesStore, SessionsStore, StoreError, Stores,
-    UsageStore, Used,
+    AccountsStore, AuditStore, ConversationChange, ConversationsStore, Quotas, RecordsStore, ResponsesStore,
+    SessionsStore, StoreError, Stores, UsageStore, Used,
 };
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
 
-/// Conversations and items that are collected at most: bounds the memory of a transaction.
-const MOST: usize = 256;
+/// Maximum number of buffered conversations and items, which bounds the memory of a transaction.
+const MAX_PENDING: usize = 256;
 
-/// Conversations with changes that are collected. What cannot be answered from them is asked of the database once they
-/// are made.
+/// Conversations with buffered changes. Reads that the buffer cannot answer flush it first.
 #[derive(Debug)]
-pub struct Group {
+pub struct WriteBatch {
     inner: Arc<dyn ConversationsStore>,
     pending: Mutex<Pending>,
 }
 
-/// The last state of everything that was changed.
+/// The latest state of every changed record.
 #[derive(Debug, Default)]
 struct Pending {
     records: BTreeMap<ConversationId, ConversationRecord>,
     items: BTreeMap<(ConversationId, u32), StoredItem>,
     numbers: HashMap<(ConversationId, String), u32>,
-    /// What users have more than the database knows.
+    /// Changes of users' storage totals that the database does not have yet.
     used: HashMap<UserId, Used>,
-    /// Why some could not be made; whoever decided something in this round is told.
+    /// Why a commit failed; every writer of this round gets it.
     failed: Option<StoreError>,
 }
 
@@ -46,8 +45,8 @@ impl Pending {
     }
 }
 
-impl Group {
-    /// Nothing is collected yet.
+impl WriteBatch {
+    /// An empty batch over a database.
     pub fn new(inner: Arc<dyn ConversationsStore>) -> Self {
         Self { inner, pending: Mutex::default() }
     }
@@ -56,7 +55,7 @@ impl Group {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes what is collected, at once.
+    /// Commits the buffered changes in one transaction.
     ///
     /// # Errors
     /// The database failed, now or earlier in this round.
@@ -75,7 +74,7 @@ impl Group {
     }
 }
 
-impl ConversationsStore for Group {
+impl ConversationsStore for WriteBatch {
     fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
         let pending = self.pending().records.get(&id).cloned();
         pending.map_or_else(|| self.inner.conversation(id), |record| Ok(Some(record)))
@@ -124,7 +123,7 @@ impl ConversationsStore for Group {
     }
 
     fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
-        // What is to be deleted with a conversation is looked for in the database.
+        // A deletion has to see the conversation in the database.
         if changes.iter().any(|change| matches!(change, ConversationChange::Delete(_))) {
             self.flush()?;
             return self.inner.commit(changes).inspect_err(|error| {
@@ -154,35 +153,35 @@ impl ConversationsStore for Group {
                 ConversationChange::Delete(_) => {}
             }
         }
-        let full = pending.records.len() + pending.items.len() >= MOST;
+        let full = pending.records.len() + pending.items.len() >= MAX_PENDING;
         drop(pending);
         if full { self.flush() } else { Ok(()) }
     }
 }
 
-/// The stores of all concerns, with conversations that are collected.
+/// All stores, with buffered changes to conversations.
 #[derive(Debug)]
-pub struct Grouped<'a> {
+pub struct BatchedStores<'a> {
     stores: &'a dyn Stores,
-    group: &'a Arc<Group>,
+    batch: &'a Arc<WriteBatch>,
     conversations: Arc<dyn ConversationsStore>,
 }
 
-impl<'a> Grouped<'a> {
-    /// Of these, collected there.
-    pub fn new(stores: &'a dyn Stores, group: &'a Arc<Group>) -> Self {
-        Self { stores, group, conversations: Arc::clone(group) as Arc<dyn ConversationsStore> }
+impl<'a> BatchedStores<'a> {
+    /// These stores, buffered in that batch.
+    pub fn new(stores: &'a dyn Stores, batch: &'a Arc<WriteBatch>) -> Self {
+        Self { stores, batch, conversations: Arc::clone(batch) as Arc<dyn ConversationsStore> }
     }
 
-    /// Others' changes do not overtake what was decided before them. An error is kept for the end of the round.
+    /// Keeps the order of changes. The batch keeps an error for the end of the round.
     fn in_order(&self) -> &'a dyn Stores {
-        let _ = self.group.flush();
+        let _ = self.batch.flush();
         self.stores
     }
 }
 
-impl Stores for Grouped<'_> {
-    /// Changes to users do not depend on conversations, and every decision on a new one asks for its user.
+impl Stores for BatchedStores<'_> {
+    /// Not flushed: changes to users do not depend on conversations, and every decision on a new one reads its user.
     fn accounts(&self) -> &dyn AccountsStore {
         self.stores.accounts()
     }
@@ -216,7 +215,7 @@ impl Stores for Grouped<'_> {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.group.flush()?;
+        self.batch.flush()?;
         self.stores.sync()
     }
 
@@ -229,7 +228,7 @@ impl Stores for Grouped<'_> {
     }
 
     fn used(&self, user: UserId) -> Result<Used, StoreError> {
-        let more = self.group.pending().used.get(&user).copied().unwrap_or_default();
+        let more = self.batch.pending().used.get(&user).copied().unwrap_or_default();
         Ok(self.stores.used(user)?.and(more))
     }
 
@@ -243,5 +242,5 @@ impl Stores for Grouped<'_> {
 }
 
 #[cfg(test)]
-#[path = "group_tests.rs"]
+#[path = "write_batch_tests.rs"]
 mod tests;

@@ -1,16 +1,16 @@
-//! How an item is written: where it hangs first, so that a conversation's shape is read without parsing what is in
-//! it, then its JSON.
+//! The encoding of an item: its node first, so that the shape of a conversation is read without parsing contents, then
+//! its JSON.
 //!
 //! ```text
 //! parent (4 bytes, all ones: none) | flags (1) | created at (8) | length of the id (1) | id | JSON
 //! ```
-//! Cut into chunks, all but the last of [`CHUNK`] bytes.
+//! Split into chunks, all but the last of [`CHUNK`] bytes.
 
 use serde_json::{Map, Value};
 
-use super::StoreError;
 use crate::conversations::Node;
 use crate::conversations::types::StoredItem;
+use crate::store::StoreError;
 
 /// sled wants values below 100 KiB.
 pub const CHUNK: usize = 64 * 1024;
@@ -26,7 +26,7 @@ pub fn write(item: &StoredItem) -> Vec<Vec<u8>> {
     let mut flags = 0;
     flags |= if node.deleted { DELETED } else { 0 };
     flags |= if node.pending { PENDING } else { 0 };
-    // Ids are made here or checked to be short.
+    // Ids are generated or checked to be short.
     let id_length = u8::try_from(node.id.len()).expect("an item's id has at most 64 bytes");
     let mut whole = Vec::with_capacity(256);
     whole.extend_from_slice(&node.parent.unwrap_or(NO_PARENT).to_be_bytes());
@@ -38,20 +38,20 @@ pub fn write(item: &StoredItem) -> Vec<Vec<u8>> {
     whole.chunks(CHUNK).map(<[u8]>::to_vec).collect()
 }
 
-/// Whether another chunk may follow this first one.
+/// Whether another chunk may follow the first one.
 pub fn has_more(first: &[u8]) -> bool {
     first.len() >= CHUNK
 }
 
-/// Where an item hangs, from its first chunk.
+/// An item's node, from its first chunk.
 pub fn read_node(number: u32, first: &[u8]) -> Result<Node, StoreError> {
     split(number, first).map(|(node, _)| node)
 }
 
-/// An item from its chunks put together.
+/// An item from its concatenated chunks.
 pub fn read(number: u32, whole: &[u8]) -> Result<StoredItem, StoreError> {
     let (node, json) = split(number, whole)?;
-    let body: Map<String, Value> = super::db::decode(|| format!("item {}", node.id), json)?;
+    let body: Map<String, Value> = super::codec::decode(|| format!("item {}", node.id), json)?;
     Ok(StoredItem { node, body })
 }
 
@@ -73,7 +73,7 @@ fn split(number: u32, bytes: &[u8]) -> Result<(Node, &[u8]), StoreError> {
     };
     parse().ok_or_else(|| StoreError::Value {
         what: format!("item {number}"),
-        problem: "it does not begin with where it hangs".to_owned(),
+        problem: "it does not begin with a node".to_owned(),
     })
 }
 
@@ -86,7 +86,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn items_are_read_as_written(
             number in 0..u32::MAX, parent in proptest::option::of(0..u32::MAX), deleted: bool, pending: bool,
             created_at: u64, id in "[a-z]{1,8}_[0-9a-f]{1,50}", text in ".{0,40}", times in 1..8000usize,
         ) {

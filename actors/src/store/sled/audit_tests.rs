@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::audit::{ACTIONS, AuditOutcome};
+use crate::store::audit::check;
 
 fn record(second: u64, number: u8, outcome: AuditOutcome) -> AuditRecord {
     let mut id = AuditId::first_of(second).to_bytes();

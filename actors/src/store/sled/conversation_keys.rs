@@ -1,17 +1,16 @@
-//! The keys of conversations and their items, and what all of them take.
+//! The keys of conversations and their items, and the storage that they take.
 
 use std::ops::Bound;
 
 use sled::Db;
 
-use super::db::decode;
-use super::quota::Used;
-use super::{StoreError, readable};
+use super::codec::decode;
 use crate::conversations::ConversationId;
 use crate::conversations::types::{ConversationRecord, Position};
 use crate::identity::UserId;
+use crate::store::{StoreError, Used, readable};
 
-/// What each user's conversations take, counted anew.
+/// Computes the storage of every user's conversations from the records.
 pub fn count(db: &Db, add: &mut dyn FnMut(UserId, Used)) -> Result<(), StoreError> {
     for entry in &db.open_tree("conv")? {
         let record = decode::<ConversationRecord>(|| "a conversation".to_owned(), &entry?.1);
@@ -37,7 +36,7 @@ pub fn position(key: &[u8]) -> Result<Position, StoreError> {
     Ok(Position { updated_us: !u64::from_be_bytes(*age), id: ConversationId::from_bytes(id) })
 }
 
-/// Whether nothing can lie between two keys; sled panics when they are the wrong way round.
+/// Whether a range of keys is empty; sled panics where its end is before its start.
 pub fn range_is_empty(start: &Bound<Vec<u8>>, end: &Bound<Vec<u8>>) -> bool {
     let (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) =
         (start, end)
@@ -47,7 +46,7 @@ pub fn range_is_empty(start: &Bound<Vec<u8>>, end: &Bound<Vec<u8>>) -> bool {
     from >= to
 }
 
-/// What the keys of an item's chunks begin with.
+/// The prefix of the keys of an item's chunks.
 pub fn item_prefix(id: ConversationId, number: u32) -> Vec<u8> {
     [id.to_bytes().as_slice(), &number.to_be_bytes()].concat()
 }

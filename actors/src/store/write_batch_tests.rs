@@ -2,11 +2,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::conversations::SledConversations;
+use super::super::sled::conversations::SledConversations;
+use super::super::sled::tombstones::Tombstones;
 use super::*;
 use crate::conversations::Share;
 
-/// What one decision changes. Conversations and items are few, so that decisions meet.
+/// The changes of one decision. There are few conversations and items, so that decisions overlap.
 #[derive(Clone, Debug)]
 enum Op {
     Put {
@@ -15,7 +16,7 @@ enum Op {
         updated_us: u64,
         shared: bool,
     },
-    Say {
+    PutItem {
         conversation: u8,
         number: u32,
         version: u8,
@@ -24,9 +25,9 @@ enum Op {
     Delete {
         conversation: u8,
     },
-    /// A round ends.
+    /// The end of a round.
     Flush,
-    /// A look that needs everything to be there.
+    /// A read that needs a flush.
     List,
 }
 
@@ -36,7 +37,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (conversation.clone(), any::<u8>(), 1u64..50, any::<bool>())
             .prop_map(|(conversation, title, updated_us, shared)| Op::Put { conversation, title, updated_us, shared }),
         6 => (conversation.clone(), 0u32..4, any::<u8>(), prop::bool::weighted(0.2))
-            .prop_map(|(conversation, number, version, large)| Op::Say { conversation, number, version, large }),
+            .prop_map(|(conversation, number, version, large)| Op::PutItem { conversation, number, version, large }),
         1 => conversation.prop_map(|conversation| Op::Delete { conversation }),
         1 => Just(Op::Flush),
         1 => Just(Op::List),
@@ -79,8 +80,8 @@ fn said(number: u32, version: u8, large: bool) -> StoredItem {
 }
 
 fn open() -> Arc<dyn ConversationsStore> {
-    let db = sled::Config::new().temporary(true).open().unwrap();
-    Arc::new(SledConversations::open(&db).unwrap())
+    let db = ::sled::Config::new().temporary(true).open().unwrap();
+    Arc::new(SledConversations::open(&db, Tombstones::open(&db).unwrap()).unwrap())
 }
 
 fn positions(store: &dyn ConversationsStore) -> Vec<Position> {
@@ -94,7 +95,7 @@ fn positions(store: &dyn ConversationsStore) -> Vec<Position> {
     found
 }
 
-/// Everything that can be asked, but for what needs everything to be there.
+/// All reads that need no flush.
 fn assert_same(a: &dyn ConversationsStore, b: &dyn ConversationsStore) -> Result<(), TestCaseError> {
     for conversation in 0..3 {
         let id = id(conversation);
@@ -122,36 +123,36 @@ fn assert_same_lists(a: &dyn ConversationsStore, b: &dyn ConversationsStore) -> 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Whatever is decided in whatever rounds: who decides sees what making each change at once would have made.
+    /// However decisions are spread over rounds, each sees the same as if each change were committed at once.
     #[test]
-    fn changes_made_together_are_changes_made_one_by_one(ops in prop::collection::vec(op(), 1..40)) {
+    fn batched_changes_equal_single_changes(ops in prop::collection::vec(op(), 1..40)) {
         let (one_by_one, together) = (open(), open());
-        let mut group = Group::new(Arc::clone(&together));
+        let mut batch = WriteBatch::new(Arc::clone(&together));
         for op in ops {
             let changes = match op {
                 Op::Put { conversation, title, updated_us, shared } => {
                     vec![ConversationChange::Put(record(conversation, title, updated_us, shared))]
                 }
-                Op::Say { conversation, number, version, large } => vec![
+                Op::PutItem { conversation, number, version, large } => vec![
                     ConversationChange::PutItem(id(conversation), said(number, version, large)),
                     ConversationChange::Put(record(conversation, version, 60 + u64::from(version), false)),
                 ],
                 Op::Delete { conversation } => vec![ConversationChange::Delete(id(conversation))],
                 Op::Flush => {
-                    group.flush().unwrap();
-                    group = Group::new(Arc::clone(&together));
+                    batch.flush().unwrap();
+                    batch = WriteBatch::new(Arc::clone(&together));
                     Vec::new()
                 }
                 Op::List => {
-                    assert_same_lists(&*one_by_one, &group)?;
+                    assert_same_lists(&*one_by_one, &batch)?;
                     Vec::new()
                 }
             };
             one_by_one.commit(&changes).unwrap();
-            group.commit(&changes).unwrap();
-            assert_same(&*one_by_one, &group)?;
+            batch.commit(&changes).unwrap();
+            assert_same(&*one_by_one, &batch)?;
         }
-        group.flush().unwrap();
+        batch.flush().unwrap();
         assert_same(&*one_by_one, &*together)?;
         assert_same_lists(&*one_by_one, &*together)?;
     }

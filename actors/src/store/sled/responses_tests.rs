@@ -5,23 +5,25 @@ use serde_json::json;
 
 use std::time::Duration;
 
+use super::super::response_header::{MAX_PART_BYTES, part_key};
 use super::*;
+use crate::store::{CleanupProgress, Used};
 
 fn store() -> SledResponses {
     let db = sled::Config::new().temporary(true).open().unwrap();
-    SledResponses::open(&db, Notes::open(&db).unwrap()).unwrap()
+    SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap()
 }
 
 /// Removes what is left of what is gone.
 fn sweep(store: &SledResponses) {
-    let remove = |doomed, until| match doomed {
-        Doomed::Body(id) => store.remove_body(id, until),
-        Doomed::Conversation(_) => panic!("there is none"),
+    let remove = |tombstone, until| match tombstone {
+        Tombstone::Body(id) => store.remove_body(id, until),
+        Tombstone::Conversation(_) => panic!("there is none"),
     };
-    while store.notes.sweep(Instant::now() + Duration::from_secs(9), remove).unwrap()
-        != doomed::Swept::Nothing
+    while store.tombstones.cleanup(Instant::now() + Duration::from_secs(9), remove).unwrap()
+        != CleanupProgress::Nothing
     {
-        store.notes.finish().unwrap();
+        store.tombstones.finish().unwrap();
     }
 }
 
@@ -39,9 +41,9 @@ fn put(store: &SledResponses, record: &ResponseRecord) {
 fn large_records_are_cut_and_put_together_again_and_leave_nothing() {
     let store = store();
     let user = UserId::new();
-    let mut one = record(user, 5 * PART + 3);
+    let mut one = record(user, 5 * MAX_PART_BYTES + 3);
     put(&store, &one);
-    assert!(store.part.iter().values().all(|part| part.unwrap().len() <= PART));
+    assert!(store.part.iter().values().all(|part| part.unwrap().len() <= MAX_PART_BYTES));
     assert_eq!(store.part.len(), 6);
     assert_eq!(store.response(one.id).unwrap(), Some(one.clone()));
     one.input.clear();
@@ -81,7 +83,7 @@ fn an_end_needs_no_reading_and_comes_too_late_for_what_is_gone() {
     put(&store, &one);
     put(&store, &gone);
     store.commit(&[ResponseChange::Delete(gone.id)]).unwrap();
-    let deltas = vec![Delta { text: "x".repeat(PART), ..Delta::default() }];
+    let deltas = vec![Delta { text: "x".repeat(MAX_PART_BYTES), ..Delta::default() }];
     for id in [one.id, gone.id] {
         let staged = store.stage_end(deltas.clone(), End::lost(9)).unwrap();
         store.commit(&[ResponseChange::End(id, staged)]).unwrap();
@@ -89,7 +91,7 @@ fn an_end_needs_no_reading_and_comes_too_late_for_what_is_gone() {
     sweep(&store);
     let ended = ResponseRecord { deltas, end: Some(End::lost(9)), ..one.clone() };
     assert_eq!((store.response(one.id).unwrap(), store.response(gone.id).unwrap()), (Some(ended), None));
-    assert_eq!((store.part.len(), store.running.len(), store.notes.tree().len()), (3, 0, 0));
+    assert_eq!((store.part.len(), store.running.len(), store.tombstones.tree().len()), (3, 0, 0));
 }
 
 #[test]
@@ -104,12 +106,12 @@ fn what_was_staged_in_another_database_is_not_put() {
 fn whole_records_are_read_moved_ended_and_deleted() {
     let store = store();
     let (user, other) = (UserId::new(), UserId::new());
-    let old = record(user, PART);
+    let old = record(user, MAX_PART_BYTES);
     let body = encode(&old);
-    for (number, piece) in (0..).zip(body.chunks(PART)) {
+    for (number, piece) in (0..).zip(body.chunks(MAX_PART_BYTES)) {
         store.part.insert(part_key(&old.id.to_bytes(), number), piece).unwrap();
     }
-    store.response.insert(old.id.to_bytes(), Head::Whole { user, parts: 2 }.encode()).unwrap();
+    store.response.insert(old.id.to_bytes(), Header::Whole { user, parts: 2 }.encode()).unwrap();
     store.by_user.insert(by_user_key(user, old.id), &[]).unwrap();
     store.running.insert(old.id.to_bytes(), &[]).unwrap();
     assert_eq!(store.response(old.id).unwrap(), Some(old.clone()));
@@ -156,14 +158,14 @@ fn following(parent: &ResponseRecord, text: &str) -> ResponseRecord {
     record
 }
 
-fn sums(db: &Db) -> std::collections::BTreeMap<UserId, Used> {
-    let mut sums = std::collections::BTreeMap::new();
-    crate::store::response_head::count(db, &mut |user, used| {
-        let sum: &mut Used = sums.entry(user).or_default();
+fn totals(db: &Db) -> std::collections::BTreeMap<UserId, Used> {
+    let mut totals = std::collections::BTreeMap::new();
+    super::super::response_header::count(db, &mut |user, used| {
+        let sum: &mut Used = totals.entry(user).or_default();
         *sum = sum.and(used);
     })
     .unwrap();
-    sums
+    totals
 }
 
 #[test]
@@ -189,31 +191,31 @@ fn what_later_ones_need_stays_and_is_paid_for() {
     let second = following(&first, "b");
     let third = following(&second, "c");
     [&first, &second, &third].into_iter().for_each(|record| put(&store, record));
-    let all = store.sums.of(ann).unwrap();
+    let all = store.totals.of(ann).unwrap();
     store.commit(&[ResponseChange::Delete(first.id), ResponseChange::Delete(second.id)]).unwrap();
     sweep(&store);
     assert_eq!((store.response(first.id).unwrap(), store.response(second.id).unwrap()), (None, None));
     assert_eq!(store.response(third.id).unwrap(), Some(third.clone()));
-    let left = store.sums.of(ann).unwrap();
+    let left = store.totals.of(ann).unwrap();
     assert_eq!(left.responses, 1);
     assert!(left.bytes > 5000 && left.bytes < all.bytes, "{left:?} of {all:?}");
     assert!(store.move_some(ann, bob).unwrap());
-    assert_eq!((store.sums.of(ann).unwrap(), store.sums.of(bob).unwrap()), (Used::default(), left));
+    assert_eq!((store.totals.of(ann).unwrap(), store.totals.of(bob).unwrap()), (Used::default(), left));
     store.commit(&[ResponseChange::Delete(third.id)]).unwrap();
     sweep(&store);
-    assert_eq!(store.sums.of(bob).unwrap(), Used::default());
-    assert!(store.part.is_empty() && store.bodies.is_empty() && store.notes.tree().is_empty());
+    assert_eq!(store.totals.of(bob).unwrap(), Used::default());
+    assert!(store.part.is_empty() && store.bodies.is_empty() && store.tombstones.tree().is_empty());
 }
 
 #[test]
 fn what_was_staged_and_never_put_lets_go_at_the_next_start() {
     let db = sled::Config::new().temporary(true).open().unwrap();
     let first = record(UserId::new(), 10);
-    let store = SledResponses::open(&db, Notes::open(&db).unwrap()).unwrap();
+    let store = SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap();
     put(&store, &first);
     store.stage(&following(&first, "b")).unwrap();
     drop(store);
-    let store = SledResponses::open(&db, Notes::open(&db).unwrap()).unwrap();
+    let store = SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap();
     sweep(&store);
     assert_eq!((store.part.len(), store.response(first.id).unwrap()), (1, Some(first.clone())));
     store.commit(&[ResponseChange::Delete(first.id)]).unwrap();
@@ -276,12 +278,12 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
-    /// Whatever is made, continued, moved and deleted: each that is there is whole, sums are exact, and in the end
+    /// Whatever is made, continued, moved and deleted: each that is there is whole, totals are exact, and in the end
     /// nothing is left.
     #[test]
     fn references_lose_nothing_and_leave_nothing(steps in prop::collection::vec(step(), 1..60)) {
         let db = sled::Config::new().temporary(true).open().unwrap();
-        let store = SledResponses::open(&db, Notes::open(&db).unwrap()).unwrap();
+        let store = SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap();
         let users = [UserId::new(), UserId::new()];
         let mut there: Vec<ResponseRecord> = Vec::new();
         for step in steps {
@@ -321,15 +323,15 @@ proptest! {
         for record in &there {
             prop_assert_eq!(store.response(record.id).unwrap(), Some(record.clone()));
         }
-        let counted = sums(&db);
+        let counted = totals(&db);
         for user in users {
-            prop_assert_eq!(store.sums.of(user).unwrap(), counted.get(&user).copied().unwrap_or_default());
+            prop_assert_eq!(store.totals.of(user).unwrap(), counted.get(&user).copied().unwrap_or_default());
         }
         for record in there {
             store.commit(&[ResponseChange::Delete(record.id)]).unwrap();
         }
         sweep(&store);
-        for tree in [&store.response, &store.part, &store.by_user, &store.running, &store.bodies, store.notes.tree(), store.sums.tree()] {
+        for tree in [&store.response, &store.part, &store.by_user, &store.running, &store.bodies, store.tombstones.tree(), store.totals.tree()] {
             prop_assert!(tree.is_empty(), "{:?}", tree.iter().collect::<Vec<_>>());
         }
     }

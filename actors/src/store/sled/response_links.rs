@@ -1,45 +1,46 @@
-//! What was asked refers to what was asked before it: a response that goes on from another has that one's items by
-//! reference, and each body has a count of what refers to it.
+//! Links between request bodies: a response that continues another one refers to the request body of that one, and each
+//! body has a reference count.
 //!
 //! | tree | key | value |
 //! |---|---|---|
 //! | `response_body` | body id | [`Link`] |
 //!
-//! A body that has no link was written by schema 4 or before: its response alone refers to it. The count, the head that
-//! it belongs to, the note that a body is gone and the sum of its user change in one transaction. A body that is gone
-//! lets go of the one before it when the last of it is removed, so a long history goes step by step.
+//! A body without a link was written by schema 4 or before: its response alone refers to it. The count, the header of the
+//! response, a body's tombstone and the total of its user change in one transaction. A deleted body releases the one
+//! before it when its last part is removed, so a long history is removed step by step.
 
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, TransactionalTree};
 
-use super::db::{decode, encode};
-use super::doomed::{self, Doomed};
-use super::quota::{Changed, Used};
-use super::response_head::Body;
+use super::codec::{decode, encode};
+use super::quota::TotalChanges;
+use super::response_header::Body;
+use super::tombstones::{self, Tombstone};
 use crate::identity::UserId;
+use crate::store::{StoreError, Used};
 
-/// Most bodies that are read for one response, itself included: behind that many, the history is written out again.
+/// Maximum number of bodies that one response is read from, including its own: beyond it, the history is stored again.
 pub const MAX_DEPTH: u32 = 256;
 
-/// What is to be known of what was asked without reading it.
+/// The references of a request body.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Link {
-    /// Who pays for it.
+    /// The user whose total it counts in.
     pub user: UserId,
     /// Its length.
     pub bytes: u64,
-    /// Responses and bodies that refer to it.
+    /// The number of responses and bodies that refer to it.
     pub references: u64,
-    /// Whether its own response is gone, and others alone keep it.
+    /// Whether its own response is deleted, and only other bodies refer to it.
     pub kept: bool,
-    /// How many bodies its items lie in.
+    /// The number of bodies that hold its items.
     pub depth: u32,
-    /// What it goes on from.
+    /// The body that it continues.
     pub before: Option<[u8; 16]>,
 }
 
 impl Link {
-    /// That of a body to which its response alone refers.
+    /// The link of a body that only its own response refers to.
     pub const fn new(user: UserId, bytes: u64) -> Self {
         Self { user, bytes, references: 1, kept: false, depth: 1, before: None }
     }
@@ -49,31 +50,32 @@ impl Link {
     }
 }
 
-/// The trees that a reference changes, in a transaction.
+/// The trees that a change of references needs, in a transaction.
 pub struct Links<'a> {
     pub bodies: &'a TransactionalTree,
-    pub notes: &'a TransactionalTree,
-    pub changed: &'a Changed,
+    pub tombstones: &'a TransactionalTree,
+    pub changed: &'a TotalChanges,
 }
 
 impl Links<'_> {
-    /// `None`: it has none, or a damaged one.
-    pub fn get(&self, body: [u8; 16]) -> ConflictableTransactionResult<Option<Link>, super::StoreError> {
+    /// The link of a body. `None`: it has none, or a damaged one.
+    pub fn get(&self, body: [u8; 16]) -> ConflictableTransactionResult<Option<Link>, StoreError> {
         Ok(self.bodies.get(body)?.and_then(|value| decode(|| "a body".to_owned(), &value).ok()))
     }
 
-    pub fn put(&self, body: [u8; 16], link: &Link) -> ConflictableTransactionResult<(), super::StoreError> {
+    pub fn put(&self, body: [u8; 16], link: &Link) -> ConflictableTransactionResult<(), StoreError> {
         self.bodies.insert(&body, encode(link))?;
         Ok(())
     }
 
-    /// Refers to a body from another one. `None`: it is gone, or too many lie before it.
+    /// Adds a reference from another body and returns the depth of that one. `None`: the body is deleted, belongs to
+    /// another user, or is too deep.
     pub fn refer(
         &self,
         before: &Body,
         user: UserId,
-    ) -> ConflictableTransactionResult<Option<u32>, super::StoreError> {
-        if self.notes.get(Doomed::Body(before.id).key())?.is_some() {
+    ) -> ConflictableTransactionResult<Option<u32>, StoreError> {
+        if self.tombstones.get(Tombstone::Body(before.id).key())?.is_some() {
             return Ok(None);
         }
         let link = self.get(before.id)?.unwrap_or_else(|| Link::new(user, before.bytes));
@@ -84,8 +86,8 @@ impl Links<'_> {
         Ok(Some(link.depth + 1))
     }
 
-    /// The response of a body is gone, whose sum has been made less by it.
-    pub fn leave(&self, body: [u8; 16]) -> ConflictableTransactionResult<(), super::StoreError> {
+    /// Releases a body whose response is deleted and subtracted from its user's total.
+    pub fn release(&self, body: [u8; 16]) -> ConflictableTransactionResult<(), StoreError> {
         match self.get(body)? {
             Some(link) if link.references > 1 => {
                 self.changed.add(link.user, link.used());
@@ -93,14 +95,14 @@ impl Links<'_> {
             }
             Some(link) => {
                 self.put(body, &Link { references: 0, ..link })?;
-                doomed::doom(self.notes, Doomed::Body(body))
+                tombstones::add(self.tombstones, Tombstone::Body(body))
             }
-            None => doomed::doom(self.notes, Doomed::Body(body)),
+            None => tombstones::add(self.tombstones, Tombstone::Body(body)),
         }
     }
 
-    /// Nothing is left of a body: it refers to nothing any more.
-    pub fn forget(&self, body: [u8; 16]) -> ConflictableTransactionResult<(), super::StoreError> {
+    /// Removes the link of a body that has no part left, and its reference to the one before.
+    pub fn remove(&self, body: [u8; 16]) -> ConflictableTransactionResult<(), StoreError> {
         let before = self.get(body)?.and_then(|link| link.before);
         self.bodies.remove(&body)?;
         let Some(before) = before else { return Ok(()) };
@@ -113,16 +115,16 @@ impl Links<'_> {
         if link.kept {
             self.changed.add(link.user, link.used().less());
         }
-        doomed::doom(self.notes, Doomed::Body(before))
+        tombstones::add(self.tombstones, Tombstone::Body(before))
     }
 
-    /// Another user pays for a body and for what it goes on from.
-    pub fn hand_over(
+    /// Moves a body and those that it continues to another user.
+    pub fn move_to(
         &self,
         body: [u8; 16],
         from: UserId,
         to: UserId,
-    ) -> ConflictableTransactionResult<(), super::StoreError> {
+    ) -> ConflictableTransactionResult<(), StoreError> {
         let mut next = Some(body);
         while let Some(body) = next {
             let Some(link) = self.get(body)?.filter(|link| link.user == from) else { break };

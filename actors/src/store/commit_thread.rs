@@ -1,4 +1,4 @@
-//! The store's thread: jobs in order, one `fsync` for all that wait, and then the word that it is done.
+//! The commit thread: runs jobs in order, makes the changes of a batch durable with one sync, then runs their callbacks.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,37 +8,37 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::db;
-use super::group::{Group, Grouped};
-use super::pace::Pace;
-use super::{OpenError, Quotas, StoreError, Stores, Swept};
+use super::commit_delay::CommitDelay;
+use super::sled;
+use super::write_batch::{BatchedStores, WriteBatch};
+use super::{CleanupProgress, OpenError, Quotas, StoreError, Stores};
 use crate::config::StorageConfig;
 
-/// Most jobs that share one `fsync`; bounds how long the first waits for the last.
-const BATCH: usize = 1024;
+/// Maximum number of jobs that share one sync, which bounds how long the first waits for the last.
+const MAX_JOBS: usize = 1024;
 
-/// Once the jobs of a round have taken this long, it is made durable and the others are the next one's.
-const ROUND: Duration = Duration::from_millis(20);
+/// A round ends and is made durable once its jobs have taken this long.
+const ROUND_TIME: Duration = Duration::from_millis(20);
 
-/// A step of removing what is gone takes about this long at most; a job that comes meanwhile waits for its end.
-const STEP: Duration = Duration::from_millis(4);
+/// The duration of a step of removing the contents of deleted records. Jobs that arrive meanwhile wait for its end.
+const CLEANUP_STEP: Duration = Duration::from_millis(4);
 
-/// After a failure the database is opened again at most this often.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// The minimum time between two attempts to reopen the database.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The store's thread does each job within milliseconds; this long means that it is stuck.
-const WAIT: Duration = Duration::from_secs(30);
+/// The time after which a caller gives up: each job takes milliseconds, so the thread is stuck.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What opens the database and whoever mirrors it in memory, each time.
+/// Opens the database and loads what is mirrored in memory; called again after a failure.
 type Open = Box<dyn Fn() -> Result<Box<dyn Stores>, OpenError> + Send>;
 
-/// Told, in order, once the job's changes are durable or are known not to be.
+/// A completion callback, called in order once the job's changes are durable or have failed.
 type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-/// Runs at once. `Err`: there is no database.
+/// A job that reads. `Err`: there is no database.
 type Read = Box<dyn FnOnce(Result<&dyn Stores, StoreError>) + Send>;
 
-/// Runs, and is finished after the sync; `true` when it changed something.
+/// A job that writes; returns whether it changed anything, and its callback.
 type Write = Box<dyn FnOnce(Result<&dyn Stores, StoreError>) -> (bool, Finish) + Send>;
 
 enum Job {
@@ -47,20 +47,20 @@ enum Job {
     Close,
 }
 
-/// The door to the database. Jobs are run in the order they are given, whoever gives them.
+/// The handle of the commit thread. Jobs run in the order in which they are submitted.
 pub struct Store {
     jobs: Sender<Job>,
-    /// Writes that nobody has begun.
+    /// The number of writes that have not started.
     queued: Arc<AtomicUsize>,
     healthy: Arc<AtomicBool>,
     view: View,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The database for reads on other threads. Weak: one that failed must be let go before it is opened again.
+/// The database for reads on other threads. Weak, since a database that failed must be dropped before it is reopened.
 type View = Arc<Mutex<Option<Weak<dyn Stores>>>>;
 
-fn look_up(view: &View) -> Option<Arc<dyn Stores>> {
+fn upgrade(view: &View) -> Option<Arc<dyn Stores>> {
     view.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(Weak::upgrade)
 }
 
@@ -71,7 +71,7 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Without a reserve.
+    /// Opens a database without a reserve of disk space.
     #[cfg(test)]
     pub fn open(
         folder: &std::path::Path,
@@ -81,9 +81,8 @@ impl Store {
         Self::open_as(&storage, load)
     }
 
-    /// Opens the database in a data folder, or makes it. Blocks. `load` gets what is stored, now and whenever the
-    /// database had to be opened again. Changes are refused ([`StoreError::Full`]) while the disk has less than
-    /// `min_free_mib` free.
+    /// Opens the database of the configuration, or creates it. Blocks. `load` gets its contents, now and whenever the
+    /// database had to be reopened.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -93,9 +92,9 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let storage = storage.clone();
         Self::start(Box::new(move || {
-            let stores = db::open_caching(&storage.path, storage.cache_bytes())?;
+            let stores = sled::open_caching(&storage.path, storage.cache_bytes())?;
             let stores =
-                stores.reserving(u64::from(storage.min_free_mib) << 20).allowing(Quotas::new(&storage));
+                stores.with_reserve(u64::from(storage.min_free_mib) << 20).with_quotas(Quotas::new(&storage));
             load(&stores).map_err(|error| OpenError::Database { path: storage.path.join("db"), error })?;
             Ok(Box::new(stores))
         }))
@@ -106,21 +105,21 @@ impl Store {
         let (jobs, receiver) = mpsc::channel();
         let (healthy, queued) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
         let view = View::default();
-        let mut writer = Writer {
+        let mut committer = CommitThread {
             open,
             stores: None,
             view: Arc::clone(&view),
             queued: Arc::clone(&queued),
-            pace: Pace::default(),
+            delay: CommitDelay::default(),
             healthy: Arc::clone(&healthy),
-            tried: Instant::now(),
-            full: false,
-            lacks_room: false,
+            last_reopen: Instant::now(),
+            out_of_space: false,
+            failed_out_of_space: false,
         };
-        writer.show(stores.into());
+        committer.publish(stores.into());
         let thread =
-            std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(&receiver));
-        let thread = thread.map_err(|error| OpenError::File { path: "the store's thread".into(), error })?;
+            std::thread::Builder::new().name("store".to_owned()).spawn(move || committer.run(&receiver));
+        let thread = thread.map_err(|error| OpenError::File { path: "the commit thread".into(), error })?;
         Ok(Self { jobs, queued, healthy, view, thread: Mutex::new(Some(thread)) })
     }
 
@@ -129,19 +128,20 @@ impl Store {
         self.healthy.load(Ordering::Relaxed)
     }
 
-    /// Runs `read`; what it sees includes changes that are not durable yet. Should it panic, it is dropped.
+    /// Runs `read` on the commit thread. It sees committed changes, also those that are not durable yet. Should it panic,
+    /// it is dropped.
     pub fn read(&self, read: impl FnOnce(Result<&dyn Stores, StoreError>) + Send + 'static) {
-        // A closed store drops the job, and with it whatever its caller waits for.
+        // A closed store drops the job, and with it the reply that its caller waits for.
         let _ = self.jobs.send(Job::Read(Box::new(read)));
     }
 
-    /// The database, for reads that may take long: on any thread that may block, and without a turn on the store's. It is
-    /// to be let go soon.
+    /// The database for reads that may take long, on any thread that may block. Drop it soon: while it is held, a database
+    /// that failed cannot be reopened.
     ///
     /// # Errors
-    /// It failed and could not be opened again yet.
+    /// The database failed and could not be reopened yet.
     pub async fn view(&self) -> Result<Arc<dyn Stores>, StoreError> {
-        if let Some(stores) = look_up(&self.view) {
+        if let Some(stores) = upgrade(&self.view) {
             return Ok(stores);
         }
         let (reply, answer) = tokio::sync::oneshot::channel();
@@ -149,13 +149,13 @@ impl Store {
             let _ = reply.send(stores.map(|_| ()));
         });
         answer.await.map_err(|_| StoreError::Reopening)??;
-        look_up(&self.view).ok_or(StoreError::Reopening)
+        upgrade(&self.view).ok_or(StoreError::Reopening)
     }
 
-    /// Reads on a thread of its own and without a turn on the store's.
+    /// Reads on a blocking thread instead of the commit thread.
     ///
     /// # Errors
-    /// There is no database, or `look` says so.
+    /// There is no database, or `look` returns it.
     pub async fn look<T, E>(
         &self,
         look: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,
@@ -166,31 +166,31 @@ impl Store {
     {
         let stores = self.view().await?;
         let looked = tokio::task::spawn_blocking(move || look(&*stores)).await;
-        looked.unwrap_or_else(|_| Err(StoreError::Database("a read of it panicked".to_owned()).into()))
+        looked.unwrap_or_else(|_| Err(StoreError::Database("a read panicked".to_owned()).into()))
     }
 
-    /// The same for a thread that may block.
+    /// [`look`](Self::look) for a thread that may block.
     ///
     /// # Errors
-    /// There is no database, or `look` says so.
+    /// There is no database, or `look` returns it.
     pub fn look_blocking<T, E: From<StoreError>>(
         &self,
         look: impl FnOnce(&dyn Stores) -> Result<T, E>,
     ) -> Result<T, E> {
-        if look_up(&self.view).is_none() {
+        if upgrade(&self.view).is_none() {
             let (reply, answer) = mpsc::channel();
             self.read(move |stores| {
                 let _ = reply.send(stores.map(|_| ()));
             });
-            answer.recv_timeout(WAIT).unwrap_or(Err(StoreError::Reopening))?;
+            answer.recv_timeout(TIMEOUT).unwrap_or(Err(StoreError::Reopening))?;
         }
-        look(&*look_up(&self.view).ok_or(StoreError::Reopening)?)
+        look(&*upgrade(&self.view).ok_or(StoreError::Reopening)?)
     }
 
     /// [`write`](Self::write) for a thread that may block.
     ///
     /// # Errors
-    /// There is no database, it failed, or `change` says so.
+    /// There is no database, it failed, or `change` returns it.
     pub fn write_blocking<T, E>(
         &self,
         change: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,
@@ -203,12 +203,12 @@ impl Store {
         self.write(change, move |outcome| {
             let _ = reply.send(outcome);
         });
-        answer.recv_timeout(WAIT).unwrap_or_else(|_| Err(StoreError::Reopening.into()))
+        answer.recv_timeout(TIMEOUT).unwrap_or_else(|_| Err(StoreError::Reopening.into()))
     }
 
-    /// Runs `change`, makes its changes durable, and then runs `done`, both on the store's thread: `done`s run in the
-    /// order of their `change`s, so that what they publish never goes back in time. `done` gets the error when the
-    /// changes did not become durable.
+    /// Runs `change`, makes its changes durable, and then runs `done`, both on the commit thread. Callbacks run in the
+    /// order of their changes, so that readers of what they publish never see an older state after a newer one. `done`
+    /// gets the error if the changes did not become durable.
     pub fn write<T, E>(
         &self,
         change: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,
@@ -230,11 +230,11 @@ impl Store {
         let _ = self.jobs.send(Job::Write(Box::new(job)));
     }
 
-    /// Runs what was given so far, then closes the database. Blocks.
+    /// Runs all submitted jobs, then closes the database. Blocks.
     pub fn close(&self) {
         let _ = self.jobs.send(Job::Close);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A job that held the last handle must not wait for its own end.
+        // A job that drops the last handle must not wait for itself.
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
             let _ = thread.join();
         }
@@ -247,22 +247,23 @@ impl Drop for Store {
     }
 }
 
-struct Writer {
+/// The state of the commit thread.
+struct CommitThread {
     open: Open,
     stores: Option<Arc<dyn Stores>>,
     view: View,
     queued: Arc<AtomicUsize>,
-    pace: Pace,
+    delay: CommitDelay,
     healthy: Arc<AtomicBool>,
-    /// When it was last tried to open.
-    tried: Instant,
-    /// Whether the disk had too little room the last time.
-    full: bool,
-    /// Whether it failed for want of room, and could not be opened again since.
-    lacks_room: bool,
+    /// The time of the last attempt to reopen the database.
+    last_reopen: Instant,
+    /// Whether space was lacking at the last check.
+    out_of_space: bool,
+    /// Whether it failed for lack of space, and could not be reopened since.
+    failed_out_of_space: bool,
 }
 
-impl Writer {
+impl CommitThread {
     fn run(mut self, jobs: &Receiver<Job>) {
         while let Some(first) = self.next(jobs) {
             let mut finishes = Vec::new();
@@ -270,31 +271,33 @@ impl Writer {
             let mut refused = false;
             let mut close = false;
             self.reopen();
-            let group =
-                self.stores.as_ref().map(|stores| Arc::new(Group::new(Arc::clone(stores.conversations()))));
-            // Asked once for all that wait, at the first that would change something.
+            let batch = self
+                .stores
+                .as_ref()
+                .map(|stores| Arc::new(WriteBatch::new(Arc::clone(stores.conversations()))));
+            // Checked once a round, at its first write.
             let mut room = None;
-            let mut left = BATCH;
+            let mut left = MAX_JOBS;
             let began = Instant::now();
             let mut idle = None;
             let mut next = Some(first);
             while let Some(job) = next.take() {
                 match job {
                     Job::Read(read) => {
-                        // What was decided before it is there; an error is told at the end of the round.
-                        let _ = group.as_ref().map(|group| group.flush());
+                        // It sees earlier changes of this round. The batch keeps an error for the end of the round.
+                        let _ = batch.as_ref().map(|batch| batch.flush());
                         let _ = guarded(|| read(self.stores()));
                     }
                     Job::Write(write) => {
                         self.queued.fetch_sub(1, Ordering::Relaxed);
                         let room = room.get_or_insert_with(|| self.room()).clone();
                         let stores = room.and(self.stores());
-                        let grouped = match (&stores, &group) {
-                            (Ok(stores), Some(group)) => Some(Grouped::new(*stores, group)),
+                        let batched = match (&stores, &batch) {
+                            (Ok(stores), Some(batch)) => Some(BatchedStores::new(*stores, batch)),
                             _ => None,
                         };
-                        let stores = match &grouped {
-                            Some(grouped) => Ok(grouped as &dyn Stores),
+                        let stores = match &batched {
+                            Some(batched) => Ok(batched as &dyn Stores),
                             None => stores,
                         };
                         let open = stores.is_ok();
@@ -310,27 +313,27 @@ impl Writer {
                     }
                 }
                 left -= 1;
-                if left > 0 && began.elapsed() < ROUND {
+                if left > 0 && began.elapsed() < ROUND_TIME {
                     next = jobs.try_recv().ok().or_else(|| {
                         let idle = idle.get_or_insert_with(Instant::now).elapsed();
-                        jobs.recv_timeout(self.pace.patience(finishes.len(), idle)?).ok()
+                        jobs.recv_timeout(self.delay.remaining(finishes.len(), idle)?).ok()
                     });
                 }
             }
-            let made = group.map_or(Ok(()), |group| group.flush());
-            // Also where there is always another job.
-            let swept = self.sweep();
-            let begun = Instant::now();
+            let flushed = batch.map_or(Ok(()), |batch| batch.flush());
+            // Here as well, since there may always be another job.
+            let progress = self.cleanup();
+            let started = Instant::now();
             let synced = match changed {
-                true => self.sync(made),
+                true => self.sync(flushed),
                 false if refused => self.probe(),
                 false => Ok(()),
             };
             if changed {
-                self.pace.note(finishes.len(), self.queued.load(Ordering::Relaxed), begun.elapsed());
+                self.delay.record(finishes.len(), self.queued.load(Ordering::Relaxed), started.elapsed());
             }
-            if changed && synced.is_ok() && swept == Some(Swept::Finish) {
-                self.note_swept();
+            if changed && synced.is_ok() && progress == Some(CleanupProgress::Finish) {
+                self.complete_cleanup();
             }
             for finish in finishes {
                 let _ = guarded(|| finish(synced.clone()));
@@ -341,7 +344,7 @@ impl Writer {
         }
     }
 
-    /// The next job. While there is none, what is gone is removed.
+    /// The next job. While there is none, contents of deleted records are removed.
     fn next(&mut self, jobs: &Receiver<Job>) -> Option<Job> {
         loop {
             match jobs.try_recv() {
@@ -349,41 +352,44 @@ impl Writer {
                 Err(mpsc::TryRecvError::Disconnected) => return None,
                 Err(mpsc::TryRecvError::Empty) => {}
             }
-            match self.sweep() {
-                Some(Swept::More) => {}
-                Some(Swept::Finish) => self.finish_sweeping(),
-                Some(Swept::Nothing) | None => return jobs.recv().ok(),
+            match self.cleanup() {
+                Some(CleanupProgress::More) => {}
+                Some(CleanupProgress::Finish) => self.sync_cleanup(),
+                Some(CleanupProgress::Nothing) | None => return jobs.recv().ok(),
             }
         }
     }
 
-    /// A step of removing what is gone. `None`: it failed, and is tried again after the next job.
-    fn sweep(&self) -> Option<Swept> {
-        // With the disk full, what is removed has to wait: it is written down, too.
-        let stores = self.stores.as_ref().filter(|_| !self.full)?;
-        match guarded(|| stores.sweep(Instant::now() + STEP))? {
-            Ok(swept) => Some(swept),
+    /// A step of removing contents of deleted records. `None`: it failed, and is tried again after the next job.
+    fn cleanup(&self) -> Option<CleanupProgress> {
+        // Removals are writes as well and have to wait for space.
+        let stores = self.stores.as_ref().filter(|_| !self.out_of_space)?;
+        match guarded(|| stores.cleanup(Instant::now() + CLEANUP_STEP))? {
+            Ok(progress) => Some(progress),
             Err(error) => {
-                tracing::warn!(%error, "removing what was deleted failed; it is tried again later");
+                tracing::warn!(%error, "removing deleted records failed; it is tried again later");
                 None
             }
         }
     }
 
-    fn finish_sweeping(&mut self) {
+    /// Makes removals durable and completes them.
+    fn sync_cleanup(&mut self) {
         if self.sync(Ok(())).is_ok() {
-            self.note_swept();
+            self.complete_cleanup();
         }
     }
 
-    /// What was removed is on disk.
-    fn note_swept(&self) {
-        if let Some(Err(error)) = self.stores.as_ref().and_then(|stores| guarded(|| stores.swept())) {
-            tracing::warn!(%error, "noting that something is removed failed; it is done again at the next start");
+    /// Completes removals that are durable.
+    fn complete_cleanup(&self) {
+        if let Some(Err(error)) = self.stores.as_ref().and_then(|stores| guarded(|| stores.finish_cleanup()))
+        {
+            tracing::warn!(%error, "completing a removal failed; it is done again at the next start");
         }
     }
 
-    fn show(&mut self, stores: Arc<dyn Stores>) {
+    /// Makes a database available for reads.
+    fn publish(&mut self, stores: Arc<dyn Stores>) {
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&stores));
         self.stores = Some(stores);
     }
@@ -392,69 +398,74 @@ impl Writer {
         self.stores.as_deref().ok_or(StoreError::Reopening)
     }
 
-    /// sled must never meet a full disk: it gives up then, and has to be opened again, which may take room, too.
+    /// Checks for space before a write: a database that runs out of it in the middle fails and has to be reopened, which
+    /// may need space as well.
     fn room(&mut self) -> Result<(), StoreError> {
         let room = match &self.stores {
             Some(stores) => stores.room(),
-            // Opening takes room as well, so this can last as long as the disk is full.
-            None if self.lacks_room => Err(StoreError::Full("the database waits for room".to_owned())),
+            // Opening needs space, so this can last as long as space is lacking.
+            None if self.failed_out_of_space => {
+                Err(StoreError::Full("the database waits for room".to_owned()))
+            }
             None => Err(StoreError::Reopening),
         };
         let full = matches!(room, Err(StoreError::Full(_)));
-        if full != self.full {
+        if full != self.out_of_space {
             match &room {
                 Err(error) => tracing::error!(%error, "nothing is changed until there is room again"),
                 Ok(()) => tracing::warn!("there is room on the disk again"),
             }
-            self.full = full;
+            self.out_of_space = full;
         }
         room
     }
 
-    /// After a failed sync nobody knows what is on disk: sled refuses from then on, and what it holds in memory may
-    /// never have been written. So it is let go, and opened again from what is there.
+    /// Makes changes durable. After a failure it is unknown which of them are: the state in memory may never have been
+    /// written. So the database is dropped and reopened.
     ///
-    /// `made`: whether the changes could be made at all.
-    fn sync(&mut self, made: Result<(), StoreError>) -> Result<(), StoreError> {
-        let synced = made.and_then(|()| self.stores().and_then(|stores| stores.sync()));
-        synced.inspect_err(|error| self.let_go(error))
+    /// `flushed`: the outcome of committing the batch.
+    fn sync(&mut self, flushed: Result<(), StoreError>) -> Result<(), StoreError> {
+        let synced = flushed.and_then(|()| self.stores().and_then(|stores| stores.sync()));
+        synced.inspect_err(|error| self.drop_failed(error))
     }
 
-    /// Whether it was for the database that a change was refused.
+    /// Checks whether a change was refused because the database has failed.
     fn probe(&mut self) -> Result<(), StoreError> {
-        self.stores().and_then(|stores| stores.probe()).inspect_err(|error| self.let_go(error))
+        self.stores().and_then(|stores| stores.probe()).inspect_err(|error| self.drop_failed(error))
     }
 
-    fn let_go(&mut self, error: &StoreError) {
-        tracing::error!(%error, "the database failed; nothing since is acknowledged, and it is opened again");
+    /// Drops a database that failed.
+    fn drop_failed(&mut self, error: &StoreError) {
+        tracing::error!(%error, "the database failed; unacknowledged changes are lost, and it is reopened");
         self.healthy.store(false, Ordering::Relaxed);
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.stores = None;
-        self.lacks_room = matches!(error, StoreError::Full(_));
+        self.failed_out_of_space = matches!(error, StoreError::Full(_));
     }
 
+    /// Reopens the database after a failure, unless that was tried a moment ago.
     fn reopen(&mut self) {
-        if self.stores.is_some() || self.tried.elapsed() < REOPEN_EVERY {
+        if self.stores.is_some() || self.last_reopen.elapsed() < REOPEN_INTERVAL {
             return;
         }
-        self.tried = Instant::now();
+        self.last_reopen = Instant::now();
         match (self.open)() {
             Ok(stores) => {
-                tracing::warn!("the database is open again");
-                self.show(stores.into());
+                tracing::warn!("the database is reopened");
+                self.publish(stores.into());
                 self.healthy.store(true, Ordering::Relaxed);
             }
-            Err(error) => tracing::error!(%error, "the database cannot be opened again"),
+            Err(error) => tracing::error!(%error, "the database cannot be reopened"),
         }
     }
 }
 
-/// A job that panics ends alone. Whoever waits for it is told so by its reply being dropped.
+/// Catches the panic of a job. Its caller notices that its reply was dropped.
 fn guarded<T>(job: impl FnOnce() -> T) -> Option<T> {
-    // Nothing that a job leaves half done is looked at: trees change in transactions, and its captures are dropped.
+    // No inconsistent state remains: the database changes in transactions, and the job's captures are dropped.
     let outcome = catch_unwind(AssertUnwindSafe(job));
     if outcome.is_err() {
-        tracing::error!("a job of the store panicked");
+        tracing::error!("a job of the commit thread panicked");
     }
     outcome.ok()
 }

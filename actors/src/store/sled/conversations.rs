@@ -1,0 +1,320 @@
+//! Conversations in sled.
+//!
+//! | tree | key | value |
+//! |---|---|---|
+//! | `conv` | conversation id | [`ConversationRecord`] |
+//! | `conv_by_user` | user id, inverted time of the last change, conversation id | nothing |
+//! | `item` | conversation id, number, chunk | a [`StoredItem`], or a further chunk of one |
+//! | `item_id` | conversation id, item id | number |
+//! | `share` | token | conversation id |
+//!
+//! Newest first is a forward scan of `conv_by_user`. Larger items are split into consecutive chunks. All changes of one
+//! decision are one transaction.
+//!
+//! A deletion removes the record and its index entries and adds a tombstone ([`tombstones`]); the items are removed later,
+//! in steps. Every read begins with the conversation's record, so none sees them meanwhile.
+
+use std::ops::Bound;
+use std::time::Instant;
+
+use sled::transaction::{ConflictableTransactionResult, Transactional, TransactionalTree};
+use sled::{Db, IVec, Tree};
+
+use super::codec::{decode, encode, transaction_error};
+use super::conversation_keys::{
+    by_user_key, conversation_id, item_id_key, item_key, item_prefix, number_and_chunk, position,
+    range_is_empty,
+};
+use super::item_value;
+use super::quota::{TotalChanges, Totals};
+use super::tombstones::{self, Tombstone, Tombstones};
+use crate::conversations::types::{ConversationRecord, Position, StoredItem};
+use crate::conversations::{ConversationId, Node};
+use crate::identity::UserId;
+use crate::store::conversations::{MAX_PER_TRANSACTION, Visit};
+use crate::store::{ConversationChange, ConversationsStore, StoreError, Used, readable};
+
+/// The trees of conversations.
+#[derive(Debug)]
+pub struct SledConversations {
+    conversation: Tree,
+    by_user: Tree,
+    item: Tree,
+    item_id: Tree,
+    share: Tree,
+    tombstones: Tombstones,
+    totals: Totals,
+}
+
+impl SledConversations {
+    /// Opens the trees, or creates them.
+    pub fn open(db: &Db, tombstones: Tombstones) -> Result<Self, StoreError> {
+        Ok(Self {
+            conversation: db.open_tree("conv")?,
+            by_user: db.open_tree("conv_by_user")?,
+            item: db.open_tree("item")?,
+            item_id: db.open_tree("item_id")?,
+            share: db.open_tree("share")?,
+            tombstones,
+            totals: Totals::open(db)?,
+        })
+    }
+
+    /// Removes items of a deleted conversation until `until`. `true`: none is left.
+    pub fn remove_items(&self, id: ConversationId, until: Instant) -> Result<bool, StoreError> {
+        Ok(tombstones::remove_prefix(&self.item, &id.to_bytes(), until)?
+            && tombstones::remove_prefix(&self.item_id, &id.to_bytes(), until)?)
+    }
+
+    /// The keys of an item's chunks after the first.
+    fn more_chunks(&self, id: ConversationId, number: u32) -> Result<Vec<IVec>, StoreError> {
+        let keys = self.item.scan_prefix(item_prefix(id, number)).keys().skip(1);
+        Ok(keys.collect::<Result<_, _>>()?)
+    }
+}
+
+impl ConversationsStore for SledConversations {
+    fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
+        let value = self.conversation.get(id.to_bytes())?;
+        value.map(|value| decode(|| id.to_string(), &value)).transpose()
+    }
+
+    fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError> {
+        let value = self.share.get(token.as_bytes())?;
+        value.map(|value| conversation_id("a share link", &value)).transpose()
+    }
+
+    fn positions(
+        &self,
+        user: UserId,
+        newer_than: Option<Position>,
+        older_than: Option<Position>,
+        newest_first: bool,
+        visit: Visit<'_, Position>,
+    ) -> Result<(), StoreError> {
+        // Newer conversations have smaller keys.
+        let first = [user.to_bytes().as_slice(), &[0; 24]].concat();
+        let last = [user.to_bytes().as_slice(), &[0xff; 24]].concat();
+        let start = older_than.map_or(Bound::Included(first), |end| Bound::Excluded(by_user_key(user, end)));
+        let end = newer_than.map_or(Bound::Included(last), |end| Bound::Excluded(by_user_key(user, end)));
+        if range_is_empty(&start, &end) {
+            return Ok(());
+        }
+        let mut keys = self.by_user.range((start, end)).keys();
+        while let Some(key) = if newest_first { keys.next() } else { keys.next_back() } {
+            let Some(position) = readable(position(&key?))? else { continue };
+            if !visit(position)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
+        let mut nodes = Vec::new();
+        for entry in self.item.scan_prefix(id.to_bytes()) {
+            let (key, value) = entry?;
+            let (number, chunk) = number_and_chunk(&key)?;
+            if chunk == 0 {
+                nodes.push(item_value::read_node(number, &value)?);
+            }
+        }
+        Ok(nodes)
+    }
+
+    fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
+        let first = self.item.get(item_key(id, number, 0))?;
+        first.map(|first| item_value::read_node(number, &first)).transpose()
+    }
+
+    fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
+        let mut chunks = self.item.scan_prefix(item_prefix(id, number)).values();
+        let Some(first) = chunks.next() else { return Ok(None) };
+        let first = first?;
+        if !item_value::has_more(&first) {
+            return item_value::read(number, &first).map(Some);
+        }
+        let mut whole = first.to_vec();
+        for chunk in chunks {
+            whole.extend_from_slice(&chunk?);
+        }
+        item_value::read(number, &whole).map(Some)
+    }
+
+    fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
+        let Some(value) = self.item_id.get(item_id_key(id, item))? else { return Ok(None) };
+        let bytes = <[u8; 4]>::try_from(value.as_ref()).map_err(|_| StoreError::Value {
+            what: format!("the number of {item}"),
+            problem: format!("{} bytes, expected 4", value.len()),
+        })?;
+        Ok(Some(u32::from_be_bytes(bytes)))
+    }
+
+    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
+        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(MAX_PER_TRANSACTION);
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let positions = keys.iter().map(|key| readable(position(key))).collect::<Result<Vec<_>, _>>()?;
+        let changes: Vec<_> =
+            positions.into_iter().flatten().map(|position| ConversationChange::Delete(position.id)).collect();
+        self.commit(&changes)?;
+        // The entries of damaged conversations, too.
+        for key in &keys {
+            self.by_user.remove(key)?;
+        }
+        Ok(keys.len() < MAX_PER_TRANSACTION)
+    }
+
+    fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
+        let prepared = changes.iter().map(|change| self.prepare(change)).collect::<Result<Vec<_>, _>>()?;
+        self.apply(&prepared)
+    }
+}
+
+impl SledConversations {
+    /// Stores a conversation of an import. Stored items beyond its last item are deleted.
+    pub fn put_imported(&self, record: &ConversationRecord) -> Result<(), StoreError> {
+        let mut stale = Stale::default();
+        for entry in self.item.range(item_prefix(record.id, record.next)..) {
+            let (key, value) = entry?;
+            if !key.starts_with(&record.id.to_bytes()) {
+                break;
+            }
+            let (number, chunk) = number_and_chunk(&key)?;
+            if chunk == 0 {
+                let node = item_value::read_node(number, &value)?;
+                stale.item_ids.push(item_id_key(record.id, &node.id).into());
+            }
+            stale.items.push(key);
+        }
+        self.apply(&[Prepared::Remove(stale), Prepared::Put(record, encode(record))])
+    }
+
+    /// Stores an item of an import in place of the one of its number.
+    pub fn put_imported_item(&self, id: ConversationId, item: &StoredItem) -> Result<(), StoreError> {
+        let before = self.node(id, item.node.number)?.filter(|node| node.id != item.node.id);
+        let item_ids = before.map(|node| item_id_key(id, &node.id).into());
+        let stale = Stale { item_ids: item_ids.into_iter().collect(), ..Stale::default() };
+        let put = ConversationChange::PutItem(id, item.clone());
+        self.apply(&[Prepared::Remove(stale), self.prepare(&put)?])
+    }
+
+    /// Applies changes in one transaction.
+    fn apply(&self, prepared: &[Prepared<'_>]) -> Result<(), StoreError> {
+        let Self { conversation, by_user, item, item_id, share, tombstones, totals } = self;
+        let trees = (conversation, by_user, item, item_id, share, tombstones.tree(), totals.tree());
+        let outcome =
+            trees.transaction(|(conversation, by_user, item, item_id, share, tombstones, totals)| {
+                let changed = TotalChanges::default();
+                let trees = Transaction {
+                    conversation,
+                    by_user,
+                    item,
+                    item_id,
+                    share,
+                    tombstones,
+                    changed: &changed,
+                };
+                prepared.iter().try_for_each(|change| trees.apply(change))?;
+                changed.write(totals)
+            });
+        if prepared.iter().any(|change| matches!(change, Prepared::Delete(_))) {
+            self.tombstones.notify();
+        }
+        outcome.map_err(transaction_error)
+    }
+
+    /// Prepares a change for the transaction, which may run several times and cannot scan.
+    fn prepare<'a>(&self, change: &'a ConversationChange) -> Result<Prepared<'a>, StoreError> {
+        Ok(match change {
+            ConversationChange::Put(record) => Prepared::Put(record, encode(record)),
+            ConversationChange::PutItem(id, item) => Prepared::PutItem {
+                conversation: *id,
+                item,
+                chunks: item_value::write(item),
+                stale: self.more_chunks(*id, item.node.number)?,
+            },
+            ConversationChange::Delete(id) => Prepared::Delete(*id),
+        })
+    }
+}
+
+enum Prepared<'a> {
+    Put(&'a ConversationRecord, Vec<u8>),
+    PutItem { conversation: ConversationId, item: &'a StoredItem, chunks: Vec<Vec<u8>>, stale: Vec<IVec> },
+    Delete(ConversationId),
+    Remove(Stale),
+}
+
+/// Keys of items that the new state does not have.
+#[derive(Default)]
+struct Stale {
+    items: Vec<IVec>,
+    item_ids: Vec<IVec>,
+}
+
+struct Transaction<'a> {
+    conversation: &'a TransactionalTree,
+    by_user: &'a TransactionalTree,
+    item: &'a TransactionalTree,
+    item_id: &'a TransactionalTree,
+    share: &'a TransactionalTree,
+    tombstones: &'a TransactionalTree,
+    changed: &'a TotalChanges,
+}
+
+impl Transaction<'_> {
+    fn apply(&self, change: &Prepared<'_>) -> ConflictableTransactionResult<(), StoreError> {
+        match change {
+            Prepared::Put(record, value) => {
+                let before = self.conversation.insert(&record.id.to_bytes(), value.as_slice())?;
+                self.remove_index_entries(before.as_deref())?;
+                self.changed.add(record.user, Used::of_conversation(record));
+                self.by_user.insert(by_user_key(record.user, record.position()), &[])?;
+                if let Some(share) = &record.share {
+                    self.share.insert(share.token.as_bytes(), &record.id.to_bytes())?;
+                }
+            }
+            Prepared::PutItem { conversation, item, chunks, stale } => {
+                for key in stale {
+                    self.item.remove(key)?;
+                }
+                for (chunk, value) in (0u16..).zip(chunks) {
+                    self.item.insert(item_key(*conversation, item.node.number, chunk), value.as_slice())?;
+                }
+                self.item_id.insert(
+                    item_id_key(*conversation, &item.node.id),
+                    item.node.number.to_be_bytes().as_slice(),
+                )?;
+            }
+            Prepared::Delete(id) => {
+                let before = self.conversation.remove(&id.to_bytes())?;
+                self.remove_index_entries(before.as_deref())?;
+                tombstones::add(self.tombstones, Tombstone::Conversation(id.to_bytes()))?;
+            }
+            Prepared::Remove(stale) => self.remove(stale)?,
+        }
+        Ok(())
+    }
+
+    fn remove(&self, stale: &Stale) -> ConflictableTransactionResult<(), StoreError> {
+        for key in &stale.items {
+            self.item.remove(key)?;
+        }
+        for key in &stale.item_ids {
+            self.item_id.remove(key)?;
+        }
+        Ok(())
+    }
+
+    fn remove_index_entries(&self, value: Option<&[u8]>) -> ConflictableTransactionResult<(), StoreError> {
+        let Some(value) = value else { return Ok(()) };
+        // The entries of a damaged conversation are unknown.
+        let Ok(before) = serde_json::from_slice::<ConversationRecord>(value) else { return Ok(()) };
+        self.changed.add(before.user, Used::of_conversation(&before).less());
+        self.by_user.remove(by_user_key(before.user, before.position()))?;
+        if let Some(share) = &before.share {
+            self.share.remove(share.token.as_bytes())?;
+        }
+        Ok(())
+    }
+}

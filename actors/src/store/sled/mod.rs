@@ -1,0 +1,291 @@
+//! The store over sled, an embedded database in one folder.
+//!
+//! Each concern has trees of its own; the files of this folder describe their keys and values. Ids are their 16 bytes,
+//! which sort by time. sled wants values below 100 KiB, so larger ones are split over several keys.
+
+pub mod accounts;
+pub mod audit;
+mod codec;
+mod commit_marker;
+mod conversation_keys;
+pub mod conversations;
+mod item_record;
+mod item_value;
+pub mod migrations;
+mod open;
+mod quota;
+mod records;
+mod response_bodies;
+mod response_header;
+mod response_links;
+mod responses;
+mod sessions;
+pub mod tombstones;
+mod usage;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sled::{Db, Tree};
+
+use self::accounts::SledAccounts;
+use self::audit::SledAudit;
+use self::codec::id_bytes;
+use self::commit_marker::{CommitMarker, CommitPosition};
+use self::conversations::SledConversations;
+use self::quota::Totals;
+use self::records::SledRecords;
+use self::responses::SledResponses;
+use self::sessions::SledSessions;
+use self::tombstones::{Tombstone, Tombstones};
+use self::usage::SledUsage;
+use super::{
+    AccountsStore, AuditStore, CleanupProgress, ConversationsStore, Quotas, RecordsStore, ResponsesStore,
+    SessionsStore, StoreError, Stores, UsageStore, Used,
+};
+use crate::conversations::ConversationId;
+use crate::identity::UserId;
+
+pub use open::{open, open_caching};
+
+/// The deadline of work that blocks nobody.
+const NO_DEADLINE: Duration = Duration::from_secs(3600);
+
+const COMMIT: &[u8] = b"commit";
+const PROBE: &[u8] = b"probe";
+
+/// All stores over one sled database.
+#[derive(Debug)]
+pub struct SledStores {
+    db: Db,
+    meta: Tree,
+    /// Users that are being deleted: user id, nothing.
+    forget: Tree,
+    /// The database's file, opened once more to sync it: sled's flush does not wait for the disk.
+    file: File,
+    folder: PathBuf,
+    min_free_bytes: u64,
+    quotas: Quotas,
+    totals: Totals,
+    marker: CommitMarker,
+    /// The number of the last sync.
+    commit: AtomicU64,
+    accounts: SledAccounts,
+    sessions: SledSessions,
+    usage: SledUsage,
+    records: SledRecords,
+    audit: SledAudit,
+    responses: SledResponses,
+    /// The same as `items`.
+    conversations: Arc<dyn ConversationsStore>,
+    items: Arc<SledConversations>,
+    tombstones: Tombstones,
+    /// Whether there may be users to delete.
+    deletions_pending: AtomicBool,
+    /// Users whose data is removed, but not yet durably.
+    deleted: Mutex<Vec<UserId>>,
+}
+
+impl Stores for SledStores {
+    fn accounts(&self) -> &dyn AccountsStore {
+        &self.accounts
+    }
+
+    fn sessions(&self) -> &dyn SessionsStore {
+        &self.sessions
+    }
+
+    fn usage(&self) -> &dyn UsageStore {
+        &self.usage
+    }
+
+    fn records(&self) -> &dyn RecordsStore {
+        &self.records
+    }
+
+    fn audit(&self) -> &dyn AuditStore {
+        &self.audit
+    }
+
+    fn used(&self, user: UserId) -> Result<Used, StoreError> {
+        self.totals.of(user)
+    }
+
+    fn quotas(&self) -> Quotas {
+        self.quotas
+    }
+
+    fn room(&self) -> Result<(), StoreError> {
+        if self.min_free_bytes == 0 {
+            return Ok(());
+        }
+        // Without an answer of the system, the write itself will fail.
+        let Ok(disk) = rustix::fs::statvfs(&self.folder) else { return Ok(()) };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free >= self.min_free_bytes {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes >> 20;
+        Err(StoreError::Full(format!(
+            "{} MiB are free under {}, {} are to stay free (storage.min_free_mib)",
+            mib(free),
+            self.folder.display(),
+            mib(self.min_free_bytes)
+        )))
+    }
+
+    fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError> {
+        match begins {
+            true => self.forget.insert(user.to_bytes(), &[])?,
+            false => self.forget.remove(user.to_bytes())?,
+        };
+        if begins {
+            self.deletions_pending.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn forgotten(&self) -> Result<Vec<UserId>, StoreError> {
+        self.forget.iter().keys().map(|user| deleted_user(&user?)).collect()
+    }
+
+    fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError> {
+        if self.delete_users(until)? {
+            return Ok(CleanupProgress::More);
+        }
+        let progress = self.tombstones.cleanup(until, |tombstone, until| match tombstone {
+            Tombstone::Conversation(id) => self.items.remove_items(ConversationId::from_bytes(id), until),
+            Tombstone::Body(id) => self.responses.remove_body(id, until),
+        })?;
+        let unfinished = !self.deleted().is_empty();
+        Ok(match progress {
+            CleanupProgress::Nothing if unfinished => CleanupProgress::Finish,
+            progress => progress,
+        })
+    }
+
+    fn finish_cleanup(&self) -> Result<(), StoreError> {
+        for user in std::mem::take(&mut *self.deleted()) {
+            self.note_forgotten(user, false)?;
+        }
+        self.tombstones.finish()
+    }
+
+    fn responses(&self) -> &dyn ResponsesStore {
+        &self.responses
+    }
+
+    fn conversations(&self) -> &Arc<dyn ConversationsStore> {
+        &self.conversations
+    }
+
+    fn probe(&self) -> Result<(), StoreError> {
+        // Both, since sled skips a change that has no effect.
+        self.meta.insert(PROBE, &[])?;
+        self.meta.remove(PROBE)?;
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let commit = self.commit.load(Ordering::Relaxed) + 1;
+        self.meta.insert(COMMIT, &commit.to_be_bytes())?;
+        self.db.flush()?;
+        self.file.sync_all().map_err(|error| StoreError::from(&error))?;
+        self.commit.store(commit, Ordering::Relaxed);
+        self.marker.write(CommitPosition { commit, length: 0 }).map_err(|error| StoreError::from(&error))
+    }
+}
+
+impl SledStores {
+    /// Refuses changes while the disk has less than that free.
+    #[must_use]
+    pub fn with_reserve(mut self, min_free_bytes: u64) -> Self {
+        self.min_free_bytes = min_free_bytes;
+        self
+    }
+
+    fn deleted(&self) -> MutexGuard<'_, Vec<UserId>> {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Limits what users may store.
+    #[must_use]
+    pub const fn with_quotas(mut self, quotas: Quotas) -> Self {
+        self.quotas = quotas;
+        self
+    }
+
+    /// Removes the data of deleted users until `until`. `true`: there is more to do.
+    fn delete_users(&self, until: Instant) -> Result<bool, StoreError> {
+        if !self.deletions_pending.swap(false, Ordering::AcqRel) {
+            return Ok(false);
+        }
+        for user in self.forget.iter().keys() {
+            let user = deleted_user(&user?)?;
+            if self.deleted().contains(&user) {
+                continue;
+            }
+            // A user that still has an account stays: its deletion was not committed.
+            while self.accounts.user(user)?.is_none() && !self.forget_some(user)? {
+                if Instant::now() >= until {
+                    self.deletions_pending.store(true, Ordering::Release);
+                    return Ok(true);
+                }
+            }
+            self.deleted().push(user);
+        }
+        Ok(false)
+    }
+
+    /// Completes deletions of users that a crash interrupted.
+    fn finish_deletions(&self) -> Result<(), StoreError> {
+        while self.delete_users(Instant::now() + NO_DEADLINE)? {}
+        for user in std::mem::take(&mut *self.deleted()) {
+            self.note_forgotten(user, false)?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything that is deleted. Blocks.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn cleanup_all(&self) -> Result<(), StoreError> {
+        loop {
+            match self.cleanup(Instant::now() + NO_DEADLINE)? {
+                CleanupProgress::Nothing => return Ok(()),
+                CleanupProgress::More => {}
+                CleanupProgress::Finish => {
+                    self.sync()?;
+                    self.finish_cleanup()?;
+                }
+            }
+        }
+    }
+
+    /// Stores the file's length, which must not shrink until the next start.
+    fn close(&self) {
+        let commit = self.commit.load(Ordering::Relaxed);
+        if commit > 0
+            && self.db.flush().is_ok()
+            && self.file.sync_all().is_ok()
+            && let Ok(file) = self.file.metadata()
+        {
+            // Without it truncation may go unnoticed, which is no reason to fail.
+            let _ = self.marker.write(CommitPosition { commit, length: file.len() });
+        }
+    }
+}
+
+impl Drop for SledStores {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn deleted_user(key: &[u8]) -> Result<UserId, StoreError> {
+    id_bytes("a user to be deleted", key).map(UserId::from_bytes)
+}

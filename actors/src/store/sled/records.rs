@@ -1,0 +1,237 @@
+//! All kinds of records over sled's trees.
+//!
+//! The trees of indexes have the names of [`UniqueKey::index`]; those of conversations and responses are known to their
+//! encoding.
+
+use std::ops::Bound;
+
+use sled::{Db, Tree};
+
+use super::codec::{encode, id_bytes};
+use super::conversations::SledConversations;
+use super::item_record;
+use super::responses::SledResponses;
+use super::tombstones::{Tombstone, Tombstones};
+use crate::conversations::ConversationId;
+use crate::conversations::types::ConversationRecord;
+use crate::identity::{UserId, now_s};
+use crate::responses::{End, ResponseId, ResponseRecord};
+use crate::store::item_record::ItemRecord;
+use crate::store::records::{KINDS, PreparedRecord, Record, RecordsStore, UniqueKey};
+use crate::store::{ConversationsStore, ResponseChange, ResponsesStore, StoreError, readable};
+
+/// The encoding of records in a tree. In an export each is one JSON object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RecordEncoding {
+    /// As in an export.
+    Plain,
+    /// As in an export, with the items of [`RecordEncoding::Item`].
+    Conversation,
+    /// In chunks, after a header.
+    Item,
+    /// In parts.
+    Response,
+}
+
+/// The tree and the encoding of a kind of record.
+fn layout(kind: &str) -> (&str, RecordEncoding) {
+    match kind {
+        "conversation" => ("conv", RecordEncoding::Conversation),
+        "item" => ("item", RecordEncoding::Item),
+        "response" => ("response", RecordEncoding::Response),
+        plain => (plain, RecordEncoding::Plain),
+    }
+}
+
+/// An entry of an index that leads to a record.
+struct IndexEntry {
+    unique: UniqueKey,
+    value: Vec<u8>,
+}
+
+fn index_entries(record: &Record) -> Result<Vec<IndexEntry>, StoreError> {
+    // The keys of this index say all there is to say.
+    let value = |index| if index == "session_by_user" { Vec::new() } else { record.key.clone() };
+    let unique = record.unique_keys()?.into_iter();
+    Ok(unique.map(|unique| IndexEntry { value: value(unique.index), unique }).collect())
+}
+
+fn encoding(kind: usize) -> RecordEncoding {
+    layout(KINDS[kind].name).1
+}
+
+/// The trees of all records.
+#[derive(Debug)]
+pub struct SledRecords {
+    db: Db,
+    trees: Vec<Tree>,
+    conversations: SledConversations,
+    responses: SledResponses,
+    forget: Tree,
+    tombstones: Tombstones,
+}
+
+impl SledRecords {
+    /// Opens the trees, or makes them.
+    pub fn open(db: &Db, tombstones: &Tombstones) -> Result<Self, StoreError> {
+        Ok(Self {
+            db: db.clone(),
+            trees: KINDS.iter().map(|kind| db.open_tree(layout(kind.name).0)).collect::<Result<_, _>>()?,
+            conversations: SledConversations::open(db, tombstones.clone())?,
+            responses: SledResponses::open(db, tombstones.clone())?,
+            forget: db.open_tree("forget")?,
+            tombstones: tombstones.clone(),
+        })
+    }
+
+    /// The record whose first piece is at that key; `None` where the piece is a later one.
+    fn record(&self, kind: usize, key: &[u8], value: &[u8]) -> Result<Option<Record>, StoreError> {
+        let record = |key: &[u8], value: Vec<u8>| Some(Record { kind, key: key.to_vec(), value });
+        Ok(match encoding(kind) {
+            RecordEncoding::Plain | RecordEncoding::Conversation => record(key, value.to_vec()),
+            RecordEncoding::Item => {
+                let item = item_record::at(&self.conversations, key)?;
+                let item = match item {
+                    Some(item)
+                        if self
+                            .tombstones
+                            .contains(Tombstone::Conversation(item.conversation.to_bytes()))? =>
+                    {
+                        None
+                    }
+                    item => item,
+                };
+                item.and_then(|item| record(&item.key(), encode(&item)))
+            }
+            RecordEncoding::Response => {
+                let id = ResponseId::from_bytes(id_bytes("a response", key)?);
+                self.responses.response(id)?.and_then(|response| record(key, encode(&response)))
+            }
+        })
+    }
+
+    fn put_item(&self, item: ItemRecord) -> Result<(), StoreError> {
+        self.check_removed(item.conversation)?;
+        // An export is no snapshot: it may have items of a turn that came after its conversation.
+        let conversation = self.conversations.conversation(item.conversation)?;
+        match conversation.is_some_and(|conversation| item.number < conversation.next) {
+            true => self.conversations.put_imported_item(item.conversation, &item.into_item()),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses an id whose deleted items are still being removed, since that would remove the new ones, too.
+    fn check_removed(&self, id: ConversationId) -> Result<(), StoreError> {
+        let left = self.tombstones.contains(Tombstone::Conversation(id.to_bytes()))?;
+        if left { Err(StoreError::Removing) } else { Ok(()) }
+    }
+
+    fn put_plain(&self, record: &Record) -> Result<(), StoreError> {
+        // Decoded first, so that a damaged record is not half stored.
+        let entries = index_entries(record)?;
+        let before = self.trees[record.kind].insert(&record.key, record.value.as_slice())?;
+        if let Some(before) = before {
+            let before = Record { value: before.to_vec(), ..record.clone() };
+            // The entries of a damaged record are unknown.
+            for IndexEntry { unique, .. } in readable(index_entries(&before))?.into_iter().flatten() {
+                self.db.open_tree(unique.index)?.remove(unique.key)?;
+            }
+        }
+        for IndexEntry { unique, value } in entries {
+            self.db.open_tree(unique.index)?.insert(unique.key, value)?;
+        }
+        Ok(())
+    }
+}
+
+impl RecordsStore for SledRecords {
+    fn store_id(&self) -> Result<String, StoreError> {
+        let id = self.db.open_tree("meta")?.get("store_id")?;
+        Ok(id.map(|id| String::from_utf8_lossy(&id).into_owned()).unwrap_or_default())
+    }
+
+    fn page(
+        &self,
+        kind: usize,
+        after: Option<&[u8]>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Record>, StoreError> {
+        let start = after.map_or(Bound::Unbounded, |after| {
+            Bound::Excluded(if encoding(kind) == RecordEncoding::Item {
+                item_record::last_key(after)
+            } else {
+                after.to_vec()
+            })
+        });
+        let (mut records, mut size) = (Vec::new(), 0);
+        for entry in self.trees[kind].range::<Vec<u8>, _>((start, Bound::Unbounded)) {
+            let (key, value) = entry?;
+            let Some(record) = readable(self.record(kind, &key, &value))?.flatten() else { continue };
+            size += record.value.len();
+            records.push(record);
+            if records.len() >= limit || size >= bytes {
+                break;
+            }
+        }
+        Ok(records)
+    }
+
+    fn prepare(&self, record: Record) -> Result<PreparedRecord, StoreError> {
+        if encoding(record.kind) != RecordEncoding::Response {
+            return Ok(PreparedRecord { record, staged: None });
+        }
+        let mut response: ResponseRecord = record.parse()?;
+        // It may run in another server, but not in this one.
+        if response.end.is_none() && self.responses.owner(response.id)?.is_none() {
+            response.end = Some(End::lost(now_s()));
+        }
+        let staged = self.responses.stage(&response)?;
+        Ok(PreparedRecord { record, staged: Some(staged) })
+    }
+
+    fn put_prepared(&self, prepared: &PreparedRecord) -> Result<(), StoreError> {
+        let record = &prepared.record;
+        if let Some(staged) = &prepared.staged {
+            return self.responses.commit(&[ResponseChange::PutStaged(staged.clone())]);
+        }
+        match encoding(record.kind) {
+            RecordEncoding::Item => self.put_item(record.parse()?),
+            RecordEncoding::Conversation => {
+                let conversation: ConversationRecord = record.parse()?;
+                self.check_removed(conversation.id)?;
+                self.conversations.put_imported(&conversation)
+            }
+            RecordEncoding::Plain | RecordEncoding::Response => {
+                if KINDS[record.kind].name == "user" && self.forget.contains_key(&record.key)? {
+                    return Err(StoreError::Removing);
+                }
+                self.put_plain(record)
+            }
+        }
+    }
+
+    fn conflict(&self, record: &Record) -> Result<Option<UniqueKey>, StoreError> {
+        for IndexEntry { unique, value } in index_entries(record)? {
+            if let Some(there) = self.db.open_tree(unique.index)?.get(&unique.key)?
+                && there.as_ref() != value.as_slice()
+            {
+                return Ok(Some(unique));
+            }
+        }
+        Ok(None)
+    }
+
+    fn stored(&self, record: &Record) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.trees[record.kind].get(&record.key)?.map(|value| value.to_vec()))
+    }
+
+    fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError> {
+        if encoding(record.kind) != RecordEncoding::Item {
+            return record.named_owner();
+        }
+        let Some(key) = record.key.first_chunk::<16>() else { return Ok(None) };
+        let conversation = self.conversations.conversation(ConversationId::from_bytes(*key))?;
+        Ok(conversation.map(|conversation| conversation.user))
+    }
+}

@@ -1,0 +1,297 @@
+//! Responses in sled.
+//!
+//! | tree | key | value |
+//! |---|---|---|
+//! | `response` | response id | [`Header`] |
+//! | `response_part` | body id, part number | a part of a body |
+//! | `response_by_user` | user id, response id | nothing |
+//! | `response_running` | response id | nothing |
+//! | `response_body` | body id | [`Link`](super::response_links::Link) |
+//!
+//! A response has two bodies: its request, and its result once it has ended ([`response_bodies`](super::response_bodies)).
+//! They are written on any thread before a header refers to them ([`ResponsesStore::stage`]), so that the commit thread
+//! writes the header alone. Ids begin with their time, so the oldest sort first. Headers of 20 bytes are of schema 2: one
+//! body under the response's id with the whole [`ResponseRecord`].
+
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use sled::transaction::{ConflictableTransactionResult, Transactional};
+use sled::{Db, Tree};
+
+use super::codec::{decode, encode, transaction_error};
+use super::quota::{TotalChanges, Totals};
+use super::response_header::{Body, Header, SplitHeader, Trees, by_user_key, response_id};
+use super::response_links::Links;
+use super::tombstones::{self, Tombstone, Tombstones};
+use crate::identity::UserId;
+use crate::responses::{Delta, End, ResponseId, ResponseRecord};
+use crate::store::{ResponseChange, ResponsesStore, Staged, StagedEnd, StoreError, readable};
+
+/// Maximum number of responses deleted or moved at a time, which bounds the time.
+const MAX_PER_STEP: usize = 16;
+
+/// Maximum number of attempts of a read that races with changes of the response.
+const MAX_READS: usize = 100;
+
+/// Numbers the databases opened by this process: bodies staged in one that failed may be missing after it is reopened.
+static EPOCHS: AtomicU64 = AtomicU64::new(0);
+
+/// The trees of responses.
+#[derive(Debug)]
+pub struct SledResponses {
+    response: Tree,
+    pub(super) part: Tree,
+    by_user: Tree,
+    running: Tree,
+    bodies: Tree,
+    pub(super) tombstones: Tombstones,
+    totals: Totals,
+    epoch: u64,
+}
+
+impl SledResponses {
+    /// Opens the trees, or creates them.
+    pub fn open(db: &Db, tombstones: Tombstones) -> Result<Self, StoreError> {
+        Ok(Self {
+            response: db.open_tree("response")?,
+            part: db.open_tree("response_part")?,
+            by_user: db.open_tree("response_by_user")?,
+            running: db.open_tree("response_running")?,
+            bodies: db.open_tree("response_body")?,
+            tombstones,
+            totals: Totals::open(db)?,
+            epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    /// Removes parts of a deleted body until `until`. `true`: none is left.
+    pub fn remove_body(&self, id: [u8; 16], until: Instant) -> Result<bool, StoreError> {
+        if !tombstones::remove_prefix(&self.part, &id, until)? {
+            return Ok(false);
+        }
+        if self.bodies.contains_key(id)? {
+            self.linked(|links| links.remove(id))?;
+        }
+        Ok(true)
+    }
+
+    /// Runs a transaction that changes references alone.
+    pub(super) fn linked<T>(
+        &self,
+        change: impl Fn(&Links<'_>) -> ConflictableTransactionResult<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let trees = (&self.bodies, self.tombstones.tree(), self.totals.tree());
+        let outcome = trees.transaction(|(bodies, tombstones, totals)| {
+            let changed = TotalChanges::default();
+            let outcome = change(&Links { bodies, tombstones, changed: &changed })?;
+            changed.write(totals)?;
+            Ok(outcome)
+        });
+        self.tombstones.notify();
+        outcome.map_err(transaction_error)
+    }
+
+    pub(super) fn header(&self, id: ResponseId) -> Result<Option<Header>, StoreError> {
+        self.response.get(id.to_bytes())?.map(|value| Header::decode(id, &value)).transpose()
+    }
+
+    fn transaction(
+        &self,
+        change: impl Fn(&Trees<'_>) -> ConflictableTransactionResult<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let Self { response, by_user, running, bodies, tombstones, totals, .. } = self;
+        let trees = (response, by_user, running, bodies, tombstones.tree(), totals.tree());
+        let outcome = trees.transaction(|(response, by_user, running, bodies, tombstones, totals)| {
+            let changed = TotalChanges::default();
+            let links = Links { bodies, tombstones, changed: &changed };
+            change(&Trees { response, by_user, running, links })?;
+            changed.write(totals)
+        });
+        self.tombstones.notify();
+        outcome.map_err(transaction_error)
+    }
+
+    fn put(&self, staged: &Staged) -> Result<(), StoreError> {
+        let id = staged.id();
+        let header = self.staged_header(staged)?;
+        self.transaction(|trees| {
+            trees.delete(id)?;
+            trees.put(id, &header)?;
+            let mut bodies = header.bodies(id).into_iter();
+            bodies.try_for_each(|body| tombstones::clear(trees.links.tombstones, Tombstone::Body(body)))
+        })
+    }
+
+    fn end(&self, id: ResponseId, staged: &StagedEnd) -> Result<(), StoreError> {
+        let result: Body = self.staged(staged.token())?;
+        let body = Tombstone::Body(result.id);
+        self.transaction(|trees| match trees.header(id)? {
+            Some(Header::Split(split)) => {
+                if let Some(before) = &split.result {
+                    tombstones::add(trees.links.tombstones, Tombstone::Body(before.id))?;
+                }
+                trees.links.changed.add(split.user, Header::Split(split.clone()).used().less());
+                trees.put(id, &Header::Split(SplitHeader { result: Some(result.clone()), ..split }))?;
+                tombstones::clear(trees.links.tombstones, body)
+            }
+            // Deleted, or of schema 2 and ended long ago.
+            _ => tombstones::add(trees.links.tombstones, body),
+        })
+    }
+
+    /// The token of something staged: the number of this database, then JSON.
+    fn token<T: serde::Serialize>(&self, value: &T) -> Vec<u8> {
+        [self.epoch.to_be_bytes().as_slice(), &encode(value)].concat()
+    }
+
+    /// Reads a token. Bodies staged in a database that failed may not be in this one.
+    fn staged<T: serde::de::DeserializeOwned>(&self, token: &[u8]) -> Result<T, StoreError> {
+        match token.split_first_chunk::<8>() {
+            Some((epoch, value)) if u64::from_be_bytes(*epoch) == self.epoch => {
+                decode(|| "a staged response".to_owned(), value)
+            }
+            _ => Err(StoreError::Reopening),
+        }
+    }
+
+    fn staged_header(&self, staged: &Staged) -> Result<Header, StoreError> {
+        self.staged(staged.token()).map(Header::Split)
+    }
+}
+
+impl ResponsesStore for SledResponses {
+    fn response(&self, id: ResponseId) -> Result<Option<ResponseRecord>, StoreError> {
+        for _ in 0..MAX_READS {
+            let Some(header) = self.header(id)? else { return Ok(None) };
+            if let Some(record) = self.read(id, &header)? {
+                return Ok(Some(record));
+            }
+            // It was changed or deleted meanwhile; or else it is damaged.
+            if self.header(id)?.as_ref() == Some(&header) {
+                break;
+            }
+        }
+        Err(StoreError::Value { what: id.to_string(), problem: "a part of it is missing".to_owned() })
+    }
+
+    fn owner(&self, id: ResponseId) -> Result<Option<UserId>, StoreError> {
+        Ok(self.header(id)?.map(|header| header.user()))
+    }
+
+    fn of_user(
+        &self,
+        user: UserId,
+        after: Option<ResponseId>,
+        limit: usize,
+    ) -> Result<Vec<ResponseId>, StoreError> {
+        let after = after.map(|id| by_user_key(user, id));
+        let start = after.map_or(Bound::Included([user.to_bytes(), [0; 16]].concat()), |after| {
+            Bound::Excluded(after.to_vec())
+        });
+        let end = Bound::Included([user.to_bytes(), [0xff; 16]].concat());
+        let keys = self.by_user.range((start, end)).keys();
+        keys.map(|key| readable(response_id(&key?))).filter_map(Result::transpose).take(limit).collect()
+    }
+
+    fn running(&self) -> Result<Vec<ResponseId>, StoreError> {
+        let keys = self.running.iter().keys();
+        keys.map(|key| readable(response_id(&key?))).filter_map(Result::transpose).collect()
+    }
+
+    fn made_before(&self, epoch_s: u64, limit: usize) -> Result<Vec<ResponseId>, StoreError> {
+        // A UUID of version 7 begins with 48 bits of milliseconds.
+        let millis = (epoch_s.saturating_mul(1000)).min((1 << 48) - 1).to_be_bytes();
+        let range = self.response.range(..&millis[2..]);
+        range
+            .keys()
+            .map(|key| readable(response_id(&key?)))
+            .filter_map(Result::transpose)
+            .take(limit)
+            .collect()
+    }
+
+    fn owners(&self) -> Result<Vec<UserId>, StoreError> {
+        let mut owners: Vec<UserId> = Vec::new();
+        let mut from = Vec::new();
+        while let Some(entry) = self.by_user.range(from.as_slice()..).next() {
+            let (key, _) = entry?;
+            let user = <[u8; 16]>::try_from(&key[..key.len().min(16)]).map_err(|_| StoreError::Value {
+                what: "an index of responses".to_owned(),
+                problem: format!("its key has {} bytes, expected 32", key.len()),
+            })?;
+            owners.push(UserId::from_bytes(user));
+            // Sorts after every key of this user, which have 32 bytes.
+            from = [user.as_slice(), &[0xff; 17]].concat();
+        }
+        Ok(owners)
+    }
+
+    fn stage(&self, record: &ResponseRecord) -> Result<Staged, StoreError> {
+        let ResponseRecord { id, user, .. } = *record;
+        let request = self.write_request(record)?;
+        let result = match &record.end {
+            Some(end) => Some(self.write_result(record.deltas.clone(), end.clone())?),
+            None => None,
+        };
+        let header = SplitHeader { user, request, result };
+        let token = self.token(&header);
+        Ok(Staged::new(id, user, Header::Split(header).used(), token))
+    }
+
+    fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError> {
+        Ok(StagedEnd::new(self.token(&self.write_result(deltas, end)?)))
+    }
+
+    fn discard(&self, staged: &Staged) -> Result<(), StoreError> {
+        let bodies = self.staged_header(staged)?.bodies(staged.id());
+        bodies.into_iter().try_for_each(|body| self.tombstones.add(Tombstone::Body(body)))
+    }
+
+    fn commit(&self, changes: &[ResponseChange]) -> Result<(), StoreError> {
+        for change in changes {
+            match change {
+                #[cfg(test)]
+                ResponseChange::Put(record) => self.put(&self.stage(record)?)?,
+                ResponseChange::PutStaged(staged) => self.put(staged)?,
+                ResponseChange::End(id, staged) => self.end(*id, staged)?,
+                ResponseChange::Delete(id) => self.transaction(|trees| trees.delete(*id))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
+        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(MAX_PER_STEP);
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        for key in &keys {
+            if let Some(id) = readable(response_id(key))? {
+                self.transaction(|trees| trees.delete(id))?;
+            }
+            // The entry of a damaged response, too.
+            self.by_user.remove(key)?;
+        }
+        Ok(keys.len() < MAX_PER_STEP)
+    }
+
+    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        let ids = self.of_user(from, None, MAX_PER_STEP)?;
+        for &id in &ids {
+            self.transaction(|trees| {
+                trees.by_user.remove(&by_user_key(from, id))?;
+                let Some(header) = trees.header(id)? else { return Ok(()) };
+                trees.links.changed.add(header.user(), header.used().less());
+                if let Header::Split(split) = &header {
+                    trees.links.move_to(split.request.id, from, to)?;
+                }
+                trees.put(id, &header.with_user(to))
+            })?;
+        }
+        Ok(ids.len() < MAX_PER_STEP)
+    }
+}
+
+#[cfg(test)]
+#[path = "responses_tests.rs"]
+mod tests;
