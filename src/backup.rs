@@ -19,10 +19,10 @@ const PROGRESS_EVERY: u64 = 1000;
 pub struct ExportArgs {
     #[command(flatten)]
     settings: SettingsArgs,
-    /// Only what is this user's, by id or email address.
+    /// Export the data of one user only, by id or email address.
     #[arg(long, value_name = "ID|EMAIL")]
     user: Option<String>,
-    /// Where to [default: standard output]. A file that is there already is replaced once the export is whole.
+    /// Output file [default: standard output]. An existing file is replaced once the export is complete.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -32,17 +32,17 @@ pub struct ExportArgs {
 pub struct ImportArgs {
     #[command(flatten)]
     settings: SettingsArgs,
-    /// Where from [default: standard input].
+    /// Input file [default: standard input].
     #[arg(long, short, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Put the import in the place of a store that has data, which is kept beside it.
+    /// Replace a store that has data; the old one is kept next to it.
     #[arg(long, conflicts_with = "merge")]
     replace: bool,
-    /// Add the import's records to a store that has data; they win over records of the same keys.
+    /// Merge the import into a store that has data; its records replace those with the same keys.
     #[arg(long)]
     merge: bool,
-    /// Put keys, sessions, users and share links in as they are in the import, also those that were revoked, ended or
-    /// disabled in the store since. Without it, what is revoked stays revoked.
+    /// Import keys, sessions, users and share links in their exported state, also those that were revoked, ended or
+    /// disabled since. Without this flag, revocations are kept.
     #[arg(long)]
     restore_revoked: bool,
 }

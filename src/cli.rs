@@ -13,7 +13,7 @@ use crate::{backup, config, logging, serve};
 const EXAMPLES: &str = "\
 Examples:
   jan-server                                        serve the bundled model on 127.0.0.1:8080
-  jan-server --model smollm2=models/smollm2.gguf    serve a GGUF file beside it
+  jan-server --model smollm2=models/smollm2.gguf    also serve a GGUF file
   jan-server --listen 0.0.0.0:8080 --config jan.toml
   JAN_SERVER__QUEUE__MAX_REQUESTS=64 jan-server     set any key from the environment
   jan-server config                                 show the settings in effect
@@ -24,7 +24,7 @@ Then:
 
 /// Self-hosted, OpenAI-compatible LLM server: one supervised binary over llama.cpp.
 ///
-/// Without a command it serves.
+/// Without a command the server is started.
 #[derive(Debug, Parser)]
 #[command(name = "jan-server", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -36,7 +36,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve (what happens without a command, too).
+    /// Start the server (the default command).
     #[command(after_help = EXAMPLES)]
     Serve(SettingsArgs),
     /// Print the settings in effect as TOML, secrets masked.
@@ -47,11 +47,11 @@ enum Command {
         #[arg(long)]
         reference: bool,
     },
-    /// Write everything that a stopped server keeps as lines of JSON. A running one exports through its API.
+    /// Export the store of a stopped server as lines of JSON. A running server exports through its API.
     Export(backup::ExportArgs),
-    /// Take an export in, into the data folder of a stopped server.
+    /// Import an export into the data folder of a stopped server.
     Import(backup::ImportArgs),
-    /// The keys that tokens are signed with.
+    /// Manage the keys that sign tokens.
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
@@ -59,10 +59,10 @@ enum Command {
     /// Serve one model to the server that started this process. Internal.
     #[command(hide = true)]
     Worker {
-        /// How log lines look; the server passes its own.
+        /// Format of log lines; the server passes its own.
         #[arg(long, value_enum, default_value_t)]
         log_format: LogFormat,
-        /// Least log level; the server passes its own.
+        /// Minimum log level; the server passes its own.
         #[arg(long, default_value = "info")]
         log_level: String,
     },
@@ -73,12 +73,12 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// Make a new signing key. A running server signs with it within seconds and honours the old one until its last
-    /// token has expired.
+    /// Create a new signing key. A running server signs with it within seconds and accepts tokens of the old one until
+    /// the last of them has expired.
     Rotate(SettingsArgs),
 }
 
-/// Flags that stand above every other source of settings.
+/// Flags, which override every other source of settings.
 #[derive(Debug, Default, Args)]
 pub struct SettingsArgs {
     /// Configuration file (TOML).
@@ -87,16 +87,16 @@ pub struct SettingsArgs {
     /// Address to listen on, as host:port [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Folder for everything that the server keeps [default: data].
+    /// Folder of all data of the server [default: data].
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
     /// Serve the GGUF file at PATH as ID; can be given several times.
     #[arg(long = "model", value_name = "ID=PATH", value_parser = parse_model)]
     models: Vec<(String, String)>,
-    /// How log lines look [default: auto, which is human on a terminal and json elsewhere].
+    /// Format of log lines [default: auto, which is human on a terminal and json elsewhere].
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
-    /// Least log level: error, warn, info, debug, trace, or by module as in info,jan_actors=debug
+    /// Minimum log level: error, warn, info, debug, trace, or per module as in info,jan_actors=debug
     /// [default: info].
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,

@@ -95,13 +95,13 @@ fn warn_of_what_is_open(address: SocketAddr, proxied: bool, anonymous: OpenTo, g
     if let Some(to) = anonymous.who(address, proxied) {
         tracing::warn!(
             to,
-            "models and inference are open without a credential; auth.anonymous = \"deny\" closes them"
+            "models and inference are open without a credential; auth.anonymous = \"deny\" requires one"
         );
     }
     if let Some(to) = guests.who(address, proxied) {
         tracing::warn!(
             to,
-            "guests' accounts are open without a credential; auth.guests = \"off\" closes them"
+            "guest accounts are open without a credential; auth.guests = \"off\" disables them"
         );
     }
 }
@@ -179,9 +179,9 @@ async fn announce(address: SocketAddr, system: &System, anonymous: bool) {
     let admin_key = system.admin_key_file();
     let path = admin_key.path.display();
     let admin = if admin_key.new {
-        format!("Administrator's API key: made now, in {path}; it opens everything")
+        format!("Administrator's API key: created now, in {path}; it has all permissions")
     } else {
-        format!("Administrator's API key: made at the first start, in {path}")
+        format!("Administrator's API key: created at the first start, in {path}")
     };
     let (callers, credential) = match anonymous {
         true => ("need no key for models, chat and completions (auth.anonymous)", String::new()),
@@ -192,7 +192,7 @@ async fn announce(address: SocketAddr, system: &System, anonymous: bool) {
     let text = format!(
         "Jan Server {version} listens on {url}\n\
          OpenAI base URL: {url}/v1 (also {url}/api/v1)\n\
-         API reference to read and try: {url}/api/swagger/index.html (OpenAPI: {url}/api/swagger/openapi.json)\n\
+         Interactive API reference: {url}/api/swagger/index.html (OpenAPI: {url}/api/swagger/openapi.json)\n\
          {admin}\n\
          Callers {callers}\n\
          Try it: curl {url}/v1/chat/completions {credential}-H 'Content-Type: application/json' \

@@ -25,7 +25,8 @@ impl ApiError {
     /// 401 `missing_credentials`.
     #[must_use]
     pub fn credential_required() -> Self {
-        let message = "This needs an API key or an access token; send it as `Authorization: Bearer …`.";
+        let message =
+            "This route requires an API key or an access token; send it as `Authorization: Bearer …`.";
         Self::unauthorized("missing_credentials", message, CHALLENGE)
     }
 
@@ -35,15 +36,12 @@ impl ApiError {
         let (code, message) = match error {
             CredentialError::Scheme => (
                 "unsupported_auth_scheme",
-                "The Authorization header has another scheme than Bearer; send `Authorization: Bearer …`.",
+                "The Authorization header has a scheme other than Bearer; send `Authorization: Bearer …`.",
             ),
-            CredentialError::Conflict => (
-                "conflicting_credentials",
-                "The request carries several credentials that are not the same; send one.",
-            ),
-            CredentialError::Unreadable => {
-                ("malformed_token", "The credential has characters that no credential has.")
+            CredentialError::Conflict => {
+                ("conflicting_credentials", "The request carries several different credentials; send one.")
             }
+            CredentialError::Unreadable => ("malformed_token", "The credential contains invalid characters."),
         };
         Self::unauthorized(code, message, INVALID_REQUEST)
     }
@@ -98,14 +96,16 @@ impl ApiError {
         };
         let needed: Vec<_> = needed.granted_by().map(|permission| format!("`{permission}`")).collect();
         let needed = needed.join(" or ");
-        let message = format!("This needs the permission {needed}; the credential has: {has}.");
+        let message = format!("This route requires the permission {needed}; the credential has: {has}.");
         Self::new(StatusCode::FORBIDDEN, "insufficient_permissions", message).with_challenge(challenge)
     }
 
     /// 403 `model_not_allowed`.
     #[must_use]
     pub fn model_not_allowed(model: &str) -> Self {
-        let message = format!("The API key may not be used for the model `{model}`; see its `models`.");
+        let message = format!(
+            "The API key does not permit the model `{model}`; its `models` lists the permitted ones."
+        );
         Self::forbidden("model_not_allowed", message).with_param("model")
     }
 
@@ -122,7 +122,8 @@ impl ApiError {
     /// 404 `not_found`.
     #[must_use]
     pub fn not_found(what: &str, id: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no {what} `{id}`.")).with_param("id")
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("The {what} `{id}` does not exist."))
+            .with_param("id")
     }
 
     /// Maps what the actors say.
@@ -157,7 +158,11 @@ impl ApiError {
             IdentityError::StorageQuota(_) => Self::storage_quota(message),
             IdentityError::Storage(reason) => {
                 tracing::error!(reason, "the store failed");
-                Self::unavailable("storage_failed", "The server cannot write; its log says more.", RETRY_SOON)
+                Self::unavailable(
+                    "storage_failed",
+                    "The server cannot write to its store; its log has the cause.",
+                    RETRY_SOON,
+                )
             }
         }
     }

@@ -55,9 +55,11 @@ impl OpenTo {
     #[must_use]
     pub fn who(self, address: SocketAddr, proxied: bool) -> Option<String> {
         let reachable = || match (address.ip().is_loopback(), proxied) {
-            (true, false) => "every program on this machine, and whoever one of them forwards".to_owned(),
-            (true, true) => "everybody whom the configured proxies let through".to_owned(),
-            (false, _) => format!("everybody who reaches {address}"),
+            (true, false) => {
+                "every program on this machine, and every client that one of them forwards".to_owned()
+            }
+            (true, true) => "every client that the configured proxies forward".to_owned(),
+            (false, _) => format!("every client that can reach {address}"),
         };
         match self {
             Self::Nobody => None,

@@ -107,9 +107,9 @@ impl Kind {
                 let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
                 format!("one of {}", quoted.join(", "))
             }
-            Self::TextList => "a list of texts".to_owned(),
+            Self::TextList => "a list of strings".to_owned(),
             Self::Networks => "a list of addresses and networks such as `10.0.0.0/8`".to_owned(),
-            Self::Hosts => "a list of names of hosts such as `chat.example`".to_owned(),
+            Self::Hosts => "a list of host names such as `chat.example`".to_owned(),
             Self::Url => "an `https://` URL, or an `http://` one on this machine".to_owned(),
         }
     }

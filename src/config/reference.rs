@@ -10,8 +10,8 @@ use super::keys::{KEYS, Key};
 const INTRODUCTION: &str = "\
 # Configuration
 
-Every setting has a default, so the server needs no configuration file. Settings come from, later ones over
-earlier ones:
+Every setting has a default, so no configuration file is needed. Settings are read from these sources, later ones
+override earlier ones:
 
 1. the defaults below,
 2. a TOML file: `jan-server serve --config FILE` (or `JAN_SERVER_CONFIG=FILE`),
@@ -20,10 +20,9 @@ earlier ones:
    `[{id = \"a\", path = \"a.gguf\"}]`,
 4. flags: `--listen`, `--data-dir`, `--model ID=PATH` (adds a model), `--log-format`, `--log-level`.
 
-An unknown key is an error that names the nearest known one; a wrong value is an error that says what is
-allowed and where it came from. `jan-server config` takes the same flags and prints the settings in effect,
-secrets masked, in a form that can be used as a file. Paths are relative to the folder that the server is
-started in.
+An unknown key is an error that names the closest known one; an invalid value is an error that names the source and
+the allowed values. `jan-server config` accepts the same flags and prints the settings in effect, with secrets masked,
+in the format of a configuration file. Paths are relative to the server's working directory.
 
 ```toml
 [http]

@@ -84,7 +84,7 @@ fn wrong_values_name_key_origin_and_what_is_allowed() {
         ),
         (
             "[http]\ncors_allowed_origins = [1]",
-            ["`http.cors_allowed_origins`", "a list of texts", "the file "],
+            ["`http.cors_allowed_origins`", "a list of strings", "the file "],
         ),
     ] {
         let message = refusal(file, &[]);

@@ -192,7 +192,7 @@ impl ApiRequest {
 }
 
 fn broken_off() -> ApiError {
-    ApiError::invalid_json("The request's body broke off before its end.")
+    ApiError::invalid_json("The request's body ended before its declared length.")
 }
 
 fn too_many_bytes(limits: BodyLimits) -> ApiError {

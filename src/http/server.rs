@@ -83,7 +83,7 @@ fn explain(error: &std::io::Error, address: SocketAddr) -> String {
     let advice = match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             format!(
-                "another program listens there; stop it or choose another with --listen {}:PORT",
+                "another program listens there; stop it or choose another port with --listen {}:PORT",
                 address.ip()
             )
         }
@@ -198,7 +198,7 @@ impl Accepting {
         };
         let Some(permit) = self.lifecycle.admit(self.limit) else {
             tracing::warn!(limit = self.limit, "too many connections");
-            let message = "The server has no connection left.".to_owned();
+            let message = "The server has reached its maximum number of connections.".to_owned();
             self.tasks.spawn(tokio::time::timeout(REFUSAL, refuse(stream, message)));
             return;
         };

@@ -65,7 +65,7 @@ def test_a_policy_of_ones_own_opens_it(make_server):
     """)
     for headers in (None, {"X-Forwarded-For": "203.0.113.7"}):
         is_open(own, headers)
-    assert own.log().count("everybody whom the configured proxies let through") == 2
+    assert own.log().count("every client that the configured proxies forward") == 2
     # The names are the proxy's business.
     assert own.get("/api/v1/models", {"X-Forwarded-For": "203.0.113.7", "Host": "chat.example"}).status == 200
 
@@ -79,4 +79,4 @@ def test_nothing_is_open_and_nothing_is_warned_of(make_server):
 def test_everybody_is_named(make_server):
     own = make_server(config='[auth]\nanonymous = "allow"\nguests = "off"', listen="0.0.0.0:0")
     assert own.log().count("open without a credential") == 1
-    assert "everybody who reaches 0.0.0.0:" in own.log()
+    assert "every client that can reach 0.0.0.0:" in own.log()

@@ -50,7 +50,7 @@ pub enum IdTokenError {
     #[error("cannot be read: {0}")]
     Malformed(String),
     /// Another algorithm than the key is for, `none` among them.
-    #[error("is signed with an algorithm that its key is not for")]
+    #[error("is signed with an algorithm that does not match its key")]
     Algorithm,
     /// The signature is not the key's.
     #[error("has a wrong signature")]
@@ -77,7 +77,7 @@ pub enum IdTokenError {
     #[error("has no verified email address")]
     EmailNotVerified,
     /// The person's domain is not allowed.
-    #[error("names a person outside the allowed domains")]
+    #[error("names a user outside the allowed domains")]
     Domain,
 }
 

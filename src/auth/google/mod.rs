@@ -115,14 +115,14 @@ pub struct Callback {
 #[derive(Debug, thiserror::Error)]
 pub enum SignInError {
     /// Settings are missing.
-    #[error("signing in with Google is not set up: set {}", .0.join(", "))]
+    #[error("sign-in with Google is not configured: set {}", .0.join(", "))]
     NotConfigured(Vec<&'static str>),
     /// The address is not on the list.
     #[error("the return address is not one of auth.google.allowed_return_urls")]
     ReturnAddress,
     /// A page is to be returned to, and gave nothing that it could know its own sign-in by.
     #[error(
-        "return_to needs a return_state, a text that comes back to the page, so that it takes its own sign-ins alone"
+        "return_to requires return_state, a value that is returned to the page so that it can reject sign-ins it did not start"
     )]
     NoReturnState,
     /// It is empty, or too long.
@@ -135,11 +135,11 @@ pub enum SignInError {
     Challenge,
     /// The state is missing, forged, used or too old, or it is another browser's.
     #[error(
-        "this sign-in was not begun in this browser within the last ten minutes, or it was used already; begin again at /auth/google"
+        "this sign-in was not started in this browser within the last ten minutes, or has been used already; start again at /auth/google"
     )]
     State,
     /// The answer is another provider's.
-    #[error("the answer is from another provider than the sign-in went to")]
+    #[error("the response is from another provider than the one that the sign-in was sent to")]
     MixUp,
     /// The person did not agree, or the provider has an error.
     #[error("the sign-in provider ended the sign-in: {0}")]

@@ -34,10 +34,10 @@ pub enum ProviderError {
     #[error("the sign-in provider cannot be reached ({0})")]
     Unreachable(String),
     /// An answer of no use.
-    #[error("the sign-in provider's answer is not what it should be: {0}")]
+    #[error("the sign-in provider's response is invalid: {0}")]
     Invalid(String),
     /// The provider does not take the code.
-    #[error("the sign-in provider refused the code ({0}); a code is good for one sign-in")]
+    #[error("the sign-in provider refused the code ({0}); a code is valid for one sign-in")]
     CodeRefused(String),
     /// The provider does not take our own credentials.
     #[error(
