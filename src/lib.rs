@@ -13,6 +13,7 @@ pub mod auth;
 pub mod backup;
 pub mod cli;
 pub mod config;
+mod errors;
 pub mod http;
 pub mod logging;
 pub mod serve;

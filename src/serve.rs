@@ -10,7 +10,7 @@ use jan_actors::System;
 use jan_actors::audit::{AuditOutcome, AuditRecord, MAX_FIELDS};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::api::{self, AppState};
+use crate::api::{self, state::AppState};
 use crate::auth::google::Google;
 use crate::auth::{Gate, LocalNames, OpenTo, TrustedProxies};
 use crate::config::Config;

@@ -11,7 +11,10 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::{AppState, into_response, parse_query, private, with};
+use super::{
+    respond::{into_response, parse_query, private},
+    state::{AppState, with},
+};
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, Response};

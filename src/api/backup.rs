@@ -5,17 +5,20 @@ use std::io;
 use futures_util::{StreamExt, stream::unfold};
 use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
-use jan_actors::backup::{BackupError, Counts, OfflineError};
+use jan_actors::backup::Counts;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::{OpenApi, ToSchema};
 use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
-use super::{AppState, into_response, parse_query, private, with};
+use super::{
+    respond::{into_response, parse_query, private},
+    state::{AppState, with},
+};
 use crate::auth::note;
 use crate::http::body::request;
-use crate::http::error::{ErrorResponse, capitalize};
+use crate::http::error::ErrorResponse;
 use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, ApiRequest, Response};
 
@@ -170,33 +173,10 @@ async fn import(state: AppState, query: &str, request: ApiRequest) -> Result<Res
     };
     let (fed, imported) = tokio::join!(feed, state.backup.import(receiver, restore_revoked));
     fed?;
-    let records = imported.map_err(from_backup)?;
+    let records = imported.map_err(ApiError::from_backup)?;
     let mut response = private(StatusCode::OK, &Imported { object: "import", records });
     if restore_revoked {
         note(&mut response, |noted| noted.fields = vec!["restore_revoked"]);
     }
     Ok(response)
-}
-
-fn from_backup(error: BackupError) -> ApiError {
-    let message = format!("{}.", capitalize(&error.to_string()));
-    match error {
-        BackupError::Timeout => ApiError::from_store_timeout(),
-        BackupError::Store(error) | BackupError::Import(OfflineError::Store(error)) => {
-            ApiError::from_store(error)
-        }
-        BackupError::Import(OfflineError::Import(_)) => ApiError::bad_request("invalid_export", message),
-        BackupError::Import(OfflineError::Conflict(_) | OfflineError::NoAdmin) => {
-            ApiError::new(StatusCode::CONFLICT, "import_conflict", message)
-        }
-        BackupError::Import(OfflineError::File { error, .. })
-            if error.kind() == io::ErrorKind::StorageFull =>
-        {
-            ApiError::insufficient_storage()
-        }
-        BackupError::Import(error) => {
-            tracing::error!(%error, "an import failed");
-            ApiError::internal()
-        }
-    }
 }

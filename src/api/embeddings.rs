@@ -10,9 +10,13 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::meter::Meter;
-use super::prompt::PromptList;
-use super::{AppState, check_model, into_response, json, name_ignored, params, with};
+use super::inference::metering::Meter;
+use super::inference::prompt::PromptList;
+use super::{
+    inference::{params, permissions::check_model},
+    respond::{into_response, json, name_ignored},
+    state::{AppState, with},
+};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{API, at, other_methods};

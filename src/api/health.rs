@@ -7,7 +7,11 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::{AppState, into_response, json, status, with};
+use super::{
+    respond::{into_response, json},
+    state::{AppState, with},
+    status,
+};
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{EVERYWHERE, ROOT, at, get_or_head, other_methods};
 use crate::http::{ApiError, Response};

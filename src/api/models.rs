@@ -9,7 +9,11 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::path::Tail;
 
-use super::{AppState, check_model, into_response, json, with};
+use super::{
+    inference::permissions::check_model,
+    respond::{into_response, json},
+    state::{AppState, with},
+};
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{API, api_v1, at, get_or_head, other_methods};
 use crate::http::{ApiError, RequestContext, Response};

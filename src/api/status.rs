@@ -9,7 +9,10 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::{AppState, json, with};
+use super::{
+    respond::json,
+    state::{AppState, with},
+};
 use crate::http::Response;
 use crate::http::routes::{API, at, get_or_head, other_methods};
 
@@ -123,7 +126,7 @@ async fn inference(state: &AppState) -> Health {
 }
 
 /// Whether a model can answer now.
-pub(super) async fn can_answer(state: &AppState) -> bool {
+pub async fn can_answer(state: &AppState) -> bool {
     let status = tokio::time::timeout(PATIENCE, state.models.status()).await;
     matches!(status, Ok(ModelStatus::Ready | ModelStatus::Degraded))
 }

@@ -7,12 +7,16 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::bounds::{self, MAX_MESSAGES};
-use super::chat_message::{Message, message_object};
-use super::chat_request::ending;
-use super::thinking::{self, Effort};
-use super::tools::{ChatTool, Tools};
-use super::{AppState, check_model, into_response, json, name_ignored, params, with};
+use super::chat::message::{Message, message_object};
+use super::chat::request::ending;
+use super::inference::bounds::{self, MAX_MESSAGES};
+use super::inference::reasoning::{self, Effort};
+use super::inference::tools::{ChatTool, Tools};
+use super::{
+    inference::{params, permissions::check_model},
+    respond::{into_response, json, name_ignored},
+    state::{AppState, with},
+};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Unsupported;
@@ -399,7 +403,7 @@ impl ChatFields {
             ending: ending(self.add_generation_prompt, self.continue_final_message)?,
             ..ChatPrompt::default()
         };
-        thinking::apply(self.reasoning_effort, None, self.chat_template_kwargs, &mut chat);
+        reasoning::apply(self.reasoning_effort, None, self.chat_template_kwargs, &mut chat);
         Ok(Some(chat))
     }
 }

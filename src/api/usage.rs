@@ -9,7 +9,10 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use super::{AppState, into_response, parse_query, private, user_of, with};
+use super::{
+    respond::{into_response, parse_query, private, user_of},
+    state::{AppState, with},
+};
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
 use crate::http::{ApiError, RequestContext, Response};

@@ -1,9 +1,9 @@
-//! Errors about who calls: the one place that maps what the actors say of credentials, users and keys.
+//! Errors about credentials, permissions and signing in.
 
 use std::time::Duration;
 
 use http::StatusCode;
-use jan_actors::identity::{AuthError, IdentityError, Permission, Principal, Right};
+use jan_actors::identity::{Permission, Principal, Right};
 
 use super::credential::CredentialError;
 use super::google::{IdTokenError, ProviderError, SignInError};
@@ -14,11 +14,15 @@ use crate::http::error::capitalize;
 const RETRY_SOON: Duration = Duration::from_secs(5);
 // RFC 6750 section 3: no error code where no credential was shown.
 const CHALLENGE: &str = "Bearer realm=\"jan-server\"";
-const INVALID_TOKEN: &str = "Bearer realm=\"jan-server\", error=\"invalid_token\"";
+pub(crate) const INVALID_TOKEN: &str = "Bearer realm=\"jan-server\", error=\"invalid_token\"";
 const INVALID_REQUEST: &str = "Bearer realm=\"jan-server\", error=\"invalid_request\"";
 
 impl ApiError {
-    fn unauthorized(code: &'static str, message: impl Into<String>, challenge: &'static str) -> Self {
+    pub(crate) fn unauthorized(
+        code: &'static str,
+        message: impl Into<String>,
+        challenge: &'static str,
+    ) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code, message).with_challenge(challenge)
     }
 
@@ -44,33 +48,6 @@ impl ApiError {
             CredentialError::Unreadable => ("malformed_token", "The credential contains invalid characters."),
         };
         Self::unauthorized(code, message, INVALID_REQUEST)
-    }
-
-    /// 401 with a code for each cause.
-    #[must_use]
-    pub fn from_auth(error: AuthError) -> Self {
-        let code = match error {
-            AuthError::Malformed => "malformed_token",
-            AuthError::TooLong => "token_too_long",
-            AuthError::WrongAlgorithm => "token_wrong_algorithm",
-            AuthError::UnknownSigningKey => "token_unknown_key",
-            AuthError::BadSignature => "token_bad_signature",
-            AuthError::WrongIssuer => "token_wrong_issuer",
-            AuthError::WrongAudience => "token_wrong_audience",
-            AuthError::WrongType => "token_wrong_type",
-            AuthError::Expired => "token_expired",
-            AuthError::RefreshWindowOver => "refresh_window_over",
-            AuthError::NotYetValid => "token_not_yet_valid",
-            AuthError::LifetimeTooLong => "token_lifetime_too_long",
-            AuthError::SessionRevoked => "session_revoked",
-            AuthError::TokenReused => "token_reused",
-            AuthError::UserDisabled => "user_disabled",
-            AuthError::UnknownKey => "invalid_api_key",
-            AuthError::ExpiredKey => "api_key_expired",
-            AuthError::RevokedKey => "api_key_revoked",
-            AuthError::AddressNotAllowed => "address_not_allowed",
-        };
-        Self::unauthorized(code, format!("{}.", capitalize(&error.to_string())), INVALID_TOKEN)
     }
 
     /// 403 `insufficient_permissions`.
@@ -124,47 +101,6 @@ impl ApiError {
     pub fn not_found(what: &str, id: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("The {what} `{id}` does not exist."))
             .with_param("id")
-    }
-
-    /// Maps what the actors say.
-    #[must_use]
-    pub fn from_identity(error: IdentityError) -> Self {
-        let message = format!("{}.", capitalize(&error.to_string()));
-        match error {
-            IdentityError::Auth(error) => Self::from_auth(error),
-            IdentityError::NotFound { what, id } => Self::not_found(what, &id),
-            IdentityError::EmailTaken(_) => {
-                Self::new(StatusCode::CONFLICT, "email_taken", message).with_param("email")
-            }
-            IdentityError::Invalid { field, .. } => Self::invalid_value(field, message),
-            IdentityError::ExceedsMaker { .. } => {
-                Self::forbidden("insufficient_permissions", message).with_param("permissions")
-            }
-            IdentityError::Exceeds { field, .. } => {
-                Self::forbidden("insufficient_permissions", message).with_param(field)
-            }
-            IdentityError::TooManyParents { .. } | IdentityError::TooManyKeys { .. } => {
-                Self::bad_request("too_many_api_keys", message)
-            }
-            IdentityError::TooManyGuests { .. } => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_guests", message)
-            }
-            IdentityError::LastAdmin => Self::new(StatusCode::CONFLICT, "last_admin", message),
-            IdentityError::Busy { retry_after } => Self::unavailable("busy", message, retry_after),
-            IdentityError::Unavailable { retry_after, .. } => {
-                Self::unavailable("identity_unavailable", message, retry_after)
-            }
-            IdentityError::StorageFull => Self::insufficient_storage(),
-            IdentityError::StorageQuota(_) => Self::storage_quota(message),
-            IdentityError::Storage(reason) => {
-                tracing::error!(reason, "the store failed");
-                Self::unavailable(
-                    "storage_failed",
-                    "The server cannot write to its store; its log has the cause.",
-                    RETRY_SOON,
-                )
-            }
-        }
     }
 
     /// Maps what came of signing in elsewhere.

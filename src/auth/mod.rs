@@ -10,7 +10,7 @@
 pub mod access;
 mod client;
 mod credential;
-mod errors;
+pub mod errors;
 pub mod gate;
 pub mod google;
 mod local;

@@ -1,4 +1,4 @@
-//! Errors in OpenAI's shape, and the one place that maps the actors' errors to them.
+//! Errors in OpenAI's shape.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jan_actors::limits::Verdict;
-use jan_actors::model::GenerationError;
 use serde::Serialize;
 use utoipa::ToSchema;
 use warp::Reply;
@@ -173,63 +172,14 @@ impl ApiError {
         Self::unavailable("shutting_down", "The server is stopping; try again soon.", Duration::from_secs(5))
     }
 
-    /// Maps what the actors say. `prompt_param` is the field that holds the prompt: `messages` or `prompt`.
-    #[must_use]
-    pub fn from_generation(error: GenerationError, prompt_param: &'static str) -> Self {
-        let message = capitalize(&error.to_string());
-        match error {
-            GenerationError::ModelNotFound(model) => Self::model_not_found(&model),
-            GenerationError::ContextLengthExceeded { .. } | GenerationError::InputTooLong { .. } => {
-                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
-                    .with_param(prompt_param)
-            }
-            GenerationError::InvalidPrompt { .. } => {
-                Self::new(StatusCode::BAD_REQUEST, "invalid_prompt", message).with_param(prompt_param)
-            }
-            GenerationError::InvalidParameter { param, .. } => Self::invalid_value(param, message),
-            GenerationError::InvalidConstraint { field, message } => {
-                let field = if field.is_empty() { "response_format" } else { field };
-                let message = format!(
-                    "Invalid '{field}': it cannot be enforced: {message}. Leave that out or say it otherwise."
-                );
-                Self::invalid_value(field, message)
-            }
-            GenerationError::ConstraintTooExpensive { field, message } => {
-                let field = if field.is_empty() { "response_format" } else { field };
-                let message = format!(
-                    "Invalid '{field}': {message}. Make it simpler: fewer and shorter patterns that have to hold at \
-                     once, smaller repetitions."
-                );
-                Self::new(StatusCode::BAD_REQUEST, "constraint_too_expensive", message).with_param(field)
-            }
-            GenerationError::InvalidOutput { .. } => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "invalid_output", message)
-            }
-            GenerationError::QueueFull { retry_after, .. } => {
-                Self::unavailable("queue_full", message, retry_after)
-            }
-            GenerationError::QueueTimeout { retry_after, .. } => {
-                Self::unavailable("queue_timeout", message, retry_after)
-            }
-            GenerationError::ModelUnavailable { retry_after, .. } => {
-                Self::unavailable("model_unavailable", message, retry_after)
-            }
-            GenerationError::EngineCrashed => Self {
-                // It ended its worker twice: a client's automatic retry would do so again.
-                retry_is_useless: true,
-                ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_crashed", message)
-            },
-            GenerationError::ShuttingDown => Self::shutting_down(),
-            GenerationError::Internal(reason) => {
-                tracing::error!(reason, "generation failed");
-                Self::internal()
-            }
-        }
-    }
-
     pub(crate) fn with_param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(shorten(param.into()));
         self
+    }
+
+    /// The same with `x-should-retry: false`, by which OpenAI's SDKs do not try again.
+    pub(crate) fn not_to_be_retried(self) -> Self {
+        Self { retry_is_useless: true, ..self }
     }
 
     /// The same with `Retry-After`.
@@ -388,100 +338,6 @@ pub fn without_token(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn mapped(error: GenerationError) -> (u16, &'static str, Option<String>, Response) {
-        let error = ApiError::from_generation(error, "messages");
-        (error.status().as_u16(), error.code(), error.param().map(str::to_owned), error.into_response())
-    }
-
-    #[test]
-    fn every_generation_error_has_its_status() {
-        let retry_after = Duration::from_millis(1200);
-        let model = || "m".to_owned();
-        let text = || "why".to_owned();
-        let cases = [
-            (GenerationError::ModelNotFound(model()), 404, "model_not_found", Some("model"), None),
-            (
-                GenerationError::ContextLengthExceeded { limit: 8, prompt_tokens: 9, requested: 1 },
-                400,
-                "context_length_exceeded",
-                Some("messages"),
-                None,
-            ),
-            (
-                GenerationError::InvalidPrompt { message: text() },
-                400,
-                "invalid_prompt",
-                Some("messages"),
-                None,
-            ),
-            (
-                GenerationError::InvalidParameter { param: "logit_bias", message: text() },
-                400,
-                "invalid_value",
-                Some("logit_bias"),
-                None,
-            ),
-            (
-                GenerationError::InvalidConstraint { field: "tools", message: text() },
-                400,
-                "invalid_value",
-                Some("tools"),
-                None,
-            ),
-            (
-                GenerationError::ConstraintTooExpensive { field: "tools", message: text() },
-                400,
-                "constraint_too_expensive",
-                Some("tools"),
-                None,
-            ),
-            (GenerationError::InvalidOutput { message: text() }, 500, "invalid_output", None, None),
-            (
-                GenerationError::QueueFull { model: model(), limit: 1, retry_after },
-                503,
-                "queue_full",
-                None,
-                Some("2"),
-            ),
-            (
-                GenerationError::QueueTimeout { waited: retry_after, retry_after: Duration::ZERO },
-                503,
-                "queue_timeout",
-                None,
-                Some("1"),
-            ),
-            (
-                GenerationError::ModelUnavailable { model: model(), reason: text(), retry_after },
-                503,
-                "model_unavailable",
-                None,
-                Some("2"),
-            ),
-            (GenerationError::EngineCrashed, 500, "engine_crashed", None, None),
-            (GenerationError::ShuttingDown, 503, "shutting_down", None, Some("5")),
-            (GenerationError::Internal(text()), 500, "internal_error", None, None),
-        ];
-        for (error, status, code, param, retry) in cases {
-            let shown = format!("{error:?}");
-            let (got_status, got_code, got_param, response) = mapped(error);
-            assert_eq!((got_status, got_code, got_param.as_deref()), (status, code, param), "{shown}");
-            let header = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap());
-            assert_eq!(header, retry, "{shown}");
-        }
-    }
-
-    #[test]
-    fn internal_reasons_stay_inside() {
-        let error = ApiError::from_generation(GenerationError::Internal("/secret/path".to_owned()), "prompt");
-        assert!(!error.message().contains("/secret/path"));
-    }
-
-    #[test]
-    fn a_crashing_request_is_not_to_be_retried() {
-        let (_, _, _, response) = mapped(GenerationError::EngineCrashed);
-        assert_eq!(response.headers()["x-should-retry"], "false");
-    }
 
     #[test]
     fn the_body_is_openais() {

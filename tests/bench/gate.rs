@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use jan_actors::System;
 use jan_actors::config::RateLimitsConfig;
-use jan_server::api::{self, AppState};
+use jan_server::api::{self, state::AppState};
 use jan_server::auth::google::Google;
 use jan_server::auth::{Gate, LocalNames, OpenTo, TrustedProxies};
 use jan_server::config::{Config, GoogleConfig, HttpConfig};

@@ -3,16 +3,16 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::account::CreateApiKey;
-use super::admin::{CreateUser, UpdateUser};
-use super::chat_request::{self, ChatRequest};
+use super::accounts::types::CreateApiKey;
+use super::accounts::users::{CreateUser, UpdateUser};
+use super::chat::request::{self as chat_request, ChatRequest};
 use super::completions::request::{self as completion_request, CompletionRequest};
-use super::conversation_items::CreateItems;
+use super::conversations::items::CreateItems;
 use super::conversations::{CreateConversation, UpdateConversation};
 use super::embeddings::EmbeddingsRequest;
+use super::inference::structured_output::{self, gbnf};
 use super::responses::query::{ListQuery, RetrieveQuery};
 use super::responses::request::{self as response_request, CountTokens, CreateResponse};
-use super::structured::{self, gbnf};
 use super::tokenize::{DetokenizeRequest, TemplateRequest, TokenizeRequest};
 use crate::http::ApiError;
 use crate::http::json::{self, Unsupported};
@@ -126,9 +126,9 @@ fn schema_validator() {
     ];
     Target::new("schema_validator", words).run(|input| {
         let Ok(schema) = serde_json::from_slice::<Value>(input) else { return };
-        if let Ok(validator) = structured::validator(&schema) {
+        if let Ok(validator) = structured_output::validator(&schema) {
             for text in ["{}", "[]", "1", "null", "{\"a\":[{}]}"] {
-                let _ = structured::satisfies(text, &validator);
+                let _ = structured_output::satisfies(text, &validator);
             }
         }
     });

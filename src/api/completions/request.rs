@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::api::params::{self, Metadata, Sampling, Stop, StopShape, StreamOptions, choice_seed};
-use crate::api::prompt::{PromptShape, Prompts};
-use crate::api::structured::{ResponseFormat, Structured, StructuredOutputs, Wishes};
+use crate::api::inference::params::{self, Metadata, Sampling, Stop, StopShape, StreamOptions, choice_seed};
+use crate::api::inference::prompt::{PromptShape, Prompts};
+use crate::api::inference::structured_output::{ResponseFormat, Structured, StructuredOutputs, Wishes};
 use crate::http::json::Unsupported;
 use crate::http::{ApiError, RequestContext};
 

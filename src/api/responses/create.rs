@@ -10,20 +10,25 @@ use jan_actors::model::{GenerationRequest, Prompt};
 use jan_actors::responses::{Keep, NewRun, Progress, Reader, ResponseId, ResponseRecord, Run};
 use serde_json::json;
 
-use super::errors::{from_conversation, from_responses};
+use super::conversation::conversation_error;
+use super::conversation::into_turn;
 use super::events::ResponseStreamEvent;
+use super::generation::Plan;
 use super::object::ResponseObject;
 use super::request::{Checked, CreateResponse, PROMPT, Truncation, UNSUPPORTED};
-use super::searching::{self, Searching};
-use super::source::Plan;
+use super::search_rounds::{self, Searching};
 use super::stream::Origin;
-use super::turn::into_turn;
-use super::{follow, from_generation, history, instructions, items, shown, source};
-use crate::api::meter::{Meter, take_answers};
-use crate::api::structured::generation_error;
-use crate::api::tools::WebTool;
-use crate::api::web_search::{self, prompt};
-use crate::api::{AppState, account, check_conversations, check_model, name_ignored, private};
+use super::{follow, from_generation, generation, history, instructions, items, shown};
+use crate::api::inference::metering::{Meter, take_answers};
+use crate::api::inference::structured_output::generation_error;
+use crate::api::inference::tools::WebTool;
+use crate::api::inference::web_search::prompt;
+use crate::api::{
+    accounts::types::now,
+    inference::permissions::{check_conversations, check_model},
+    respond::{name_ignored, private},
+    state::AppState,
+};
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
@@ -62,13 +67,13 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let web = checked.tools.web.take();
     if let Some(web) = &web {
         let allowed = state.web_search.check(&context.fairness_key());
-        allowed.map_err(|error| web_search::from_search(&error, &web.at))?;
+        allowed.map_err(|error| ApiError::from_search(&error, &web.at))?;
     }
     let (user, party) = (context.caller.principal.user(), context.caller.principal.party());
     if checked.background {
         user.ok_or_else(|| ApiError::credential_required().with_param("background"))?;
         // Before a conversation is told of it.
-        state.responses.check_room(party).map_err(from_responses)?;
+        state.responses.check_room(party).map_err(ApiError::from_responses)?;
     }
     let (stream, background) = (checked.stream, checked.background);
     let (with_sources, max_searches) = (checked.with_sources, checked.max_searches);
@@ -90,23 +95,23 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let mut source = if let Some(searching) = searching {
         if searching.first && prompt::question(&plan.messages).is_none() {
             if let Some(turn) = turn {
-                turn.take_back().await.map_err(from_conversation)?;
+                turn.take_back().await.map_err(conversation_error)?;
             }
             let message = "Invalid 'input': web search needs a message of the user to search for.";
             return Err(ApiError::invalid_value(PROMPT, message));
         }
-        searching::source(models, plan, meter, searching)
+        search_rounds::source(models, plan, meter, searching)
     } else if background {
         let constraining = plan.constraining;
-        source::source(source::start(models, plan, meter), constraining)
+        generation::source(generation::start(models, plan, meter), constraining)
     } else {
         // What can go wrong before the first token goes wrong before there is a response.
         let constraining = plan.constraining;
-        match source::start(models, plan, meter).await {
-            Ok(choices) => source::source(std::future::ready(Ok(choices)), constraining),
+        match generation::start(models, plan, meter).await {
+            Ok(choices) => generation::source(std::future::ready(Ok(choices)), constraining),
             Err(error) => {
                 if let Some(turn) = turn {
-                    turn.take_back().await.map_err(from_conversation)?;
+                    turn.take_back().await.map_err(conversation_error)?;
                 }
                 return Err(generation_error(error, PROMPT, constraining));
             }
@@ -122,9 +127,11 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         (false, false) => Keep::For(Duration::ZERO),
     };
     let reader = match owner {
-        Some(_) => {
-            state.responses.begin(NewRun { record, party, source, keep }).await.map_err(from_responses)?
-        }
+        Some(_) => state
+            .responses
+            .begin(NewRun { record, party, source, keep })
+            .await
+            .map_err(ApiError::from_responses)?,
         None => Run::unstored(source),
     };
     let mut response = match (stream, background) {
@@ -185,7 +192,7 @@ async fn prepare(
         input.iter_mut().for_each(items::forget_id);
     }
     items::assign_ids(id, &history, &mut input);
-    let created_at = account::now();
+    let created_at = now();
     let mut shown = ResponseObject::new(id, created_at, request, owner.is_some(), checked.background);
     shown.with_sources = checked.with_sources;
     let mut turn = None;

@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 
 use super::object::{ResponseObject, ResponseStatus};
 use super::output::{Output, OutputItem, OutputPart};
-use crate::api::logprobs::ChatTokenLogprob;
-use crate::api::web_search::cite::UrlCitation;
+use crate::api::inference::logprobs::ChatTokenLogprob;
+use crate::api::inference::web_search::citations::UrlCitation;
 
 /// An event with its number.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]

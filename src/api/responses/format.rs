@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::request::FORMAT;
-use crate::api::structured::{self, FormatKind, Structured};
+use crate::api::inference::structured_output::{self, FormatKind, Structured};
 use crate::http::ApiError;
 
 /// The format of a text.
@@ -34,10 +34,10 @@ impl TextFormat {
     pub fn check(&self) -> Result<Option<Structured>, ApiError> {
         match self.kind {
             FormatKind::Text => Ok(None),
-            FormatKind::JsonObject => structured::json_object(FORMAT).map(Some),
+            FormatKind::JsonObject => structured_output::json_object(FORMAT).map(Some),
             FormatKind::JsonSchema => {
                 let name = self.name.as_deref().ok_or_else(|| ApiError::missing("text.format.name"))?;
-                structured::json_schema(FORMAT, FORMAT, name, self.schema.clone()).map(Some)
+                structured_output::json_schema(FORMAT, FORMAT, name, self.schema.clone()).map(Some)
             }
         }
     }

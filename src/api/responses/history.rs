@@ -8,11 +8,11 @@ use jan_actors::identity::UserId;
 use jan_actors::responses::{ResponseId, ResponseRecord, ResponsesError};
 use serde_json::Value;
 
-use super::errors::{from_conversation, from_responses};
+use super::conversation::conversation_error;
 use super::items::{id_of, response_of};
 use super::output::output_items;
 use super::request::ConversationParam;
-use crate::api::AppState;
+use crate::api::state::AppState;
 use crate::http::ApiError;
 
 /// Largest context that is kept with one response, in bytes of JSON.
@@ -36,7 +36,7 @@ pub async fn of_previous(
     let id: ResponseId = previous.parse().map_err(|_| not_found())?;
     let found = state.responses.find(user, id).await.map_err(|error| match error {
         ResponsesError::NotFound(_) => not_found(),
-        error => from_responses(error),
+        error => ApiError::from_responses(error),
     })?;
     if found.record.end.is_none() {
         let message =
@@ -56,7 +56,7 @@ pub async fn of_conversation(
     let id = &conversation.0;
     let id: ConversationId =
         id.parse().map_err(|_| ApiError::not_found("conversation", id).with_param("conversation"))?;
-    let items = state.conversations.history(user, id).await.map_err(from_conversation)?;
+    let items = state.conversations.history(user, id).await.map_err(conversation_error)?;
     Ok((user, id, items.into_iter().map(|item| Value::Object(item.body)).collect()))
 }
 
@@ -79,7 +79,7 @@ pub async fn begin_turn(
     });
     let request =
         TurnRequest { items: items.collect(), model: Some(model.to_owned()), ..TurnRequest::default() };
-    let turn = state.conversations.begin(user, conversation, request).await.map_err(from_conversation)?;
+    let turn = state.conversations.begin(user, conversation, request).await.map_err(conversation_error)?;
     let all = turn.history().iter().map(|item| Value::Object(item.body.clone()));
     let (input, history) = all.partition(|item| ids.contains(id_of(item)));
     Ok((turn, history, input))
@@ -145,7 +145,7 @@ async fn stored(
         let items = match state.responses.find(user, id).await {
             Ok(found) => everything(found.record),
             Err(ResponsesError::NotFound(_)) => Vec::new(),
-            Err(error) => return Err(from_responses(error)),
+            Err(error) => return Err(ApiError::from_responses(error)),
         };
         referenced.insert(id, items);
     }

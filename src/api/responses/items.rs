@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::request::Input;
-use crate::api::bounds::{self, MAX_MESSAGES, MAX_PARTS};
+use crate::api::inference::bounds::{self, MAX_MESSAGES, MAX_PARTS};
 use crate::http::ApiError;
 use crate::http::json::Checked;
 

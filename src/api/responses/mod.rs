@@ -7,24 +7,23 @@
 //! - [`searching`]: the same with searches of the web
 //! - [`stream`]: events on the wire
 
+mod conversation;
 mod create;
-mod errors;
 mod events;
-mod fit;
 mod format;
+mod generation;
 mod history;
 mod items;
 mod object;
 mod output;
 mod paging;
-pub(super) mod query;
-pub(super) mod request;
-mod searching;
-mod source;
+pub mod query;
+pub mod request;
+mod search_rounds;
 mod stream;
-mod turn;
+mod truncation;
 
-pub(super) use source::prompt_tokens;
+pub use generation::prompt_tokens;
 
 use std::sync::Arc;
 
@@ -37,7 +36,6 @@ use utoipa::{OpenApi, ToSchema};
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
-use errors::from_responses;
 use events::{Event, EventLog, ResponseStreamEvent};
 use items::{InputItem, ItemRole, ItemStatus};
 use object::ResponseObject;
@@ -46,10 +44,13 @@ use query::{ListQuery, RetrieveQuery};
 use request::{CacheRetention, CountTokens, CreateResponse, PROMPT, Truncation, UNSUPPORTED};
 use stream::Origin;
 
-use super::account::Deleted;
-use super::thinking;
-use super::tools::Tools;
-use super::{AppState, into_response, name_ignored, private, user_of, with};
+use super::accounts::types::Deleted;
+use super::inference::reasoning;
+use super::inference::tools::Tools;
+use super::{
+    respond::{into_response, name_ignored, private, user_of},
+    state::{AppState, with},
+};
 use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
@@ -155,7 +156,7 @@ fn instructions(text: Option<&str>) -> Option<Value> {
 }
 
 fn from_generation(error: GenerationError) -> ApiError {
-    super::structured::generation_error(error, PROMPT, Some(request::FORMAT))
+    super::inference::structured_output::generation_error(error, PROMPT, Some(request::FORMAT))
 }
 
 /// The response as it was made.
@@ -197,16 +198,16 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
     let context = request.context.clone();
     let parsed = request.read::<CountTokens, _>(UNSUPPORTED, Ok).await?;
     let wanted = parsed.value;
-    super::params::model(&wanted.model)?;
-    super::check_model(&state, &context, &wanted.model).await?;
+    super::inference::params::model(&wanted.model)?;
+    super::inference::permissions::check_model(&state, &context, &wanted.model).await?;
     if wanted.conversation.is_some() {
-        super::check_conversations(&context)?;
+        super::inference::permissions::check_conversations(&context)?;
     }
     request::check_form(wanted.text.as_ref(), wanted.reasoning.as_ref())?;
     let tools = Tools::of_response(wanted.tools.as_deref(), wanted.tool_choice.as_ref(), None)?;
     let mut prompt = ChatPrompt { tools: tools.shown, ..ChatPrompt::default() };
     let effort = wanted.reasoning.as_ref().and_then(|reasoning| reasoning.effort);
-    thinking::apply(effort, None, None, &mut prompt);
+    reasoning::apply(effort, None, None, &mut prompt);
     let user = context.caller.principal.user();
     let previous = wanted.previous_response_id.as_deref();
     request::check_history(previous, wanted.conversation.as_ref())?;
@@ -245,7 +246,7 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
         Err(GenerationError::ContextLengthExceeded { prompt_tokens, .. }) => prompt_tokens,
         Err(error) => return Err(from_generation(error)),
     };
-    let mut response = super::json(&TokenCount { object: "response.input_tokens", input_tokens });
+    let mut response = super::respond::json(&TokenCount { object: "response.input_tokens", input_tokens });
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }
@@ -256,7 +257,7 @@ fn parse(id: &str) -> Result<ResponseId, ApiError> {
 }
 
 async fn find(state: &AppState, context: &RequestContext, id: &str) -> Result<Found, ApiError> {
-    state.responses.find(user_of(context)?, parse(id)?).await.map_err(from_responses)
+    state.responses.find(user_of(context)?, parse(id)?).await.map_err(ApiError::from_responses)
 }
 
 /// A stored response as it is now; with `stream`, its events, from the beginning or behind `starting_after`.
@@ -313,7 +314,7 @@ async fn retrieve(
 )]
 async fn delete(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, response) = (user_of(&context)?, parse(&id)?);
-    state.responses.delete(user, response).await.map_err(from_responses)?;
+    state.responses.delete(user, response).await.map_err(ApiError::from_responses)?;
     Ok(private(StatusCode::OK, &Deleted::new(response, "response")))
 }
 
@@ -332,7 +333,7 @@ async fn delete(id: String, state: AppState, context: RequestContext) -> Result<
 )]
 async fn cancel(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, response) = (user_of(&context)?, parse(&id)?);
-    let found = state.responses.cancel(user, response).await.map_err(from_responses)?;
+    let found = state.responses.cancel(user, response).await.map_err(ApiError::from_responses)?;
     Ok(private(StatusCode::OK, &shown(&found.record)?.at(&found.record.progress())))
 }
 

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 use super::format::TextFormat;
 use super::output::{Output, OutputItem};
 use super::request::{CacheRetention, CreateResponse, Truncation};
-use crate::api::params::Metadata;
-use crate::api::tools::{ResponseTool, shown_choice};
+use crate::api::inference::params::Metadata;
+use crate::api::inference::tools::{ResponseTool, shown_choice};
 
 /// A response. What was asked is shown again, defaults included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use super::events::Event;
 use super::items::ItemStatus;
 use super::object::ResponseObject;
-use crate::api::logprobs::ChatTokenLogprob;
-use crate::api::web_search::cite::{UrlCitation, citations};
+use crate::api::inference::logprobs::ChatTokenLogprob;
+use crate::api::inference::web_search::citations::{UrlCitation, citations};
 
 /// One item of what the model said.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -15,11 +15,11 @@ use utoipa::ToSchema;
 
 use super::format::TextFormat;
 use super::items::{self, InputItem};
-use crate::api::bounds::{self, MAX_NAME, MAX_WORDS};
-use crate::api::params::{self, Metadata, Sampling, ServiceTier, Stop};
-use crate::api::structured::Structured;
-use crate::api::thinking::{self, Reasoning};
-use crate::api::tools::{ResponseTool, ToolChoiceShape, Tools};
+use crate::api::inference::bounds::{self, MAX_NAME, MAX_WORDS};
+use crate::api::inference::params::{self, Metadata, Sampling, ServiceTier, Stop};
+use crate::api::inference::reasoning::{self, Reasoning};
+use crate::api::inference::structured_output::Structured;
+use crate::api::inference::tools::{ResponseTool, ToolChoiceShape, Tools};
 use crate::http::ApiError;
 use crate::http::json::{Given, Unsupported};
 
@@ -394,7 +394,7 @@ impl CreateResponse {
         let budget = params::token_count("thinking_budget", self.thinking_budget, 0)?;
         let effort = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort);
         let kwargs = self.chat_template_kwargs.take();
-        let thinking_budget = thinking::apply(effort, budget, kwargs, &mut prompt);
+        let thinking_budget = reasoning::apply(effort, budget, kwargs, &mut prompt);
         let input = items::normalize(self.input.take())?;
         Ok(Checked {
             tools,

@@ -1,0 +1,257 @@
+//! `/user/api-keys`: one's own keys.
+
+use http::StatusCode;
+use jan_actors::identity::{CredentialId, KeyId, KeyUpdate, Origin};
+use serde::{Deserialize, Deserializer};
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::types::{
+    ApiKey, CreateApiKey, Deleted, Limits, List, NewApiKey, PermissionName, cascade, create_key, created,
+    end, ended, models, networks, now, permissions,
+};
+use crate::api::{
+    respond::{into_response, name_ignored, private, read, user_of},
+    state::{AppState, with},
+};
+use crate::auth::note;
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
+
+/// `/user/api-keys` and everything below.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let all = at(API, "user/api-keys");
+    let one = at_id(API, "user/api-keys/*");
+    all.and(get_or_head())
+        .and(with(state))
+        .and(warp::ext::get())
+        .then(async |state, context| into_response(list(state, context).await))
+        .boxed()
+        .or(all
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(create(state, request).await))
+            .boxed())
+        .unify()
+        .or(other_methods(all, "GET, HEAD, POST, OPTIONS"))
+        .unify()
+        .or(one
+            .and(get_or_head())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, state, context| into_response(retrieve(id, state, context).await))
+            .boxed())
+        .unify()
+        .or(one
+            .and(warp::patch())
+            .and(with(state))
+            .and(request())
+            .then(async |id, state, request| into_response(update(id, state, request).await))
+            .boxed())
+        .unify()
+        .or(one
+            .and(warp::delete())
+            .and(with(state))
+            .and(warp::ext::get())
+            .and(raw_query())
+            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await))
+            .boxed())
+        .unify()
+        .or(other_methods_of(one, "GET, HEAD, PATCH, DELETE, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(
+    paths(list, create, retrieve, update, revoke),
+    components(schemas(ApiKey, NewApiKey, CreateApiKey, UpdateApiKey, PermissionName, List<ApiKey>, Limits, Deleted))
+)]
+pub struct Doc;
+
+/// What to change about a key. What is absent stays.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"name": "Production Key"}))]
+pub struct UpdateApiKey {
+    /// A new name.
+    #[schema(min_length = 1, max_length = 200)]
+    name: Option<String>,
+    /// All that it grants, of what the caller has.
+    #[schema(value_type = Option<Vec<PermissionName>>, min_items = 1)]
+    permissions: Option<Vec<String>>,
+    /// Unix seconds from when on it is refused; null: never.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u64>)]
+    expires_at: Option<Option<u64>>,
+    /// All its own limits.
+    limits: Option<Limits>,
+    /// All the models that it may be used for; null: any.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 64)]
+    models: Option<Option<Vec<String>>>,
+    /// All the addresses and networks (CIDR) that it may be used from; null: any.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 64)]
+    addresses: Option<Option<Vec<String>>>,
+}
+
+/// Tells null from absent.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// A key's id. What is none names no key.
+fn parse(id: &str) -> Result<KeyId, ApiError> {
+    id.parse().map_err(|_| ApiError::not_found("API key", id))
+}
+
+/// One's keys.
+#[utoipa::path(
+    get,
+    path = "/user/api-keys",
+    tag = "user",
+    operation_id = "listApiKeys",
+    responses((status = 200, description = "The keys that are not revoked, oldest first", body = List<ApiKey>))
+)]
+async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let keys = state.identity.keys(user_of(&context)?).await.map_err(ApiError::from_identity)?;
+    let keys = keys.into_iter().map(ApiKey::from).collect();
+    Ok(private(StatusCode::OK, &List::new(keys, false)))
+}
+
+/// Make a key. The answer is the only place where it can be read.
+///
+/// This needs a session or a key with `keys`. A key that is made with a key is that one's child: it has at most its
+/// permissions, expiry and limits, counts in its limits, and ends with it.
+#[utoipa::path(
+    post,
+    path = "/user/api-keys",
+    tag = "user",
+    operation_id = "createApiKey",
+    request_body = CreateApiKey,
+    responses(
+        (status = 201, description = "The key", body = NewApiKey),
+        (status = 400, description = "A field is missing or wrong, or there are too many keys", body = ErrorResponse),
+        (status = 403, description = "It would be more than the caller has", body = ErrorResponse),
+    )
+)]
+async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let (user, caller) = (user_of(&request.context)?, request.context.caller.principal);
+    let parsed = read::<CreateApiKey>(request).await?;
+    let key = parsed.value.check(now())?;
+    let mut response = created(create_key(&state, user, &caller, key).await?);
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// One key.
+#[utoipa::path(
+    get,
+    path = "/user/api-keys/{id}",
+    tag = "user",
+    operation_id = "retrieveApiKey",
+    params(("id" = String, Path, description = "The key's id, `key_…`")),
+    responses(
+        (status = 200, description = "The key, without the key itself", body = ApiKey),
+        (status = 404, description = "There is no such key", body = ErrorResponse),
+    )
+)]
+async fn retrieve(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let (user, key) = (user_of(&context)?, parse(&id)?);
+    let key = state.identity.key(user, key).await.map_err(ApiError::from_identity)?;
+    Ok(private(StatusCode::OK, &ApiKey::from(key)))
+}
+
+/// Change a key.
+///
+/// Who does so with a key can make it and other keys less, and never more, except those that were made with it.
+#[utoipa::path(
+    patch,
+    path = "/user/api-keys/{id}",
+    tag = "user",
+    operation_id = "updateApiKey",
+    params(("id" = String, Path, description = "The key's id, `key_…`")),
+    request_body = UpdateApiKey,
+    responses(
+        (status = 200, description = "The key, without the key itself", body = ApiKey),
+        (status = 400, description = "A field is wrong", body = ErrorResponse),
+        (status = 403, description = "It would be more than the caller has", body = ErrorResponse),
+        (status = 404, description = "There is no such key", body = ErrorResponse),
+    )
+)]
+async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let (user, caller) = (user_of(&request.context)?, request.context.caller.principal);
+    let key = parse(&id)?;
+    let parsed = read::<UpdateApiKey>(request).await?;
+    let update = KeyUpdate {
+        name: parsed.value.name,
+        permissions: parsed.value.permissions.as_deref().map(permissions).transpose()?,
+        expires_at: parsed.value.expires_at,
+        limits: parsed.value.limits.map(Into::into),
+        models: parsed.value.models.map(|ids| ids.map(models).transpose()).transpose()?,
+        addresses: parsed.value.addresses.map(|all| all.as_deref().map(networks).transpose()).transpose()?,
+    };
+    let fields = [
+        ("name", update.name.is_some()),
+        ("permissions", update.permissions.is_some()),
+        ("expires_at", update.expires_at.is_some()),
+        ("limits", update.limits.is_some()),
+        ("models", update.models.is_some()),
+        ("addresses", update.addresses.is_some()),
+    ];
+    let key = state.identity.update_key(user, key, &caller, update).await.map_err(ApiError::from_identity)?;
+    let mut response = private(StatusCode::OK, &ApiKey::from(key));
+    note(&mut response, |noted| noted.changed(&fields, "key.update", None));
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// Revoke a key. It is refused from the next request on.
+///
+/// So are those that were made with it for the same user. Those that an administrator made with it for other users, and
+/// sessions, go on, unless `cascade` is true; that also ends what came of a key that was revoked before.
+#[utoipa::path(
+    delete,
+    path = "/user/api-keys/{id}",
+    tag = "user",
+    operation_id = "revokeApiKey",
+    params(
+        ("id" = String, Path, description = "The key's id, `key_…`"),
+        ("cascade" = Option<bool>, Query, description = "Whether the keys and sessions end that came of it"),
+    ),
+    responses(
+        (status = 200, description = "It is revoked", body = Deleted),
+        (status = 404, description = "There is no such key", body = ErrorResponse),
+    )
+)]
+async fn revoke(
+    id: String,
+    state: AppState,
+    context: RequestContext,
+    query: String,
+) -> Result<Response, ApiError> {
+    let (user, key) = (user_of(&context)?, parse(&id)?);
+    let origin = Origin { user, with: CredentialId::Key(key) };
+    end(&state, origin, cascade(&query)?, &context.caller.principal).await?;
+    Ok(ended(Deleted::new(key, "api_key"), cascade(&query)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_not_absent() {
+        let read = |text| serde_json::from_str::<UpdateApiKey>(text).unwrap().expires_at;
+        assert_eq!(read("{}"), None);
+        assert_eq!(read(r#"{"expires_at": null}"#), Some(None));
+        assert_eq!(read(r#"{"expires_at": 7}"#), Some(Some(7)));
+    }
+}

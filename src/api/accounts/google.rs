@@ -1,0 +1,280 @@
+//! `/auth/google`: signing in with Google or another OpenID provider.
+
+use http::header::{ACCEPT, CACHE_CONTROL, COOKIE, LOCATION, REFERRER_POLICY, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jan_actors::identity::{ExternalId, ExternalProfile, SignIn, UserKind};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::Reply;
+
+use super::sessions::{begin_session, refusal, signed_in};
+use crate::api::{
+    respond::{into_response, parse_query, private},
+    state::{AppState, with},
+};
+use crate::auth::google::{Arrival, Callback, Google, Wish};
+use crate::auth::note;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{AUTH, at, get_or_head, other_methods, raw_query};
+use crate::http::{ApiError, RequestContext, Response};
+
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+
+/// `/auth/google` and `/auth/google/callback`
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let begin = at(AUTH, "google");
+    let callback = at(AUTH, "google/callback");
+    begin
+        .and(get_or_head())
+        .and(with(state))
+        .and(warp::ext::get())
+        .and(warp::header::headers_cloned())
+        .and(raw_query())
+        .then(async |state: AppState, context, headers, query: String| {
+            into_response(depart(&state, &context, &headers, &query))
+        })
+        .boxed()
+        .or(other_methods(begin, ALLOW))
+        .unify()
+        .or(callback
+            .and(warp::get())
+            .and(with(state))
+            .and(warp::ext::get())
+            .and(warp::header::headers_cloned())
+            .and(raw_query())
+            .then(async |state, context, headers: HeaderMap, query: String| {
+                into_response(arrive(state, context, headers, query).await)
+            })
+            .boxed())
+        .unify()
+        .or(other_methods(callback, "GET, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(paths(depart, arrive), components(schemas(Departing)))]
+pub struct Doc;
+
+/// Where to go, for pages that go there by themselves.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Departing {
+    /// The provider's page.
+    authorization_url: String,
+}
+
+/// Sign in with Google: sends the browser there.
+///
+/// With a guest's token the guest becomes that user, with all data. With `Accept: application/json` the address comes as JSON: a page
+/// that sends a token cannot see where a redirect leads.
+#[utoipa::path(
+    get,
+    path = "/auth/google",
+    tag = "auth",
+    operation_id = "signInWithGoogle",
+    params(
+        ("return_to" = Option<String>, Query, description = "Where the browser goes on afterwards, one of auth.google.allowed_return_urls; it gets `#code=…`, to be exchanged for tokens at `/auth/exchange`"),
+        ("return_state" = Option<String>, Query, description = "Comes back as `&state=…`, so that the page knows that it began this sign-in; 1 to 512 bytes, required with return_to"),
+        ("code_challenge" = Option<String>, Query, description = "RFC 7636: binds the code to this page, which gives its verifier to `/auth/exchange`; without one the code is bound to the browser by a cookie, which pages of other origins cannot send"),
+        ("code_challenge_method" = Option<String>, Query, description = "`S256`, with code_challenge"),
+    ),
+    responses(
+        (status = 302, description = "The provider's page, and a cookie"),
+        (status = 200, description = "The same as JSON", body = Departing),
+        (status = 400, description = "The return address is not allowed, or its return_state is missing", body = ErrorResponse),
+        (status = 503, description = "Signing in with Google is not set up", body = ErrorResponse),
+    )
+)]
+fn depart(
+    state: &AppState,
+    context: &RequestContext,
+    headers: &HeaderMap,
+    query: &str,
+) -> Result<Response, ApiError> {
+    let wish: Wish = parse_query(query)?;
+    let principal = &context.caller.principal;
+    let guest = principal.user().filter(|_| principal.user_kind == Some(UserKind::Guest));
+    let browser = cookie(headers, cookie_name(&state.google));
+    let departure =
+        state.google.begin(browser, guest, wish).map_err(|error| ApiError::from_sign_in(&error))?;
+    let mut response = if wants_json(headers) {
+        private(StatusCode::OK, &Departing { authorization_url: departure.url.clone() })
+    } else {
+        redirect(&departure.url)?
+    };
+    response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &departure.browser)?);
+    Ok(response)
+}
+
+/// Where the provider sends the browser back to.
+#[utoipa::path(
+    get,
+    path = "/auth/google/callback",
+    tag = "auth",
+    operation_id = "finishSignInWithGoogle",
+    params(
+        ("code" = Option<String>, Query, description = "The provider's code"),
+        ("state" = Option<String>, Query, description = "What `/auth/google` gave the browser along"),
+        ("error" = Option<String>, Query, description = "Why there is no code"),
+        ("iss" = Option<String>, Query, description = "The provider, RFC 9207"),
+    ),
+    responses(
+        (status = 200, description = "Signed in", body = super::sessions::Tokens),
+        (status = 302, description = "Signed in; on to the return address"),
+        (status = 400, description = "The state or the code is not accepted, or the person did not agree", body = ErrorResponse),
+        (status = 401, description = "The provider's id_token does not hold", body = ErrorResponse),
+        (status = 403, description = "The person may not sign in here", body = ErrorResponse),
+        (status = 502, description = "The provider's answer is of no use", body = ErrorResponse),
+        (status = 503, description = "The provider does not answer, or signing in is not set up", body = ErrorResponse),
+    )
+)]
+async fn arrive(
+    state: AppState,
+    context: RequestContext,
+    headers: HeaderMap,
+    query: String,
+) -> Result<Response, ApiError> {
+    let net = context.caller.address.into();
+    let verdict = state.limiter.sign_in_allowed(net);
+    if !verdict.allowed {
+        return Err(ApiError::rate_limited(&verdict));
+    }
+    let callback: Callback = parse_query(&query)?;
+    let browser = cookie(&headers, cookie_name(&state.google));
+    let arrival = match state.google.finish(callback, browser).await {
+        Ok(arrival) => arrival,
+        Err(error) => {
+            tracing::warn!(%error, "sign-in failed");
+            let error = ApiError::from_sign_in(&error);
+            // Nobody is to blame for a provider that is down or a server that is not set up.
+            if error.status().is_client_error() {
+                state.limiter.sign_in_failed(net);
+            }
+            return Err(error);
+        }
+    };
+    welcome(&state, arrival).await
+}
+
+async fn welcome(state: &AppState, arrival: Arrival) -> Result<Response, ApiError> {
+    let person = arrival.person;
+    let profile = ExternalProfile {
+        id: ExternalId { issuer: arrival.issuer, subject: person.subject },
+        email: person.email,
+        name: person.name.unwrap_or_default(),
+        picture: person.picture,
+    };
+    let signed = state.identity.sign_in(profile, arrival.guest).await.map_err(refusal)?;
+    tracing::info!(user = %signed.user.id, created = signed.created, "signed in");
+    if let Some(mut address) = arrival.wish.return_to {
+        address.push_str("#code=");
+        let challenge = arrival.wish.code_challenge;
+        address.push_str(&state.google.issue_code(signed.user.id, challenge, arrival.browser.clone()));
+        if let Some(text) = &arrival.wish.return_state {
+            address.push_str("&state=");
+            address.extend(utf8_percent_encode(text, NON_ALPHANUMERIC));
+        }
+        let mut response = redirect(&address)?;
+        // The cookie that the code may be bound to must outlive it.
+        response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &arrival.browser)?);
+        // The session begins with the code.
+        note_sign_in(&mut response, &signed, "sign_in");
+        return Ok(response);
+    }
+    let mut response = signed_in(StatusCode::OK, begin_session(state, signed.user.id).await?);
+    note_sign_in(&mut response, &signed, "session.begin");
+    Ok(response)
+}
+
+/// What came of it for the audit log.
+fn note_sign_in(response: &mut Response, signed: &SignIn, action: &'static str) {
+    note(response, |noted| {
+        noted.user = Some(signed.user.id);
+        noted.actions = vec![action];
+        if signed.created {
+            noted.actions.push("user.create");
+        }
+    });
+}
+
+/// A 302 that no cache keeps and whose target does not learn where the browser comes from.
+fn redirect(address: &str) -> Result<Response, ApiError> {
+    let mut response = StatusCode::FOUND.into_response();
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, HeaderValue::from_str(address).map_err(|_| ApiError::internal())?);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    Ok(response)
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.contains("application/json") && !accept.contains("text/html")
+}
+
+/// The cookie of the browser that a sign-in was begun in.
+pub fn sign_in_cookie<'a>(google: &Google, headers: &'a HeaderMap) -> Option<&'a str> {
+    cookie(headers, cookie_name(google))
+}
+
+/// Browsers take a cookie with this prefix only from the host itself and over TLS, so that no neighbour can plant one.
+fn cookie_name(google: &Google) -> &'static str {
+    if google.is_secure() { "__Host-jan_sign_in" } else { "jan_sign_in" }
+}
+
+fn set_cookie(google: &Google, browser: &str) -> Result<HeaderValue, ApiError> {
+    let secure = if google.is_secure() { "; Secure" } else { "" };
+    let cookie = format!(
+        "{}={}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}",
+        cookie_name(google),
+        browser,
+        google.state_ttl().as_secs()
+    );
+    HeaderValue::from_str(&cookie).map_err(|_| ApiError::internal())
+}
+
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(given, _)| *given == name).map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::GoogleConfig;
+
+    fn google(url: &str) -> Google {
+        Google::new(GoogleConfig { redirect_url: Some(url.to_owned()), ..GoogleConfig::default() })
+    }
+
+    #[test]
+    fn cookies_are_for_this_host_and_no_script() {
+        let text = |google: &Google| set_cookie(google, "b").unwrap().to_str().unwrap().to_owned();
+        let secure = text(&google("https://jan.example/auth/google/callback"));
+        assert_eq!(secure, "__Host-jan_sign_in=b; Path=/; Max-Age=600; HttpOnly; SameSite=Lax; Secure");
+        let plain = text(&google("http://localhost:8080/auth/google/callback"));
+        assert_eq!(plain, "jan_sign_in=b; Path=/; Max-Age=600; HttpOnly; SameSite=Lax");
+    }
+
+    #[test]
+    fn the_cookie_is_found_among_others() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, HeaderValue::from_static("a=1; xjan_sign_in=2"));
+        assert_eq!(cookie(&headers, "jan_sign_in"), None);
+        headers.append(COOKIE, HeaderValue::from_static("b=3;jan_sign_in=4"));
+        assert_eq!(cookie(&headers, "jan_sign_in"), Some("4"));
+    }
+
+    #[test]
+    fn queries_are_strict() {
+        let callback: Callback = parse_query("code=a%2Fb&state=s&scope=x&prompt=none").unwrap();
+        assert_eq!((callback.code.as_deref(), callback.state.as_deref()), (Some("a/b"), Some("s")));
+        assert!(parse_query::<Callback>("code=a&code=b").is_err());
+        assert!(parse_query::<Callback>("").unwrap().code.is_none());
+    }
+}

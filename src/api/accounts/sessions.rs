@@ -1,0 +1,440 @@
+//! `/auth`: login sessions and their tokens.
+//!
+//! Source: RFC 6749 sections 5.1 and 6, RFC 7517 for the published keys.
+
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jan_actors::identity::{
+    AuthError, CredentialId, IdentityError, Origin, RefreshProof, SessionId, SessionRecord, TokenPair, UserId,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::Reply;
+
+use super::google::sign_in_cookie;
+use super::types::{Deleted, List, cascade, end, ended};
+use crate::api::{
+    respond::{into_response, json, name_ignored, private, read, user_of},
+    state::{AppState, with},
+};
+use crate::auth::google::Shown;
+use crate::auth::{Credential, find_credential, gate, note};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::json::Parsed;
+use crate::http::routes::{AUTH, ROOT, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
+
+/// `/auth/refresh`, `/auth/logout`, `/auth/guest`, `/auth/exchange`, `/auth/sessions` and the public keys.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    tokens(state).or(sessions(state)).unify().or(keys(state)).unify().boxed()
+}
+
+fn tokens(state: &AppState) -> BoxedFilter<(Response,)> {
+    let refreshing = at(AUTH, "refresh");
+    let guest = at(AUTH, "guest");
+    let code = at(AUTH, "exchange");
+    refreshing
+        .and(warp::post())
+        .and(with(state))
+        .and(request())
+        .then(async |state, request| into_response(refresh(state, request).await))
+        .boxed()
+        .or(other_methods(refreshing, "POST, OPTIONS"))
+        .unify()
+        .or(guest
+            .and(warp::post())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |state, context| into_response(become_guest(state, context).await))
+            .boxed())
+        .unify()
+        .or(other_methods(guest, "POST, OPTIONS"))
+        .unify()
+        .or(code
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(exchange(state, request).await))
+            .boxed())
+        .unify()
+        .or(other_methods(code, "POST, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+fn sessions(state: &AppState) -> BoxedFilter<(Response,)> {
+    let out = at(AUTH, "logout");
+    let all = at(AUTH, "sessions");
+    let one = at_id(AUTH, "sessions/*");
+    out.and(warp::post())
+        .and(with(state))
+        .and(warp::ext::get())
+        .then(async |state, context| into_response(logout(state, context).await))
+        .boxed()
+        .or(other_methods(out, "POST, OPTIONS"))
+        .unify()
+        .or(all
+            .and(get_or_head())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |state, context| into_response(list(state, context).await))
+            .boxed())
+        .unify()
+        .or(other_methods(all, "GET, HEAD, OPTIONS"))
+        .unify()
+        .or(one
+            .and(warp::delete())
+            .and(with(state))
+            .and(warp::ext::get())
+            .and(raw_query())
+            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await))
+            .boxed())
+        .unify()
+        .or(other_methods_of(one, "DELETE, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+fn keys(state: &AppState) -> BoxedFilter<(Response,)> {
+    let path = at(ROOT, ".well-known/jwks.json");
+    path.and(get_or_head())
+        .and(with(state))
+        .map(jwks)
+        .or(other_methods(path, "GET, HEAD, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource, whose paths stand as they are under `/api/v1`, too.
+#[derive(OpenApi)]
+#[openapi(
+    paths(refresh, become_guest, exchange, logout, list, revoke),
+    components(schemas(Tokens, RefreshRequest, ExchangeRequest, Session, List<Session>, Deleted))
+)]
+pub struct Doc;
+
+/// The description of the public keys.
+#[derive(OpenApi)]
+#[openapi(paths(jwks))]
+pub struct KeysDoc;
+
+/// What signing in and refreshing give.
+#[derive(Serialize, ToSchema)]
+pub struct Tokens {
+    /// A JWT for `Authorization: Bearer`.
+    access_token: String,
+    /// Always `Bearer`.
+    token_type: &'static str,
+    /// Seconds until the access token expires.
+    #[schema(example = 3600)]
+    expires_in: u64,
+    /// For `POST /auth/refresh`, once.
+    refresh_token: String,
+}
+
+impl From<TokenPair> for Tokens {
+    fn from(pair: TokenPair) -> Self {
+        Self {
+            access_token: pair.access_token.reveal().to_owned(),
+            token_type: "Bearer",
+            expires_in: pair.expires_in,
+            refresh_token: pair.refresh_token.reveal().to_owned(),
+        }
+    }
+}
+
+/// The answer to a sign-in.
+pub fn signed_in(status: StatusCode, pair: TokenPair) -> Response {
+    let (user, session) = (pair.user, pair.session);
+    let mut response = private(status, &Tokens::from(pair));
+    note(&mut response, |noted| {
+        noted.user = Some(user);
+        noted.target = Some(session.to_string());
+    });
+    response
+}
+
+/// Begins a session for a user whom nobody doubts.
+pub async fn begin_session(state: &AppState, user: UserId) -> Result<TokenPair, ApiError> {
+    state.identity.start_session(user).await.map_err(refusal)
+}
+
+/// A disabled user is not the fault of a credential: there is none yet.
+pub fn refusal(error: IdentityError) -> ApiError {
+    match error {
+        IdentityError::Auth(AuthError::UserDisabled) => {
+            ApiError::forbidden("user_disabled", "The user is disabled; ask an administrator.")
+        }
+        error => ApiError::from_identity(error),
+    }
+}
+
+/// What a session is refreshed with, where that is not the access token.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(example = json!({"refresh_token": "the newest refresh token"}))]
+pub struct RefreshRequest {
+    /// The newest refresh token of the session.
+    refresh_token: Option<String>,
+}
+
+/// What a page exchanges for tokens.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"code": "the code from the address"}))]
+pub struct ExchangeRequest {
+    /// The code in the fragment of the address that the browser came back to.
+    code: String,
+    /// What `code_challenge` was made of, where `/auth/google` was given one (RFC 7636).
+    code_verifier: Option<String>,
+}
+
+/// A login session.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Session {
+    /// Its id.
+    #[schema(example = "sess_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
+    id: String,
+    /// Always `session`.
+    object: &'static str,
+    /// Unix seconds.
+    created_at: u64,
+    /// Unix seconds.
+    refreshed_at: u64,
+    /// Unix seconds until when it can be refreshed.
+    expires_at: u64,
+    /// Whether this request was made with it.
+    current: bool,
+    /// The key or session that an administrator made it with.
+    #[schema(example = json!(null))]
+    made_by: Option<String>,
+}
+
+impl Session {
+    pub fn new(session: &SessionRecord, current: Option<SessionId>) -> Self {
+        Self {
+            id: session.id.to_string(),
+            object: "session",
+            created_at: session.created_at,
+            refreshed_at: session.refreshed_at,
+            expires_at: session.expires_at,
+            current: current == Some(session.id),
+            made_by: session.made_by.map(|with| with.to_string()),
+        }
+    }
+}
+
+/// New tokens for old ones.
+///
+/// Send either the access token as Bearer, also when it expired up to `auth.expired_token_refresh_s` ago, or the refresh
+/// token in the body. Each token is good for one refresh: an older one presented again ends the session, except within a
+/// few seconds, when it gets the same new tokens. No refresh lengthens a session beyond `auth.session_lifetime_s`.
+#[utoipa::path(
+    post,
+    path = "/auth/refresh",
+    tag = "auth",
+    operation_id = "refreshToken",
+    request_body(content = Option<RefreshRequest>, description = "Needed only with a refresh token"),
+    responses(
+        (status = 200, description = "New tokens", body = Tokens),
+        (status = 401, description = "The token is not accepted; the code says why", body = ErrorResponse),
+    )
+)]
+async fn refresh(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let bearer = bearer_of(request.headers())?;
+    let body = request.read_optional(|parsed: Parsed<RefreshRequest>| Ok(parsed.value)).await?;
+    let proof = match (&body.refresh_token, &bearer) {
+        // A client may send its access token along with everything.
+        (Some(token), _) => RefreshProof::Refresh(token),
+        (None, Some(token)) => RefreshProof::Access(token),
+        (None, None) => return Err(ApiError::credential_required()),
+    };
+    match state.identity.refresh(proof).await {
+        Ok(pair) => Ok(signed_in(StatusCode::OK, pair)),
+        Err(error) => {
+            let mut response = refused(&state, &context, error).into_response();
+            // Refused as it is, the token is one of this server's and says of which session.
+            if let Some((user, session)) = state.identity.session_of(proof) {
+                note(&mut response, |noted| {
+                    noted.user = Some(user);
+                    noted.target = Some(session.to_string());
+                });
+            }
+            Ok(response)
+        }
+    }
+}
+
+/// The access token in the headers. An API key has no session to refresh.
+fn bearer_of(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    match find_credential(headers).map_err(ApiError::unusable_credential)? {
+        None => Ok(None),
+        Some(Credential::Token(token)) => Ok(Some(token.to_owned())),
+        Some(Credential::Key(_)) => Err(ApiError::from_auth(AuthError::Malformed)),
+    }
+}
+
+/// Counts what was never a token of this server's, so that nobody can try for long.
+fn refused(state: &AppState, context: &RequestContext, error: IdentityError) -> ApiError {
+    if let IdentityError::Auth(cause) = error
+        && gate::is_guess(cause)
+    {
+        let net = context.caller.address.into();
+        let verdict = state.limiter.sign_in_allowed(net);
+        if !verdict.allowed {
+            return ApiError::rate_limited(&verdict);
+        }
+        state.limiter.sign_in_failed(net);
+    }
+    ApiError::from_identity(error)
+}
+
+/// Become a guest: a user without a name or an email address, whose data they keep when they sign in later.
+///
+/// Until then the limits of the client's address hold for it, those of all its guests and of anonymous callers
+/// together, and its number of responses in the background. An address may make `auth.max_guests_per_address` guests;
+/// one that is not used for `auth.guest_idle_s` is deleted.
+#[utoipa::path(
+    post,
+    path = "/auth/guest",
+    tag = "auth",
+    operation_id = "createGuest",
+    responses(
+        (status = 201, description = "A guest's tokens", body = Tokens),
+        (status = 403, description = "Guests are not allowed here", body = ErrorResponse),
+        (status = 429, description = "There are as many guests, from this address or in all, as may be", body = ErrorResponse),
+    )
+)]
+async fn become_guest(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    if !state.guests.includes(context.caller.is_local) {
+        let message = "This server takes no guests from where you are (auth.guests).";
+        return Err(ApiError::forbidden("guests_disabled", message));
+    }
+    let guest = state.identity.guest(context.caller.address.into()).await.map_err(ApiError::from_identity)?;
+    let mut response = signed_in(StatusCode::CREATED, begin_session(&state, guest.id).await?);
+    note(&mut response, |noted| noted.actions = vec!["session.begin", "user.create"]);
+    Ok(response)
+}
+
+/// Exchange the code that a page found in its address for tokens, once and within a minute.
+///
+/// It is for whoever asked for it alone: with the verifier of the challenge that `/auth/google` was given, or, without one, from
+/// the same browser, by its cookie.
+#[utoipa::path(
+    post,
+    path = "/auth/exchange",
+    tag = "auth",
+    operation_id = "exchangeCode",
+    request_body = ExchangeRequest,
+    responses(
+        (status = 200, description = "Tokens", body = Tokens),
+        (status = 400, description = "The code is not one, not any more, or not this caller's", body = ErrorResponse),
+    )
+)]
+async fn exchange(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let browser = sign_in_cookie(&state.google, request.headers()).map(str::to_owned);
+    let parsed = read::<ExchangeRequest>(request).await?;
+    let net = context.caller.address.into();
+    let verdict = state.limiter.sign_in_allowed(net);
+    if !verdict.allowed {
+        return Err(ApiError::rate_limited(&verdict));
+    }
+    let shown = Shown { browser: browser.as_deref(), verifier: parsed.value.code_verifier.as_deref() };
+    let Some(user) = state.google.redeem(&parsed.value.code, shown) else {
+        state.limiter.sign_in_failed(net);
+        let message = "The code is unknown, was used already, is older than a minute, or is another browser's or page's; \
+                       sign in again. A page of another origin gives a code_challenge to /auth/google and its \
+                       code_verifier here.";
+        return Err(ApiError::bad_request("invalid_code", message).with_param("code"));
+    };
+    let mut response = signed_in(StatusCode::OK, begin_session(&state, user).await?);
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// End the session whose token this is.
+#[utoipa::path(
+    post,
+    path = "/auth/logout",
+    tag = "auth",
+    operation_id = "logout",
+    responses(
+        (status = 204, description = "It has ended, and none of its tokens is accepted any more"),
+        (status = 400, description = "The credential is an API key", body = ErrorResponse),
+    )
+)]
+async fn logout(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let user = user_of(&context)?;
+    let Some(session) = context.caller.principal.session() else {
+        let message = "An API key has no session; revoke it with DELETE /api/v1/user/api-keys/{id}.";
+        return Err(ApiError::bad_request("not_a_session", message));
+    };
+    state.identity.revoke_session(user, session).await.map_err(ApiError::from_identity)?;
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    note(&mut response, |noted| noted.target = Some(session.to_string()));
+    Ok(response)
+}
+
+/// One's sessions.
+#[utoipa::path(
+    get,
+    path = "/auth/sessions",
+    tag = "auth",
+    operation_id = "listSessions",
+    responses((status = 200, description = "The sessions that have not ended, oldest first", body = List<Session>))
+)]
+async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let sessions = state.identity.sessions(user_of(&context)?).await.map_err(ApiError::from_identity)?;
+    let current = context.caller.principal.session();
+    let sessions = sessions.iter().map(|session| Session::new(session, current)).collect();
+    Ok(private(StatusCode::OK, &List::new(sessions, false)))
+}
+
+/// End one of one's sessions, wherever it is.
+///
+/// The keys that were made with it go on, and so does what an administrator made with it for other users, unless `cascade`
+/// is true; that also ends what came of a session that has ended before.
+#[utoipa::path(
+    delete,
+    path = "/auth/sessions/{id}",
+    tag = "auth",
+    operation_id = "revokeSession",
+    params(
+        ("id" = String, Path, description = "The session's id, `sess_…`"),
+        ("cascade" = Option<bool>, Query, description = "Whether the keys and sessions end that came of it"),
+    ),
+    responses(
+        (status = 200, description = "It has ended", body = Deleted),
+        (status = 404, description = "There is no such session", body = ErrorResponse),
+    )
+)]
+async fn revoke(
+    id: String,
+    state: AppState,
+    context: RequestContext,
+    query: String,
+) -> Result<Response, ApiError> {
+    let user = user_of(&context)?;
+    let session: SessionId = id.parse().map_err(|_| ApiError::not_found("session", &id))?;
+    let origin = Origin { user, with: CredentialId::Session(session) };
+    end(&state, origin, cascade(&query)?, &context.caller.principal).await?;
+    Ok(ended(Deleted::new(session, "session"), cascade(&query)?))
+}
+
+/// The public keys that this server's tokens can be checked with.
+#[utoipa::path(
+    get,
+    path = "/.well-known/jwks.json",
+    tag = "auth",
+    operation_id = "getKeys",
+    responses((status = 200, description = "A JWK Set", body = Object))
+)]
+fn jwks(state: AppState) -> Response {
+    let mut response = json(&state.identity.jwks());
+    // Shorter than a rotated key is honoured, so that nobody misses a new one.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    response
+}

@@ -1,0 +1,248 @@
+//! `/admin`: users, for administrators.
+
+use http::StatusCode;
+use jan_actors::identity::{UserId, UserUpdate};
+use serde::Deserialize;
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::credentials;
+use super::types::{Deleted, Limits, List, Role, User};
+use crate::api::{
+    respond::{into_response, name_ignored, parse_query, private, read, user_of},
+    state::{AppState, with},
+};
+use crate::auth::note;
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::{ApiError, ApiRequest, Response};
+
+/// Users of one page, where the caller does not say.
+const PAGE: usize = 20;
+/// The most that the caller may say.
+const MAX_PAGE: usize = 100;
+
+/// `/admin/users` and everything below.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    all_users(state).or(one_user(state)).unify().or(credentials::routes(state)).unify().boxed()
+}
+
+fn all_users(state: &AppState) -> BoxedFilter<(Response,)> {
+    let all = at(API, "admin/users");
+    all.and(get_or_head())
+        .and(with(state))
+        .and(raw_query())
+        .then(async |state, query| into_response(list(state, query).await))
+        .boxed()
+        .or(all
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(create(state, request).await))
+            .boxed())
+        .unify()
+        .or(other_methods(all, "GET, HEAD, POST, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+fn one_user(state: &AppState) -> BoxedFilter<(Response,)> {
+    let one = at_id(API, "admin/users/*");
+    one.and(get_or_head())
+        .and(with(state))
+        .then(async |id, state| into_response(retrieve(id, state).await))
+        .boxed()
+        .or(one
+            .and(warp::patch())
+            .and(with(state))
+            .and(request())
+            .then(async |id, state, request| into_response(update(id, state, request).await))
+            .boxed())
+        .unify()
+        .or(one
+            .and(warp::delete())
+            .and(with(state))
+            .then(async |id, state| into_response(delete(id, state).await))
+            .boxed())
+        .unify()
+        .or(other_methods_of(one, "GET, HEAD, PATCH, DELETE, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(
+    paths(list, create, retrieve, update, delete),
+    components(schemas(User, Role, Limits, List<User>, CreateUser, UpdateUser, Deleted))
+)]
+pub struct Doc;
+
+/// A user to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"email": "ann@corp.example", "name": "Ann"}))]
+pub struct CreateUser {
+    /// No two users have the same.
+    #[schema(format = "email", max_length = 254)]
+    email: String,
+    /// For people to read.
+    #[schema(min_length = 1, max_length = 200)]
+    name: String,
+}
+
+/// What to change about a user. What is absent stays.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"disabled": true}))]
+pub struct UpdateUser {
+    /// A new name.
+    #[schema(min_length = 1, max_length = 200)]
+    name: Option<String>,
+    /// Refuse all the user's credentials from the next request on, or accept them again.
+    disabled: Option<bool>,
+    /// All limits of this user's own.
+    limits: Option<Limits>,
+    /// Another role.
+    role: Option<Role>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct PageQuery {
+    after: Option<String>,
+    limit: Option<String>,
+}
+
+/// A user's id. What is none names no user.
+pub fn parse(id: &str) -> Result<UserId, ApiError> {
+    id.parse().map_err(|_| ApiError::not_found("user", id))
+}
+
+/// Users.
+#[utoipa::path(
+    get,
+    path = "/admin/users",
+    tag = "admin",
+    operation_id = "listUsers",
+    params(
+        ("after" = Option<String>, Query, description = "The id of the last user of the page before"),
+        ("limit" = Option<u32>, Query, description = "1 to 100, default 20", minimum = 1, maximum = 100),
+    ),
+    responses((status = 200, description = "Users, oldest first", body = List<User>))
+)]
+async fn list(state: AppState, query: String) -> Result<Response, ApiError> {
+    let query: PageQuery = parse_query(&query)?;
+    let limit = match query.limit.as_deref().map(str::parse) {
+        None => PAGE,
+        Some(Ok(limit @ 1..=MAX_PAGE)) => limit,
+        Some(_) => {
+            let message = format!("'limit' must be an integer from 1 to {MAX_PAGE}.");
+            return Err(ApiError::invalid_value("limit", message));
+        }
+    };
+    let after = query.after.as_deref().map(|id| {
+        id.parse().map_err(|_| ApiError::invalid_value("after", "'after' must be a user's id, `user_…`."))
+    });
+    let page = state.identity.users(after.transpose()?, limit).await.map_err(ApiError::from_identity)?;
+    let users = page.items.into_iter().map(User::from).collect();
+    Ok(private(StatusCode::OK, &List::new(users, page.has_more)))
+}
+
+/// Make a user. Signing in with that email address at the provider makes the account theirs.
+#[utoipa::path(
+    post,
+    path = "/admin/users",
+    tag = "admin",
+    operation_id = "createUser",
+    request_body = CreateUser,
+    responses(
+        (status = 201, description = "The user", body = User),
+        (status = 400, description = "A field is missing or wrong", body = ErrorResponse),
+        (status = 409, description = "Another user has that email address", body = ErrorResponse),
+    )
+)]
+async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    user_of(&request.context)?;
+    let parsed = read::<CreateUser>(request).await?;
+    let CreateUser { email, name } = parsed.value;
+    let user = state.identity.create_user(&email, &name).await.map_err(ApiError::from_identity)?;
+    let id = user.id;
+    let mut response = private(StatusCode::CREATED, &User::from(user));
+    note(&mut response, |noted| noted.user = Some(id));
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// One user.
+#[utoipa::path(
+    get,
+    path = "/admin/users/{id}",
+    tag = "admin",
+    operation_id = "retrieveUser",
+    params(("id" = String, Path, description = "The user's id, `user_…`")),
+    responses(
+        (status = 200, description = "The user", body = User),
+        (status = 404, description = "There is no such user", body = ErrorResponse),
+    )
+)]
+async fn retrieve(id: String, state: AppState) -> Result<Response, ApiError> {
+    let user = state.identity.user(parse(&id)?).await.map_err(ApiError::from_identity)?;
+    Ok(private(StatusCode::OK, &User::from(user)))
+}
+
+/// Change a user.
+#[utoipa::path(
+    patch,
+    path = "/admin/users/{id}",
+    tag = "admin",
+    operation_id = "updateUser",
+    params(("id" = String, Path, description = "The user's id, `user_…`")),
+    request_body = UpdateUser,
+    responses(
+        (status = 200, description = "The user", body = User),
+        (status = 400, description = "A field is wrong", body = ErrorResponse),
+        (status = 404, description = "There is no such user", body = ErrorResponse),
+        (status = 409, description = "Nobody would be left to administer", body = ErrorResponse),
+    )
+)]
+async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let user = parse(&id)?;
+    let parsed = read::<UpdateUser>(request).await?;
+    let update = UserUpdate {
+        name: parsed.value.name,
+        disabled: parsed.value.disabled,
+        limits: parsed.value.limits.map(Into::into),
+        kind: parsed.value.role.map(Into::into),
+    };
+    let disabled = update.disabled;
+    let fields = [
+        ("name", update.name.is_some()),
+        ("role", update.kind.is_some()),
+        ("disabled", disabled.is_some()),
+        ("limits", update.limits.is_some()),
+    ];
+    let user = state.identity.update_user(user, update).await.map_err(ApiError::from_identity)?;
+    let mut response = private(StatusCode::OK, &User::from(user));
+    note(&mut response, |noted| noted.changed(&fields, "user.update", disabled));
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// Delete a user with everything that belongs to them. This cannot be undone.
+#[utoipa::path(
+    delete,
+    path = "/admin/users/{id}",
+    tag = "admin",
+    operation_id = "deleteUser",
+    params(("id" = String, Path, description = "The user's id, `user_…`")),
+    responses(
+        (status = 200, description = "The user is gone", body = Deleted),
+        (status = 404, description = "There is no such user", body = ErrorResponse),
+        (status = 409, description = "Nobody would be left to administer", body = ErrorResponse),
+    )
+)]
+async fn delete(id: String, state: AppState) -> Result<Response, ApiError> {
+    let user = parse(&id)?;
+    state.identity.delete_user(user).await.map_err(ApiError::from_identity)?;
+    Ok(private(StatusCode::OK, &Deleted::new(user, "user")))
+}

@@ -1,0 +1,308 @@
+//! `POST /chat/completions`: the route and the handler.
+
+pub mod conversation;
+pub mod message;
+pub mod request;
+pub mod response;
+
+use std::sync::Arc;
+
+use jan_actors::model::{ChatPrompt, Constraint, GenerationRequest, Prompt, ToolPlan};
+use jan_actors::web_search::SearchQuery;
+use utoipa::OpenApi;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use self::conversation::{ConversationRef, ConversationTarget};
+use self::message::{CalledFunction, ContentShape, Message, PartShape, Role, ToolCall, ToolCallKind};
+use self::request::{ChatRequest, CheckedChat, UNSUPPORTED};
+use self::response::{
+    AssistantMessage, CallDelta, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, ChunkEncoder, Delta,
+    FunctionDelta, TIER,
+};
+use super::inference::choices::{ChoiceEvent, Choices};
+use super::inference::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
+use super::inference::metering::{Meter, take_answers};
+use super::inference::params::{ServiceTier, StopShape, StreamOptions, choice_seed};
+use super::inference::reasoning::Effort;
+use super::inference::streaming;
+use super::inference::structured_output::{
+    self, FormatKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs,
+};
+use super::inference::tools::{ChatTool, FunctionObject, Reading, ToolChoiceMode, ToolChoiceShape};
+use super::inference::usage::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
+use super::inference::web_search::citations::{ChatCitation, CitedUrl};
+use super::inference::web_search::{self, ContextSize, LocationKind, UserLocation, WebSearchOptions, Wish};
+use super::{
+    inference::permissions::{check_conversations, check_model},
+    respond::{into_response, json, name_ignored},
+    state::{AppState, with},
+};
+use crate::http::body::request;
+use crate::http::error::{ErrorBody, ErrorResponse};
+use crate::http::json::Parsed;
+use crate::http::routes::{API, at, other_methods};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response, sse};
+
+/// The field that holds the prompt, for errors about it.
+const PROMPT: &str = "messages";
+/// The field that asks for a search.
+const WEB_SEARCH: &str = "web_search_options";
+
+/// `/chat/completions`
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let path = at(API, "chat/completions");
+    path.and(warp::post())
+        .and(with(state))
+        .and(request())
+        .then(async |state, request| into_response(create(state, request).await))
+        .boxed()
+        .or(other_methods(path, "POST, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(
+    paths(create),
+    components(schemas(
+        ChatRequest,
+        Message,
+        Role,
+        ToolCall,
+        ToolCallKind,
+        CalledFunction,
+        ChatTool,
+        FunctionObject,
+        ToolChoiceShape,
+        ToolChoiceMode,
+        Effort,
+        CallDelta,
+        FunctionDelta,
+        StreamOptions,
+        StopShape,
+        ContentShape,
+        PartShape,
+        ServiceTier,
+        WebSearchOptions,
+        ContextSize,
+        LocationKind,
+        UserLocation,
+        ChatCitation,
+        CitedUrl,
+        ResponseFormat,
+        StructuredOutputs,
+        FormatKind,
+        JsonSchemaFormat,
+        ConversationTarget,
+        ConversationRef,
+        ChatCompletion,
+        ChatChoice,
+        AssistantMessage,
+        ChatChunk,
+        ChunkChoice,
+        Delta,
+        ChatLogprobs,
+        ChatTokenLogprob,
+        ChatCandidate,
+        Finish,
+        Usage,
+        PromptTokensDetails,
+        CompletionTokensDetails,
+        ErrorResponse,
+        ErrorBody,
+    ))
+)]
+pub struct Doc;
+
+/// Continue a conversation.
+///
+/// With `stream`, the answer comes as server-sent events: `data: {chunk}` lines, the assistant's role in the
+/// first, `finish_reason` in an answer's last, `data: [DONE]` at the end. Each of the `n` answers counts against the
+/// limit of answers a minute (by default ten times the inference limit); a request for more than that is 400. Fields that are unknown are ignored
+/// and named in the response header `X-Ignored-Fields`.
+#[utoipa::path(
+    post,
+    path = "/chat/completions",
+    tag = "chat",
+    operation_id = "createChatCompletion",
+    request_body(content = ChatRequest, examples(
+        ("answer" = (summary = "An answer", value = json!({
+            "model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}]
+        }))),
+        ("stream" = (summary = "A streamed answer", value = json!({
+            "model": "jan-v1-4b", "messages": [{"role": "user", "content": "Tell me a story"}], "stream": true
+        }))),
+    )),
+    responses(
+        (status = 200, description = "The answer", content(
+            (ChatCompletion = "application/json"),
+            (ChatChunk = "text/event-stream"),
+        )),
+        (status = 400, description = "A field is missing or wrong, or the prompt is too long", body = ErrorResponse),
+        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 413, description = "The body is too large", body = ErrorResponse),
+        (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
+        (status = 429, description = "A rate limit, or the limit of searches", body = ErrorResponse),
+        (status = 500, description = "The server failed", body = ErrorResponse),
+        (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
+    )
+)]
+async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let (mut chat, ignored) = request
+        .read(UNSUPPORTED, |parsed: Parsed<ChatRequest>| Ok((parsed.value.check()?, parsed.ignored)))
+        .await?;
+    if chat.web.is_some() {
+        let checked = state.web_search.check(&context.fairness_key());
+        checked.map_err(|error| ApiError::from_search(&error, WEB_SEARCH))?;
+    }
+    let structured = chat.structured.take();
+    let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
+    let reading = std::mem::take(&mut chat.tools);
+    let plan = reading.plan.clone();
+    let reading = reading.reading();
+    let constraining = structured.as_ref().map(|structured| structured.field);
+    let constraining = constraining.or(plan.as_ref().map(|_| "tools"));
+    let cut = !chat.stop.is_empty();
+    let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
+    let with_logprobs = chat.logprobs.is_some();
+    let head = Head::new("chatcmpl", &chat.model);
+    check_model(&state, &context, &chat.model).await?;
+    if chat.conversation.is_some() {
+        check_conversations(&context)?;
+    }
+    let meter = Meter::start(&state, &context, stream, 1, n)?;
+    take_answers(&state, &context, n, "n")?;
+    let turn = match chat.conversation.take() {
+        Some(param) => {
+            let begun = conversation::begin(&state, &context, param, &chat.model, &mut chat.prompt.messages);
+            Some(begun.await?)
+        }
+        None => None,
+    };
+    let conversation = turn.as_ref().map(ConversationRef::from);
+    let wish = chat.web.take();
+    let requests = generation_requests(chat, constraint, plan, &context);
+    let started = start(&state, &context, requests, wish, reading, meter, constraining).await;
+    let mut choices = match started {
+        Ok(choices) => choices,
+        Err(error) => {
+            conversation::take_back(turn).await;
+            return Err(error);
+        }
+    };
+    choices.constrained_by(constraining);
+    choices.store_in(turn);
+    choices.check_with(structured.and_then(|structured| structured.output_check(n, cut)));
+    let mut response = if stream {
+        let usage = UsageSum::new(1, n);
+        let encoder = ChunkEncoder { head, include_usage, usage, called: vec![false; n], conversation };
+        let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
+        sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
+    } else {
+        json(&collect(choices, &head, n, with_logprobs, conversation).await?)
+    };
+    name_ignored(&mut response, &ignored);
+    Ok(response)
+}
+
+/// Searches where that is wished, and starts the answers.
+async fn start(
+    state: &AppState,
+    context: &RequestContext,
+    mut requests: Vec<GenerationRequest>,
+    wish: Option<Wish>,
+    reading: Reading,
+    meter: Meter,
+    constraining: Option<&'static str>,
+) -> Result<Choices, ApiError> {
+    let failed = |error| structured_output::generation_error(error, PROMPT, constraining);
+    let mut sources = Vec::new();
+    if let Some((wish, request)) = wish.zip(requests.first().cloned()) {
+        let Prompt::Chat(chat) = &*request.prompt else { return Err(ApiError::internal()) };
+        let Some(question) = web_search::prompt::question(&chat.messages) else {
+            let message = "Invalid 'messages': web search needs a message of the user to search for.";
+            return Err(ApiError::invalid_value(PROMPT, message));
+        };
+        let query = SearchQuery::words(question);
+        let found = state.web_search.search(&context.fairness_key(), wish.query(&query)).await;
+        let found = found.map_err(|error| ApiError::from_search(&error, WEB_SEARCH))?;
+        let with = |text: &str| {
+            let messages = web_search::prompt::with_sources(chat.messages.clone(), text);
+            Arc::new(Prompt::Chat(ChatPrompt { messages, ..chat.clone() }))
+        };
+        let trial = |text: &str| GenerationRequest { prompt: with(text), ..request.clone() };
+        let shown = web_search::prompt::fit(&state.models, &query, &found, 0, trial).await.map_err(failed)?;
+        let prompt = with(&shown.text);
+        sources = shown.sources;
+        for request in &mut requests {
+            request.prompt = Arc::clone(&prompt);
+        }
+    }
+    let mut choices = Choices::start(&state.models, requests, reading, meter).await.map_err(failed)?;
+    choices.cite_from(sources);
+    Ok(choices)
+}
+
+fn generation_requests(
+    chat: CheckedChat,
+    constraint: Option<Arc<Constraint>>,
+    tools: Option<Arc<ToolPlan>>,
+    context: &RequestContext,
+) -> Vec<GenerationRequest> {
+    let request = GenerationRequest {
+        request_id: context.id.as_str().to_owned(),
+        model: chat.model,
+        user: context.fairness_key(),
+        tenant: context.tenant(),
+        cache_key: chat.cache_key,
+        prompt: Arc::new(Prompt::Chat(chat.prompt)),
+        sampling: chat.sampling,
+        stop: chat.stop,
+        max_tokens: chat.max_tokens,
+        want_prompt_text: false,
+        logprobs: chat.logprobs,
+        score_prompt: false,
+        constraint,
+        tools,
+        thinking_budget: chat.thinking_budget,
+    };
+    let seed = request.sampling.seed;
+    let mut requests = vec![request; chat.n as usize];
+    for (index, request) in (0u32..).zip(&mut requests) {
+        request.sampling.seed = choice_seed(seed, index);
+    }
+    requests
+}
+
+async fn collect(
+    mut choices: Choices,
+    head: &Head,
+    n: usize,
+    with_logprobs: bool,
+    conversation: Option<ConversationRef>,
+) -> Result<ChatCompletion<'_>, ApiError> {
+    let mut answers: Vec<ChatChoice> =
+        (0u32..).take(n).map(|index| ChatChoice::new(index, with_logprobs)).collect();
+    let mut usage = UsageSum::new(1, n);
+    while let Some(event) = choices.next().await {
+        let (index, event) = event.map_err(|error| ApiError::from_generation(error, PROMPT))?;
+        if let ChoiceEvent::Finished(_, tokens) = &event {
+            usage.add(index, *tokens);
+        }
+        answers[index].take(event);
+    }
+    Ok(ChatCompletion {
+        id: &head.id,
+        object: "chat.completion",
+        created: head.created,
+        model: &head.model,
+        choices: answers,
+        usage: usage.total(),
+        service_tier: TIER,
+        system_fingerprint: &head.system_fingerprint,
+        conversation,
+    })
+}

@@ -1,0 +1,49 @@
+//! `best_of`: which answers are told.
+
+use super::response::Answer;
+
+/// Of every `made` answers the `told` whose tokens were likeliest on average, the best first. All of them in their order
+/// where none is left out.
+pub fn of_each(mut answers: Vec<Answer>, made: usize, told: usize) -> Vec<Answer> {
+    if made <= told {
+        return answers;
+    }
+    let mut best = Vec::with_capacity(answers.len() / made * told);
+    while !answers.is_empty() {
+        let rest = answers.split_off(made.min(answers.len()));
+        let mut of_prompt = std::mem::replace(&mut answers, rest);
+        // Stable: of equal ones the first.
+        of_prompt.sort_by(|a, b| b.likelihood().total_cmp(&a.likelihood()));
+        of_prompt.truncate(told);
+        best.append(&mut of_prompt);
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// What is told is as likely as anything that is left out, in order, prompt by prompt.
+        #[test]
+        fn the_best_are_told(
+            scores in prop::collection::vec(prop::collection::vec(-9.0f64..0.0, 5), 0..4),
+            told in 1usize..6,
+        ) {
+            let answers = scores.iter().flatten().map(|&score| Answer::scored(score)).collect();
+            let best = of_each(answers, 5, told);
+            prop_assert_eq!(best.len(), scores.len() * told);
+            for (best, scores) in best.chunks(told).zip(&scores) {
+                let mut wanted = scores.clone();
+                if told < 5 {
+                    wanted.sort_by(|a, b| b.total_cmp(a));
+                }
+                wanted.truncate(told);
+                prop_assert_eq!(best.iter().map(Answer::likelihood).collect::<Vec<_>>(), wanted);
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! `POST /completions`: the route, the handler, the request and the response.
+//!
+//! Source: `CreateCompletionRequest` and `CreateCompletionResponse` in OpenAI's API description.
+
+mod best_of;
+pub mod request;
+mod response;
+
+use utoipa::OpenApi;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use self::request::{CompletionRequest, UNSUPPORTED, generation_requests};
+use self::response::{Answer, ChunkEncoder, Completion, CompletionChoice};
+use super::inference::choices::{ChoiceEvent, Choices};
+use super::inference::logprobs::CompletionLogprobs;
+use super::inference::metering::{Meter, take_answers};
+use super::inference::params::StopShape;
+use super::inference::prompt::PromptShape;
+use super::inference::streaming;
+use super::inference::structured_output;
+use super::inference::tools::Reading;
+use super::inference::usage::{Head, UsageSum};
+use super::{
+    inference::permissions::check_model,
+    respond::{into_response, json, name_ignored},
+    state::{AppState, with},
+};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::json::Parsed;
+use crate::http::routes::{API, at, other_methods};
+use crate::http::{ApiError, ApiRequest, Response, sse};
+
+/// The field that holds the prompt, for errors about it.
+const PROMPT: &str = "prompt";
+
+/// `/completions`
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let path = at(API, "completions");
+    path.and(warp::post())
+        .and(with(state))
+        .and(request())
+        .then(async |state, request| into_response(create(state, request).await))
+        .boxed()
+        .or(other_methods(path, "POST, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(
+    paths(create),
+    components(schemas(
+        CompletionRequest,
+        PromptShape,
+        StopShape,
+        Completion,
+        CompletionChoice,
+        CompletionLogprobs
+    ))
+)]
+pub struct Doc;
+
+/// Continue a text.
+///
+/// With `stream`, the answer comes as server-sent events of the same shape. With several prompts, answer
+/// `p * n + k` is the `k`-th to prompt `p`. Each prompt counts `n`, or `best_of`, times against the limit of answers a
+/// minute (by default ten times the inference limit); a request for more than that is 400. Fields that are unknown are ignored and named in the response
+/// header `X-Ignored-Fields`.
+#[utoipa::path(
+    post,
+    path = "/completions",
+    tag = "completions",
+    operation_id = "createCompletion",
+    request_body(content = CompletionRequest, examples(
+        ("answer" = (summary = "An answer", value = json!({
+            "model": "jan-v1-4b", "prompt": "The meaning of life is", "max_tokens": 50
+        }))),
+        ("stream" = (summary = "A streamed answer", value = json!({
+            "model": "jan-v1-4b", "prompt": "The meaning of life is", "max_tokens": 50, "stream": true
+        }))),
+    )),
+    responses(
+        (status = 200, description = "The answers", content(
+            (Completion = "application/json"),
+            (Completion = "text/event-stream"),
+        )),
+        (status = 400, description = "A field is missing or wrong, or the prompt is too long", body = ErrorResponse),
+        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 413, description = "The body is too large", body = ErrorResponse),
+        (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
+        (status = 429, description = "A rate limit", body = ErrorResponse),
+        (status = 500, description = "The server failed", body = ErrorResponse),
+        (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
+    )
+)]
+async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let context = request.context.clone();
+    let (mut checked, ignored) = request
+        .read(UNSUPPORTED, |parsed: Parsed<CompletionRequest>| Ok((parsed.value.check()?, parsed.ignored)))
+        .await?;
+    let structured = checked.structured.take();
+    let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
+    let constraining = structured.as_ref().map(|structured| structured.field);
+    let cut = !checked.stop.is_empty();
+    let (stream, include_usage) = (checked.stream, checked.include_usage);
+    let (prompts, n, best_of) = (checked.prompts.len(), checked.n as usize, checked.best_of as usize);
+    let with_logprobs = checked.logprobs.is_some();
+    let scored = checked.echo && with_logprobs;
+    let head = Head::new("cmpl", &checked.model);
+    check_model(&state, &context, &checked.model).await?;
+    let meter = Meter::start(&state, &context, stream, prompts, best_of)?;
+    let counted = match (best_of > n, n > 1) {
+        (true, _) => "best_of",
+        (false, true) => "n",
+        (false, false) => PROMPT,
+    };
+    take_answers(&state, &context, prompts * best_of, counted)?;
+    let requests = generation_requests(checked, constraint.as_ref(), &context);
+    let mut choices = Choices::start(&state.models, requests, Reading::default(), meter)
+        .await
+        .map_err(|error| structured_output::generation_error(error, PROMPT, constraining))?;
+    choices.constrained_by(constraining);
+    choices.check_with(structured.and_then(|structured| structured.output_check(prompts * best_of, cut)));
+    let mut echo = |index| choices.take_prompt_text(index).map_or_else(String::new, |text| text.to_string());
+    let echoes: Vec<String> = (0..prompts * best_of).map(&mut echo).collect();
+    let mut response = if stream {
+        // None but those that are told, or `best_of` was refused.
+        let encoder = ChunkEncoder::new(head, include_usage, UsageSum::new(prompts, n), echoes, scored);
+        let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
+        sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
+    } else {
+        let mut usage = UsageSum::new(prompts, best_of);
+        let answers = collect(choices, &mut usage, echoes).await?;
+        let choices = best_of::of_each(answers, best_of, n);
+        let choices = (0u32..).zip(choices).map(|(index, answer)| answer.into_choice(index, with_logprobs));
+        json(&Completion::new(&head, choices.collect(), Some(Some(usage.total()))))
+    };
+    name_ignored(&mut response, &ignored);
+    Ok(response)
+}
+
+/// All answers to their ends.
+async fn collect(
+    mut choices: Choices,
+    usage: &mut UsageSum,
+    echoes: Vec<String>,
+) -> Result<Vec<Answer>, ApiError> {
+    let mut answers: Vec<Answer> = echoes.into_iter().map(Answer::new).collect();
+    while let Some(event) = choices.next().await {
+        let (index, event) = event.map_err(|error| ApiError::from_generation(error, PROMPT))?;
+        if let ChoiceEvent::Finished(_, tokens) = &event {
+            usage.add(index, *tokens);
+        }
+        answers[index].take(event);
+    }
+    Ok(answers)
+}
+
+#[cfg(test)]
+mod tests;

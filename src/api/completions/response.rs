@@ -1,0 +1,214 @@
+//! Text completions as they are sent.
+//!
+//! Source: `CreateCompletionResponse` in OpenAI's API description.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::inference::choices::ChoiceEvent;
+use crate::api::inference::logprobs::CompletionLogprobs;
+use crate::api::inference::streaming::Encoder;
+use crate::api::inference::usage::{Finish, Head, Usage, UsageSum};
+use crate::http::sse;
+
+/// Answers, or one event of streamed answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Completion<'a> {
+    /// Unique; the same in all chunks of one response.
+    #[schema(example = "cmpl-2f1c6a8e0d5b4f7f9a3c1e2d4b6f8a01")]
+    id: &'a str,
+    /// Always `text_completion`.
+    object: &'static str,
+    /// Unix seconds.
+    created: i64,
+    /// The model as it was asked for.
+    model: &'a str,
+    /// The answers; in a chunk, one answer's progress.
+    choices: Vec<CompletionChoice<'a>>,
+    /// Token counts. In chunks only with `stream_options.include_usage`: null but in the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
+    usage: Option<Option<Usage>>,
+    /// Same build and same model: same fingerprint.
+    system_fingerprint: &'a str,
+}
+
+impl<'a> Completion<'a> {
+    /// Of these answers.
+    pub fn new(head: &'a Head, choices: Vec<CompletionChoice<'a>>, usage: Option<Option<Usage>>) -> Self {
+        Self {
+            id: &head.id,
+            object: "text_completion",
+            created: head.created,
+            model: &head.model,
+            choices,
+            usage,
+            system_fingerprint: &head.system_fingerprint,
+        }
+    }
+}
+
+/// One answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CompletionChoice<'a> {
+    /// Its number.
+    pub index: u32,
+    /// The text, after its prompt with `echo`.
+    pub text: Cow<'a, str>,
+    /// How likely its tokens were, in a chunk the new ones; null unless `logprobs` asks for it.
+    pub logprobs: Option<CompletionLogprobs>,
+    /// Why it ended; null in chunks until then.
+    pub finish_reason: Option<Finish>,
+}
+
+/// One answer while it comes, where it is not streamed.
+#[derive(Debug)]
+pub struct Answer {
+    text: String,
+    /// Characters of the prompt in front of it.
+    behind: u64,
+    logprobs: CompletionLogprobs,
+    /// The sum of its own tokens' log-probabilities, where they are known, and how many there are.
+    score: (f64, u32),
+    finish: Finish,
+}
+
+impl Answer {
+    /// One that begins with `echo`.
+    pub fn new(echo: String) -> Self {
+        let behind = echo.chars().count() as u64;
+        let logprobs = CompletionLogprobs::default();
+        Self { text: echo, behind, logprobs, score: (0.0, 0), finish: Finish::Stop }
+    }
+
+    /// One of that likelihood.
+    #[cfg(test)]
+    pub fn scored(score: f64) -> Self {
+        Self { score: (score, 1), ..Self::new(String::new()) }
+    }
+
+    /// Takes what it says.
+    pub fn take(&mut self, event: ChoiceEvent) {
+        match event {
+            ChoiceEvent::Text(text, logprobs) => {
+                self.text.push_str(&text);
+                for token in &logprobs {
+                    self.score.0 += f64::from(token.chosen.logprob);
+                    self.score.1 += 1;
+                }
+                self.logprobs.extend(logprobs, self.behind);
+            }
+            ChoiceEvent::Prompt(scores) => self.logprobs = CompletionLogprobs::of_prompt(scores),
+            ChoiceEvent::Finished(reason, _) => self.finish = reason.into(),
+            // A prompt that is no chat has no thinking and no tools.
+            ChoiceEvent::Reasoning(_)
+            | ChoiceEvent::Call { .. }
+            | ChoiceEvent::Arguments { .. }
+            | ChoiceEvent::Citations(_) => {}
+        }
+    }
+
+    /// The mean of its tokens' log-probabilities; an answer without tokens is the least likely.
+    pub fn likelihood(&self) -> f64 {
+        let (sum, tokens) = self.score;
+        if tokens == 0 { f64::NEG_INFINITY } else { sum / f64::from(tokens) }
+    }
+
+    /// As it is sent.
+    pub fn into_choice(self, index: u32, with_logprobs: bool) -> CompletionChoice<'static> {
+        CompletionChoice {
+            index,
+            text: Cow::Owned(self.text),
+            logprobs: with_logprobs.then_some(self.logprobs),
+            finish_reason: Some(self.finish),
+        }
+    }
+}
+
+/// Writes answers as events.
+pub struct ChunkEncoder {
+    /// What all events have in common.
+    head: Head,
+    /// Whether the counts are wanted.
+    include_usage: bool,
+    /// The counts so far.
+    usage: UsageSum,
+    /// Each answer's prompt; empty without `echo`.
+    echoes: Vec<String>,
+    /// Whether the prompts wait for their log-probabilities.
+    scored: bool,
+}
+
+impl ChunkEncoder {
+    /// For answers that begin with `echoes`; where those are `scored`, with how likely their tokens were.
+    pub fn new(head: Head, include_usage: bool, usage: UsageSum, echoes: Vec<String>, scored: bool) -> Self {
+        Self { head, include_usage, usage, echoes, scored }
+    }
+
+    /// Characters of the prompt in front of an answer.
+    fn behind(&self, index: usize) -> u64 {
+        self.echoes.get(index).map_or(0, |echo| echo.chars().count() as u64)
+    }
+
+    fn write(&self, choices: Vec<CompletionChoice<'_>>, usage: Option<Usage>, buffer: &mut Vec<u8>) {
+        let usage = self.include_usage.then_some(usage);
+        sse::write_event(buffer, &Completion::new(&self.head, choices, usage));
+    }
+
+    fn write_choice(
+        &self,
+        index: usize,
+        text: &str,
+        logprobs: Option<CompletionLogprobs>,
+        finish_reason: Option<Finish>,
+        buffer: &mut Vec<u8>,
+    ) {
+        let index = u32::try_from(index).expect("there are at most 1024 answers");
+        let choice = CompletionChoice { index, text: Cow::Borrowed(text), logprobs, finish_reason };
+        self.write(vec![choice], None, buffer);
+    }
+}
+
+impl Encoder for ChunkEncoder {
+    fn opening(&mut self, buffer: &mut Vec<u8>) {
+        if self.scored {
+            return;
+        }
+        for (index, echo) in self.echoes.iter().enumerate() {
+            if !echo.is_empty() {
+                self.write_choice(index, echo, None, None, buffer);
+            }
+        }
+    }
+
+    fn event(&mut self, index: usize, event: ChoiceEvent, buffer: &mut Vec<u8>) {
+        match event {
+            ChoiceEvent::Text(text, logprobs) => {
+                let behind = if logprobs.is_empty() { 0 } else { self.behind(index) };
+                let logprobs = CompletionLogprobs::of_chunk(logprobs, behind);
+                self.write_choice(index, &text, logprobs, None, buffer);
+            }
+            ChoiceEvent::Prompt(scores) => {
+                let logprobs = Some(CompletionLogprobs::of_prompt(scores));
+                self.write_choice(index, &self.echoes[index], logprobs, None, buffer);
+            }
+            ChoiceEvent::Finished(reason, usage) => {
+                self.usage.add(index, usage);
+                self.write_choice(index, "", None, Some(reason.into()), buffer);
+            }
+            // A prompt that is no chat has no thinking and no tools.
+            ChoiceEvent::Reasoning(_)
+            | ChoiceEvent::Call { .. }
+            | ChoiceEvent::Arguments { .. }
+            | ChoiceEvent::Citations(_) => {}
+        }
+    }
+
+    fn closing(&mut self, buffer: &mut Vec<u8>) {
+        if self.include_usage {
+            self.write(Vec::new(), Some(self.usage.total()), buffer);
+        }
+    }
+}

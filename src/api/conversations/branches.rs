@@ -1,0 +1,243 @@
+//! A conversation's branches and its export.
+
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
+use jan_actors::conversations::{BranchView, ConversationRecord, Item, item, markdown};
+use serde::{Deserialize, Serialize};
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::types::{Conversation, WireItem, parse_id};
+use crate::api::{
+    respond::{into_response, name_ignored, parse_query, private, read, user_of},
+    state::{AppState, with},
+};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{API, at_id, get_or_head, other_methods_of, raw_query};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
+
+/// How much of a branch's last message is shown.
+const PREVIEW_CHARS: usize = 100;
+
+/// `/conversations/{id}/branches` and `/export`.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let branches = at_id(API, "conversations/*/branches");
+    let exports = at_id(API, "conversations/*/export");
+    branches
+        .and(get_or_head())
+        .and(with(state))
+        .and(warp::ext::get())
+        .then(async |id, state, context| into_response(list(id, state, context).await))
+        .boxed()
+        .or(branches
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |id, state, request| into_response(pick(id, state, request).await))
+            .boxed())
+        .unify()
+        .or(other_methods_of(branches, "GET, HEAD, POST, OPTIONS"))
+        .unify()
+        .or(exports
+            .and(get_or_head())
+            .and(with(state))
+            .and(warp::ext::get())
+            .and(raw_query())
+            .then(async |id, state, context, query: String| {
+                into_response(export(id, state, context, &query).await)
+            })
+            .boxed())
+        .unify()
+        .or(other_methods_of(exports, "GET, HEAD, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of these resources.
+#[derive(OpenApi)]
+#[openapi(
+    paths(list, pick, export),
+    components(schemas(Branch, BranchList, PickBranch, Conversation, ConversationExport,))
+)]
+pub struct Doc;
+
+/// A branch: what leads from the beginning to its head.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Branch {
+    /// The id of its last item, which names the branch.
+    #[schema(example = "msg_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
+    id: String,
+    /// Always `conversation.branch`.
+    object: &'static str,
+    /// The last item that it shares with another branch; null: nothing.
+    fork_id: Option<String>,
+    /// Unix seconds of its last item.
+    created_at: u64,
+    /// How many items it has.
+    item_count: usize,
+    /// Whether it is the one that is read and goes on.
+    active: bool,
+    /// The beginning of its last message.
+    preview: String,
+}
+
+impl From<BranchView> for Branch {
+    fn from(branch: BranchView) -> Self {
+        Self {
+            id: branch.head.id,
+            object: "conversation.branch",
+            fork_id: branch.fork,
+            created_at: branch.head.created_at,
+            item_count: branch.items,
+            active: branch.active,
+            preview: item::text_of(&branch.head.body).chars().take(PREVIEW_CHARS).collect(),
+        }
+    }
+}
+
+/// All branches of a conversation.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BranchList {
+    /// Always `list`.
+    object: &'static str,
+    /// The branches, in the order in which their heads were added.
+    data: Vec<Branch>,
+    /// Always false.
+    has_more: bool,
+}
+
+/// Which branch to go on with.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"id": "msg_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d"}))]
+pub struct PickBranch {
+    /// The branch's id. Any other item of the conversation does, too: the conversation goes on from there.
+    id: String,
+}
+
+/// A conversation with all its branches.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ConversationExport {
+    #[serde(flatten)]
+    conversation: Conversation,
+    /// The last item of the active branch.
+    active_item_id: Option<String>,
+    /// The items of all branches in the order they came in: OpenAI's objects with `created_at` and `parent_id` beside.
+    #[schema(value_type = Vec<Object>)]
+    items: Vec<WireItem>,
+}
+
+/// The branches: an edited message or an answer that was made again begins another one.
+#[utoipa::path(
+    get,
+    path = "/conversations/{id}/branches",
+    tag = "conversations",
+    operation_id = "listConversationBranches",
+    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
+    responses(
+        (status = 200, description = "All branches", body = BranchList),
+        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+    )
+)]
+async fn list(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&context)?, parse_id(&id)?);
+    let branches = state.conversations.branches(user, id).await.map_err(ApiError::from_conversation)?;
+    let data = branches.into_iter().map(Branch::from).collect();
+    Ok(private(StatusCode::OK, &BranchList { object: "list", data, has_more: false }))
+}
+
+/// Pick a branch to read and go on with.
+#[utoipa::path(
+    post,
+    path = "/conversations/{id}/branches",
+    tag = "conversations",
+    operation_id = "pickConversationBranch",
+    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
+    request_body = PickBranch,
+    responses(
+        (status = 200, description = "The conversation", body = Conversation),
+        (status = 404, description = "There is no such conversation or item", body = ErrorResponse),
+    )
+)]
+async fn pick(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
+    let parsed = read::<PickBranch>(request).await?;
+    let picked = state.conversations.pick(user, id, parsed.value.id).await;
+    let mut response =
+        private(StatusCode::OK, &Conversation::from(picked.map_err(ApiError::from_conversation)?));
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+#[derive(Debug, Deserialize)]
+struct FormatQuery {
+    format: Option<String>,
+}
+
+/// Whether a query asks for Markdown.
+pub fn wants_markdown(query: &str) -> Result<bool, ApiError> {
+    match parse_query::<FormatQuery>(query)?.format.as_deref() {
+        None | Some("json") => Ok(false),
+        Some("markdown" | "md") => Ok(true),
+        Some(_) => Err(ApiError::invalid_value("format", "'format' must be `json` or `markdown`.")),
+    }
+}
+
+pub fn markdown_page(record: &ConversationRecord, items: &[Item]) -> Response {
+    let mut response: Response = http::Response::new(markdown::export(record, items).into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/markdown; charset=utf-8"));
+    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn attach(response: &mut Response, name: &str) {
+    let value = HeaderValue::from_str(&format!("attachment; filename=\"{name}\""));
+    response
+        .headers_mut()
+        .insert(CONTENT_DISPOSITION, value.expect("an id of letters and digits may stand in a header"));
+}
+
+/// A conversation as a file: JSON with all branches, or the active branch as Markdown.
+#[utoipa::path(
+    get,
+    path = "/conversations/{id}/export",
+    tag = "conversations",
+    operation_id = "exportConversation",
+    params(
+        ("id" = String, Path, description = "The conversation's id, `conv_…`"),
+        ("format" = Option<String>, Query, description = "`json` (all branches) or `markdown` (the active one)"),
+    ),
+    responses(
+        (status = 200, description = "The file", content(
+            (ConversationExport = "application/json"),
+            (String = "text/markdown"),
+        )),
+        (status = 400, description = "There is no such format", body = ErrorResponse),
+        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+    )
+)]
+async fn export(
+    id: String,
+    state: AppState,
+    context: RequestContext,
+    query: &str,
+) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&context)?, parse_id(&id)?);
+    if wants_markdown(query)? {
+        let (record, items) = state.conversations.get(user, id).await.map_err(ApiError::from_conversation)?;
+        let mut response = markdown_page(&record, &items);
+        attach(&mut response, &format!("{id}.md"));
+        return Ok(response);
+    }
+    let whole = state.conversations.whole(user, id).await.map_err(ApiError::from_conversation)?;
+    let export = ConversationExport {
+        conversation: whole.record.into(),
+        active_item_id: whole.head,
+        items: whole.items.into_iter().map(WireItem).collect(),
+    };
+    let mut response = private(StatusCode::OK, &export);
+    attach(&mut response, &format!("{id}.json"));
+    Ok(response)
+}

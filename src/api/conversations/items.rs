@@ -1,0 +1,299 @@
+//! `/conversations/{id}/items`: what was said, as OpenAI's items.
+
+use http::StatusCode;
+use jan_actors::conversations::{Anchor, Item};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::types::{Conversation, ItemList, WireItem, check_items, parse_id};
+use super::{given, is_descending, page_size};
+use crate::api::{
+    respond::{into_response, name_ignored, parse_query, private, read, user_of},
+    state::{AppState, with},
+};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{API, at_id, at_ids, get_or_head, other_methods_of, raw_query};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
+
+const LOGPROBS: &str = "message.output_text.logprobs";
+const ENCRYPTED: &str = "reasoning.encrypted_content";
+/// What `include` may name. Only the first two are ever left out without it.
+const INCLUDES: &[&str] = &[
+    LOGPROBS,
+    ENCRYPTED,
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+];
+
+/// `/conversations/{id}/items` and everything below.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let all = at_id(API, "conversations/*/items");
+    let one = at_ids(API, "conversations/*/items/*");
+    let one_of_any = one.map(|_id: String, item: String| item);
+    all.and(get_or_head())
+        .and(with(state))
+        .and(warp::ext::get())
+        .and(raw_query())
+        .then(async |id, state, context, query: String| into_response(list(id, state, context, &query).await))
+        .boxed()
+        .or(all
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .and(raw_query())
+            .then(async |id, state, request, query: String| {
+                into_response(create(id, state, request, &query).await)
+            })
+            .boxed())
+        .unify()
+        .or(other_methods_of(all, "GET, HEAD, POST, OPTIONS"))
+        .unify()
+        .or(one
+            .and(get_or_head())
+            .and(with(state))
+            .and(warp::ext::get())
+            .and(raw_query())
+            .then(async |id, item, state, context, query: String| {
+                into_response(retrieve(id, item, state, context, &query).await)
+            })
+            .boxed())
+        .unify()
+        .or(one
+            .and(warp::delete())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, item, state, context| into_response(delete(id, item, state, context).await))
+            .boxed())
+        .unify()
+        .or(other_methods_of(one_of_any, "GET, HEAD, DELETE, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(paths(list, create, retrieve, delete), components(schemas(ItemList, CreateItems, Conversation)))]
+pub struct Doc;
+
+/// Items to be added.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"items": [{"type": "message", "role": "user", "content": "Hello"}]}))]
+pub struct CreateItems {
+    /// 1 to 20 items: OpenAI's objects. An `id` is not kept: items get ids of their own.
+    #[schema(value_type = Vec<Object>, min_items = 1, max_items = 20)]
+    items: Vec<Value>,
+    /// What the first one answers: an item's id, or null for the beginning. Absent: the end of the active branch. What
+    /// answers that already stays, as another branch.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    parent: Option<Option<String>>,
+}
+
+/// What new items hang on, from `parent`.
+pub fn anchor(parent: Option<Option<String>>) -> Anchor {
+    match parent {
+        None => Anchor::Head,
+        Some(None) => Anchor::Beginning,
+        Some(Some(item)) => Anchor::After(item),
+    }
+}
+
+/// What `include` asks for.
+struct Included {
+    logprobs: bool,
+    encrypted: bool,
+}
+
+impl Included {
+    /// Leaves out what comes only when it is asked for.
+    fn show(&self, mut item: Item) -> Item {
+        if !self.encrypted {
+            item.body.remove("encrypted_content");
+        }
+        if let Some(Value::Array(parts)) = item.body.get_mut("content") {
+            let texts = parts.iter_mut().filter(|part| part["type"] == "output_text");
+            for part in texts.filter_map(Value::as_object_mut) {
+                // A list also where there are none, as OpenAI's description has it.
+                if !self.logprobs || !part.contains_key("logprobs") {
+                    part.insert("logprobs".to_owned(), Value::Array(Vec::new()));
+                }
+            }
+        }
+        item
+    }
+}
+
+/// A query in which `include` may stand several times, also as the SDKs write lists (`include[]`, `include[0]`).
+#[derive(Default)]
+struct ItemQuery {
+    limit: Option<String>,
+    order: Option<String>,
+    after: Option<String>,
+    include: Vec<String>,
+}
+
+impl ItemQuery {
+    fn parse(query: &str) -> Result<Self, ApiError> {
+        let mut parsed = Self::default();
+        for (name, value) in parse_query::<Vec<(String, String)>>(query)? {
+            let slot = match name.as_str() {
+                "limit" => &mut parsed.limit,
+                "order" => &mut parsed.order,
+                "after" => &mut parsed.after,
+                name if name == "include" || name.starts_with("include[") => {
+                    parsed.include.extend(value.split(',').map(str::to_owned));
+                    continue;
+                }
+                _ => continue,
+            };
+            if slot.replace(value).is_some() {
+                let message = format!("'{name}' stands twice in the query; give it once.");
+                return Err(ApiError::bad_request("invalid_query", message).with_param(name));
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn included(&self) -> Result<Included, ApiError> {
+        if let Some(unknown) = self.include.iter().find(|name| !INCLUDES.contains(&name.as_str())) {
+            let shown: String = unknown.chars().take(60).collect();
+            let message = format!("'include' has {shown:?}; allowed are: {}.", INCLUDES.join(", "));
+            return Err(ApiError::invalid_value("include", message));
+        }
+        let has = |name: &str| self.include.iter().any(|given| given == name);
+        Ok(Included { logprobs: has(LOGPROBS), encrypted: has(ENCRYPTED) })
+    }
+}
+
+/// The items of the active branch, the newest first.
+#[utoipa::path(
+    get,
+    path = "/conversations/{id}/items",
+    tag = "conversations",
+    operation_id = "listConversationItems",
+    params(
+        ("id" = String, Path, description = "The conversation's id, `conv_…`"),
+        ("limit" = Option<i64>, Query, description = "1 to 100; 20 without it"),
+        ("order" = Option<String>, Query, description = "`desc` (the newest first) or `asc`"),
+        ("after" = Option<String>, Query, description = "An item's id: those behind it, in the order asked for"),
+        ("include" = Option<Vec<String>>, Query, description = "What to show beside, as in OpenAI's API"),
+    ),
+    responses(
+        (status = 200, description = "The items", body = ItemList),
+        (status = 400, description = "A parameter is wrong", body = ErrorResponse),
+        (status = 404, description = "There is no such conversation, or no item of the id given as `after`", body = ErrorResponse),
+    )
+)]
+async fn list(
+    id: String,
+    state: AppState,
+    context: RequestContext,
+    query: &str,
+) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&context)?, parse_id(&id)?);
+    let query = ItemQuery::parse(query)?;
+    let included = query.included()?;
+    let limit = page_size(query.limit.as_deref())?;
+    let oldest_first = !is_descending(query.order.as_deref())?;
+    let page = state.conversations.items(user, id, query.after, limit, oldest_first);
+    let page = page.await.map_err(ApiError::from_conversation)?;
+    let items = page.data.into_iter().map(|item| included.show(item)).collect();
+    Ok(private(StatusCode::OK, &ItemList::new(items, page.has_more)))
+}
+
+/// Add items. They are on disk when the answer comes.
+#[utoipa::path(
+    post,
+    path = "/conversations/{id}/items",
+    tag = "conversations",
+    operation_id = "createConversationItems",
+    params(
+        ("id" = String, Path, description = "The conversation's id, `conv_…`"),
+        ("include" = Option<Vec<String>>, Query, description = "What to show beside, as in OpenAI's API"),
+    ),
+    request_body = CreateItems,
+    responses(
+        (status = 200, description = "The items", body = ItemList),
+        (status = 400, description = "An item is wrong or too large, or the conversation is full", body = ErrorResponse),
+        (status = 404, description = "There is no such conversation, or no item of the id given as `parent`", body = ErrorResponse),
+    )
+)]
+async fn create(id: String, state: AppState, request: ApiRequest, query: &str) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
+    let included = ItemQuery::parse(query)?.included()?;
+    let parsed = read::<CreateItems>(request).await?;
+    if parsed.value.items.is_empty() {
+        return Err(ApiError::invalid_value("items", "'items' must have at least one item."));
+    }
+    let items = check_items("items", parsed.value.items, state.conversations.limits().max_item_bytes)?;
+    let added = state.conversations.append(user, id, items, anchor(parsed.value.parent));
+    let added = added.await.map_err(ApiError::from_conversation)?;
+    let added = added.into_iter().map(|item| included.show(item)).collect();
+    let mut response = private(StatusCode::OK, &ItemList::new(added, false));
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// One item, of whatever branch.
+#[utoipa::path(
+    get,
+    path = "/conversations/{id}/items/{item_id}",
+    tag = "conversations",
+    operation_id = "getConversationItem",
+    params(
+        ("id" = String, Path, description = "The conversation's id, `conv_…`"),
+        ("item_id" = String, Path, description = "The item's id, such as `msg_…`"),
+        ("include" = Option<Vec<String>>, Query, description = "What to show beside, as in OpenAI's API"),
+    ),
+    responses(
+        (status = 200, description = "The item: OpenAI's object with `created_at` and `parent_id` beside", body = Object),
+        (status = 404, description = "There is no such conversation or item", body = ErrorResponse),
+    )
+)]
+async fn retrieve(
+    id: String,
+    item: String,
+    state: AppState,
+    context: RequestContext,
+    query: &str,
+) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&context)?, parse_id(&id)?);
+    let included = ItemQuery::parse(query)?.included()?;
+    let item = state.conversations.item(user, id, item).await.map_err(ApiError::from_conversation)?;
+    Ok(private(StatusCode::OK, &WireItem(included.show(item))))
+}
+
+/// Delete an item. What answers it stays, and answers what it answered.
+#[utoipa::path(
+    delete,
+    path = "/conversations/{id}/items/{item_id}",
+    tag = "conversations",
+    operation_id = "deleteConversationItem",
+    params(
+        ("id" = String, Path, description = "The conversation's id, `conv_…`"),
+        ("item_id" = String, Path, description = "The item's id, such as `msg_…`"),
+    ),
+    responses(
+        (status = 200, description = "The conversation without it", body = Conversation),
+        (status = 404, description = "There is no such conversation or item", body = ErrorResponse),
+    )
+)]
+async fn delete(
+    id: String,
+    item: String,
+    state: AppState,
+    context: RequestContext,
+) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&context)?, parse_id(&id)?);
+    let record =
+        state.conversations.delete_item(user, id, item).await.map_err(ApiError::from_conversation)?;
+    Ok(private(StatusCode::OK, &Conversation::from(record)))
+}

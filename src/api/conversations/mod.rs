@@ -1,0 +1,401 @@
+//! `/conversations`: conversations that are kept. A superset of OpenAI's Conversations API.
+
+pub mod branches;
+pub mod items;
+pub mod shares;
+pub mod types;
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use jan_actors::conversations::{
+    ConversationId, ConversationPage, ConversationQuery, ConversationUpdate, NewConversation,
+};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+pub use self::branches::Doc as BranchesDoc;
+pub use self::items::Doc as ItemsDoc;
+
+use self::types::{ChatMessage, Conversation, ConversationWithMessages, check_items, parse_id};
+use super::{
+    respond::{into_response, name_ignored, parse_query, private, read, user_of},
+    state::{AppState, with},
+};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
+
+const MAX_PAGE: i64 = 100;
+const DEFAULT_PAGE: i64 = 20;
+/// Longest text to search for.
+const MAX_SEARCH: usize = 200;
+
+/// `/conversations` and everything below, and `/shared`.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    let all = at(API, "conversations");
+    let one = at_id(API, "conversations/*");
+    all.and(get_or_head())
+        .and(with(state))
+        .and(warp::ext::get())
+        .and(raw_query())
+        .then(async |state, context, query: String| into_response(list(state, context, &query).await))
+        .boxed()
+        .or(all
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |state, request| into_response(create(state, request).await))
+            .boxed())
+        .unify()
+        .or(other_methods(all, "GET, HEAD, POST, OPTIONS"))
+        .unify()
+        .or(one
+            .and(get_or_head())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, state, context| into_response(retrieve(id, state, context).await))
+            .boxed())
+        .unify()
+        .or(one
+            .and(warp::patch())
+            .and(with(state))
+            .and(request())
+            .then(async |id, state, request| into_response(update(id, state, request).await))
+            .boxed())
+        .unify()
+        .or(one
+            .and(warp::post())
+            .and(with(state))
+            .and(request())
+            .then(async |id, state, request| into_response(change(id, state, request).await))
+            .boxed())
+        .unify()
+        .or(one
+            .and(warp::delete())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, state, context| into_response(delete(id, state, context).await))
+            .boxed())
+        .unify()
+        .or(other_methods_of(one, "GET, HEAD, POST, PATCH, DELETE, OPTIONS"))
+        .unify()
+        .or(items::routes(state))
+        .unify()
+        .or(branches::routes(state))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(
+    paths(list, create, retrieve, update, change, delete),
+    components(schemas(
+        Conversation,
+        ConversationWithMessages,
+        ChatMessage,
+        ConversationList,
+        CreateConversation,
+        UpdateConversation,
+        DeletedConversation,
+    ))
+)]
+pub struct Doc;
+
+/// A conversation to be begun.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"title": "My Conversation", "model": "jan-v1-4b"}))]
+pub struct CreateConversation {
+    /// What it is about; absent: made from the first user message.
+    #[schema(max_length = 200)]
+    title: Option<String>,
+    /// The model that it is held with.
+    model: Option<String>,
+    /// Up to 16 pairs of the caller's own notes.
+    metadata: Option<BTreeMap<String, String>>,
+    /// Up to 20 items that it begins with.
+    #[schema(value_type = Option<Vec<Object>>, max_items = 20)]
+    items: Option<Vec<Value>>,
+    /// Another name of `items`.
+    #[schema(value_type = Option<Vec<Object>>, max_items = 20)]
+    messages: Option<Vec<Value>>,
+}
+
+/// What to change about a conversation. What is absent stays.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"title": "Another title", "metadata": {"project": "a"}}))]
+pub struct UpdateConversation {
+    /// A new title; null: made from the next user message.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>, max_length = 200)]
+    title: Option<Option<String>>,
+    /// Another model; null: none.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    model: Option<Option<String>>,
+    /// All of the caller's own notes; null: none.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    metadata: Option<Option<BTreeMap<String, String>>>,
+}
+
+/// Tells null from absent.
+pub fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// A part of one's conversations.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ConversationList {
+    /// Always `list`.
+    object: &'static str,
+    /// The conversations, without their messages.
+    data: Vec<Conversation>,
+    /// The first one's id.
+    first_id: Option<String>,
+    /// The last one's id.
+    last_id: Option<String>,
+    /// Whether there may be more. A search looks at a bounded part at a time: it may find less than `limit`, or
+    /// nothing, and still have more.
+    has_more: bool,
+    /// Where to go on, to be given as `after` (or as `before` when that was given): unlike an id it keeps its place when
+    /// the conversation is changed or deleted meanwhile.
+    next_cursor: Option<String>,
+}
+
+impl From<ConversationPage> for ConversationList {
+    fn from(page: ConversationPage) -> Self {
+        let data: Vec<Conversation> = page.data.into_iter().map(Conversation::from).collect();
+        Self {
+            object: "list",
+            first_id: data.first().map(|conversation| conversation.id().to_owned()),
+            last_id: data.last().map(|conversation| conversation.id().to_owned()),
+            data,
+            has_more: page.has_more,
+            next_cursor: page.next.map(jan_actors::conversations::Position::to_cursor),
+        }
+    }
+}
+
+/// A conversation is gone.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeletedConversation {
+    /// What is gone.
+    id: String,
+    /// `conversation.deleted`, or `conversation.share.deleted` for a link to it.
+    object: &'static str,
+    /// Always true.
+    deleted: bool,
+}
+
+impl DeletedConversation {
+    /// `object` says what is gone.
+    pub fn new(id: ConversationId, object: &'static str) -> Self {
+        Self { id: id.to_string(), object, deleted: true }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct ListQuery {
+    limit: Option<String>,
+    after: Option<String>,
+    before: Option<String>,
+    order: Option<String>,
+    q: Option<String>,
+    model: Option<String>,
+}
+
+/// `limit` of a list.
+pub fn page_size(limit: Option<&str>) -> Result<usize, ApiError> {
+    let Some(text) = limit else { return Ok(usize::try_from(DEFAULT_PAGE).unwrap_or_default()) };
+    match text.parse::<i64>() {
+        Ok(limit) if (1..=MAX_PAGE).contains(&limit) => Ok(usize::try_from(limit).unwrap_or_default()),
+        _ => {
+            let shown: String = text.chars().take(40).collect();
+            Err(ApiError::invalid_value(
+                "limit",
+                format!("'limit' must be an integer from 1 to {MAX_PAGE}, not {shown:?}."),
+            ))
+        }
+    }
+}
+
+/// `order` of a list: whether it is `desc`, which is the default.
+pub fn is_descending(order: Option<&str>) -> Result<bool, ApiError> {
+    match order {
+        None | Some("desc") => Ok(true),
+        Some("asc") => Ok(false),
+        Some(_) => Err(ApiError::invalid_value("order", "'order' must be `asc` or `desc`.")),
+    }
+}
+
+/// One's conversations, the last changed first.
+#[utoipa::path(
+    get,
+    path = "/conversations",
+    tag = "conversations",
+    operation_id = "listConversations",
+    params(
+        ("limit" = Option<i64>, Query, description = "1 to 100; 20 without it"),
+        ("after" = Option<String>, Query, description = "A cursor or a conversation's id: those behind it, in the order asked for"),
+        ("before" = Option<String>, Query, description = "A cursor or a conversation's id: those before it, in the order asked for"),
+        ("order" = Option<String>, Query, description = "`desc` (the last changed first) or `asc`"),
+        ("q" = Option<String>, Query, description = "Those whose title or text has this, upper or lower case"),
+        ("model" = Option<String>, Query, description = "Those held with this model"),
+    ),
+    responses(
+        (status = 200, description = "The conversations", body = ConversationList),
+        (status = 400, description = "A parameter is wrong", body = ErrorResponse),
+        (status = 404, description = "There is no conversation of the id given as a cursor", body = ErrorResponse),
+    )
+)]
+async fn list(state: AppState, context: RequestContext, query: &str) -> Result<Response, ApiError> {
+    let user = user_of(&context)?;
+    let query: ListQuery = parse_query(query)?;
+    let limit = page_size(query.limit.as_deref())?;
+    let newest_first = is_descending(query.order.as_deref())?;
+    if query.q.as_ref().is_some_and(|text| text.chars().count() > MAX_SEARCH) {
+        let message = format!("'q' must have at most {MAX_SEARCH} characters.");
+        return Err(ApiError::invalid_value("q", message));
+    }
+    let position = async |cursor: Option<String>| match cursor {
+        Some(cursor) => {
+            state.conversations.position(user, &cursor).await.map(Some).map_err(ApiError::from_conversation)
+        }
+        None => Ok(None),
+    };
+    let query = ConversationQuery {
+        limit,
+        after: position(query.after).await.map_err(|error| error.with_param("after"))?,
+        before: position(query.before).await.map_err(|error| error.with_param("before"))?,
+        newest_first,
+        model: query.model.filter(|model| !model.is_empty()),
+        text: query.q.filter(|text| !text.is_empty()),
+        shared: false,
+    };
+    let page = state.conversations.list(user, query).await.map_err(ApiError::from_conversation)?;
+    Ok(private(StatusCode::OK, &ConversationList::from(page)))
+}
+
+/// Begin a conversation.
+#[utoipa::path(
+    post,
+    path = "/conversations",
+    tag = "conversations",
+    operation_id = "createConversation",
+    request_body = CreateConversation,
+    responses(
+        (status = 201, description = "The conversation", body = Conversation),
+        (status = 400, description = "A field is wrong or too large", body = ErrorResponse),
+    )
+)]
+async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let user = user_of(&request.context)?;
+    let parsed = request.read_optional::<CreateConversation, _>(Ok).await?;
+    let CreateConversation { title, model, metadata, items, messages } = parsed.value;
+    let (field, items) = match (items, messages) {
+        (Some(_), Some(_)) => {
+            let message = "'messages' is another name of 'items'; give one of them.";
+            return Err(ApiError::invalid_value("messages", message));
+        }
+        (None, Some(messages)) => ("messages", messages),
+        (items, None) => ("items", items.unwrap_or_default()),
+    };
+    let items = check_items(field, items, state.conversations.limits().max_item_bytes)?;
+    let new = NewConversation { title, model, metadata: metadata.unwrap_or_default(), items };
+    let record = state.conversations.create(user, new).await.map_err(ApiError::from_conversation)?;
+    let mut response = private(StatusCode::CREATED, &Conversation::from(record));
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// A conversation with its message history.
+#[utoipa::path(
+    get,
+    path = "/conversations/{id}",
+    tag = "conversations",
+    operation_id = "getConversation",
+    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
+    responses(
+        (status = 200, description = "The conversation", body = ConversationWithMessages),
+        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+    )
+)]
+async fn retrieve(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&context)?, parse_id(&id)?);
+    let (record, items) = state.conversations.get(user, id).await.map_err(ApiError::from_conversation)?;
+    Ok(private(StatusCode::OK, &ConversationWithMessages::new(record, &items)))
+}
+
+/// Change title, model or metadata.
+#[utoipa::path(
+    patch,
+    path = "/conversations/{id}",
+    tag = "conversations",
+    operation_id = "updateConversation",
+    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
+    request_body = UpdateConversation,
+    responses(
+        (status = 200, description = "The conversation", body = Conversation),
+        (status = 400, description = "A field is wrong or too large", body = ErrorResponse),
+        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+    )
+)]
+async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
+    let parsed = read::<UpdateConversation>(request).await?;
+    let update = ConversationUpdate {
+        title: parsed.value.title,
+        model: parsed.value.model,
+        metadata: parsed.value.metadata.map(Option::unwrap_or_default),
+    };
+    let record = state.conversations.update(user, id, update).await.map_err(ApiError::from_conversation)?;
+    let mut response = private(StatusCode::OK, &Conversation::from(record));
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// Change title, model or metadata, as OpenAI's SDKs do it.
+#[utoipa::path(
+    post,
+    path = "/conversations/{id}",
+    tag = "conversations",
+    operation_id = "postConversation",
+    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
+    request_body = UpdateConversation,
+    responses(
+        (status = 200, description = "The conversation", body = Conversation),
+        (status = 400, description = "A field is wrong or too large", body = ErrorResponse),
+        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+    )
+)]
+async fn change(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    update(id, state, request).await
+}
+
+/// Delete a conversation with everything in it. This cannot be undone.
+#[utoipa::path(
+    delete,
+    path = "/conversations/{id}",
+    tag = "conversations",
+    operation_id = "deleteConversation",
+    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
+    responses(
+        (status = 200, description = "It is gone, and no share link leads to it", body = DeletedConversation),
+        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+    )
+)]
+async fn delete(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&context)?, parse_id(&id)?);
+    state.conversations.delete(user, id).await.map_err(ApiError::from_conversation)?;
+    Ok(private(StatusCode::OK, &DeletedConversation::new(id, "conversation.deleted")))
+}

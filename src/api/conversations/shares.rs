@@ -1,0 +1,352 @@
+//! Links that anybody can read a conversation by.
+
+use http::{HeaderValue, StatusCode};
+use jan_actors::conversations::{ConversationQuery, Item, Share, item};
+use jan_actors::identity::{Right, UserId};
+use serde::{Deserialize, Serialize};
+use utoipa::{OpenApi, ToSchema};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::branches::{markdown_page, wants_markdown};
+use super::types::{ChatMessage, messages, parse_id};
+use super::{DeletedConversation, page_size};
+use crate::api::{
+    accounts::types::now,
+    respond::{into_response, name_ignored, parse_query, private, read, user_of},
+    state::{AppState, with},
+};
+use crate::http::body::request;
+use crate::http::error::ErrorResponse;
+use crate::http::json::Parsed;
+use crate::http::routes::{API, at_id, at_ids, get_or_head, other_methods_of, raw_query};
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
+
+/// `/conversations/{id}/share`, `/shared/{token}` and `/admin/users/{id}/shares`.
+pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
+    own(state).or(of_users(state)).unify().boxed()
+}
+
+fn own(state: &AppState) -> BoxedFilter<(Response,)> {
+    let link = at_id(API, "conversations/*/share");
+    let public = at_id(API, "shared/*");
+    link.and(warp::post())
+        .and(with(state))
+        .and(request())
+        .then(async |id, state, request| into_response(share(id, state, request).await))
+        .boxed()
+        .or(link
+            .and(warp::delete())
+            .and(with(state))
+            .and(warp::ext::get())
+            .then(async |id, state, context| into_response(unshare(id, state, context).await))
+            .boxed())
+        .unify()
+        .or(other_methods_of(link, "POST, DELETE, OPTIONS"))
+        .unify()
+        .or(public
+            .and(get_or_head())
+            .and(with(state))
+            .and(raw_query())
+            .then(async |token, state, query: String| into_response(shared(token, state, &query).await))
+            .boxed())
+        .unify()
+        .or(other_methods_of(public, "GET, HEAD, OPTIONS"))
+        .unify()
+        .boxed()
+}
+
+fn of_users(state: &AppState) -> BoxedFilter<(Response,)> {
+    let all = at_id(API, "admin/users/*/shares");
+    let one = at_ids(API, "admin/users/*/shares/*");
+    all.and(get_or_head())
+        .and(with(state))
+        .and(raw_query())
+        .then(async |id, state, query: String| into_response(user_shares(id, state, &query).await))
+        .boxed()
+        .or(other_methods_of(all, "GET, HEAD, OPTIONS"))
+        .unify()
+        .or(one
+            .and(warp::delete())
+            .and(with(state))
+            .then(async |id, conversation, state| into_response(end_share(id, conversation, state).await))
+            .boxed())
+        .unify()
+        .boxed()
+}
+
+/// The description of these resources.
+#[derive(OpenApi)]
+#[openapi(
+    paths(share, unshare, shared, user_shares, end_share),
+    components(schemas(
+        ShareLink,
+        CreateShare,
+        SharedConversation,
+        UserShare,
+        UserShareList,
+        ChatMessage,
+        DeletedConversation,
+    ))
+)]
+pub struct Doc;
+
+/// A link that anybody can read a conversation by.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ShareLink {
+    /// Always `conversation.share`.
+    object: &'static str,
+    /// What nobody can guess.
+    #[schema(example = "share_kq3mZ0bqv1h2n4u6x8A9cDfGhJkLmNpQ")]
+    token: String,
+    /// The link's path on this server.
+    path: String,
+    /// Unix seconds of what it shows: messages since are not in it.
+    created_at: u64,
+    /// Unix seconds of its end; null: until it is revoked, its conversation deleted, or its user disabled.
+    expires_at: Option<u64>,
+}
+
+impl From<Share> for ShareLink {
+    fn from(share: Share) -> Self {
+        Self {
+            object: "conversation.share",
+            path: format!("/api/v1/shared/{}", share.token),
+            token: share.token,
+            created_at: share.created_at,
+            expires_at: share.expires_at,
+        }
+    }
+}
+
+/// What a share link shows.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SharedConversation {
+    /// Always `conversation.shared`.
+    object: &'static str,
+    /// What it is about.
+    title: Option<String>,
+    /// The model that it was held with.
+    model: Option<String>,
+    /// Unix seconds.
+    created_at: u64,
+    /// The messages of the branch that was active when the link was made.
+    messages: Vec<ChatMessage>,
+}
+
+/// How long a link is to last.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"expires_at": 1893456000}))]
+pub struct CreateShare {
+    /// Unix seconds of its end, in the future; null or absent: it has none.
+    expires_at: Option<u64>,
+}
+
+/// A link as administrators see it: what opens it is its user's.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UserShare {
+    /// Always `conversation.share`.
+    object: &'static str,
+    /// The conversation that it leads to.
+    conversation_id: String,
+    /// Unix seconds of what it shows.
+    created_at: u64,
+    /// Unix seconds of its end; null: it has none.
+    expires_at: Option<u64>,
+}
+
+/// A user's links. Source: `UserShareList`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UserShareList {
+    /// Always `list`.
+    object: &'static str,
+    /// The links; those of the conversations changed last come first.
+    data: Vec<UserShare>,
+    /// Whether there may be more behind them.
+    has_more: bool,
+    /// Give it as `after` to go on; null where there is no more.
+    next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SharesQuery {
+    limit: Option<String>,
+    after: Option<String>,
+}
+
+/// Make a link by which anybody can read the active branch as it is now. Made once more, the link stays the same and
+/// shows the branch and ends as it is told then. The link ends for good when its user is disabled.
+#[utoipa::path(
+    post,
+    path = "/conversations/{id}/share",
+    tag = "conversations",
+    operation_id = "shareConversation",
+    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
+    request_body(content = Option<CreateShare>, description = "Optional"),
+    responses(
+        (status = 200, description = "The link", body = ShareLink),
+        (status = 400, description = "`expires_at` is not in the future", body = ErrorResponse),
+        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+    )
+)]
+async fn share(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
+    // A link reads: whoever makes one has to be able to.
+    let principal = &request.context.caller.principal;
+    if !principal.may(Right::ReadConversations) {
+        return Err(ApiError::insufficient_permissions(Right::ReadConversations, principal));
+    }
+    let parsed = match request.has_body() {
+        true => read::<CreateShare>(request).await?,
+        false => Parsed { value: CreateShare::default(), ignored: Vec::new() },
+    };
+    let share = state.conversations.share(user, id, parsed.value.expires_at).await;
+    let mut response = private(StatusCode::OK, &ShareLink::from(share.map_err(ApiError::from_conversation)?));
+    name_ignored(&mut response, &parsed.ignored);
+    Ok(response)
+}
+
+/// Revoke the link. It leads nowhere from the next request on.
+#[utoipa::path(
+    delete,
+    path = "/conversations/{id}/share",
+    tag = "conversations",
+    operation_id = "unshareConversation",
+    params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
+    responses(
+        (status = 200, description = "It is revoked", body = DeletedConversation),
+        (status = 404, description = "There is no such conversation, or no link to it", body = ErrorResponse),
+    )
+)]
+async fn unshare(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+    let (user, id) = (user_of(&context)?, parse_id(&id)?);
+    state.conversations.unshare(user, id).await.map_err(ApiError::from_conversation)?;
+    Ok(private(StatusCode::OK, &DeletedConversation::new(id, "conversation.share.deleted")))
+}
+
+/// What a share link shows.
+#[utoipa::path(
+    get,
+    path = "/shared/{token}",
+    tag = "conversations",
+    operation_id = "getSharedConversation",
+    params(
+        ("token" = String, Path, description = "The link's token, `share_…`"),
+        ("format" = Option<String>, Query, description = "`json` or `markdown`"),
+    ),
+    responses(
+        (status = 200, description = "The conversation", content(
+            (SharedConversation = "application/json"),
+            (String = "text/markdown"),
+        )),
+        (status = 404, description = "There is no such link, or it has ended", body = ErrorResponse),
+    )
+)]
+async fn shared(token: String, state: AppState, query: &str) -> Result<Response, ApiError> {
+    let markdown = wants_markdown(query)?;
+    let (record, items) = state.conversations.shared(token).await.map_err(ApiError::from_conversation)?;
+    let made_at = record.share.as_ref().map_or(0, |share| share.created_at);
+    if !state.identity.shows_share(record.user, made_at) {
+        return Err(ApiError::not_found("share link", "of that token"));
+    }
+    // Instructions are for the model and its owner.
+    let items: Vec<Item> = items
+        .into_iter()
+        .filter(|item| !matches!(item::role(&item.body), Some("system" | "developer")))
+        .collect();
+    let mut response = match markdown {
+        true => markdown_page(&record, &items),
+        false => private(
+            StatusCode::OK,
+            &SharedConversation {
+                object: "conversation.shared",
+                title: record.title,
+                model: record.model,
+                created_at: record.created_at,
+                messages: messages(&items),
+            },
+        ),
+    };
+    let headers = response.headers_mut();
+    // The address is the key: it must be in no index, and in no other site's log.
+    headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
+    headers.insert(http::header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    Ok(response)
+}
+
+/// A user's share links.
+#[utoipa::path(
+    get,
+    path = "/admin/users/{id}/shares",
+    tag = "admin",
+    operation_id = "listUserShares",
+    params(
+        ("id" = String, Path, description = "The user's id"),
+        ("limit" = Option<u32>, Query, description = "1 to 100; 20 without it"),
+        ("after" = Option<String>, Query, description = "`next` of the page before"),
+    ),
+    responses(
+        (status = 200, description = "A page of links", body = UserShareList),
+        (status = 404, description = "There is no such user", body = ErrorResponse),
+    )
+)]
+async fn user_shares(id: String, state: AppState, query: &str) -> Result<Response, ApiError> {
+    let query: SharesQuery = parse_query(query)?;
+    let user = user_id(&state, &id).await?;
+    let after = match query.after {
+        Some(cursor) => {
+            let position = state.conversations.position(user, &cursor).await;
+            Some(position.map_err(|error| ApiError::from_conversation(error).with_param("after"))?)
+        }
+        None => None,
+    };
+    let query = ConversationQuery {
+        limit: page_size(query.limit.as_deref())?,
+        after,
+        before: None,
+        newest_first: true,
+        model: None,
+        text: None,
+        shared: true,
+    };
+    let page = state.conversations.list(user, query).await.map_err(ApiError::from_conversation)?;
+    let now = now();
+    let data = page.data.into_iter().filter_map(|record| {
+        let share = record.share.filter(|share| !share.is_over(now))?;
+        state.identity.shows_share(user, share.created_at).then(|| UserShare {
+            object: "conversation.share",
+            conversation_id: record.id.to_string(),
+            created_at: share.created_at,
+            expires_at: share.expires_at,
+        })
+    });
+    let data = data.collect();
+    let next = page.next.map(|position| position.to_cursor());
+    Ok(private(StatusCode::OK, &UserShareList { object: "list", data, has_more: page.has_more, next }))
+}
+
+/// End a user's share link. It leads nowhere from the next request on.
+#[utoipa::path(
+    delete,
+    path = "/admin/users/{id}/shares/{conversation_id}",
+    tag = "admin",
+    operation_id = "endUserShare",
+    params(
+        ("id" = String, Path, description = "The user's id"),
+        ("conversation_id" = String, Path, description = "The conversation's id, `conv_…`"),
+    ),
+    responses(
+        (status = 200, description = "It is ended", body = DeletedConversation),
+        (status = 404, description = "There is no such user, or no link to that conversation", body = ErrorResponse),
+    )
+)]
+async fn end_share(id: String, conversation: String, state: AppState) -> Result<Response, ApiError> {
+    let (user, id) = (user_id(&state, &id).await?, parse_id(&conversation)?);
+    state.conversations.unshare(user, id).await.map_err(ApiError::from_conversation)?;
+    Ok(private(StatusCode::OK, &DeletedConversation::new(id, "conversation.share.deleted")))
+}
+
+async fn user_id(state: &AppState, id: &str) -> Result<UserId, ApiError> {
+    let id = id.parse().map_err(|_| ApiError::not_found("user", id))?;
+    Ok(state.identity.user(id).await.map_err(ApiError::from_identity)?.id)
+}

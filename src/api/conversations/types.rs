@@ -1,0 +1,194 @@
+//! Wire types that the resources about conversations share.
+//!
+//! Source: `ConversationResource`, `ConversationItem` and `ConversationItemList` in OpenAI's API description.
+
+use std::collections::BTreeMap;
+
+use jan_actors::conversations::{
+    ConversationError, ConversationId, ConversationRecord, Item, NewItem, chat, item,
+};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::http::ApiError;
+
+/// Most items in one request, as OpenAI has it.
+pub const MAX_ITEMS_AT_ONCE: usize = 20;
+
+/// A conversation.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Conversation {
+    /// Its id.
+    #[schema(example = "conv_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
+    id: String,
+    /// Always `conversation`.
+    object: &'static str,
+    /// Unix seconds.
+    created_at: u64,
+    /// Unix seconds of the last change.
+    updated_at: u64,
+    /// What it is about; made from the first user message where none was given.
+    title: Option<String>,
+    /// The model that it is held with.
+    model: Option<String>,
+    /// The caller's own notes.
+    metadata: BTreeMap<String, String>,
+    /// How many items it has, all branches together.
+    item_count: u32,
+    /// Whether a share link leads to it.
+    shared: bool,
+}
+
+impl Conversation {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl From<ConversationRecord> for Conversation {
+    fn from(record: ConversationRecord) -> Self {
+        Self {
+            id: record.id.to_string(),
+            object: "conversation",
+            created_at: record.created_at,
+            updated_at: record.updated_us / 1_000_000,
+            title: record.title,
+            model: record.model,
+            metadata: record.metadata,
+            item_count: record.items,
+            shared: record.share.is_some(),
+        }
+    }
+}
+
+/// A conversation with its message history.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ConversationWithMessages {
+    #[serde(flatten)]
+    conversation: Conversation,
+    /// The messages of the active branch, oldest first.
+    messages: Vec<ChatMessage>,
+}
+
+impl ConversationWithMessages {
+    /// Its messages from its items.
+    pub fn new(record: ConversationRecord, items: &[Item]) -> Self {
+        Self { conversation: record.into(), messages: messages(items) }
+    }
+}
+
+/// The messages among items. Reasoning and the calls of built-in tools are in `items` alone.
+pub fn messages(items: &[Item]) -> Vec<ChatMessage> {
+    items.iter().filter_map(ChatMessage::of).collect()
+}
+
+/// A message as chat completions have it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatMessage {
+    /// The id of its item.
+    id: String,
+    /// What it answers; null: the beginning.
+    parent_id: Option<String>,
+    /// Unix seconds.
+    created_at: u64,
+    /// `completed`, `in_progress` while it is being made, `incomplete` when it broke off.
+    status: Value,
+    /// `role`, `content` and, where there are any, `tool_calls` and `tool_call_id`.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    message: Value,
+}
+
+impl ChatMessage {
+    fn of(item: &Item) -> Option<Self> {
+        Some(Self {
+            id: item.id.clone(),
+            parent_id: item.parent.clone(),
+            created_at: item.created_at,
+            status: item.body.get("status").cloned().unwrap_or_default(),
+            message: chat::message(&item.body)?,
+        })
+    }
+}
+
+/// An item: OpenAI's object, and when it was added and what it answers.
+#[derive(Debug)]
+pub struct WireItem(pub Item);
+
+impl Serialize for WireItem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Item { parent, created_at, body, .. } = &self.0;
+        let mut map = serializer.serialize_map(Some(body.len() + 2))?;
+        for (name, value) in body {
+            map.serialize_entry(name, value)?;
+        }
+        map.serialize_entry("created_at", created_at)?;
+        map.serialize_entry("parent_id", parent)?;
+        map.end()
+    }
+}
+
+/// A list of items. Source: `ConversationItemList`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConversationItemList)]
+pub struct ItemList {
+    /// Always `list`.
+    object: &'static str,
+    /// The items: OpenAI's objects with `created_at` (Unix seconds) and `parent_id` (what it answers) beside.
+    #[schema(value_type = Vec<Object>)]
+    data: Vec<WireItem>,
+    /// The first one's id; empty where there is none.
+    first_id: String,
+    /// The last one's id; give it as `after` to go on. Empty where there is none.
+    last_id: String,
+    /// Whether there is more behind the last one.
+    has_more: bool,
+}
+
+impl ItemList {
+    /// A part of a list, or all of it.
+    pub fn new(data: Vec<Item>, has_more: bool) -> Self {
+        let id = |item: Option<&Item>| item.map(|item| item.id.clone()).unwrap_or_default();
+        Self {
+            object: "list",
+            first_id: id(data.first()),
+            last_id: id(data.last()),
+            data: data.into_iter().map(WireItem).collect(),
+            has_more,
+        }
+    }
+}
+
+/// A conversation's id. What is none names no conversation.
+pub fn parse_id(id: &str) -> Result<ConversationId, ApiError> {
+    id.parse().map_err(|_| ApiError::not_found("conversation", id))
+}
+
+/// The items of a request, checked.
+pub fn check_items(field: &str, items: Vec<Value>, max_bytes: usize) -> Result<Vec<NewItem>, ApiError> {
+    if items.len() > MAX_ITEMS_AT_ONCE {
+        return Err(ApiError::invalid_value(
+            field,
+            format!(
+                "'{field}' has {} items; at most {MAX_ITEMS_AT_ONCE} can be added at a time.",
+                items.len()
+            ),
+        ));
+    }
+    let check = |(index, item)| item::check(item, &format!("{field}[{index}]"), max_bytes);
+    items.into_iter().enumerate().map(check).collect::<Result<_, _>>().map_err(ApiError::from_conversation)
+}
+
+/// Items that this server made from a request's messages.
+pub fn own_items(bodies: Vec<Map<String, Value>>, max_bytes: usize) -> Result<Vec<NewItem>, ApiError> {
+    let own = |body| item::own(body, max_bytes);
+    bodies.into_iter().map(own).collect::<Result<_, _>>().map_err(|error| match error {
+        ConversationError::Invalid { problem, .. } => {
+            ApiError::invalid_value("messages", format!("Invalid 'messages': one of them {problem}."))
+        }
+        error => ApiError::from_conversation(error),
+    })
+}

@@ -1,0 +1,183 @@
+//! Bounds of the lists and short texts of requests, and where the description says them.
+//!
+//! Texts that a model reads (contents, instructions, prompts, arguments of calls) are bounded by the body and by the
+//! model's context. Everything else has a bound here or beside the check of its field: a cheap request must not be a
+//! large one. OpenAI's bound where it has one, else one that no real client meets.
+
+use serde_json::{Map, Value, json};
+
+use crate::http::ApiError;
+
+/// Most stop texts.
+pub const MAX_STOPS: usize = 4;
+/// Longest stop text, in characters: each piece of each answer is held against it.
+pub const MAX_STOP: usize = 256;
+/// Most entries of `logit_bias`: each is applied at each token.
+pub const MAX_LOGIT_BIASES: usize = 1024;
+/// Longest id or name that a caller gives, in characters.
+pub const MAX_NAME: usize = 512;
+/// Longest description of a tool or a schema, in characters.
+pub const MAX_DESCRIPTION: usize = 65_536;
+/// Most messages of a chat, or items of a response's input.
+pub const MAX_MESSAGES: usize = 16_384;
+/// Most parts of one content.
+pub const MAX_PARTS: usize = 4096;
+/// Most calls of one message.
+pub const MAX_CALLS: usize = 1024;
+/// Most documents of a chat.
+pub const MAX_DOCUMENTS: usize = 1024;
+/// Most variables for a chat template.
+pub const MAX_TEMPLATE_VARIABLES: usize = 256;
+/// Most texts to choose an answer from.
+pub const MAX_CHOICES: usize = 8192;
+/// Most entries of a list of a few known words.
+pub const MAX_WORDS: usize = 64;
+
+const LONGEST: &str = "maxLength";
+const MOST: &str = "maxItems";
+const MOST_FIELDS: &str = "maxProperties";
+
+/// Schemas, fields in them, the bound's keyword and the bound.
+const DESCRIBED: &[(&[&str], &[&str], &str, usize)] = &[
+    (&["Stop"], &["/oneOf/0", "/oneOf/1/items"], LONGEST, MAX_STOP),
+    (&["Stop"], &["/oneOf/1"], MOST, MAX_STOPS),
+    (&["CreateResponse"], &["/properties/stop/items"], LONGEST, MAX_STOP),
+    (
+        &["ChatRequest", "CompletionRequest", "CreateResponse"],
+        &["/properties/logit_bias"],
+        MOST_FIELDS,
+        MAX_LOGIT_BIASES,
+    ),
+    (
+        &[
+            "ChatRequest",
+            "CompletionRequest",
+            "CreateResponse",
+            "CountTokens",
+            "EmbeddingsRequest",
+            "TemplateRequest",
+            "TokenizeRequest",
+            "DetokenizeRequest",
+        ],
+        &["/properties/model"],
+        LONGEST,
+        MAX_NAME,
+    ),
+    (
+        &["ChatRequest", "CompletionRequest", "CreateResponse", "EmbeddingsRequest"],
+        &["/properties/user"],
+        LONGEST,
+        MAX_NAME,
+    ),
+    (&["ChatRequest", "CreateResponse"], &["/properties/prompt_cache_key"], LONGEST, MAX_NAME),
+    (&["ChatRequest", "TemplateRequest", "TokenizeRequest"], &["/properties/messages"], MOST, MAX_MESSAGES),
+    (&["ChatRequest", "TemplateRequest", "TokenizeRequest"], &["/properties/documents"], MOST, MAX_DOCUMENTS),
+    (
+        &["ChatRequest", "CreateResponse", "TemplateRequest", "TokenizeRequest"],
+        &["/properties/chat_template_kwargs"],
+        MOST_FIELDS,
+        MAX_TEMPLATE_VARIABLES,
+    ),
+    (&["CountTokens", "TemplateRequest", "TokenizeRequest"], &["/properties/tools"], MOST, 128),
+    (&["ChatRequest", "CompletionRequest"], &["/properties/guided_choice"], MOST, MAX_CHOICES),
+    (&["StructuredOutputs"], &["/properties/choice"], MOST, MAX_CHOICES),
+    (&["Message"], &["/properties/name", "/properties/tool_call_id"], LONGEST, MAX_NAME),
+    (&["Message"], &["/properties/tool_calls"], MOST, MAX_CALLS),
+    (&["MessageContent"], &["/oneOf/1"], MOST, MAX_PARTS),
+    (&["CreateResponse", "CountTokens"], &["/properties/input"], MOST, MAX_MESSAGES),
+    (
+        &["CreateResponse", "CountTokens"],
+        &["/properties/previous_response_id", "/properties/conversation"],
+        LONGEST,
+        MAX_NAME,
+    ),
+    (&["CreateResponse"], &["/properties/include"], MOST, MAX_WORDS),
+    (&["InputItem"], &["/properties/call_id", "/properties/name"], LONGEST, MAX_NAME),
+    (&["InputItem"], &["/properties/id"], LONGEST, 128),
+    (&["InputItem"], &["/properties/summary"], MOST, MAX_PARTS),
+    (&["FunctionObject", "ResponseTool"], &["/properties/description"], LONGEST, MAX_DESCRIPTION),
+    (&["CreateApiKey", "UpdateApiKey"], &["/properties/permissions"], MOST, MAX_WORDS),
+    (&["TokenizeRequest"], &["/properties/prompt", "/properties/content"], LONGEST, 1 << 20),
+    (&["DetokenizeRequest"], &["/properties/tokens"], MOST, 1 << 20),
+];
+
+/// Writes the bounds into the description's schemas.
+pub fn describe(schemas: &mut Value) {
+    for (names, fields, keyword, bound) in DESCRIBED {
+        for (name, field) in names.iter().flat_map(|name| fields.iter().map(move |field| (name, field))) {
+            if let Some(schema) = schemas.pointer_mut(&format!("/{name}{field}")) {
+                schema[*keyword] = json!(bound);
+            }
+        }
+    }
+}
+
+/// # Errors
+/// 400 for a text of more than `most` characters.
+pub fn text(param: &str, text: Option<&str>, most: usize) -> Result<(), ApiError> {
+    // Bytes are never fewer than characters: only a long text is counted.
+    match text.filter(|text| text.len() > most).map(|text| text.chars().count()) {
+        Some(count) if count > most => Err(ApiError::invalid_value(
+            param,
+            format!("Invalid '{param}': it has {count} characters, at most {most} are allowed; shorten it."),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Ids and names in the object at `at`.
+///
+/// # Errors
+/// 400 with the field that is too long.
+pub fn names<const N: usize>(at: &str, fields: [(&str, Option<&str>); N]) -> Result<(), ApiError> {
+    fields.into_iter().try_for_each(|(field, name)| text(&format!("{at}.{field}"), name, MAX_NAME))
+}
+
+/// # Errors
+/// 400 for a list or an object of more than `most` entries.
+pub fn entries(param: &str, count: usize, most: usize) -> Result<(), ApiError> {
+    if count > most {
+        let message =
+            format!("Invalid '{param}': it has {count} entries, at most {most} are allowed; send fewer.");
+        return Err(ApiError::invalid_value(param, message));
+    }
+    Ok(())
+}
+
+/// The fields of a chat template beside the messages.
+///
+/// # Errors
+/// 400 with the field that has too many entries.
+pub fn template(
+    documents: Option<&Vec<Map<String, Value>>>,
+    variables: Option<&Map<String, Value>>,
+) -> Result<(), ApiError> {
+    entries("documents", documents.map_or(0, Vec::len), MAX_DOCUMENTS)?;
+    entries("chat_template_kwargs", variables.map_or(0, Map::len), MAX_TEMPLATE_VARIABLES)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_bound_is_described_where_its_field_is() {
+        let recorded: Value = serde_json::from_str(include_str!("../../../fixtures/openapi.json")).unwrap();
+        let schemas = &recorded["components"]["schemas"];
+        for (names, fields, keyword, bound) in DESCRIBED {
+            for (name, field) in names.iter().flat_map(|name| fields.iter().map(move |field| (name, field))) {
+                let schema = schemas.pointer(&format!("/{name}{field}"));
+                assert_eq!(schema.map(|schema| &schema[*keyword]), Some(&json!(bound)), "{name}{field}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn texts_are_counted_in_characters(given in ".{0,40}", most in 0usize..40) {
+            prop_assert_eq!(text("x", Some(&given), most).is_ok(), given.chars().count() <= most);
+        }
+    }
+}

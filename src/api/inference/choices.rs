@@ -1,0 +1,453 @@
+//! The answers to one request: started together, heard together.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::stream::{SelectAll, select_all, unfold};
+use futures_util::{Stream, StreamExt};
+use jan_actors::conversations::Turn;
+use jan_actors::model::formats::{OutputParser, Part};
+use jan_actors::model::{
+    FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, PromptLogprobs,
+    TokenLogprob, TokenUsage,
+};
+use jan_actors::web_search::WebSource;
+use serde_json::json;
+
+use super::metering::Meter;
+use super::structured_output::{self, OutputCheck};
+use super::tools::Reading;
+use super::web_search::citations::{UrlCitation, citations};
+
+type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
+
+/// Running generations, heard through one door. Dropping it cancels them.
+pub struct Choices {
+    events: SelectAll<EventStream>,
+    /// What was heard while others had not yet started.
+    heard: VecDeque<(usize, GenerationEvent)>,
+    prompt_texts: Vec<Option<Arc<str>>>,
+    /// `None` in tests.
+    meter: Option<Meter>,
+    check: Option<OutputCheck>,
+    /// The field that constrains the answers.
+    constraining: Option<&'static str>,
+    /// Where the one answer is stored.
+    turn: Option<Turn>,
+    reading: Reading,
+    /// What the answers may cite.
+    sources: Vec<WebSource>,
+    /// What takes each answer apart.
+    answers: Vec<Answer>,
+    /// What is to be told before anything else is heard.
+    ready: VecDeque<(usize, ChoiceEvent)>,
+}
+
+/// One answer while it is taken apart.
+#[derive(Debug, Default)]
+struct Answer {
+    /// `None` where its text is all there is.
+    parser: Option<OutputParser>,
+    /// Calls so far: name and arguments.
+    calls: Vec<Call>,
+    /// Its text, where it may cite.
+    text: String,
+    /// Whether what comes belongs to a call that is left out.
+    skipping: bool,
+}
+
+#[derive(Debug)]
+struct Call {
+    id: String,
+    name: String,
+    arguments: String,
+}
+
+/// What an answer says once all have started.
+#[derive(Debug, PartialEq)]
+pub enum ChoiceEvent {
+    /// More text, with its tokens' log-probabilities where they are wanted; either can be empty.
+    Text(String, Vec<TokenLogprob>),
+    /// How likely the prompt's tokens were, before anything else.
+    Prompt(PromptLogprobs),
+    /// More thinking.
+    Reasoning(String),
+    /// A call begins.
+    Call {
+        /// Its number in the answer.
+        number: u32,
+        /// Its id.
+        id: String,
+        /// The tool's name.
+        name: String,
+    },
+    /// More of a call's arguments.
+    Arguments {
+        /// The call's number.
+        number: u32,
+        /// What is new.
+        text: String,
+    },
+    /// What its text cites; only where there are sources.
+    Citations(Vec<UrlCitation>),
+    /// The end of this answer.
+    Finished(FinishReason, TokenUsage),
+}
+
+impl Choices {
+    /// Starts all `requests` and waits until each has left the queue, so that whatever can go wrong before
+    /// the first token is an error here and not in the middle of a response.
+    pub async fn start(
+        models: &Models,
+        requests: Vec<GenerationRequest>,
+        reading: Reading,
+        mut meter: Meter,
+    ) -> Result<Self, GenerationError> {
+        if let Some(request) = requests.first() {
+            meter.of_model(models, &request.model).await;
+        }
+        let count = requests.len();
+        let mut streams = Vec::with_capacity(count);
+        for (index, generation) in models.generate_all(requests).await?.into_iter().enumerate() {
+            streams.push(events_of(index, generation));
+        }
+        Self::from_streams(count, streams, reading, Some(meter)).await
+    }
+
+    async fn from_streams(
+        count: usize,
+        streams: Vec<EventStream>,
+        reading: Reading,
+        meter: Option<Meter>,
+    ) -> Result<Self, GenerationError> {
+        let events = select_all(streams);
+        let mut choices = Self {
+            events,
+            heard: VecDeque::new(),
+            prompt_texts: vec![None; count],
+            meter,
+            check: None,
+            constraining: None,
+            turn: None,
+            reading,
+            sources: Vec::new(),
+            answers: std::iter::repeat_with(Answer::default).take(count).collect(),
+            ready: VecDeque::new(),
+        };
+        let mut started = vec![false; count];
+        while started.contains(&false) {
+            let Some((index, event)) = choices.events.next().await else { break };
+            choices.observe(index, &event);
+            match event {
+                GenerationEvent::Accepted { prompt_text, layout, .. } => {
+                    choices.prompt_texts[index] = prompt_text;
+                    let parser = OutputParser::new(&layout, &choices.reading.tools);
+                    choices.answers[index].parser = Some(parser).filter(|parser| !parser.is_plain());
+                }
+                GenerationEvent::Started { .. } => started[index] = true,
+                GenerationEvent::Failed(error) => return Err(error),
+                event @ (GenerationEvent::PromptScored(_)
+                | GenerationEvent::Delta { .. }
+                | GenerationEvent::Finished { .. }) => {
+                    started[index] = true;
+                    // Unread, the first answers would stall and never make room for the last.
+                    choices.heard.push_back((index, event));
+                }
+            }
+        }
+        Ok(choices)
+    }
+
+    /// Has answers that end by themselves checked.
+    pub fn check_with(&mut self, check: Option<OutputCheck>) {
+        self.check = check;
+    }
+
+    /// The one answer belongs to a stored conversation: what is told of it is stored there. Dropped before its end, it
+    /// is `incomplete` there.
+    pub fn store_in(&mut self, turn: Option<Turn>) {
+        self.turn = turn;
+    }
+
+    /// Names the field that constrains the answers in errors about it.
+    pub fn constrained_by(&mut self, field: Option<&'static str>) {
+        self.constraining = field;
+    }
+
+    /// The answers may cite these by their numbers.
+    pub fn cite_from(&mut self, sources: Vec<WebSource>) {
+        self.sources = sources;
+    }
+
+    /// What another round of the same request needs.
+    pub fn into_parts(self) -> (Reading, Option<OutputCheck>, Option<Meter>) {
+        (self.reading, self.check, self.meter)
+    }
+
+    /// Returns when what was used is on disk, so that it is counted before the client is told that it is over. Waits
+    /// for a second at most, and not at all for a disk that is full.
+    pub async fn settle(&self) {
+        if let Some(meter) = &self.meter {
+            meter.settle().await;
+        }
+    }
+
+    fn observe(&mut self, index: usize, event: &GenerationEvent) {
+        if let Some(meter) = &mut self.meter {
+            meter.observe(index, event);
+        }
+    }
+
+    /// The prompt of one answer as text, where it was asked for.
+    pub fn take_prompt_text(&mut self, index: usize) -> Option<Arc<str>> {
+        self.prompt_texts.get_mut(index).and_then(Option::take)
+    }
+
+    /// The next event of any answer; `None` once all have finished.
+    pub async fn next(&mut self) -> Option<Result<(usize, ChoiceEvent), GenerationError>> {
+        let event = self.next_event().await?;
+        Some(event.map_err(|error| structured_output::named(error, self.constraining)))
+    }
+
+    async fn next_event(&mut self) -> Option<Result<(usize, ChoiceEvent), GenerationError>> {
+        loop {
+            if let Some((index, event)) = self.ready.pop_front() {
+                return Some(self.told(index, event).await);
+            }
+            let (index, event) = match self.heard.pop_front() {
+                Some(heard) => heard,
+                None => {
+                    let Some((index, event)) = self.events.next().await else {
+                        self.settle().await;
+                        return None;
+                    };
+                    self.observe(index, &event);
+                    (index, event)
+                }
+            };
+            match event {
+                GenerationEvent::Delta { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
+                    let parser = self.answers[index].parser.as_mut();
+                    let parts = match parser.map(|parser| parser.push(&text)) {
+                        None => vec![Part::Content(text)],
+                        Some(parts) => parts,
+                    };
+                    self.read(index, parts, logprobs);
+                }
+                GenerationEvent::Finished { reason, usage } => {
+                    let rest = self.answers[index].parser.as_mut().map(OutputParser::finish);
+                    self.read(index, rest.unwrap_or_default(), Vec::new());
+                    let cited = citations(&self.answers[index].text, &self.sources);
+                    if !cited.is_empty() {
+                        self.ready.push_back((index, ChoiceEvent::Citations(cited)));
+                    }
+                    self.ready.push_back((index, ChoiceEvent::Finished(reason, usage)));
+                }
+                GenerationEvent::PromptScored(scores) => {
+                    self.ready.push_back((index, ChoiceEvent::Prompt(scores)));
+                }
+                GenerationEvent::Failed(error) => return Some(Err(error)),
+                GenerationEvent::Delta { .. }
+                | GenerationEvent::Accepted { .. }
+                | GenerationEvent::Started { .. } => {}
+            }
+        }
+    }
+
+    /// Queues what these parts say. Log-probabilities go with the first text among them.
+    fn read(&mut self, index: usize, parts: Vec<Part>, mut logprobs: Vec<TokenLogprob>) {
+        let answer = &mut self.answers[index];
+        for part in parts {
+            let event = match part {
+                Part::Content(text) => {
+                    if !self.sources.is_empty() {
+                        answer.text.push_str(&text);
+                    }
+                    ChoiceEvent::Text(text, std::mem::take(&mut logprobs))
+                }
+                Part::Reasoning(text) => ChoiceEvent::Reasoning(text),
+                Part::Call(name) => {
+                    answer.skipping = self.reading.one_call && !answer.calls.is_empty();
+                    if answer.skipping {
+                        continue;
+                    }
+                    let id = call_id();
+                    let number = u32::try_from(answer.calls.len()).unwrap_or(u32::MAX);
+                    answer.calls.push(Call { id: id.clone(), name: name.clone(), arguments: String::new() });
+                    ChoiceEvent::Call { number, id, name }
+                }
+                Part::Arguments(text) => match answer.calls.last_mut().filter(|_| !answer.skipping) {
+                    Some(call) => {
+                        call.arguments.push_str(&text);
+                        let number = u32::try_from(answer.calls.len() - 1).unwrap_or(u32::MAX);
+                        ChoiceEvent::Arguments { number, text }
+                    }
+                    None => continue,
+                },
+            };
+            self.ready.push_back((index, event));
+        }
+        if !logprobs.is_empty() {
+            self.ready.push_back((index, ChoiceEvent::Text(String::new(), logprobs)));
+        }
+    }
+
+    /// Does what an event brings with it before it is told.
+    async fn told(
+        &mut self,
+        index: usize,
+        event: ChoiceEvent,
+    ) -> Result<(usize, ChoiceEvent), GenerationError> {
+        match &event {
+            ChoiceEvent::Text(text, _) => {
+                if let Some(check) = &mut self.check {
+                    check.push(index, text);
+                }
+                if let Some(turn) = &mut self.turn {
+                    turn.push(text);
+                }
+            }
+            ChoiceEvent::Citations(cited) => {
+                if let Some(turn) = &mut self.turn {
+                    turn.annotate(cited.iter().map(|one| json!(one)).collect());
+                }
+            }
+            ChoiceEvent::Finished(reason, _) => {
+                let calls = &self.answers[index].calls;
+                if *reason == FinishReason::Stop {
+                    for call in calls {
+                        self.reading.check(&call.name, &call.arguments)?;
+                    }
+                    // Who calls a tool has not answered yet.
+                    if let Some(check) = self.check.as_ref().filter(|_| calls.is_empty()) {
+                        check.finish(index)?;
+                    }
+                }
+                // Who hears of the end can rely on it.
+                if let Some(mut turn) = self.turn.take() {
+                    for call in calls {
+                        turn.push_call(&call.id, &call.name, &call.arguments);
+                    }
+                    turn.finish().await.map_err(|error| {
+                        GenerationError::Internal(format!("the answer could not be stored: {error}"))
+                    })?;
+                }
+            }
+            ChoiceEvent::Prompt(_)
+            | ChoiceEvent::Reasoning(_)
+            | ChoiceEvent::Call { .. }
+            | ChoiceEvent::Arguments { .. } => {}
+        }
+        Ok((index, event))
+    }
+}
+
+/// A call's id: short and plain, for templates of Mistral's take nine letters and digits and no more.
+fn call_id() -> String {
+    const DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut number = uuid::Uuid::new_v4().as_u128();
+    let mut id = String::with_capacity(9);
+    for _ in 0..9 {
+        id.push(char::from(DIGITS[(number % 62) as usize]));
+        number /= 62;
+    }
+    id
+}
+
+/// One generation as a stream that always ends with `Finished` or `Failed`.
+fn events_of(index: usize, generation: Generation) -> EventStream {
+    Box::pin(unfold(Some(generation), move |generation| async move {
+        let mut generation = generation?;
+        let event = generation.recv().await.unwrap_or_else(|| {
+            GenerationEvent::Failed(GenerationError::Internal("a generation ended without a result".into()))
+        });
+        let last = matches!(event, GenerationEvent::Finished { .. } | GenerationEvent::Failed(_));
+        Some(((index, event), (!last).then_some(generation)))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use jan_actors::model::formats::Layout;
+
+    use super::*;
+
+    fn accepted() -> GenerationEvent {
+        GenerationEvent::Accepted {
+            prompt_tokens: 3,
+            prompt_text: Some("p".into()),
+            layout: Layout::default(),
+        }
+    }
+
+    fn started() -> GenerationEvent {
+        GenerationEvent::Started { cached_tokens: 0 }
+    }
+
+    fn delta(text: &str) -> GenerationEvent {
+        GenerationEvent::Delta { text: text.to_owned(), tokens: vec![1], logprobs: Vec::new() }
+    }
+
+    fn finished() -> GenerationEvent {
+        GenerationEvent::Finished { reason: FinishReason::Stop, usage: TokenUsage::default() }
+    }
+
+    fn streams(events: Vec<Vec<GenerationEvent>>) -> Vec<EventStream> {
+        events
+            .into_iter()
+            .enumerate()
+            .map(|(index, events)| -> EventStream {
+                Box::pin(stream::iter(events.into_iter().map(move |event| (index, event))))
+            })
+            .collect()
+    }
+
+    async fn all(mut choices: Choices) -> Vec<Vec<String>> {
+        let mut said = vec![Vec::new(); choices.prompt_texts.len()];
+        while let Some(event) = choices.next().await {
+            match event.unwrap() {
+                (index, ChoiceEvent::Text(text, _)) => said[index].push(text),
+                (index, ChoiceEvent::Finished(..)) => said[index].push(".".to_owned()),
+                (_, other) => panic!("{other:?}"),
+            }
+        }
+        said
+    }
+
+    #[tokio::test]
+    async fn nothing_heard_before_the_start_is_lost() {
+        let slow = unfold(vec![finished(), delta("x"), started(), accepted()], |mut events| async {
+            tokio::task::yield_now().await;
+            let event = events.pop()?;
+            Some(((1, event), events))
+        });
+        let mut both =
+            streams(vec![vec![accepted(), started(), delta("a"), delta(""), delta("b"), finished()]]);
+        both.push(Box::pin(slow));
+        let mut choices = Choices::from_streams(2, both, Reading::default(), None).await.unwrap();
+        assert_eq!(choices.take_prompt_text(0).as_deref(), Some("p"));
+        assert_eq!(choices.take_prompt_text(0), None);
+        assert_eq!(all(choices).await, [vec!["a", "b", "."], vec!["x", "."]]);
+    }
+
+    #[tokio::test]
+    async fn one_failure_before_the_start_fails_all() {
+        let failed = GenerationEvent::Failed(GenerationError::ShuttingDown);
+        let both = streams(vec![vec![accepted(), started(), finished()], vec![accepted(), failed]]);
+        assert_eq!(
+            Choices::from_streams(2, both, Reading::default(), None).await.err(),
+            Some(GenerationError::ShuttingDown)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_failure_after_the_start_is_heard_in_its_place() {
+        let failed = GenerationEvent::Failed(GenerationError::EngineCrashed);
+        let one = streams(vec![vec![accepted(), started(), delta("a"), failed]]);
+        let mut choices = Choices::from_streams(1, one, Reading::default(), None).await.unwrap();
+        assert_eq!(choices.next().await, Some(Ok((0, ChoiceEvent::Text("a".to_owned(), Vec::new())))));
+        assert_eq!(choices.next().await, Some(Err(GenerationError::EngineCrashed)));
+    }
+}

@@ -1,0 +1,15 @@
+//! Parts that the inference endpoints (chat, completions, responses, embeddings, tokenize) share.
+
+pub mod bounds;
+pub mod choices;
+pub mod logprobs;
+pub mod metering;
+pub mod params;
+pub mod permissions;
+pub mod prompt;
+pub mod reasoning;
+pub mod streaming;
+pub mod structured_output;
+pub mod tools;
+pub mod usage;
+pub mod web_search;

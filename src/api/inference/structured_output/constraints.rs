@@ -1,0 +1,258 @@
+//! The fields of a request that say what its answers have to be.
+
+use jan_actors::model::Constraint;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::{MOST_TEXT_BYTES, ResponseFormat, Structured, gbnf, json_object};
+use crate::api::inference::bounds::{self, MAX_CHOICES};
+use crate::http::ApiError;
+
+/// Longest list of choices, in bytes.
+const MOST_CHOICE_BYTES: usize = 64 * 1024;
+
+/// Longest grammar with a schema in it, which nobody looks into before it is compiled.
+const MOST_EMBEDDING_BYTES: usize = 4 * 1024;
+
+/// What the answer has to be, as vLLM takes it; exactly one of these.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(example = json!({"choice": ["red", "green"]}))]
+pub struct StructuredOutputs {
+    /// A JSON Schema.
+    #[schema(value_type = Option<Object>)]
+    json: Option<Map<String, Value>>,
+    /// A regular expression that the whole answer has to match, without look-around.
+    regex: Option<String>,
+    /// Texts of which the answer has to be one.
+    #[schema(min_items = 1)]
+    choice: Option<Vec<String>>,
+    /// A grammar in Lark's notation or llama.cpp's.
+    grammar: Option<String>,
+    /// Whether the answer has to be any JSON object.
+    json_object: Option<bool>,
+    /// Not on this server.
+    #[schema(value_type = Option<String>, max_length = 0)]
+    structural_tag: Option<Value>,
+    /// Not on this server: JSON is written on one line.
+    #[schema(value_type = Option<String>, max_length = 0)]
+    whitespace_pattern: Option<Value>,
+}
+
+/// All of them; at most one may be given.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    /// OpenAI's.
+    pub response_format: Option<ResponseFormat>,
+    /// vLLM's.
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// A JSON Schema, vLLM's older name.
+    pub guided_json: Option<Map<String, Value>>,
+    /// A regular expression for the whole answer.
+    pub guided_regex: Option<String>,
+    /// The texts to choose from.
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar in Lark's notation or llama.cpp's.
+    pub guided_grammar: Option<String>,
+    /// A grammar in llama.cpp's notation.
+    pub grammar: Option<String>,
+    /// A JSON Schema, llama-server's name.
+    pub json_schema: Option<Map<String, Value>>,
+}
+
+impl Wishes {
+    /// `None`: free text.
+    ///
+    /// # Errors
+    /// 400 with the field.
+    pub fn check(self) -> Result<Option<Structured>, ApiError> {
+        let mut found = Vec::new();
+        if let Some(format) = self.response_format {
+            found.extend(format.check()?);
+        }
+        if let Some(wanted) = self.structured_outputs {
+            found.push(wanted.check()?);
+        }
+        for (field, schema) in [("guided_json", self.guided_json), ("json_schema", self.json_schema)] {
+            if let Some(schema) = schema {
+                found.push(Structured::json(field, field, Value::Object(schema))?);
+            }
+        }
+        if let Some(regex) = self.guided_regex {
+            found.push(expression("guided_regex", regex)?);
+        }
+        if let Some(choices) = self.guided_choice {
+            found.push(one_of("guided_choice", &choices)?);
+        }
+        if let Some(text) = self.guided_grammar {
+            found.push(grammar("guided_grammar", text)?);
+        }
+        // Clients of llama-server send an empty one for none.
+        if let Some(text) = self.grammar.filter(|text| !text.is_empty()) {
+            found.push(llama_grammar("grammar", &text)?);
+        }
+        if let [first, second, ..] = &found[..] {
+            let message =
+                format!("'{}' and '{}' exclude each other; give only one.", first.field, second.field);
+            return Err(ApiError::invalid_value(second.field, message));
+        }
+        Ok(found.pop())
+    }
+}
+
+impl StructuredOutputs {
+    fn check(self) -> Result<Structured, ApiError> {
+        const FIELD: &str = "structured_outputs";
+        for (given, field) in
+            [(self.structural_tag, "structural_tag"), (self.whitespace_pattern, "whitespace_pattern")]
+        {
+            if given.is_some() {
+                let param = format!("{FIELD}.{field}");
+                let message = format!(
+                    "Unsupported parameter: '{param}'; 'json', 'regex', 'choice', 'grammar' and 'json_object' are."
+                );
+                return Err(ApiError::unsupported(param, message));
+            }
+        }
+        let mut found = Vec::new();
+        if let Some(schema) = self.json {
+            found.push(Structured::json(
+                "structured_outputs.json",
+                "structured_outputs.json",
+                Value::Object(schema),
+            )?);
+        }
+        if let Some(regex) = self.regex {
+            found.push(expression("structured_outputs.regex", regex)?);
+        }
+        if let Some(choices) = self.choice {
+            found.push(one_of("structured_outputs.choice", &choices)?);
+        }
+        if let Some(text) = self.grammar {
+            found.push(grammar("structured_outputs.grammar", text)?);
+        }
+        if self.json_object == Some(true) {
+            found.push(json_object("structured_outputs.json_object")?);
+        }
+        match found.pop() {
+            Some(only) if found.is_empty() => Ok(only),
+            _ => {
+                let message = "Invalid 'structured_outputs': expected exactly one of 'json', 'regex', 'choice', \
+                               'grammar' and 'json_object'.";
+                Err(ApiError::invalid_value(FIELD, message))
+            }
+        }
+    }
+}
+
+/// # Errors
+/// 400 for a text that is empty or too long.
+fn bounded(field: &str, text: &str, most: usize) -> Result<(), ApiError> {
+    if text.is_empty() || text.len() > most {
+        let message = format!("Invalid '{field}': expected 1 to {most} bytes, got {}.", text.len());
+        return Err(ApiError::invalid_value(field, message));
+    }
+    Ok(())
+}
+
+fn expression(field: &'static str, regex: String) -> Result<Structured, ApiError> {
+    bounded(field, &regex, MOST_TEXT_BYTES)?;
+    Ok(Structured::text(field, Constraint::Regex(regex)))
+}
+
+/// These texts and no other.
+fn one_of(field: &'static str, choices: &[String]) -> Result<Structured, ApiError> {
+    if choices.is_empty() || choices.iter().any(String::is_empty) {
+        let message = format!("Invalid '{field}': expected at least one text, and none that is empty.");
+        return Err(ApiError::invalid_value(field, message));
+    }
+    bounds::entries(field, choices.len(), MAX_CHOICES)?;
+    let escaped: Vec<String> = choices.iter().map(|choice| regex_syntax::escape(choice)).collect();
+    let expression = escaped.join("|");
+    bounded(field, &expression, MOST_CHOICE_BYTES)?;
+    Ok(Structured::text(field, Constraint::Regex(expression)))
+}
+
+/// A grammar in either notation.
+fn grammar(field: &'static str, text: String) -> Result<Structured, ApiError> {
+    if gbnf::is_gbnf(&text) {
+        return llama_grammar(field, &text);
+    }
+    bounded(field, &text, if text.contains("%json") { MOST_EMBEDDING_BYTES } else { MOST_TEXT_BYTES })?;
+    Ok(Structured::text(field, Constraint::Lark(text)))
+}
+
+fn llama_grammar(field: &'static str, text: &str) -> Result<Structured, ApiError> {
+    bounded(field, text, MOST_TEXT_BYTES)?;
+    let constraint = gbnf::constraint(text).map_err(|error| {
+        ApiError::invalid_value(
+            field,
+            format!("Invalid '{field}': it is no grammar in llama.cpp's notation: {error}."),
+        )
+    })?;
+    Ok(Structured::text(field, constraint))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(request: Value) -> Result<Option<Structured>, ApiError> {
+        #[derive(Deserialize)]
+        struct Fields {
+            structured_outputs: Option<StructuredOutputs>,
+            guided_regex: Option<String>,
+            guided_choice: Option<Vec<String>>,
+            guided_grammar: Option<String>,
+            grammar: Option<String>,
+        }
+        let fields: Fields = serde_json::from_value(request).unwrap();
+        Wishes {
+            structured_outputs: fields.structured_outputs,
+            guided_regex: fields.guided_regex,
+            guided_choice: fields.guided_choice,
+            guided_grammar: fields.guided_grammar,
+            grammar: fields.grammar,
+            ..Wishes::default()
+        }
+        .check()
+    }
+
+    #[test]
+    fn only_one_may_be_given_and_it_must_be_something() {
+        for (request, param) in [
+            (json!({"guided_regex": "a", "guided_choice": ["a"]}), "guided_choice"),
+            (json!({"guided_regex": "a", "grammar": "root ::= \"a\""}), "grammar"),
+            (json!({"guided_choice": []}), "guided_choice"),
+            (json!({"guided_regex": ""}), "guided_regex"),
+            (json!({"grammar": "start: \"a\""}), "grammar"),
+            (json!({"guided_grammar": "root ::= nothing"}), "guided_grammar"),
+            (json!({"structured_outputs": {}}), "structured_outputs"),
+            (json!({"structured_outputs": {"json_object": false}}), "structured_outputs"),
+            (json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}), "structured_outputs"),
+            (json!({"structured_outputs": {"choice": [""]}}), "structured_outputs.choice"),
+            (json!({"structured_outputs": {"json": {"type": "x"}}}), "structured_outputs.json"),
+            (json!({"structured_outputs": {"structural_tag": "a"}}), "structured_outputs.structural_tag"),
+        ] {
+            assert_eq!(check(request.clone()).unwrap_err().param(), Some(param), "{request}");
+        }
+    }
+
+    #[test]
+    fn choices_are_texts_and_no_expressions() {
+        let structured = check(json!({"structured_outputs": {"choice": ["a.b", "c|d"]}})).unwrap().unwrap();
+        assert_eq!(*structured.constraint, Constraint::Regex(r"a\.b|c\|d".to_owned()));
+    }
+
+    #[test]
+    fn both_notations_are_told_apart() {
+        let lark = check(json!({"guided_grammar": "start: \"a\""})).unwrap().unwrap();
+        assert_eq!(*lark.constraint, Constraint::Lark("start: \"a\"".to_owned()));
+        for field in ["guided_grammar", "grammar"] {
+            let llama = check(json!({field: "root ::= \"a\""})).unwrap().unwrap();
+            assert_eq!(*llama.constraint, Constraint::Regex("a".to_owned()));
+        }
+    }
+}

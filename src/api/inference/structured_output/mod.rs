@@ -1,0 +1,366 @@
+//! Structured output: what a request says that its answers have to be, and the last check of a finished answer.
+//!
+//! Sources: `ResponseFormatJsonSchema` in OpenAI's API description; `guided_json`, `guided_regex`, `guided_choice`,
+//! `guided_grammar` and `structured_outputs` as vLLM's users know them; `grammar` and `json_schema` as llama-server's do.
+
+mod constraints;
+pub mod gbnf;
+mod nesting;
+
+use std::sync::Arc;
+
+use jan_actors::model::{Constraint, GenerationError};
+use jsonschema::Validator;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+pub use self::constraints::{StructuredOutputs, Wishes};
+use crate::http::ApiError;
+
+/// Longest schema, in bytes.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// Longest expression or grammar, in bytes, and that of all expressions of a schema. Compiling them can take time with
+/// the square of their length, and keeps others waiting: this much is seconds at worst.
+const MOST_TEXT_BYTES: usize = 16 * 1024;
+
+/// Most patterns of properties of a schema; compiling them takes time with more than the square of their number.
+const MOST_PATTERN_PROPERTIES: usize = 100;
+
+/// Most properties of a schema, as in OpenAI's API.
+const MOST_PROPERTIES: usize = 5000;
+
+/// Most properties of one object that may be left out. Each could be the next, so compiling them takes time with the
+/// square of their number.
+const MOST_OPTIONAL: usize = 500;
+
+/// The form of the answer.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"type": "json_object"}))]
+pub struct ResponseFormat {
+    /// Free text, any JSON object, or JSON that a schema accepts.
+    #[serde(rename = "type")]
+    pub kind: FormatKind,
+    /// With `json_schema`: the schema.
+    pub json_schema: Option<JsonSchemaFormat>,
+}
+
+/// The kind of form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FormatKind {
+    /// Free text.
+    Text,
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that a schema accepts.
+    JsonSchema,
+}
+
+/// A schema with a name.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct JsonSchemaFormat {
+    /// Its name: letters, digits, `_` and `-`.
+    #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]+$")]
+    pub name: String,
+    /// What it is for; has no effect.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub description: Option<String>,
+    /// A JSON Schema; any object without it. What cannot be enforced is refused.
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Map<String, Value>>,
+    /// Answers always satisfy the schema, with this and without.
+    #[allow(dead_code, reason = "its type is checked")]
+    pub strict: Option<bool>,
+}
+
+/// What answers have to be.
+#[derive(Debug)]
+pub struct Structured {
+    /// The field that says so, for errors about it.
+    pub field: &'static str,
+    /// For the engine.
+    pub constraint: Arc<Constraint>,
+    /// Whether finished answers are checked.
+    validator: Option<Validator>,
+}
+
+impl ResponseFormat {
+    fn check(self) -> Result<Option<Structured>, ApiError> {
+        const FIELD: &str = "response_format";
+        match (self.kind, self.json_schema) {
+            (FormatKind::Text, None) => Ok(None),
+            (FormatKind::JsonObject, None) => json_object(FIELD).map(Some),
+            (FormatKind::JsonSchema, Some(format)) => {
+                json_schema(FIELD, "response_format.json_schema", &format.name, format.schema).map(Some)
+            }
+            (FormatKind::JsonSchema, None) => Err(ApiError::missing("response_format.json_schema")),
+            (_, Some(_)) => Err(ApiError::invalid_value(
+                "response_format.json_schema",
+                "Invalid 'response_format.json_schema': only the type 'json_schema' has it.",
+            )),
+        }
+    }
+}
+
+/// Any JSON object, as `field` asks.
+pub fn json_object(field: &'static str) -> Result<Structured, ApiError> {
+    Structured::json(field, field, any_object())
+}
+
+/// JSON that a schema accepts, as `field` asks; its name and the schema lie at `at`.
+pub fn json_schema(
+    field: &'static str,
+    at: &str,
+    name: &str,
+    schema: Option<Map<String, Value>>,
+) -> Result<Structured, ApiError> {
+    let named = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if !named || !(1..=64).contains(&name.len()) {
+        let message = format!("Invalid '{at}.name': expected 1 to 64 letters, digits, '_' or '-'.");
+        return Err(ApiError::invalid_value(format!("{at}.name"), message));
+    }
+    let schema = schema.map_or_else(any_object, Value::Object);
+    Structured::json(field, &format!("{at}.schema"), schema)
+}
+
+fn any_object() -> Value {
+    json!({"type": "object"})
+}
+
+impl Structured {
+    fn json(field: &'static str, place: &str, schema: Value) -> Result<Self, ApiError> {
+        let wrong = |error: String| {
+            ApiError::invalid_value(place, format!("Invalid '{place}': it is no usable JSON Schema: {error}"))
+        };
+        let text = schema.to_string();
+        if text.len() > MOST_BYTES {
+            return Err(wrong(format!("it has {} bytes, and {MOST_BYTES} are allowed", text.len())));
+        }
+        let validator = validator(&schema).map_err(wrong)?;
+        Ok(Self { field, constraint: Arc::new(Constraint::JsonSchema(text)), validator: Some(validator) })
+    }
+
+    fn text(field: &'static str, constraint: Constraint) -> Self {
+        Self { field, constraint: Arc::new(constraint), validator: None }
+    }
+
+    /// What checks `answers` answers when they end. `cut`: a stop text may end them before they are complete.
+    pub fn output_check(self, answers: usize, cut: bool) -> Option<OutputCheck> {
+        let validator = self.validator.filter(|_| !cut)?;
+        Some(OutputCheck { validator, texts: vec![String::new(); answers] })
+    }
+}
+
+/// Compiles what checks finished texts against a schema, within the bounds on schemas.
+///
+/// # Errors
+/// What is wrong with the schema, or too much.
+pub fn validator(schema: &Value) -> Result<Validator, String> {
+    check_properties(schema)?;
+    nesting::check(schema)?;
+    nesting::on_large_stack(|| {
+        let options = jsonschema::options().should_validate_formats(true);
+        options.build(schema).map_err(|error| error.to_string())
+    })?
+}
+
+/// Whether a schema's properties are not too many to be enforced.
+///
+/// # Errors
+/// What is too much.
+fn check_properties(schema: &Value) -> Result<(), String> {
+    let mut left = vec![schema];
+    let (mut total, mut patterns, mut pattern_bytes) = (0, 0, 0);
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Array(values) => left.extend(values),
+            Value::Object(fields) => {
+                if let Some(Value::Object(properties)) = fields.get("properties") {
+                    let required = fields.get("required").and_then(Value::as_array).map_or(0, Vec::len);
+                    let optional = properties.len().saturating_sub(required);
+                    total += properties.len();
+                    if optional > MOST_OPTIONAL {
+                        return Err(format!(
+                            "an object has {optional} properties that are not required, and {MOST_OPTIONAL} are allowed"
+                        ));
+                    }
+                }
+                if let Some(Value::Object(named)) = fields.get("patternProperties") {
+                    patterns += named.len();
+                    pattern_bytes += named.keys().map(String::len).sum::<usize>();
+                }
+                if let Some(Value::String(pattern)) = fields.get("pattern") {
+                    pattern_bytes += pattern.len();
+                }
+                left.extend(fields.values());
+            }
+            _ => {}
+        }
+    }
+    if patterns > MOST_PATTERN_PROPERTIES {
+        return Err(format!(
+            "it has {patterns} patternProperties, and {MOST_PATTERN_PROPERTIES} are allowed"
+        ));
+    }
+    if pattern_bytes > MOST_TEXT_BYTES {
+        return Err(format!("its patterns have {pattern_bytes} bytes, and {MOST_TEXT_BYTES} are allowed"));
+    }
+    if total > MOST_PROPERTIES {
+        return Err(format!("it has {total} properties, and {MOST_PROPERTIES} are allowed"));
+    }
+    Ok(())
+}
+
+/// The error, with the field that constrains the answers where that is at fault.
+#[must_use]
+pub fn named(error: GenerationError, constraining: Option<&'static str>) -> GenerationError {
+    match (error, constraining) {
+        (GenerationError::InvalidConstraint { field: "", message }, Some(field)) => {
+            GenerationError::InvalidConstraint { field, message }
+        }
+        (GenerationError::ConstraintTooExpensive { field: "", message }, Some(field)) => {
+            GenerationError::ConstraintTooExpensive { field, message }
+        }
+        (error, _) => error,
+    }
+}
+
+/// Maps an engine's error where `field` is what constrains the answers.
+pub fn generation_error(
+    error: GenerationError,
+    prompt_param: &'static str,
+    field: Option<&'static str>,
+) -> ApiError {
+    ApiError::from_generation(named(error, field), prompt_param)
+}
+
+/// The last check of finished answers: that the model was kept inside the schema is the engine's doing, and an answer
+/// is called finished only when it is seen to be so.
+#[derive(Debug)]
+pub struct OutputCheck {
+    validator: Validator,
+    texts: Vec<String>,
+}
+
+impl OutputCheck {
+    /// Takes more of an answer.
+    pub fn push(&mut self, index: usize, text: &str) {
+        self.texts[index].push_str(text);
+    }
+
+    /// What was said belonged to a round before the answer.
+    pub fn next_round(&mut self) {
+        self.texts.iter_mut().for_each(String::clear);
+    }
+
+    /// Looks at an answer that ended by itself.
+    ///
+    /// # Errors
+    /// [`GenerationError::InvalidOutput`] with what is wrong.
+    pub fn finish(&self, index: usize) -> Result<(), GenerationError> {
+        satisfies(&self.texts[index], &self.validator)
+            .map_err(|message| GenerationError::InvalidOutput { message })
+    }
+}
+
+/// Whether a text is JSON that satisfies a schema.
+///
+/// JSON's numbers have no end, but those that can be compared here do. What holds larger ones is well-formed and was kept
+/// to its schema while it was generated; it is not refused for what this check cannot see.
+///
+/// # Errors
+/// What is wrong.
+pub fn satisfies(text: &str, validator: &Validator) -> Result<(), String> {
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) => {
+            nesting::on_large_stack(|| validator.validate(&value).map_err(|error| error.to_string()))?
+        }
+        Err(_) if serde_json::from_str::<IgnoredAny>(text).is_ok() => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(value: Value) -> Result<Option<Structured>, ApiError> {
+        let response_format = Some(serde_json::from_value(value).unwrap());
+        Wishes { response_format, ..Wishes::default() }.check()
+    }
+
+    fn param(result: Result<Option<Structured>, ApiError>) -> Option<String> {
+        result.unwrap_err().param().map(str::to_owned)
+    }
+
+    #[test]
+    fn text_is_free() {
+        assert!(format(json!({"type": "text"})).unwrap().is_none());
+        assert!(Wishes::default().check().unwrap().is_none());
+    }
+
+    #[test]
+    fn schemas_are_checked() {
+        let schema = |schema: Value| {
+            format(json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}))
+        };
+        assert!(
+            schema(json!({"type": "object", "properties": {"a": {"type": "integer"}}})).unwrap().is_some()
+        );
+        let place = Some("response_format.json_schema.schema".to_owned());
+        assert_eq!(param(schema(json!({"type": "nothing"}))), place);
+        assert_eq!(param(schema(json!({"$ref": "http://127.0.0.1:1/x.json"}))), place);
+        assert_eq!(param(schema(json!({"pattern": "("}))), place);
+    }
+
+    #[test]
+    fn properties_are_bounded() {
+        let object = |count: usize, required: usize| {
+            let names: Vec<String> = (0..count).map(|n| format!("p{n}")).collect();
+            let properties: Map<String, Value> =
+                names.iter().map(|name| (name.clone(), json!(true))).collect();
+            json!({"type": "object", "properties": properties, "required": names[..required]})
+        };
+        assert!(check_properties(&object(500, 0)).is_ok());
+        assert!(check_properties(&object(5000, 5000)).is_ok());
+        let patterns: Map<String, Value> = (0..101).map(|n| (format!("^p{n}$"), json!(true))).collect();
+        let too_much = [
+            object(501, 0),
+            object(5001, 5001),
+            json!({"items": [object(900, 1)]}),
+            json!({"patternProperties": patterns}),
+            json!({"items": {"pattern": "a?".repeat(9000)}}),
+        ];
+        for schema in too_much {
+            assert!(check_properties(&schema).is_err());
+        }
+    }
+
+    #[test]
+    fn forms_have_their_parts() {
+        assert_eq!(param(format(json!({"type": "json_schema"}))), Some("response_format.json_schema".into()));
+        let named = json!({"type": "json_schema", "json_schema": {"name": "a b"}});
+        assert_eq!(param(format(named)), Some("response_format.json_schema.name".into()));
+    }
+
+    #[test]
+    fn finished_answers_are_looked_at() {
+        let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
+        let structured = Structured::json("guided_json", "guided_json", schema).unwrap();
+        let mut check = structured.output_check(4, false).unwrap();
+        check.push(0, "{\"a\": ");
+        check.push(1, "{}");
+        assert!(check.finish(0).is_err());
+        check.push(0, "1}");
+        assert!(check.finish(0).is_ok());
+        assert!(check.finish(1).is_err());
+        let large = "9".repeat(400);
+        check.push(2, &format!("{{\"a\": {large}}}"));
+        check.push(3, &format!("{{\"a\": {large}"));
+        assert!(check.finish(2).is_ok());
+        assert!(check.finish(3).is_err());
+    }
+}

@@ -1,0 +1,389 @@
+//! Tools: what a request says that its answers may call, and the last check of a call.
+//!
+//! Sources: `ChatCompletionTool`, `ChatCompletionToolChoiceOption`, `FunctionTool` and `ToolChoiceParam` in OpenAI's API
+//! description. Chat and Responses say the same in different places: [`ToolField`] knows which.
+
+mod responses_api;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jan_actors::model::formats::Tool;
+use jan_actors::model::{Callable, GenerationError, ToolPlan};
+use jsonschema::Validator;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+pub use self::responses_api::{ResponseTool, WebTool, shown_choice};
+use super::bounds::{self, MAX_DESCRIPTION};
+use super::structured_output;
+use super::web_search::{self, is_web_search};
+use crate::http::ApiError;
+
+/// Most tools of one request, as OpenAI has it.
+const MOST_TOOLS: usize = 128;
+
+/// Largest schemas of all tools together, in bytes.
+const MOST_BYTES: usize = 256 * 1024;
+
+/// A function that the model may call.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[schema(example = json!({"type": "function", "function": {
+    "name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}
+}}))]
+pub struct ChatTool {
+    /// `function` alone.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The function.
+    function: Option<FunctionObject>,
+}
+
+/// A function.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+pub struct FunctionObject {
+    /// Its name: letters, digits, `_` and `-`.
+    #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]+$")]
+    name: String,
+    /// What it does, for the model to know when to call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    /// The JSON Schema of its arguments; none without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    parameters: Option<Map<String, Value>>,
+    /// Whether its arguments always satisfy the schema. They do anyway where `tool_choice` requires a call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict: Option<bool>,
+}
+
+/// `none`, `auto` or `required`; or the one function to call; or those that may be called.
+#[derive(ToSchema)]
+#[schema(as = ToolChoice)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes what is read by hand")]
+pub enum ToolChoiceShape {
+    /// `none`: no call. `auto`: the model decides. `required`: at least one call.
+    Mode(ToolChoiceMode),
+    /// `{"type": "function", …}` or `{"type": "allowed_tools", …}`.
+    #[schema(value_type = Object)]
+    Object(Value),
+}
+
+/// Whether to call.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes what is read by hand")]
+pub enum ToolChoiceMode {
+    /// No call.
+    None,
+    /// The model decides.
+    Auto,
+    /// At least one call.
+    Required,
+}
+
+/// Where a request says its tools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolField {
+    /// Chat: a function is an object within the tool.
+    Nested,
+    /// Responses: a function is the tool.
+    Flat,
+}
+
+/// The tools of a request.
+#[derive(Debug, Default)]
+pub struct Tools {
+    /// Those that the model is shown, as chat's wire objects.
+    pub shown: Vec<Value>,
+    /// Those that it may call; `None` where it may call none.
+    pub plan: Option<Arc<ToolPlan>>,
+    /// Whether the web can be searched.
+    pub web: Option<WebTool>,
+    /// What looks at calls that are kept in their form.
+    validators: Vec<(String, Validator)>,
+}
+
+impl Tools {
+    /// Checks chat's fields.
+    ///
+    /// # Errors
+    /// 400 with the field.
+    pub fn of_chat(
+        tools: Option<Vec<ChatTool>>,
+        choice: Option<&Value>,
+        parallel: Option<bool>,
+    ) -> Result<Self, ApiError> {
+        let mut functions = Vec::new();
+        for (index, tool) in tools.unwrap_or_default().into_iter().enumerate() {
+            check_kind(&tool.kind, index, "'function' (for web search, 'web_search_options')")?;
+            let function =
+                tool.function.ok_or_else(|| ApiError::missing(format!("tools[{index}].function")))?;
+            functions.push(function);
+        }
+        Self::new(functions, choice, parallel, ToolField::Nested)
+    }
+
+    fn new(
+        functions: Vec<FunctionObject>,
+        choice: Option<&Value>,
+        parallel: Option<bool>,
+        field: ToolField,
+    ) -> Result<Self, ApiError> {
+        if functions.len() > MOST_TOOLS {
+            let message =
+                format!("Invalid 'tools': at most {MOST_TOOLS} are allowed, got {}.", functions.len());
+            return Err(ApiError::invalid_value("tools", message));
+        }
+        let mut names = HashSet::new();
+        let mut bytes = 0;
+        for (index, function) in functions.iter().enumerate() {
+            let at = field.at(index);
+            let name = &function.name;
+            let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+            if !plain || !(1..=64).contains(&name.len()) {
+                let message = format!("Invalid '{at}name': expected 1 to 64 letters, digits, '_' or '-'.");
+                return Err(ApiError::invalid_value(format!("{at}name"), message));
+            }
+            if !names.insert(name.clone()) {
+                let message =
+                    format!("Invalid '{at}name': there is another tool '{name}'; names must differ.");
+                return Err(ApiError::invalid_value(format!("{at}name"), message));
+            }
+            bounds::text(&format!("{at}description"), function.description.as_deref(), MAX_DESCRIPTION)?;
+            // Arguments are an object, as in OpenAI's API.
+            let kind = function.parameters.as_ref().and_then(|schema| schema.get("type"));
+            if kind.is_some_and(|kind| kind != "object") {
+                let place = format!("{at}parameters.type");
+                let message = format!("Invalid '{place}': expected 'object', which is what arguments are.");
+                return Err(ApiError::invalid_value(place, message));
+            }
+            bytes += function.parameters.as_ref().map_or(0, |schema| json!(schema).to_string().len());
+        }
+        if bytes > MOST_BYTES {
+            let message = format!(
+                "Invalid 'tools': their parameters have {bytes} bytes, and {MOST_BYTES} are allowed."
+            );
+            return Err(ApiError::invalid_value("tools", message));
+        }
+        let choice = Choice::read(choice, field, &functions)?;
+        if choice.mode == Mode::None || functions.is_empty() {
+            // What it is not shown it cannot call.
+            return Ok(Self::default());
+        }
+        let required = choice.mode == Mode::Required;
+        let callable = |function: &&FunctionObject| match &choice.only {
+            Some(only) => only.contains(&function.name),
+            None => true,
+        };
+        let callable: Vec<Callable> =
+            functions.iter().filter(callable).map(FunctionObject::callable).collect();
+        let guided = choice.only.is_some() || callable.iter().any(|tool| tool.strict);
+        let mut validators = Vec::new();
+        for (index, function) in functions.iter().enumerate() {
+            let Some(tool) = callable.iter().find(|tool| tool.name == function.name) else { continue };
+            if required || tool.strict {
+                let place = format!("{}parameters", field.at(index));
+                validators.push((tool.name.clone(), validator(&tool.parameters, &place)?));
+            }
+        }
+        let parallel = parallel.unwrap_or(true) && !choice.named;
+        Ok(Self {
+            shown: functions
+                .iter()
+                .map(|function| json!({"type": "function", "function": function}))
+                .collect(),
+            plan: Some(Arc::new(ToolPlan { callable, required, parallel, guided })),
+            web: None,
+            validators,
+        })
+    }
+
+    /// What reads an answer's calls.
+    pub fn reading(self) -> Reading {
+        let tools = self.plan.iter().flat_map(|plan| &plan.callable);
+        let tools = tools.map(|tool| Tool { name: tool.name.clone(), parameters: tool.parameters.clone() });
+        Reading {
+            tools: tools.collect(),
+            one_call: self.plan.as_ref().is_some_and(|plan| !plan.parallel),
+            validators: self.validators,
+        }
+    }
+}
+
+/// What reading an answer takes.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// The tools that can be called.
+    pub tools: Vec<Tool>,
+    /// Whether a second call is left out.
+    pub one_call: bool,
+    validators: Vec<(String, Validator)>,
+}
+
+impl Reading {
+    /// A call need no longer be made: only arguments of strict tools are still held to their schema.
+    pub fn relax(&mut self, plan: &ToolPlan) {
+        let strict = |name: &String| plan.callable.iter().any(|tool| tool.name == *name && tool.strict);
+        self.validators.retain(|(name, _)| strict(name));
+    }
+
+    /// Looks at a finished call: that the model was kept inside the schema is the engine's doing, and a call is passed on
+    /// as whole only when it is seen to be so.
+    ///
+    /// # Errors
+    /// [`GenerationError::InvalidOutput`] with what is wrong.
+    pub fn check(&self, name: &str, arguments: &str) -> Result<(), GenerationError> {
+        let Some((_, validator)) = self.validators.iter().find(|(known, _)| known == name) else {
+            return Ok(());
+        };
+        structured_output::satisfies(arguments, validator).map_err(|message| GenerationError::InvalidOutput {
+            message: format!("the arguments of '{name}': {message}"),
+        })
+    }
+}
+
+impl ToolField {
+    fn at(self, index: usize) -> String {
+        match self {
+            Self::Nested => format!("tools[{index}].function."),
+            Self::Flat => format!("tools[{index}]."),
+        }
+    }
+}
+
+impl FunctionObject {
+    fn callable(&self) -> Callable {
+        let mut parameters = self.parameters.clone().unwrap_or_default();
+        // Arguments are always an object; without any they are an empty one.
+        if parameters.is_empty() {
+            parameters = Map::from_iter([
+                ("properties".to_owned(), json!({})),
+                ("additionalProperties".to_owned(), json!(false)),
+            ]);
+        }
+        if !parameters.contains_key("type") {
+            parameters.insert("type".to_owned(), json!("object"));
+        }
+        let strict = self.strict.unwrap_or(false);
+        Callable { name: self.name.clone(), parameters: Value::Object(parameters), strict }
+    }
+}
+
+fn check_kind(kind: &str, index: usize, allowed: &str) -> Result<(), ApiError> {
+    if kind == "function" {
+        return Ok(());
+    }
+    let param = format!("tools[{index}].type");
+    let message = format!("Unsupported parameter: tools of type '{kind}' are not supported; use {allowed}.");
+    Err(ApiError::unsupported(param, message))
+}
+
+fn validator(schema: &Value, place: &str) -> Result<Validator, ApiError> {
+    let wrong = |error: String| {
+        ApiError::invalid_value(place, format!("Invalid '{place}': it is no usable JSON Schema: {error}"))
+    };
+    structured_output::validator(schema).map_err(wrong)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    None,
+    Auto,
+    Required,
+}
+
+struct Choice {
+    mode: Mode,
+    /// The names that may be called; `None`: all.
+    only: Option<Vec<String>>,
+    /// Whether it is one call of the only one.
+    named: bool,
+}
+
+impl Choice {
+    fn read(
+        choice: Option<&Value>,
+        field: ToolField,
+        functions: &[FunctionObject],
+    ) -> Result<Self, ApiError> {
+        let wrong = |param: &str, message: &str| {
+            ApiError::invalid_value(param, format!("Invalid '{param}': {message}"))
+        };
+        let all = |mode| Ok(Self { mode, only: None, named: false });
+        let Some(choice) = choice.filter(|choice| !choice.is_null()) else { return all(Mode::Auto) };
+        if let Some(word) = choice.as_str() {
+            let mode = match word {
+                "none" => Mode::None,
+                "auto" => Mode::Auto,
+                "required" if functions.is_empty() => {
+                    return Err(wrong("tool_choice", "'required', but there are no 'tools'."));
+                }
+                "required" => Mode::Required,
+                _ => return Err(wrong("tool_choice", "expected 'none', 'auto', 'required' or an object.")),
+            };
+            return all(mode);
+        }
+        let Some(object) = choice.as_object() else {
+            let message =
+                "Invalid value for 'tool_choice': expected 'none', 'auto', 'required' or an object.";
+            return Err(ApiError::invalid_type(Some("tool_choice".to_owned()), message));
+        };
+        let known = |name: String, param: &str| {
+            if functions.iter().any(|function| function.name == name) {
+                return Ok(name);
+            }
+            Err(wrong(param, &format!("there is no tool '{name}' in 'tools'.")))
+        };
+        match object.get("type").and_then(Value::as_str) {
+            Some("function") => {
+                let name = field.name_in(choice, "tool_choice")?;
+                Ok(Self { mode: Mode::Required, only: Some(vec![known(name, "tool_choice")?]), named: true })
+            }
+            Some("allowed_tools") => {
+                let (inner, place) = match field {
+                    ToolField::Nested => (&choice["allowed_tools"], "tool_choice.allowed_tools"),
+                    ToolField::Flat => (choice, "tool_choice"),
+                };
+                let mode = match inner["mode"].as_str() {
+                    Some("auto") => Mode::Auto,
+                    Some("required") => Mode::Required,
+                    _ => return Err(wrong(&format!("{place}.mode"), "expected 'auto' or 'required'.")),
+                };
+                let place = format!("{place}.tools");
+                let Some(tools) = inner["tools"].as_array().filter(|tools| !tools.is_empty()) else {
+                    return Err(wrong(&place, "expected at least one tool."));
+                };
+                let mut only = Vec::new();
+                for (index, tool) in tools.iter().enumerate() {
+                    let at = format!("{place}[{index}]");
+                    only.push(known(field.name_in(tool, &at)?, &at)?);
+                }
+                Ok(Self { mode, only: Some(only), named: false })
+            }
+            Some(kind) => {
+                let message = format!(
+                    "Unsupported parameter: tool choices of type '{kind}' are not supported; use 'function' or 'allowed_tools'."
+                );
+                Err(ApiError::unsupported("tool_choice.type", message))
+            }
+            None => Err(wrong("tool_choice.type", "expected 'function' or 'allowed_tools'.")),
+        }
+    }
+}
+
+impl ToolField {
+    fn name_in(self, tool: &Value, at: &str) -> Result<String, ApiError> {
+        let (name, place) = match self {
+            Self::Nested => (&tool["function"]["name"], format!("{at}.function.name")),
+            Self::Flat if tool["type"].as_str().is_some_and(is_web_search) => {
+                return Ok(web_search::FUNCTION.to_owned());
+            }
+            Self::Flat => (&tool["name"], format!("{at}.name")),
+        };
+        let name = name.as_str().map(str::to_owned);
+        name.ok_or_else(|| ApiError::missing(place))
+    }
+}

@@ -1,0 +1,163 @@
+//! The tools of Responses: functions, and web search, which the server does itself.
+//!
+//! Sources: `Tool`, `ToolChoiceTypes` in OpenAI's API description.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::{FunctionObject, ToolField, Tools, check_kind};
+use crate::api::inference::web_search::{
+    self, ContextSize, SearchFilters, UserLocation, Wish, is_web_search,
+};
+use crate::http::ApiError;
+
+/// What the model may use, as Responses have it: a function, or web search.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+pub struct ResponseTool {
+    /// `function`, or `web_search` (`web_search_preview` is the same).
+    #[serde(rename = "type")]
+    kind: String,
+    /// Its name: letters, digits, `_` and `-`.
+    #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]+$")]
+    name: Option<String>,
+    /// What it does, for the model to know when to call it.
+    description: Option<String>,
+    /// The JSON Schema of its arguments; none without it.
+    #[schema(value_type = Option<Object>)]
+    parameters: Option<Map<String, Value>>,
+    /// Whether its arguments always satisfy the schema. They do anyway where `tool_choice` requires a call.
+    strict: Option<bool>,
+    /// Web search: how much room the results take.
+    search_context_size: Option<ContextSize>,
+    /// Web search: where to search from.
+    user_location: Option<UserLocation>,
+    /// Web search: which pages may be found.
+    filters: Option<SearchFilters>,
+    /// Web search: `true` alone.
+    external_web_access: Option<bool>,
+    /// Web search: `text` alone.
+    search_content_types: Option<Vec<String>>,
+}
+
+/// Web search as a tool.
+#[derive(Debug)]
+pub struct WebTool {
+    /// What is wished of every search.
+    pub wish: Wish,
+    /// Whether the server searches before the model is asked, rather than when the model calls for it.
+    pub first: bool,
+    /// Its field, for errors.
+    pub at: String,
+}
+
+impl ResponseTool {
+    /// As a response shows it.
+    pub fn shown(&self) -> Value {
+        if is_web_search(&self.kind) {
+            let (place, filters) = (self.user_location.as_ref(), self.filters.as_ref());
+            return web_search::shown(&self.kind, self.search_context_size, place, filters);
+        }
+        json!({
+            "type": "function", "name": self.name, "description": self.description, "parameters": self.parameters,
+            "strict": self.strict.unwrap_or(false),
+        })
+    }
+
+    /// As web search.
+    fn web(&self, index: usize) -> Result<WebTool, ApiError> {
+        let at = format!("tools[{index}]");
+        let unsupported = |field: &str, allowed: &str| {
+            let param = format!("{at}.{field}");
+            let message = format!("Unsupported parameter: '{param}' can only be {allowed} on this server.");
+            Err(ApiError::unsupported(param, message))
+        };
+        if self.external_web_access == Some(false) {
+            return unsupported("external_web_access", "true");
+        }
+        if self.search_content_types.iter().flatten().any(|kind| kind != "text") {
+            return unsupported("search_content_types", "'text'");
+        }
+        let (place, filters) = (self.user_location.as_ref(), self.filters.as_ref());
+        let wish = Wish::new(self.search_context_size, place, filters, &at, &format!("{at}.user_location"))?;
+        Ok(WebTool { wish, first: false, at: format!("{at}.type") })
+    }
+}
+
+/// A tool choice as a response shows it; `auto` is the default. Web search has several names in requests, but only
+/// one of them is among `ToolChoiceTypes` in OpenAI's API description.
+pub fn shown_choice(choice: Option<&Value>) -> Value {
+    match choice {
+        Some(choice) if choice["type"].as_str().is_some_and(is_web_search) => {
+            json!({"type": "web_search_preview"})
+        }
+        Some(choice) => choice.clone(),
+        None => json!("auto"),
+    }
+}
+
+impl Tools {
+    /// Checks Responses' fields.
+    ///
+    /// # Errors
+    /// 400 with the field.
+    pub fn of_response(
+        tools: Option<&[ResponseTool]>,
+        choice: Option<&Value>,
+        parallel: Option<bool>,
+    ) -> Result<Self, ApiError> {
+        let mut functions = Vec::new();
+        let mut web = None;
+        for (index, tool) in tools.unwrap_or_default().iter().cloned().enumerate() {
+            if is_web_search(&tool.kind) {
+                if web.replace(tool.web(index)?).is_some() {
+                    let param = format!("tools[{index}].type");
+                    let message = format!("Invalid '{param}': web search is among the tools already.");
+                    return Err(ApiError::invalid_value(param, message));
+                }
+                functions.push(FunctionObject::web_search());
+                continue;
+            }
+            check_kind(&tool.kind, index, "'function' or 'web_search'")?;
+            let ResponseTool { name, description, parameters, strict, .. } = tool;
+            let name = name.ok_or_else(|| ApiError::missing(format!("tools[{index}].name")))?;
+            functions.push(FunctionObject { name, description, parameters, strict });
+        }
+        let names_web = choice.and_then(|choice| choice["type"].as_str()).is_some_and(is_web_search);
+        if names_web && web.is_none() {
+            let message = "Invalid 'tool_choice': there is no tool 'web_search' in 'tools'.";
+            return Err(ApiError::invalid_value("tool_choice", message));
+        }
+        let is = |word: &str| choice.and_then(Value::as_str) == Some(word);
+        // Where there is nothing to decide, the model is not asked: small ones are poor at calling tools.
+        let first = names_web || (is("required") && web.is_some() && functions.len() == 1);
+        if !first {
+            let tools = Self::new(functions, choice, parallel, ToolField::Flat)?;
+            return Ok(Self { web: web.filter(|_| !is("none")), ..tools });
+        }
+        // Looked at as a whole, so that an error names the right place.
+        Self::new(functions.clone(), None, parallel, ToolField::Flat)?;
+        functions.retain(|function| function.name != web_search::FUNCTION);
+        let tools = Self::new(functions, None, parallel, ToolField::Flat)?;
+        Ok(Self { web: web.map(|web| WebTool { first, ..web }), ..tools })
+    }
+}
+
+impl FunctionObject {
+    /// Web search, for models that decide themselves.
+    fn web_search() -> Self {
+        let query =
+            json!({"type": "string", "description": "What to search for, in a few words", "maxLength": 200});
+        Self {
+            name: web_search::FUNCTION.to_owned(),
+            description: Some("Searches the web for what is new or not known.".to_owned()),
+            parameters: Some(Map::from_iter([
+                ("type".to_owned(), json!("object")),
+                ("properties".to_owned(), json!({"query": query})),
+                ("required".to_owned(), json!(["query"])),
+                ("additionalProperties".to_owned(), json!(false)),
+            ])),
+            strict: None,
+        }
+    }
+}

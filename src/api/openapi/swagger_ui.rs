@@ -1,0 +1,270 @@
+//! `/api/swagger`: Swagger UI out of the binary, and the description in the forms that programs read.
+
+use std::io::Read;
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
+    REFERRER_POLICY, VARY,
+};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use utoipa::OpenApi;
+use utoipa_swagger_ui::Config;
+use warp::filters::BoxedFilter;
+use warp::{Filter, Reply};
+
+use super::document;
+use crate::api::respond::into_response;
+use crate::http::error::ErrorResponse;
+use crate::http::routes::{ROOT, at, at_id, get_or_head, other_methods, other_methods_of};
+use crate::http::{ApiError, Response};
+
+/// Where the page lies.
+pub const PAGE: &str = "/api/swagger/index.html";
+
+const ALLOW: &str = "GET, HEAD, OPTIONS";
+const JSON: &str = "application/json";
+const YAML: &str = "application/yaml";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// The page loads nothing from elsewhere, runs no script but its own, and talks to this server alone. Swagger UI sets
+/// styles of elements.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+static AS_JSON: LazyLock<Bytes> =
+    LazyLock::new(|| serde_json::to_vec(&document()).expect("the description serializes").into());
+static AS_YAML: LazyLock<Bytes> =
+    LazyLock::new(|| yaml_serde::to_string(&document()).expect("the description serializes").into());
+
+/// `/api/swagger` and everything below, and `/`, which leads there.
+pub fn routes() -> BoxedFilter<(Response,)> {
+    let root = warp::path::end();
+    let folder = at(ROOT, "api/swagger");
+    let file = at_id(ROOT, "api/swagger/*");
+    root.and(get_or_head())
+        .map(to_page)
+        .or(other_methods(root, ALLOW))
+        .unify()
+        .or(folder.and(get_or_head()).map(to_page_from_folder))
+        .unify()
+        .or(other_methods(folder, ALLOW))
+        .unify()
+        .or(file
+            .and(get_or_head())
+            .and(warp::header::headers_cloned())
+            .map(|name: String, headers: HeaderMap| into_response(answer(&name, &headers))))
+        .unify()
+        .or(other_methods_of(file, ALLOW))
+        .unify()
+        .boxed()
+}
+
+/// The description of this resource.
+#[derive(OpenApi)]
+#[openapi(paths(to_page, to_page_from_folder, page, file, as_json, as_json_by_old_name, as_yaml))]
+pub struct Doc;
+
+/// Leads to the page.
+#[utoipa::path(
+    get,
+    path = "/",
+    tag = "docs",
+    operation_id = "openRoot",
+    responses((status = 302, description = "The page"))
+)]
+fn to_page() -> Response {
+    let mut response = StatusCode::FOUND.into_response();
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static(PAGE));
+    response
+}
+
+/// Leads to the page.
+#[utoipa::path(
+    get,
+    path = "/api/swagger",
+    tag = "docs",
+    operation_id = "openSwagger",
+    responses((status = 302, description = "The page"))
+)]
+fn to_page_from_folder() -> Response {
+    to_page()
+}
+
+fn answer(name: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
+    match name {
+        "index.html" => Ok(page()),
+        "openapi.json" => Ok(as_json()),
+        "doc.json" => Ok(as_json_by_old_name()),
+        "openapi.yaml" => Ok(as_yaml()),
+        name => file(name, headers),
+    }
+}
+
+fn content(media_type: &'static str, body: Bytes) -> Response {
+    let mut response: Response = http::Response::new(body.into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// The page: read the API and try it.
+#[utoipa::path(
+    get,
+    path = "/api/swagger/index.html",
+    tag = "docs",
+    operation_id = "getSwaggerPage",
+    responses((status = 200, description = "Swagger UI", body = String, content_type = "text/html"))
+)]
+fn page() -> Response {
+    let mut response = content(HTML, Bytes::from_static(include_bytes!("swagger_ui/index.html")));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// The description as JSON.
+#[utoipa::path(
+    get,
+    path = "/api/swagger/openapi.json",
+    tag = "docs",
+    operation_id = "getDescription",
+    responses((status = 200, description = "OpenAPI 3.1", body = Object))
+)]
+fn as_json() -> Response {
+    content(JSON, AS_JSON.clone())
+}
+
+/// The description as JSON, by the name that older tools ask for.
+#[utoipa::path(
+    get,
+    path = "/api/swagger/doc.json",
+    tag = "docs",
+    operation_id = "getDescriptionByOldName",
+    responses((status = 200, description = "OpenAPI 3.1", body = Object))
+)]
+fn as_json_by_old_name() -> Response {
+    as_json()
+}
+
+/// The description as YAML.
+#[utoipa::path(
+    get,
+    path = "/api/swagger/openapi.yaml",
+    tag = "docs",
+    operation_id = "getDescriptionAsYaml",
+    responses((status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/yaml"))
+)]
+fn as_yaml() -> Response {
+    content(YAML, AS_YAML.clone())
+}
+
+/// What the page consists of.
+#[utoipa::path(
+    get,
+    path = "/api/swagger/{file}",
+    tag = "docs",
+    operation_id = "getSwaggerFile",
+    params(("file" = String, Path, description = "A script, a style sheet or a picture", example = "swagger-ui.css")),
+    responses(
+        (status = 200, description = "The file", content(
+            (String = "text/css"), (String = "text/javascript"), (String = "image/png"),
+        )),
+        (status = 404, description = "The page has no such file", body = ErrorResponse),
+    )
+)]
+fn file(name: &str, asked: &HeaderMap) -> Result<Response, ApiError> {
+    match name {
+        "page.js" => {
+            return Ok(content(
+                "text/javascript; charset=utf-8",
+                Bytes::from_static(include_bytes!("swagger_ui/page.js")),
+            ));
+        }
+        "page.css" => {
+            return Ok(content(
+                "text/css; charset=utf-8",
+                Bytes::from_static(include_bytes!("swagger_ui/page.css")),
+            ));
+        }
+        _ => {}
+    }
+    let media_type = match name.rsplit_once('.') {
+        Some((_, "css")) => "text/css; charset=utf-8",
+        Some((_, "js")) => "text/javascript; charset=utf-8",
+        Some((_, "png")) => "image/png",
+        _ => return Err(ApiError::not_found("file", name)),
+    };
+    let found = utoipa_swagger_ui::serve(name, Arc::new(Config::from(PAGE))).ok().flatten();
+    let found = found.ok_or_else(|| ApiError::not_found("file", name))?;
+    let (stored, body) = match found.bytes {
+        std::borrow::Cow::Borrowed(bytes) => (found.gzpipped, Bytes::from_static(bytes)),
+        // Only Swagger UI's own initializer is made anew, and the page has another.
+        std::borrow::Cow::Owned(_) => return Err(ApiError::not_found("file", name)),
+    };
+    let mut response = match stored {
+        true if takes_gzip(asked) => {
+            let mut response = content(media_type, body);
+            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response
+        }
+        true => {
+            let mut plain = Vec::new();
+            GzDecoder::new(&body[..]).read_to_end(&mut plain).map_err(|_| ApiError::internal())?;
+            content(media_type, plain.into())
+        }
+        false => content(media_type, body),
+    };
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    // They change with the server's version alone.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    Ok(response)
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|one| {
+        let (coding, weight) = one.split_once(';').unwrap_or((one, ""));
+        let refused = weight.trim().strip_prefix("q=").and_then(|q| q.parse::<f32>().ok()) == Some(0.0);
+        coding.trim().eq_ignore_ascii_case("gzip") && !refused
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_for_those_who_take_it() {
+        for (line, takes) in [
+            ("gzip", true),
+            ("br, GZIP;q=0.5", true),
+            ("identity", false),
+            ("gzip;q=0", false),
+            ("gzip; q=0.0, br", false),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(line))]);
+            assert_eq!(takes_gzip(&headers), takes, "{line}");
+        }
+        assert!(!takes_gzip(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_page_has_all_its_files() {
+        let html = include_str!("swagger_ui/index.html");
+        let names = html.split("\"./").skip(1).map(|rest| rest.split('"').next().unwrap());
+        let names: Vec<&str> = names.collect();
+        assert!(names.len() >= 5, "{names:?}");
+        for name in names {
+            let response = file(name, &HeaderMap::new()).unwrap();
+            assert_eq!(response.status(), 200, "{name}");
+            assert!(!response.headers().contains_key(CONTENT_ENCODING), "{name}");
+        }
+        assert!(file("index.html.gz", &HeaderMap::new()).is_err());
+        assert!(file("swagger-initializer.js", &HeaderMap::new()).is_err());
+    }
+}

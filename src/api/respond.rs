@@ -1,0 +1,63 @@
+//! Reading requests and making answers: what every resource does the same way.
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, StatusCode};
+use jan_actors::identity::UserId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use warp::Reply;
+
+use crate::http::json::Parsed;
+use crate::http::{ApiError, ApiRequest, RequestContext, Response};
+
+/// Makes an answer of a handler's result; follows `.then(handler)`.
+pub fn into_response(result: Result<Response, ApiError>) -> Response {
+    match result {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// 200 with a value as JSON.
+pub fn json<T: Serialize>(value: &T) -> Response {
+    let body = serde_json::to_vec(value).expect("wire types serialize");
+    let mut response = http::Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A value as JSON that no cache may keep, since it is about an account (RFC 6749 section 5.1).
+pub fn private<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    let mut response = json(value);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Reads a JSON body.
+pub async fn read<T: DeserializeOwned + Send + 'static>(request: ApiRequest) -> Result<Parsed<T>, ApiError> {
+    request.read(&[], Ok).await
+}
+
+/// Reads a query, in which each parameter stands at most once.
+pub fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
+    let message = "The query cannot be read, or names a parameter twice.";
+    serde_urlencoded::from_str(query).map_err(|_| ApiError::bad_request("invalid_query", message))
+}
+
+/// The user whose credential the request carries. Routes that call this need a user by the table of access, too; this
+/// is the second check.
+///
+/// # Errors
+/// 401 without a user.
+pub fn user_of(context: &RequestContext) -> Result<UserId, ApiError> {
+    context.caller.principal.user().ok_or_else(ApiError::credential_required)
+}
+
+/// Names the fields that were ignored, so that a misspelt one is noticed.
+pub fn name_ignored(response: &mut Response, ignored: &[String]) {
+    if !ignored.is_empty() {
+        let names = HeaderValue::from_str(&ignored.join(", ")).expect("the names are printable ASCII");
+        response.headers_mut().insert("x-ignored-fields", names);
+    }
+}

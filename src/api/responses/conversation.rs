@@ -1,0 +1,96 @@
+//! What a response says, going into its conversation as well.
+
+use futures_util::StreamExt;
+use futures_util::stream::unfold;
+use jan_actors::conversations::{ConversationError, Turn};
+use jan_actors::model::FinishReason;
+use jan_actors::responses::{Delta, DeltaKind, Problem, RunEvent, Source};
+use jan_actors::web_search::WebSource;
+use serde_json::{Value, json};
+
+use super::output::OutputSearch;
+use crate::api::inference::web_search::citations::citations;
+use crate::http::ApiError;
+
+/// What has been said and is stored with the turn's end.
+#[derive(Debug, Default)]
+struct Said {
+    text: String,
+    /// Id, name and arguments.
+    calls: Vec<[String; 3]>,
+    searches: Vec<OutputSearch>,
+    sources: Vec<WebSource>,
+}
+
+impl Said {
+    fn push(&mut self, delta: &Delta, turn: &mut Turn, with_sources: bool) {
+        match &delta.kind {
+            DeltaKind::Text => {
+                self.text.push_str(&delta.text);
+                turn.push(&delta.text);
+            }
+            DeltaKind::Reasoning => {}
+            DeltaKind::Call { call_id } => {
+                self.calls.push([call_id.clone(), delta.text.clone(), String::new()]);
+            }
+            DeltaKind::Arguments => {
+                if let Some([.., arguments]) = self.calls.last_mut() {
+                    arguments.push_str(&delta.text);
+                }
+            }
+            DeltaKind::Search => self.searches.push(OutputSearch::new(String::new(), &delta.text)),
+            DeltaKind::Searched { sources } => {
+                if let Some(search) = self.searches.last_mut() {
+                    search.end(sources.as_deref(), with_sources);
+                }
+                self.sources.extend(sources.iter().flatten().cloned());
+            }
+        }
+    }
+
+    fn store(&self, turn: &mut Turn) {
+        turn.annotate(citations(&self.text, &self.sources).iter().map(|one| json!(one)).collect());
+        for search in &self.searches {
+            let mut item = json!(search);
+            // It gets one as everything in a conversation does.
+            if let Value::Object(fields) = &mut item {
+                fields.shift_remove("id");
+            }
+            turn.push_item(item);
+        }
+        for [call_id, name, arguments] in &self.calls {
+            turn.push_call(call_id, name, arguments);
+        }
+    }
+}
+
+/// The same, with what is said going into a conversation as well. The turn is over before the end is told, so that
+/// whoever hears of it finds it there; a run that ends otherwise leaves it `incomplete`.
+pub fn into_turn(source: Source, turn: Turn, with_sources: bool) -> Source {
+    Box::pin(unfold(
+        (source, Some(turn), Said::default()),
+        move |(mut source, mut turn, mut said)| async move {
+            let mut event = source.next().await?;
+            match (&event, &mut turn) {
+                (RunEvent::Delta(delta), Some(turn)) => said.push(delta, turn, with_sources),
+                (RunEvent::Finished(FinishReason::Stop, _), Some(turn)) => {
+                    said.store(turn);
+                    if let Err(error) = turn.finish().await {
+                        tracing::error!(%error, "an answer could not be added to its conversation");
+                        let message = "The answer could not be added to the conversation.".to_owned();
+                        event =
+                            RunEvent::Failed(Problem { code: "storage_failed".to_owned(), message }, None);
+                    }
+                }
+                (RunEvent::Finished(..) | RunEvent::Failed(..), turn) => *turn = None,
+                _ => {}
+            }
+            Some((event, (source, turn, said)))
+        },
+    ))
+}
+
+/// Maps an error of the conversation that a response belongs to.
+pub fn conversation_error(error: ConversationError) -> ApiError {
+    ApiError::from_conversation(error).with_param("conversation")
+}

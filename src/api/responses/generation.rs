@@ -1,0 +1,146 @@
+//! From a checked request to what feeds a run: the messages that fit, and the generation.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::stream::unfold;
+use jan_actors::model::{ChatPrompt, GenerationError, GenerationEvent, GenerationRequest, Models, Prompt};
+use jan_actors::responses::{Delta, DeltaKind, Problem, RunEvent, Source};
+use serde_json::Value;
+
+use super::request::PROMPT;
+use super::truncation::{FirstFit, beginnings};
+use crate::api::inference::choices::{ChoiceEvent, Choices};
+use crate::api::inference::metering::Meter;
+use crate::api::inference::structured_output::{OutputCheck, named};
+use crate::api::inference::tools::Reading;
+use crate::http::ApiError;
+
+/// What is to be generated.
+#[derive(Debug)]
+pub struct Plan {
+    /// The prompt in it is still to be set.
+    pub request: GenerationRequest,
+    /// Stays, whatever is left out.
+    pub instructions: Option<Value>,
+    /// The conversation.
+    pub messages: Vec<Value>,
+    /// Whether the oldest messages may be left out.
+    pub truncate: bool,
+    /// Looks at the finished answer.
+    pub check: Option<OutputCheck>,
+    /// Reads its calls.
+    pub reading: Reading,
+    /// The field that says what the answer has to be, for errors about it.
+    pub constraining: Option<&'static str>,
+}
+
+impl Plan {
+    /// The request with the messages from `begin` on.
+    pub fn request(&self, begin: usize) -> GenerationRequest {
+        self.request_with(&self.messages[begin..])
+    }
+
+    /// The request with these messages.
+    pub fn request_with(&self, messages: &[Value]) -> GenerationRequest {
+        let messages: Vec<Value> = self.instructions.iter().chain(messages).cloned().collect();
+        let prompt = match &*self.request.prompt {
+            Prompt::Chat(chat) => Prompt::Chat(ChatPrompt { messages, ..chat.clone() }),
+            _ => Prompt::Chat(messages.into()),
+        };
+        GenerationRequest { prompt: Arc::new(prompt), ..self.request.clone() }
+    }
+}
+
+/// Starts the generation; what can go wrong before the first token is an error here.
+pub async fn start(models: Models, mut plan: Plan, meter: Meter) -> Result<Choices, GenerationError> {
+    begin(&models, &mut plan, meter).await
+}
+
+/// The same; takes what looks at the answer out of the plan.
+pub async fn begin(models: &Models, plan: &mut Plan, meter: Meter) -> Result<Choices, GenerationError> {
+    let begin = if plan.truncate { first_that_fits(models, plan).await? } else { 0 };
+    let request = plan.request(begin);
+    let mut choices = Choices::start(models, vec![request], std::mem::take(&mut plan.reading), meter).await?;
+    choices.check_with(plan.check.take());
+    Ok(choices)
+}
+
+async fn first_that_fits(models: &Models, plan: &Plan) -> Result<usize, GenerationError> {
+    let beginnings = beginnings(&plan.messages);
+    let mut fit = FirstFit::new(beginnings.len());
+    while let Some(candidate) = fit.next() {
+        match prompt_tokens(models, plan.request(beginnings[candidate])).await {
+            Ok(_) => fit.tell(candidate, true),
+            Err(GenerationError::ContextLengthExceeded { .. }) => fit.tell(candidate, false),
+            Err(error) => return Err(error),
+        }
+    }
+    // Where not even the last fits, the generation says so.
+    Ok(beginnings[fit.found().min(beginnings.len() - 1)])
+}
+
+/// The length of a prompt in tokens; the generation is given up as soon as it is known.
+pub async fn prompt_tokens(models: &Models, request: GenerationRequest) -> Result<u32, GenerationError> {
+    let mut generation = models.generate(request).await?;
+    while let Some(event) = generation.recv().await {
+        match event {
+            GenerationEvent::Accepted { prompt_tokens, .. } => return Ok(prompt_tokens),
+            GenerationEvent::Failed(error) => return Err(error),
+            _ => {}
+        }
+    }
+    Err(GenerationError::Internal("a generation ended without a result".to_owned()))
+}
+
+enum Stage<F> {
+    Starting(F),
+    Running(Box<Choices>),
+    Ended,
+}
+
+/// What a generation that is still to be started says.
+pub fn source<F>(starting: F, constraining: Option<&'static str>) -> Source
+where
+    F: Future<Output = Result<Choices, GenerationError>> + Send + 'static,
+{
+    Box::pin(unfold(Stage::Starting(Box::pin(starting)), move |stage| async move {
+        let failed = |error| failed(error, constraining);
+        match stage {
+            Stage::Ended => None,
+            Stage::Starting(starting) => Some(match starting.await {
+                Ok(choices) => (RunEvent::Started, Stage::Running(Box::new(choices))),
+                Err(error) => (failed(error), Stage::Ended),
+            }),
+            Stage::Running(mut choices) => match choices.next().await? {
+                Ok((_, ChoiceEvent::Finished(reason, usage))) => {
+                    choices.settle().await;
+                    Some((RunEvent::Finished(reason, usage), Stage::Ended))
+                }
+                Ok((_, event)) => Some((RunEvent::Delta(delta(event)), Stage::Running(choices))),
+                Err(error) => Some((failed(error), Stage::Ended)),
+            },
+        }
+    }))
+}
+
+/// What an answer says, as a piece of a response.
+pub fn delta(event: ChoiceEvent) -> Delta {
+    let of = |kind, text| Delta { kind, text, ..Delta::default() };
+    match event {
+        ChoiceEvent::Text(text, logprobs) => Delta { text, logprobs, ..Delta::default() },
+        ChoiceEvent::Reasoning(text) => of(DeltaKind::Reasoning, text),
+        ChoiceEvent::Call { id, name, .. } => of(DeltaKind::Call { call_id: id }, name),
+        ChoiceEvent::Arguments { text, .. } => of(DeltaKind::Arguments, text),
+        // What is cited follows from the text and the searches.
+        ChoiceEvent::Citations(_) | ChoiceEvent::Prompt(_) | ChoiceEvent::Finished(..) => Delta::default(),
+    }
+}
+
+/// The end of a response that failed.
+pub fn failed(error: GenerationError, constraining: Option<&'static str>) -> RunEvent {
+    let error = named(error, constraining);
+    let shown = ApiError::from_generation(error.clone(), PROMPT);
+    let problem = Problem { code: shown.code().to_owned(), message: shown.message().to_owned() };
+    RunEvent::Failed(problem, Some(error))
+}

@@ -1,0 +1,269 @@
+//! A response that may search the web: the server searches before the model is asked, or when the model calls for it,
+//! and the model goes on with what was found.
+//!
+//! Everything happens while the response is made: its client sees the search begin, and dropping the source ends the
+//! search as it ends the generation.
+
+use futures_util::stream::{once, select};
+use futures_util::{StreamExt, future};
+use jan_actors::model::{FinishReason, GenerationError, Models, Prompt, TokenUsage, ToolPlan};
+use jan_actors::responses::{Delta, DeltaKind, RunEvent, Source};
+use jan_actors::web_search::{SearchQuery, WebSearch};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::generation::{self, Plan};
+use super::truncation::beginnings;
+use crate::api::inference::choices::{ChoiceEvent, Choices};
+use crate::api::inference::metering::Meter;
+use crate::api::inference::web_search::{FUNCTION, Wish, prompt};
+
+/// What is said and not yet taken, at most.
+const AHEAD: usize = 16;
+
+/// What searching takes.
+#[derive(Debug)]
+pub struct Searching {
+    /// Where to search.
+    pub door: WebSearch,
+    /// At whose expense.
+    pub payer: String,
+    /// What is wished of every search.
+    pub wish: Wish,
+    /// Whether the server searches first, rather than when the model calls for it.
+    pub first: bool,
+    /// Most searches.
+    pub most: u32,
+}
+
+/// What such a response says.
+pub fn source(models: Models, plan: Plan, meter: Meter, searching: Searching) -> Source {
+    let (out, said) = mpsc::channel(AHEAD);
+    let constraining = plan.constraining;
+    let rounds = async move {
+        let mut rounds = Rounds { models, plan, searching, found: 0, out };
+        let end = match rounds.run(meter).await {
+            Ok((reason, usage)) => RunEvent::Finished(reason, usage),
+            Err(error) => generation::failed(error, constraining),
+        };
+        rounds.tell(end).await;
+    };
+    // The rounds are part of the stream: they go on while it is read, and end when it is dropped.
+    Box::pin(select(ReceiverStream::new(said), once(rounds).filter_map(|()| future::ready(None))))
+}
+
+struct Rounds {
+    models: Models,
+    plan: Plan,
+    searching: Searching,
+    /// How many sources there are.
+    found: usize,
+    out: mpsc::Sender<RunEvent>,
+}
+
+/// What the model did in one round.
+#[derive(Debug, Default)]
+struct Round {
+    text: String,
+    /// Its searches: the call's id and arguments.
+    searches: Vec<(String, String)>,
+    /// Whether what comes belongs to the last of them.
+    in_search: bool,
+    /// Whether it called a function of the caller's.
+    calls: bool,
+}
+
+impl Rounds {
+    /// The receiver is in the same stream, so it is there.
+    async fn tell(&self, event: RunEvent) {
+        let _ = self.out.send(event).await;
+    }
+
+    async fn tell_delta(&self, kind: DeltaKind, text: &str) {
+        self.tell(RunEvent::Delta(Delta { kind, text: text.to_owned(), ..Delta::default() })).await;
+    }
+
+    async fn run(&mut self, mut meter: Meter) -> Result<(FinishReason, TokenUsage), GenerationError> {
+        self.tell(RunEvent::Started).await;
+        if self.searching.first && self.searching.most > 0 {
+            self.search_first().await?;
+        }
+        let mut total = TokenUsage::default();
+        loop {
+            if self.searching.first || self.searching.most == 0 {
+                without_search(&mut self.plan);
+            }
+            let mut choices = generation::begin(&self.models, &mut self.plan, meter).await?;
+            let mut round = Round::default();
+            let (reason, usage) = self.listen(&mut choices, &mut round).await?;
+            total = sum(total, usage);
+            // Calls of functions are for the caller to answer, whatever else was called beside them.
+            if reason != FinishReason::Stop || round.searches.is_empty() || round.calls {
+                choices.settle().await;
+                return Ok((reason, total));
+            }
+            let (reading, check, used) = choices.into_parts();
+            let missing = || GenerationError::Internal("an answer came without a meter".to_owned());
+            meter = used.ok_or_else(missing)?;
+            meter.next_round();
+            self.plan.reading = reading;
+            self.plan.check = check.map(|mut check| {
+                check.next_round();
+                check
+            });
+            self.search_as_called(round).await?;
+            relax(&mut self.plan);
+        }
+    }
+
+    /// Hears one answer out.
+    async fn listen(
+        &self,
+        choices: &mut Choices,
+        round: &mut Round,
+    ) -> Result<(FinishReason, TokenUsage), GenerationError> {
+        while let Some(event) = choices.next().await {
+            match event?.1 {
+                ChoiceEvent::Finished(reason, usage) => return Ok((reason, usage)),
+                ChoiceEvent::Call { id, name, .. } if name == FUNCTION => {
+                    round.in_search = true;
+                    round.searches.push((id, String::new()));
+                }
+                ChoiceEvent::Arguments { text, .. } if round.in_search => {
+                    if let Some((_, arguments)) = round.searches.last_mut() {
+                        arguments.push_str(&text);
+                    }
+                }
+                event => {
+                    match &event {
+                        ChoiceEvent::Call { .. } => (round.in_search, round.calls) = (false, true),
+                        ChoiceEvent::Text(text, _) => round.text.push_str(text),
+                        _ => {}
+                    }
+                    self.tell(RunEvent::Delta(generation::delta(event))).await;
+                }
+            }
+        }
+        Err(GenerationError::Internal("a generation ended without a result".to_owned()))
+    }
+
+    /// Searches with what the user says.
+    async fn search_first(&mut self) -> Result<(), GenerationError> {
+        let query = SearchQuery::words(prompt::question(&self.plan.messages).unwrap_or_default());
+        let messages = self.plan.messages.clone();
+        let with = |text: &str| prompt::with_sources(messages.clone(), text);
+        let text = self.search(&query, prompt::failed(), with).await?;
+        self.plan.messages = prompt::with_sources(messages, &text);
+        Ok(())
+    }
+
+    /// Makes the searches that the model called for, and lets it see what they found.
+    async fn search_as_called(&mut self, round: Round) -> Result<(), GenerationError> {
+        let calls: Vec<Value> = round
+            .searches
+            .iter()
+            .map(|(id, arguments)| {
+                json!({"id": id, "type": "function", "function": {"name": FUNCTION, "arguments": arguments}})
+            })
+            .collect();
+        let said = if round.text.is_empty() { Value::Null } else { Value::String(round.text) };
+        let question = SearchQuery::words(prompt::question(&self.plan.messages).unwrap_or_default());
+        self.plan.messages.push(json!({"role": "assistant", "content": said, "tool_calls": calls}));
+        for (id, arguments) in round.searches {
+            let result = |text: &str| json!({"role": "tool", "tool_call_id": id, "content": text});
+            if self.searching.most == 0 {
+                self.plan.messages.push(result("The search was not made: no more searches are allowed."));
+                continue;
+            }
+            let query = wanted(&arguments).unwrap_or_else(|| question.clone());
+            let messages = self.plan.messages.clone();
+            let with = |text: &str| messages.iter().cloned().chain([result(text)]).collect();
+            let text = self.search(&query, prompt::failed(), with).await?;
+            self.plan.messages.push(result(&text));
+        }
+        Ok(())
+    }
+
+    /// One search, told as it goes; gives what the model is to read of it. `with` gives the messages with such a text.
+    async fn search<F>(&mut self, query: &str, failed: &str, with: F) -> Result<String, GenerationError>
+    where
+        F: Fn(&str) -> Vec<Value>,
+    {
+        self.searching.most -= 1;
+        self.tell_delta(DeltaKind::Search, query).await;
+        let asked = self.searching.wish.query(query);
+        let found = match self.searching.door.search(&self.searching.payer, asked).await {
+            Ok(found) => found,
+            // Why is in the log and in /status: the response has no place for it.
+            Err(_) => {
+                self.tell_delta(DeltaKind::Searched { sources: None }, "").await;
+                return Ok(failed.to_owned());
+            }
+        };
+        let request = |text: &str| {
+            let messages = with(text);
+            // With `truncation`, what is older makes room first.
+            let begin = match self.plan.truncate {
+                true => beginnings(&messages).last().copied().unwrap_or(0),
+                false => 0,
+            };
+            self.plan.request_with(&messages[begin..])
+        };
+        let shown = prompt::fit(&self.models, query, &found, self.found, request).await?;
+        self.found += shown.sources.len();
+        self.tell_delta(DeltaKind::Searched { sources: Some(shown.sources) }, "").await;
+        Ok(shown.text)
+    }
+}
+
+/// What a call's arguments search for.
+fn wanted(arguments: &str) -> Option<String> {
+    let arguments: Value = serde_json::from_str(arguments).ok()?;
+    let words = SearchQuery::words(arguments["query"].as_str()?);
+    (!words.is_empty()).then_some(words)
+}
+
+/// Takes the search off the tools.
+fn without_search(plan: &mut Plan) {
+    plan.reading.tools.retain(|tool| tool.name != FUNCTION);
+    let tools = plan.request.tools.take().map(|tools| {
+        let callable = tools.callable.iter().filter(|tool| tool.name != FUNCTION).cloned().collect();
+        ToolPlan { callable, ..(*tools).clone() }
+    });
+    plan.request.tools = tools.filter(|tools| !tools.callable.is_empty()).map(Into::into);
+    if let Prompt::Chat(chat) = &*plan.request.prompt {
+        let mut chat = chat.clone();
+        chat.tools.retain(|tool| tool["function"]["name"] != FUNCTION);
+        plan.request.prompt = Prompt::Chat(chat).into();
+    }
+}
+
+/// A call was made: another need not be.
+fn relax(plan: &mut Plan) {
+    let Some(tools) = plan.request.tools.take() else { return };
+    plan.reading.relax(&tools);
+    plan.request.tools = Some(ToolPlan { required: false, ..(*tools).clone() }.into());
+}
+
+const fn sum(a: TokenUsage, b: TokenUsage) -> TokenUsage {
+    TokenUsage {
+        prompt_tokens: a.prompt_tokens.saturating_add(b.prompt_tokens),
+        cached_tokens: a.cached_tokens.saturating_add(b.cached_tokens),
+        completion_tokens: a.completion_tokens.saturating_add(b.completion_tokens),
+        reasoning_tokens: a.reasoning_tokens.saturating_add(b.reasoning_tokens),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_says_what_to_search_for() {
+        assert_eq!(wanted(r#"{"query": " rust\n news "}"#).as_deref(), Some("rust news"));
+        for none in ["", "{}", "[]", r#"{"query": 1}"#, r#"{"query": " "}"#, "{\"query\": \"x"] {
+            assert_eq!(wanted(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The state that handlers share.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use jan_actors::audit::Audit;
+use jan_actors::backup::Backup;
+use jan_actors::conversations::Conversations;
+use jan_actors::identity::Identity;
+use jan_actors::limits::Limiter;
+use jan_actors::model::Models;
+use jan_actors::responses::Responses;
+use jan_actors::usage::UsageLedger;
+use jan_actors::web_search::WebSearch;
+use warp::Filter;
+
+use crate::auth::OpenTo;
+use crate::auth::google::Google;
+use crate::config::HttpConfig;
+use crate::http::Lifecycle;
+
+/// Shared state of the handlers: handles to the actors, and settings. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AppState {
+    /// The served models.
+    pub models: Models,
+    /// Users, keys and sessions.
+    pub identity: Identity,
+    /// Rate limits.
+    pub limiter: Limiter,
+    /// Exports and imports.
+    pub backup: Backup,
+    /// The audit log.
+    pub audit: Audit,
+    /// The usage ledger.
+    pub usage: UsageLedger,
+    /// Conversations.
+    pub conversations: Conversations,
+    /// Stored responses.
+    pub responses: Responses,
+    /// Web search.
+    pub web_search: WebSearch,
+    /// Signing in with Google.
+    pub google: Arc<Google>,
+    /// Callers who may become guests.
+    pub guests: OpenTo,
+    /// Phase of the server between start and stop.
+    pub lifecycle: Lifecycle,
+    /// Limits and timeouts.
+    pub config: Arc<HttpConfig>,
+}
+
+/// A filter that gives each request the state.
+pub fn with(state: &AppState) -> impl Filter<Extract = (AppState,), Error = Infallible> + Clone + use<> {
+    let state = state.clone();
+    warp::any().map(move || state.clone())
+}
