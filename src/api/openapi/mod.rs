@@ -1,6 +1,6 @@
 //! The description of the API, and `/api/swagger`, where it can be read and tried.
 //!
-//! Each resource describes what is its own beside its handlers; [`mod@complete`] adds what all have in common.
+//! Each resource describes what is its own beside its handlers; [`common`] adds what all have in common.
 
 mod common;
 mod errors;

@@ -3,8 +3,8 @@
 //! - [`mod@request`], [`items`]: what callers send
 //! - [`create`]: from there to a run
 //! - [`object`], [`events`], [`paging`]: what they get, plain and as events; pure
-//! - [`history`], [`fit`], [`source`], [`turn`]: what the model reads, and what it says
-//! - [`searching`]: the same with searches of the web
+//! - [`history`], [`truncation`], [`generation`], [`conversation`]: the model's input and output
+//! - [`search_rounds`]: the same with web searches
 //! - [`stream`]: events on the wire
 
 mod conversation;
