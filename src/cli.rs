@@ -162,11 +162,25 @@ pub fn main() -> ExitCode {
         Some(Command::Import(arguments)) => finish(backup::import(&arguments)),
         Some(Command::Worker { log_format, log_level }) => {
             logging::init(&LogConfig { format: log_format, level: log_level });
-            jan_actors::System::worker_main()
+            worker_main()
         }
-        Some(Command::Constraints) => jan_actors::System::constraints_main(),
+        Some(Command::Constraints) => constraints_main(),
     }
 }
+
+#[cfg(feature = "engine")]
+use jan_engine::{vetting::helper::main as constraints_main, worker::main as worker_main};
+
+/// A program without the engine has no worker to be.
+#[cfg(not(feature = "engine"))]
+fn worker_main() -> ExitCode {
+    let error = "this program was built without the feature `engine`; name one with it in worker.program";
+    tracing::error!(error, "the worker cannot begin");
+    ExitCode::FAILURE
+}
+
+#[cfg(not(feature = "engine"))]
+use worker_main as constraints_main;
 
 fn serve_command(settings: &SettingsArgs) -> ExitCode {
     let config = match settings.load() {

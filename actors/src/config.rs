@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use jan_protocol::confinement::Restriction;
+
 pub use crate::web_search::WebSearchConfig;
 
 /// Everything that [`crate::System::start`] needs.
@@ -65,7 +67,7 @@ impl StorageConfig {
     /// `cache_mib` in bytes.
     pub fn cache_bytes(&self) -> u64 {
         match self.cache_mib {
-            0 => (crate::memory::total().unwrap_or(0) / 16).clamp(64 << 20, 1024 << 20),
+            0 => (jan_protocol::memory::total().unwrap_or(0) / 16).clamp(64 << 20, 1024 << 20),
             mib => u64::from(mib.max(8)) << 20,
         }
     }
@@ -223,30 +225,6 @@ pub struct QueueConfig {
 impl Default for QueueConfig {
     fn default() -> Self {
         Self { max_requests: 1024, max_wait_ms: 120_000 }
-    }
-}
-
-/// Whether something is taken from workers that not every kernel can take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Restriction {
-    /// Where the kernel can.
-    #[default]
-    Auto,
-    /// No.
-    Off,
-    /// Workers do not work where it cannot.
-    Require,
-}
-
-impl Restriction {
-    /// The same, but going on without.
-    #[must_use]
-    pub const fn or_without(self) -> Self {
-        match self {
-            Self::Off => Self::Off,
-            Self::Auto | Self::Require => Self::Auto,
-        }
     }
 }
 

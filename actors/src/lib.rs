@@ -1,9 +1,10 @@
 //! Everything of Jan Server that owns state.
 //!
-//! Supervised actors, the worker processes that run llama.cpp, and the engine inside a worker. This crate
-//! knows nothing of HTTP: the edge (`src/` of the root package) sends typed messages and shapes the answers.
+//! Supervised actors, the stores, and the server's side of the worker processes. This crate knows neither HTTP nor
+//! llama.cpp: the edge (`src/` of the root package) sends typed messages and shapes the answers, and what a worker
+//! computes is behind the protocol of `jan-protocol`.
 //!
-//! Arrows point inward: edge → [`model`] (actors) → [`model::worker`] → [`model::engine`], never back.
+//! Arrows point inward: edge → actors → protocol ← engine, never back.
 
 pub mod audit;
 pub mod backup;
@@ -11,7 +12,6 @@ pub mod config;
 pub mod conversations;
 pub mod identity;
 pub mod limits;
-mod memory;
 pub mod model;
 pub mod responses;
 mod store;

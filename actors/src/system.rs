@@ -1,22 +1,22 @@
 //! The whole actor system behind one handle.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jan_protocol::confinement::Confinement;
+use jan_protocol::worker_protocol::ModelSpec;
 use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
 use crate::audit::Audit;
 use crate::backup::Backup;
-use crate::config::ActorsConfig;
+use crate::config::{ActorsConfig, WorkerConfig};
 use crate::conversations::Conversations;
 use crate::identity::{AdminKeyFile, Identity, IdentityOpenError};
 use crate::limits::Limiter;
 use crate::model::Models;
 use crate::model::actor::{ModelActor, ModelActorArguments};
 use crate::model::catalog::Catalog;
-use crate::model::confinement::Confinement;
 use crate::model::worker::link::LinkConfig;
 use crate::responses::Responses;
 use crate::store::files::create_private_folder;
@@ -181,18 +181,6 @@ impl System {
         // Last, after whatever the actors write when they stop.
         let _ = tokio::task::spawn_blocking(move || self.identity.close()).await;
     }
-
-    /// The worker process's main function (`jan-server worker`): serves one model over the connection on
-    /// standard input until the server goes away. Returns only when it could not begin.
-    pub fn worker_main() -> ExitCode {
-        crate::model::worker::serve::main()
-    }
-
-    /// The main function of a worker's helper (`jan-server constraints`), which compiles untrusted schemas and grammars
-    /// until its input ends.
-    pub fn constraints_main() -> ExitCode {
-        crate::model::vetting::helper::main()
-    }
 }
 
 /// The database is opened, and the first start's keys are made, where blocking is allowed.
@@ -235,12 +223,7 @@ fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildS
                     program: program.clone(),
                     arguments: config.worker_arguments.clone(),
                     environment: worker.environment.clone(),
-                    confinement: Confinement::new(
-                        worker,
-                        &model.spec.path,
-                        &model.spec.unpack_folder,
-                        model.spec.gpu_layers,
-                    ),
+                    confinement: confinement(worker, &model.spec),
                     model: model.spec.clone(),
                     load_timeout: Duration::from_millis(worker.load_timeout_ms),
                     step_timeout: Duration::from_millis(worker.step_timeout_ms),
@@ -252,4 +235,18 @@ fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildS
         }
     }
     Ok(children)
+}
+
+/// Restrictions of the workers of one model.
+fn confinement(worker: &WorkerConfig, model: &ModelSpec) -> Confinement {
+    Confinement {
+        no_new_privs: worker.no_new_privs,
+        landlock: worker.landlock,
+        seccomp: worker.seccomp,
+        gpu: model.gpu_layers > 0,
+        model: (&model.path).into(),
+        unpack_folder: (&model.unpack_folder).into(),
+        readable: worker.readable_paths.clone(),
+        writable: worker.writable_paths.clone(),
+    }
 }

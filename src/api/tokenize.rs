@@ -1,6 +1,7 @@
 //! `POST /apply-template`, `/tokenize` and `/detokenize`: what a model sees. Fields as vLLM and llama-server have them.
 
-use jan_actors::model::{ChatPrompt, Inspect, Inspected, Token};
+use jan_actors::model::{ChatPrompt, Inspect, Inspected};
+use jan_protocol::types::Token;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{OpenApi, ToSchema};

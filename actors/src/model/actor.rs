@@ -6,15 +6,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jan_protocol::types::{GenerationError, ModelStatus};
+use jan_protocol::worker_protocol::Ready;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
 use super::catalog::{Model, Replica};
-use super::embeddings::EmbeddingSubmission;
+use super::inflight::jobs::EmbeddingSubmission;
 use super::inflight::{InFlight, Submission};
-use super::types::{GenerationError, ModelStatus};
 use super::worker::link::{self, LinkConfig, LinkEnd};
-use super::worker::protocol::Ready;
 use crate::config::QueueConfig;
 use crate::supervision::{Decision, RestartPolicy, RestartTracker};
 

@@ -5,15 +5,15 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use jan_protocol::bundled_model;
+use jan_protocol::types::{GenerationError, ModelDescription, ModelStatus};
+use jan_protocol::worker_protocol::{ModelSpec, Ready};
 use ractor::ActorRef;
 
 use super::actor::ModelMessage;
 use super::concealed::without_paths;
 use super::inflight::SharedTable;
 use super::shares::Places;
-use super::types::{GenerationError, ModelDescription, ModelStatus};
-use super::worker::bundled;
-use super::worker::protocol::{ModelSpec, Ready};
 use crate::config::{ActorsConfig, SharePrefixes};
 use crate::system::StartError;
 
@@ -209,10 +209,10 @@ impl Catalog {
             catalog.add(config, spec, model.aliases.clone(), &model.owned_by, model.replicas)?;
         }
         // A configured model may take the bundled model's place, or an alias of it.
-        if catalog.find(bundled::ID).is_none() {
-            let aliases = bundled::ALIASES.iter().filter(|a| catalog.find(a).is_none());
+        if catalog.find(bundled_model::ID).is_none() {
+            let aliases = bundled_model::ALIASES.iter().filter(|a| catalog.find(a).is_none());
             let aliases = aliases.map(|a| (*a).to_owned()).collect();
-            catalog.add(config, spec(config, bundled::ID, None), aliases, "jan", 1)?;
+            catalog.add(config, spec(config, bundled_model::ID, None), aliases, "jan", 1)?;
         }
         Ok(catalog)
     }

@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use jan_protocol::embeddings::{Embedding, EmbeddingRequest};
+use jan_protocol::types::{
+    GenerationError, GenerationEvent, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus,
+};
 use ractor::{ActorRef, RpcReplyPort};
 use tokio::sync::{mpsc, oneshot};
 
 use super::actor::ModelMessage;
 use super::catalog::{Catalog, Model, Replica, combine};
-use super::embeddings::{Embedding, EmbeddingRequest, EmbeddingSubmission};
+use super::inflight::jobs::EmbeddingSubmission;
 use super::inflight::{CHANNEL, SharedTable, Submission};
 use super::shares::Place;
-use super::types::{
-    GenerationError, GenerationEvent, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus,
-};
 
 /// When to try again where nothing better is known.
 pub const RETRY_AFTER: Duration = Duration::from_secs(2);

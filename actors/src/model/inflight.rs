@@ -12,25 +12,25 @@
 //! waited follows behind them. Requests for embeddings ([`jobs`]) are under the same rules: an embedding is what proves
 //! them, and those that came before a crash are not made again.
 
-mod jobs;
+pub mod jobs;
 mod lag;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
-
-use super::engine::PlacedLogprob;
-use super::formats::Layout;
-use super::held_logprobs::{HeldLogprobs, released};
-use super::parts::{PartIds, Parts};
-use super::shares::Place;
-use super::types::{
+use jan_protocol::logprob_buffer::{HeldLogprobs, released};
+use jan_protocol::output_formats::Layout;
+use jan_protocol::parts::{PartIds, Parts};
+use jan_protocol::report::PlacedLogprob;
+use jan_protocol::types::{
     FinishReason, GenerationError, GenerationEvent, GenerationRequest, Inspected, PromptLogprobs, Token,
     TokenUsage,
 };
-use super::worker::protocol::{self, Cancel, Forget, Submit, ToWorker, event, to_worker};
+use jan_protocol::worker_protocol::{self, Cancel, Forget, Submit, ToWorker, event, to_worker};
+use tokio::sync::{mpsc, oneshot};
+
+use super::shares::Place;
 use jobs::Job;
 
 /// Strikes after which a request is given up.
@@ -237,7 +237,8 @@ impl InFlight {
         let Some(worker) = &self.worker else { return };
         let (message, trial) = if let Some(entry) = self.entries.get_mut(&id) {
             let tell = |id: u64, part: &_| {
-                let _ = worker.send(to_worker(to_worker::Message::Part(protocol::Part::new(id, part))));
+                let _ =
+                    worker.send(to_worker(to_worker::Message::Part(worker_protocol::Part::new(id, part))));
             };
             entry.parts = self.parts.hold(&entry.request, entry.prompt.as_ref(), tell);
             let layout = entry.prompt.is_some().then_some(&entry.layout);
@@ -408,7 +409,7 @@ impl InFlight {
     }
 
     /// Passes on one step of the worker.
-    pub fn route(&mut self, step: protocol::Step, now: Instant) {
+    pub fn route(&mut self, step: worker_protocol::Step, now: Instant) {
         self.last_sign = Some(now);
         for event in step.events {
             if let Some(happened) = event.event {
@@ -494,8 +495,8 @@ impl InFlight {
                     let (text, tokens) = (finished.text, Vec::new());
                     entry.send(GenerationEvent::Delta { text, tokens, logprobs });
                 }
-                let reason = match protocol::FinishReason::try_from(finished.reason) {
-                    Ok(protocol::FinishReason::Length) => FinishReason::Length,
+                let reason = match worker_protocol::FinishReason::try_from(finished.reason) {
+                    Ok(worker_protocol::FinishReason::Length) => FinishReason::Length,
                     _ => FinishReason::Stop,
                 };
                 let usage = TokenUsage {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use jan_protocol::types::{Prompt, SamplingParams};
+use jan_protocol::worker_protocol::{Accepted, Event, Finished, Output, Started, Step};
 use proptest::prelude::*;
 
 use super::*;
 use crate::model::shares::Places;
-use crate::model::types::{Prompt, SamplingParams};
-use crate::model::worker::protocol::{Accepted, Event, Finished, Output, Started, Step};
 
 /// The token that a request generates at a position.
 fn token(id: u64, position: usize) -> Token {
@@ -88,7 +88,7 @@ impl Worker {
         for (id, position) in self.running.clone() {
             if position == plan(id).length {
                 let finished = Finished {
-                    reason: protocol::FinishReason::Stop.into(),
+                    reason: worker_protocol::FinishReason::Stop.into(),
                     text: String::new(),
                     stop_text: false,
                     reasoning_tokens: 0,

@@ -4,19 +4,11 @@
 pub mod actor;
 pub mod catalog;
 pub mod concealed;
-pub mod confinement;
-pub mod embeddings;
-pub mod engine;
-pub mod formats;
 pub mod handle;
-pub mod held_logprobs;
 pub mod inflight;
-pub mod parts;
 pub mod shares;
-pub mod types;
-pub mod vetting;
 pub mod worker;
 
-pub use embeddings::{Embedding, EmbeddingInput, EmbeddingRequest};
 pub use handle::{Embeddings, Generation, Models};
-pub use types::*;
+pub use jan_protocol::embeddings::{self, Embedding, EmbeddingInput, EmbeddingRequest};
+pub use jan_protocol::types::{self, *};

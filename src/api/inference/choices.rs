@@ -7,12 +7,12 @@ use std::sync::Arc;
 use futures_util::stream::{SelectAll, select_all, unfold};
 use futures_util::{Stream, StreamExt};
 use jan_actors::conversations::Turn;
-use jan_actors::model::formats::{OutputParser, Part};
 use jan_actors::model::{
     FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, PromptLogprobs,
     TokenLogprob, TokenUsage,
 };
 use jan_actors::web_search::WebSource;
+use jan_protocol::output_formats::{OutputParser, Part};
 use serde_json::json;
 
 use super::metering::Meter;
@@ -370,7 +370,7 @@ fn events_of(index: usize, generation: Generation) -> EventStream {
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
-    use jan_actors::model::formats::Layout;
+    use jan_protocol::output_formats::Layout;
 
     use super::*;
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use jan_actors::model::{Prompt, Token};
+use jan_actors::model::Prompt;
+use jan_protocol::types::Token;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use utoipa::ToSchema;
 

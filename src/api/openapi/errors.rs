@@ -300,7 +300,7 @@ mod tests {
         assert!(used.len() > 25, "the source is searched for codes in the wrong way: {used:?}");
         let listed: BTreeSet<String> = ERRORS.iter().map(|error| error.code.to_owned()).collect();
         let missing: Vec<_> = used.difference(&listed).collect();
-        assert!(missing.is_empty(), "add to ERRORS in src/api/docs/errors.rs: {missing:?}");
+        assert!(missing.is_empty(), "add to ERRORS in src/api/openapi/errors.rs: {missing:?}");
         let guide = std::fs::read_to_string(root.join("docs/api.md")).unwrap();
         let silent: Vec<_> = listed.iter().filter(|code| !guide.contains(&format!("`{code}`"))).collect();
         assert!(silent.is_empty(), "docs/api.md does not mention {silent:?}");

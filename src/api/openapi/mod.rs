@@ -139,7 +139,7 @@ mod tests {
         let silent: Vec<_> = table.difference(&described).collect();
         assert!(
             silent.is_empty(),
-            "routes without a description (#[utoipa::path], src/api/docs.rs): {silent:?}"
+            "routes without a description (#[utoipa::path], src/api/openapi/mod.rs): {silent:?}"
         );
         assert!(ROUTES.iter().any(|route| route.place == Place::Both));
     }
@@ -159,7 +159,7 @@ mod tests {
             let tag = operation["tags"][0].as_str().unwrap_or_default();
             assert!(
                 tags.contains(tag),
-                "{name} has the tag {tag:?}, which src/api/docs.rs does not describe"
+                "{name} has the tag {tag:?}, which src/api/openapi/mod.rs does not describe"
             );
             assert!(operation["security"].is_array(), "{name} says nothing of security");
             let with_body = matches!(method.as_str(), "POST" | "PATCH" | "PUT");

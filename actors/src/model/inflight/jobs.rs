@@ -3,14 +3,27 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use jan_protocol::embeddings::{Embedding, EmbeddingInput, EmbeddingRequest};
+use jan_protocol::types::{GenerationError, Inspect, Inspected};
+use jan_protocol::worker_protocol::{self, Embed, event, to_worker};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{InFlight, Trial};
-use crate::model::embeddings::{Embedding, EmbeddingInput, EmbeddingRequest, EmbeddingSubmission};
 use crate::model::handle::RETRY_AFTER;
 use crate::model::shares::Place;
-use crate::model::types::{GenerationError, Inspect, Inspected};
-use crate::model::worker::protocol::{self, Embed, event, to_worker};
+
+/// A request on its way into the table.
+#[derive(Debug)]
+pub struct EmbeddingSubmission {
+    /// From the counter of generations.
+    pub id: u64,
+    /// What is asked.
+    pub request: EmbeddingRequest,
+    /// Where embeddings go as they are made. It holds one for each input and an error at most.
+    pub events: mpsc::UnboundedSender<Result<Embedding, GenerationError>>,
+    /// Its places in the queue; freed with the entry.
+    pub place: Place,
+}
 
 /// A request for embeddings.
 #[derive(Debug)]
@@ -53,9 +66,9 @@ impl Job {
 }
 
 /// Why a worker does not do what it was asked.
-pub(super) fn refusal(rejected: protocol::Rejected, model: &str) -> GenerationError {
+pub(super) fn refusal(rejected: worker_protocol::Rejected, model: &str) -> GenerationError {
     match rejected.reason {
-        Some(protocol::rejected::Reason::Unavailable(reason)) => {
+        Some(worker_protocol::rejected::Reason::Unavailable(reason)) => {
             GenerationError::ModelUnavailable { model: model.to_owned(), reason, retry_after: RETRY_AFTER }
         }
         _ => rejected.into(),
@@ -95,7 +108,7 @@ impl InFlight {
                 job.trial.running = true;
                 job.started = true;
             }
-            event::Event::Embedding(protocol::Embedding { index, tokens, vector }) => {
+            event::Event::Embedding(worker_protocol::Embedding { index, tokens, vector }) => {
                 if job.missing.remove(&index).is_some() {
                     let _ = job.events.send(Ok(Embedding { index, tokens, vector }));
                 }
@@ -123,7 +136,7 @@ impl InFlight {
         reply: oneshot::Sender<Result<Inspected, GenerationError>>,
     ) -> bool {
         let Some(worker) = &self.worker else { return false };
-        let message = protocol::Inspect::new(id, question);
+        let message = worker_protocol::Inspect::new(id, question);
         let asked = worker.send(to_worker(to_worker::Message::Inspect(message))).is_ok();
         if asked {
             self.questions.insert(id, reply);
@@ -132,7 +145,7 @@ impl InFlight {
     }
 
     /// Passes on an answer.
-    pub fn answer(&mut self, inspected: protocol::Inspected) {
+    pub fn answer(&mut self, inspected: worker_protocol::Inspected) {
         if let Some(reply) = self.questions.remove(&inspected.id) {
             // Who asked may have gone.
             let _ = reply.send(inspected.into_result());

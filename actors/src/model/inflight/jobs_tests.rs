@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use jan_protocol::types::GenerationRequest;
+use jan_protocol::worker_protocol::{
+    Accepted, Event, FinishReason, Finished, Output, Started, Step, ToWorker, event,
+};
 use proptest::prelude::*;
 
 use super::*;
 use crate::model::shares::Places;
-use crate::model::types::GenerationRequest;
-use crate::model::worker::protocol::{
-    Accepted, Event, FinishReason, Finished, Output, Started, Step, ToWorker, event,
-};
 
 type Received = mpsc::UnboundedReceiver<Result<Embedding, GenerationError>>;
 
@@ -53,7 +53,7 @@ fn begin(table: &mut InFlight, id: u64, now: Instant) {
 }
 
 fn give(table: &mut InFlight, id: u64, index: u32, now: Instant) {
-    let embedding = protocol::Embedding { index, tokens: 1, vector: vec![1.0] };
+    let embedding = worker_protocol::Embedding { index, tokens: 1, vector: vec![1.0] };
     tell(table, id, event::Event::Embedding(embedding), now);
 }
 
@@ -140,8 +140,8 @@ fn generation(id: u64) -> GenerationRequest {
         user: String::new(),
         tenant: String::new(),
         cache_key: None,
-        prompt: crate::model::types::Prompt::Tokens(vec![1]).into(),
-        sampling: crate::model::types::SamplingParams::default(),
+        prompt: jan_protocol::types::Prompt::Tokens(vec![1]).into(),
+        sampling: jan_protocol::types::SamplingParams::default(),
         stop: std::sync::Arc::default(),
         max_tokens: None,
         want_prompt_text: false,

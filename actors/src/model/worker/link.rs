@@ -7,6 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
+use jan_protocol::confinement::{self, Confinement};
+use jan_protocol::worker_protocol::{
+    self, FromWorker, Hello, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, WINDOW, from_worker,
+    to_worker, worker_client::WorkerClient,
+};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -15,11 +20,6 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::environment;
-use super::protocol::{
-    self, FromWorker, Hello, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, from_worker, to_worker,
-    worker_client::WorkerClient,
-};
-use crate::model::confinement::{self, Confinement};
 use crate::model::inflight::SharedTable;
 
 /// How often silence is looked for.
@@ -27,9 +27,6 @@ const WATCH: Duration = Duration::from_millis(250);
 
 /// A new process must shake hands within this time, loaded machine included.
 const HANDSHAKE: Duration = Duration::from_secs(30);
-
-/// HTTP/2 window: a step or a long prompt must not wait for window updates.
-pub const WINDOW: u32 = 8 << 20;
 
 /// What a link needs.
 #[derive(Clone, Debug)]
@@ -141,7 +138,7 @@ async fn converse(
         server_version: env!("CARGO_PKG_VERSION").to_owned(),
         model: Some(config.model.clone()),
     };
-    let _ = to_worker.send(protocol::to_worker(to_worker::Message::Hello(hello)));
+    let _ = to_worker.send(worker_protocol::to_worker(to_worker::Message::Hello(hello)));
     let handshake = async {
         let died = |reason: &str| LinkEnd::Died(format!("handshake failed: {reason}"));
         let mut client = connect(connection).await.map_err(|error| died(&error.to_string()))?;

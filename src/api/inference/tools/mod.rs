@@ -8,8 +8,8 @@ mod responses_api;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use jan_actors::model::formats::Tool;
 use jan_actors::model::{Callable, GenerationError, ToolPlan};
+use jan_protocol::output_formats::Tool;
 use jsonschema::Validator;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

@@ -1,0 +1,337 @@
+//! With a vocabulary of single bytes, any path that the guide leaves open ends in what was asked for.
+
+use jan_protocol::output_formats::{
+    Form, GrammarMode, Layout, OutputParser, Part, Tool, ToolFormat, tool_grammar,
+};
+use llguidance::toktrie::ApproximateTokEnv;
+use proptest::prelude::*;
+
+use super::*;
+
+/// The token behind the bytes' own that ends an answer.
+const END: Token = 261;
+const VOCABULARY: usize = 262;
+
+fn grammars() -> Grammars {
+    Grammars::with_vocabulary(ApproximateTokEnv::single_byte_env()).unwrap()
+}
+
+fn guide(constraint: &Constraint) -> Result<Guide, Refusal> {
+    grammars().guide(constraint)
+}
+
+fn schema(schema: Value) -> Constraint {
+    Constraint::JsonSchema(schema.to_string())
+}
+
+/// Follows the guide, with `choose` for which of the open tokens to take. `None` where it is not done in time.
+fn walk(guide: &mut Guide, mut choose: impl FnMut(usize) -> usize) -> Option<String> {
+    let (logits, mut open) = (vec![0.0; VOCABULARY], Vec::new());
+    let mut text = Vec::new();
+    for _ in 0..4000 {
+        let forced = guide.forced();
+        guide.restrict(&logits, &mut open).unwrap();
+        let allowed: Vec<Token> = (0..).zip(&open).filter(|(_, l)| **l == 0.0).map(|(t, _)| t).collect();
+        assert!(!allowed.is_empty(), "a dead end after {}", String::from_utf8_lossy(&text));
+        let token = match forced.first() {
+            Some(&token) => {
+                assert!(allowed.contains(&token), "a forced token is open");
+                token
+            }
+            None => allowed[choose(allowed.len()) % allowed.len()],
+        };
+        if token == END {
+            return Some(String::from_utf8(text).unwrap());
+        }
+        guide.accept(token).unwrap();
+        text.push(u8::try_from(token).unwrap());
+        if guide.is_complete() {
+            return Some(String::from_utf8(text).unwrap());
+        }
+    }
+    None
+}
+
+/// JSON Schemas of the subset that is supported.
+fn schemas() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(json!({"type": "boolean"})),
+        Just(json!({"type": "null"})),
+        (-50..50i64, 0..50i64)
+            .prop_map(|(low, more)| json!({"type": "integer", "minimum": low, "maximum": low + more})),
+        Just(json!({"type": "number", "minimum": 0, "maximum": 1})),
+        (0..3u32, 0..5u32).prop_map(
+            |(least, more)| json!({"type": "string", "minLength": least, "maxLength": least + more})
+        ),
+        Just(json!({"type": "string", "pattern": "^[a-c]{1,3}$"})),
+        Just(json!({"type": "string", "format": "date"})),
+        prop::collection::vec("[a-z\"\\\\]{0,4}", 1..4).prop_map(|values| json!({"enum": values})),
+        Just(json!({"const": {"k": [1, "x"]}})),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            (prop::collection::btree_map("[a-z]{1,4}", inner.clone(), 0..3), any::<bool>()).prop_map(
+                |(properties, all)| {
+                    let required: Vec<&String> = properties.keys().filter(|_| all).collect();
+                    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+                }
+            ),
+            (inner.clone(), 0..2u32, 0..3u32).prop_map(
+                |(items, least, more)| json!({"type": "array", "items": items, "minItems": least, "maxItems": least + more})
+            ),
+            prop::collection::vec(inner, 1..3).prop_map(|options| json!({"anyOf": options})),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever the model likes best, a finished answer satisfies its schema.
+    #[test]
+    fn every_path_satisfies_the_schema(wanted in schemas(), choices in prop::collection::vec(any::<usize>(), 64)) {
+        let mut guide = guide(&schema(wanted.clone())).unwrap();
+        let mut next = choices.iter().cycle();
+        let text = walk(&mut guide, |_| *next.next().unwrap());
+        if let Some(text) = text {
+            // llguidance's dates have a 29th of February in every year.
+            let value: Value = serde_json::from_str(&text.replace("-02-29", "-02-28")).unwrap();
+            let validator = jsonschema::options().should_validate_formats(true).build(&wanted).unwrap();
+            prop_assert!(validator.is_valid(&value), "{wanted} does not accept {text}");
+        }
+    }
+
+    /// A guide that replays the beginning of an answer goes on exactly as the one that made it.
+    #[test]
+    fn a_resumed_answer_is_guided_alike(wanted in schemas(), choices in prop::collection::vec(any::<usize>(), 64), cut in any::<prop::sample::Index>()) {
+        let grammars = grammars();
+        let constraint = schema(wanted);
+        let mut first = grammars.guide(&constraint).unwrap();
+        let mut next = choices.iter().cycle();
+        let Some(text) = walk(&mut first, |_| *next.next().unwrap()) else { return Ok(()) };
+        let cut = cut.index(text.len() + 1).min(text.len());
+        let (mut resumed, mut undisturbed) = (grammars.guide(&constraint).unwrap(), grammars.guide(&constraint).unwrap());
+        for byte in &text.as_bytes()[..cut] {
+            resumed.accept(Token::from(*byte)).unwrap();
+        }
+        for byte in &text.as_bytes()[..cut] {
+            let _ = undisturbed.forced();
+            undisturbed.accept(Token::from(*byte)).unwrap();
+        }
+        prop_assert_eq!(resumed.is_complete(), undisturbed.is_complete());
+        if !resumed.is_complete() {
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            prop_assert_eq!(resumed.forced(), undisturbed.forced());
+            resumed.restrict(&[0.0; VOCABULARY], &mut a).unwrap();
+            undisturbed.restrict(&[0.0; VOCABULARY], &mut b).unwrap();
+            prop_assert_eq!(a, b);
+        }
+    }
+}
+
+#[test]
+fn fixed_parts_are_forced() {
+    let wanted = json!({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"], "additionalProperties": false});
+    let mut guide = guide(&schema(wanted)).unwrap();
+    let forced: Vec<u8> = guide.forced().into_iter().map(|token| u8::try_from(token).unwrap()).collect();
+    assert_eq!(String::from_utf8(forced).unwrap(), "{\"name\": \"");
+}
+
+#[test]
+fn expressions_and_grammars_are_followed() {
+    let mut choices = guide(&Constraint::Regex("yes|no".to_owned())).unwrap();
+    assert!(["yes", "no"].contains(&walk(&mut choices, |n| n - 1).unwrap().as_str()));
+    let mut lark = guide(&Constraint::Lark("start: \"a\" b\nb: \"b\" | \"c\"".to_owned())).unwrap();
+    assert!(["ab", "ac"].contains(&walk(&mut lark, |_| 0).unwrap().as_str()));
+}
+
+#[test]
+fn what_cannot_be_enforced_is_refused_by_name() {
+    for (keyword, wanted) in [
+        ("uniqueItems", json!({"type": "array", "uniqueItems": true})),
+        ("not", json!({"not": {"type": "string"}})),
+        ("oneOf", json!({"oneOf": [{"type": "string", "minLength": 1}, {"type": "string", "maxLength": 5}]})),
+        ("if", json!({"if": {"type": "string"}, "then": {"minLength": 2}})),
+    ] {
+        let error = guide(&schema(wanted)).unwrap_err();
+        assert!(error.to_string().contains(keyword), "{keyword}: {error}");
+    }
+}
+
+#[test]
+fn hostile_constraints_come_to_an_end() {
+    let deep = (0..100).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
+    assert!(guide(&schema(deep)).is_ok());
+    for regex in ["(", "(?=a)b", "a{2,1}"] {
+        assert!(guide(&Constraint::Regex(regex.to_owned())).is_err(), "{regex}");
+    }
+    // Whether these are too much is llguidance's to say; here they have to come to an end.
+    for regex in
+        ["(a{1,1000}){1,1000}", &"(a|b){5,900}c".repeat(300), "(.*a){500}", "(a|aa|aaa)*(b|bb)*{1,900}"]
+    {
+        let _ = guide(&Constraint::Regex(regex.to_owned()));
+    }
+    let wide: serde_json::Map<String, Value> = (0..20_000)
+        .map(|n| (format!("p{n}"), json!({"type": "string", "pattern": "^(a|b){1,200}c$"})))
+        .collect();
+    let _ = guide(&schema(json!({"type": "object", "properties": wide})));
+}
+
+#[test]
+fn a_wrong_token_is_an_error() {
+    let mut guide = guide(&Constraint::Regex("ab".to_owned())).unwrap();
+    assert!(guide.accept(Token::from(b'x')).is_err());
+    assert!(guide.restrict(&[0.0; VOCABULARY], &mut Vec::new()).is_err());
+}
+
+fn tool_schemas() -> Vec<(String, Value)> {
+    let city = json!({
+        "type": "object", "properties": {"city": {"type": "string", "maxLength": 5}}, "required": ["city"],
+        "additionalProperties": false,
+    });
+    let add = json!({
+        "type": "object", "properties": {"a": {"enum": ["}\n</tool_call>", "]", 1]}}, "required": ["a"],
+        "additionalProperties": false,
+    });
+    vec![("get_weather".to_owned(), with_layout(&city)), ("add".to_owned(), with_layout(&add))]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever the model likes best, calls that are kept in their form are read as such, by the parser that passes
+    /// arguments on as they are made and by the one that waits for their end, and their arguments satisfy the schema.
+    #[test]
+    fn every_path_of_a_call_is_a_call(
+        format in prop::sample::select(ToolFormat::ALL),
+        many: bool,
+        behind: bool,
+        choices in prop::collection::vec(any::<usize>(), 64),
+    ) {
+        let (format, form, tools) = (format.1, Form::of(format.1), tool_schemas());
+        let trigger = form.trigger().filter(|_| behind);
+        let mode = if trigger.is_some() { GrammarMode::BehindTrigger } else { GrammarMode::Whole };
+        let grammar = tool_grammar(&form, &tools, many, mode, None, &|_| None);
+        let mut guide = guide(&Constraint::Lark(grammar.clone())).unwrap_or_else(|error| panic!("{error}\n{grammar}"));
+        let mut next = choices.iter().cycle();
+        let Some(text) = walk(&mut guide, |_| *next.next().unwrap()) else { return Ok(()) };
+        let text = [trigger.unwrap_or_default(), &text].concat();
+        let known: Vec<Tool> =
+            tools.iter().map(|(name, parameters)| Tool { name: name.clone(), parameters: parameters.clone() }).collect();
+        for enforced in [true, false] {
+            let layout = Layout { tools: Some(format), enforced, ..Layout::default() };
+            let mut parser = OutputParser::new(&layout, &known);
+            let mut parts = parser.push(&text);
+            parts.extend(parser.finish());
+            let mut calls: Vec<(String, String)> = Vec::new();
+            for part in parts {
+                match part {
+                    Part::Call(name) => calls.push((name, String::new())),
+                    Part::Arguments(text) => calls.last_mut().unwrap().1.push_str(&text),
+                    // gpt-oss may think first.
+                    Part::Reasoning(_) if format == ToolFormat::Harmony => {}
+                    other => prop_assert!(false, "{other:?} in {text} of {format:?}"),
+                }
+            }
+            prop_assert!(!calls.is_empty() && (many || calls.len() == 1), "{text}");
+            for (name, arguments) in calls {
+                let schema = &tools.iter().find(|(known, _)| *known == name).unwrap().1;
+                let value: Value = serde_json::from_str(&arguments).unwrap();
+                prop_assert!(jsonschema::is_valid(schema, &value), "{name} {arguments}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_or_an_answer() {
+    let form = Form::of(ToolFormat::Hermes);
+    let answer = with_layout(
+        &json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}),
+    );
+    let grammar =
+        tool_grammar(&form, &tool_schemas(), true, GrammarMode::WholeOrAnswer, Some(&answer), &|_| None);
+    let constraint = Constraint::Lark(grammar);
+    let accepts = |text: &str| {
+        let mut guide = guide(&constraint).unwrap();
+        text.bytes().all(|byte| guide.accept(Token::from(byte)).is_ok())
+    };
+    assert!(accepts("{\"ok\": true}"));
+    assert!(accepts("<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>"));
+    assert!(!accepts("free text"));
+    let grammar = tool_grammar(
+        &Form::of(ToolFormat::Llama3),
+        &tool_schemas(),
+        true,
+        GrammarMode::WholeOrText,
+        None,
+        &|_| None,
+    );
+    let constraint = Constraint::Lark(grammar);
+    let accepts = |text: &str| {
+        let mut guide = guide(&constraint).unwrap();
+        text.bytes().all(|byte| guide.accept(Token::from(byte)).is_ok())
+    };
+    assert!(
+        accepts("free text")
+            && accepts("{\"name\": \"add\", \"parameters\": {\"a\": 1}}")
+            && !accepts("{\"b")
+    );
+}
+
+#[test]
+fn a_refusal_is_remembered() {
+    let grammars = grammars();
+    let refused = Constraint::Lark("start: start".to_owned());
+    let first = grammars.guide(&refused).unwrap_err();
+    {
+        let compiled = grammars.kept();
+        let Compiled { constraint: kept, result: outcome, .. } = compiled.last().unwrap();
+        assert_eq!((kept, outcome.as_ref().err()), (&refused, Some(&first)));
+    }
+    assert_eq!(grammars.guide(&refused).unwrap_err(), first);
+    assert_eq!(grammars.kept().len(), 1);
+}
+
+#[test]
+fn bounds_are_told_from_mistakes() {
+    let terms: Vec<String> = (1..9).map(|n| format!("/(.*a{{{n}}}.*b)+.*/")).collect();
+    let costly = Constraint::Lark(format!("start: T\nT: {}", terms.join(" & ")));
+    assert!(matches!(guide(&costly), Err(Refusal::TooExpensive(_))));
+    assert!(matches!(guide(&Constraint::Regex("(".to_owned())), Err(Refusal::Invalid(_))));
+}
+
+#[test]
+fn large_schemas_of_everyday_use_are_compiled() {
+    let kinds = [
+        json!({"type": "string", "maxLength": 200}),
+        json!({"type": "integer", "minimum": 0, "maximum": 100_000}),
+        json!({"type": "string", "format": "date-time"}),
+        json!({"type": "array", "items": {"type": "string", "pattern": "^[A-Z]{2,5}-[0-9]+$"}, "maxItems": 50}),
+        json!({"enum": (0..50).map(|n| format!("choice {n}")).collect::<Vec<_>>()}),
+        json!({"type": "object", "properties": {"x": {"type": "number"}, "u": {"type": "string", "format": "uri"}}}),
+        json!({"type": "integer", "multipleOf": 100}),
+    ];
+    let names: Vec<String> = (0..200).map(|n| format!("property_{n}")).collect();
+    let properties: Value =
+        names.iter().cloned().zip(kinds.iter().cycle().cloned()).collect::<serde_json::Map<_, _>>().into();
+    let object = json!({"type": "object", "properties": properties, "required": names});
+    assert!(guide(&schema(object)).is_ok());
+    let values: Vec<String> = (0..2_000).map(|n| format!("a value of some length, number {n}")).collect();
+    assert!(guide(&schema(json!({"enum": values}))).is_ok());
+}
+
+#[test]
+fn what_is_kept_has_a_bound() {
+    let grammars = grammars();
+    let kept = |n: usize, kib| {
+        let constraint = Constraint::Regex(n.to_string());
+        grammars.keep(Compiled { constraint, result: Err(Refusal::Invalid(String::new())), kib });
+        grammars.kept().len()
+    };
+    assert_eq!((0..100).map(|n| kept(n, 0)).max(), Some(KEPT));
+    // Those of memory go when their sum would be too much, the oldest first.
+    assert_eq!(kept(100, MAX_KEPT_KIB), KEPT);
+    assert_eq!(kept(101, 1), 1);
+    assert!(grammars.knows(&Constraint::Regex("101".to_owned())));
+}

@@ -1,0 +1,432 @@
+//! The loop of decode steps. Owns the llama.cpp context; everything that decides is asked of pure parts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use jan_protocol::report::{EngineLoad, SequenceEvent, StepReport};
+use jan_protocol::types::FinishReason;
+
+use super::constraint::GuideError;
+use super::logprobs::PromptScorer;
+use super::masks::{LOOK, Masks};
+use super::phases::Flow;
+use super::running_sequence::{Buffers, Running, having_thought, stopped_by_text, text_end};
+use super::sampler::TokenCounts;
+use super::text_assembler::TextAssembler;
+use super::thread_tuner::{StepSample, ThreadTuner};
+use crate::embedding::{Embedder, EmbeddingJob};
+use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
+use crate::scheduler::step_budget::StepBudget;
+use crate::scheduler::{
+    Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Shelf, Slot, Step,
+};
+use crate::types::{EngineSettings, Sequence};
+
+/// What the engine is told between steps.
+#[derive(Debug)]
+pub enum Command {
+    /// Generate this.
+    Submit(Box<Sequence>),
+    /// Make these embeddings.
+    Embed(Box<EmbeddingJob>),
+    /// Stop generating that; its cells become prefix cache within one step.
+    Cancel(u64),
+}
+
+/// A step may take this long while nobody waits for a token: it bounds how late a cancel or arrival is seen.
+const IDLE_STEP: Duration = Duration::from_millis(400);
+
+/// Most prompt tokens of a step whose logits are wanted, at least; a row of logits takes 4 bytes a vocabulary entry.
+const SCORE_CHUNK: u32 = 32;
+
+/// Sequence ids that llama.cpp knows at most (`LLAMA_MAX_SEQ`).
+const MAX_SLOTS: u16 = 256;
+
+/// Shortest and longest time that a step waits for its constrained answers; those that need longer sit out. In between it
+/// is a quarter of what decoding took.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
+
+/// Cells kept free for each running sequence when another one is admitted.
+const HEADROOM: u32 = 32;
+
+/// The engine of one worker.
+#[derive(Debug)]
+pub struct Engine<'model> {
+    model: &'model Model,
+    context: Context<'model>,
+    scheduler: Scheduler,
+    budget: StepBudget,
+    threads: ThreadTuner,
+    running: HashMap<SequenceId, Running>,
+    /// Copies of finished sequences' states, in host memory.
+    shelves: HashMap<Shelf, Vec<u8>>,
+    /// States of running sequences, while their cells are moved.
+    lifted: HashMap<Slot, Vec<u8>>,
+    buffers: Buffers,
+    batch: Vec<BatchEntry>,
+    embedder: Embedder<'model>,
+    masks: Masks,
+}
+
+impl<'model> Engine<'model> {
+    /// `None` for a model that cannot generate text; an [`Embedder`] can use it.
+    ///
+    /// # Errors
+    /// When llama.cpp cannot make the context.
+    pub fn new(model: &'model Arc<Model>, settings: &EngineSettings) -> Result<Option<Self>, LlamaError> {
+        let reuse = if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
+        let in_order = settings.reproducible && reuse == PrefixReuse::Partial;
+        let most = MAX_SLOTS - u16::from(in_order);
+        let slots = settings.max_sequences.saturating_add(settings.cached_sequences).min(most);
+        // llama.cpp wants room for one output a sequence id: running, cached, or for spent cells.
+        let sequences = u32::from(slots) + u32::from(in_order);
+        let outputs = sequences.max(u32::from(settings.max_sequences) + SCORE_CHUNK);
+        let context = Context::new(
+            model,
+            ContextSizes {
+                cells: settings.kv_cells,
+                slots,
+                batch: settings.prefill_chunk + u32::from(settings.max_sequences),
+                outputs,
+                threads: settings.threads,
+                embeddings: false,
+                reproducible: in_order,
+            },
+        )?;
+        if !context.can_generate() {
+            return Ok(None);
+        }
+        let scheduler = Scheduler::new(SchedulerConfig {
+            slots,
+            max_running: settings.max_sequences,
+            cells: settings.kv_cells,
+            cache_cells: settings.cache_cells.min(settings.kv_cells),
+            archive_tokens: settings.archive_tokens,
+            headroom: HEADROOM,
+            context: settings.context_length,
+            reuse,
+            share_min: settings.share_min_tokens,
+            score_chunk: outputs - u32::from(settings.max_sequences),
+            in_order,
+        })
+        .map_err(|error| LlamaError::Load(error.to_string()))?;
+        Ok(Some(Self {
+            model,
+            context,
+            scheduler,
+            budget: StepBudget::new(settings.inter_token_target, IDLE_STEP, settings.prefill_chunk as usize),
+            threads: ThreadTuner::new(settings.threads),
+            running: HashMap::new(),
+            shelves: HashMap::new(),
+            lifted: HashMap::new(),
+            buffers: Buffers::default(),
+            batch: Vec::new(),
+            embedder: Embedder::new(model, settings, true),
+            masks: Masks::new(Arc::clone(model), settings.mask_budget),
+        }))
+    }
+
+    /// Runs until the command channel closes. Every step is reported; the report of the sequences that left
+    /// the queue goes out before their first decode, so that a crash can be blamed on those it ran.
+    ///
+    /// # Errors
+    /// A failed decode: the caller must end the process, since the context is not to be trusted any more.
+    pub fn run(
+        mut self,
+        commands: &Receiver<Command>,
+        mut report: impl FnMut(StepReport),
+    ) -> Result<(), LlamaError> {
+        loop {
+            if !self.scheduler.has_work() && !self.embedder.has_work() {
+                // Threads that were left behind are looked after meanwhile.
+                let wait = if self.masks.has_left_behind() { LOOK } else { Duration::MAX };
+                match commands.recv_timeout(wait) {
+                    Ok(command) => self.take(command, &mut report),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
+            }
+            loop {
+                match commands.try_recv() {
+                    Ok(command) => self.take(command, &mut report),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return Ok(()),
+                }
+            }
+            if self.masks.is_overrun() {
+                return Err(LlamaError::Overrun);
+            }
+            if self.scheduler.has_work() {
+                self.step(&mut report)?;
+            }
+            if self.embedder.has_work() {
+                let (decoding, load) = (self.scheduler.decoding(), self.load());
+                self.embedder.step(decoding, self.threads.next(), load, &mut report)?;
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command, report: &mut impl FnMut(StepReport)) {
+        match command {
+            Command::Submit(sequence) => {
+                let id = sequence.id;
+                if let Some(event) = self.submit(*sequence) {
+                    report(StepReport { events: vec![(id, event)], load: self.load() });
+                }
+            }
+            Command::Embed(job) => self.embedder.submit(*job),
+            Command::Cancel(id) => {
+                if self.embedder.cancel(id) {
+                    tracing::debug!(request = id, "embeddings cancelled");
+                } else if self.running.remove(&SequenceId(id)).is_some() || self.masks.cancel(SequenceId(id))
+                {
+                    self.scheduler.cancel(SequenceId(id));
+                    tracing::debug!(sequence = id, "sequence cancelled");
+                }
+            }
+        }
+    }
+
+    /// Takes a sequence in, or says how it ends at once.
+    fn submit(&mut self, sequence: Sequence) -> Option<SequenceEvent> {
+        let id = SequenceId(sequence.id);
+        let thought = sequence.flow.as_ref().map_or(0, Flow::reasoning_tokens);
+        let mut text = TextAssembler::new(&sequence.stop);
+        let mut counts = TokenCounts::default();
+        if sequence.sampling.repeat_penalty != 1.0 {
+            sequence.prompt.iter().for_each(|&token| counts.record_prompt(token));
+        }
+        // A resumed sequence's text was delivered before the crash: replaying it restores what is held back.
+        let mut stopped = false;
+        for (index, &token) in sequence.generated.iter().enumerate() {
+            counts.record(token);
+            text.watch(!sequence.thought.contains(&index));
+            stopped = stopped || text.push(&sequence.piece(self.model, token)).stopped;
+        }
+        let generated = u32::try_from(sequence.generated.len()).unwrap_or(u32::MAX);
+        if stopped {
+            return Some(having_thought(stopped_by_text(), thought));
+        }
+        let score = sequence.score_prompt && generated == 0;
+        if generated >= sequence.max_tokens && !score {
+            return Some(having_thought(text_end(&mut text, FinishReason::Length), thought));
+        }
+        let mut tokens = sequence.prompt.to_vec();
+        tokens.extend_from_slice(&sequence.generated);
+        let arrival = Arrival {
+            id,
+            user: sequence.user.clone(),
+            tenant: sequence.tenant,
+            common: sequence.common,
+            tokens,
+            generated,
+            score,
+        };
+        if let Err(error) = self.scheduler.submit(arrival) {
+            // Preparing checked the length, and ids come from one counter: this would be our defect, and
+            // ending the sequence keeps it from hanging.
+            tracing::error!(sequence = id.0, %error, "the scheduler refused a prepared sequence");
+            return Some(text_end(&mut text, FinishReason::Length));
+        }
+        let scorer = score.then(|| PromptScorer::new(self.model.piece(sequence.prompt[0])));
+        let running = Running { sequence, counts, text, generated, started: false, scorer };
+        self.running.insert(id, running);
+        None
+    }
+
+    fn step(&mut self, report: &mut impl FnMut(StepReport)) -> Result<(), LlamaError> {
+        if self.masks.is_busy() {
+            let events = self.late(Duration::ZERO, false);
+            if !events.is_empty() {
+                report(StepReport { events, load: self.load() });
+            }
+        }
+        let budget = self.budget.next(self.scheduler.decoding());
+        let step = self.scheduler.plan(budget);
+        self.report_started(&step, report);
+        for &op in &step.ops {
+            self.execute(op)?;
+        }
+        if step.batch.is_empty() && self.masks.is_busy() {
+            // Nobody else has anything to do.
+            let events = self.late(PATIENCE.1, true);
+            if !events.is_empty() {
+                report(StepReport { events, load: self.load() });
+            }
+            return Ok(());
+        }
+        if step.batch.is_empty() {
+            // The scheduler promises progress in every step; a pause keeps a defect from burning a core.
+            tracing::error!("the scheduler planned an empty step");
+            std::thread::sleep(Duration::from_millis(10));
+            return Ok(());
+        }
+        self.batch.clear();
+        self.batch.extend(step.batch.iter().map(|t| BatchEntry {
+            token: t.token,
+            position: t.position,
+            slot: t.slot.0,
+            logits: t.sample_for.is_some() || t.score_for.is_some(),
+        }));
+        let threads = self.threads.next();
+        let (begin, cpu_begin) = (Instant::now(), cpu_time());
+        self.context.decode(&self.batch, threads)?;
+        let (wall, cpu) = (begin.elapsed(), cpu_time().saturating_sub(cpu_begin));
+        let (decode_tokens, prefill_tokens) = (step.decode_tokens, step.prefill_tokens);
+        self.budget.observe(decode_tokens, prefill_tokens, wall);
+        self.threads.observe(StepSample { decode_tokens, prefill_tokens, wall, cpu });
+        let events = self.sample(&step, (wall / 4).clamp(PATIENCE.0, PATIENCE.1));
+        let mut load = self.load();
+        load.threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        report(StepReport { events, load });
+        Ok(())
+    }
+
+    fn execute(&mut self, op: KvOp) -> Result<(), LlamaError> {
+        match op {
+            KvOp::Copy { from, to, len } => self.context.copy(from.0, to.0, len),
+            KvOp::Truncate { slot, len } => self.context.truncate(slot.0, len),
+            KvOp::Lift { slot } => {
+                let state = self.context.save(slot.0)?;
+                self.lifted.insert(slot, state);
+            }
+            KvOp::Clear => self.context.clear(),
+            KvOp::Lay { slot } => {
+                let state = self.lifted.remove(&slot).expect("the scheduler lays only what it had lifted");
+                self.context.restore(slot.0, &state)?;
+            }
+            KvOp::Save { slot, shelf } => {
+                let state = self.context.save(slot.0)?;
+                self.shelves.insert(shelf, state);
+            }
+            KvOp::Restore { shelf, to, len, held } => {
+                let state = self.shelves.get(&shelf).expect("the scheduler restores only what it had saved");
+                self.context.restore(to.0, state)?;
+                if len < held {
+                    self.context.truncate(to.0, len);
+                }
+            }
+            KvOp::Discard { shelf } => {
+                self.shelves.remove(&shelf);
+            }
+        }
+        Ok(())
+    }
+
+    fn report_started(&mut self, step: &Step, report: &mut impl FnMut(StepReport)) {
+        let mut events = Vec::new();
+        for &(id, cached_tokens) in &step.started {
+            let Some(running) = self.running.get_mut(&id) else { continue };
+            if !running.started {
+                running.started = true;
+                events.push((id.0, SequenceEvent::Started { cached_tokens }));
+            }
+        }
+        if !events.is_empty() {
+            report(StepReport { events, load: self.load() });
+        }
+    }
+
+    /// Chooses the next tokens. What is kept in a constraint is worked on meanwhile, and comes later when it takes long.
+    fn sample(&mut self, step: &Step, patience: Duration) -> Vec<(u64, SequenceEvent)> {
+        let mut events = Vec::new();
+        let mut outcomes = Vec::new();
+        let mut free = Vec::new();
+        for (index, entry) in step.batch.iter().enumerate() {
+            if let Some(running) = entry.score_for.and_then(|id| self.running.get_mut(&id)) {
+                running.score(self.model, entry.position as usize, self.context.logits(index));
+            }
+            let Some(id) = entry.sample_for else { continue };
+            let Some(running) = self.running.get_mut(&id) else { continue };
+            if let Some(scorer) = running.scorer.take() {
+                events.push((id.0, SequenceEvent::PromptScored(scorer.finish())));
+            }
+            let is_kept = running.sequence.flow.as_ref().is_some_and(Flow::is_kept);
+            if !is_kept {
+                free.push((index, id));
+            } else if let Some(running) = self.running.remove(&id) {
+                self.masks.begin(id, running, self.context.logits(index));
+            }
+        }
+        for (index, id) in free {
+            let Some(mut running) = self.running.remove(&id) else { continue };
+            let logits = self.context.logits(index);
+            let outcome = running.next(self.model, logits, &mut self.buffers, &mut events);
+            outcomes.push((id, self.settle(id, running, outcome, &mut events)));
+        }
+        // No sequence is longer than the context (`max_tokens` is cut to it), so none ends in `commit`.
+        let _ = self.scheduler.commit(outcomes);
+        if self.masks.is_busy() {
+            events.extend(self.late(patience, false));
+        }
+        events
+    }
+
+    /// Takes the constrained answers whose steps are done, and ends those whose steps take too long.
+    fn late(&mut self, patience: Duration, for_all: bool) -> Vec<(u64, SequenceEvent)> {
+        let mut events = Vec::new();
+        let mut outcomes = Vec::new();
+        for mut done in self.masks.collect(patience, for_all) {
+            events.append(&mut done.events);
+            outcomes.push((done.id, self.settle(done.id, *done.running, done.outcome, &mut events)));
+        }
+        for (id, error) in self.masks.give_up() {
+            events.push(failed(id, &error));
+            outcomes.push((id, Outcome::Finished));
+        }
+        let _ = self.scheduler.commit(outcomes);
+        events
+    }
+
+    /// What becomes of a sequence after its step.
+    fn settle(
+        &mut self,
+        id: SequenceId,
+        running: Running,
+        outcome: Result<Outcome, GuideError>,
+        events: &mut Vec<(u64, SequenceEvent)>,
+    ) -> Outcome {
+        let outcome = outcome.unwrap_or_else(|error| {
+            events.push(failed(id, &error));
+            Outcome::Finished
+        });
+        if outcome == Outcome::Finished {
+            let thought = running.sequence.flow.as_ref().map_or(0, Flow::reasoning_tokens);
+            if let Some((_, SequenceEvent::Finished { reasoning_tokens, .. })) = events.last_mut() {
+                *reasoning_tokens = thought;
+            }
+        } else {
+            self.running.insert(id, running);
+        }
+        outcome
+    }
+
+    fn load(&self) -> EngineLoad {
+        let stats = self.scheduler.stats();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        EngineLoad {
+            running: count(stats.running),
+            waiting: count(stats.waiting),
+            used_cells: stats.used_cells,
+            cached_cells: stats.cached_cells,
+            preemptions: stats.preemptions,
+            threads: 0,
+        }
+    }
+}
+
+/// The end of a sequence that cannot be kept in its constraint.
+fn failed(id: SequenceId, error: &GuideError) -> (u64, SequenceEvent) {
+    tracing::warn!(sequence = id.0, "constrained generation failed");
+    // It may quote the schema.
+    tracing::debug!(sequence = id.0, %error, "why constrained generation failed");
+    (id.0, SequenceEvent::Failed { message: error.to_string() })
+}
+
+/// Processor time that this process has used.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}

@@ -1,0 +1,14 @@
+//! The loop of decode steps, and what becomes of a step's logits: constraints, sampling, text, log-probabilities.
+
+pub mod constraint;
+pub mod engine;
+pub mod logprobs;
+pub mod masks;
+pub mod phases;
+pub mod running_sequence;
+pub mod sampler;
+pub mod text_assembler;
+pub mod thread_tuner;
+
+#[cfg(test)]
+mod logprobs_tests;

@@ -1,0 +1,363 @@
+//! The course of one answer: thinking, free text, and what is kept inside a constraint.
+//!
+//! A constraint begins behind the thinking, or with each mark that opens a call. Thinking ends by itself, when its budget
+//! is used up, or when the answer would end without what the constraint asks for; then its end is put into the answer.
+//! All of it follows from the tokens alone, so a resumed answer that takes its old tokens again is where it was.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use jan_protocol::types::Token;
+
+use super::constraint::{Guide, GuideError};
+
+/// How an answer thinks.
+#[derive(Clone, Debug)]
+pub struct Thinking {
+    /// What begins and what ends it.
+    pub tags: (&'static str, &'static str),
+    /// Whether the prompt has begun it.
+    pub open: bool,
+    /// The token that begins it, where it is one.
+    pub start: Option<Token>,
+    /// What is put into the answer to end it.
+    pub close: Arc<[Token]>,
+    /// Most tokens of it.
+    pub budget: Option<u32>,
+}
+
+/// What an answer is kept in.
+#[derive(Clone, Debug)]
+pub enum Keep {
+    /// Nothing.
+    Free,
+    /// All of it that is not thinking.
+    Whole(Guide),
+    /// From behind each of these marks on to the end of what it opens; `once`: the answer ends there.
+    Behind {
+        /// The mark.
+        trigger: &'static str,
+        /// At the beginning of what it keeps.
+        guide: Guide,
+        /// Whether a second is wanted.
+        once: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It may begin to think.
+    Undecided,
+    Thinking,
+    /// Free text, in which a mark may come.
+    Text,
+    Kept,
+    /// A call that had to be the last is complete.
+    Over,
+}
+
+/// See the module's description.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    thinking: Option<Thinking>,
+    keep: Keep,
+    /// Where a mark has opened it: at work.
+    active: Option<Guide>,
+    state: State,
+    /// The last bytes, in which a tag or mark may have begun.
+    tail: Vec<u8>,
+    /// Tokens that are put into the answer.
+    put: VecDeque<Token>,
+    reasoning_tokens: u32,
+}
+
+impl Flow {
+    /// At an answer's beginning.
+    #[must_use]
+    pub fn new(thinking: Option<Thinking>, keep: Keep) -> Self {
+        let whole = matches!(keep, Keep::Whole(_));
+        let state = match &thinking {
+            Some(thinking) if thinking.open => State::Thinking,
+            // Whether it thinks shows in its first token, or it does not.
+            Some(thinking) if !whole || thinking.start.is_some() => State::Undecided,
+            _ if whole => State::Kept,
+            _ => State::Text,
+        };
+        let mut flow = Self {
+            thinking,
+            keep,
+            active: None,
+            state,
+            tail: Vec::new(),
+            put: VecDeque::new(),
+            reasoning_tokens: 0,
+        };
+        flow.mind_budget();
+        flow
+    }
+
+    /// Whether nothing ever happens in it.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.thinking.is_none() && matches!(self.keep, Keep::Free)
+    }
+
+    /// Whether it may have to look into a constraint.
+    #[must_use]
+    pub const fn is_kept(&self) -> bool {
+        !matches!(self.keep, Keep::Free)
+    }
+
+    /// Tokens that were thinking.
+    #[must_use]
+    pub const fn reasoning_tokens(&self) -> u32 {
+        self.reasoning_tokens
+    }
+
+    /// Whether the answer is thinking: then its stop texts do not count.
+    #[must_use]
+    pub fn is_thinking(&self) -> bool {
+        self.state == State::Thinking
+    }
+
+    fn guide(&mut self) -> Option<&mut Guide> {
+        match (&mut self.active, &mut self.keep) {
+            (Some(guide), _) | (None, Keep::Whole(guide)) => Some(guide),
+            _ => None,
+        }
+    }
+
+    /// The tokens that have to come next, if there is no choice.
+    pub fn forced(&mut self) -> Vec<Token> {
+        if !self.put.is_empty() {
+            return self.put.iter().copied().collect();
+        }
+        match self.state {
+            State::Kept => self.guide().map(Guide::forced).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Writes the logits of what may come next; whether it is not all of it.
+    ///
+    /// # Errors
+    /// See [`GuideError`].
+    pub fn restrict(&mut self, logits: &[f32], into: &mut Vec<f32>) -> Result<bool, GuideError> {
+        let state = self.state;
+        if !matches!(state, State::Kept | State::Undecided) {
+            return Ok(false);
+        }
+        let Some(guide) = self.guide() else { return Ok(false) };
+        guide.restrict(logits, into)?;
+        if state == State::Undecided
+            && let Some(start) = self.thinking.as_ref().and_then(|thinking| thinking.start)
+            && let Ok(index) = usize::try_from(start)
+            && let (Some(to), Some(from)) = (into.get_mut(index), logits.get(index))
+        {
+            *to = *from;
+        }
+        Ok(true)
+    }
+
+    /// The model would end the answer. Where something is still to come it stops thinking instead: whether so.
+    pub fn refuse_end(&mut self) -> bool {
+        let refused = self.state == State::Thinking && matches!(self.keep, Keep::Whole(_));
+        if refused {
+            self.end_thinking();
+        }
+        refused
+    }
+
+    fn end_thinking(&mut self) {
+        if self.put.is_empty()
+            && let Some(thinking) = &self.thinking
+        {
+            self.put.extend(thinking.close.iter());
+        }
+    }
+
+    fn mind_budget(&mut self) {
+        let budget = self.thinking.as_ref().and_then(|thinking| thinking.budget);
+        if self.state == State::Thinking && budget.is_some_and(|budget| self.reasoning_tokens >= budget) {
+            self.end_thinking();
+        }
+    }
+
+    /// Goes on by a token of the answer, and the bytes that it shows.
+    ///
+    /// # Errors
+    /// See [`GuideError`].
+    pub fn accept(&mut self, token: Token, bytes: &[u8]) -> Result<(), GuideError> {
+        let put = self.put.pop_front().is_some();
+        match self.state {
+            State::Undecided => self.decide(token, bytes)?,
+            State::Thinking => {
+                self.reasoning_tokens = self.reasoning_tokens.saturating_add(1);
+                self.tail.extend_from_slice(bytes);
+                self.look_for_end()?;
+            }
+            State::Text => {
+                self.tail.extend_from_slice(bytes);
+                self.look_for_mark()?;
+            }
+            // What ends the thinking may go on behind its tag.
+            State::Kept if put => {}
+            State::Kept => {
+                if let Some(guide) = self.guide() {
+                    guide.accept(token)?;
+                }
+                self.leave_call();
+            }
+            State::Over => {}
+        }
+        if !put {
+            self.mind_budget();
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, token: Token, bytes: &[u8]) -> Result<(), GuideError> {
+        let Some(thinking) = &self.thinking else { return Ok(()) };
+        if let Keep::Whole(guide) = &mut self.keep {
+            if thinking.start == Some(token) {
+                self.state = State::Thinking;
+                self.reasoning_tokens = 1;
+                return Ok(());
+            }
+            self.state = State::Kept;
+            return guide.accept(token);
+        }
+        self.tail.extend_from_slice(bytes);
+        self.reasoning_tokens = self.reasoning_tokens.saturating_add(1);
+        let said = self.tail.trim_ascii_start();
+        let start = thinking.tags.0.as_bytes();
+        if let Some(rest) = said.strip_prefix(start) {
+            self.tail = rest.to_vec();
+            self.state = State::Thinking;
+            self.look_for_end()?;
+        } else if !start.starts_with(said) {
+            self.reasoning_tokens = 0;
+            self.state = State::Text;
+            self.look_for_mark()?;
+        }
+        Ok(())
+    }
+
+    fn look_for_end(&mut self) -> Result<(), GuideError> {
+        let Some(thinking) = &self.thinking else { return Ok(()) };
+        let end = thinking.tags.1.as_bytes();
+        let Some(at) = find(&self.tail, end) else {
+            keep_last(&mut self.tail, end.len() - 1);
+            return Ok(());
+        };
+        self.tail.drain(..at + end.len());
+        if let Keep::Whole(guide) = &mut self.keep {
+            self.state = State::Kept;
+            // Whitespace behind the tag belongs to it.
+            let rest = std::mem::take(&mut self.tail);
+            return guide.accept_bytes(rest.trim_ascii_start());
+        }
+        self.state = State::Text;
+        self.look_for_mark()
+    }
+
+    fn look_for_mark(&mut self) -> Result<(), GuideError> {
+        let Keep::Behind { trigger, guide, .. } = &self.keep else {
+            self.tail.clear();
+            return Ok(());
+        };
+        let mark = trigger.as_bytes();
+        let Some(at) = find(&self.tail, mark) else {
+            keep_last(&mut self.tail, mark.len() - 1);
+            return Ok(());
+        };
+        let rest = self.tail.split_off(at + mark.len());
+        self.tail.clear();
+        let mut guide = guide.clone();
+        guide.accept_bytes(&rest)?;
+        self.active = Some(guide);
+        self.state = State::Kept;
+        self.leave_call();
+        Ok(())
+    }
+
+    /// Back to free text once a call is complete.
+    fn leave_call(&mut self) {
+        if self.active.as_ref().is_some_and(Guide::is_complete) {
+            self.active = None;
+            let once = matches!(self.keep, Keep::Behind { once: true, .. });
+            self.state = if once { State::Over } else { State::Text };
+        }
+    }
+
+    /// Whether the answer is complete and nothing can follow.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        match (&self.keep, self.state) {
+            (_, State::Over) => true,
+            (Keep::Whole(guide), State::Kept) => guide.is_complete(),
+            _ => false,
+        }
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+fn keep_last(bytes: &mut Vec<u8>, count: usize) {
+    bytes.drain(..bytes.len().saturating_sub(count));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes are tokens here.
+    fn thinking(open: bool, budget: Option<u32>) -> Option<Thinking> {
+        let close: Vec<Token> = b"\n</think>\n\n".iter().map(|&b| Token::from(b)).collect();
+        Some(Thinking { tags: ("<think>", "</think>"), open, start: None, close: close.into(), budget })
+    }
+
+    fn take(flow: &mut Flow, text: &str) {
+        for &byte in text.as_bytes() {
+            flow.accept(Token::from(byte), &[byte]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_budget_ends_the_thinking() {
+        let mut flow = Flow::new(thinking(true, Some(3)), Keep::Free);
+        take(&mut flow, "ab");
+        assert!(flow.forced().is_empty() && flow.is_thinking());
+        take(&mut flow, "c");
+        let put: Vec<u8> = flow.forced().iter().map(|&t| u8::try_from(t).unwrap()).collect();
+        assert_eq!(put, b"\n</think>\n\n");
+        take(&mut flow, "\n</think>\n\n");
+        assert!(flow.forced().is_empty() && !flow.is_thinking());
+        assert_eq!(flow.reasoning_tokens(), 12);
+        take(&mut flow, "more");
+        assert_eq!(flow.reasoning_tokens(), 12);
+    }
+
+    #[test]
+    fn no_budget_is_no_thinking() {
+        let mut flow = Flow::new(thinking(true, Some(0)), Keep::Free);
+        assert_eq!(flow.forced().len(), 11);
+        take(&mut flow, "\n</think>\n\nyes");
+        assert!(flow.forced().is_empty());
+    }
+
+    #[test]
+    fn thinking_shows_at_the_beginning_or_never() {
+        let mut flow = Flow::new(thinking(false, None), Keep::Free);
+        take(&mut flow, "\n<think>ab</thi");
+        assert!(flow.is_thinking());
+        take(&mut flow, "nk>");
+        assert!(!flow.is_thinking());
+        let mut flow = Flow::new(thinking(false, Some(1)), Keep::Free);
+        take(&mut flow, "yes <think>");
+        assert!(!flow.is_thinking() && flow.forced().is_empty());
+        assert_eq!(flow.reasoning_tokens(), 0);
+    }
+}

@@ -1,0 +1,510 @@
+//! The wall around llama.cpp: the only place with FFI types and unsafe code.
+//!
+//! Model and vocabulary go through llama-cpp-2. The context is driven through llama-cpp-sys-2, because
+//! llama-cpp-2 cannot change a context's thread count between decodes and its batch can be overfilled.
+
+#![allow(unsafe_code)]
+
+mod embedding;
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+use jan_protocol::types::Token;
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token_type::LlamaTokenAttr;
+use llama_cpp_sys_2 as sys;
+
+/// One token of a decode step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchEntry {
+    /// The token to read.
+    pub token: Token,
+    /// Its position in its sequence, from 0.
+    pub position: u32,
+    /// The llama.cpp sequence it belongs to.
+    pub slot: u16,
+    /// Whether its logits are wanted.
+    pub logits: bool,
+}
+
+/// Why the engine refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LlamaError {
+    /// The model file cannot be used.
+    #[error("{0}")]
+    Load(String),
+    /// No context could be made, mostly for lack of memory.
+    #[error("cannot create a context of {cells} KV cells ({kv_mib} MiB): {reason}")]
+    Context {
+        /// Cells asked for.
+        cells: u32,
+        /// Memory they take.
+        kv_mib: u64,
+        /// What llama.cpp logged.
+        reason: String,
+    },
+    /// A sequence's state could not be copied out of the context or put back; it is not to be trusted any more.
+    #[error("llama.cpp could not {action} the state of a sequence: {reason}")]
+    State {
+        /// What was tried.
+        action: &'static str,
+        /// What llama.cpp logged.
+        reason: String,
+    },
+    /// Too many steps of constrained answers never end, each on a thread that cannot be stopped.
+    #[error("too many threads compute what constrained answers leave open, without an end")]
+    Overrun,
+    /// `llama_decode` failed; the context is not to be trusted any more.
+    #[error("llama_decode returned {code}: {reason}")]
+    Decode {
+        /// Its return code.
+        code: i32,
+        /// What llama.cpp logged.
+        reason: String,
+    },
+}
+
+/// Errors that llama.cpp logged since they were last taken: it reports reasons nowhere else.
+static LOGGED_ERRORS: Mutex<String> = Mutex::new(String::new());
+
+fn take_logged_errors() -> String {
+    let text = std::mem::take(&mut *LOGGED_ERRORS.lock().unwrap_or_else(PoisonError::into_inner));
+    let text = text.trim().replace('\n', "; ");
+    if text.is_empty() { "no reason given".to_owned() } else { text }
+}
+
+/// Forwards llama.cpp's log to tracing and keeps its errors.
+extern "C" fn log_callback(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
+    if text.is_null() {
+        return;
+    }
+    // SAFETY: llama.cpp passes a NUL-terminated string that lives for the call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let line = text.trim_end();
+    if line.is_empty() {
+        return;
+    }
+    match level {
+        sys::GGML_LOG_LEVEL_ERROR => {
+            tracing::warn!(target: "llama", "{line}");
+            let mut errors = LOGGED_ERRORS.lock().unwrap_or_else(PoisonError::into_inner);
+            if errors.len() < 2000 {
+                let _ = writeln!(errors, "{line}");
+            }
+        }
+        sys::GGML_LOG_LEVEL_WARN => tracing::debug!(target: "llama", "{line}"),
+        _ => tracing::trace!(target: "llama", "{line}"),
+    }
+}
+
+/// llama.cpp, initialised once a process.
+#[derive(Debug)]
+pub struct Backend(LlamaBackend);
+
+impl Backend {
+    /// # Errors
+    /// When it was initialised before.
+    pub fn init() -> Result<Self, LlamaError> {
+        // SAFETY: the callback is a static function without user data.
+        unsafe {
+            sys::llama_log_set(Some(log_callback), std::ptr::null_mut());
+            sys::ggml_log_set(Some(log_callback), std::ptr::null_mut());
+        }
+        LlamaBackend::init().map(Self).map_err(|error| LlamaError::Load(error.to_string()))
+    }
+}
+
+/// A model: weights, vocabulary and metadata. Immutable, shared by threads.
+#[derive(Debug)]
+pub struct Model {
+    inner: LlamaModel,
+}
+
+impl Model {
+    /// Loads a GGUF file.
+    ///
+    /// # Errors
+    /// [`LlamaError::Load`] with what llama.cpp says of the file.
+    ///
+    /// `reproducible` leaves out the kernels that compute a token's products in another order beside others than alone
+    /// (`CPU_REPACK`); those for eight and more rows of K-quants are left out by `GGML_CPU_TILED_MM=0`.
+    pub fn load(
+        backend: &Backend,
+        path: &Path,
+        gpu_layers: u32,
+        reproducible: bool,
+    ) -> Result<Self, LlamaError> {
+        let _ = take_logged_errors();
+        if reproducible {
+            return Self::load_without_repacking(path, gpu_layers);
+        }
+        let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
+        let inner = LlamaModel::load_from_file(&backend.0, path, &params)
+            .map_err(|error| LlamaError::Load(format!("{error} ({})", take_logged_errors())))?;
+        Ok(Self { inner })
+    }
+
+    /// llama-cpp-2 has no setting for it.
+    fn load_without_repacking(path: &Path, gpu_layers: u32) -> Result<Self, LlamaError> {
+        let shown = path.display();
+        let name = CString::new(path.as_os_str().as_encoded_bytes())
+            .map_err(|_| LlamaError::Load(format!("{shown} has a NUL byte in its name")))?;
+        // SAFETY: plain data from a function without preconditions.
+        let mut params = unsafe { sys::llama_model_default_params() };
+        params.n_gpu_layers = i32::try_from(gpu_layers).unwrap_or(i32::MAX);
+        params.use_extra_bufts = false;
+        // SAFETY: llama.cpp is initialised (there is a `Backend`), and the name outlives the call.
+        let raw = unsafe { sys::llama_model_load_from_file(name.as_ptr(), params) };
+        let raw = NonNull::new(raw).ok_or_else(|| {
+            LlamaError::Load(format!("{shown} cannot be loaded ({})", take_logged_errors()))
+        })?;
+        // SAFETY: as in `as_ptr`, the other way round; nobody else frees the model.
+        let inner = unsafe { (&raw const raw).cast::<LlamaModel>().read() };
+        Ok(Self { inner })
+    }
+
+    fn as_ptr(&self) -> *mut sys::llama_model {
+        // SAFETY: `LlamaModel` and the pointer type inside it are both `repr(transparent)` over one
+        // non-null `llama_model` pointer (llama-cpp-2 pinned at 0.1.160), so the model's bytes are the pointer.
+        unsafe { std::ptr::from_ref(&self.inner).cast::<*mut sys::llama_model>().read() }
+    }
+
+    /// The context length that the model was trained on, in tokens.
+    pub fn trained_context(&self) -> u32 {
+        self.inner.n_ctx_train()
+    }
+
+    /// Entries of the vocabulary.
+    pub fn vocabulary(&self) -> u32 {
+        u32::try_from(self.inner.n_vocab()).unwrap_or(0)
+    }
+
+    /// Whether its memory can be cut at a position (attention) or not (recurrent and hybrid models).
+    pub fn memory_can_be_cut(&self) -> bool {
+        !self.inner.is_recurrent() && !self.inner.is_hybrid()
+    }
+
+    fn has_decoder(&self) -> bool {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_has_decoder(self.as_ptr()) }
+    }
+
+    /// Bytes that one KV cell takes at F16.
+    pub fn kv_bytes_per_cell(&self) -> u64 {
+        let heads = u64::from(self.inner.n_head().max(1));
+        let embedding = u64::try_from(self.inner.n_embd()).unwrap_or(0);
+        let width = embedding * u64::from(self.inner.n_head_kv()) / heads;
+        u64::from(self.inner.n_layer()) * width * 2 * 2
+    }
+
+    /// A metadata value of the GGUF as text.
+    pub fn metadata(&self, key: &str) -> Option<String> {
+        self.inner.meta_val_str(key).ok()
+    }
+
+    /// The tokens of a text. `special` texts such as `<|im_end|>` become their tokens; with `add_bos` the
+    /// model's BOS is put in front where the model wants one.
+    pub fn tokenize(&self, text: &str, add_bos: bool) -> Vec<Token> {
+        self.inner.vocab().tokenize(text.as_bytes(), add_bos, true).into_iter().map(|t| t.0).collect()
+    }
+
+    /// The tokens of a text as it stands: what reads like a special token is text too, and no BOS is added.
+    pub fn tokenize_plain(&self, text: &str) -> Vec<Token> {
+        self.inner.vocab().tokenize(text.as_bytes(), false, false).into_iter().map(|t| t.0).collect()
+    }
+
+    /// The texts that are read as control tokens wherever those are looked for.
+    pub fn control_texts(&self) -> Vec<String> {
+        let vocab = self.inner.vocab();
+        let is_control = |token: &LlamaToken| {
+            let attributes = vocab.attr(*token);
+            attributes.contains(LlamaTokenAttr::Control) || attributes.contains(LlamaTokenAttr::Unknown)
+        };
+        let text = |token| Some(vocab.text(token)?.to_string_lossy().into_owned());
+        vocab.tokens().filter(is_control).filter_map(text).filter(|text| !text.is_empty()).collect()
+    }
+
+    /// The bytes that a token stands for; empty for control tokens.
+    pub fn piece(&self, token: Token) -> Vec<u8> {
+        self.inner.vocab().token_to_piece(LlamaToken(token), false, None)
+    }
+
+    /// The bytes that a token stands for, control tokens included.
+    pub fn special_piece(&self, token: Token) -> Vec<u8> {
+        self.inner.vocab().token_to_piece(LlamaToken(token), true, None)
+    }
+
+    /// A token's text, control tokens included; empty when there is no such token.
+    pub fn special_text(&self, token: Token) -> String {
+        if token < 0 {
+            return String::new();
+        }
+        String::from_utf8_lossy(&self.inner.vocab().token_to_piece(LlamaToken(token), true, None))
+            .into_owned()
+    }
+
+    /// BOS, or a negative number.
+    pub fn bos(&self) -> Token {
+        self.inner.vocab().bos().0
+    }
+
+    /// EOS, or a negative number.
+    pub fn eos(&self) -> Token {
+        self.inner.vocab().eos().0
+    }
+
+    /// The tokens in front of a gap's prefix, in front of its suffix, and where the filling begins; `None` where the
+    /// model has none.
+    pub fn infill_tokens(&self) -> Option<[Token; 3]> {
+        let vocab = self.inner.vocab();
+        let tokens = [vocab.fim_pre().0, vocab.fim_suf().0, vocab.fim_mid().0];
+        tokens.iter().all(|&token| token >= 0).then_some(tokens)
+    }
+
+    /// Whether a token ends the generation.
+    pub fn is_end_of_generation(&self, token: Token) -> bool {
+        self.inner.vocab().is_eog(LlamaToken(token))
+    }
+}
+
+/// Sizes of a context.
+#[derive(Clone, Copy, Debug)]
+pub struct ContextSizes {
+    /// KV cells, shared by all sequences.
+    pub cells: u32,
+    /// Sequence ids.
+    pub slots: u16,
+    /// Most tokens of one decode.
+    pub batch: u32,
+    /// Most logits of one decode.
+    pub outputs: u32,
+    /// Compute threads at first.
+    pub threads: usize,
+    /// Whether tokens' embeddings are wanted, then of all of them, rather than logits.
+    pub embeddings: bool,
+    /// Whether logits are to be the same to the last bit however a sequence is read and whatever runs beside it. Given
+    /// that [`Model::load`] was told so too, all depends on attention: on a CPU, llama.cpp sums it up in one pass over
+    /// the cells for values of another type than the keys', but in tiles of 64 cells for batches of 64 tokens, and in
+    /// parts for a single token, where both are F16 (`ggml_compute_forward_flash_attn_ext_f16`). The cells stay where
+    /// they are until [`Context::clear`], so that they lie in the order of their positions.
+    pub reproducible: bool,
+}
+
+/// A llama.cpp context with one unified KV cache.
+#[derive(Debug)]
+pub struct Context<'model> {
+    raw: NonNull<sys::llama_context>,
+    model: &'model Model,
+    sizes: ContextSizes,
+    threads: usize,
+    tokens: Vec<sys::llama_token>,
+    positions: Vec<sys::llama_pos>,
+    sequence_counts: Vec<i32>,
+    sequences: Vec<sys::llama_seq_id>,
+    sequence_pointers: Vec<*mut sys::llama_seq_id>,
+    logits: Vec<i8>,
+}
+
+impl<'model> Context<'model> {
+    /// # Errors
+    /// [`LlamaError::Context`], mostly for lack of memory.
+    pub fn new(model: &'model Model, sizes: ContextSizes) -> Result<Self, LlamaError> {
+        let _ = take_logged_errors();
+        let threads = i32::try_from(sizes.threads).unwrap_or(1);
+        // SAFETY: plain data from a function without preconditions.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = sizes.cells;
+        params.n_batch = sizes.batch;
+        params.n_ubatch = sizes.batch;
+        params.n_seq_max = u32::from(sizes.slots) + u32::from(sizes.reproducible);
+        if sizes.reproducible {
+            params.type_v = sys::GGML_TYPE_BF16;
+            params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
+        }
+        params.n_outputs_max = sizes.outputs;
+        params.n_threads = threads;
+        params.n_threads_batch = threads;
+        params.kv_unified = true;
+        params.swa_full = true;
+        params.no_perf = true;
+        params.embeddings = sizes.embeddings;
+        if sizes.embeddings {
+            // Pooled by us, so that long inputs can be read piece by piece.
+            params.pooling_type = sys::LLAMA_POOLING_TYPE_NONE;
+        }
+        // SAFETY: the model is alive; no other context is made from it at the same time (one thread a worker does so).
+        let raw = unsafe { sys::llama_init_from_model(model.as_ptr(), params) };
+        let Some(raw) = NonNull::new(raw) else {
+            return Err(LlamaError::Context {
+                cells: sizes.cells,
+                kv_mib: u64::from(sizes.cells) * model.kv_bytes_per_cell() / (1 << 20),
+                reason: take_logged_errors(),
+            });
+        };
+        let batch = sizes.batch as usize;
+        Ok(Self {
+            raw,
+            model,
+            sizes,
+            threads: sizes.threads,
+            tokens: Vec::with_capacity(batch),
+            positions: Vec::with_capacity(batch),
+            sequence_counts: Vec::with_capacity(batch),
+            sequences: Vec::with_capacity(batch),
+            sequence_pointers: Vec::with_capacity(batch),
+            logits: Vec::with_capacity(batch),
+        })
+    }
+
+    fn memory(&self) -> sys::llama_memory_t {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
+    }
+
+    fn assert_slot(&self, slot: u16) -> sys::llama_seq_id {
+        assert!(slot < self.sizes.slots, "slot {slot} is beyond the context's {}", self.sizes.slots);
+        sys::llama_seq_id::from(slot)
+    }
+
+    /// Lets `to` share the cells of `from` for positions below `len`. No cell is used up.
+    pub fn copy(&mut self, from: u16, to: u16, len: u32) {
+        let (from, to) = (self.assert_slot(from), self.assert_slot(to));
+        // A model whose memory cannot be cut has whole sequences copied: `len` is then all there is.
+        let end = if self.model.memory_can_be_cut() { i32::try_from(len).unwrap_or(-1) } else { -1 };
+        // SAFETY: the context is alive and the slots are in range.
+        unsafe { sys::llama_memory_seq_cp(self.memory(), from, to, 0, end) }
+    }
+
+    /// Keeps only positions below `len` of a slot. In a reproducible context its other cells stay taken.
+    pub fn truncate(&mut self, slot: u16, len: u32) {
+        let slot = self.assert_slot(slot);
+        if self.sizes.reproducible {
+            let from = i32::try_from(len).unwrap_or(0);
+            // One sequence id is left for cells that nobody sees.
+            let spent = sys::llama_seq_id::from(self.sizes.slots);
+            // SAFETY: the context is alive and both are below `n_seq_max`.
+            unsafe { sys::llama_memory_seq_cp(self.memory(), slot, spent, from, -1) };
+        }
+        // SAFETY: the context is alive and the slot is in range.
+        let cut =
+            unsafe { sys::llama_memory_seq_rm(self.memory(), slot, i32::try_from(len).unwrap_or(0), -1) };
+        assert!(cut, "the scheduler cut a memory that cannot be cut at {len}");
+    }
+
+    /// Empties all slots, and frees all cells.
+    pub fn clear(&mut self) {
+        // SAFETY: the context is alive.
+        unsafe { sys::llama_memory_clear(self.memory(), false) }
+    }
+
+    /// A copy of a slot's tokens and their keys and values, for [`restore`](Self::restore).
+    ///
+    /// # Errors
+    /// [`LlamaError::State`]: the context is not to be used any more.
+    pub fn save(&mut self, slot: u16) -> Result<Vec<u8>, LlamaError> {
+        let slot = self.assert_slot(slot);
+        // SAFETY: the context is alive and the slot is in range.
+        let size = unsafe { sys::llama_state_seq_get_size(self.raw.as_ptr(), slot) };
+        let mut state = vec![0; size];
+        // SAFETY: as above, and `state` has `size` bytes.
+        let written =
+            unsafe { sys::llama_state_seq_get_data(self.raw.as_ptr(), state.as_mut_ptr(), size, slot) };
+        if size > 0 && written == size { Ok(state) } else { Err(self.state_error("copy")) }
+    }
+
+    /// Puts what [`save`](Self::save) gave into the empty `slot`. It needs as many free cells as it has tokens.
+    ///
+    /// # Errors
+    /// [`LlamaError::State`]: the context is not to be used any more.
+    pub fn restore(&mut self, slot: u16, state: &[u8]) -> Result<(), LlamaError> {
+        let slot = self.assert_slot(slot);
+        // SAFETY: the context is alive, the slot is in range, and the state came from a context of this model.
+        let read =
+            unsafe { sys::llama_state_seq_set_data(self.raw.as_ptr(), state.as_ptr(), state.len(), slot) };
+        if read == state.len() { Ok(()) } else { Err(self.state_error("put back")) }
+    }
+
+    fn state_error(&self, action: &'static str) -> LlamaError {
+        LlamaError::State { action, reason: take_logged_errors() }
+    }
+
+    /// Computes one step with this many threads.
+    ///
+    /// # Errors
+    /// [`LlamaError::Decode`]: the context is not to be used any more.
+    pub fn decode(&mut self, entries: &[BatchEntry], threads: usize) -> Result<(), LlamaError> {
+        assert!(
+            !entries.is_empty() && entries.len() <= self.sizes.batch as usize,
+            "a step of {} tokens does not fit a batch of {}",
+            entries.len(),
+            self.sizes.batch
+        );
+        if threads != self.threads {
+            let n = i32::try_from(threads.max(1)).unwrap_or(1);
+            // SAFETY: the context is alive and no decode is running.
+            unsafe { sys::llama_set_n_threads(self.raw.as_ptr(), n, n) };
+            self.threads = threads;
+        }
+        self.tokens.clear();
+        self.positions.clear();
+        self.sequence_counts.clear();
+        self.sequences.clear();
+        self.sequence_pointers.clear();
+        self.logits.clear();
+        for entry in entries {
+            let slot = self.assert_slot(entry.slot);
+            self.tokens.push(entry.token);
+            self.positions.push(sys::llama_pos::try_from(entry.position).unwrap_or(sys::llama_pos::MAX));
+            self.sequence_counts.push(1);
+            self.sequences.push(slot);
+            // llama.cpp wants embeddings of all tokens or none.
+            self.logits.push(i8::from(entry.logits || self.sizes.embeddings));
+        }
+        for sequence in &mut self.sequences {
+            self.sequence_pointers.push(std::ptr::from_mut(sequence));
+        }
+        let batch = sys::llama_batch {
+            n_tokens: i32::try_from(entries.len()).unwrap_or(i32::MAX),
+            token: self.tokens.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: self.positions.as_mut_ptr(),
+            n_seq_id: self.sequence_counts.as_mut_ptr(),
+            seq_id: self.sequence_pointers.as_mut_ptr(),
+            logits: self.logits.as_mut_ptr(),
+        };
+        // SAFETY: every array has `n_tokens` entries and lives until the call returns.
+        let code = unsafe {
+            if self.model.has_decoder() {
+                sys::llama_decode(self.raw.as_ptr(), batch)
+            } else {
+                sys::llama_encode(self.raw.as_ptr(), batch)
+            }
+        };
+        if code == 0 { Ok(()) } else { Err(LlamaError::Decode { code, reason: take_logged_errors() }) }
+    }
+
+    /// The logits of a batch entry that asked for them in the last decode, one a vocabulary entry.
+    pub fn logits(&mut self, index: usize) -> &mut [f32] {
+        let index = i32::try_from(index).unwrap_or(i32::MAX);
+        // SAFETY: the context is alive; a bad index gives null, which is checked.
+        let row = unsafe { sys::llama_get_logits_ith(self.raw.as_ptr(), index) };
+        assert!(!row.is_null(), "batch entry {index} has no logits");
+        // SAFETY: llama.cpp's row has one float a vocabulary entry and lives until the next decode, which
+        // needs `&mut self`, as does another slice of them.
+        unsafe { std::slice::from_raw_parts_mut(row, self.model.vocabulary() as usize) }
+    }
+}
+
+impl Drop for Context<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the context is alive and not used afterwards.
+        unsafe { sys::llama_free(self.raw.as_ptr()) }
+    }
+}

@@ -1,0 +1,469 @@
+//! From a prompt to tokens: rendering the chat template, tokenizing, checking that it fits.
+
+pub mod constraints;
+mod draft;
+pub mod embedding;
+
+pub use draft::{Draft, Prepared, ReadPrompt, SharedPrompt};
+
+use std::sync::{Arc, Mutex};
+
+use jan_protocol::output_formats::{
+    Form, Formats, GrammarMode, Layout, ReasoningFormat, ToolFormat, harmony_thinking, tool_grammar,
+};
+use jan_protocol::report::Rejection;
+use jan_protocol::types::{Callable, ChatPrompt, Constraint, Inspect, Inspected, Prompt, Token, ToolPlan};
+use serde_json::Value;
+
+use super::chat_template::TemplateError;
+use super::render::Renderer;
+use super::sharing::Sharing;
+use super::shield::{Shield, Shielded};
+use crate::decode::constraint::{Grammars, with_layout};
+use crate::decode::phases::{Flow, Keep, Thinking};
+use crate::llama::Model;
+use crate::types::Sequence;
+use crate::vetting::VettingSettings;
+use draft::Rendered;
+
+/// What preparing needs to know of a model.
+#[derive(Debug)]
+pub struct Preparer {
+    renderer: Renderer,
+    /// Keeps what callers write from being read as control tokens.
+    shield: Shield,
+    sharing: Sharing,
+    formats: Formats,
+    /// Control tokens whose text an answer's parts are told by.
+    shown: Vec<(Token, Vec<u8>)>,
+    bos_text: String,
+    context_length: u32,
+    longest_piece: usize,
+    generates: bool,
+    /// How constraints are compiled before they are compiled here; `None`: not at all.
+    vetting: Option<VettingSettings>,
+    /// Made with the first constraint.
+    grammars: Mutex<Option<Arc<Grammars>>>,
+}
+
+impl Preparer {
+    /// `template`: Jinja source, or `None` for the GGUF's own (ChatML where it has none). `formats`: the names of those
+    /// that are set, empty where the template tells. `share_all`: whether all tenants are one; `shared_prompts`: the system
+    /// prompts that all of them share.
+    ///
+    /// # Errors
+    /// A template that does not parse.
+    pub fn new(
+        model: &Model,
+        template: Option<&str>,
+        (tools, reasoning): (&str, &str),
+        context_length: u32,
+        (share_all, shared_prompts): (bool, &[String]),
+    ) -> Result<Self, TemplateError> {
+        let own = model.metadata("tokenizer.chat_template");
+        let source = template.or(own.as_deref()).unwrap_or(super::chat_template::CHATML);
+        let bos_text = model.special_text(model.bos());
+        let eos_text = model.special_text(model.eos());
+        let renderer = Renderer::new(source, &bos_text, &eos_text)?;
+        let mut formats = renderer.formats;
+        formats.tools = Some(ToolFormat::by_name(tools).or(formats.tools).unwrap_or(ToolFormat::Hermes));
+        if !reasoning.is_empty() {
+            formats.reasoning = ReasoningFormat::by_name(reasoning);
+        }
+        let control = |text: &str| {
+            let token = single(model, text)?;
+            model.piece(token).is_empty().then(|| (token, text.as_bytes().to_vec()))
+        };
+        // OpenAI's own format writes thinking and calls from their fields alone.
+        let spoken =
+            if formats.reasoning == Some(ReasoningFormat::Harmony) { Vec::new() } else { formats.markers() };
+        let shield = Shield::new(&model.control_texts(), &spoken)
+            .map_err(|error| TemplateError::Refused(format!("its control tokens: {error}")))?;
+        let shown = formats.markers().into_iter().filter_map(control).collect();
+        let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
+        let longest_piece = (0..vocabulary).map(|t| model.piece(t).len()).max().unwrap_or(1).max(1);
+        let sharing = Sharing::new(share_all, common_prompts(model, &renderer, &bos_text, shared_prompts));
+        let (generates, vetting, grammars) = (true, None, Mutex::default());
+        Ok(Self {
+            renderer,
+            shield,
+            sharing,
+            formats,
+            shown,
+            bos_text,
+            context_length,
+            longest_piece,
+            generates,
+            vetting,
+            grammars,
+        })
+    }
+
+    /// The model turned out to make embeddings and nothing else.
+    pub fn refuse_generation(&mut self) {
+        self.generates = false;
+    }
+
+    /// # Errors
+    /// [`Rejection`], which says what is wrong.
+    pub fn prepare(&self, model: &Arc<Model>, draft: Draft) -> Result<Prepared, Rejection> {
+        if !self.generates {
+            return Err(Rejection::InvalidParameter {
+                param: "model",
+                message: "this model makes embeddings and cannot answer; name another one".to_owned(),
+            });
+        }
+        let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
+        if let Some(&(token, _)) =
+            draft.sampling.logit_bias.iter().find(|(t, _)| !(0..vocabulary).contains(t))
+        {
+            return Err(Rejection::InvalidParameter {
+                param: "logit_bias",
+                message: format!("token {token} is not in this model's vocabulary of {vocabulary} tokens"),
+            });
+        }
+        let shared = draft.prompt;
+        let is_chat = matches!(shared.prompt, Prompt::Chat(_));
+        let read = shared.read.get_or_init(|| {
+            let (tokens, text) = self.tokens(model, &shared.prompt, vocabulary, draft.want_prompt_text)?;
+            Ok(ReadPrompt { tokens: tokens.into(), text: text.map(Into::into) })
+        });
+        let read = read.clone()?;
+        let ReadPrompt { tokens: prompt, text } = read.clone();
+        if prompt.is_empty() {
+            return Err(Rejection::InvalidPrompt("the prompt has no tokens; give at least one".to_owned()));
+        }
+        let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        let requested = draft.max_tokens.unwrap_or(1);
+        if prompt_tokens.saturating_add(requested) > self.context_length {
+            let limit = self.context_length;
+            return Err(Rejection::ContextLengthExceeded { limit, prompt_tokens, requested });
+        }
+        let room = self.context_length - prompt_tokens;
+        let layout = match draft.layout {
+            Some(layout) => layout,
+            None if is_chat => self.layout(text.as_deref().unwrap_or_default(), draft.tools.as_deref()),
+            None => Layout::default(),
+        };
+        let keep = self.keep(model, draft.constraint.as_deref(), draft.tools.as_deref(), &layout)?;
+        let thinking =
+            layout.reasoning.map(|format| self.thinking(model, format, &layout, draft.thinking_budget));
+        // Without tags or tokens of its own an answer shows no control tokens.
+        let shown = if layout == Layout::default() { Arc::default() } else { self.shown.clone().into() };
+        let flow = Some(Flow::new(thinking, keep)).filter(|flow| !flow.is_idle());
+        let mut sequence = Sequence {
+            id: draft.id,
+            user: draft.user,
+            tenant: self.sharing.tenant(&draft.tenant, &draft.cache_key),
+            common: self.sharing.common(&prompt),
+            prompt,
+            generated: draft.generated,
+            sampling: draft.sampling,
+            stop: draft.stop,
+            max_tokens: draft.max_tokens.unwrap_or(room),
+            logprobs: draft.logprobs,
+            score_prompt: draft.score_prompt,
+            flow: None,
+            thought: 0..0,
+            shown,
+        };
+        if let Some(mut flow) = flow {
+            let mut thought = 0..0;
+            for (index, &token) in sequence.generated.iter().enumerate() {
+                if flow.is_thinking() {
+                    thought = if thought.is_empty() { index..index + 1 } else { thought.start..index + 1 };
+                }
+                let piece = sequence.piece(model, token);
+                flow.accept(token, &piece).map_err(|error| Rejection::Internal(error.to_string()))?;
+            }
+            (sequence.flow, sequence.thought) = (Some(flow), thought);
+        }
+        let text = read.text.filter(|_| draft.want_prompt_text);
+        let told = (!shared.is_told()).then_some(ReadPrompt { tokens: read.tokens, text });
+        Ok(Prepared { sequence, prompt: shared, told, layout })
+    }
+
+    /// How the answer to this prompt is to be read.
+    fn layout(&self, prompt: &str, tools: Option<&ToolPlan>) -> Layout {
+        let tags = self.formats.reasoning.and_then(ReasoningFormat::tags);
+        Layout {
+            tools: tools.and(self.formats.tools),
+            enforced: tools.is_some_and(|tools| tools.required || tools.guided),
+            reasoning: self.formats.reasoning,
+            thinking_open: tags.is_some_and(|(start, _)| prompt.trim_end().ends_with(start)),
+        }
+    }
+
+    fn thinking(
+        &self,
+        model: &Model,
+        format: ReasoningFormat,
+        layout: &Layout,
+        budget: Option<u32>,
+    ) -> Thinking {
+        let (tags, close) = match format.tags() {
+            Some((start, end)) => ((start, end), format!("\n{end}\n\n")),
+            None => harmony_thinking(),
+        };
+        Thinking {
+            tags,
+            open: layout.thinking_open,
+            start: single(model, tags.0),
+            close: model.tokenize(&close, false).into(),
+            budget,
+        }
+    }
+
+    /// What the answer is to be kept in.
+    fn keep(
+        &self,
+        model: &Arc<Model>,
+        constraint: Option<&Constraint>,
+        tools: Option<&ToolPlan>,
+        layout: &Layout,
+    ) -> Result<Keep, Rejection> {
+        let format = layout.tools.filter(|_| layout.enforced);
+        let (Some(plan), Some(format)) = (tools, format) else {
+            return Ok(match constraint {
+                Some(constraint) => Keep::Whole(self.guide(model, constraint)?),
+                None => Keep::Free,
+            });
+        };
+        let form = Form::of(format);
+        let answer = match constraint {
+            Some(Constraint::JsonSchema(schema)) if !plan.required => {
+                let schema =
+                    serde_json::from_str(schema).map_err(|error| Rejection::Internal(error.to_string()))?;
+                Some(with_layout(&schema))
+            }
+            _ => None,
+        };
+        let mode = match form.trigger() {
+            _ if plan.required => GrammarMode::Whole,
+            _ if answer.is_some() => GrammarMode::WholeOrAnswer,
+            Some(_) => GrammarMode::BehindTrigger,
+            None => GrammarMode::WholeOrText,
+        };
+        let schema = |tool: &Callable| {
+            let free = !plan.required && !tool.strict;
+            let schema = if free { serde_json::json!({"type": "object"}) } else { tool.parameters.clone() };
+            (tool.name.clone(), with_layout(&schema))
+        };
+        let schemas: Vec<(String, Value)> = plan.callable.iter().map(schema).collect();
+        let behind = mode == GrammarMode::BehindTrigger;
+        // Where each call has a mark of its own, the next one's opens it again.
+        let many = plan.parallel && (!behind || form.has_section());
+        let control = |text: &str| {
+            self.shown.iter().find(|(_, shown)| shown == text.as_bytes()).map(|(token, _)| *token)
+        };
+        let grammar = tool_grammar(&form, &schemas, many, mode, answer.as_ref(), &control);
+        let guide = self.guide(model, &Constraint::Lark(grammar)).map_err(|rejection| {
+            // Which of them it is.
+            for (name, schema) in &schemas {
+                let alone = Constraint::JsonSchema(schema.to_string());
+                let named = |message| format!("the parameters of the tool '{name}': {message}");
+                match self.guide(model, &alone) {
+                    Err(Rejection::InvalidConstraint(message)) => {
+                        return Rejection::InvalidConstraint(named(message));
+                    }
+                    Err(Rejection::ConstraintTooExpensive(message)) => {
+                        return Rejection::ConstraintTooExpensive(named(message));
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            rejection
+        })?;
+        Ok(match form.trigger().filter(|_| behind) {
+            Some(trigger) => Keep::Behind { trigger, guide, once: !plan.parallel },
+            None => Keep::Whole(guide),
+        })
+    }
+
+    fn tokens(
+        &self,
+        model: &Model,
+        prompt: &Prompt,
+        vocabulary: Token,
+        want_text: bool,
+    ) -> Result<(Vec<Token>, Option<String>), Rejection> {
+        match prompt {
+            Prompt::Chat(chat) => {
+                let rendered = self.render(chat)?;
+                let tokens = self.chat_tokens(model, &rendered)?;
+                Ok((tokens, Some(rendered.into_text())))
+            }
+            Prompt::Text(text) => {
+                let mut tokens = self.tokenize(model, text, true)?;
+                if tokens.is_empty() {
+                    // An empty prompt means "from the beginning", as OpenAI's default `<|endoftext|>` does.
+                    let first = [model.bos(), model.eos()].into_iter().find(|t| (0..vocabulary).contains(t));
+                    tokens.extend(first);
+                }
+                Ok((tokens, want_text.then(|| text.clone())))
+            }
+            Prompt::Infill { prefix, suffix } => {
+                let [pre, suf, mid] = model.infill_tokens().ok_or_else(|| Rejection::InvalidParameter {
+                    param: "suffix",
+                    message:
+                        "this model was not trained to fill a gap: its file names no infill tokens; leave \
+                              'suffix' out or choose another model"
+                            .to_owned(),
+                })?;
+                self.check_length(prefix.len().saturating_add(suffix.len()))?;
+                // Prefix, suffix, middle: the order that llama-server and most models trained for it take.
+                let mut tokens = model.tokenize("", true);
+                tokens.push(pre);
+                tokens.extend(model.tokenize_plain(prefix));
+                tokens.push(suf);
+                tokens.extend(model.tokenize_plain(suffix));
+                tokens.push(mid);
+                Ok((tokens, None))
+            }
+            Prompt::Tokens(tokens) => {
+                check_tokens(tokens, vocabulary)?;
+                let text = want_text.then(|| {
+                    let bytes: Vec<u8> = tokens.iter().flat_map(|&t| model.piece(t)).collect();
+                    String::from_utf8_lossy(&bytes).into_owned()
+                });
+                Ok((tokens.clone(), text))
+            }
+        }
+    }
+
+    /// What this model makes of a prompt.
+    ///
+    /// # Errors
+    /// [`Rejection::InvalidPrompt`].
+    pub fn inspect(&self, model: &Model, question: Inspect) -> Result<Inspected, Rejection> {
+        let (text, tokens) = match question {
+            Inspect::Chat { chat, tokens } => {
+                let rendered = self.render(&chat)?;
+                let tokens = match tokens {
+                    true => self.chat_tokens(model, &rendered)?,
+                    false => Vec::new(),
+                };
+                (rendered.into_text(), tokens)
+            }
+            Inspect::Text { text, add_special } => {
+                let tokens = self.tokenize(model, &text, add_special)?;
+                (text, tokens)
+            }
+            Inspect::Tokens(tokens) => {
+                let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
+                check_tokens(&tokens, vocabulary)?;
+                (String::new(), tokens)
+            }
+        };
+        let pieces: Vec<Vec<u8>> = tokens.iter().map(|&token| model.special_piece(token)).collect();
+        let text =
+            if text.is_empty() { String::from_utf8_lossy(&pieces.concat()).into_owned() } else { text };
+        Ok(Inspected { text, tokens, pieces })
+    }
+
+    /// The prompt's text.
+    ///
+    /// # Errors
+    /// What the template says of it.
+    fn render(&self, chat: &ChatPrompt) -> Result<Rendered, Rejection> {
+        // Each message takes at least the token that ends it; rendering very many takes long.
+        if chat.messages.len() > self.context_length as usize {
+            return Err(Rejection::ContextLengthExceeded {
+                limit: self.context_length,
+                prompt_tokens: u32::try_from(chat.messages.len()).unwrap_or(u32::MAX),
+                requested: 1,
+            });
+        }
+        // The template itself parsed when the model was loaded: what fails now is in the messages.
+        let shielded = self.shield.shield(chat);
+        let (chat, mark) = match &shielded {
+            Some(Shielded { chat, mark }) => (chat, Some(*mark)),
+            None => (chat, None),
+        };
+        let text = self.renderer.render(chat).map_err(|error| {
+            Rejection::InvalidPrompt(format!("the model's chat template refuses these messages: {error}"))
+        })?;
+        Ok(Rendered { text, mark })
+    }
+
+    /// A rendered chat's tokens: those of the template are control tokens, those in what callers wrote are text.
+    fn chat_tokens(
+        &self,
+        model: &Model,
+        Rendered { text, mark }: &Rendered,
+    ) -> Result<Vec<Token>, Rejection> {
+        let add_bos = !self.has_bos(text);
+        let Some(mark) = mark else { return self.tokenize(model, text, add_bos) };
+        self.check_length(text.len())?;
+        let mut tokens = Vec::new();
+        for (index, piece) in text.split(*mark).enumerate() {
+            tokens.extend(model.tokenize(piece, add_bos && index == 0));
+        }
+        Ok(tokens)
+    }
+
+    fn has_bos(&self, text: &str) -> bool {
+        !self.bos_text.is_empty() && text.starts_with(&self.bos_text)
+    }
+
+    /// Tokenizes, but not texts so long that they cannot fit however they are cut: tokenizing megabytes
+    /// would keep others waiting for nothing.
+    fn tokenize(&self, model: &Model, text: &str, add_bos: bool) -> Result<Vec<Token>, Rejection> {
+        self.check_length(text.len())?;
+        Ok(model.tokenize(text, add_bos))
+    }
+
+    /// Refuses a text that is too long however few tokens it may have: tokenizing it would take long.
+    fn check_length(&self, bytes: usize) -> Result<(), Rejection> {
+        let least = bytes / self.longest_piece;
+        if least <= self.context_length as usize {
+            return Ok(());
+        }
+        Err(Rejection::ContextLengthExceeded {
+            limit: self.context_length,
+            prompt_tokens: u32::try_from(least).unwrap_or(u32::MAX),
+            requested: 1,
+        })
+    }
+}
+
+/// Pairs of prompts that agree in nothing but what the template writes, alone and behind each of the system prompts
+/// that are shared.
+fn common_prompts(
+    model: &Model,
+    renderer: &Renderer,
+    bos_text: &str,
+    shared_prompts: &[String],
+) -> Vec<[Vec<Token>; 2]> {
+    let message = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+    let pair = |of: &dyn Fn(&str) -> Vec<Value>| {
+        let tokens = |content: &str| {
+            let text = renderer.render(&ChatPrompt::from(of(content))).ok()?;
+            Some(model.tokenize(&text, bos_text.is_empty() || !text.starts_with(bos_text)))
+        };
+        Some([tokens("Aa")?, tokens("0")?])
+    };
+    let user = |content: &str| vec![message("user", content)];
+    let system = |content: &str| vec![message("system", content), message("user", "?")];
+    let shared = shared_prompts
+        .iter()
+        .filter_map(|prompt| pair(&|content| vec![message("system", prompt), message("user", content)]));
+    [pair(&user), pair(&system)].into_iter().flatten().chain(shared).collect()
+}
+
+fn check_tokens(tokens: &[Token], vocabulary: Token) -> Result<(), Rejection> {
+    match tokens.iter().find(|token| !(0..vocabulary).contains(token)) {
+        Some(token) => Err(Rejection::InvalidPrompt(format!(
+            "token {token} is not in this model's vocabulary of {vocabulary} tokens"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The token that a text is, if it is one.
+fn single(model: &Model, text: &str) -> Option<Token> {
+    match model.tokenize(text, false)[..] {
+        [token] => Some(token),
+        _ => None,
+    }
+}

@@ -1,0 +1,61 @@
+//! What an answer is to be kept in, compiled.
+
+use std::sync::{Arc, PoisonError};
+
+use jan_protocol::report::Rejection;
+use jan_protocol::types::Constraint;
+
+use super::{Draft, Preparer};
+use crate::decode::constraint::{Grammars, Guide};
+use crate::llama::Model;
+use crate::vetting::{Refusal, VettingSettings};
+
+/// What has to be compiled for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToCompile {
+    /// It has no constraint.
+    Nothing,
+    /// Its constraint has been compiled or refused lately, which takes no time again.
+    Known,
+    /// A constraint, or the form of its calls.
+    Something,
+}
+
+impl Preparer {
+    /// Has constraints compiled by a helper first.
+    pub fn vet(&mut self, settings: VettingSettings) {
+        self.vetting = Some(settings);
+    }
+
+    /// What has to be compiled before this request can run.
+    pub fn to_compile(&self, draft: &Draft) -> ToCompile {
+        if draft.tools.as_ref().is_some_and(|tools| tools.required || tools.guided) {
+            return ToCompile::Something;
+        }
+        let Some(constraint) = &draft.constraint else { return ToCompile::Nothing };
+        let grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match grammars.is_some_and(|grammars| grammars.knows(constraint)) {
+            true => ToCompile::Known,
+            false => ToCompile::Something,
+        }
+    }
+
+    /// The guide of an answer at its beginning.
+    pub(super) fn guide(&self, model: &Arc<Model>, constraint: &Constraint) -> Result<Guide, Rejection> {
+        let grammars = {
+            let mut grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+            match &mut *grammars {
+                Some(grammars) => Arc::clone(grammars),
+                none => {
+                    let new = Grammars::new(Arc::clone(model), self.vetting.clone());
+                    Arc::clone(none.insert(Arc::new(new.map_err(Rejection::Internal)?)))
+                }
+            }
+        };
+        grammars.guide(constraint).map_err(|refusal| match refusal {
+            Refusal::Invalid(message) => Rejection::InvalidConstraint(message),
+            Refusal::TooExpensive(message) => Rejection::ConstraintTooExpensive(message),
+            Refusal::Unavailable(message) => Rejection::Unavailable(message),
+        })
+    }
+}

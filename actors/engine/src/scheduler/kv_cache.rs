@@ -1,0 +1,409 @@
+//! The slots of the context: what each holds, which are kept as cache, and the operations that bring
+//! llama.cpp's KV cache to the same state.
+
+use super::cell_map::{CellMap, Slot};
+use super::host_cache::{Archive, Shelf};
+use super::prefix_tree::{Key, PrefixTree};
+use super::{KvOp, PrefixReuse, SchedulerConfig};
+
+/// Fewest cells freed at once when a cached slot is cut: each cut walks all of llama.cpp's cells.
+const EVICT_CHUNK: u32 = 64;
+
+/// So many cells that nobody uses may lie among cached ones: at a small model's 2048 they take about 4 % of a step.
+const SCATTERED: u32 = 512;
+
+/// What a slot is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Empty,
+    /// A live sequence computes in it.
+    Live,
+    /// Nobody computes in it; its tokens are kept for a later request with the same beginning. Higher is
+    /// more recently used.
+    Cached(u64),
+}
+
+/// Where a computed beginning lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the context's cells.
+    Slot(Slot),
+    /// In host memory.
+    Shelf(Shelf),
+}
+
+/// A beginning of a request's tokens that is already computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub place: Place,
+    /// Tokens to take from it: 1 to all but the last of the request.
+    pub len: u32,
+}
+
+/// The KV cache as the scheduler sees it. All changes are made here and queued as operations at once, so
+/// that the two can't differ.
+#[derive(Clone, Debug)]
+pub(super) struct KvCache {
+    reuse: PrefixReuse,
+    /// See [`SchedulerConfig::in_order`].
+    in_order: bool,
+    /// Most evictable cells to keep.
+    cache_cells: u32,
+    /// Fewest tokens that are worth a copy to or from host memory.
+    copy_min: u32,
+    cells: CellMap,
+    tree: PrefixTree,
+    archive: Archive,
+    /// Most cells in use since all were free: llama.cpp's attention looks at those up to the last one in use, and a cell
+    /// stays where it is.
+    peak: u32,
+    uses: Vec<Use>,
+    clock: u64,
+    ops: Vec<KvOp>,
+}
+
+impl KvCache {
+    pub fn new(config: &SchedulerConfig) -> Self {
+        let SchedulerConfig { reuse, slots, cells, .. } = *config;
+        let in_order = config.in_order && reuse == PrefixReuse::Partial;
+        Self {
+            reuse,
+            in_order,
+            cache_cells: if reuse == PrefixReuse::None { 0 } else { config.cache_cells },
+            copy_min: config.share_min.max(1),
+            cells: if in_order { CellMap::in_order(cells, slots) } else { CellMap::new(cells, slots) },
+            tree: PrefixTree::new(slots),
+            archive: Archive::new(if reuse == PrefixReuse::Partial { config.archive_tokens } else { 0 }),
+            peak: 0,
+            uses: vec![Use::Empty; usize::from(slots)],
+            clock: 0,
+            ops: Vec::new(),
+        }
+    }
+
+    /// The counts of cells.
+    pub fn cells(&self) -> &CellMap {
+        &self.cells
+    }
+
+    /// Tokens of the copies in host memory.
+    pub fn archived_tokens(&self) -> u32 {
+        self.archive.used()
+    }
+
+    /// Cells that a sequence can get now.
+    pub fn available(&self) -> u32 {
+        if self.in_order { self.cells.free() } else { self.cells.available() }
+    }
+
+    /// Cells that become available only by [`tidy`](Self::tidy), beside those of live sequences.
+    pub fn idle(&self) -> u32 {
+        if self.in_order { self.cells.spent() + self.cells.evictable() } else { 0 }
+    }
+
+    /// Whether so many cells are idle that decoding suffers from it more than from moving the others.
+    pub fn is_cluttered(&self) -> bool {
+        self.idle() > self.cache_cells.saturating_add(2 * self.cells.pinned())
+    }
+
+    /// Cells that are taken from the available ones when a request of `len` tokens begins from `source`.
+    pub fn needed(&self, source: Source, len: u32) -> u32 {
+        match source.place {
+            Place::Slot(_) if self.in_order => len - source.len,
+            // What is cut off the copy is spent.
+            Place::Shelf(shelf) if self.in_order => len - source.len + self.archive.len(shelf),
+            Place::Slot(slot) => len - source.len + self.cells.unpinned_in(slot, source.len),
+            // The whole copy has to fit for a moment.
+            Place::Shelf(shelf) => len.max(self.archive.len(shelf)),
+        }
+    }
+
+    /// Slots kept as cache.
+    pub fn cached_slots(&self) -> usize {
+        self.uses.iter().filter(|used| matches!(used, Use::Cached(_))).count()
+    }
+
+    /// The operations since the last call, to be executed in this order.
+    pub fn take_ops(&mut self) -> Vec<KvOp> {
+        std::mem::take(&mut self.ops)
+    }
+
+    /// The longest computed beginning of `tokens` that may be taken over. The last token is never part of
+    /// it: it has to be decoded anew for its logits.
+    pub fn find(&self, tokens: &[Key]) -> Option<Source> {
+        match self.reuse {
+            PrefixReuse::None => None,
+            PrefixReuse::WholeSequence => {
+                let (slot, len) = self.tree.longest_whole(tokens)?;
+                Some(Source { place: Place::Slot(slot), len })
+            }
+            PrefixReuse::Partial => {
+                let all = tokens.len() as u32;
+                let tokens = &tokens[..tokens.len() - 1];
+                let in_cells = self.longest_in_cells(tokens);
+                let least = in_cells.map_or(0, |source| source.len) + self.copy_min;
+                match self.archive.longest(tokens) {
+                    Some((shelf, len)) if len >= least => {
+                        let source = Source { place: Place::Shelf(shelf), len };
+                        let needed =
+                            if self.in_order { self.needed(source, all) } else { self.archive.len(shelf) };
+                        if needed <= self.available() { Some(source) } else { in_cells }
+                    }
+                    _ => in_cells,
+                }
+            }
+        }
+    }
+
+    fn longest_in_cells(&self, tokens: &[Key]) -> Option<Source> {
+        let found = self.tree.longest(tokens)?;
+        // Equal tokens may lie in different cells: rather share those that stay in use anyhow.
+        let slot = found.slots.iter().copied().max_by_key(|slot| match self.uses[slot.index()] {
+            Use::Empty => (0, 0),
+            Use::Cached(used) => (1, used),
+            Use::Live => (2, 0),
+        })?;
+        Some(Source { place: Place::Slot(slot), len: found.len })
+    }
+
+    /// Gives a sequence a slot that holds `tokens` up to the source's length and no more; an empty one where
+    /// there is no source. None where every slot is live.
+    pub fn open(&mut self, tokens: &[Key], source: Option<Source>) -> Option<Slot> {
+        let from = source.and_then(|source| match source.place {
+            Place::Slot(slot) => Some((slot, source.len)),
+            Place::Shelf(_) => None,
+        });
+        let spare = self.spare_slot(from.map(|(slot, _)| slot));
+        if let Some((slot, len)) = from
+            && self.is_cached(slot)
+            && (self.is_worth_moving(slot, len) || spare.is_none())
+        {
+            self.archive_slot(slot, None);
+            self.truncate(slot, len);
+            self.make_live(slot);
+            return Some(slot);
+        }
+        let slot = spare?;
+        let shelf = source.and_then(|source| match source.place {
+            Place::Slot(_) => None,
+            Place::Shelf(shelf) => Some((shelf, source.len)),
+        });
+        self.archive_slot(slot, shelf.map(|(shelf, _)| shelf));
+        self.truncate(slot, 0);
+        self.make_live(slot);
+        if let Some((from, len)) = from {
+            self.cells.share(from, slot, len);
+            self.tree.extend(slot, &tokens[..len as usize]);
+            self.ops.push(KvOp::Copy { from, to: slot, len });
+            if self.is_cached(from) {
+                self.uses[from.index()] = Use::Cached(self.tick());
+            }
+        }
+        if let Some((shelf, len)) = shelf {
+            self.restore(shelf, slot, &tokens[..len as usize]);
+        }
+        Some(slot)
+    }
+
+    fn make_live(&mut self, slot: Slot) {
+        self.uses[slot.index()] = Use::Live;
+        self.cells.set_pinned(slot, true);
+    }
+
+    /// Lets the empty live `slot` hold `tokens`, the beginning of a copy in host memory.
+    fn restore(&mut self, shelf: Shelf, slot: Slot, tokens: &[Key]) {
+        let (len, held) = (tokens.len() as u32, self.archive.len(shelf));
+        self.archive.touch(shelf);
+        // `find` has seen that so many cells are available. Where they are not, the tokens are read again.
+        if self.make_free(held, Some(shelf))
+            && self.cells.append(slot, if self.in_order { held } else { len })
+        {
+            self.cells.truncate(slot, len);
+            self.note_peak();
+            self.tree.extend(slot, tokens);
+            self.ops.push(KvOp::Restore { shelf, to: slot, len, held });
+        }
+    }
+
+    /// Keeps a copy of what a slot holds in host memory, where it is large enough to be worth it.
+    fn archive_slot(&mut self, slot: Slot, keep: Option<Shelf>) {
+        if self.cells.len(slot) < self.copy_min {
+            return;
+        }
+        let saving = self.archive.save(&self.tree.tokens(slot), keep);
+        self.ops.extend(saving.dropped.into_iter().map(|shelf| KvOp::Discard { shelf }));
+        if let Some(shelf) = saving.to {
+            self.ops.push(KvOp::Save { slot, shelf });
+        }
+    }
+
+    /// Appends computed tokens to a live slot, after evicting what has to go for them. False, and nothing
+    /// appended, where there are not enough cells.
+    #[must_use]
+    pub fn append(&mut self, slot: Slot, tokens: &[Key]) -> bool {
+        let count = tokens.len() as u32;
+        let fits = self.make_free(count, None) && self.cells.append(slot, count);
+        if fits {
+            self.tree.extend(slot, tokens);
+            self.note_peak();
+        }
+        fits
+    }
+
+    /// Ends the live use of a slot; what it holds becomes cache.
+    pub fn release(&mut self, slot: Slot) {
+        self.cells.set_pinned(slot, false);
+        self.uses[slot.index()] =
+            if self.cells.len(slot) == 0 { Use::Empty } else { Use::Cached(self.tick()) };
+        if self.reuse == PrefixReuse::None {
+            self.truncate(slot, 0);
+        }
+        while !self.in_order
+            && self.cells.evictable() > self.cache_cells
+            && self.evict(self.cells.evictable() - self.cache_cells, None)
+        {}
+    }
+
+    /// Drops everything that no live sequence uses.
+    pub fn drop_cached(&mut self) {
+        for index in 0..self.uses.len() {
+            if matches!(self.uses[index], Use::Cached(_)) {
+                // There are as many uses as slots, and slots are counted in u16.
+                self.truncate(Slot(index as u16), 0);
+            }
+        }
+        if self.in_order && !self.uses.contains(&Use::Live) {
+            self.tidy();
+        }
+        let dropped = self.archive.clear();
+        self.ops.extend(dropped.into_iter().map(|shelf| KvOp::Discard { shelf }));
+    }
+
+    /// Tokens of all live slots, counted for each.
+    pub fn live_tokens(&self) -> u32 {
+        self.live().map(|slot| self.cells.len(slot)).sum()
+    }
+
+    fn live(&self) -> impl Iterator<Item = Slot> {
+        let live = self.uses.iter().enumerate().filter(|(_, used)| **used == Use::Live);
+        // There are as many uses as slots, and slots are counted in u16.
+        live.map(|(index, _)| Slot(index as u16))
+    }
+
+    /// Takes everything out of the cells, and puts back what the live slots hold, for which there is room. Of the
+    /// rest, copies are kept where they are worth it.
+    pub fn tidy(&mut self) {
+        for slot in self.by_last_use() {
+            self.archive_slot(slot, None);
+            self.tree.truncate(slot, 0);
+            self.uses[slot.index()] = Use::Empty;
+        }
+        let live: Vec<(Slot, u32)> = self.live().map(|slot| (slot, self.cells.len(slot))).collect();
+        self.cells.clear();
+        let held = live.iter().filter(|(_, len)| *len > 0);
+        self.ops.extend(held.clone().map(|&(slot, _)| KvOp::Lift { slot }));
+        self.ops.push(KvOp::Clear);
+        self.ops.extend(held.map(|&(slot, _)| KvOp::Lay { slot }));
+        for (slot, len) in live {
+            self.cells.set_pinned(slot, true);
+            let fits = self.cells.append(slot, len);
+            debug_assert!(fits, "there is no room for the live slots");
+        }
+    }
+
+    /// Whether so few of the cells that attention looks at are in use, and none by a live sequence, that what is cached
+    /// had better be put back when it is needed.
+    pub fn is_scattered(&self) -> bool {
+        let cached = self.cells.evictable();
+        let is_idle = self.cells.pinned() == 0 && cached > 0;
+        is_idle && !self.in_order && self.archive.capacity() >= cached && self.peak > 2 * cached + SCATTERED
+    }
+
+    /// Moves what is cached to host memory.
+    pub fn move_out(&mut self) {
+        for slot in self.by_last_use() {
+            self.archive_slot(slot, None);
+            self.truncate(slot, 0);
+        }
+    }
+
+    fn note_peak(&mut self) {
+        self.peak = self.peak.max(self.cells.pinned() + self.cells.evictable());
+    }
+
+    /// Evicts until `count` cells are free, without throwing away the copy on `keep`.
+    fn make_free(&mut self, count: u32, keep: Option<Shelf>) -> bool {
+        if self.in_order {
+            return self.cells.free() >= count;
+        }
+        while self.cells.free() < count {
+            if !self.evict((count - self.cells.free()).max(EVICT_CHUNK), keep) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Cuts the least recently used cached slot that holds any evictable cell, so that `want` cells become
+    /// free or the whole slot is gone. False where there is none.
+    fn evict(&mut self, want: u32, keep_shelf: Option<Shelf>) -> bool {
+        let mut cached = self.by_last_use().into_iter();
+        let Some(slot) = cached.find(|&slot| self.cells.unpinned_in(slot, u32::MAX) > 0) else {
+            return false;
+        };
+        let keep = match self.reuse {
+            PrefixReuse::Partial => self.cells.length_that_frees(slot, want),
+            PrefixReuse::WholeSequence | PrefixReuse::None => 0,
+        };
+        self.archive_slot(slot, keep_shelf);
+        self.truncate(slot, keep);
+        true
+    }
+
+    /// Keeps the first `len` tokens of a slot; an emptied cached slot is empty from then on.
+    fn truncate(&mut self, slot: Slot, len: u32) {
+        if self.cells.len(slot) > len {
+            self.cells.truncate(slot, len);
+            self.tree.truncate(slot, len);
+            if self.cells.pinned() + self.cells.evictable() == 0 {
+                self.peak = 0;
+            }
+            self.ops.push(KvOp::Truncate { slot, len });
+        }
+        if len == 0 && self.is_cached(slot) {
+            self.uses[slot.index()] = Use::Empty;
+        }
+    }
+
+    /// A slot for a new sequence: an empty one, else the least recently used cached one, but not `except`.
+    fn spare_slot(&self, except: Option<Slot>) -> Option<Slot> {
+        let empty = self.uses.iter().position(|&used| used == Use::Empty).map(|index| Slot(index as u16));
+        empty.or_else(|| self.by_last_use().into_iter().find(|&slot| Some(slot) != except))
+    }
+
+    /// Whether to go on in the cached source slot itself, since nothing of it would be lost by that. A state
+    /// that can't be cut is rather copied: it serves the same request sent again.
+    fn is_worth_moving(&self, slot: Slot, len: u32) -> bool {
+        self.reuse == PrefixReuse::Partial && len == self.cells.len(slot)
+    }
+
+    fn is_cached(&self, slot: Slot) -> bool {
+        matches!(self.uses[slot.index()], Use::Cached(_))
+    }
+
+    /// Cached slots, the least recently used first.
+    fn by_last_use(&self) -> Vec<Slot> {
+        let cached = self.uses.iter().enumerate().filter_map(|(index, used)| match used {
+            Use::Cached(at) => Some((*at, Slot(index as u16))),
+            Use::Empty | Use::Live => None,
+        });
+        let mut cached: Vec<_> = cached.collect();
+        cached.sort_unstable();
+        cached.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+}

@@ -1,0 +1,208 @@
+//! A stand-in for llama.cpp with a toy model: cells with a position, a token and the slots that see them.
+//! It refuses whatever llama.cpp would refuse or get wrong, and puts tokens where llama.cpp would put them.
+
+use std::collections::BTreeMap;
+
+use proptest::test_runner::TestCaseError;
+use proptest::{prop_assert, prop_assert_eq};
+
+use crate::scheduler::*;
+
+#[derive(Clone, Debug)]
+struct Cell {
+    position: u32,
+    token: Token,
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Backend {
+    reuse: PrefixReuse,
+    in_order: bool,
+    /// A cell without slots is spent: llama.cpp has them in a sequence of their own.
+    cells: Vec<Option<Cell>>,
+    /// Where llama.cpp begins to look for a free cell.
+    head: usize,
+    shelves: BTreeMap<Shelf, Vec<Token>>,
+    lifted: BTreeMap<Slot, Vec<Token>>,
+    /// Most tokens on all shelves.
+    archive_tokens: u32,
+}
+
+impl Backend {
+    pub fn new(config: &SchedulerConfig) -> Self {
+        Self {
+            reuse: config.reuse,
+            in_order: config.in_order && config.reuse == PrefixReuse::Partial,
+            cells: vec![None; config.cells as usize],
+            head: 0,
+            shelves: BTreeMap::new(),
+            lifted: BTreeMap::new(),
+            archive_tokens: config.archive_tokens,
+        }
+    }
+
+    /// Cells that some slot holds.
+    pub fn used(&self) -> usize {
+        self.cells.iter().flatten().filter(|cell| !cell.slots.is_empty()).count()
+    }
+
+    pub fn spent(&self) -> usize {
+        self.cells.iter().flatten().count() - self.used()
+    }
+
+    /// Takes `count` free cells as llama.cpp's `find_slot` does.
+    fn take(&mut self, count: usize) -> Result<Vec<usize>, TestCaseError> {
+        let size = self.cells.len();
+        let taken = self.cells.iter().flatten().count();
+        if self.head > taken + 2 * count {
+            self.head = 0;
+        }
+        let around = (0..size).map(|step| (self.head + step) % size);
+        let free: Vec<usize> = around.filter(|&index| self.cells[index].is_none()).take(count).collect();
+        prop_assert_eq!(free.len(), count, "no free cells");
+        if let Some(last) = free.last() {
+            self.head = last + 1;
+        }
+        Ok(free)
+    }
+
+    /// The cells of a slot lie in the order of its positions.
+    fn check_order(&self, slot: Slot) -> Result<(), TestCaseError> {
+        let seen = self.cells.iter().flatten().filter(|cell| cell.slots.contains(&slot));
+        let positions: Vec<u32> = seen.map(|cell| cell.position).collect();
+        prop_assert!(positions.is_sorted(), "the cells of slot {} are out of order: {:?}", slot, positions);
+        Ok(())
+    }
+
+    pub fn archived(&self) -> usize {
+        self.shelves.values().map(Vec::len).sum()
+    }
+
+    /// The tokens of a slot in the order of their positions, which must be 0, 1, 2, …
+    pub fn content(&self, slot: Slot) -> Result<Vec<Token>, TestCaseError> {
+        let seen = self.cells.iter().flatten().filter(|cell| cell.slots.contains(&slot));
+        let mut tokens = BTreeMap::new();
+        for cell in seen {
+            prop_assert!(tokens.insert(cell.position, cell.token).is_none(), "two tokens at one position");
+        }
+        prop_assert!(tokens.keys().copied().eq(0..tokens.len() as u32), "a gap in slot {}", slot);
+        Ok(tokens.into_values().collect())
+    }
+
+    pub fn execute(&mut self, op: KvOp) -> Result<(), TestCaseError> {
+        match op {
+            KvOp::Copy { from, to, len } => {
+                let held = self.content(from)?.len() as u32;
+                prop_assert!(from != to && len > 0 && len <= held, "{:?} of {}", op, held);
+                prop_assert!(self.reuse != PrefixReuse::None);
+                prop_assert!(self.reuse == PrefixReuse::Partial || len == held, "a part of a state");
+                prop_assert!(self.content(to)?.is_empty(), "a copy over other tokens");
+                for cell in self.cells.iter_mut().flatten() {
+                    if cell.slots.contains(&from) && cell.position < len {
+                        cell.slots.push(to);
+                    }
+                }
+            }
+            KvOp::Truncate { slot, len } => {
+                prop_assert!(self.reuse == PrefixReuse::Partial || len == 0, "a state was cut");
+                prop_assert!((self.content(slot)?.len() as u32) > len, "nothing to cut");
+                self.cut(slot, len);
+            }
+            KvOp::Lift { slot } => {
+                let held = self.content(slot)?;
+                prop_assert!(self.in_order && !held.is_empty(), "{:?}", op);
+                prop_assert!(self.lifted.insert(slot, held).is_none(), "lifted twice");
+            }
+            KvOp::Lay { slot } => {
+                prop_assert!(self.content(slot)?.is_empty(), "a copy over other tokens");
+                let held = self.lifted.remove(&slot).unwrap_or_default();
+                prop_assert!(!held.is_empty(), "{:?}", op);
+                self.put(slot, held)?;
+            }
+            KvOp::Clear => {
+                prop_assert!(self.in_order);
+                self.cells.fill(None);
+                self.head = 0;
+            }
+            KvOp::Save { slot, shelf } => {
+                let held = self.content(slot)?;
+                prop_assert!(self.reuse == PrefixReuse::Partial && !held.is_empty(), "{:?}", op);
+                prop_assert!(self.shelves.insert(shelf, held).is_none(), "a copy over another");
+                prop_assert!(self.archived() <= self.archive_tokens as usize, "too much on the shelves");
+            }
+            KvOp::Restore { shelf, to, len, held } => {
+                prop_assert!(self.content(to)?.is_empty(), "a copy over other tokens");
+                let copy = self.shelves.get(&shelf).cloned().unwrap_or_default();
+                prop_assert!(copy.len() as u32 == held && len > 0 && len <= held, "{:?} of {:?}", op, copy);
+                self.put(to, copy)?;
+                self.cut(to, len);
+            }
+            KvOp::Discard { shelf } => {
+                prop_assert!(self.shelves.remove(&shelf).is_some(), "nothing to discard");
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, slot: Slot, tokens: Vec<Token>) -> Result<(), TestCaseError> {
+        for ((index, position), token) in self.take(tokens.len())?.into_iter().zip(0..).zip(tokens) {
+            self.cells[index] = Some(Cell { position, token, slots: vec![slot] });
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, slot: Slot, len: u32) {
+        for index in (0..self.cells.len()).rev() {
+            if let Some(cell) = &mut self.cells[index] {
+                if cell.position >= len {
+                    cell.slots.retain(|&other| other != slot);
+                }
+                if cell.slots.is_empty() && !self.in_order {
+                    self.cells[index] = None;
+                    self.head = self.head.min(index);
+                }
+            }
+        }
+    }
+
+    /// Puts the batch in cells and returns, for each token with logits, all tokens these depend on.
+    pub fn decode(&mut self, batch: &[BatchToken]) -> Result<Vec<(SequenceId, Vec<Token>)>, TestCaseError> {
+        let mut sampled = Vec::new();
+        for (entry, index) in batch.iter().zip(self.take(batch.len())?) {
+            prop_assert_eq!(self.content(entry.slot)?.len() as u32, entry.position, "a token out of place");
+            self.cells[index] =
+                Some(Cell { position: entry.position, token: entry.token, slots: vec![entry.slot] });
+            if self.in_order {
+                self.check_order(entry.slot)?;
+            }
+            if let Some(id) = entry.sample_for {
+                sampled.push((id, self.content(entry.slot)?));
+            }
+        }
+        Ok(sampled)
+    }
+}
+
+/// The toy model's next token, which depends on all tokens before; None is the end.
+pub fn next_token(tokens: &[Token]) -> Option<Token> {
+    // FNV-1a
+    let hash = tokens.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &token| {
+        (hash ^ (token as u64 + 1)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let hash = hash ^ (hash >> 29);
+    (!hash.is_multiple_of(23)).then_some((hash >> 7 & 1) as Token)
+}
+
+/// What a request is to come to: one at a time, without any cache.
+pub fn reference(tokens: &[Token], generated: u32, max_tokens: u32, context: u32) -> Vec<Token> {
+    let mut tokens = tokens.to_vec();
+    let mut generated = generated;
+    // As many as there are positions, and one more that is only sampled.
+    while generated < max_tokens && tokens.len() <= context as usize {
+        let Some(token) = next_token(&tokens) else { break };
+        tokens.push(token);
+        generated += 1;
+    }
+    tokens
+}

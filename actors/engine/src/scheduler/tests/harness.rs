@@ -1,0 +1,294 @@
+//! The runner's loop over the simulated backend, with every step checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::test_runner::TestCaseError;
+use proptest::{prop_assert, prop_assert_eq};
+
+use super::backend::{Backend, next_token, reference};
+use crate::scheduler::*;
+
+#[derive(Clone, Debug)]
+struct Live {
+    tokens: Vec<Token>,
+    generated: u32,
+    max_tokens: u32,
+    expected: Vec<Token>,
+    /// Prompt tokens whose logits were given in order, where they are wanted.
+    scored: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Harness {
+    pub scheduler: Scheduler,
+    config: SchedulerConfig,
+    backend: Backend,
+    live: BTreeMap<SequenceId, Live>,
+    started: BTreeSet<SequenceId>,
+    /// Whether some tokens come without being sampled, as under a grammar.
+    pub forces: bool,
+    /// Whether the logits of some sequences' prompts are wanted.
+    pub scores: bool,
+    /// Whether users share nothing with each other.
+    pub tenants: bool,
+    /// Steps done, and prompt tokens read in them.
+    pub steps: usize,
+    pub prefilled: usize,
+}
+
+impl Harness {
+    pub fn new(config: SchedulerConfig) -> Self {
+        Self {
+            scheduler: Scheduler::new(config.clone()).unwrap(),
+            backend: Backend::new(&config),
+            config,
+            live: BTreeMap::new(),
+            started: BTreeSet::new(),
+            forces: false,
+            scores: false,
+            tenants: false,
+            steps: 0,
+            prefilled: 0,
+        }
+    }
+
+    /// `max_tokens` counts all generated tokens, also those of before a crash.
+    pub fn submit(&mut self, id: u64, user: &str, tokens: &[Token], generated: u32, max_tokens: u32) {
+        let (id, user, tokens) = (SequenceId(id), user.to_owned(), tokens.to_vec());
+        let expected = reference(&tokens, generated, max_tokens, self.config.context);
+        let tenant = if self.tenants { user.bytes().map(u64::from).sum() } else { 0 };
+        let score = self.scores && id.0.is_multiple_of(3);
+        let scored = (score && generated == 0).then_some(0);
+        self.live.insert(id, Live { tokens: tokens.clone(), generated, max_tokens, expected, scored });
+        self.scheduler.submit(Arrival { id, user, tenant, common: 0, tokens, generated, score }).unwrap();
+    }
+
+    pub fn cancel(&mut self, id: u64) -> bool {
+        let known = self.scheduler.cancel(SequenceId(id));
+        assert_eq!(known, self.live.remove(&SequenceId(id)).is_some());
+        known
+    }
+
+    pub fn live(&self) -> Vec<u64> {
+        self.live.keys().map(|id| id.0).collect()
+    }
+
+    /// One step; `cancel` goes between the plan and the commit.
+    pub fn step(&mut self, budget: usize, cancel: &[u64]) -> Result<Step, TestCaseError> {
+        let had_work = self.scheduler.has_work();
+        let oldest = self.oldest();
+        let preemptions = self.scheduler.stats().preemptions;
+        let step = self.scheduler.plan(budget);
+        if self.scheduler.stats().preemptions == preemptions {
+            self.check_turns(oldest)?;
+        }
+        if let Some(oldest) = oldest {
+            // An older one may have come back, but whoever was the oldest goes on.
+            prop_assert!(
+                self.scheduler.admitted.values().any(|&id| id == oldest),
+                "the oldest was preempted"
+            );
+        }
+        self.check_progress(&step, budget)?;
+        self.steps += 1;
+        self.prefilled += step.prefill_tokens;
+        prop_assert_eq!(step.batch.len(), step.prefill_tokens + step.decode_tokens);
+        prop_assert_eq!(!step.batch.is_empty(), had_work, "each step makes progress while there is work");
+        prop_assert!(step.decode_tokens <= usize::from(self.config.max_running));
+        let allowed = if step.decode_tokens == 0 { budget.max(1) } else { budget };
+        prop_assert!(step.prefill_tokens <= allowed, "over the budget");
+        for &(id, cached) in &step.started {
+            prop_assert!(self.started.insert(id), "started twice");
+            let live = &self.live[&id];
+            prop_assert!(cached as usize <= live.tokens.len() - live.generated as usize);
+            prop_assert!((cached as usize) < live.tokens.len());
+        }
+        for &op in &step.ops {
+            self.backend.execute(op)?;
+        }
+        let sampled = self.backend.decode(&step.batch)?;
+        self.check_step(&step)?;
+        self.score(&step)?;
+        for &id in cancel {
+            self.cancel(id);
+        }
+        let outcomes = self.sample(sampled)?;
+        let at_end: Vec<_> =
+            outcomes.iter().filter(|(id, outcome)| self.is_full(*id, outcome)).cloned().collect();
+        let full = self.scheduler.commit(outcomes);
+        prop_assert_eq!(&full, &at_end.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        for id in full {
+            self.finish(id)?;
+        }
+        Ok(step)
+    }
+
+    /// While a user waits who has nothing admitted, nobody has a sequence that could have been put back for it. `kept`
+    /// was the oldest before.
+    fn check_turns(&self, kept: Option<SequenceId>) -> Result<(), TestCaseError> {
+        let Scheduler { sequences, admitted, .. } = &self.scheduler;
+        let count = |user: &str| admitted.values().filter(|id| &*sequences[*id].user == user).count();
+        let waits = |sequence: &Sequence| sequence.phase == Phase::Waiting && count(&sequence.user) == 0;
+        if !sequences.values().any(waits) {
+            return Ok(());
+        }
+        let leader = |id: SequenceId| match sequences[&id].phase {
+            Phase::Following { leader, .. } => leader,
+            _ => id,
+        };
+        let stay: Vec<SequenceId> =
+            kept.into_iter().chain(self.oldest()).flat_map(|id| [id, leader(id)]).collect();
+        let spare = admitted.values().find(|id| !stay.contains(id) && count(&sequences[*id].user) > 1);
+        prop_assert_eq!(spare, None, "it could have gone");
+        Ok(())
+    }
+
+    fn oldest(&self) -> Option<SequenceId> {
+        self.scheduler.admitted.values().next().copied()
+    }
+
+    /// The sequence admitted first, or the one it follows, computes in every step.
+    fn check_progress(&self, step: &Step, budget: usize) -> Result<(), TestCaseError> {
+        let Some(oldest) = self.oldest() else { return Ok(()) };
+        let phase = |id: SequenceId| self.scheduler.sequences[&id].phase;
+        let mover = match phase(oldest) {
+            Phase::Following { leader, .. } => phase(leader),
+            phase => phase,
+        };
+        let (Phase::Reading(slot) | Phase::Sampling(slot)) = mover else {
+            return Err(TestCaseError::fail(format!("{oldest:?} is {mover:?} after a plan")));
+        };
+        prop_assert!(budget == 0 || step.batch.iter().any(|token| token.slot == slot), "the oldest stands");
+        Ok(())
+    }
+
+    fn is_full(&self, id: SequenceId, outcome: &Outcome) -> bool {
+        let over = self.live.get(&id).is_some_and(|live| live.tokens.len() > self.config.context as usize);
+        over && *outcome != Outcome::Finished
+    }
+
+    /// The cells are counted right, and every batch went on with a live sequence's own tokens.
+    fn check_step(&self, step: &Step) -> Result<(), TestCaseError> {
+        let stats = self.scheduler.stats();
+        prop_assert_eq!((stats.used_cells + stats.cached_cells) as usize, self.backend.used());
+        prop_assert_eq!(stats.spent_cells as usize, self.backend.spent());
+        let cells = stats.used_cells + stats.cached_cells + stats.free_cells + stats.spent_cells;
+        prop_assert_eq!(cells, self.config.cells);
+        prop_assert_eq!(stats.archived_tokens as usize, self.backend.archived());
+        let slots: BTreeSet<Slot> = step.batch.iter().map(|entry| entry.slot).collect();
+        for slot in slots {
+            let content = self.backend.content(slot)?;
+            prop_assert!(self.live.values().any(|live| live.tokens.starts_with(&content)));
+        }
+        let mut sampled = BTreeSet::new();
+        for entry in step.batch.iter().filter_map(|entry| entry.sample_for) {
+            prop_assert!(sampled.insert(entry), "sampled twice");
+        }
+        Ok(())
+    }
+
+    /// Takes note of the prompt tokens that were scored, as the runner does; they are within the bound.
+    fn score(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        let scores = step.batch.iter().filter_map(|entry| Some((entry.score_for?, entry.position)));
+        let (mut sampled, mut count) = (step.batch.iter().filter_map(|entry| entry.sample_for), 0);
+        for (id, position) in scores {
+            count += 1;
+            let Some(live) = self.live.get_mut(&id) else { continue };
+            let scored = live.scored.as_mut().ok_or_else(|| TestCaseError::fail("nobody asked for it"))?;
+            // What was read before a preemption is read once more.
+            prop_assert!(position <= *scored, "{:?}: {} was left out", id, scored);
+            *scored = (*scored).max(position + 1);
+        }
+        prop_assert!(count <= self.config.score_chunk, "{} logits at once", count);
+        let whole = |live: &Live| {
+            live.scored.is_none_or(|n| n as usize + 1 >= live.tokens.len() - live.generated as usize)
+        };
+        prop_assert!(sampled.all(|id| self.live.get(&id).is_none_or(whole)), "sampled, but not scored");
+        Ok(())
+    }
+
+    fn sample(
+        &mut self,
+        sampled: Vec<(SequenceId, Vec<Token>)>,
+    ) -> Result<Vec<(SequenceId, Outcome)>, TestCaseError> {
+        let mut outcomes = Vec::new();
+        for (id, content) in sampled {
+            let Some(live) = self.live.get_mut(&id) else {
+                // Cancelled after the plan: the runner may still report something for it.
+                outcomes.push((id, Outcome::Continue(0)));
+                continue;
+            };
+            prop_assert_eq!(&content, &live.tokens, "the logits of {:?} depend on other tokens", id);
+            let next = next_token(&content).filter(|_| live.generated < live.max_tokens);
+            if let Some(token) = next {
+                live.tokens.push(token);
+                live.generated += 1;
+            }
+            let mut taken: Vec<Token> = next.into_iter().collect();
+            // Some tokens need no sampling: those that follow are what the reference would have sampled.
+            while self.forces
+                && taken.len() <= (content.len() + id.0 as usize) % 4
+                && live.generated < live.max_tokens
+                && live.tokens.len() < self.config.context as usize
+                && let Some(token) = next_token(&live.tokens).filter(|_| !taken.is_empty())
+            {
+                live.tokens.push(token);
+                live.generated += 1;
+                taken.push(token);
+            }
+            match next {
+                Some(token) if live.generated < live.max_tokens => {
+                    let one = taken.len() == 1;
+                    outcomes.push((id, if one { Outcome::Continue(token) } else { Outcome::Forced(taken) }));
+                }
+                _ => {
+                    outcomes.push((id, Outcome::Finished));
+                    self.finish(id)?;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn finish(&mut self, id: SequenceId) -> Result<(), TestCaseError> {
+        let live = self.live.remove(&id).unwrap();
+        prop_assert_eq!(live.tokens, live.expected, "{:?} differs from the reference", id);
+        prop_assert!(self.started.remove(&id), "finished without a start");
+        Ok(())
+    }
+
+    /// Runs until `done`, which has to come to pass while there is work.
+    pub fn run_until(&mut self, budget: usize, done: impl Fn(&Self) -> bool) {
+        while !done(self) {
+            assert!(self.scheduler.has_work(), "it never came to pass");
+            self.step(budget, &[]).unwrap();
+        }
+    }
+
+    /// Runs until everything has ended. Everything has to: the oldest sequence moves in each step, so each
+    /// of them is done within as many steps as it has tokens once it is the oldest.
+    pub fn run_to_end(&mut self, budget: usize) -> Result<(), TestCaseError> {
+        let bound = self.live.len() * (2 * self.config.context as usize + 4);
+        for _ in 0..bound {
+            if !self.scheduler.has_work() {
+                break;
+            }
+            self.step(budget, &[])?;
+        }
+        prop_assert!(self.live.is_empty() && !self.scheduler.has_work(), "starved: {:?}", self.live);
+        Ok(())
+    }
+
+    /// With nothing live and the cache dropped, nothing is left in the cells.
+    pub fn check_nothing_leaks(&mut self) -> Result<(), TestCaseError> {
+        prop_assert_eq!(self.scheduler.stats().used_cells, 0);
+        self.scheduler.drop_cached();
+        self.step(0, &[])?;
+        prop_assert_eq!(self.backend.used() + self.backend.spent(), 0, "leaked cells");
+        prop_assert_eq!(self.backend.archived(), 0, "leaked copies");
+        let stats = self.scheduler.stats();
+        prop_assert_eq!(stats.free_cells, self.config.cells);
+        prop_assert_eq!((stats.waiting, stats.running, stats.cached_slots), (0, 0, 0));
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! How messages reach the threads that prepare.
+//!
+//! What has a constraint to be compiled goes to a thread of its own, where nobody else waits for it. All that one request
+//! sends of the same kind goes the same way: the server is told of a shared prompt in order.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+
+use jan_protocol::worker_protocol::{FromWorker, ToWorker, prepared_message, to_worker};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::backlog::{Backlog, Work};
+use super::held_parts::HeldParts;
+use crate::prompt::prepare::Preparer;
+use crate::prompt::prepare::constraints::ToCompile;
+
+/// The way of messages from the server to those threads.
+pub struct Intake<'a> {
+    preparer: &'a Preparer,
+    outgoing: &'a mpsc::Sender<Result<FromWorker, Status>>,
+    parts: HeldParts,
+    /// To the thread that compiles.
+    aside: Sender<Work>,
+    /// How much went there, and how much of it is done.
+    sent: u64,
+    settled: &'a AtomicU64,
+}
+
+impl<'a> Intake<'a> {
+    /// At the beginning of the stream.
+    pub fn new(
+        preparer: &'a Preparer,
+        outgoing: &'a mpsc::Sender<Result<FromWorker, Status>>,
+        aside: Sender<Work>,
+        settled: &'a AtomicU64,
+    ) -> Self {
+        Self { preparer, outgoing, parts: HeldParts::default(), aside, sent: 0, settled }
+    }
+
+    /// Takes in what has arrived, and waits where nothing is there. `false`: nothing will come any more.
+    pub fn fill(&mut self, backlog: &mut Backlog, from_server: &Receiver<ToWorker>) -> bool {
+        if backlog.is_empty() {
+            let Ok(message) = from_server.recv() else { return false };
+            self.take(message, backlog);
+        }
+        from_server.try_iter().for_each(|message| self.take(message, backlog));
+        true
+    }
+
+    /// Takes a message in. Parts are kept and forgotten in the order of the stream; a request holds those it names.
+    fn take(&mut self, message: ToWorker, backlog: &mut Backlog) {
+        match message.message {
+            Some(to_worker::Message::Part(part)) => self.parts.keep(part),
+            Some(to_worker::Message::Forget(forget)) => self.parts.forget(forget.id),
+            Some(to_worker::Message::Submit(submit)) => {
+                let id = submit.id;
+                match self.parts.draft(submit) {
+                    Ok(draft) => {
+                        let goes_aside = match self.preparer.to_compile(&draft) {
+                            ToCompile::Nothing => false,
+                            // Behind those that were sent before it was known.
+                            ToCompile::Known => self.sent != self.settled.load(Ordering::Acquire),
+                            ToCompile::Something => true,
+                        };
+                        let work = Work::Submit(Box::new(draft));
+                        if goes_aside { self.send_aside(work) } else { backlog.push(work) }
+                    }
+                    Err(rejection) => {
+                        let _ = self.outgoing.blocking_send(Ok(prepared_message(id, Err(rejection))));
+                    }
+                }
+            }
+            Some(to_worker::Message::Embed(embed)) => backlog.push(Work::Embed(embed)),
+            Some(to_worker::Message::Inspect(inspect)) => backlog.push(Work::Inspect(inspect)),
+            Some(to_worker::Message::Cancel(cancel)) => {
+                // Either has it; the engine takes no notice of a cancel of what it does not know.
+                self.send_aside(Work::Cancel(cancel.id));
+                backlog.push(Work::Cancel(cancel.id));
+            }
+            Some(to_worker::Message::Hello(_)) | None => {}
+        }
+    }
+
+    fn send_aside(&mut self, work: Work) {
+        self.sent += 1;
+        // Fails only at the end of the process.
+        let _ = self.aside.send(work);
+    }
+}
+
+/// The same for what went aside; `taken` counts it.
+pub fn fill_aside(
+    backlog: &mut Backlog,
+    aside: &Receiver<Work>,
+    taken: &mut u64,
+    settled: &AtomicU64,
+) -> bool {
+    let mut take = |work| {
+        *taken += 1;
+        backlog.push(work);
+    };
+    aside.try_iter().for_each(&mut take);
+    if backlog.is_empty() {
+        settled.store(*taken, Ordering::Release);
+        let Ok(work) = aside.recv() else { return false };
+        *taken += 1;
+        backlog.push(work);
+    }
+    true
+}

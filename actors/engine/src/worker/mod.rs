@@ -1,0 +1,487 @@
+//! The worker process: serves one model over the connection on its standard input.
+//!
+//! The server hands over one end of a Unix socket pair as file descriptor 0. When that connection ends, for
+//! whatever reason, so does the process: a server that was killed leaves no orphan.
+
+mod accepted;
+mod backlog;
+pub mod held_parts;
+mod intake;
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
+
+use jan_protocol::confinement::Confinement;
+use jan_protocol::memory;
+use jan_protocol::worker_protocol::{
+    Accepted, FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, Retired,
+    ToWorker, WINDOW, Welcome, from_worker, inspected_message, prepared_message, sign_of_life, step_message,
+    to_worker, worker_server,
+};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use self::accepted::accepted;
+use self::backlog::{Backlog, Work};
+use self::intake::{Intake, fill_aside};
+use crate::bundled_model;
+use crate::confinement::confine;
+use crate::decode::engine::{Command, Engine};
+use crate::embedding::Embedder;
+use crate::llama::{Backend, LlamaError, Model};
+use crate::prompt::prepare::Preparer;
+use crate::types::EngineSettings;
+use crate::vetting::{CompileLimits, VettingSettings};
+
+/// Messages on their way to the server; the engine waits when the server does not read.
+const OUTGOING: usize = 256;
+
+/// Stack of the threads that compile what requests bring along: a grammar can nest as deep as it is long. Only what is
+/// used of it takes memory.
+const STACK: usize = 256 << 20;
+
+/// The worker's main function. Returns only when it could not begin.
+pub fn main() -> ExitCode {
+    match begin() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the worker cannot begin; it is started by the server, not by hand");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn begin() -> std::io::Result<()> {
+    // While there is one thread: the others inherit it.
+    let begun = Arc::new(Begun::new());
+    let socket = std::os::unix::net::UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+    socket.peer_addr()?;
+    socket.set_nonblocking(true)?;
+    let watched = socket.try_clone()?;
+    std::thread::Builder::new().name("watch".to_owned()).spawn(move || end_with(&watched))?;
+    // One thread for the protocol is enough, and leaves the cores to the engine.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let result = runtime.block_on(async {
+        let connection = UnixStream::from_std(socket)?;
+        let service = worker_server::WorkerServer::new(WorkerService { begun })
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        // The stream of connections must not end: the server would not wait for the one it has.
+        let incoming =
+            tokio_stream::once(Ok::<_, std::io::Error>(connection)).chain(futures_util::stream::pending());
+        tonic::transport::Server::builder()
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .add_service(service)
+            .serve_with_incoming(incoming)
+            .await
+            .map_err(std::io::Error::other)
+    });
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection to the server ended");
+    }
+    end_process()
+}
+
+/// Waits for the other end of the connection to go away, and ends the process. The protocol alone would not do: a
+/// server that dies before it opens the stream leaves nothing there that ends.
+fn end_with(connection: &std::os::unix::net::UnixStream) {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    loop {
+        // No event is asked for; a hang-up and an error are always told.
+        let mut watched = [PollFd::new(connection, PollFlags::empty())];
+        match poll(&mut watched, None) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => break,
+            Err(error) => {
+                // Then only the protocol notices.
+                tracing::error!(%error, "cannot watch the connection to the server");
+                return;
+            }
+        }
+    }
+    tracing::debug!("the server has gone; the worker ends");
+    end_process()
+}
+
+/// Ends the process at once: an engine thread inside llama.cpp cannot be joined, and running C++ destructors
+/// beside it would crash.
+fn end_process() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    std::process::abort()
+}
+
+/// What a worker did before anything was sent to it.
+#[derive(Debug)]
+struct Begun {
+    confinement: Confinement,
+    /// Where the model in the program lies now, should it be asked for.
+    bundled: Result<PathBuf, String>,
+    /// What the kernel lacks to confine it; an error where that is not to be.
+    lacking: Result<Vec<String>, String>,
+}
+
+impl Begun {
+    /// Unpacks the bundled model where that is needed, and confines the process to what its model needs.
+    fn new() -> Self {
+        let confinement = match Confinement::from_environment() {
+            Ok(confinement) => confinement,
+            Err(error) => {
+                let (confinement, bundled) = (Confinement::default(), Err(error.clone()));
+                return Self { confinement, bundled, lacking: Err(error) };
+            }
+        };
+        let bundled = match confinement.model.as_os_str().is_empty() {
+            true => bundled_model::unpack(&confinement.unpack_folder).map_err(|error| {
+                let folder = confinement.unpack_folder.display();
+                format!("cannot unpack the bundled model into {folder}: {error}")
+            }),
+            false => Err("the worker was not told that it serves the bundled model".to_owned()),
+        };
+        let lacking = confine(&confinement, bundled.as_ref().unwrap_or(&confinement.model));
+        Self { confinement, bundled, lacking }
+    }
+}
+
+/// The gRPC service; a worker has one stream in its life.
+#[derive(Clone, Debug)]
+struct WorkerService {
+    begun: Arc<Begun>,
+}
+
+#[tonic::async_trait]
+impl worker_server::Worker for WorkerService {
+    type ServeStream = Pin<Box<dyn Stream<Item = Result<FromWorker, Status>> + Send>>;
+
+    async fn serve(
+        &self,
+        request: Request<Streaming<ToWorker>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
+        let mut incoming = request.into_inner();
+        let hello = match incoming.next().await {
+            Some(Ok(ToWorker { message: Some(to_worker::Message::Hello(hello)) })) => hello,
+            _ => return Err(Status::invalid_argument("the first message must be Hello")),
+        };
+        check_version(&hello)?;
+        let spec = hello.model.ok_or_else(|| Status::invalid_argument("Hello without a model"))?;
+        let (outgoing, outgoing_stream) = mpsc::channel(OUTGOING);
+        let (to_prepare, from_server) = std_mpsc::channel();
+        let welcome = Welcome {
+            protocol_version: PROTOCOL_VERSION,
+            worker_version: env!("CARGO_PKG_VERSION").to_owned(),
+            lacking: self.begun.lacking.clone().unwrap_or_default(),
+        };
+        // The channel is new and empty: there is room.
+        let _ = outgoing.try_send(Ok(from_worker(from_worker::Message::Welcome(welcome))));
+        let begun = Arc::clone(&self.begun);
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .stack_size(STACK)
+            .spawn(move || work(&begun, &spec, from_server, outgoing))
+            .map_err(|error| Status::internal(format!("cannot start the engine thread: {error}")))?;
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = incoming.next().await {
+                if to_prepare.send(message).is_err() {
+                    break;
+                }
+            }
+            tracing::debug!("the server has gone; the worker ends");
+            end_process();
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing_stream))))
+    }
+}
+
+fn check_version(hello: &Hello) -> Result<(), Status> {
+    if hello.protocol_version == PROTOCOL_VERSION {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "this worker ({}) speaks worker protocol {PROTOCOL_VERSION}, the server ({}) speaks {}; \
+         run the same version of both",
+        env!("CARGO_PKG_VERSION"),
+        hello.server_version,
+        hello.protocol_version
+    )))
+}
+
+type Outgoing = mpsc::Sender<Result<FromWorker, Status>>;
+
+/// Loads the model and works until the server goes away. Runs on the engine thread.
+fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: Outgoing) {
+    let send = |message: FromWorker| outgoing.blocking_send(Ok(message)).is_ok();
+    let fail = |message: String| {
+        send(from_worker(from_worker::Message::LoadFailed(LoadFailed { message })));
+        // The server closes the connection, which ends the process.
+        std::thread::sleep(Duration::from_secs(10));
+        end_process()
+    };
+    if let Err(message) = &begun.lacking {
+        return fail(message.clone());
+    }
+    let mut loaded = match load(spec, &begun.bundled) {
+        Ok(loaded) => loaded,
+        Err(message) => return fail(message),
+    };
+    // The preparer is of use to both threads; the engine borrows the model.
+    let Loaded { model, preparer, settings, created } = &mut loaded;
+    let (model, settings) = (&*model, &*settings);
+    let engine = match Engine::new(model, settings) {
+        Ok(engine) => engine,
+        Err(error) => return fail(error.to_string()),
+    };
+    if engine.is_none() {
+        tracing::info!(model = spec.id, "this model makes embeddings and generates nothing");
+        preparer.refuse_generation();
+    }
+    let life = outgoing.clone();
+    preparer.vet(VettingSettings {
+        program: this_program(),
+        limits: CompileLimits {
+            cpu: Duration::from_millis(spec.constraint_cpu_ms),
+            memory_mib: spec.constraint_memory_mib,
+        },
+        confinement: begun.confinement.clone(),
+        // Where there is no room messages are on their way, which are signs of life themselves.
+        sign_of_life: Arc::new(move || drop(life.try_send(Ok(sign_of_life())))),
+    });
+    let preparer = &*preparer;
+    let ready = Ready {
+        context_length: settings.context_length,
+        kv_cells: settings.kv_cells,
+        vocabulary: model.vocabulary(),
+        created: *created,
+        architecture: model.metadata("general.architecture").unwrap_or_default(),
+        name: model.metadata("general.name").unwrap_or_default(),
+    };
+    send(from_worker(from_worker::Message::Ready(ready)));
+    let (to_engine, commands) = std_mpsc::channel();
+    let settled = &AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let (lane, aside) = std_mpsc::channel();
+        let prepare = {
+            let (to_engine, outgoing) = (to_engine.clone(), &outgoing);
+            move || {
+                let mut intake = Intake::new(preparer, outgoing, lane, settled);
+                let fill = |backlog: &mut Backlog| intake.fill(backlog, &from_server);
+                prepare_loop(model, preparer, fill, &to_engine, outgoing);
+            }
+        };
+        let compile = {
+            let outgoing = &outgoing;
+            move || {
+                let mut taken = 0;
+                let fill = |backlog: &mut Backlog| fill_aside(backlog, &aside, &mut taken, settled);
+                prepare_loop(model, preparer, fill, &to_engine, outgoing);
+            }
+        };
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+        let started = thread("prepare").spawn_scoped(scope, prepare);
+        let started = started.and_then(|_| thread("compile").spawn_scoped(scope, compile));
+        if let Err(error) = started {
+            tracing::error!(%error, "cannot start the threads that prepare requests; the worker ends");
+            end_process();
+        }
+        let report = |report| {
+            let _ = outgoing.blocking_send(Ok(step_message(report)));
+        };
+        let result = match engine {
+            Some(engine) => engine.run(&commands, report),
+            None => Embedder::new(model, settings, false).run(&commands, report),
+        };
+        if let Err(LlamaError::Overrun) = result {
+            let reason = LlamaError::Overrun.to_string();
+            let retired = from_worker(from_worker::Message::Retired(Retired { reason }));
+            let _ = outgoing.blocking_send(Ok(retired));
+            // The server ends the process when it has read that.
+            std::thread::sleep(Duration::from_secs(10));
+        } else if let Err(error) = result {
+            tracing::error!(%error, "decode failed; the worker ends and its requests are resumed in another");
+        }
+        // The other thread may be inside llama.cpp's tokenizer; nothing is left to tidy up.
+        end_process();
+    });
+}
+
+/// The running program, also where its file has been replaced meanwhile.
+fn this_program() -> PathBuf {
+    if cfg!(target_os = "linux") {
+        return PathBuf::from("/proc/self/exe");
+    }
+    std::env::current_exe().unwrap_or_default()
+}
+
+/// Renders and tokenizes, caller by caller in turn; a cancel never overtakes its submit ([`Backlog`]). `fill` takes in what
+/// has arrived, and waits where nothing is there; it returns `false` at the end.
+fn prepare_loop(
+    model: &Arc<Model>,
+    preparer: &Preparer,
+    mut fill: impl FnMut(&mut Backlog) -> bool,
+    to_engine: &std_mpsc::Sender<Command>,
+    outgoing: &Outgoing,
+) {
+    let mut backlog = Backlog::default();
+    loop {
+        if !fill(&mut backlog) {
+            return;
+        }
+        let Some(work) = backlog.pop() else { continue };
+        let command = match work {
+            Work::Submit(draft) => {
+                let id = draft.id;
+                match preparer.prepare(model, *draft) {
+                    Ok(prepared) => {
+                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Ok(accepted(&prepared)))));
+                        prepared.prompt.set_told();
+                        Command::Submit(Box::new(prepared.sequence))
+                    }
+                    Err(rejection) => {
+                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Err(rejection))));
+                        continue;
+                    }
+                }
+            }
+            Work::Embed(embed) => {
+                let id = embed.id;
+                match embed.into_draft().and_then(|draft| preparer.embed(model, draft)) {
+                    Ok(job) => {
+                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Ok(Accepted::default()))));
+                        Command::Embed(Box::new(job))
+                    }
+                    Err(rejection) => {
+                        let _ = outgoing.blocking_send(Ok(prepared_message(id, Err(rejection))));
+                        continue;
+                    }
+                }
+            }
+            Work::Cancel(id) => Command::Cancel(id),
+            Work::Inspect(inspect) => {
+                let id = inspect.id;
+                let result = inspect.into_question().and_then(|question| preparer.inspect(model, question));
+                let _ = outgoing.blocking_send(Ok(inspected_message(id, result)));
+                continue;
+            }
+        };
+        if to_engine.send(command).is_err() {
+            return;
+        }
+    }
+}
+
+/// A model ready to be run.
+struct Loaded {
+    model: Arc<Model>,
+    preparer: Preparer,
+    settings: EngineSettings,
+    created: u64,
+}
+
+/// Loads what the server asked for, or says what is wrong with it and what to do.
+fn load(spec: &ModelSpec, bundled: &Result<PathBuf, String>) -> Result<Loaded, String> {
+    let path = if spec.path.is_empty() { bundled.clone()? } else { PathBuf::from(&spec.path) };
+    let created = check_file(&path)?;
+    if spec.reproducible && spec.gpu_layers > 0 {
+        return Err(
+            "engine.reproducible is for CPUs alone; set engine.gpu_layers to 0 or it to false".to_owned()
+        );
+    }
+    let backend = Backend::init().map_err(|error| error.to_string())?;
+    let model = Model::load(&backend, &path, spec.gpu_layers, spec.reproducible)
+        .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
+    // llama.cpp stays initialised until the process ends.
+    std::mem::forget(backend);
+    let settings = settings(spec, &model);
+    check_memory(&model, &settings)?;
+    let template = (!spec.chat_template.is_empty()).then_some(spec.chat_template.as_str());
+    let formats = (spec.tool_format.as_str(), spec.reasoning_format.as_str());
+    let preparer = Preparer::new(
+        &model,
+        template,
+        formats,
+        settings.context_length,
+        (spec.share_all, &spec.shared_prompts),
+    )
+    .map_err(|error| format!("the chat template of {} cannot be used: {error}", path.display()))?;
+    Ok(Loaded { model: Arc::new(model), preparer, settings, created })
+}
+
+/// Checks what llama.cpp would report less clearly. Returns the file's modification time in Unix seconds.
+fn check_file(path: &Path) -> Result<u64, String> {
+    use std::io::Read;
+
+    let shown = path.display();
+    let mut file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("there is no file {shown}"),
+        _ => format!("cannot open {shown}: {error}"),
+    })?;
+    let metadata = file.metadata().map_err(|error| format!("cannot read {shown}: {error}"))?;
+    if metadata.is_dir() {
+        return Err(format!("{shown} is a folder; name the GGUF file in it"));
+    }
+    let mut magic = [0; 4];
+    if file.read_exact(&mut magic).is_err() || &magic != b"GGUF" {
+        return Err(format!("{shown} is not a GGUF file (it does not begin with `GGUF`)"));
+    }
+    let modified = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    Ok(modified.map_or(0, |d| d.as_secs()))
+}
+
+fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
+    let trained = model.trained_context().max(1);
+    let context_length = if spec.context_length == 0 { trained } else { spec.context_length.min(trained) };
+    let kv_cells = if spec.kv_cells == 0 { context_length.saturating_mul(2) } else { spec.kv_cells };
+    // llama.cpp pads to 256 itself; doing it here keeps both counts the same.
+    let kv_cells = kv_cells.max(context_length).next_multiple_of(256);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    EngineSettings {
+        context_length,
+        kv_cells,
+        max_sequences: u16::try_from(spec.max_sequences).unwrap_or(u16::MAX).clamp(1, 128),
+        cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
+        cache_cells: spec.cache_cells,
+        archive_tokens: archive_tokens(spec.cache_ram_mib, kv_cells, model.kv_bytes_per_cell()),
+        threads: if spec.threads == 0 { cores } else { spec.threads as usize },
+        prefill_chunk: spec.prefill_chunk.max(16),
+        inter_token_target: Duration::from_millis(spec.inter_token_target_ms.max(1)),
+        share_min_tokens: spec.share_min_tokens.max(1),
+        pooling: spec.pooling.clone(),
+        reproducible: spec.reproducible,
+        mask_budget: Duration::from_millis(spec.mask_budget_ms.max(1)),
+    }
+}
+
+/// How many tokens' keys and values fit in the memory for copies: as much as is set, but at most half of what the
+/// KV cache leaves of the machine's.
+fn archive_tokens(mib: u32, kv_cells: u32, bytes_per_cell: u64) -> u32 {
+    let kv = u64::from(kv_cells) * bytes_per_cell;
+    let half = memory::available().map_or(u64::MAX, |available| available.saturating_sub(kv) / 2);
+    let bytes = (u64::from(mib) << 20).min(half);
+    u32::try_from(bytes / bytes_per_cell.max(1)).unwrap_or(u32::MAX)
+}
+
+/// Refuses a KV cache that the machine has no memory for: the kernel would kill the worker while it answers.
+fn check_memory(model: &Model, settings: &EngineSettings) -> Result<(), String> {
+    let needed = u64::from(settings.kv_cells) * model.kv_bytes_per_cell();
+    let Some(available) = memory::available() else { return Ok(()) };
+    if needed <= available {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes >> 20;
+    Err(format!(
+        "{} KV cells take {} MiB and {} MiB of memory are available; lower engine.kv_cells or \
+         engine.context_length",
+        settings.kv_cells,
+        mib(needed),
+        mib(available)
+    ))
+}

@@ -1,0 +1,86 @@
+//! Restrictions under which a worker process runs: the data; the engine's crate applies them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Whether something is taken from workers that not every kernel can take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Restriction {
+    /// Where the kernel can.
+    #[default]
+    Auto,
+    /// No.
+    Off,
+    /// Workers do not work where it cannot.
+    Require,
+}
+
+impl Restriction {
+    /// The same, but going on without.
+    #[must_use]
+    pub const fn or_without(self) -> Self {
+        match self {
+            Self::Off => Self::Off,
+            Self::Auto | Self::Require => Self::Auto,
+        }
+    }
+}
+
+/// The variable that a worker finds its [`Confinement`] in, as JSON.
+pub const VARIABLE: &str = "JAN_WORKER_CONFINEMENT";
+
+/// How a worker is confined.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Whether it may never gain privileges, and gives up those of a superuser.
+    pub no_new_privs: Restriction,
+    /// Whether it opens what it needs and nothing else.
+    pub landlock: Restriction,
+    /// Whether it is refused the system calls that it has no use for.
+    pub seccomp: Restriction,
+    /// Whether it computes on a GPU.
+    pub gpu: bool,
+    /// The GGUF file; empty: the model in the program.
+    pub model: PathBuf,
+    /// Where that is unpacked.
+    pub unpack_folder: PathBuf,
+    /// What it may read beside.
+    pub readable: Vec<PathBuf>,
+    /// What it may write to.
+    pub writable: Vec<PathBuf>,
+}
+
+impl Confinement {
+    /// As the server put it into this process's environment.
+    ///
+    /// # Errors
+    /// It is not there, or is something else.
+    pub fn from_environment() -> Result<Self, String> {
+        let text = std::env::var(VARIABLE).map_err(|error| format!("{VARIABLE}: {error}"))?;
+        serde_json::from_str(&text).map_err(|error| format!("{VARIABLE}: {error}"))
+    }
+
+    /// The value of [`VARIABLE`].
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("texts, paths made of texts and flags are JSON")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_comes_back_from_its_variable() {
+        let confinement = Confinement {
+            seccomp: Restriction::Require,
+            gpu: true,
+            model: "a \"b\".gguf".into(),
+            ..Confinement::default()
+        };
+        assert_eq!(serde_json::from_str::<Confinement>(&confinement.to_json()).unwrap(), confinement);
+    }
+}

@@ -1,0 +1,410 @@
+//! The exact form of a call, for answers that are kept in it: the grammar that keeps them there, and the parser that can
+//! then pass arguments on while they are made.
+
+use serde_json::Value;
+
+use super::output_parser::{Part, held_prefix};
+use super::{Tool, ToolFormat};
+
+/// How calls are written when they are written as they should be:
+/// `open`, calls of `before` name `between` arguments `after` with `separator` between them, `close`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// What may come first: a whole answer's beginning that is not a call (gpt-oss thinks there).
+    preamble: &'static str,
+    open: &'static str,
+    before: &'static str,
+    between: &'static str,
+    after: &'static str,
+    /// `None` where a model makes one call at a time.
+    separator: Option<&'static str>,
+    close: &'static str,
+    /// Whether the name is followed by `:` and a number.
+    numbered: bool,
+    /// What free text turns into a call with; `None` where a call is the whole answer.
+    trigger: Option<&'static str>,
+}
+
+const HERMES: Form = Form {
+    preamble: "",
+    open: "",
+    before: "<tool_call>\n{\"name\": \"",
+    between: "\", \"arguments\": ",
+    after: "}\n</tool_call>",
+    separator: Some("\n"),
+    close: "",
+    numbered: false,
+    trigger: Some("<tool_call>"),
+};
+
+impl Form {
+    /// The form that calls of this format are kept in. Those that write arguments without JSON are kept in Hermes' form,
+    /// which their parsers and models know as well.
+    #[must_use]
+    pub const fn of(format: ToolFormat) -> Self {
+        match format {
+            ToolFormat::Hermes | ToolFormat::Glm | ToolFormat::QwenXml => HERMES,
+            // Both know calls in JSON as well.
+            ToolFormat::Lfm2 => Self {
+                open: "<|tool_call_start|>[",
+                before: "{\"name\": \"",
+                after: "}",
+                separator: Some(", "),
+                close: "]<|tool_call_end|>",
+                trigger: Some("<|tool_call_start|>"),
+                ..HERMES
+            },
+            ToolFormat::Llama3 | ToolFormat::Llama4 => Self {
+                before: "{\"name\": \"",
+                between: "\", \"parameters\": ",
+                after: "}",
+                separator: Some("; "),
+                trigger: None,
+                ..HERMES
+            },
+            ToolFormat::Mistral => Self {
+                open: "[TOOL_CALLS][",
+                before: "{\"name\": \"",
+                after: "}",
+                separator: Some(", "),
+                close: "]",
+                trigger: Some("[TOOL_CALLS]"),
+                ..HERMES
+            },
+            ToolFormat::MistralArgs => Self {
+                before: "[TOOL_CALLS]",
+                between: "[ARGS]",
+                after: "",
+                separator: Some(""),
+                trigger: Some("[TOOL_CALLS]"),
+                ..HERMES
+            },
+            ToolFormat::DeepseekV3 => Self {
+                open: "<｜tool▁calls▁begin｜>",
+                before: "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+                between: "\n```json\n",
+                after: "\n```<｜tool▁call▁end｜>",
+                close: "<｜tool▁calls▁end｜>",
+                trigger: Some("<｜tool▁calls▁begin｜>"),
+                ..HERMES
+            },
+            ToolFormat::DeepseekV31 => Self {
+                open: "<｜tool▁calls▁begin｜>",
+                before: "<｜tool▁call▁begin｜>",
+                between: "<｜tool▁sep｜>",
+                after: "<｜tool▁call▁end｜>",
+                separator: Some(""),
+                close: "<｜tool▁calls▁end｜>",
+                trigger: Some("<｜tool▁calls▁begin｜>"),
+                ..HERMES
+            },
+            ToolFormat::Kimi => Self {
+                open: "<|tool_calls_section_begin|>",
+                before: "<|tool_call_begin|>functions.",
+                between: "<|tool_call_argument_begin|>",
+                after: "<|tool_call_end|>",
+                separator: Some(""),
+                close: "<|tool_calls_section_end|>",
+                numbered: true,
+                trigger: Some("<|tool_calls_section_begin|>"),
+                ..HERMES
+            },
+            ToolFormat::Harmony => Self {
+                preamble: "<|channel|>analysis<|message|>",
+                before: "<|channel|>commentary to=functions.",
+                between: " <|constrain|>json<|message|>",
+                after: "",
+                separator: None,
+                trigger: Some("<|channel|>commentary to="),
+                ..HERMES
+            },
+        }
+    }
+
+    /// What free text turns into a call with; `None` where a call is the whole answer.
+    #[must_use]
+    pub const fn trigger(&self) -> Option<&'static str> {
+        self.trigger
+    }
+
+    /// Whether calls stand together between marks of their own.
+    #[must_use]
+    pub const fn has_section(&self) -> bool {
+        !self.open.is_empty()
+    }
+}
+
+/// Where a call is kept in its form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrammarMode {
+    /// The whole answer consists of calls.
+    Whole,
+    /// From the end of the trigger on, to the end of the calls.
+    BehindTrigger,
+    /// The whole answer is either calls or a text that does not begin like one; for forms without a trigger.
+    WholeOrText,
+    /// The whole answer is either calls or what a schema accepts.
+    WholeOrAnswer,
+}
+
+/// The grammar, in llguidance's variant of Lark's notation, of calls of `tools`: of one, or of one or `many`.
+/// `answer`: the schema of what may come instead. `token`: the id of a text that is a control token of the model.
+#[must_use]
+pub fn tool_grammar(
+    form: &Form,
+    tools: &[(String, Value)],
+    many: bool,
+    mode: GrammarMode,
+    answer: Option<&Value>,
+    token: &dyn Fn(&str) -> Option<i32>,
+) -> String {
+    let whole = [form.open, form.before].concat();
+    let (open, before) = match (mode, form.trigger) {
+        (GrammarMode::BehindTrigger, Some(trigger)) => {
+            let rest = whole.strip_prefix(trigger).unwrap_or(&whole);
+            // The first call's beginning is part of what opens them; it may lie before or behind the trigger's end.
+            (literal(rest, token), literal(form.before, token))
+        }
+        _ => (literal(&whole, token), literal(form.before, token)),
+    };
+    let (between, after) = (literal(form.between, token), literal(form.after, token));
+    let number = if form.numbered { "/:[0-9]{1,3}/" } else { "" };
+    let mut rules = String::new();
+    let mut alternatives = Vec::new();
+    for (index, (name, schema)) in tools.iter().enumerate() {
+        let name = literal(&escaped(name), token);
+        rules.push_str(&format!("args_{index}: %json {schema}\n"));
+        rules.push_str(&format!("call_{index}: {name} {number} {between} args_{index} {after}\n"));
+        alternatives.push(format!("call_{index}"));
+    }
+    let calls = match form.separator.filter(|_| many) {
+        Some(separator) => {
+            let separator = literal(separator, token);
+            format!("{open} call ({separator} {before} call)* {}", literal(form.close, token))
+        }
+        None => format!("{open} call {}", literal(form.close, token)),
+    };
+    let start = match mode {
+        GrammarMode::WholeOrText => "calls | text",
+        GrammarMode::WholeOrAnswer => "calls | answer",
+        GrammarMode::Whole if !form.preamble.is_empty() => "preamble? calls",
+        _ => "calls",
+    };
+    if let (GrammarMode::WholeOrAnswer, Some(schema)) = (mode, answer) {
+        rules.push_str(&format!("answer: %json {schema}\n"));
+    }
+    if mode == GrammarMode::WholeOrText {
+        rules.push_str("text: /([^{](.|\\n)*)?/\n");
+    }
+    if mode == GrammarMode::Whole && !form.preamble.is_empty() {
+        let (begin, end) = (literal(form.preamble, token), literal("<|end|><|start|>assistant", token));
+        rules.push_str(&format!("preamble: {begin} /([^<]|<[^|])*/ {end}\n"));
+    }
+    format!("start: {start}\ncalls: {calls}\ncall: {}\n{rules}", alternatives.join(" | "))
+}
+
+/// A name as it stands inside JSON's quotes. Names have no characters that need it, but nobody else guarantees that here.
+fn escaped(name: &str) -> String {
+    let quoted = Value::from(name).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// A text as terms of the grammar; control tokens in it are tokens.
+fn literal(text: &str, token: &dyn Fn(&str) -> Option<i32>) -> String {
+    const MARKS: [(char, char); 2] = [('<', '>'), ('[', ']')];
+    let mut terms = Vec::new();
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let close = MARKS.iter().find(|(open, _)| *open == first).map(|(_, close)| *close);
+        let end = close.and_then(|close| rest.find(close)).map(|at| at + 1);
+        match end.and_then(|end| Some((end, token(&rest[..end])?))) {
+            Some((end, id)) => {
+                if !plain.is_empty() {
+                    terms.push(Value::from(std::mem::take(&mut plain)).to_string());
+                }
+                terms.push(format!("<[{id}]>"));
+                rest = &rest[end..];
+            }
+            None => {
+                plain.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+    }
+    if !plain.is_empty() {
+        terms.push(Value::from(plain).to_string());
+    }
+    terms.join(" ")
+}
+
+/// Finds the end of a JSON value whose characters come one by one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct JsonEnd {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl JsonEnd {
+    /// Takes a character of an object or array; whether it ends there.
+    pub(super) fn push(&mut self, character: char) -> bool {
+        if self.in_string {
+            match character {
+                _ if self.escaped => self.escaped = false,
+                '\\' => self.escaped = true,
+                '"' => self.in_string = false,
+                _ => {}
+            }
+            return false;
+        }
+        match character {
+            '"' => self.in_string = true,
+            '{' | '[' => self.depth += 1,
+            '}' | ']' => {
+                self.depth = self.depth.saturating_sub(1);
+                return self.depth == 0;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    /// Whether what came ends inside a string.
+    pub(super) const fn in_string(&self) -> bool {
+        self.in_string
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    /// Free text, in which a call may begin.
+    Text,
+    /// Text in which none can.
+    Plain,
+    /// Behind the beginning of a call: the name is being written.
+    Name,
+    /// The arguments are.
+    Arguments(JsonEnd),
+    /// Behind the arguments: the call's end, perhaps another's beginning, perhaps the end of all.
+    After,
+}
+
+/// Reads calls that are kept in their form: a name is known and arguments go out as soon as they are there.
+#[derive(Clone, Debug)]
+pub(super) struct FormParser {
+    form: Form,
+    names: Vec<String>,
+    stage: Stage,
+    buffer: String,
+}
+
+impl FormParser {
+    pub(super) fn new(form: Form, tools: &[Tool]) -> Self {
+        let names = tools.iter().map(|tool| tool.name.clone()).collect();
+        Self { form, names, stage: Stage::Text, buffer: String::new() }
+    }
+
+    pub(super) fn push(&mut self, text: &str, parts: &mut Vec<Part>) {
+        self.buffer.push_str(text);
+        while self.step(parts) {}
+    }
+
+    /// Goes as far as the buffer leads; whether it may lead further.
+    fn step(&mut self, parts: &mut Vec<Part>) -> bool {
+        let opening = [self.form.open, self.form.before].concat();
+        match &mut self.stage {
+            Stage::Text => {
+                // A form without a trigger is the whole answer or no call.
+                let begins = self.buffer.starts_with(&opening) || opening.starts_with(&*self.buffer);
+                if self.form.trigger.is_none() && !begins {
+                    self.stage = Stage::Plain;
+                    return true;
+                }
+                if let Some(at) = self.buffer.find(&opening) {
+                    Part::content(self.buffer[..at].trim_end().to_owned(), parts);
+                    self.buffer.drain(..at + opening.len());
+                    self.stage = Stage::Name;
+                    return true;
+                }
+                let held = self.buffer.len() - held_prefix(&self.buffer, &[&opening]);
+                let certain = self.buffer[..held].trim_end().len();
+                Part::content(self.buffer.drain(..certain).collect(), parts);
+                false
+            }
+            Stage::Plain => {
+                Part::content(std::mem::take(&mut self.buffer), parts);
+                false
+            }
+            Stage::Name => {
+                let Some(at) = self.buffer.find(self.form.between) else { return false };
+                let mut name = &self.buffer[..at];
+                if self.form.numbered
+                    && let Some((bare, _)) = name.rsplit_once(':')
+                {
+                    name = bare;
+                }
+                if self.names.iter().any(|known| known == name) {
+                    parts.push(Part::Call(name.to_owned()));
+                    self.buffer.drain(..at + self.form.between.len());
+                    self.stage = Stage::Arguments(JsonEnd::default());
+                } else {
+                    // Text that only looks like the beginning of a call: the grammar had not taken hold yet.
+                    Part::content(format!("{opening}{}", &self.buffer[..at]), parts);
+                    self.buffer.drain(..at);
+                    self.stage = Stage::Text;
+                }
+                true
+            }
+            Stage::Arguments(end) => {
+                let found = self.buffer.char_indices().find(|&(_, c)| end.push(c));
+                let length = found.map_or(self.buffer.len(), |(at, c)| at + c.len_utf8());
+                Part::arguments(&self.buffer[..length], parts);
+                self.buffer.drain(..length);
+                if found.is_some() {
+                    self.stage = Stage::After;
+                }
+                found.is_some()
+            }
+            Stage::After => {
+                let next = self
+                    .form
+                    .separator
+                    .map(|separator| [self.form.after, separator, self.form.before].concat());
+                let last = [self.form.after, self.form.close].concat();
+                if let Some(next) = &next {
+                    if let Some(rest) = self.buffer.strip_prefix(next.as_str()) {
+                        self.buffer = rest.to_owned();
+                        self.stage = Stage::Name;
+                        return true;
+                    }
+                    if next.starts_with(&*self.buffer) {
+                        return false;
+                    }
+                }
+                if let Some(rest) = self.buffer.strip_prefix(last.as_str()) {
+                    self.buffer = rest.trim_start().to_owned();
+                    self.stage = Stage::Text;
+                    return !self.buffer.is_empty();
+                }
+                if last.starts_with(&*self.buffer) {
+                    return false;
+                }
+                self.stage = Stage::Text;
+                true
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, parts: &mut Vec<Part>) {
+        let rest = std::mem::take(&mut self.buffer);
+        match self.stage {
+            Stage::Text | Stage::Plain => Part::content(rest, parts),
+            Stage::Name => {
+                Part::content([self.form.open, self.form.before, &rest].concat(), parts);
+            }
+            // What follows a call's arguments is its form's, and broke off.
+            Stage::Arguments(_) | Stage::After => {}
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Takes an answer apart while it is made.
+
+use super::call_syntax::{Form, FormParser};
+use super::harmony::Harmony;
+use super::reasoning::Thinking;
+use super::tagged::Blocks;
+use super::{Layout, ReasoningFormat, Tool, ToolFormat};
+
+/// A piece of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Text for the reader.
+    Content(String),
+    /// Thinking.
+    Reasoning(String),
+    /// A call of this tool begins; its arguments follow.
+    Call(String),
+    /// More of the last call's arguments.
+    Arguments(String),
+}
+
+impl Part {
+    pub(super) fn content(text: String, parts: &mut Vec<Self>) {
+        if text.is_empty() {
+            return;
+        }
+        match parts.last_mut() {
+            Some(Self::Content(last)) => last.push_str(&text),
+            _ => parts.push(Self::Content(text)),
+        }
+    }
+
+    pub(super) fn reasoning(text: String, parts: &mut Vec<Self>) {
+        if text.is_empty() {
+            return;
+        }
+        match parts.last_mut() {
+            Some(Self::Reasoning(last)) => last.push_str(&text),
+            _ => parts.push(Self::Reasoning(text)),
+        }
+    }
+
+    pub(super) fn arguments(text: &str, parts: &mut Vec<Self>) {
+        if text.is_empty() {
+            return;
+        }
+        match parts.last_mut() {
+            Some(Self::Arguments(last)) => last.push_str(text),
+            _ => parts.push(Self::Arguments(text.to_owned())),
+        }
+    }
+
+    pub(super) fn calls(calls: Vec<(String, String)>, parts: &mut Vec<Self>) {
+        for (name, arguments) in calls {
+            parts.push(Self::Call(name));
+            parts.push(Self::Arguments(arguments));
+        }
+    }
+}
+
+/// How many bytes at the end of `text` could be the beginning of one of the `markers`.
+pub(super) fn held_prefix(text: &str, markers: &[&str]) -> usize {
+    let longest = |marker: &&str| {
+        let most = marker.len().saturating_sub(1).min(text.len());
+        (1..=most).rev().find(|&n| marker.as_bytes().starts_with(&text.as_bytes()[text.len() - n..]))
+    };
+    markers.iter().filter_map(longest).max().unwrap_or(0)
+}
+
+#[derive(Clone, Debug)]
+enum Calls {
+    None,
+    Free(Blocks),
+    Enforced(FormParser),
+}
+
+#[derive(Clone, Debug)]
+enum Inner {
+    Tagged { thinking: Option<Thinking>, calls: Calls },
+    Harmony(Harmony),
+}
+
+/// Takes one answer apart. What it says, put together, does not depend on how the text was cut.
+#[derive(Clone, Debug)]
+pub struct OutputParser {
+    inner: Inner,
+}
+
+impl OutputParser {
+    /// For an answer of this layout, in which these tools can be called.
+    #[must_use]
+    pub fn new(layout: &Layout, tools: &[Tool]) -> Self {
+        let harmony = layout.reasoning == Some(ReasoningFormat::Harmony)
+            || layout.tools == Some(ToolFormat::Harmony) && !tools.is_empty();
+        if harmony {
+            return Self { inner: Inner::Harmony(Harmony::new(tools, layout.enforced)) };
+        }
+        let thinking = layout.reasoning.and_then(ReasoningFormat::tags);
+        let thinking = thinking.map(|tags| Thinking::new(tags, layout.thinking_open));
+        let calls = match layout.tools.filter(|_| !tools.is_empty()) {
+            None => Calls::None,
+            Some(format) if layout.enforced => Calls::Enforced(FormParser::new(Form::of(format), tools)),
+            Some(format) => Calls::Free(Blocks::new(format, tools)),
+        };
+        Self { inner: Inner::Tagged { thinking, calls } }
+    }
+
+    /// Whether every text passes as it is.
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        matches!(self.inner, Inner::Tagged { thinking: None, calls: Calls::None })
+    }
+
+    /// What is certain with this text.
+    #[must_use]
+    pub fn push(&mut self, text: &str) -> Vec<Part> {
+        let mut parts = Vec::new();
+        match &mut self.inner {
+            Inner::Harmony(harmony) => harmony.push(text, &mut parts),
+            Inner::Tagged { thinking, calls } => {
+                let rest = match thinking {
+                    Some(thinking) => thinking.push(text, &mut parts),
+                    None => text.to_owned(),
+                };
+                calls.push(rest, &mut parts);
+            }
+        }
+        parts
+    }
+
+    /// What is left at the end of the answer.
+    #[must_use]
+    pub fn finish(&mut self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        match &mut self.inner {
+            Inner::Harmony(harmony) => harmony.finish(&mut parts),
+            Inner::Tagged { thinking, calls } => {
+                if let Some(thinking) = thinking {
+                    let rest = thinking.finish(&mut parts);
+                    calls.push(rest, &mut parts);
+                }
+                match calls {
+                    Calls::None => {}
+                    Calls::Free(blocks) => blocks.finish(&mut parts),
+                    Calls::Enforced(form) => form.finish(&mut parts),
+                }
+            }
+        }
+        parts
+    }
+}
+
+impl Calls {
+    fn push(&mut self, text: String, parts: &mut Vec<Part>) {
+        match self {
+            Self::None => Part::content(text, parts),
+            Self::Free(blocks) => blocks.push(&text, parts),
+            Self::Enforced(form) => form.push(&text, parts),
+        }
+    }
+}

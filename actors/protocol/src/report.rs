@@ -1,0 +1,163 @@
+//! Messages between the server and its workers' engines, as data: refusals, events of a step, the engine's load.
+
+use crate::embeddings::EmbeddingInput;
+use crate::types::{Candidate, FinishReason, Token};
+
+/// Why a request cannot run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Rejection {
+    /// Prompt and answer do not fit.
+    ContextLengthExceeded {
+        /// Context in tokens.
+        limit: u32,
+        /// Prompt in tokens.
+        prompt_tokens: u32,
+        /// Asked for in the answer.
+        requested: u32,
+    },
+    /// The template refuses the messages, the prompt is empty, a token is out of range.
+    InvalidPrompt(String),
+    /// A text whose embedding is wanted has too many tokens.
+    InputTooLong {
+        /// Its place in the request.
+        index: u32,
+        /// Most tokens.
+        limit: u32,
+        /// Its tokens, or what it has at least.
+        tokens: u32,
+    },
+    /// A parameter does not fit this model.
+    InvalidParameter {
+        /// The field.
+        param: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// The answer's schema or grammar cannot be used.
+    InvalidConstraint(String),
+    /// It takes more work than a constraint may.
+    ConstraintTooExpensive(String),
+    /// Not now.
+    Unavailable(String),
+    /// A defect of the model file or ours.
+    Internal(String),
+}
+
+/// How likely a token of an answer was, and where its text lies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlacedLogprob {
+    /// The token.
+    pub chosen: Candidate,
+    /// The likeliest tokens at its position, the likeliest first.
+    pub top: Vec<Candidate>,
+    /// What it added to the answer's text, in bytes from its beginning: from here ...
+    pub text_start: u64,
+    /// ... to here. The same where it only began a character; [`u64::MAX`] where it completed a stop text.
+    pub text_end: u64,
+    /// `text_start` in characters.
+    pub text_offset: u64,
+}
+
+/// How likely a prompt's tokens were.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PromptScores {
+    /// The bytes of the first token, which nothing came before.
+    pub first: Vec<u8>,
+    /// The other tokens.
+    pub rest: Vec<PlacedLogprob>,
+}
+
+/// A request for embeddings as it reaches the worker.
+#[derive(Clone, Debug)]
+pub struct EmbeddingDraft {
+    /// Chosen by the server, unique in this worker.
+    pub id: u64,
+    /// Whom to be fair to.
+    pub user: String,
+    /// The texts, each with its place in the request.
+    pub inputs: Vec<(u32, EmbeddingInput)>,
+    /// Numbers of each embedding; `None`: all.
+    pub dimensions: Option<u32>,
+}
+
+/// What became of a sequence in a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SequenceEvent {
+    /// It left the queue; so many prompt tokens came from the prefix cache.
+    Started {
+        /// Prompt tokens not read again.
+        cached_tokens: u32,
+    },
+    /// It generated.
+    Output {
+        /// The new tokens.
+        tokens: Vec<Token>,
+        /// The text that became certain with them; can be empty.
+        text: String,
+        /// How likely each of the tokens was, where that is wanted.
+        logprobs: Vec<PlacedLogprob>,
+    },
+    /// Its prompt is read: how likely its tokens were.
+    PromptScored(PromptScores),
+    /// One of a request's embeddings.
+    Embedding {
+        /// Its input's place in the request.
+        index: u32,
+        /// Tokens that were read for it.
+        tokens: u32,
+        /// Of length 1.
+        vector: Vec<f32>,
+    },
+    /// It cannot be done now.
+    Unavailable {
+        /// Why.
+        message: String,
+    },
+    /// It cannot be done, for a reason that is ours.
+    Unable {
+        /// Why.
+        message: String,
+    },
+    /// It cannot be kept inside its constraint any longer: that takes more work than one step may take.
+    Failed {
+        /// Why.
+        message: String,
+    },
+    /// It ended.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Text that was held back.
+        text: String,
+        /// Whether a stop text ended it.
+        stop_text: bool,
+        /// How many of its tokens were thinking.
+        reasoning_tokens: u32,
+    },
+}
+
+/// One decode step's outcome.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// Events by sequence id, in order.
+    pub events: Vec<(u64, SequenceEvent)>,
+    /// What the engine holds after the step.
+    pub load: EngineLoad,
+}
+
+/// What an engine holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineLoad {
+    /// Sequences being read or generated.
+    pub running: u32,
+    /// Sequences in the queue.
+    pub waiting: u32,
+    /// KV cells in use, cached ones included.
+    pub used_cells: u32,
+    /// KV cells that only the prefix cache holds.
+    pub cached_cells: u32,
+    /// Sequences that were set back for lack of cells, since the start.
+    pub preemptions: u64,
+    /// Threads of the last step.
+    pub threads: u32,
+}

@@ -1,0 +1,451 @@
+//! What a caller asks of a model and what comes back: the vocabulary between the edge and the actors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::output_formats::Layout;
+
+/// A token's number in its model's vocabulary (`llama_token`).
+pub type Token = i32;
+
+/// What the model is to continue.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompt {
+    /// A chat; the worker renders it with the model's own chat template.
+    Chat(ChatPrompt),
+    /// Plain text, tokenized as it stands (with the model's BOS where the model wants one).
+    Text(String),
+    /// Tokens, taken as they are.
+    Tokens(Vec<Token>),
+    /// The texts around a gap that the model is to fill.
+    Infill {
+        /// What comes before it.
+        prefix: String,
+        /// What comes behind it.
+        suffix: String,
+    },
+}
+
+/// A chat to be continued.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChatPrompt {
+    /// Messages as OpenAI's wire objects (`role`, `content` as a string, `name`, …), already validated, in order.
+    pub messages: Vec<serde_json::Value>,
+    /// The tools that the model is shown, as OpenAI's wire objects.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<serde_json::Value>,
+    /// Documents for retrieval, as transformers has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub documents: Vec<serde_json::Value>,
+    /// More variables of the template.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub template_kwargs: serde_json::Map<String, serde_json::Value>,
+    /// How the prompt ends.
+    #[serde(default)]
+    pub ending: PromptEnding,
+}
+
+/// How a chat's prompt ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptEnding {
+    /// With the beginning of the assistant's answer.
+    #[default]
+    Answer,
+    /// With the last message's end.
+    Messages,
+    /// In the middle of the last message, which is to go on.
+    LastMessage,
+}
+
+impl From<Vec<serde_json::Value>> for ChatPrompt {
+    fn from(messages: Vec<serde_json::Value>) -> Self {
+        Self { messages, ..Self::default() }
+    }
+}
+
+/// A question about prompts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inspect {
+    /// The prompt of a chat, and where it is wanted its tokens.
+    Chat {
+        /// The chat.
+        chat: ChatPrompt,
+        /// Whether the tokens are wanted.
+        tokens: bool,
+    },
+    /// The tokens of a text.
+    Text {
+        /// The text.
+        text: String,
+        /// Whether a BOS is put in front where the model wants one.
+        add_special: bool,
+    },
+    /// The text of tokens.
+    Tokens(Vec<Token>),
+}
+
+/// The answer to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inspected {
+    /// The text.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<Token>,
+    /// The bytes that each token stands for.
+    pub pieces: Vec<Vec<u8>>,
+}
+
+/// Which tools an answer may call, and how sure its caller wants to be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolPlan {
+    /// Those that can be called.
+    pub callable: Vec<Callable>,
+    /// Whether the answer has to be a call.
+    pub required: bool,
+    /// Whether it may be several.
+    pub parallel: bool,
+    /// Whether calls are kept in their form even where none is required.
+    pub guided: bool,
+}
+
+/// A tool that can be called.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Callable {
+    /// Its name.
+    pub name: String,
+    /// The JSON Schema of its arguments.
+    pub parameters: serde_json::Value,
+    /// Whether arguments have to satisfy it wherever a call is kept in its form.
+    pub strict: bool,
+}
+
+/// How the next token is chosen. Defaults are OpenAI's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// 0 is greedy; OpenAI allows 0 to 2.
+    pub temperature: f32,
+    /// Nucleus: the smallest set of tokens whose probability reaches this; 1 is off. In (0, 1], 0 is greedy.
+    pub top_p: f32,
+    /// Only the k likeliest tokens; 0 is off.
+    pub top_k: u32,
+    /// Only tokens at least this fraction as likely as the likeliest; 0 is off.
+    pub min_p: f32,
+    /// Locally typical sampling: of the tokens whose surprise is nearest to the expected one, the fewest whose
+    /// probability reaches this; 1 is off. In (0, 1]. (Meister et al. 2022, <https://arxiv.org/abs/2202.00666>.)
+    pub typical_p: f32,
+    /// Divides the positive and multiplies the negative logits of tokens that the prompt or the answer has; 1 is
+    /// off. In (0, 2]. (Keskar et al. 2019, <https://arxiv.org/abs/1909.05858>; transformers' `repetition_penalty`.)
+    pub repeat_penalty: f32,
+    /// OpenAI's presence penalty over the generated tokens, -2 to 2.
+    pub presence_penalty: f32,
+    /// OpenAI's frequency penalty over the generated tokens, -2 to 2.
+    pub frequency_penalty: f32,
+    /// Added to these tokens' logits, each -100 to 100 (-100 bans, 100 forces).
+    pub logit_bias: Arc<[(Token, f32)]>,
+    /// The draw for position *i* depends on (seed, i) alone, so that a resumed request draws the same.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            repeat_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Arc::default(),
+            seed: 0,
+        }
+    }
+}
+
+/// What an answer has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Constraint {
+    /// A JSON value that this JSON Schema, as JSON text, accepts.
+    JsonSchema(String),
+    /// A text that this regular expression matches as a whole (Rust's syntax, without look-around).
+    Regex(String),
+    /// A text of this grammar, in llguidance's variant of Lark's notation.
+    Lark(String),
+}
+
+/// One generation: one prompt, one answer. `n` answers are `n` of these; what they have in common is shared, also with
+/// the worker, and the engine reads a shared prompt once.
+#[derive(Clone, Debug)]
+pub struct GenerationRequest {
+    /// The HTTP request's id, for logs.
+    pub request_id: String,
+    /// The model's id or alias, as the caller named it.
+    pub model: String,
+    /// Whom to be fair to: the principal's id (until there are principals: the peer's address).
+    pub user: String,
+    /// Who may share what is computed for it: the user, or an anonymous caller's network.
+    pub tenant: String,
+    /// What keeps requests of one tenant apart (`prompt_cache_key`).
+    pub cache_key: Option<String>,
+    /// What to continue.
+    pub prompt: Arc<Prompt>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Texts that end the answer and are not part of it.
+    pub stop: Arc<[String]>,
+    /// Most tokens to generate; `None`: to the end of the context. 0: only read the prompt.
+    pub max_tokens: Option<u32>,
+    /// Whether [`GenerationEvent::Accepted`] should carry the prompt as text (`echo`).
+    pub want_prompt_text: bool,
+    /// Log-probabilities: `Some(n)` for those of each token of the answer and of the `n` likeliest at its position.
+    pub logprobs: Option<u32>,
+    /// Whether those of the prompt's tokens are wanted, too.
+    pub score_prompt: bool,
+    /// What the answer has to be, where it is not free.
+    pub constraint: Option<Arc<Constraint>>,
+    /// The tools that it may call.
+    pub tools: Option<Arc<ToolPlan>>,
+    /// Most tokens of thinking; `None`: as many as the model likes.
+    pub thinking_budget: Option<u32>,
+}
+
+/// A token that was or might have been chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Its number.
+    pub token: Token,
+    /// Its own bytes, which are not always whole characters; empty for control tokens.
+    pub bytes: Vec<u8>,
+    /// The natural logarithm of its probability as the model gave it, before any bias, penalty or filter.
+    pub logprob: f32,
+}
+
+/// How likely a token of the answer was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// The token.
+    pub chosen: Candidate,
+    /// The likeliest tokens at its position, the likeliest first.
+    pub top: Vec<Candidate>,
+    /// Where in the answer's text it begins, in characters.
+    pub text_offset: u64,
+}
+
+/// How likely a prompt's tokens were.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PromptLogprobs {
+    /// The bytes of the first token, which nothing came before.
+    pub first: Vec<u8>,
+    /// The other tokens.
+    pub rest: Vec<TokenLogprob>,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended by itself or a stop text appeared.
+    Stop,
+    /// `max_tokens` or the end of the context was reached.
+    Length,
+}
+
+/// Real token counts of one generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenUsage {
+    /// Tokens of the prompt as the model read it.
+    pub prompt_tokens: u32,
+    /// How many of those came from the prefix cache.
+    pub cached_tokens: u32,
+    /// Tokens generated (the end-of-generation token not counted).
+    pub completion_tokens: u32,
+    /// How many of those were thinking.
+    #[serde(default)]
+    pub reasoning_tokens: u32,
+}
+
+/// What a generation's channel carries, in this order:
+/// `Accepted`, `Started`, `PromptScored` where that was asked for, any number of `Delta`, then one `Finished`; or one `Failed` at any point.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GenerationEvent {
+    /// The prompt is rendered, tokenized and fits; it may still wait in the queue.
+    Accepted {
+        /// Length of the prompt in tokens.
+        prompt_tokens: u32,
+        /// The prompt as text, where it was asked for.
+        prompt_text: Option<Arc<str>>,
+        /// How the answer is to be read.
+        layout: Layout,
+    },
+    /// The request left the queue and is being read.
+    Started {
+        /// Prompt tokens taken from the prefix cache.
+        cached_tokens: u32,
+    },
+    /// The prompt was read: how likely its tokens were.
+    PromptScored(PromptLogprobs),
+    /// More of the answer: whole UTF-8 characters, never part of a stop text.
+    Delta {
+        /// The new text; can be empty.
+        text: String,
+        /// The tokens behind it.
+        tokens: Vec<Token>,
+        /// Of the tokens whose text has left with this delta, where it was asked for. A stop text has none.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// The end, with what it took.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// What it took.
+        usage: TokenUsage,
+    },
+    /// The end, without an answer.
+    Failed(GenerationError),
+}
+
+/// Why a generation could not be done. Each maps to one HTTP status at the edge.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum GenerationError {
+    /// No model of that id is configured (404 `model_not_found`).
+    #[error("the model `{0}` does not exist")]
+    ModelNotFound(String),
+    /// Prompt and answer do not fit (400 `context_length_exceeded`).
+    #[error(
+        "this model's maximum context length is {limit} tokens; the prompt has {prompt_tokens} and {requested} were asked for in the answer"
+    )]
+    ContextLengthExceeded {
+        /// The model's context in tokens.
+        limit: u32,
+        /// The prompt's length in tokens.
+        prompt_tokens: u32,
+        /// `max_tokens`, or 1 where none was given.
+        requested: u32,
+    },
+    /// A text whose embedding is wanted does not fit (400 `context_length_exceeded`).
+    #[error(
+        "input {index} has {tokens} tokens or more, and this model takes at most {limit}; cut it in parts"
+    )]
+    InputTooLong {
+        /// Its place in the request.
+        index: u32,
+        /// Most tokens.
+        limit: u32,
+        /// Its tokens, or what it has at least.
+        tokens: u32,
+    },
+    /// The model cannot take this prompt, e.g. its template refuses it or a token is out of range (400).
+    #[error("{message}")]
+    InvalidPrompt {
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// A sampling parameter does not fit this model, e.g. a `logit_bias` token out of range (400).
+    #[error("{message}")]
+    InvalidParameter {
+        /// The field's name.
+        param: &'static str,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// The answer's schema or grammar cannot be used (400).
+    #[error("{message}")]
+    InvalidConstraint {
+        /// The field that has it; empty where that is not known yet.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// The answer's schema or grammar takes more work than one may, to compile it or in a step (400).
+    #[error("{message}")]
+    ConstraintTooExpensive {
+        /// The field that has it; empty where that is not known yet.
+        field: &'static str,
+        /// What is too much.
+        message: String,
+    },
+    /// The answer is not what its schema asks for (500).
+    #[error("the answer does not satisfy its schema: {message}")]
+    InvalidOutput {
+        /// Where it does not.
+        message: String,
+    },
+    /// The queue is full (503, Retry-After).
+    #[error(
+        "the queue of model `{model}` is full ({limit} requests, of which each caller has a share); try again later"
+    )]
+    QueueFull {
+        /// The model's id.
+        model: String,
+        /// The queue's length.
+        limit: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The request waited its longest (503, Retry-After).
+    #[error("no capacity came free within {waited:?}; try again later")]
+    QueueTimeout {
+        /// How long it waited.
+        waited: Duration,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The model is not loaded and could not be (503, Retry-After).
+    #[error("the model `{model}` is unavailable: {reason}")]
+    ModelUnavailable {
+        /// The model's id.
+        model: String,
+        /// Why, e.g. what is wrong with its file.
+        reason: String,
+        /// When it is tried again.
+        retry_after: Duration,
+    },
+    /// This request ended its worker twice (500 `engine_crashed`).
+    #[error("the engine crashed twice while answering this request, so it was given up")]
+    EngineCrashed,
+    /// The server is stopping (503, Retry-After).
+    #[error("the server is stopping")]
+    ShuttingDown,
+    /// A defect of ours (500).
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Whether a model can answer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelStatus {
+    /// A worker is starting or reading the file.
+    Loading,
+    /// Ready to answer.
+    Ready,
+    /// Some replicas are down.
+    Degraded,
+    /// Loading failed or the worker keeps dying; it is tried again later.
+    Unhealthy,
+}
+
+/// A model as `GET /models` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelDescription {
+    /// The id that callers use.
+    pub id: String,
+    /// The model behind it: differs from `id` for an alias.
+    pub root: String,
+    /// Unix seconds: the model file's modification time (process start for the embedded model).
+    pub created: u64,
+    /// Who made it.
+    pub owned_by: String,
+    /// Context in tokens, once loaded.
+    pub context_length: Option<u32>,
+    /// Whether it can answer now.
+    pub status: ModelStatus,
+    /// What is wrong, where something is.
+    pub problem: Option<String>,
+    /// The same without paths, for those who do not administer the server.
+    pub public_problem: Option<String>,
+}
