@@ -241,10 +241,14 @@ impl ApiError {
     #[must_use]
     pub fn from_store(error: StoreError) -> Self {
         match error {
-            StoreError::Full(_) => Self::insufficient_storage(),
+            StoreError::OutOfSpace(_) => Self::insufficient_storage(),
             StoreError::Quota { .. } => Self::storage_quota(format!("{}.", capitalize(&error.to_string()))),
             StoreError::Reopening => {
                 let message = "The database is being opened again; try again in 1 s.";
+                Self::unavailable("storage_unavailable", message, Duration::from_secs(1))
+            }
+            StoreError::Conflict => {
+                let message = "The database is busy with changes of the same records; try again in 1 s.";
                 Self::unavailable("storage_unavailable", message, Duration::from_secs(1))
             }
             error => {

@@ -160,7 +160,7 @@ impl Exporter {
                     None => Stage::Records { kind: kind + 1, after: None },
                 };
                 // What is left of somebody who is being forgotten is nobody's any more.
-                let forgotten = stores.forgotten()?;
+                let forgotten = stores.deleting_users()?;
                 for record in page.iter().filter(|record| is_whole(record)) {
                     let any = self.user.is_none() && forgotten.is_empty();
                     let owner = if any { None } else { stores.records().owner(record)? };

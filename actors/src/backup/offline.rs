@@ -8,8 +8,8 @@ use super::Counts;
 use super::format::{ExportError, Exporter, ImportError, Importer};
 use super::keep::{Keep, Whole};
 use crate::identity::{UserId, now_s};
-use crate::store::files::{create_private_folder, sync_folder, write_private};
-use crate::store::{self, OpenError, Record, SledStores, StoreError, Stores};
+use crate::store::files::create_private_folder;
+use crate::store::{self, OpenError, Record, StoreError, Stores};
 
 /// Longest line: no record comes near it.
 const LINE: u64 = 64 << 20;
@@ -101,16 +101,18 @@ pub fn export(
     output: &mut dyn Write,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Counts, OfflineError> {
-    if !folder.join("db/db").exists() && !folder.join("store.id").exists() {
+    let factory = store::offline_factory(folder);
+    if !factory.exists() {
         return Err(OfflineError::NoStore(folder.to_owned()));
     }
-    let stores = store::open(folder)?;
+    let stores = factory.open()?;
+    let stores = &*stores;
     let user = match user {
         None => None,
-        Some(name) => Some(find_user(&stores, name)?.ok_or_else(|| OfflineError::NoUser(name.to_owned()))?),
+        Some(name) => Some(find_user(stores, name)?.ok_or_else(|| OfflineError::NoUser(name.to_owned()))?),
     };
     let mut exporter = Exporter::new(user);
-    while let Some(piece) = exporter.next(&stores)? {
+    while let Some(piece) = exporter.next(stores)? {
         output.write_all(&piece).map_err(file_error("the output"))?;
         progress(exporter.counts().values().sum());
     }
@@ -139,10 +141,11 @@ pub fn import(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Counts, OfflineError> {
     create_private_folder(folder).map_err(file_error(folder.display()))?;
-    let present = folder.join("db/db").exists() || folder.join("store.id").exists();
+    let factory = store::offline_factory(folder);
     // Held open to the end, so that no server takes the folder meanwhile.
-    let here = if present { Some(store::open(folder)?) } else { None };
-    if let Some(stores) = &here {
+    let here = if factory.exists() { Some(factory.open()?) } else { None };
+    let here = here.as_deref();
+    if let Some(stores) = here {
         if mode == ImportMode::Merge {
             let id = stores.records().store_id()?;
             let apply: Apply<'_> = &mut |records, step| put(stores, records, step);
@@ -152,34 +155,23 @@ pub fn import(
             return Err(OfflineError::NotEmpty(folder.to_owned()));
         }
     }
-    let draft = folder.join("import.new");
-    if draft.exists() {
-        std::fs::remove_dir_all(&draft).map_err(file_error(draft.display()))?;
-    }
-    let before = here.as_ref().filter(|_| mode == ImportMode::Replace);
-    let built = build(&draft, before, restore_revoked, input, progress);
-    let counts = match built {
-        Ok(counts) => counts,
-        Err(error) => {
-            let _ = std::fs::remove_dir_all(&draft);
-            return Err(error);
-        }
-    };
-    put_in_place(folder, &draft, here.is_some())?;
-    drop(here);
+    let draft = factory.draft()?;
+    let before = here.filter(|_| mode == ImportMode::Replace);
+    let counts = build(draft.stores(), before, restore_revoked, input, progress)?;
+    draft.promote()?;
     Ok(counts)
 }
 
+/// Puts an import into a new store.
+///
 /// `before`: the store whose place it takes, whose revocations go on.
 fn build(
-    draft: &Path,
-    before: Option<&SledStores>,
+    stores: &dyn Stores,
+    before: Option<&dyn Stores>,
     restore_revoked: bool,
     input: &mut dyn Read,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Counts, OfflineError> {
-    create_private_folder(draft).map_err(file_error(draft.display()))?;
-    let stores = store::open(draft)?;
     let id = before.map(|before| before.records().store_id()).transpose()?;
     let mut whole = Whole::default();
     let mut chunk = Chunk::default();
@@ -225,23 +217,6 @@ impl Chunk {
         let enough = self.records.len() >= CHUNK || self.bytes >= CHUNK_BYTES;
         enough.then(|| std::mem::take(self).records)
     }
-}
-
-/// The new store takes the old one's place. Whenever this is cut off, the server refuses to start or finds the new
-/// store whole: the new id comes first, and a store without its id is refused.
-fn put_in_place(folder: &Path, draft: &Path, present: bool) -> Result<(), OfflineError> {
-    let db = folder.join("db");
-    if present {
-        let kept = folder.join(format!("db.before-import-{}", jiff::Timestamp::now().as_second()));
-        std::fs::rename(&db, &kept).map_err(file_error(db.display()))?;
-    }
-    for name in ["store.commit", "store.id"] {
-        let contents = std::fs::read(draft.join(name)).map_err(file_error(draft.join(name).display()))?;
-        write_private(&folder.join(name), &contents).map_err(file_error(folder.join(name).display()))?;
-    }
-    std::fs::rename(draft.join("db"), &db).map_err(file_error(db.display()))?;
-    sync_folder(folder).map_err(file_error(folder.display()))?;
-    std::fs::remove_dir_all(draft).map_err(file_error(draft.display()))
 }
 
 /// Reads and checks an export, giving each record and the id of its store.

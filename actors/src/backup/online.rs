@@ -98,7 +98,7 @@ impl Backup {
             return self.store.look_blocking(|stores| offline::put(stores, records, step));
         };
         let ready: Result<Vec<PreparedRecord>, OfflineError> = self.store.look_blocking(|stores| {
-            stores.room()?;
+            stores.check_space()?;
             let ready = records.iter().map(|record| stores.records().prepare(record.clone()));
             Ok(ready.collect::<Result<_, _>>()?)
         });

@@ -17,7 +17,7 @@ use super::types::{Anchor, ConversationRecord, ConversationUpdate, Item, NewConv
 use crate::config::ConversationsConfig;
 use crate::identity::UserId;
 use crate::identity::call::Slot;
-use crate::store::{Store, Stores};
+use crate::store::{Changes, Store, Stores};
 
 /// What somebody waits for. Its place among the calls at a time is taken until it is answered.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl Writer {
     fn decide<T: Send + 'static>(
         &self,
         call: Call<T>,
-        decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Send + 'static,
+        decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Clone + Send + 'static,
     ) {
         if !call.reply.is_closed() {
             self.carry_out(decide, move |answer| {
@@ -109,16 +109,17 @@ impl Writer {
     /// Carries out a decision; `done` is told once its changes are durable.
     pub fn carry_out<T: Send + 'static>(
         &self,
-        decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Send + 'static,
+        decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Clone + Send + 'static,
         done: impl FnOnce(Result<T, ConversationError>) + Send + 'static,
     ) {
         let rules = self.rules();
-        let change = move |stores: &dyn Stores| {
+        let decide = move |stores: &dyn Stores| {
             let (answer, changes) = decide(stores, &rules)?;
-            stores.conversations().commit(&changes)?;
-            Ok(answer)
+            Ok((answer, Changes::conversations(changes)))
         };
-        self.store.write(change, done);
+        self.store.decide(decide, move |outcome: Result<_, ConversationError>| {
+            done(outcome.map(|(answer, _)| answer));
+        });
     }
 }
 

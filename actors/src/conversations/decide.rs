@@ -216,7 +216,7 @@ pub fn checkpoint(
 }
 
 /// What an answer says beside its text.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Said {
     /// Its text.
     pub text: String,

@@ -78,7 +78,7 @@ pub struct Position {
 }
 
 /// An item as it is stored.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredItem {
     /// Where it hangs.
     pub node: Node,

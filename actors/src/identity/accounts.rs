@@ -211,20 +211,19 @@ fn sign_in(desk: Desk, call: Call<SignIn>, profile: ExternalProfile, guest: Opti
         return;
     }
     let (again, store) = (profile.clone(), Arc::clone(&desk.store));
-    let change = move |stores: &dyn Stores| -> Result<Option<(SignIn, Changes)>, IdentityError> {
+    let decide = move |stores: &dyn Stores| -> Result<(Option<SignIn>, Changes), IdentityError> {
         let (answer, changes) = users::sign_in(stores, profile, guest, now)?;
         for &(from, to) in &changes.moves {
             if !stores.move_some(from, to)? {
-                return Ok(None);
+                return Ok((None, Changes::default()));
             }
         }
-        stores.commit(&changes)?;
-        Ok(Some((answer, changes)))
+        Ok((Some(answer), changes))
     };
-    store.write(change, move |outcome| match outcome {
+    store.decide(decide, move |outcome| match outcome {
         Err(error) => call.answer(Err(error)),
-        Ok(None) => sign_in(desk, call, again, guest, now),
-        Ok(Some((answer, changes))) => {
+        Ok((None, _)) => sign_in(desk, call, again, guest, now),
+        Ok((Some(answer), changes)) => {
             desk.index.apply(&changes);
             call.answer(Ok(answer));
         }

@@ -60,7 +60,7 @@ pub fn ensure(desk: &Desk, data_dir: &Path) -> Result<AdminKeyFile, AdminError> 
     write_private(&path, format!("{}\n", key.secret.reveal()).as_bytes())
         .map_err(|error| AdminError::File { path: path.clone(), error })?;
     let accounts = vec![AccountChange::PutUser(admin), AccountChange::PutKey(hash, key.record)];
-    let changes = Changes { accounts, ..Changes::default() };
+    let changes = Changes::accounts(accounts);
     let (done, outcome) = mpsc::channel();
     desk.carry_out(
         move |_| Ok(((), changes)),

@@ -450,7 +450,7 @@ fn refreshed(
 }
 
 fn put(hash: KeyHash, record: &ApiKeyRecord) -> Changes {
-    Changes { accounts: vec![AccountChange::PutKey(hash, record.clone())], ..Changes::default() }
+    Changes::accounts(vec![AccountChange::PutKey(hash, record.clone())])
 }
 
 fn check_permissions(wanted: Permissions, had: Permissions) -> Result<(), IdentityError> {

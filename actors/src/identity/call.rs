@@ -103,7 +103,7 @@ impl Desk {
     pub fn decide<T: Send + 'static>(
         &self,
         call: Call<T>,
-        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), IdentityError> + Send + 'static,
+        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), IdentityError> + Clone + Send + 'static,
     ) {
         if !call.is_abandoned() {
             self.carry_out(decide, move |answer| call.answer(answer));
@@ -113,16 +113,11 @@ impl Desk {
     /// The same for whatever is to be done with the answer.
     pub fn carry_out<T: Send + 'static>(
         &self,
-        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), IdentityError> + Send + 'static,
+        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), IdentityError> + Clone + Send + 'static,
         done: impl FnOnce(Result<T, IdentityError>) + Send + 'static,
     ) {
         let index = Arc::clone(&self.index);
-        let change = |stores: &dyn Stores| {
-            let (answer, changes) = decide(stores)?;
-            stores.commit(&changes)?;
-            Ok((answer, changes))
-        };
-        self.store.write(change, move |outcome: Result<_, IdentityError>| {
+        self.store.decide(decide, move |outcome: Result<_, IdentityError>| {
             done(outcome.map(|(answer, changes)| {
                 index.apply(&changes);
                 answer
@@ -132,7 +127,7 @@ impl Desk {
 
     /// Looks on a thread of its own for what there is to do, and does it in short jobs, each after the one before, so
     /// that others have their turn between them.
-    pub fn look_after<I: Send + 'static>(
+    pub fn look_after<I: Clone + Send + 'static>(
         &self,
         find: impl FnOnce(&dyn Stores) -> Result<Vec<I>, StoreError> + Send + 'static,
         decide: impl Fn(&dyn Stores, &[I]) -> Result<Changes, IdentityError> + Send + Sync + 'static,
@@ -146,7 +141,7 @@ impl Desk {
         });
     }
 
-    fn one_after_the_other<I: Send + 'static>(&self, mut rest: VecDeque<I>, decide: Arc<Job<I>>) {
+    fn one_after_the_other<I: Clone + Send + 'static>(&self, mut rest: VecDeque<I>, decide: Arc<Job<I>>) {
         let these: Vec<I> = rest.drain(..rest.len().min(PER_JOB)).collect();
         if these.is_empty() {
             return;

@@ -70,8 +70,10 @@ pub enum AuthError {
 impl From<StoreError> for IdentityError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Reopening => Self::Unavailable { part: "database", retry_after: RETRY_AFTER },
-            StoreError::Full(_) => Self::StorageFull,
+            StoreError::Reopening | StoreError::Conflict => {
+                Self::Unavailable { part: "database", retry_after: RETRY_AFTER }
+            }
+            StoreError::OutOfSpace(_) => Self::StorageFull,
             StoreError::Quota { .. } => Self::StorageQuota(error.to_string()),
             error => Self::Storage(error.to_string()),
         }

@@ -10,7 +10,7 @@ use super::index::Index;
 use super::now_s;
 use super::tokens::Tokens;
 use crate::config::{AuthConfig, StorageConfig};
-use crate::store::{OpenError, Store};
+use crate::store::{self, OpenError, Store};
 
 /// Why there can be no users, keys and sessions.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ impl Identity {
         let data_dir = storage.path.as_path();
         let index = Arc::new(Index::default());
         let mirror = Arc::clone(&index);
-        let store = Store::open_as(storage, move |stores| mirror.load(stores))?;
+        let store = Store::open(store::factory(storage), move |stores| mirror.load(stores))?;
         let desk = Desk { store: Arc::new(store), index };
         let tokens = Tokens::open(config, data_dir.to_owned(), now_s());
         let tokens = tokens.map_err(|error| IdentityOpenError::SigningKeys {

@@ -263,5 +263,5 @@ fn is_over(
 }
 
 fn change(change: SessionChange) -> Changes {
-    Changes { sessions: vec![change], ..Changes::default() }
+    Changes::sessions(vec![change])
 }

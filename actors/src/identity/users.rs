@@ -109,7 +109,7 @@ pub fn delete(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Decision<()
         keep_an_admin(stores, id, admins)?;
     }
     // Without their user, keys and sessions are worth nothing from that moment on; the store forgets them in steps.
-    Ok(((), Changes { accounts: vec![AccountChange::DeleteUser(id)], ..Changes::default() }))
+    Ok(((), Changes::accounts(vec![AccountChange::DeleteUser(id)])))
 }
 
 /// The user whom an identity provider vouches for.
@@ -244,7 +244,7 @@ fn keep_an_admin(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Result<(
 }
 
 fn put(user: UserRecord) -> (UserRecord, Changes) {
-    let changes = Changes { accounts: vec![AccountChange::PutUser(user.clone())], ..Changes::default() };
+    let changes = Changes::accounts(vec![AccountChange::PutUser(user.clone())]);
     (user, changes)
 }
 

@@ -42,8 +42,8 @@ pub enum ResponsesError {
 impl From<StoreError> for ResponsesError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Reopening => Self::Unavailable("database"),
-            StoreError::Full(_) => Self::StorageFull,
+            StoreError::Reopening | StoreError::Conflict => Self::Unavailable("database"),
+            StoreError::OutOfSpace(_) => Self::StorageFull,
             StoreError::Quota { .. } => Self::StorageQuota(error.to_string()),
             error => Self::Storage(error.to_string()),
         }

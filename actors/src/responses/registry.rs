@@ -202,7 +202,7 @@ impl RegistryArguments {
         tokio::spawn(async move {
             // However large it is: the store's thread has only its head to write.
             let staged = store.look(move |stores| {
-                stores.room()?;
+                stores.check_space()?;
                 // Before anything is written; decided below, where nothing comes in between.
                 stores.check_quota(record.user, Used::of_response(0))?;
                 stores.responses().stage(&record)
@@ -214,16 +214,15 @@ impl RegistryArguments {
                     return call.answer(Err(error.into()));
                 }
             };
-            let change = move |stores: &dyn Stores| -> Result<(), StoreError> {
+            let decide = move |stores: &dyn Stores| -> Result<((), Changes), StoreError> {
                 if let Err(error) = stores.check_quota(staged.user(), staged.used()) {
                     stores.responses().discard(&staged)?;
                     return Err(error);
                 }
-                let responses = vec![ResponseChange::PutStaged(staged)];
-                stores.commit(&Changes { responses, ..Changes::default() })
+                Ok(((), Changes::responses(vec![ResponseChange::PutStaged(staged)])))
             };
             let writer = Arc::clone(&store);
-            writer.write(change, move |stored: Result<(), StoreError>| {
+            writer.decide(decide, move |stored: Result<_, StoreError>| {
                 if let Err(error) = stored {
                     runs.lock().remove(&id);
                     return call.answer(Err(error.into()));
@@ -247,18 +246,17 @@ impl RegistryArguments {
 
     fn delete(&self, user: UserId, id: ResponseId, call: Call<()>) {
         let runs = Arc::clone(&self.runs);
-        let change = move |stores: &dyn Stores| {
+        let decide = move |stores: &dyn Stores| {
             if stores.responses().owner(id)? != Some(user) {
                 return Err(ResponsesError::NotFound(id));
             }
-            let responses = vec![ResponseChange::Delete(id)];
-            Ok(stores.commit(&Changes { responses, ..Changes::default() })?)
+            Ok(((), Changes::responses(vec![ResponseChange::Delete(id)])))
         };
-        self.store.write(change, move |deleted: Result<(), ResponsesError>| {
+        self.store.decide(decide, move |deleted: Result<_, ResponsesError>| {
             if let Some(run) = runs.get(id).filter(|_| deleted.is_ok()) {
                 run.cancel();
             }
-            call.answer(deleted);
+            call.answer(deleted.map(|((), _)| ()));
         });
     }
 
@@ -289,9 +287,8 @@ fn pass(store: &Store, runs: &Arc<Runs>, retention_days: u64) -> Result<(), Stor
             store.look_blocking(|stores| stores.responses().made_before(made_before, PRUNED_AT_ONCE))?;
         let old: Vec<_> = old.into_iter().filter(|id| runs.get(*id).is_none()).collect();
         for ids in old.chunks(PER_JOB) {
-            let responses: Vec<_> = ids.iter().copied().map(ResponseChange::Delete).collect();
-            store
-                .write_blocking(move |stores| stores.commit(&Changes { responses, ..Changes::default() }))?;
+            let deletions = Changes::responses(ids.iter().copied().map(ResponseChange::Delete).collect());
+            store.decide_blocking(move |_| Ok::<_, StoreError>(((), deletions)))?;
         }
     }
     // The responses of users who are gone: a request may have been under way when its user was deleted.
@@ -326,14 +323,12 @@ fn end_lost(store: &Store, runs: &Arc<Runs>, id: ResponseId) -> Result<(), Store
     })?;
     let Some(staged) = staged else { return Ok(()) };
     let runs = Arc::clone(runs);
-    store.write_blocking(move |stores| {
+    store.decide_blocking(move |stores| -> Result<_, StoreError> {
         // It may have been deleted meanwhile, or have gone over to another user, or have been imported.
         let same = stores.responses().owner(id)? == Some(staged.user());
         let running = stores.responses().running()?.contains(&id) && runs.get(id).is_none();
-        match same && running {
-            true => stores.responses().commit(&[ResponseChange::PutStaged(staged)]),
-            false => Ok(()),
-        }
+        let put = (same && running).then_some(ResponseChange::PutStaged(staged));
+        Ok(((), Changes::responses(put.into_iter().collect())))
     })
 }
 
@@ -343,14 +338,11 @@ async fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, e
         let (run, end) = (Arc::clone(&run), end.clone());
         store.look(move |stores| stores.responses().stage_end(run.deltas(), end)).await
     };
-    let stored = move |stores: &dyn Stores| -> Result<(), StoreError> {
-        let responses = vec![ResponseChange::End(id, staged?)];
-        stores.commit(&Changes { responses, ..Changes::default() })
-    };
-    store.write(stored, move |outcome: Result<(), StoreError>| {
+    let ended = move |_: &dyn Stores| Ok(((), Changes::responses(vec![ResponseChange::End(id, staged?)])));
+    store.decide(ended, move |outcome: Result<_, StoreError>| {
         runs.lock().remove(&id);
         run.publish(match outcome {
-            Ok(()) => end,
+            Ok(_) => end,
             Err(error) => {
                 tracing::error!(%error, response = %id, "a response's end could not be stored");
                 End::failed(now_s(), "storage_failed", "The response could not be stored.")

@@ -12,7 +12,7 @@ use super::*;
 use crate::config::ResponsesConfig;
 use crate::identity::{Party, UserId, UserKind, now_s};
 use crate::model::{FinishReason, TokenUsage};
-use crate::store::{AccountChange, Changes, ResponseChange, Store, StoreError};
+use crate::store::{AccountChange, Changes, ResponseChange, Store, StoreError, commit_once, folder_factory};
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 
@@ -26,17 +26,13 @@ struct Bench {
 impl Bench {
     /// Opens a folder, with one user.
     async fn open(folder: &Path, user: Option<UserId>, config: ResponsesConfig) -> Self {
-        let store = Arc::new(Store::open(folder, |_| Ok(())).unwrap());
+        let store = Arc::new(Store::open(folder_factory(folder), |_| Ok(())).unwrap());
         let user = match user {
             Some(user) => user,
             None => {
                 let member = crate::identity::new_member(UserKind::Member);
                 let id = member.id;
-                commit(
-                    &store,
-                    Changes { accounts: vec![AccountChange::PutUser(member)], ..Changes::default() },
-                )
-                .await;
+                commit(&store, Changes::accounts(vec![AccountChange::PutUser(member)])).await;
                 id
             }
         };
@@ -72,7 +68,7 @@ impl Bench {
 async fn commit(store: &Store, changes: Changes) {
     let (sender, done) = tokio::sync::oneshot::channel();
     store.write(
-        move |stores| stores.commit(&changes),
+        move |stores| commit_once(stores, &changes),
         move |outcome: Result<(), StoreError>| sender.send(outcome).unwrap(),
     );
     done.await.unwrap().unwrap();
@@ -188,8 +184,10 @@ async fn what_is_old_or_nobodys_goes() {
     bytes[..6].copy_from_slice(&[0, 0, 0, 0, 0, 1]);
     let old = ResponseRecord { id: ResponseId::from_bytes(bytes), ..keep.clone() };
     let all = [&keep, &nobodys, &old];
-    let put = |record: &ResponseRecord| ResponseChange::Put(Box::new(record.clone()));
-    commit(&bench.store, Changes { responses: all.map(put).into(), ..Changes::default() }).await;
+    for record in all.map(Clone::clone) {
+        let staged = bench.store.look(move |stores| stores.responses().stage(&record)).await.unwrap();
+        commit(&bench.store, Changes::responses(vec![ResponseChange::PutStaged(staged)])).await;
+    }
     let user = bench.user;
     bench.close().await;
     let bench = Bench::open(folder.path(), Some(user), ResponsesConfig::default()).await;

@@ -65,12 +65,6 @@ pub trait AccountsStore: Debug + Send + Sync {
     /// The database failed.
     fn keys(&self, user: UserId) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError>;
 
-    /// Up to `limit` of a user's keys, oldest first.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn some_keys(&self, user: UserId, limit: usize) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError>;
-
     /// The number of a user's keys, including revoked ones, counted up to `at_most`.
     ///
     /// # Errors
@@ -82,10 +76,4 @@ pub trait AccountsStore: Debug + Send + Sync {
     /// # Errors
     /// The database failed.
     fn each_key(&self, visit: &mut dyn FnMut(KeyHash, ApiKeyRecord)) -> Result<(), StoreError>;
-
-    /// Commits these changes in one transaction.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn commit(&self, changes: &[AccountChange]) -> Result<(), StoreError>;
 }

@@ -55,3 +55,21 @@ pub fn check(at: &[u8], value: &[u8]) -> Result<(), String> {
     }
     record.check()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::AuditOutcome;
+
+    #[test]
+    fn record_is_checked_with_its_key() {
+        let record = AuditRecord::new("import", AuditOutcome::Ok);
+        let value = serde_json::to_vec(&record).unwrap();
+        let at = key(Class::Done, record.id);
+        assert_eq!(check(&at, &value), Ok(()));
+        assert!(check(&key(Class::Minor, record.id), &value).is_err());
+        let mut more = serde_json::to_value(&record).unwrap();
+        more["name"] = "Ann".into();
+        assert!(check(&at, more.to_string().as_bytes()).is_err(), "an unknown field");
+    }
+}

@@ -9,10 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::commit_delay::CommitDelay;
-use super::sled;
 use super::write_batch::{BatchedStores, WriteBatch};
-use super::{CleanupProgress, OpenError, Quotas, StoreError, Stores};
-use crate::config::StorageConfig;
+use super::{CleanupProgress, OpenError, Problem, StoreError, StoreFactory, Stores};
 
 /// Maximum number of jobs that share one sync, which bounds how long the first waits for the last.
 const MAX_JOBS: usize = 1024;
@@ -71,32 +69,21 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens a database without a reserve of disk space.
-    #[cfg(test)]
-    pub fn open(
-        folder: &std::path::Path,
-        load: impl Fn(&dyn Stores) -> Result<(), StoreError> + Send + 'static,
-    ) -> Result<Self, OpenError> {
-        let storage = StorageConfig { path: folder.to_owned(), min_free_mib: 0, ..StorageConfig::default() };
-        Self::open_as(&storage, load)
-    }
-
-    /// Opens the database of the configuration, or creates it. Blocks. `load` gets its contents, now and whenever the
-    /// database had to be reopened.
+    /// Opens a store, or creates it. Blocks. `load` gets its contents, now and whenever it had to be reopened.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open_as(
-        storage: &StorageConfig,
+    pub fn open(
+        factory: Box<dyn StoreFactory>,
         load: impl Fn(&dyn Stores) -> Result<(), StoreError> + Send + 'static,
     ) -> Result<Self, OpenError> {
-        let storage = storage.clone();
+        if !factory.is_durable() {
+            tracing::warn!("the store is not durable: its contents end with this process");
+        }
         Self::start(Box::new(move || {
-            let stores = sled::open_caching(&storage.path, storage.cache_bytes())?;
-            let stores =
-                stores.with_reserve(u64::from(storage.min_free_mib) << 20).with_quotas(Quotas::new(&storage));
-            load(&stores).map_err(|error| OpenError::Database { path: storage.path.join("db"), error })?;
-            Ok(Box::new(stores))
+            let stores = factory.open()?;
+            load(&*stores).map_err(|error| factory.load_error(error))?;
+            Ok(stores)
         }))
     }
 
@@ -119,7 +106,9 @@ impl Store {
         committer.publish(stores.into());
         let thread =
             std::thread::Builder::new().name("store".to_owned()).spawn(move || committer.run(&receiver));
-        let thread = thread.map_err(|error| OpenError::File { path: "the commit thread".into(), error })?;
+        let thread = thread.map_err(|error| {
+            OpenError::Backend(Problem::new(format!("cannot start the commit thread: {error}"), ""))
+        })?;
         Ok(Self { jobs, queued, healthy, view, thread: Mutex::new(Some(thread)) })
     }
 
@@ -271,10 +260,8 @@ impl CommitThread {
             let mut refused = false;
             let mut close = false;
             self.reopen();
-            let batch = self
-                .stores
-                .as_ref()
-                .map(|stores| Arc::new(WriteBatch::new(Arc::clone(stores.conversations()))));
+            let batchable = self.stores.as_ref().filter(|stores| !stores.can_conflict());
+            let batch = batchable.map(|stores| Arc::new(WriteBatch::new(Arc::clone(stores))));
             // Checked once a round, at its first write.
             let mut room = None;
             let mut left = MAX_JOBS;
@@ -402,14 +389,14 @@ impl CommitThread {
     /// may need space as well.
     fn room(&mut self) -> Result<(), StoreError> {
         let room = match &self.stores {
-            Some(stores) => stores.room(),
+            Some(stores) => stores.check_space(),
             // Opening needs space, so this can last as long as space is lacking.
             None if self.failed_out_of_space => {
-                Err(StoreError::Full("the database waits for room".to_owned()))
+                Err(StoreError::OutOfSpace("the database waits for room".to_owned()))
             }
             None => Err(StoreError::Reopening),
         };
-        let full = matches!(room, Err(StoreError::Full(_)));
+        let full = matches!(room, Err(StoreError::OutOfSpace(_)));
         if full != self.out_of_space {
             match &room {
                 Err(error) => tracing::error!(%error, "nothing is changed until there is room again"),
@@ -440,7 +427,7 @@ impl CommitThread {
         self.healthy.store(false, Ordering::Relaxed);
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.stores = None;
-        self.failed_out_of_space = matches!(error, StoreError::Full(_));
+        self.failed_out_of_space = matches!(error, StoreError::OutOfSpace(_));
     }
 
     /// Reopens the database after a failure, unless that was tried a moment ago.
@@ -469,3 +456,7 @@ fn guarded<T>(job: impl FnOnce() -> T) -> Option<T> {
     }
     outcome.ok()
 }
+
+#[cfg(test)]
+#[path = "commit_thread_tests.rs"]
+mod tests;

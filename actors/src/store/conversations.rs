@@ -2,16 +2,13 @@
 
 use std::fmt::Debug;
 
-use super::{StoreError, readable};
+use super::StoreError;
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
 
-/// Maximum number of conversations deleted or moved in one transaction, which bounds its memory and time.
-pub const MAX_PER_TRANSACTION: usize = 16;
-
 /// A change of conversations.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConversationChange {
     /// Creates or replaces a conversation.
     Put(ConversationRecord),
@@ -76,48 +73,4 @@ pub trait ConversationsStore: Debug + Send + Sync {
     /// # Errors
     /// The database failed.
     fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError>;
-
-    /// Commits these changes in one transaction. On the commit thread only.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError>;
-
-    /// Moves a few conversations of one user to another; `false`: there may be more. On the commit thread only.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
-        let (mut changes, mut seen) = (Vec::new(), 0);
-        self.some_of(from, &mut |id| {
-            seen += 1;
-            if let Some(record) = readable(self.conversation(id))?.flatten() {
-                changes.push(ConversationChange::Put(ConversationRecord { user: to, ..record }));
-            }
-            Ok(true)
-        })?;
-        if !changes.is_empty() {
-            self.commit(&changes)?;
-        }
-        // Entries without a record would be found again and again.
-        Ok(seen < MAX_PER_TRANSACTION || changes.is_empty())
-    }
-
-    /// Deletes a few conversations of a user; `false`: there may be more. On the commit thread only.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn delete_some(&self, user: UserId) -> Result<bool, StoreError>;
-
-    /// Visits a few conversations of a user, for [`move_some`](Self::move_some).
-    ///
-    /// # Errors
-    /// The database failed.
-    fn some_of(&self, user: UserId, visit: Visit<'_, ConversationId>) -> Result<(), StoreError> {
-        let mut left = MAX_PER_TRANSACTION;
-        self.positions(user, None, None, true, &mut |position| {
-            left -= 1;
-            Ok(visit(position.id)? && left > 0)
-        })
-    }
 }

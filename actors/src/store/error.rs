@@ -1,7 +1,6 @@
 //! Errors of stores.
 
-use std::io;
-use std::path::PathBuf;
+use std::fmt;
 
 /// A failure of the database.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,11 +17,14 @@ pub enum StoreError {
         problem: String,
     },
     /// There is no space for changes. Reads still work.
-    #[error("no room on the disk: {0}")]
-    Full(String),
+    #[error("no storage space left: {0}")]
+    OutOfSpace(String),
     /// The database failed and could not be reopened yet.
     #[error("the database is being reopened")]
     Reopening,
+    /// Concurrent transactions changed what a decision depends on, in every attempt.
+    #[error("other transactions changed the same records at the same time; try again")]
+    Conflict,
     /// The user's storage quota is used up.
     #[error(
         "this would be more than the {limit} {unit} that one user may keep ({quota}); delete something first"
@@ -52,80 +54,47 @@ pub fn readable<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError>
     }
 }
 
-/// The reason that a database cannot be opened.
-#[derive(Debug, thiserror::Error)]
+/// The reason that a store cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error(
-        "the database {path} is in use by another process: stop that server first, or give this one a data folder \
-         of its own (--data-dir)"
-    )]
-    Locked {
-        /// The database.
-        path: PathBuf,
-    },
-    /// It lost its contents, or is another database.
-    #[error(
-        "the database {path} is not the one that belongs here: {id_file} says {expected}, the database says {found}. \
-         It was damaged or exchanged. Restore both from one backup; or, to begin again without any user, key or \
-         session, move both away"
-    )]
-    WrongStore {
-        /// The database.
-        path: PathBuf,
-        /// The file with the expected id.
-        id_file: PathBuf,
-        /// The expected id.
-        expected: String,
-        /// The id in the database.
-        found: String,
-    },
+    #[error("{0}")]
+    InUse(Problem),
+    /// It is not the expected store, or has lost its contents.
+    #[error("{0}")]
+    WrongStore(Problem),
     /// A newer program wrote it.
-    #[error(
-        "the database {path} was written by a newer version of this program (schema {found}, this one knows up to \
-         {known}): use that version, or restore a backup from before the upgrade"
-    )]
-    Newer {
-        /// The database.
-        path: PathBuf,
-        /// Its schema.
-        found: u32,
-        /// The newest that is known here.
-        known: u32,
-    },
-    /// It has lost changes.
-    #[error(
-        "the database {path} has lost what was stored last: {mark_file} says {expected}, the database says {found}. \
-         It was cut off or is an older copy. Restore the whole data folder from one backup; or, to go on from this \
-         older state and without what came after it, delete {mark_file}"
-    )]
-    Behind {
-        /// The database.
-        path: PathBuf,
-        /// The file of the commit marker.
-        mark_file: PathBuf,
-        /// The expected position.
-        expected: String,
-        /// The position found.
-        found: String,
-    },
-    /// A file cannot be used.
-    #[error("cannot use {path}: {error}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The error.
-        error: io::Error,
-    },
-    /// sled cannot open it.
-    #[error(
-        "cannot open the database {path}: {error}. Where it is damaged, restore the whole data folder from one backup, \
-         or import an export (jan-server import)"
-    )]
-    Database {
-        /// The database.
-        path: PathBuf,
-        /// The error.
-        error: StoreError,
-    },
+    #[error("{0}")]
+    Newer(Problem),
+    /// It has lost acknowledged changes.
+    #[error("{0}")]
+    Behind(Problem),
+    /// The database failed.
+    #[error("{0}")]
+    Backend(Problem),
+}
+
+/// A problem of a database and its remedy, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The problem, without a full stop.
+    pub message: String,
+    /// What to do about it; empty where that follows from the problem.
+    pub remedy: String,
+}
+
+impl Problem {
+    /// A problem with a remedy.
+    pub fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { message: message.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.remedy.is_empty() {
+            true => f.write_str(&self.message),
+            false => write!(f, "{}. {}", self.message, self.remedy),
+        }
+    }
 }

@@ -17,10 +17,16 @@ mod accounts;
 mod audit;
 mod commit_delay;
 mod commit_thread;
+#[cfg(test)]
+mod conformance;
 mod conversations;
+mod decision;
 mod error;
 pub mod files;
 mod item_record;
+#[cfg(test)]
+mod memory;
+mod open;
 mod quota;
 mod records;
 mod responses;
@@ -30,31 +36,27 @@ mod sled;
 mod usage;
 mod write_batch;
 
-#[cfg(test)]
-mod tests;
-
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::identity::UserId;
-use crate::usage::Payer;
 
-pub use self::sled::{SledStores, open};
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use audit::AuditStore;
 pub use commit_thread::Store;
 pub use conversations::{ConversationChange, ConversationsStore};
-pub use error::{OpenError, StoreError, readable};
+pub use decision::commit_once;
+pub use error::{OpenError, Problem, StoreError, readable};
+#[cfg(test)]
+pub use open::folder_factory;
+pub use open::{StoreFactory, factory, offline_factory};
 pub use quota::{Quotas, Used};
 pub use records::{KINDS, PreparedRecord, Record, RecordsStore, kind as record_kind};
 pub use responses::{ResponseChange, ResponsesStore, Staged, StagedEnd};
 pub use schema::{SCHEMA, upgrade};
 pub use sessions::{SessionChange, SessionsStore, StoredSession};
 pub use usage::UsageStore;
-
-/// Maximum number of a deleted user's keys or sessions removed at a time.
-const MAX_PER_STEP: usize = 64;
 
 /// The progress of removing the contents of deleted records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,32 @@ pub enum CleanupProgress {
     Finish,
 }
 
+/// The outcome of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Commit {
+    /// All changes are committed.
+    Done,
+    /// Another transaction changed what the decision depends on. Nothing is committed; decide again.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "sled's commits cannot; the memory store of the tests can")
+    )]
+    Conflict,
+}
+
 /// All stores of one database.
+///
+/// # Contract
+///
+/// - Reads see all committed changes, also those that are not durable yet. They may run on any thread.
+/// - [`commit`](Self::commit) is one transaction: all of its changes, or none; in that order. So is every other method that
+///   writes; those can be repeated without harm, and an implementation repeats them itself after a conflict.
+/// - Changes are durable once [`sync`](Self::sync) has returned, and survive a crash at any moment after that. A crash
+///   before it may lose any of them, but none of a commit without all others of it, and none before one that stays.
+/// - Only the commit thread writes, except for [`ResponsesStore::stage`] and its siblings, which no reader can see.
+/// - A deleted user, conversation or response is invisible from its commit on. What is left of it is removed in bounded steps
+///   by [`cleanup`](Self::cleanup), which a crash may interrupt: the next opening completes or resumes it.
 pub trait Stores: Send + Sync + Debug {
     /// Users and API keys.
     fn accounts(&self) -> &dyn AccountsStore;
@@ -79,18 +106,20 @@ pub trait Stores: Send + Sync + Debug {
     fn records(&self) -> &dyn RecordsStore;
     /// The audit log.
     fn audit(&self) -> &dyn AuditStore;
+    /// Responses.
+    fn responses(&self) -> &dyn ResponsesStore;
+    /// Conversations and their items. Keep only weak references: a database that failed must be dropped before it is
+    /// reopened.
+    fn conversations(&self) -> &Arc<dyn ConversationsStore>;
+
     /// The storage that a user takes.
     ///
     /// # Errors
     /// The database failed.
-    fn used(&self, _user: UserId) -> Result<Used, StoreError> {
-        Ok(Used::default())
-    }
+    fn used(&self, user: UserId) -> Result<Used, StoreError>;
 
     /// The quotas of users.
-    fn quotas(&self) -> Quotas {
-        Quotas::default()
-    }
+    fn quotas(&self) -> Quotas;
 
     /// Checks whether a user may take more storage.
     ///
@@ -104,16 +133,27 @@ pub trait Stores: Send + Sync + Debug {
     /// Checks whether there is space for changes.
     ///
     /// # Errors
-    /// [`StoreError::Full`].
-    fn room(&self) -> Result<(), StoreError> {
+    /// [`StoreError::OutOfSpace`].
+    fn check_space(&self) -> Result<(), StoreError> {
         Ok(())
     }
-    /// Responses.
-    fn responses(&self) -> &dyn ResponsesStore;
-    /// Conversations and their items. Keep only weak references: a database that failed must be dropped before it is
-    /// reopened.
-    fn conversations(&self) -> &Arc<dyn ConversationsStore>;
-    /// Makes all changes so far durable.
+
+    /// Commits changes in one transaction, in the order of the fields of [`Changes`].
+    ///
+    /// A user that is deleted becomes one of [`deleting_users`](Self::deleting_users) in the same transaction. Moved data
+    /// is moved whole, however much it is: callers move most of it in [steps](Self::move_some) before.
+    ///
+    /// # Errors
+    /// The database failed, and nothing is committed.
+    fn commit(&self, changes: &Changes) -> Result<Commit, StoreError>;
+
+    /// Whether commits may answer [`Commit::Conflict`]. The commit thread buffers changes of several decisions for a
+    /// database whose commits cannot, and keeps decisions to repeat them for one whose commits can.
+    fn can_conflict(&self) -> bool {
+        false
+    }
+
+    /// Makes all committed changes durable.
     ///
     /// # Errors
     /// The database failed.
@@ -128,115 +168,69 @@ pub trait Stores: Send + Sync + Debug {
         Ok(())
     }
 
-    /// Marks a user as being deleted, or removes the mark.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError>;
-
     /// The users that are being deleted. Their data must not be shown to anybody.
     ///
     /// # Errors
     /// The database failed.
-    fn forgotten(&self) -> Result<Vec<UserId>, StoreError> {
-        Ok(Vec::new())
-    }
+    fn deleting_users(&self) -> Result<Vec<UserId>, StoreError>;
 
-    /// Removes contents of deleted records until `until`. [`finish_cleanup`](Self::finish_cleanup) removes their
-    /// tombstones.
+    /// Removes contents of deleted records until `until`, in steps that are transactions of their own.
     ///
     /// # Errors
     /// The database failed.
-    fn cleanup(&self, _until: Instant) -> Result<CleanupProgress, StoreError> {
-        Ok(CleanupProgress::Nothing)
-    }
+    fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError>;
 
-    /// Removes the tombstones of records that have nothing left; to be called once the removals are durable.
+    /// Completes the removal of what has nothing left; to be called once the removals are durable.
     ///
     /// # Errors
     /// The database failed.
-    fn finish_cleanup(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
+    fn finish_cleanup(&self) -> Result<(), StoreError>;
 
-    /// Removes some of a deleted user's data. The usage stays in the totals, without its user. `false`: there may be more.
+    /// Moves some of a user's data, except keys and sessions, to another user, in a transaction of its own; `false`: there
+    /// may be more.
     ///
     /// # Errors
     /// The database failed.
-    fn forget_some(&self, user: UserId) -> Result<bool, StoreError> {
-        let keys: Vec<_> = self.accounts().some_keys(user, MAX_PER_STEP)?;
-        if !keys.is_empty() {
-            let changes = keys.into_iter().map(|(hash, record)| AccountChange::DeleteKey(hash, record));
-            self.accounts().commit(&changes.collect::<Vec<_>>())?;
-            return Ok(false);
-        }
-        let sessions = self.sessions().some_sessions(user, MAX_PER_STEP)?;
-        if !sessions.is_empty() {
-            let changes = sessions.into_iter().map(|id| SessionChange::End(user, id));
-            self.sessions().commit(&changes.collect::<Vec<_>>())?;
-            return Ok(false);
-        }
-        Ok(self.usage().reassign_some(user, Payer::Deleted)?
-            && self.conversations().delete_some(user)?
-            && self.responses().delete_some(user)?)
-    }
-
-    /// Moves some of a user's data, except keys and sessions, to another user; `false`: there may be more.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
-        Ok(self.conversations().move_some(from, to)?
-            && self.responses().move_some(from, to)?
-            && self.usage().reassign_some(from, Payer::User(to))?)
-    }
-
-    /// Commits changes: first moves, then users and keys in one transaction, then sessions in another one, then responses.
-    /// They are durable after [`sync`](Self::sync).
-    ///
-    /// A crash in between leaves at most sessions of a deleted user, which are of no use and dropped at the next start.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
-        // Moves come first: after a crash in between, both users still exist and can be merged again. Callers move most
-        // of the data in steps before, so that there is little left.
-        for &(from, to) in &changes.moves {
-            while !self.move_some(from, to)? {}
-        }
-        let deleted = || {
-            changes.accounts.iter().filter_map(|change| match change {
-                AccountChange::DeleteUser(id) => Some(*id),
-                _ => None,
-            })
-        };
-        // First the mark, then the account in one transaction: no user is ever half deleted. The data is removed in
-        // steps, by this process or, after a crash, by the next one.
-        for user in deleted() {
-            self.note_forgotten(user, true)?;
-        }
-        if !changes.accounts.is_empty() {
-            self.accounts().commit(&changes.accounts)?;
-        }
-        if !changes.sessions.is_empty() {
-            self.sessions().commit(&changes.sessions)?;
-        }
-        if !changes.responses.is_empty() {
-            self.responses().commit(&changes.responses)?;
-        }
-        Ok(())
-    }
+    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError>;
 }
 
 /// The changes of a decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
+    /// Users whose data, except keys and sessions, moves to another user: from, to.
+    pub moves: Vec<(UserId, UserId)>,
     /// Users and keys.
     pub accounts: Vec<AccountChange>,
     /// Sessions.
     pub sessions: Vec<SessionChange>,
+    /// Conversations and their items.
+    pub conversations: Vec<ConversationChange>,
     /// Responses.
     pub responses: Vec<ResponseChange>,
-    /// Users whose data, except keys and sessions, moves to another user: from, to.
-    pub moves: Vec<(UserId, UserId)>,
+}
+
+impl Changes {
+    /// Changes of users and keys.
+    #[must_use]
+    pub fn accounts(accounts: Vec<AccountChange>) -> Self {
+        Self { accounts, ..Self::default() }
+    }
+
+    /// Changes of sessions.
+    #[must_use]
+    pub fn sessions(sessions: Vec<SessionChange>) -> Self {
+        Self { sessions, ..Self::default() }
+    }
+
+    /// Changes of conversations.
+    #[must_use]
+    pub fn conversations(conversations: Vec<ConversationChange>) -> Self {
+        Self { conversations, ..Self::default() }
+    }
+
+    /// Changes of responses.
+    #[must_use]
+    pub fn responses(responses: Vec<ResponseChange>) -> Self {
+        Self { responses, ..Self::default() }
+    }
 }

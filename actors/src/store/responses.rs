@@ -8,11 +8,8 @@ use crate::identity::UserId;
 use crate::responses::{Delta, End, ResponseId, ResponseRecord};
 
 /// A change of responses.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResponseChange {
-    /// Stages and stores a response.
-    #[cfg(test)]
-    Put(Box<ResponseRecord>),
     /// Creates or replaces a response whose bodies are staged.
     PutStaged(Staged),
     /// Ends a response. A deleted one stays deleted.
@@ -20,9 +17,6 @@ pub enum ResponseChange {
     /// Deletes a response.
     Delete(ResponseId),
 }
-
-// Only tests compare records, and none of them has a number that is not equal to itself.
-impl Eq for ResponseChange {}
 
 /// A response whose bodies are written, but not referred to by any record yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,21 +141,10 @@ pub trait ResponsesStore: Debug + Send + Sync {
     /// The database failed.
     fn discard(&self, staged: &Staged) -> Result<(), StoreError>;
 
-    /// Commits these changes in order, each response in one transaction.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn commit(&self, changes: &[ResponseChange]) -> Result<(), StoreError>;
-
-    /// Deletes a few responses of a user; `false`: there may be more.
+    /// Deletes a few responses of a user, in transactions of its own; `false`: there may be more. On the commit thread
+    /// only.
     ///
     /// # Errors
     /// The database failed.
     fn delete_some(&self, user: UserId) -> Result<bool, StoreError>;
-
-    /// Moves a few responses of one user to another; `false`: there may be more.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError>;
 }

@@ -48,21 +48,9 @@ pub trait SessionsStore: Debug + Send + Sync {
     /// The database failed.
     fn sessions(&self, user: UserId) -> Result<Vec<StoredSession>, StoreError>;
 
-    /// The ids of up to `limit` of a user's sessions.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn some_sessions(&self, user: UserId, limit: usize) -> Result<Vec<SessionId>, StoreError>;
-
     /// Visits every session.
     ///
     /// # Errors
     /// The database failed.
     fn each_session(&self, visit: &mut dyn FnMut(StoredSession)) -> Result<(), StoreError>;
-
-    /// Commits these changes in one transaction.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn commit(&self, changes: &[SessionChange]) -> Result<(), StoreError>;
 }

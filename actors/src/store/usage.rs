@@ -5,7 +5,6 @@ use std::fmt::Debug;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use crate::identity::UserId;
 use crate::usage::{BatchId, Day, Payer, UsageCounts, UsageFilter, UsageKey};
 
 /// The usage of a model on a day.
@@ -36,12 +35,6 @@ pub trait UsageStore: Debug + Send + Sync {
         filter: &UsageFilter,
         visit: &mut dyn FnMut(&UsageKey, &UsageCounts),
     ) -> Result<(), StoreError>;
-
-    /// Reassigns some of a user's rows to another owner, without their API keys; `false`: there may be more.
-    ///
-    /// # Errors
-    /// The database failed.
-    fn reassign_some(&self, from: UserId, to: Payer) -> Result<bool, StoreError>;
 }
 
 /// The key of a row in an export: owner (16 bytes), day, API key's id or zeros, model.

@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::conversations::Visit;
 use super::{
-    AccountsStore, AuditStore, ConversationChange, ConversationsStore, Quotas, RecordsStore, ResponsesStore,
-    SessionsStore, StoreError, Stores, UsageStore, Used,
+    AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationChange,
+    ConversationsStore, Quotas, RecordsStore, ResponsesStore, SessionsStore, StoreError, Stores, UsageStore,
+    Used, commit_once,
 };
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
@@ -22,7 +24,7 @@ const MAX_PENDING: usize = 256;
 /// Conversations with buffered changes. Reads that the buffer cannot answer flush it first.
 #[derive(Debug)]
 pub struct WriteBatch {
-    inner: Arc<dyn ConversationsStore>,
+    stores: Arc<dyn Stores>,
     pending: Mutex<Pending>,
 }
 
@@ -47,8 +49,12 @@ impl Pending {
 
 impl WriteBatch {
     /// An empty batch over a database.
-    pub fn new(inner: Arc<dyn ConversationsStore>) -> Self {
-        Self { inner, pending: Mutex::default() }
+    pub fn new(stores: Arc<dyn Stores>) -> Self {
+        Self { stores, pending: Mutex::default() }
+    }
+
+    fn inner(&self) -> &dyn ConversationsStore {
+        &**self.stores.conversations()
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -70,66 +76,34 @@ impl WriteBatch {
         if changes.is_empty() {
             return Ok(());
         }
-        self.inner.commit(&changes).inspect_err(|error| pending.failed = Some(error.clone()))
-    }
-}
-
-impl ConversationsStore for WriteBatch {
-    fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
-        let pending = self.pending().records.get(&id).cloned();
-        pending.map_or_else(|| self.inner.conversation(id), |record| Ok(Some(record)))
+        let committed = commit_once(&*self.stores, &Changes::conversations(changes));
+        committed.inspect_err(|error| pending.failed = Some(error.clone()))
     }
 
-    fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError> {
-        self.flush()?;
-        self.inner.shared(token)
-    }
-
-    fn positions(
-        &self,
-        user: UserId,
-        newer_than: Option<Position>,
-        older_than: Option<Position>,
-        newest_first: bool,
-        visit: Visit<'_, Position>,
-    ) -> Result<(), StoreError> {
-        self.flush()?;
-        self.inner.positions(user, newer_than, older_than, newest_first, visit)
-    }
-
-    fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
-        self.flush()?;
-        self.inner.nodes(id)
-    }
-
-    fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
-        let pending = self.pending().items.get(&(id, number)).map(|item| item.node.clone());
-        pending.map_or_else(|| self.inner.node(id, number), |node| Ok(Some(node)))
-    }
-
-    fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
-        let pending = self.pending().items.get(&(id, number)).cloned();
-        pending.map_or_else(|| self.inner.item(id, number), |item| Ok(Some(item)))
-    }
-
-    fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
-        let pending = self.pending().numbers.get(&(id, item.to_owned())).copied();
-        pending.map_or_else(|| self.inner.item_number(id, item), |number| Ok(Some(number)))
-    }
-
-    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
-        self.flush()?;
-        self.inner.delete_some(user)
-    }
-
-    fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
-        // A deletion has to see the conversation in the database.
-        if changes.iter().any(|change| matches!(change, ConversationChange::Delete(_))) {
-            self.flush()?;
-            return self.inner.commit(changes).inspect_err(|error| {
-                self.pending().failed = Some(error.clone());
-            });
+    /// Buffers changes of conversations, and commits others after those that are buffered.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
+        let Changes { moves, accounts, sessions, conversations, responses } = changes;
+        let deletes_user = accounts.iter().any(|change| matches!(change, AccountChange::DeleteUser(_)));
+        if moves.is_empty() && conversations.is_empty() && responses.is_empty() && !deletes_user {
+            // Changes of credentials do not depend on conversations, and every decision on those reads their user.
+            return self.stores.commit(changes);
         }
+        let only_conversations =
+            moves.is_empty() && accounts.is_empty() && sessions.is_empty() && responses.is_empty();
+        // A deletion has to see the conversation in the database.
+        let deletes = conversations.iter().any(|change| matches!(change, ConversationChange::Delete(_)));
+        if only_conversations && !deletes {
+            self.buffer(conversations)?;
+            return Ok(Commit::Done);
+        }
+        self.flush()?;
+        self.stores.commit(changes)
+    }
+
+    fn buffer(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
         let mut before = Vec::new();
         for change in changes {
             if let ConversationChange::Put(record) = change {
@@ -159,6 +133,50 @@ impl ConversationsStore for WriteBatch {
     }
 }
 
+impl ConversationsStore for WriteBatch {
+    fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
+        let pending = self.pending().records.get(&id).cloned();
+        pending.map_or_else(|| self.inner().conversation(id), |record| Ok(Some(record)))
+    }
+
+    fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError> {
+        self.flush()?;
+        self.inner().shared(token)
+    }
+
+    fn positions(
+        &self,
+        user: UserId,
+        newer_than: Option<Position>,
+        older_than: Option<Position>,
+        newest_first: bool,
+        visit: Visit<'_, Position>,
+    ) -> Result<(), StoreError> {
+        self.flush()?;
+        self.inner().positions(user, newer_than, older_than, newest_first, visit)
+    }
+
+    fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
+        self.flush()?;
+        self.inner().nodes(id)
+    }
+
+    fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
+        let pending = self.pending().items.get(&(id, number)).map(|item| item.node.clone());
+        pending.map_or_else(|| self.inner().node(id, number), |node| Ok(Some(node)))
+    }
+
+    fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
+        let pending = self.pending().items.get(&(id, number)).cloned();
+        pending.map_or_else(|| self.inner().item(id, number), |item| Ok(Some(item)))
+    }
+
+    fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
+        let pending = self.pending().numbers.get(&(id, item.to_owned())).copied();
+        pending.map_or_else(|| self.inner().item_number(id, item), |number| Ok(Some(number)))
+    }
+}
+
 /// All stores, with buffered changes to conversations.
 #[derive(Debug)]
 pub struct BatchedStores<'a> {
@@ -181,7 +199,6 @@ impl<'a> BatchedStores<'a> {
 }
 
 impl Stores for BatchedStores<'_> {
-    /// Not flushed: changes to users do not depend on conversations, and every decision on a new one reads its user.
     fn accounts(&self) -> &dyn AccountsStore {
         self.stores.accounts()
     }
@@ -202,8 +219,8 @@ impl Stores for BatchedStores<'_> {
         self.stores.audit()
     }
 
-    fn room(&self) -> Result<(), StoreError> {
-        self.stores.room()
+    fn check_space(&self) -> Result<(), StoreError> {
+        self.stores.check_space()
     }
 
     fn responses(&self) -> &dyn ResponsesStore {
@@ -223,8 +240,20 @@ impl Stores for BatchedStores<'_> {
         self.stores.probe()
     }
 
-    fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError> {
-        self.in_order().note_forgotten(user, begins)
+    fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
+        self.batch.commit(changes)
+    }
+
+    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        self.in_order().move_some(from, to)
+    }
+
+    fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError> {
+        self.in_order().cleanup(until)
+    }
+
+    fn finish_cleanup(&self) -> Result<(), StoreError> {
+        self.in_order().finish_cleanup()
     }
 
     fn used(&self, user: UserId) -> Result<Used, StoreError> {
@@ -236,8 +265,8 @@ impl Stores for BatchedStores<'_> {
         self.stores.quotas()
     }
 
-    fn forgotten(&self) -> Result<Vec<UserId>, StoreError> {
-        self.stores.forgotten()
+    fn deleting_users(&self) -> Result<Vec<UserId>, StoreError> {
+        self.stores.deleting_users()
     }
 }
 

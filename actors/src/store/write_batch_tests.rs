@@ -2,8 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::super::sled::conversations::SledConversations;
-use super::super::sled::tombstones::Tombstones;
+use super::super::folder_factory;
 use super::*;
 use crate::conversations::Share;
 
@@ -79,11 +78,6 @@ fn said(number: u32, version: u8, large: bool) -> StoredItem {
     StoredItem { node, body: body.as_object().unwrap().clone() }
 }
 
-fn open() -> Arc<dyn ConversationsStore> {
-    let db = ::sled::Config::new().temporary(true).open().unwrap();
-    Arc::new(SledConversations::open(&db, Tombstones::open(&db).unwrap()).unwrap())
-}
-
 fn positions(store: &dyn ConversationsStore) -> Vec<Position> {
     let mut found = Vec::new();
     store
@@ -126,7 +120,9 @@ proptest! {
     /// However decisions are spread over rounds, each sees the same as if each change were committed at once.
     #[test]
     fn batched_changes_equal_single_changes(ops in prop::collection::vec(op(), 1..40)) {
-        let (one_by_one, together) = (open(), open());
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let stores = folders.each_ref().map(|folder| folder_factory(folder.path()).open().unwrap());
+        let [one_by_one, together]: [Arc<dyn Stores>; 2] = stores.map(Into::into);
         let mut batch = WriteBatch::new(Arc::clone(&together));
         for op in ops {
             let changes = match op {
@@ -144,16 +140,18 @@ proptest! {
                     Vec::new()
                 }
                 Op::List => {
-                    assert_same_lists(&*one_by_one, &batch)?;
+                    assert_same_lists(&**one_by_one.conversations(), &batch)?;
                     Vec::new()
                 }
             };
-            one_by_one.commit(&changes).unwrap();
-            batch.commit(&changes).unwrap();
-            assert_same(&*one_by_one, &batch)?;
+            let changes = Changes::conversations(changes);
+            commit_once(&*one_by_one, &changes).unwrap();
+            assert_eq!(batch.commit(&changes).unwrap(), Commit::Done);
+            assert_same(&**one_by_one.conversations(), &batch)?;
         }
         batch.flush().unwrap();
-        assert_same(&*one_by_one, &*together)?;
-        assert_same_lists(&*one_by_one, &*together)?;
+        let (a, b) = (&**one_by_one.conversations(), &**together.conversations());
+        assert_same(a, b)?;
+        assert_same_lists(a, b)?;
     }
 }

@@ -176,7 +176,7 @@ fn report(
 ) -> Result<UsagePage, StoreError> {
     let mut report = Report::new(grouping, limit);
     // Of somebody who is being forgotten nobody is told any more.
-    let forgotten = stores.forgotten()?;
+    let forgotten = stores.deleting_users()?;
     let is_forgotten = |key: &UsageKey| key.user.user().is_some_and(|user| forgotten.contains(&user));
     stores.usage().rows(filter, &mut |key, counts| {
         if !is_forgotten(key) {

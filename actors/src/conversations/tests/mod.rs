@@ -16,7 +16,7 @@ use super::{item, view};
 use crate::config::ConversationsConfig;
 use crate::identity::{UserId, UserKind, UserRecord};
 use crate::limits::LimitOverrides;
-use crate::store::{AccountChange, ConversationsStore, Store, Stores};
+use crate::store::{AccountChange, Changes, ConversationsStore, Store, Stores, commit_once, folder_factory};
 
 /// A store on a real disk with some users.
 struct Disk {
@@ -26,7 +26,7 @@ struct Disk {
 }
 
 fn open(folder: &Path) -> Store {
-    Store::open(folder, |_| Ok(())).unwrap()
+    Store::open(folder_factory(folder), |_| Ok(())).unwrap()
 }
 
 impl Disk {
@@ -39,7 +39,7 @@ impl Disk {
             users: records.iter().map(|record| record.id).collect(),
         };
         let changes: Vec<_> = records.into_iter().map(AccountChange::PutUser).collect();
-        disk.write(move |stores| Ok(stores.accounts().commit(&changes)?)).unwrap();
+        disk.write(move |stores| Ok(commit_once(stores, &Changes::accounts(changes))?)).unwrap();
         disk
     }
 
@@ -60,7 +60,7 @@ impl Disk {
     ) -> Result<T, ConversationError> {
         self.write(move |stores| {
             let (answer, changes) = decide(stores)?;
-            stores.conversations().commit(&changes)?;
+            commit_once(stores, &Changes::conversations(changes))?;
             Ok(answer)
         })
     }

@@ -9,6 +9,7 @@ use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state
 use super::model::{self, End, Model, Parent, Transition, USERS};
 use super::*;
 use crate::conversations::decide::Opening;
+use crate::store::ConversationChange;
 
 struct Reference;
 
@@ -98,7 +99,7 @@ impl Real {
                 Box::new(move |stores, rules| {
                     let (record, changes) = decide::create(stores, users[user], new, rules)?;
                     let items = changes.iter().filter_map(|change| match change {
-                        crate::store::ConversationChange::PutItem(_, item) => Some(item.node.id.clone()),
+                        ConversationChange::PutItem(_, item) => Some(item.node.id.clone()),
                         _ => None,
                     });
                     Ok((Noted::Created(record.id, items.collect()), changes))
@@ -159,12 +160,16 @@ impl Real {
                 Box::new(move |stores, _| Ok((Noted::Nothing, decide::delete(stores, users[by], id)?.1)))
             }
             Transition::MoveAll { from, to } => Box::new(move |stores, _| {
-                while !stores.conversations().move_some(users[from], users[to])? {}
+                while !stores.move_some(users[from], users[to])? {}
                 Ok((Noted::Nothing, Vec::new()))
             }),
             Transition::DeleteAll { user } => Box::new(move |stores, _| {
-                while !stores.conversations().delete_some(users[user])? {}
-                Ok((Noted::Nothing, Vec::new()))
+                let mut deletions = Vec::new();
+                stores.conversations().positions(users[user], None, None, true, &mut |position| {
+                    deletions.push(ConversationChange::Delete(position.id));
+                    Ok(true)
+                })?;
+                Ok((Noted::Nothing, deletions))
             }),
             other => panic!("{other:?} is no single decision"),
         }
@@ -217,7 +222,7 @@ impl Real {
         let (sender, receiver) = mpsc::channel();
         let outcome: Result<(), ConversationError> = self.disk.write(move |stores| {
             let (noted, changes) = decision(stores, &rules)?;
-            stores.conversations().commit(&changes)?;
+            commit_once(stores, &Changes::conversations(changes))?;
             copy(&from, &to);
             sender.send(noted).unwrap();
             Ok(())

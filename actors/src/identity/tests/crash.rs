@@ -12,7 +12,7 @@ use super::super::index::Index;
 use super::super::token::Grant;
 use super::super::{sessions, users};
 use super::*;
-use crate::store::{Store, StoredSession, Stores};
+use crate::store::{Store, StoreError, StoredSession, Stores, commit_once, folder_factory};
 
 const RULES: FamilyRules = FamilyRules { window_s: 1000, grace_s: 10, lifetime_s: 1500 };
 
@@ -65,7 +65,7 @@ impl World {
     /// Carries out a decision and waits for its answer.
     pub(super) fn run<T: Send + 'static>(
         &self,
-        decide: impl FnOnce(&dyn Stores) -> users::Decision<T> + Send + 'static,
+        decide: impl FnOnce(&dyn Stores) -> users::Decision<T> + Clone + Send + 'static,
     ) -> Result<T, IdentityError> {
         let (sender, receiver) = mpsc::channel();
         self.desk.carry_out(decide, move |answer| sender.send(answer).unwrap());
@@ -80,11 +80,11 @@ impl World {
     ) -> Self {
         let after = tempfile::tempdir().unwrap();
         let (from, to): (PathBuf, PathBuf) = (self.folder.path().into(), after.path().into());
-        let killed = self.run(move |stores| {
+        let killed = self.desk.store.write_blocking(move |stores| {
             let changes = decide(stores).map(|(_, changes)| changes).unwrap_or_default();
-            stores.commit(&changes)?;
+            commit_once(stores, &changes)?;
             copy(&from, &to);
-            Ok(((), crate::store::Changes::default()))
+            Ok::<_, StoreError>(())
         });
         killed.unwrap();
         Self { desk: open(after.path()), folder: after, user: self.user }
@@ -110,7 +110,10 @@ impl World {
 fn open(folder: &Path) -> Desk {
     let index = Arc::new(Index::default());
     let mirror = Arc::clone(&index);
-    Desk { store: Arc::new(Store::open(folder, move |stores| mirror.load(stores)).unwrap()), index }
+    Desk {
+        store: Arc::new(Store::open(folder_factory(folder), move |stores| mirror.load(stores)).unwrap()),
+        index,
+    }
 }
 
 /// What must hold of one session: when it began and its family, or that it has ended.

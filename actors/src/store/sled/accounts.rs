@@ -7,15 +7,16 @@
 //! | `user_by_external` | issuer, 0, subject | user id |
 //! | `key` | SHA-256 of the secret | [`ApiKeyRecord`] |
 //! | `key_by_user` | user id, key id | the same SHA-256 |
+//! | `forget` | id of a user that is being deleted | nothing |
 //!
 //! Values are JSON.
 
 use std::ops::Bound;
 
-use sled::transaction::{ConflictableTransactionResult, Transactional, TransactionalTree};
+use sled::transaction::{ConflictableTransactionResult, TransactionalTree};
 use sled::{Db, IVec, Tree};
 
-use super::codec::{decode, encode, id_bytes, transaction_error};
+use super::codec::{decode, encode, id_bytes};
 use crate::identity::{ApiKeyRecord, ExternalId, KeyId, UserId, UserRecord};
 use crate::store::{AccountChange, AccountsStore, KeyHash, StoreError, readable};
 
@@ -27,6 +28,7 @@ pub struct SledAccounts {
     user_by_external: Tree,
     key: Tree,
     key_by_user: Tree,
+    deleting: Tree,
 }
 
 impl SledAccounts {
@@ -38,7 +40,33 @@ impl SledAccounts {
             user_by_external: db.open_tree("user_by_external")?,
             key: db.open_tree("key")?,
             key_by_user: db.open_tree("key_by_user")?,
+            deleting: db.open_tree("forget")?,
         })
+    }
+
+    /// The trees of a transaction.
+    pub const fn trees(&self) -> [&Tree; 6] {
+        let Self { user, user_by_email, user_by_external, key, key_by_user, deleting } = self;
+        [user, user_by_email, user_by_external, key, key_by_user, deleting]
+    }
+
+    /// The users that are being deleted.
+    pub fn deleting(&self) -> &Tree {
+        &self.deleting
+    }
+
+    /// Up to `limit` of a user's keys, oldest first.
+    pub fn some_keys(&self, user: UserId, limit: usize) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError> {
+        let mut keys = Vec::new();
+        for entry in self.key_by_user.scan_prefix(user.to_bytes()).take(limit) {
+            let (own, hash) = entry?;
+            match self.key_of(&hash)? {
+                Some(key) => keys.push(key),
+                // A stale entry.
+                None => drop(self.key_by_user.remove(own)?),
+            }
+        }
+        Ok(keys)
     }
 
     fn user_of(&self, index: &Tree, key: &[u8]) -> Result<Option<UserRecord>, StoreError> {
@@ -97,19 +125,6 @@ impl AccountsStore for SledAccounts {
         Ok(keys)
     }
 
-    fn some_keys(&self, user: UserId, limit: usize) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError> {
-        let mut keys = Vec::new();
-        for entry in self.key_by_user.scan_prefix(user.to_bytes()).take(limit) {
-            let (own, hash) = entry?;
-            match self.key_of(&hash)? {
-                Some(key) => keys.push(key),
-                // A stale entry.
-                None => drop(self.key_by_user.remove(own)?),
-            }
-        }
-        Ok(keys)
-    }
-
     fn key_count(&self, user: UserId, at_most: usize) -> Result<usize, StoreError> {
         let keys = self.key_by_user.scan_prefix(user.to_bytes()).keys().take(at_most);
         keys.map(|key| Ok(usize::from(!key?.is_empty()))).sum()
@@ -126,27 +141,28 @@ impl AccountsStore for SledAccounts {
         }
         Ok(())
     }
-
-    fn commit(&self, changes: &[AccountChange]) -> Result<(), StoreError> {
-        let trees = (&self.user, &self.user_by_email, &self.user_by_external, &self.key, &self.key_by_user);
-        let outcome = trees.transaction(|(user, email, external, key, by_user)| {
-            let trees = Transaction { user, email, external, key, by_user };
-            changes.iter().try_for_each(|change| trees.apply(change))
-        });
-        outcome.map_err(transaction_error)
-    }
 }
 
-struct Transaction<'a> {
+/// The trees in a transaction.
+pub struct Transaction<'a> {
     user: &'a TransactionalTree,
     email: &'a TransactionalTree,
     external: &'a TransactionalTree,
     key: &'a TransactionalTree,
     by_user: &'a TransactionalTree,
+    deleting: &'a TransactionalTree,
+}
+
+impl<'a> Transaction<'a> {
+    /// A transaction over [`SledAccounts::trees`].
+    pub const fn new([user, email, external, key, by_user, deleting]: &'a [TransactionalTree; 6]) -> Self {
+        Self { user, email, external, key, by_user, deleting }
+    }
 }
 
 impl Transaction<'_> {
-    fn apply(&self, change: &AccountChange) -> ConflictableTransactionResult<(), StoreError> {
+    /// Applies a change.
+    pub fn apply(&self, change: &AccountChange) -> ConflictableTransactionResult<(), StoreError> {
         match change {
             AccountChange::PutUser(record) => {
                 let value = self.user.insert(&record.id.to_bytes(), encode(record))?;
@@ -161,6 +177,7 @@ impl Transaction<'_> {
             AccountChange::DeleteUser(id) => {
                 let value = self.user.remove(&id.to_bytes())?;
                 self.remove_index_entries(value.as_deref())?;
+                self.deleting.insert(&id.to_bytes(), &[])?;
             }
             AccountChange::PutKey(hash, record) => {
                 let before = self.key.insert(hash, encode(record))?;

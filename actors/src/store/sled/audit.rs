@@ -116,7 +116,3 @@ where
         Some(Err(error)) => Err(error.clone().into()),
     }
 }
-
-#[cfg(test)]
-#[path = "audit_tests.rs"]
-mod tests;

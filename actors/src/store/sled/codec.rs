@@ -61,7 +61,7 @@ impl From<&std::io::Error> for StoreError {
         use std::io::ErrorKind;
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Self::Full(error.to_string())
+                Self::OutOfSpace(error.to_string())
             }
             _ => Self::Database(error.to_string()),
         }

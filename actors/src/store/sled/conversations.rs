@@ -14,6 +14,7 @@
 //! A deletion removes the record and its index entries and adds a tombstone ([`tombstones`]); the items are removed later,
 //! in steps. Every read begins with the conversation's record, so none sees them meanwhile.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 use std::time::Instant;
 
@@ -31,8 +32,11 @@ use super::tombstones::{self, Tombstone, Tombstones};
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
-use crate::store::conversations::{MAX_PER_TRANSACTION, Visit};
+use crate::store::conversations::Visit;
 use crate::store::{ConversationChange, ConversationsStore, StoreError, Used, readable};
+
+/// Maximum number of conversations deleted or moved in one transaction, which bounds its memory and time.
+const MAX_PER_STEP: usize = 16;
 
 /// The trees of conversations.
 #[derive(Debug)]
@@ -149,28 +153,37 @@ impl ConversationsStore for SledConversations {
         })?;
         Ok(Some(u32::from_be_bytes(bytes)))
     }
+}
 
-    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
-        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(MAX_PER_TRANSACTION);
+impl SledConversations {
+    /// Deletes a few conversations of a user; `false`: there may be more.
+    pub fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
+        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(MAX_PER_STEP);
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let positions = keys.iter().map(|key| readable(position(key))).collect::<Result<Vec<_>, _>>()?;
-        let changes: Vec<_> =
-            positions.into_iter().flatten().map(|position| ConversationChange::Delete(position.id)).collect();
-        self.commit(&changes)?;
+        let deletions = positions.into_iter().flatten().map(|position| Prepared::Delete(position.id));
+        self.apply(&deletions.collect::<Vec<_>>())?;
         // The entries of damaged conversations, too.
         for key in &keys {
             self.by_user.remove(key)?;
         }
-        Ok(keys.len() < MAX_PER_TRANSACTION)
+        Ok(keys.len() < MAX_PER_STEP)
     }
 
-    fn commit(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
-        let prepared = changes.iter().map(|change| self.prepare(change)).collect::<Result<Vec<_>, _>>()?;
-        self.apply(&prepared)
+    /// Moves a few conversations to another user; `false`: there may be more.
+    pub fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        let (mut moved, mut seen) = (Vec::new(), 0);
+        self.positions(from, None, None, true, &mut |position| {
+            seen += 1;
+            let record = readable(self.conversation(position.id))?.flatten();
+            moved.extend(record.map(|record| Prepared::moved(record, to)));
+            Ok(seen < MAX_PER_STEP)
+        })?;
+        self.apply(&moved)?;
+        // Entries without a record would be found again and again.
+        Ok(seen < MAX_PER_STEP || moved.is_empty())
     }
-}
 
-impl SledConversations {
     /// Stores a conversation of an import. Stored items beyond its last item are deleted.
     pub fn put_imported(&self, record: &ConversationRecord) -> Result<(), StoreError> {
         let mut stale = Stale::default();
@@ -186,7 +199,7 @@ impl SledConversations {
             }
             stale.items.push(key);
         }
-        self.apply(&[Prepared::Remove(stale), Prepared::Put(record, encode(record))])
+        self.apply(&[Prepared::Remove(stale), Prepared::Put(Cow::Borrowed(record), encode(record))])
     }
 
     /// Stores an item of an import in place of the one of its number.
@@ -198,35 +211,34 @@ impl SledConversations {
         self.apply(&[Prepared::Remove(stale), self.prepare(&put)?])
     }
 
-    /// Applies changes in one transaction.
+    /// The trees of a transaction, next to those of tombstones and totals.
+    pub const fn trees(&self) -> [&Tree; 5] {
+        [&self.conversation, &self.by_user, &self.item, &self.item_id, &self.share]
+    }
+
+    /// Applies changes in one transaction of their own.
     fn apply(&self, prepared: &[Prepared<'_>]) -> Result<(), StoreError> {
-        let Self { conversation, by_user, item, item_id, share, tombstones, totals } = self;
-        let trees = (conversation, by_user, item, item_id, share, tombstones.tree(), totals.tree());
-        let outcome =
-            trees.transaction(|(conversation, by_user, item, item_id, share, tombstones, totals)| {
-                let changed = TotalChanges::default();
-                let trees = Transaction {
-                    conversation,
-                    by_user,
-                    item,
-                    item_id,
-                    share,
-                    tombstones,
-                    changed: &changed,
-                };
-                prepared.iter().try_for_each(|change| trees.apply(change))?;
-                changed.write(totals)
-            });
-        if prepared.iter().any(|change| matches!(change, Prepared::Delete(_))) {
-            self.tombstones.notify();
+        if prepared.is_empty() {
+            return Ok(());
         }
+        let [conversation, by_user, item, item_id, share] = self.trees();
+        let set = [conversation, by_user, item, item_id, share, self.tombstones.tree(), self.totals.tree()];
+        let outcome = set.as_slice().transaction(|trees| {
+            let totals = TotalChanges::default();
+            let (own, shared) = trees.split_first_chunk().expect("there are seven trees");
+            let [tombstones, sums] = shared else { unreachable!("there are seven trees") };
+            let transaction = Transaction::new(own, tombstones, &totals);
+            prepared.iter().try_for_each(|change| transaction.apply(change))?;
+            totals.write(sums)
+        });
+        self.tombstones.notify();
         outcome.map_err(transaction_error)
     }
 
     /// Prepares a change for the transaction, which may run several times and cannot scan.
-    fn prepare<'a>(&self, change: &'a ConversationChange) -> Result<Prepared<'a>, StoreError> {
+    pub fn prepare<'a>(&self, change: &'a ConversationChange) -> Result<Prepared<'a>, StoreError> {
         Ok(match change {
-            ConversationChange::Put(record) => Prepared::Put(record, encode(record)),
+            ConversationChange::Put(record) => Prepared::Put(Cow::Borrowed(record), encode(record)),
             ConversationChange::PutItem(id, item) => Prepared::PutItem {
                 conversation: *id,
                 item,
@@ -238,37 +250,64 @@ impl SledConversations {
     }
 }
 
-enum Prepared<'a> {
-    Put(&'a ConversationRecord, Vec<u8>),
+/// A change that can be applied without a scan.
+pub enum Prepared<'a> {
+    /// Creates or replaces a conversation: its record and the value of it.
+    Put(Cow<'a, ConversationRecord>, Vec<u8>),
+    /// Creates or replaces an item: its chunks, and the keys of its former ones.
     PutItem { conversation: ConversationId, item: &'a StoredItem, chunks: Vec<Vec<u8>>, stale: Vec<IVec> },
+    /// Deletes a conversation.
     Delete(ConversationId),
+    /// Removes items.
     Remove(Stale),
+}
+
+impl Prepared<'_> {
+    /// Moves a conversation to another user.
+    pub fn moved(record: ConversationRecord, to: UserId) -> Self {
+        let record = ConversationRecord { user: to, ..record };
+        let value = encode(&record);
+        Self::Put(Cow::Owned(record), value)
+    }
 }
 
 /// Keys of items that the new state does not have.
 #[derive(Default)]
-struct Stale {
+pub struct Stale {
     items: Vec<IVec>,
     item_ids: Vec<IVec>,
 }
 
-struct Transaction<'a> {
+/// The trees in a transaction.
+pub struct Transaction<'a> {
     conversation: &'a TransactionalTree,
     by_user: &'a TransactionalTree,
     item: &'a TransactionalTree,
     item_id: &'a TransactionalTree,
     share: &'a TransactionalTree,
     tombstones: &'a TransactionalTree,
-    changed: &'a TotalChanges,
+    totals: &'a TotalChanges,
+}
+
+impl<'a> Transaction<'a> {
+    /// A transaction over [`SledConversations::trees`].
+    pub const fn new(
+        [conversation, by_user, item, item_id, share]: &'a [TransactionalTree; 5],
+        tombstones: &'a TransactionalTree,
+        totals: &'a TotalChanges,
+    ) -> Self {
+        Self { conversation, by_user, item, item_id, share, tombstones, totals }
+    }
 }
 
 impl Transaction<'_> {
-    fn apply(&self, change: &Prepared<'_>) -> ConflictableTransactionResult<(), StoreError> {
+    /// Applies a change.
+    pub fn apply(&self, change: &Prepared<'_>) -> ConflictableTransactionResult<(), StoreError> {
         match change {
             Prepared::Put(record, value) => {
                 let before = self.conversation.insert(&record.id.to_bytes(), value.as_slice())?;
                 self.remove_index_entries(before.as_deref())?;
-                self.changed.add(record.user, Used::of_conversation(record));
+                self.totals.add(record.user, Used::of_conversation(record));
                 self.by_user.insert(by_user_key(record.user, record.position()), &[])?;
                 if let Some(share) = &record.share {
                     self.share.insert(share.token.as_bytes(), &record.id.to_bytes())?;
@@ -310,7 +349,7 @@ impl Transaction<'_> {
         let Some(value) = value else { return Ok(()) };
         // The entries of a damaged conversation are unknown.
         let Ok(before) = serde_json::from_slice::<ConversationRecord>(value) else { return Ok(()) };
-        self.changed.add(before.user, Used::of_conversation(&before).less());
+        self.totals.add(before.user, Used::of_conversation(&before).less());
         self.by_user.remove(by_user_key(before.user, before.position()))?;
         if let Some(share) = &before.share {
             self.share.remove(share.token.as_bytes())?;

@@ -3,16 +3,19 @@
 //! Each concern has trees of its own; the files of this folder describe their keys and values. Ids are their 16 bytes,
 //! which sort by time. sled wants values below 100 KiB, so larger ones are split over several keys.
 
-pub mod accounts;
-pub mod audit;
+mod accounts;
+mod audit;
 mod codec;
+mod commit;
 mod commit_marker;
 mod conversation_keys;
-pub mod conversations;
+mod conversations;
+mod factory;
 mod item_record;
 mod item_value;
-pub mod migrations;
+mod migrations;
 mod open;
+mod open_error;
 mod quota;
 mod records;
 mod response_bodies;
@@ -20,8 +23,11 @@ mod response_header;
 mod response_links;
 mod responses;
 mod sessions;
-pub mod tombstones;
+mod tombstones;
 mod usage;
+
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -43,13 +49,17 @@ use self::sessions::SledSessions;
 use self::tombstones::{Tombstone, Tombstones};
 use self::usage::SledUsage;
 use super::{
-    AccountsStore, AuditStore, CleanupProgress, ConversationsStore, Quotas, RecordsStore, ResponsesStore,
-    SessionsStore, StoreError, Stores, UsageStore, Used,
+    AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationsStore, Quotas,
+    RecordsStore, ResponsesStore, SessionChange, SessionsStore, StoreError, Stores, UsageStore, Used,
 };
 use crate::conversations::ConversationId;
 use crate::identity::UserId;
+use crate::usage::Payer;
 
-pub use open::{open, open_caching};
+pub use factory::SledFactory;
+
+/// Maximum number of a deleted user's keys and of its sessions removed at a time.
+const MAX_PER_STEP: usize = 64;
 
 /// The deadline of work that blocks nobody.
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
@@ -62,8 +72,6 @@ const PROBE: &[u8] = b"probe";
 pub struct SledStores {
     db: Db,
     meta: Tree,
-    /// Users that are being deleted: user id, nothing.
-    forget: Tree,
     /// The database's file, opened once more to sync it: sled's flush does not wait for the disk.
     file: File,
     folder: PathBuf,
@@ -118,7 +126,7 @@ impl Stores for SledStores {
         self.quotas
     }
 
-    fn room(&self) -> Result<(), StoreError> {
+    fn check_space(&self) -> Result<(), StoreError> {
         if self.min_free_bytes == 0 {
             return Ok(());
         }
@@ -129,7 +137,7 @@ impl Stores for SledStores {
             return Ok(());
         }
         let mib = |bytes: u64| bytes >> 20;
-        Err(StoreError::Full(format!(
+        Err(StoreError::OutOfSpace(format!(
             "{} MiB are free under {}, {} are to stay free (storage.min_free_mib)",
             mib(free),
             self.folder.display(),
@@ -137,19 +145,8 @@ impl Stores for SledStores {
         )))
     }
 
-    fn note_forgotten(&self, user: UserId, begins: bool) -> Result<(), StoreError> {
-        match begins {
-            true => self.forget.insert(user.to_bytes(), &[])?,
-            false => self.forget.remove(user.to_bytes())?,
-        };
-        if begins {
-            self.deletions_pending.store(true, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    fn forgotten(&self) -> Result<Vec<UserId>, StoreError> {
-        self.forget.iter().keys().map(|user| deleted_user(&user?)).collect()
+    fn deleting_users(&self) -> Result<Vec<UserId>, StoreError> {
+        self.accounts.deleting().iter().keys().map(|user| deleted_user(&user?)).collect()
     }
 
     fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError> {
@@ -169,7 +166,7 @@ impl Stores for SledStores {
 
     fn finish_cleanup(&self) -> Result<(), StoreError> {
         for user in std::mem::take(&mut *self.deleted()) {
-            self.note_forgotten(user, false)?;
+            self.accounts.deleting().remove(user.to_bytes())?;
         }
         self.tombstones.finish()
     }
@@ -180,6 +177,17 @@ impl Stores for SledStores {
 
     fn conversations(&self) -> &Arc<dyn ConversationsStore> {
         &self.conversations
+    }
+
+    fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
+        self.commit_all(changes)?;
+        Ok(Commit::Done)
+    }
+
+    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        Ok(self.items.move_some(from, to)?
+            && self.responses.move_some(from, to)?
+            && self.usage.reassign_some(from, Payer::User(to))?)
     }
 
     fn probe(&self) -> Result<(), StoreError> {
@@ -223,13 +231,13 @@ impl SledStores {
         if !self.deletions_pending.swap(false, Ordering::AcqRel) {
             return Ok(false);
         }
-        for user in self.forget.iter().keys() {
+        for user in self.accounts.deleting().iter().keys() {
             let user = deleted_user(&user?)?;
             if self.deleted().contains(&user) {
                 continue;
             }
             // A user that still has an account stays: its deletion was not committed.
-            while self.accounts.user(user)?.is_none() && !self.forget_some(user)? {
+            while self.accounts.user(user)?.is_none() && !self.delete_some_data(user)? {
                 if Instant::now() >= until {
                     self.deletions_pending.store(true, Ordering::Release);
                     return Ok(true);
@@ -240,11 +248,29 @@ impl SledStores {
         Ok(false)
     }
 
+    /// Removes some of a deleted user's data. The usage stays in the totals, without its user. `false`: there may be more.
+    fn delete_some_data(&self, user: UserId) -> Result<bool, StoreError> {
+        let keys = self.accounts.some_keys(user, MAX_PER_STEP)?;
+        let sessions = self.sessions.some_sessions(user, MAX_PER_STEP)?;
+        if !keys.is_empty() || !sessions.is_empty() {
+            let delete = |(hash, record)| AccountChange::DeleteKey(hash, record);
+            self.commit_all(&Changes {
+                accounts: keys.into_iter().map(delete).collect(),
+                sessions: sessions.into_iter().map(|id| SessionChange::End(user, id)).collect(),
+                ..Changes::default()
+            })?;
+            return Ok(false);
+        }
+        Ok(self.usage.reassign_some(user, Payer::Deleted)?
+            && self.items.delete_some(user)?
+            && self.responses.delete_some(user)?)
+    }
+
     /// Completes deletions of users that a crash interrupted.
     fn finish_deletions(&self) -> Result<(), StoreError> {
         while self.delete_users(Instant::now() + NO_DEADLINE)? {}
         for user in std::mem::take(&mut *self.deleted()) {
-            self.note_forgotten(user, false)?;
+            self.accounts.deleting().remove(user.to_bytes())?;
         }
         Ok(())
     }

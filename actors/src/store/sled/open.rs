@@ -22,12 +22,9 @@ use super::responses::SledResponses;
 use super::sessions::SledSessions;
 use super::tombstones::Tombstones;
 use super::usage::SledUsage;
-use super::{COMMIT, SledStores};
+use super::{COMMIT, SledStores, open_error};
 use crate::store::files::{create_private_folder, sync_folder, write_private};
 use crate::store::{ConversationsStore, OpenError, Quotas, SCHEMA, StoreError, Stores};
-
-/// The size of sled's cache for commands that do little; sled's own default is 1 GiB.
-const CACHE_BYTES: u64 = 64 << 20;
 
 /// How long to wait for another process to release its lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -35,53 +32,28 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 const ID: &[u8] = b"store_id";
 const SCHEMA_KEY: &[u8] = b"schema";
 
-/// Opens `<folder>/db`, or creates it, and completes what is left of deletions.
-///
-/// # Errors
-/// See [`OpenError`].
-pub fn open(folder: &Path) -> Result<SledStores, OpenError> {
-    let stores = open_caching(folder, CACHE_BYTES)?;
-    // No commit thread will do it later.
-    let database_error = |error| OpenError::Database { path: folder.join("db"), error };
-    stores.cleanup_all().map_err(database_error)?;
-    Ok(stores)
-}
-
 /// Opens `<folder>/db`, or creates it, with a cache of that size.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub fn open_caching(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenError> {
+pub fn open(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenError> {
     let path = folder.join("db");
     let id_file = folder.join("store.id");
-    let mark_file = folder.join("store.commit");
-    let file_error = |path: &Path| {
-        let path = path.to_owned();
-        move |error| OpenError::File { path, error }
-    };
+    let marker_file = folder.join("store.commit");
     let expected = match std::fs::read_to_string(&id_file) {
         Ok(text) => Some(text.trim().to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(file_error(&id_file)(error)),
+        Err(error) => return Err(open_error::file(&id_file)(error)),
     };
-    let wrong = |found: &str| OpenError::WrongStore {
-        path: path.clone(),
-        id_file: id_file.clone(),
-        expected: expected.clone().unwrap_or_default(),
-        found: found.to_owned(),
+    let wrong = |found: &str| {
+        open_error::wrong_store(&path, &id_file, expected.as_deref().unwrap_or_default(), found)
     };
     if expected.is_some() && !path.join("db").exists() {
         return Err(wrong("nothing: it is not there"));
     }
-    let behind = |expected: String, found: String| OpenError::Behind {
-        path: path.clone(),
-        mark_file: mark_file.clone(),
-        expected,
-        found,
-    };
-    create_private_folder(&path).map_err(file_error(&path))?;
+    create_private_folder(&path).map_err(open_error::file(&path))?;
     let length = std::fs::metadata(path.join("db")).map_or(0, |file| file.len());
-    let database_error = |error| OpenError::Database { path: path.clone(), error };
+    let database_error = |error: StoreError| open_error::database(&path, &error);
     let db = open_sled(&path, cache_bytes)?;
     let meta = db.open_tree("meta").map_err(|error| database_error(error.into()))?;
     let found = text(&meta, ID).map_err(database_error)?;
@@ -93,19 +65,21 @@ pub fn open_caching(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenE
     }
     let schema = schema(&meta).map_err(database_error)?;
     if let Some(found) = schema.filter(|&found| found > SCHEMA) {
-        return Err(OpenError::Newer { path, found, known: SCHEMA });
+        return Err(open_error::newer(&path, found, SCHEMA));
     }
     let commit = number(&meta, COMMIT).map_err(database_error)?;
     // Not before the lock is held: the file belongs to another server otherwise.
-    let (marker, reached) = CommitMarker::open(&mark_file).map_err(file_error(&mark_file))?;
+    let (marker, reached) = CommitMarker::open(&marker_file).map_err(open_error::file(&marker_file))?;
     if expected.is_some() && commit < reached.commit {
-        return Err(behind(format!("change {}", reached.commit), format!("change {commit}")));
+        let (expected, found) = (format!("change {}", reached.commit), format!("change {commit}"));
+        return Err(open_error::behind(&path, &marker_file, expected, found));
     }
     if expected.is_some() && length < reached.length {
-        return Err(behind(format!("{} bytes", reached.length), format!("{length} bytes")));
+        let (expected, found) = (format!("{} bytes", reached.length), format!("{length} bytes"));
+        return Err(open_error::behind(&path, &marker_file, expected, found));
     }
     // From here on the file may become shorter.
-    marker.write(CommitPosition { length: 0, ..reached }).map_err(file_error(&mark_file))?;
+    marker.write(CommitPosition { length: 0, ..reached }).map_err(open_error::file(&marker_file))?;
     let stores = (|| {
         let tombstones = Tombstones::open(&db)?;
         let items = Arc::new(SledConversations::open(&db, tombstones.clone())?);
@@ -118,7 +92,6 @@ pub fn open_caching(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenE
             marker,
             commit: commit.into(),
             meta: meta.clone(),
-            forget: db.open_tree("forget")?,
             accounts: SledAccounts::open(&db)?,
             sessions: SledSessions::open(&db)?,
             usage: SledUsage::open(&db)?,
@@ -145,8 +118,8 @@ pub fn open_caching(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenE
             stores.sync()
         };
         write().map_err(database_error)?;
-        sync_folder(&path).map_err(file_error(&path))?;
-        write_private(&id_file, format!("{id}\n").as_bytes()).map_err(file_error(&id_file))?;
+        sync_folder(&path).map_err(open_error::file(&path))?;
+        write_private(&id_file, format!("{id}\n").as_bytes()).map_err(open_error::file(&id_file))?;
     }
     migrate(&stores, schema.unwrap_or(SCHEMA)).map_err(database_error)?;
     stores.finish_deletions().map_err(database_error)?;
@@ -195,7 +168,7 @@ fn open_sled(path: &Path, cache_bytes: u64) -> Result<Db, OpenError> {
     let started = Instant::now();
     loop {
         match try_open_sled(path, cache_bytes) {
-            Err(OpenError::Locked { .. }) if started.elapsed() < LOCK_TIMEOUT => {
+            Err(OpenError::InUse(_)) if started.elapsed() < LOCK_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             opened => return opened,
@@ -211,9 +184,9 @@ fn try_open_sled(path: &Path, cache_bytes: u64) -> Result<Db, OpenError> {
         .unwrap_or_else(|_| Err(sled::Error::ReportableBug("it is damaged".to_owned())));
     opened.map_err(|error| match error {
         sled::Error::Io(io) if io.to_string().starts_with("could not acquire lock") => {
-            OpenError::Locked { path: path.to_owned() }
+            open_error::in_use(path)
         }
-        other => OpenError::Database { path: path.to_owned(), error: other.into() },
+        other => open_error::database(path, &other.into()),
     })
 }
 

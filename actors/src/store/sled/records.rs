@@ -193,7 +193,8 @@ impl RecordsStore for SledRecords {
     fn put_prepared(&self, prepared: &PreparedRecord) -> Result<(), StoreError> {
         let record = &prepared.record;
         if let Some(staged) = &prepared.staged {
-            return self.responses.commit(&[ResponseChange::PutStaged(staged.clone())]);
+            let put = ResponseChange::PutStaged(staged.clone());
+            return self.responses.apply(&self.responses.prepare(&put)?);
         }
         match encoding(record.kind) {
             RecordEncoding::Item => self.put_item(record.parse()?),

@@ -132,7 +132,7 @@ impl Trees<'_> {
     }
 
     pub fn put(&self, id: ResponseId, header: &Header) -> ConflictableTransactionResult<(), StoreError> {
-        self.links.changed.add(header.user(), header.used());
+        self.links.totals.add(header.user(), header.used());
         self.response.insert(&id.to_bytes(), header.encode())?;
         self.by_user.insert(&by_user_key(header.user(), id), &[])?;
         match (header.is_in_progress(), header) {
@@ -149,7 +149,7 @@ impl Trees<'_> {
         self.running.remove(&id.to_bytes())?;
         // The entries of a damaged response are unknown.
         let Ok(header) = Header::decode(id, &value) else { return Ok(()) };
-        self.links.changed.add(header.user(), header.used().less());
+        self.links.totals.add(header.user(), header.used().less());
         self.by_user.remove(&by_user_key(header.user(), id))?;
         match header {
             Header::Split(split) => {

@@ -54,7 +54,7 @@ impl Link {
 pub struct Links<'a> {
     pub bodies: &'a TransactionalTree,
     pub tombstones: &'a TransactionalTree,
-    pub changed: &'a TotalChanges,
+    pub totals: &'a TotalChanges,
 }
 
 impl Links<'_> {
@@ -90,7 +90,7 @@ impl Links<'_> {
     pub fn release(&self, body: [u8; 16]) -> ConflictableTransactionResult<(), StoreError> {
         match self.get(body)? {
             Some(link) if link.references > 1 => {
-                self.changed.add(link.user, link.used());
+                self.totals.add(link.user, link.used());
                 self.put(body, &Link { references: link.references - 1, kept: true, ..link })
             }
             Some(link) => {
@@ -113,7 +113,7 @@ impl Links<'_> {
             return Ok(());
         }
         if link.kept {
-            self.changed.add(link.user, link.used().less());
+            self.totals.add(link.user, link.used().less());
         }
         tombstones::add(self.tombstones, Tombstone::Body(before))
     }
@@ -129,8 +129,8 @@ impl Links<'_> {
         while let Some(body) = next {
             let Some(link) = self.get(body)?.filter(|link| link.user == from) else { break };
             if link.kept {
-                self.changed.add(from, link.used().less());
-                self.changed.add(to, link.used());
+                self.totals.add(from, link.used().less());
+                self.totals.add(to, link.used());
             }
             next = link.before;
             self.put(body, &Link { user: to, ..link })?;

@@ -17,7 +17,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use sled::transaction::{ConflictableTransactionResult, Transactional};
+use sled::transaction::{ConflictableTransactionResult, Transactional, TransactionalTree};
 use sled::{Db, Tree};
 
 use super::codec::{decode, encode, transaction_error};
@@ -84,9 +84,9 @@ impl SledResponses {
     ) -> Result<T, StoreError> {
         let trees = (&self.bodies, self.tombstones.tree(), self.totals.tree());
         let outcome = trees.transaction(|(bodies, tombstones, totals)| {
-            let changed = TotalChanges::default();
-            let outcome = change(&Links { bodies, tombstones, changed: &changed })?;
-            changed.write(totals)?;
+            let changes = TotalChanges::default();
+            let outcome = change(&Links { bodies, tombstones, totals: &changes })?;
+            changes.write(totals)?;
             Ok(outcome)
         });
         self.tombstones.notify();
@@ -97,48 +97,40 @@ impl SledResponses {
         self.response.get(id.to_bytes())?.map(|value| Header::decode(id, &value)).transpose()
     }
 
-    fn transaction(
-        &self,
-        change: impl Fn(&Trees<'_>) -> ConflictableTransactionResult<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let Self { response, by_user, running, bodies, tombstones, totals, .. } = self;
-        let trees = (response, by_user, running, bodies, tombstones.tree(), totals.tree());
-        let outcome = trees.transaction(|(response, by_user, running, bodies, tombstones, totals)| {
-            let changed = TotalChanges::default();
-            let links = Links { bodies, tombstones, changed: &changed };
-            change(&Trees { response, by_user, running, links })?;
-            changed.write(totals)
+    /// The trees of a transaction, next to those of tombstones and totals.
+    pub const fn trees(&self) -> [&Tree; 4] {
+        [&self.response, &self.by_user, &self.running, &self.bodies]
+    }
+
+    /// Prepares a change for a transaction.
+    pub fn prepare(&self, change: &ResponseChange) -> Result<Prepared, StoreError> {
+        Ok(match change {
+            ResponseChange::PutStaged(staged) => Prepared::Put(staged.id(), self.staged_header(staged)?),
+            ResponseChange::End(id, staged) => Prepared::End(*id, self.staged(staged.token())?),
+            ResponseChange::Delete(id) => Prepared::Delete(*id),
+        })
+    }
+
+    /// Applies a change in a transaction of its own.
+    pub fn apply(&self, change: &Prepared) -> Result<(), StoreError> {
+        let [response, by_user, running, bodies] = self.trees();
+        let set = [response, by_user, running, bodies, self.tombstones.tree(), self.totals.tree()];
+        let outcome = set.as_slice().transaction(|trees| {
+            let totals = TotalChanges::default();
+            let (own, shared) = trees.split_first_chunk().expect("there are six trees");
+            let [tombstones, sums] = shared else { unreachable!("there are six trees") };
+            change.apply(&transaction(own, tombstones, &totals))?;
+            totals.write(sums)
         });
         self.tombstones.notify();
         outcome.map_err(transaction_error)
     }
 
-    fn put(&self, staged: &Staged) -> Result<(), StoreError> {
-        let id = staged.id();
-        let header = self.staged_header(staged)?;
-        self.transaction(|trees| {
-            trees.delete(id)?;
-            trees.put(id, &header)?;
-            let mut bodies = header.bodies(id).into_iter();
-            bodies.try_for_each(|body| tombstones::clear(trees.links.tombstones, Tombstone::Body(body)))
-        })
-    }
-
-    fn end(&self, id: ResponseId, staged: &StagedEnd) -> Result<(), StoreError> {
-        let result: Body = self.staged(staged.token())?;
-        let body = Tombstone::Body(result.id);
-        self.transaction(|trees| match trees.header(id)? {
-            Some(Header::Split(split)) => {
-                if let Some(before) = &split.result {
-                    tombstones::add(trees.links.tombstones, Tombstone::Body(before.id))?;
-                }
-                trees.links.changed.add(split.user, Header::Split(split.clone()).used().less());
-                trees.put(id, &Header::Split(SplitHeader { result: Some(result.clone()), ..split }))?;
-                tombstones::clear(trees.links.tombstones, body)
-            }
-            // Deleted, or of schema 2 and ended long ago.
-            _ => tombstones::add(trees.links.tombstones, body),
-        })
+    /// Moves a few responses to another user; `false`: there may be more.
+    pub fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        let ids = self.of_user(from, None, MAX_PER_STEP)?;
+        ids.iter().try_for_each(|&id| self.apply(&Prepared::Move(id, from, to)))?;
+        Ok(ids.len() < MAX_PER_STEP)
     }
 
     /// The token of something staged: the number of this database, then JSON.
@@ -249,47 +241,76 @@ impl ResponsesStore for SledResponses {
         bodies.into_iter().try_for_each(|body| self.tombstones.add(Tombstone::Body(body)))
     }
 
-    fn commit(&self, changes: &[ResponseChange]) -> Result<(), StoreError> {
-        for change in changes {
-            match change {
-                #[cfg(test)]
-                ResponseChange::Put(record) => self.put(&self.stage(record)?)?,
-                ResponseChange::PutStaged(staged) => self.put(staged)?,
-                ResponseChange::End(id, staged) => self.end(*id, staged)?,
-                ResponseChange::Delete(id) => self.transaction(|trees| trees.delete(*id))?,
-            }
-        }
-        Ok(())
-    }
-
     fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
         let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(MAX_PER_STEP);
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         for key in &keys {
             if let Some(id) = readable(response_id(key))? {
-                self.transaction(|trees| trees.delete(id))?;
+                self.apply(&Prepared::Delete(id))?;
             }
             // The entry of a damaged response, too.
             self.by_user.remove(key)?;
         }
         Ok(keys.len() < MAX_PER_STEP)
     }
+}
 
-    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
-        let ids = self.of_user(from, None, MAX_PER_STEP)?;
-        for &id in &ids {
-            self.transaction(|trees| {
-                trees.by_user.remove(&by_user_key(from, id))?;
-                let Some(header) = trees.header(id)? else { return Ok(()) };
-                trees.links.changed.add(header.user(), header.used().less());
-                if let Header::Split(split) = &header {
-                    trees.links.move_to(split.request.id, from, to)?;
+/// A change that can be applied in a transaction.
+pub enum Prepared {
+    /// Creates or replaces a response whose bodies are staged.
+    Put(ResponseId, Header),
+    /// Ends a response with a staged result.
+    End(ResponseId, Body),
+    /// Deletes a response.
+    Delete(ResponseId),
+    /// Moves a response from one user to another.
+    Move(ResponseId, UserId, UserId),
+}
+
+impl Prepared {
+    /// Applies the change.
+    pub fn apply(&self, trees: &Trees<'_>) -> ConflictableTransactionResult<(), StoreError> {
+        let tombstones = trees.links.tombstones;
+        match self {
+            Self::Put(id, header) => {
+                trees.delete(*id)?;
+                trees.put(*id, header)?;
+                let mut bodies = header.bodies(*id).into_iter();
+                bodies.try_for_each(|body| tombstones::clear(tombstones, Tombstone::Body(body)))
+            }
+            Self::End(id, result) => match trees.header(*id)? {
+                Some(Header::Split(split)) => {
+                    if let Some(before) = &split.result {
+                        tombstones::add(tombstones, Tombstone::Body(before.id))?;
+                    }
+                    trees.links.totals.add(split.user, Header::Split(split.clone()).used().less());
+                    trees.put(*id, &Header::Split(SplitHeader { result: Some(result.clone()), ..split }))?;
+                    tombstones::clear(tombstones, Tombstone::Body(result.id))
                 }
-                trees.put(id, &header.with_user(to))
-            })?;
+                // Deleted, or of schema 2 and ended long ago.
+                _ => tombstones::add(tombstones, Tombstone::Body(result.id)),
+            },
+            Self::Delete(id) => trees.delete(*id),
+            Self::Move(id, from, to) => {
+                trees.by_user.remove(&by_user_key(*from, *id))?;
+                let Some(header) = trees.header(*id)? else { return Ok(()) };
+                trees.links.totals.add(header.user(), header.used().less());
+                if let Header::Split(split) = &header {
+                    trees.links.move_to(split.request.id, *from, *to)?;
+                }
+                trees.put(*id, &header.with_user(*to))
+            }
         }
-        Ok(ids.len() < MAX_PER_STEP)
     }
+}
+
+/// A transaction over [`SledResponses::trees`].
+pub const fn transaction<'a>(
+    [response, by_user, running, bodies]: &'a [TransactionalTree; 4],
+    tombstones: &'a TransactionalTree,
+    totals: &'a TotalChanges,
+) -> Trees<'a> {
+    Trees { response, by_user, running, links: Links { bodies, tombstones, totals } }
 }
 
 #[cfg(test)]

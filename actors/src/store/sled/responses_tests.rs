@@ -1,4 +1,4 @@
-//! Responses over a real database.
+//! The trees of responses: what the contract of a store does not say.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -14,8 +14,8 @@ fn store() -> SledResponses {
     SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap()
 }
 
-/// Removes what is left of what is gone.
-fn sweep(store: &SledResponses) {
+/// Removes the contents of deleted bodies.
+fn clean_up(store: &SledResponses) {
     let remove = |tombstone, until| match tombstone {
         Tombstone::Body(id) => store.remove_body(id, until),
         Tombstone::Conversation(_) => panic!("there is none"),
@@ -33,8 +33,12 @@ fn record(user: UserId, length: usize) -> ResponseRecord {
     record
 }
 
+fn change(store: &SledResponses, change: &ResponseChange) {
+    store.apply(&store.prepare(change).unwrap()).unwrap();
+}
+
 fn put(store: &SledResponses, record: &ResponseRecord) {
-    store.commit(&[ResponseChange::Put(Box::new(record.clone()))]).unwrap();
+    change(store, &ResponseChange::PutStaged(store.stage(record).unwrap()));
 }
 
 #[test]
@@ -48,57 +52,15 @@ fn large_records_are_cut_and_put_together_again_and_leave_nothing() {
     assert_eq!(store.response(one.id).unwrap(), Some(one.clone()));
     one.input.clear();
     put(&store, &one);
-    sweep(&store);
+    clean_up(&store);
     assert_eq!((store.part.len(), store.response(one.id).unwrap()), (1, Some(one.clone())));
-    store.commit(&[ResponseChange::Delete(one.id), ResponseChange::Delete(one.id)]).unwrap();
+    change(&store, &ResponseChange::Delete(one.id));
+    change(&store, &ResponseChange::Delete(one.id));
     assert_eq!(store.response(one.id).unwrap(), None);
-    sweep(&store);
+    clean_up(&store);
     for tree in [&store.response, &store.part, &store.by_user, &store.running] {
         assert!(tree.is_empty());
     }
-}
-
-#[test]
-fn users_go_and_merge_with_their_responses() {
-    let store = store();
-    let (guest, ann, bob) = (UserId::new(), UserId::new(), UserId::new());
-    let records: Vec<_> = [guest, guest, ann, bob].iter().map(|user| record(*user, 10)).collect();
-    records.iter().for_each(|record| put(&store, record));
-    assert!(store.move_some(guest, ann).unwrap());
-    assert_eq!(store.owner(records[0].id).unwrap(), Some(ann));
-    assert_eq!(store.response(records[1].id).unwrap().unwrap().user, ann);
-    assert_eq!(store.owners().unwrap(), [ann, bob]);
-    let anns = store.of_user(ann, None, 10).unwrap();
-    assert_eq!(anns, [records[0].id, records[1].id, records[2].id]);
-    assert_eq!(store.of_user(ann, Some(anns[0]), 1).unwrap(), [anns[1]]);
-    assert!(store.delete_some(ann).unwrap());
-    assert_eq!((store.owners().unwrap(), store.response.len()), (vec![bob], 1));
-}
-
-#[test]
-fn an_end_needs_no_reading_and_comes_too_late_for_what_is_gone() {
-    let store = store();
-    let user = UserId::new();
-    let (one, gone) = (record(user, 3), record(user, 3));
-    put(&store, &one);
-    put(&store, &gone);
-    store.commit(&[ResponseChange::Delete(gone.id)]).unwrap();
-    let deltas = vec![Delta { text: "x".repeat(MAX_PART_BYTES), ..Delta::default() }];
-    for id in [one.id, gone.id] {
-        let staged = store.stage_end(deltas.clone(), End::lost(9)).unwrap();
-        store.commit(&[ResponseChange::End(id, staged)]).unwrap();
-    }
-    sweep(&store);
-    let ended = ResponseRecord { deltas, end: Some(End::lost(9)), ..one.clone() };
-    assert_eq!((store.response(one.id).unwrap(), store.response(gone.id).unwrap()), (Some(ended), None));
-    assert_eq!((store.part.len(), store.running.len(), store.tombstones.tree().len()), (3, 0, 0));
-}
-
-#[test]
-fn what_was_staged_in_another_database_is_not_put() {
-    let (before, after) = (store(), store());
-    let staged = before.stage(&record(UserId::new(), 3)).unwrap();
-    assert_eq!(after.commit(&[ResponseChange::PutStaged(staged)]), Err(StoreError::Reopening));
 }
 
 /// As schema 2 wrote them.
@@ -121,27 +83,12 @@ fn whole_records_are_read_moved_ended_and_deleted() {
     assert_eq!((store.of_user(user, None, 9).unwrap(), store.running().unwrap()), (vec![], vec![old.id]));
     let ended = ResponseRecord { end: Some(End::lost(9)), ..moved };
     put(&store, &ended);
-    sweep(&store);
+    clean_up(&store);
     assert_eq!(store.response(old.id).unwrap(), Some(ended));
     assert!(store.running().unwrap().is_empty());
-    store.commit(&[ResponseChange::Delete(old.id)]).unwrap();
-    sweep(&store);
+    change(&store, &ResponseChange::Delete(old.id));
+    clean_up(&store);
     assert!(store.part.is_empty() && store.response.is_empty() && store.by_user.is_empty());
-}
-
-#[test]
-fn running_and_old_ones_are_found() {
-    let store = store();
-    let mut one = record(UserId::new(), 1);
-    put(&store, &one);
-    assert_eq!(store.running().unwrap(), [one.id]);
-    one.end = Some(End::lost(9));
-    put(&store, &one);
-    assert!(store.running().unwrap().is_empty());
-    let now = crate::identity::now_s();
-    assert!(store.made_before(now - 100, 10).unwrap().is_empty());
-    assert_eq!(store.made_before(now + 100, 10).unwrap(), [one.id]);
-    assert_eq!(store.made_before(u64::MAX, 10).unwrap(), [one.id]);
 }
 
 /// A response that goes on from another, as the edge makes it.
@@ -192,8 +139,9 @@ fn what_later_ones_need_stays_and_is_paid_for() {
     let third = following(&second, "c");
     [&first, &second, &third].into_iter().for_each(|record| put(&store, record));
     let all = store.totals.of(ann).unwrap();
-    store.commit(&[ResponseChange::Delete(first.id), ResponseChange::Delete(second.id)]).unwrap();
-    sweep(&store);
+    change(&store, &ResponseChange::Delete(first.id));
+    change(&store, &ResponseChange::Delete(second.id));
+    clean_up(&store);
     assert_eq!((store.response(first.id).unwrap(), store.response(second.id).unwrap()), (None, None));
     assert_eq!(store.response(third.id).unwrap(), Some(third.clone()));
     let left = store.totals.of(ann).unwrap();
@@ -201,8 +149,8 @@ fn what_later_ones_need_stays_and_is_paid_for() {
     assert!(left.bytes > 5000 && left.bytes < all.bytes, "{left:?} of {all:?}");
     assert!(store.move_some(ann, bob).unwrap());
     assert_eq!((store.totals.of(ann).unwrap(), store.totals.of(bob).unwrap()), (Used::default(), left));
-    store.commit(&[ResponseChange::Delete(third.id)]).unwrap();
-    sweep(&store);
+    change(&store, &ResponseChange::Delete(third.id));
+    clean_up(&store);
     assert_eq!(store.totals.of(bob).unwrap(), Used::default());
     assert!(store.part.is_empty() && store.bodies.is_empty() && store.tombstones.tree().is_empty());
 }
@@ -216,10 +164,10 @@ fn what_was_staged_and_never_put_lets_go_at_the_next_start() {
     store.stage(&following(&first, "b")).unwrap();
     drop(store);
     let store = SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap();
-    sweep(&store);
+    clean_up(&store);
     assert_eq!((store.part.len(), store.response(first.id).unwrap()), (1, Some(first.clone())));
-    store.commit(&[ResponseChange::Delete(first.id)]).unwrap();
-    sweep(&store);
+    change(&store, &ResponseChange::Delete(first.id));
+    clean_up(&store);
     assert!(store.part.is_empty() && store.bodies.is_empty());
 }
 
@@ -231,11 +179,11 @@ fn what_schema_4_wrote_is_referred_to() {
     store.bodies.clear().unwrap();
     let second = following(&first, "b");
     put(&store, &second);
-    store.commit(&[ResponseChange::Delete(first.id)]).unwrap();
-    sweep(&store);
+    change(&store, &ResponseChange::Delete(first.id));
+    clean_up(&store);
     assert_eq!(store.response(second.id).unwrap(), Some(second.clone()));
-    store.commit(&[ResponseChange::Delete(second.id)]).unwrap();
-    sweep(&store);
+    change(&store, &ResponseChange::Delete(second.id));
+    clean_up(&store);
     assert!(store.part.is_empty() && store.bodies.is_empty());
 }
 
@@ -247,8 +195,8 @@ fn a_history_that_is_another_one_is_written_out() {
     let mut second = following(&first, "b");
     second.history[0] = json!({"text": "something else"});
     put(&store, &second);
-    store.commit(&[ResponseChange::Delete(first.id)]).unwrap();
-    sweep(&store);
+    change(&store, &ResponseChange::Delete(first.id));
+    clean_up(&store);
     assert_eq!((store.response(second.id).unwrap(), store.bodies.len()), (Some(second), 1));
 }
 
@@ -260,7 +208,7 @@ enum Step {
     End(prop::sample::Index, usize),
     PutAgain(prop::sample::Index),
     Move(usize, usize),
-    Sweep,
+    CleanUp,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -272,7 +220,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (index(), 0..200_usize).prop_map(|(one, length)| Step::End(one, length)),
         1 => index().prop_map(Step::PutAgain),
         1 => (0..2_usize, 0..2_usize).prop_map(|(from, to)| Step::Move(from, to)),
-        1 => Just(Step::Sweep),
+        1 => Just(Step::CleanUp),
     ]
 }
 
@@ -299,13 +247,13 @@ proptest! {
                 }
                 Step::Delete(one) if !there.is_empty() => {
                     let record = there.remove(one.index(there.len()));
-                    store.commit(&[ResponseChange::Delete(record.id)]).unwrap();
+                    change(&store, &ResponseChange::Delete(record.id));
                 }
                 Step::End(one, length) if !there.is_empty() => {
                     let index = one.index(there.len());
                     let deltas = vec![Delta { text: "d".repeat(length), ..Delta::default() }];
                     let staged = store.stage_end(deltas.clone(), End::lost(9)).unwrap();
-                    store.commit(&[ResponseChange::End(there[index].id, staged)]).unwrap();
+                    change(&store, &ResponseChange::End(there[index].id, staged));
                     there[index] = ResponseRecord { deltas, end: Some(End::lost(9)), ..there[index].clone() };
                 }
                 Step::PutAgain(one) if !there.is_empty() => put(&store, one.get(&there)),
@@ -315,11 +263,11 @@ proptest! {
                         record.user = users[to];
                     }
                 }
-                Step::Sweep => sweep(&store),
+                Step::CleanUp => clean_up(&store),
                 _ => {}
             }
         }
-        sweep(&store);
+        clean_up(&store);
         for record in &there {
             prop_assert_eq!(store.response(record.id).unwrap(), Some(record.clone()));
         }
@@ -328,9 +276,9 @@ proptest! {
             prop_assert_eq!(store.totals.of(user).unwrap(), counted.get(&user).copied().unwrap_or_default());
         }
         for record in there {
-            store.commit(&[ResponseChange::Delete(record.id)]).unwrap();
+            change(&store, &ResponseChange::Delete(record.id));
         }
-        sweep(&store);
+        clean_up(&store);
         for tree in [&store.response, &store.part, &store.by_user, &store.running, &store.bodies, store.tombstones.tree(), store.totals.tree()] {
             prop_assert!(tree.is_empty(), "{:?}", tree.iter().collect::<Vec<_>>());
         }

@@ -5,10 +5,10 @@
 //! | `session` | session id | [`StoredSession`] |
 //! | `session_by_user` | user id, session id | nothing |
 
-use sled::transaction::{ConflictableTransactionResult, Transactional, TransactionalTree};
+use sled::transaction::{ConflictableTransactionResult, TransactionalTree};
 use sled::{Db, Tree};
 
-use super::codec::{decode, encode, id_bytes, transaction_error};
+use super::codec::{decode, encode, id_bytes};
 use crate::identity::{SessionId, UserId};
 use crate::store::{SessionChange, SessionsStore, StoreError, StoredSession, readable};
 
@@ -23,6 +23,17 @@ impl SledSessions {
     /// Opens the trees, or creates them.
     pub fn open(db: &Db) -> Result<Self, StoreError> {
         Ok(Self { session: db.open_tree("session")?, by_user: db.open_tree("session_by_user")? })
+    }
+
+    /// The trees of a transaction.
+    pub const fn trees(&self) -> [&Tree; 2] {
+        [&self.session, &self.by_user]
+    }
+
+    /// The ids of up to `limit` of a user's sessions.
+    pub fn some_sessions(&self, user: UserId, limit: usize) -> Result<Vec<SessionId>, StoreError> {
+        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(limit);
+        keys.map(|key| id_bytes("an index of sessions", &key?).map(SessionId::from_bytes)).collect()
     }
 }
 
@@ -41,11 +52,6 @@ impl SessionsStore for SledSessions {
         Ok(sessions)
     }
 
-    fn some_sessions(&self, user: UserId, limit: usize) -> Result<Vec<SessionId>, StoreError> {
-        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(limit);
-        keys.map(|key| id_bytes("an index of sessions", &key?).map(SessionId::from_bytes)).collect()
-    }
-
     fn each_session(&self, visit: &mut dyn FnMut(StoredSession)) -> Result<(), StoreError> {
         for entry in &self.session {
             let (id, value) = entry?;
@@ -58,18 +64,11 @@ impl SessionsStore for SledSessions {
         }
         Ok(())
     }
-
-    fn commit(&self, changes: &[SessionChange]) -> Result<(), StoreError> {
-        let outcome = (&self.session, &self.by_user).transaction(|(session, by_user)| {
-            changes.iter().try_for_each(|change| apply(session, by_user, change))
-        });
-        outcome.map_err(transaction_error)
-    }
 }
 
-fn apply(
-    session: &TransactionalTree,
-    by_user: &TransactionalTree,
+/// Applies a change in a transaction over [`SledSessions::trees`].
+pub fn apply(
+    [session, by_user]: &[TransactionalTree; 2],
     change: &SessionChange,
 ) -> ConflictableTransactionResult<(), StoreError> {
     match change {

@@ -7,8 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use sled::transaction::{ConflictableTransactionError, Transactional};
-use sled::{Db, Tree};
+use sled::transaction::{
+    ConflictableTransactionError, ConflictableTransactionResult, Transactional, TransactionalTree,
+};
+use sled::{Db, IVec, Tree};
 
 use super::codec::{decode, encode, transaction_error};
 use crate::identity::UserId;
@@ -17,7 +19,7 @@ use crate::store::{StoreError, UsageStore, readable};
 use crate::usage::{BatchId, Day, Payer, UsageCounts, UsageFilter, UsageKey};
 
 /// Maximum number of rows reassigned in one transaction.
-const ROWS: usize = 64;
+const MAX_PER_STEP: usize = 64;
 
 /// The trees of usage.
 #[derive(Debug)]
@@ -32,45 +34,93 @@ impl SledUsage {
         Ok(Self { usage: db.open_tree("usage")?, batch: db.open_tree("usage_batch")? })
     }
 
-    /// Adds rows and removes others in one transaction.
-    fn change(
-        &self,
-        batch: Option<BatchId>,
-        add: &[(UsageKey, UsageCounts)],
-        remove: &[UsageKey],
-    ) -> Result<(), StoreError> {
-        // Each row is read and written once.
-        let mut totals: BTreeMap<&UsageKey, UsageCounts> = BTreeMap::new();
-        add.iter().for_each(|(key, counts)| totals.entry(key).or_default().add(counts));
-        let outcome = (&self.usage, &self.batch).transaction(|(usage, last)| {
-            if let Some(id) = batch {
-                let id = batch_bytes(id);
-                if last.insert(&[], id.as_slice())?.is_some_and(|before| before.as_ref() == id.as_slice()) {
-                    return Ok(());
-                }
+    /// The trees of a transaction.
+    pub const fn trees(&self) -> [&Tree; 1] {
+        [&self.usage]
+    }
+
+    /// Prepares the move of up to `limit` of a user's rows to another owner, without their API keys.
+    pub fn prepare_move(&self, from: UserId, to: Payer, limit: usize) -> Result<UsageMove, StoreError> {
+        let mut moved = UsageMove::default();
+        for entry in self.usage.scan_prefix(Payer::User(from).to_bytes()).take(limit) {
+            let (key, value) = entry?;
+            moved.seen += 1;
+            match readable(decode::<UsageRow>(|| "a row of usage".to_owned(), &value))? {
+                Some(row) => moved.add.add(UsageKey { user: to, key: None, ..row.key }, &row.counts),
+                // A damaged row would be found again and again.
+                None => {}
             }
-            for key in remove {
-                usage.remove(key_bytes(key))?;
+            moved.remove.push(key);
+        }
+        Ok(moved)
+    }
+
+    /// Moves some of a user's rows to another owner; `false`: there may be more.
+    pub fn reassign_some(&self, from: UserId, to: Payer) -> Result<bool, StoreError> {
+        let moved = self.prepare_move(from, to, MAX_PER_STEP)?;
+        if moved.seen > 0 {
+            let outcome = (&self.usage).transaction(|usage| moved.apply(usage));
+            outcome.map_err(transaction_error)?;
+        }
+        Ok(moved.seen < MAX_PER_STEP)
+    }
+}
+
+/// Counts by key: each row is read and written once in a transaction.
+#[derive(Debug, Default)]
+struct Sums(BTreeMap<UsageKey, UsageCounts>);
+
+impl Sums {
+    fn add(&mut self, key: UsageKey, counts: &UsageCounts) {
+        self.0.entry(key).or_default().add(counts);
+    }
+
+    /// Adds the counts to the stored ones.
+    fn apply(&self, usage: &TransactionalTree) -> ConflictableTransactionResult<(), StoreError> {
+        for (key, counts) in &self.0 {
+            let bytes = key_bytes(key);
+            let mut row = UsageRow { key: key.clone(), counts: *counts };
+            if let Some(value) = usage.get(&bytes)? {
+                let before: UsageRow =
+                    decode(|| "usage".to_owned(), &value).map_err(ConflictableTransactionError::Abort)?;
+                row.counts.add(&before.counts);
             }
-            for (&key, counts) in &totals {
-                let bytes = key_bytes(key);
-                let mut row = UsageRow { key: key.clone(), counts: *counts };
-                if let Some(value) = usage.get(&bytes)? {
-                    let before: UsageRow =
-                        decode(|| "usage".to_owned(), &value).map_err(ConflictableTransactionError::Abort)?;
-                    row.counts.add(&before.counts);
-                }
-                usage.insert(bytes, encode(&row))?;
-            }
-            Ok(())
-        });
-        outcome.map_err(transaction_error)
+            usage.insert(bytes, encode(&row))?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows that move to another owner.
+#[derive(Debug, Default)]
+pub struct UsageMove {
+    add: Sums,
+    remove: Vec<IVec>,
+    seen: usize,
+}
+
+impl UsageMove {
+    /// Applies the move in a transaction over [`SledUsage::trees`].
+    pub fn apply(&self, usage: &TransactionalTree) -> ConflictableTransactionResult<(), StoreError> {
+        for key in &self.remove {
+            usage.remove(key)?;
+        }
+        self.add.apply(usage)
     }
 }
 
 impl UsageStore for SledUsage {
     fn add(&self, batch: BatchId, rows: &[(UsageKey, UsageCounts)]) -> Result<(), StoreError> {
-        self.change(Some(batch), rows, &[])
+        let mut sums = Sums::default();
+        rows.iter().for_each(|(key, counts)| sums.add(key.clone(), counts));
+        let batch = batch_bytes(batch);
+        let outcome = (&self.usage, &self.batch).transaction(|(usage, last)| {
+            match last.insert(&[], batch.as_slice())? {
+                Some(before) if before.as_ref() == batch.as_slice() => Ok(()),
+                _ => sums.apply(usage),
+            }
+        });
+        outcome.map_err(transaction_error)
     }
 
     fn rows(
@@ -95,24 +145,6 @@ impl UsageStore for SledUsage {
         }
         Ok(())
     }
-
-    fn reassign_some(&self, from: UserId, to: Payer) -> Result<bool, StoreError> {
-        let (mut rows, mut gone, mut seen) = (Vec::new(), Vec::new(), 0);
-        for entry in self.usage.scan_prefix(Payer::User(from).to_bytes()).take(ROWS) {
-            let (key, value) = entry?;
-            let Some(row) = readable(decode::<UsageRow>(|| "a row of usage".to_owned(), &value))? else {
-                self.usage.remove(key)?;
-                continue;
-            };
-            seen += 1;
-            rows.push((UsageKey { user: to, key: None, ..row.key.clone() }, row.counts));
-            gone.push(row.key);
-        }
-        if !gone.is_empty() {
-            self.change(None, &rows, &gone)?;
-        }
-        Ok(seen < ROWS)
-    }
 }
 
 /// Sorts after every key of that user and day: no id is all ones.
@@ -122,66 +154,4 @@ fn upper_bytes(user: Payer, day: Day) -> Vec<u8> {
 
 fn batch_bytes(id: BatchId) -> Vec<u8> {
     [id.book.as_bytes().as_slice(), &id.number.to_be_bytes()].concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn key(user: Payer, day: u32, model: &str) -> UsageKey {
-        UsageKey { user, day: Day::from_number(day), key: None, model: model.into() }
-    }
-
-    fn counts(completion_tokens: u64) -> UsageCounts {
-        UsageCounts { requests: 1, completion_tokens, ..UsageCounts::default() }
-    }
-
-    fn all(store: &SledUsage, user: Option<Payer>) -> Vec<(UsageKey, u64)> {
-        let filter = UsageFilter { user, start: Day::FIRST, end: Day::last() };
-        let mut rows = Vec::new();
-        store.rows(&filter, &mut |key, counts| rows.push((key.clone(), counts.completion_tokens))).unwrap();
-        rows
-    }
-
-    #[test]
-    fn batches_are_added_once_and_users_are_told_apart() {
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        let store = SledUsage::open(&db).unwrap();
-        let (ann, bob) = (UserId::new(), UserId::new());
-        let book = Uuid::new_v4();
-        let first = [
-            (key(Payer::User(ann), 5, "m"), counts(1)),
-            (key(Payer::User(ann), 5, "m"), counts(2)),
-            (key(Payer::User(bob), 5, "m"), counts(4)),
-            (key(Payer::Anonymous, 5, "m"), counts(8)),
-        ];
-        for _ in 0..2 {
-            store.add(BatchId { book, number: 1 }, &first).unwrap();
-        }
-        store.add(BatchId { book, number: 2 }, &first[..1]).unwrap();
-        assert_eq!(all(&store, Some(Payer::User(ann))), [(key(Payer::User(ann), 5, "m"), 4)]);
-        assert_eq!(all(&store, None).iter().map(|(_, tokens)| tokens).sum::<u64>(), 16);
-
-        assert!(store.reassign_some(ann, Payer::Deleted).unwrap());
-        assert!(store.reassign_some(bob, Payer::Deleted).unwrap());
-        assert_eq!(all(&store, Some(Payer::Deleted)), [(key(Payer::Deleted, 5, "m"), 8)]);
-        assert_eq!(all(&store, Some(Payer::User(ann))), []);
-        assert_eq!(all(&store, None).iter().map(|(_, tokens)| tokens).sum::<u64>(), 16);
-    }
-
-    #[test]
-    fn days_are_cut_where_they_are_told_to() {
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        let store = SledUsage::open(&db).unwrap();
-        let rows: Vec<_> = (0..10).map(|day| (key(Payer::Anonymous, day, "ÿ"), counts(1))).collect();
-        store.add(BatchId { book: Uuid::new_v4(), number: 1 }, &rows).unwrap();
-        for user in [None, Some(Payer::Anonymous)] {
-            let filter = UsageFilter { user, start: Day::from_number(3), end: Day::from_number(5) };
-            let mut days = Vec::new();
-            store.rows(&filter, &mut |key, _| days.push(key.day.number())).unwrap();
-            assert_eq!(days, [3, 4, 5], "{user:?}");
-        }
-    }
 }

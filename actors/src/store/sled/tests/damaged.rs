@@ -7,7 +7,7 @@ use crate::identity::Index;
 fn serve(folder: &Path) -> (Store, Arc<Index>) {
     let index = Arc::new(Index::default());
     let mirror = Arc::clone(&index);
-    (Store::open(folder, move |stores| mirror.load(stores)).unwrap(), index)
+    (Store::open(folder_factory(folder), move |stores| mirror.load(stores)).unwrap(), index)
 }
 
 #[test]
@@ -25,20 +25,24 @@ fn a_store_with_damaged_records_opens_without_them() {
     let (own, theirs) =
         (ApiKeyRecord { expires_at: expired, ..own }, ApiKeyRecord { expires_at: expired, ..theirs });
     write(&store, move |stores| {
-        stores.commit(&Changes {
-            accounts: vec![
-                AccountChange::PutUser(good),
-                AccountChange::PutUser(bad),
-                AccountChange::PutKey([1; 32], own),
-                AccountChange::PutKey([2; 32], theirs),
-            ],
-            sessions: vec![SessionChange::Put(signed_in)],
-            ..Changes::default()
-        })?;
+        commit_once(
+            stores,
+            &Changes {
+                accounts: vec![
+                    AccountChange::PutUser(good),
+                    AccountChange::PutUser(bad),
+                    AccountChange::PutKey([1; 32], own),
+                    AccountChange::PutKey([2; 32], theirs),
+                ],
+                sessions: vec![SessionChange::Put(signed_in)],
+                ..Changes::default()
+            },
+        )?;
         for answer in answers {
-            stores.responses().commit(&[ResponseChange::Put(Box::new(answer))])?;
+            let staged = stores.responses().stage(&answer)?;
+            commit_once(stores, &Changes::responses(vec![ResponseChange::PutStaged(staged)]))?;
         }
-        stores.conversations().commit(&talks.map(ConversationChange::Put))
+        commit_once(stores, &Changes::conversations(talks.map(ConversationChange::Put).into()))
     })
     .unwrap();
     store.close();
@@ -88,15 +92,15 @@ fn a_store_with_damaged_records_opens_without_them() {
     });
     // Its user can go.
     let changes = Changes { accounts: vec![AccountChange::DeleteUser(good_id)], ..Changes::default() };
-    write(&store, move |stores| stores.commit(&changes)).unwrap();
+    write(&store, move |stores| commit_once(stores, &changes)).unwrap();
     for _ in 0..1000 {
-        if read(&store, |stores| stores.forgotten().unwrap().is_empty()) {
+        if read(&store, |stores| stores.deleting_users().unwrap().is_empty()) {
             break;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     read(&store, move |stores| {
-        assert_eq!(stores.forgotten().unwrap(), []);
+        assert_eq!(stores.deleting_users().unwrap(), []);
         assert_eq!(stores.conversations().conversation(talk_ids[0]).unwrap(), None);
         assert_eq!(stores.responses().of_user(good_id, None, 9).unwrap(), []);
     });
@@ -117,11 +121,12 @@ fn the_sums_are_what_a_count_gives() {
         for answer in &answers {
             // Twice, which is once.
             for _ in 0..2 {
-                stores.responses().commit(&[ResponseChange::Put(Box::new(answer.clone()))])?;
+                let staged = stores.responses().stage(answer)?;
+                commit_once(stores, &Changes::responses(vec![ResponseChange::PutStaged(staged)]))?;
             }
         }
         let all: Vec<_> = talks.iter().chain(&talks).cloned().map(ConversationChange::Put).collect();
-        stores.conversations().commit(&all)
+        commit_once(stores, &Changes::conversations(all))
     })
     .unwrap();
     read(&store, move |stores| {
@@ -130,9 +135,11 @@ fn the_sums_are_what_a_count_gives() {
         assert_eq!((used(bob).conversations, used(bob).responses), (1, 2));
         let staged = stores.responses().stage_end(vec![], crate::responses::End::lost(1)).unwrap();
         let before = used(ann);
-        stores.responses().commit(&[ResponseChange::End(answer_ids[0], staged)]).unwrap();
+        let end = ResponseChange::End(answer_ids[0], staged);
+        commit_once(stores, &Changes::responses(vec![end])).unwrap();
         assert!(used(ann).bytes > before.bytes && used(ann).responses == 1);
-        stores.conversations().commit(&[ConversationChange::Delete(talk_ids[0])]).unwrap();
+        let delete = ConversationChange::Delete(talk_ids[0]);
+        commit_once(stores, &Changes::conversations(vec![delete])).unwrap();
         let both = used(ann).and(used(bob));
         while !stores.move_some(ann, bob).unwrap() {}
         assert_eq!((used(ann), used(bob)), (Used::default(), both));
@@ -143,6 +150,6 @@ fn the_sums_are_what_a_count_gives() {
     let db = ::sled::open(folder.path().join("db")).unwrap();
     let before: Vec<_> = db.open_tree("quota").unwrap().iter().map(Result::unwrap).collect();
     db.open_tree("quota").unwrap().insert(b"left over from elsewhere", b"{}").unwrap();
-    sled::migrations::steps_from(2).for_each(|(_, step)| step(&db).unwrap());
+    super::super::migrations::steps_from(2).for_each(|(_, step)| step(&db).unwrap());
     assert_eq!(db.open_tree("quota").unwrap().iter().map(Result::unwrap).collect::<Vec<_>>(), before);
 }

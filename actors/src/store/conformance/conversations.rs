@@ -1,0 +1,235 @@
+//! Conversations and their items.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+use super::{NewSubject, commit, conversation, item, no_quotas};
+use crate::conversations::types::{Position, StoredItem};
+use crate::conversations::{ConversationId, ConversationRecord, Node, Share};
+use crate::identity::UserId;
+use crate::store::{Changes, ConversationChange, ConversationsStore, Stores};
+
+fn change(stores: &dyn Stores, changes: Vec<ConversationChange>) {
+    commit(stores, &Changes::conversations(changes));
+}
+
+fn positions(store: &dyn ConversationsStore, user: UserId, newest_first: bool) -> Vec<Position> {
+    let mut found = Vec::new();
+    let mut note = |position| {
+        found.push(position);
+        Ok(true)
+    };
+    store.positions(user, None, None, newest_first, &mut note).unwrap();
+    found
+}
+
+pub fn items_are_read_as_written(new: NewSubject) {
+    let subject = new(no_quotas());
+    let stores = subject.open();
+    let (talk, other) = (conversation(UserId::new()), conversation(UserId::new()));
+    // Of several chunks, of one, and empty.
+    let items = [item(0, &"ä".repeat(150_000)), item(1, "b"), item(2, "")];
+    let mut changes: Vec<_> =
+        items.iter().map(|item| ConversationChange::PutItem(talk.id, item.clone())).collect();
+    changes.push(ConversationChange::Put(talk.clone()));
+    changes.push(ConversationChange::PutItem(other.id, item(0, "other")));
+    changes.push(ConversationChange::Put(other.clone()));
+    change(&*stores, changes);
+    let store = stores.conversations();
+    assert_eq!(store.conversation(talk.id).unwrap(), Some(talk.clone()));
+    assert_eq!(store.conversation(ConversationId::new()).unwrap(), None);
+    let nodes: Vec<Node> = items.iter().map(|item| item.node.clone()).collect();
+    assert_eq!(store.nodes(talk.id).unwrap(), nodes);
+    for written in &items {
+        let Node { number, ref id, .. } = written.node;
+        assert_eq!(store.item(talk.id, number).unwrap().as_ref(), Some(written));
+        assert_eq!(store.node(talk.id, number).unwrap().as_ref(), Some(&written.node));
+        assert_eq!(store.item_number(talk.id, id).unwrap(), Some(number));
+    }
+    assert_eq!(store.item(talk.id, 3).unwrap(), None);
+    assert_eq!(store.node(talk.id, 3).unwrap(), None);
+    assert_eq!(store.item_number(talk.id, "msg_3").unwrap(), None);
+    assert_eq!(store.item(other.id, 0).unwrap(), Some(item(0, "other")));
+}
+
+pub fn items_are_replaced(new: NewSubject) {
+    let subject = new(no_quotas());
+    let stores = subject.open();
+    let talk = conversation(UserId::new());
+    let put = |item: &StoredItem| ConversationChange::PutItem(talk.id, item.clone());
+    change(&*stores, vec![ConversationChange::Put(talk.clone()), put(&item(0, &"x".repeat(200_000)))]);
+    let mut deleted = item(0, "short");
+    deleted.node.deleted = true;
+    change(&*stores, vec![put(&deleted)]);
+    let store = stores.conversations();
+    assert_eq!(store.item(talk.id, 0).unwrap(), Some(deleted.clone()));
+    assert_eq!(store.nodes(talk.id).unwrap(), [deleted.node], "no chunk of the longer one is left");
+    let longer = item(0, &"y".repeat(300_000));
+    change(&*stores, vec![put(&longer)]);
+    assert_eq!(store.item(talk.id, 0).unwrap(), Some(longer));
+}
+
+pub fn positions_are_ordered_and_bounded(new: NewSubject) {
+    let subject = new(no_quotas());
+    let stores = subject.open();
+    let (user, other) = (UserId::new(), UserId::new());
+    // Two of one moment.
+    let talks: Vec<_> = [5, 9, 9, 2, 7]
+        .into_iter()
+        .map(|updated_us| ConversationRecord { updated_us, ..conversation(user) })
+        .collect();
+    change(&*stores, talks.iter().cloned().map(ConversationChange::Put).collect());
+    change(&*stores, vec![ConversationChange::Put(conversation(other))]);
+    let store = &**stores.conversations();
+    let newest_first: Vec<_> = [1, 2, 4, 0, 3].iter().map(|&at: &usize| talks[at].position()).collect();
+    assert_eq!(positions(store, user, true), newest_first);
+    let oldest_first: Vec<_> = newest_first.iter().rev().copied().collect();
+    assert_eq!(positions(store, user, false), oldest_first);
+    for newer in 0..5 {
+        for older in 0..5 {
+            let mut found = Vec::new();
+            let mut note = |position| {
+                found.push(position);
+                Ok(true)
+            };
+            // Newer than one, older than another, both excluded.
+            let bounds = (Some(newest_first[newer]), Some(newest_first[older]));
+            store.positions(user, bounds.0, bounds.1, true, &mut note).unwrap();
+            let expected = newest_first.get(older + 1..newer).unwrap_or_default();
+            assert_eq!(found, expected, "between {newer} and {older}");
+        }
+    }
+    let mut first_two = Vec::new();
+    let mut note = |position| {
+        first_two.push(position);
+        Ok(first_two.len() < 2)
+    };
+    store.positions(user, None, None, true, &mut note).unwrap();
+    assert_eq!(first_two, newest_first[..2], "a visit can be ended");
+    let changed = ConversationRecord { updated_us: 20, ..talks[3].clone() };
+    change(&*stores, vec![ConversationChange::Put(changed.clone())]);
+    let found = positions(store, user, true);
+    assert_eq!((found.len(), found[0]), (5, changed.position()), "it has left its former place");
+}
+
+pub fn share_tokens_lead_to_conversations(new: NewSubject) {
+    let subject = new(no_quotas());
+    let stores = subject.open();
+    let store = stores.conversations();
+    let share =
+        |token: &str| Some(Share { token: token.to_owned(), head: Some(0), created_at: 1, expires_at: None });
+    let talk = ConversationRecord { share: share("one"), ..conversation(UserId::new()) };
+    change(&*stores, vec![ConversationChange::Put(talk.clone())]);
+    assert_eq!(store.shared("one").unwrap(), Some(talk.id));
+    let again = ConversationRecord { share: share("two"), ..talk.clone() };
+    change(&*stores, vec![ConversationChange::Put(again)]);
+    assert_eq!((store.shared("one").unwrap(), store.shared("two").unwrap()), (None, Some(talk.id)));
+    change(&*stores, vec![ConversationChange::Put(ConversationRecord { share: None, ..talk })]);
+    assert_eq!(store.shared("two").unwrap(), None);
+}
+
+pub fn deleted_conversations_are_gone(new: NewSubject) {
+    let subject = new(no_quotas());
+    let stores = subject.open();
+    let store = stores.conversations();
+    let user = UserId::new();
+    let share = Share { token: "t".to_owned(), head: Some(0), created_at: 1, expires_at: None };
+    let (talk, stays) = (ConversationRecord { share: Some(share), ..conversation(user) }, conversation(user));
+    let put = |talk: &ConversationRecord| {
+        [ConversationChange::Put(talk.clone()), ConversationChange::PutItem(talk.id, item(0, "a"))]
+    };
+    change(&*stores, [put(&talk), put(&stays)].concat());
+    change(&*stores, vec![ConversationChange::Delete(talk.id), ConversationChange::Delete(talk.id)]);
+    assert_eq!(store.conversation(talk.id).unwrap(), None);
+    assert_eq!(store.shared("t").unwrap(), None);
+    assert_eq!(positions(&**store, user, true), [stays.position()]);
+    super::clean_up(&*stores);
+    assert_eq!(store.nodes(talk.id).unwrap(), []);
+    assert_eq!(store.item(talk.id, 0).unwrap(), None);
+    assert_eq!(store.item_number(talk.id, "msg_0").unwrap(), None);
+    assert_eq!(store.item(stays.id, 0).unwrap(), Some(item(0, "a")));
+}
+
+/// One change of few conversations and items, so that changes meet.
+#[derive(Clone, Debug)]
+enum Op {
+    Put { conversation: usize, updated_us: u64, shared: bool },
+    PutItem { conversation: usize, number: u32, text: usize },
+    Delete { conversation: usize },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let conversation = 0usize..3;
+    let text = prop_oneof![4 => 0usize..20, 1 => Just(70_000usize)];
+    prop_oneof![
+        4 => (conversation.clone(), 1u64..50, any::<bool>())
+            .prop_map(|(conversation, updated_us, shared)| Op::Put { conversation, updated_us, shared }),
+        6 => (conversation.clone(), 0u32..4, text)
+            .prop_map(|(conversation, number, text)| Op::PutItem { conversation, number, text }),
+        1 => conversation.prop_map(|conversation| Op::Delete { conversation }),
+    ]
+}
+
+/// Whatever is changed in whatever commits, a store reads as a map does.
+pub fn changes_equal_the_model(new: NewSubject) {
+    let commits = prop::collection::vec(prop::collection::vec(op(), 1..4), 1..12);
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(16));
+    let run = runner.run(&commits, |commits| {
+        let subject = new(no_quotas());
+        let stores = subject.open();
+        let store = &**stores.conversations();
+        let user = UserId::new();
+        // A deleted id is not used again.
+        let mut talks: Vec<_> = (0..3).map(|_| conversation(user)).collect();
+        let mut there: BTreeMap<ConversationId, (ConversationRecord, BTreeMap<u32, StoredItem>)> =
+            BTreeMap::new();
+        for ops in commits {
+            let mut changes = Vec::new();
+            for op in ops {
+                match op {
+                    Op::Put { conversation, updated_us, shared } => {
+                        let talk = &mut talks[conversation];
+                        let token = talk.id.to_string();
+                        let share = Share { token, head: None, created_at: 1, expires_at: None };
+                        *talk =
+                            ConversationRecord { updated_us, share: shared.then_some(share), ..talk.clone() };
+                        there.entry(talk.id).or_insert_with(|| (talk.clone(), BTreeMap::new())).0 =
+                            talk.clone();
+                        changes.push(ConversationChange::Put(talk.clone()));
+                    }
+                    Op::PutItem { conversation, number, text } => {
+                        let talk = &talks[conversation];
+                        let item = item(number, &"z".repeat(text));
+                        let entry = there.entry(talk.id).or_insert_with(|| (talk.clone(), BTreeMap::new()));
+                        entry.1.insert(number, item.clone());
+                        changes.push(ConversationChange::Put(entry.0.clone()));
+                        changes.push(ConversationChange::PutItem(talk.id, item));
+                    }
+                    Op::Delete { conversation: at } => {
+                        there.remove(&talks[at].id);
+                        changes.push(ConversationChange::Delete(talks[at].id));
+                        talks[at] = conversation(user);
+                    }
+                }
+            }
+            change(&*stores, changes);
+        }
+        let mut expected: Vec<_> = there.values().map(|(talk, _)| talk.position()).collect();
+        expected.sort_by_key(|position| (std::cmp::Reverse(position.updated_us), position.id));
+        prop_assert_eq!(positions(store, user, true), expected);
+        for (id, (talk, items)) in &there {
+            prop_assert_eq!(store.conversation(*id).unwrap(), Some(talk.clone()));
+            let shared = store.shared(&id.to_string()).unwrap();
+            prop_assert_eq!(shared, talk.share.as_ref().map(|_| *id));
+            let nodes: Vec<_> = items.values().map(|item| item.node.clone()).collect();
+            prop_assert_eq!(store.nodes(*id).unwrap(), nodes);
+            for (number, item) in items {
+                prop_assert_eq!(store.item(*id, *number).unwrap(), Some(item.clone()));
+            }
+        }
+        Ok(())
+    });
+    run.unwrap();
+}

@@ -1,0 +1,64 @@
+//! Opening stores.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use super::sled::SledFactory;
+use super::{OpenError, StoreError, Stores};
+use crate::config::StorageConfig;
+
+/// Opens a store, again and again: the commit thread drops a store that failed and opens it anew.
+pub trait StoreFactory: Debug + Send {
+    /// Opens the store, or creates it. Blocks.
+    ///
+    /// The store is complete: what a crash interrupted is rolled back or completed, and an older schema is migrated. At
+    /// most one process may have it open, unless its commits can [conflict](Stores::can_conflict).
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn open(&self) -> Result<Box<dyn Stores>, OpenError>;
+
+    /// Whether changes that were [synced](Stores::sync) survive the end of this process.
+    fn is_durable(&self) -> bool;
+
+    /// Whether there is a store already.
+    fn exists(&self) -> bool;
+
+    /// Creates an empty store that can take the place of this one.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn draft(&self) -> Result<Box<dyn StoreDraft>, OpenError>;
+
+    /// The error of a store that was opened, but whose contents cannot be loaded.
+    fn load_error(&self, error: StoreError) -> OpenError;
+}
+
+/// A new store beside the one of its factory. Dropping it deletes it.
+pub trait StoreDraft: Debug {
+    /// The new store.
+    fn stores(&self) -> &dyn Stores;
+
+    /// Closes the new store and puts it in the place of the one that is there. A store that is replaced may be kept
+    /// beside it. A crash in between leaves the new store, or one that is refused; never a mixture of both.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn promote(self: Box<Self>) -> Result<(), OpenError>;
+}
+
+/// The factory of the configured store, for a server.
+pub fn factory(storage: &StorageConfig) -> Box<dyn StoreFactory> {
+    Box::new(SledFactory::new(storage))
+}
+
+/// The factory of the store in a data folder, for commands that run without a server.
+pub fn offline_factory(folder: &Path) -> Box<dyn StoreFactory> {
+    Box::new(SledFactory::offline(folder))
+}
+
+/// The factory of the store in a folder, as a server has it, without a reserve of disk space.
+#[cfg(test)]
+pub fn folder_factory(folder: &Path) -> Box<dyn StoreFactory> {
+    factory(&StorageConfig { path: folder.to_owned(), min_free_mib: 0, ..StorageConfig::default() })
+}
