@@ -163,8 +163,8 @@ def damaged(export):
     """(name, export, what the refusal says) of exports that are not to be taken in."""
     whole = export.splitlines(keepends=True)
     yield "cut in a line", whole[0] + whole[1][:-9], b"is not a record"
-    yield "cut between lines", b"".join(whole[:-1]), b"cut off"
-    yield "empty", b"", b"cut off"
+    yield "cut between lines", b"".join(whole[:-1]), b"truncated"
+    yield "empty", b"", b"truncated"
     yield "a line lost", b"".join(whole[:2] + whole[3:]), b"damaged"
     yield "a line doubled", b"".join(whole[:2] + whole[1:]), b"damaged"
     yield "a byte changed", export.replace(b"Ann", b"Ana"), b"damaged"

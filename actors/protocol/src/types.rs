@@ -316,7 +316,7 @@ pub enum GenerationError {
     ModelNotFound(String),
     /// Prompt and answer do not fit (400 `context_length_exceeded`).
     #[error(
-        "this model's maximum context length is {limit} tokens; the prompt has {prompt_tokens} and {requested} were asked for in the answer"
+        "this model's maximum context length is {limit} tokens; the prompt has {prompt_tokens} and {requested} were requested for the answer"
     )]
     ContextLengthExceeded {
         /// The model's context in tokens.
@@ -327,9 +327,7 @@ pub enum GenerationError {
         requested: u32,
     },
     /// A text whose embedding is wanted does not fit (400 `context_length_exceeded`).
-    #[error(
-        "input {index} has {tokens} tokens or more, and this model takes at most {limit}; cut it in parts"
-    )]
+    #[error("input {index} has {tokens} tokens or more, and the model accepts at most {limit}; split it")]
     InputTooLong {
         /// Its place in the request.
         index: u32,
@@ -376,7 +374,7 @@ pub enum GenerationError {
     },
     /// The queue is full (503, Retry-After).
     #[error(
-        "the queue of model `{model}` is full ({limit} requests, of which each caller has a share); try again later"
+        "the queue of model `{model}` is full ({limit} requests, shared fairly by all callers); try again later"
     )]
     QueueFull {
         /// The model's id.
@@ -387,7 +385,7 @@ pub enum GenerationError {
         retry_after: Duration,
     },
     /// The request waited its longest (503, Retry-After).
-    #[error("no capacity came free within {waited:?}; try again later")]
+    #[error("no capacity became available within {waited:?}; try again later")]
     QueueTimeout {
         /// How long it waited.
         waited: Duration,
@@ -405,7 +403,7 @@ pub enum GenerationError {
         retry_after: Duration,
     },
     /// This request ended its worker twice (500 `engine_crashed`).
-    #[error("the engine crashed twice while answering this request, so it was given up")]
+    #[error("the engine crashed twice while processing this request, so it was abandoned")]
     EngineCrashed,
     /// The server is stopping (503, Retry-After).
     #[error("the server is stopping")]

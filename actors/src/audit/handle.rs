@@ -49,7 +49,7 @@ pub enum AuditError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store did not answer in time.
-    #[error("the database does not answer; try again later")]
+    #[error("the database does not respond; try again later")]
     Timeout,
 }
 
@@ -179,7 +179,7 @@ impl Audit {
             }
             Err(error) => {
                 if !std::mem::replace(&mut state.failing, true) {
-                    tracing::warn!(%error, "the audit log is not written down yet; it is tried again");
+                    tracing::warn!(%error, "the audit log could not be stored yet; the write is retried");
                 }
                 batch.iter().rev().for_each(|record| state.waiting.push_front(record.clone()));
             }
@@ -360,7 +360,7 @@ impl RactorActor for Keeper {
             KeeperMessage::Tick => audit.tick(),
             KeeperMessage::Pass => {
                 if let Err(error) = audit.pass().await {
-                    tracing::warn!(%error, "removing what is too old from the audit log failed; it is tried again later");
+                    tracing::warn!(%error, "removing expired audit records failed; it is retried later");
                 }
             }
         }

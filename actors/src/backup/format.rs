@@ -87,7 +87,7 @@ pub enum ImportError {
         problem: String,
     },
     /// It ends before its trailer.
-    #[error("the export is cut off: it ends after {lines} lines without a trailer. Use another copy")]
+    #[error("the export is truncated: it ends after {lines} lines without a trailer. Use another copy")]
     CutOff {
         /// How many lines there are.
         lines: u64,
@@ -265,7 +265,7 @@ impl Importer {
 
     fn record(&mut self, line: &[u8]) -> Result<Record, String> {
         let mut line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-        let kind = record_kind(&line.kind).ok_or_else(|| format!("there is no kind {:?}", line.kind))?;
+        let kind = record_kind(&line.kind).ok_or_else(|| format!("the kind {:?} is unknown", line.kind))?;
         let key = unhex(&line.key).ok_or("its key is not hexadecimal")?;
         if !line.value.is_object() {
             return Err("its value is not an object".to_owned());

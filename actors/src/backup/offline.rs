@@ -37,10 +37,10 @@ pub enum OfflineError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// There is no store.
-    #[error("there is no store in {0}; name the server's data folder (--data-dir)")]
+    #[error("{0} contains no store; name the server's data folder (--data-dir)")]
     NoStore(PathBuf),
     /// No such user.
-    #[error("there is no user {0} in the store")]
+    #[error("the user {0} does not exist in the store")]
     NoUser(String),
     /// The store has something in it.
     #[error(

@@ -44,7 +44,7 @@ pub enum BackupError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store's thread does not answer.
-    #[error("the database does not answer; try again later")]
+    #[error("the database does not respond; try again later")]
     Timeout,
 }
 

@@ -409,7 +409,7 @@ fn check_new_ids(
 ) -> Result<(), ConversationError> {
     for item in items.iter().filter_map(|item| item.id.as_deref()) {
         if store.item_number(id, item)?.is_some() {
-            return Err(ConversationError::invalid("id", format!("{item} is in the conversation already")));
+            return Err(ConversationError::invalid("id", format!("{item} is already in the conversation")));
         }
     }
     Ok(())

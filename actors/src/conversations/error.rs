@@ -12,7 +12,7 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConversationError {
     /// There is no such thing, or it is somebody else's.
-    #[error("there is no {what} {id}")]
+    #[error("the {what} {id} does not exist")]
     NotFound {
         /// `conversation`, `item`, `share link`.
         what: &'static str,
@@ -28,7 +28,9 @@ pub enum ConversationError {
         problem: String,
     },
     /// The conversation would have too many items or bytes.
-    #[error("a conversation can have at most {limit} {unit}; begin another one, or delete items of this one")]
+    #[error(
+        "a conversation can have at most {limit} {unit}; create another one, or delete items of this one"
+    )]
     Full {
         /// How much.
         limit: u64,
@@ -42,13 +44,13 @@ pub enum ConversationError {
         waited: Duration,
     },
     /// Too much is going on.
-    #[error("too many conversations are used at a time; try again in {} s", retry_after.as_secs())]
+    #[error("too many conversations are in use; try again in {} s", retry_after.as_secs())]
     Busy {
         /// When to try again.
         retry_after: Duration,
     },
     /// The part that would do it is being restarted or did not answer in time.
-    #[error("the conversation store does not answer; try again in {} s", retry_after.as_secs())]
+    #[error("the conversation store does not respond; try again in {} s", retry_after.as_secs())]
     Unavailable {
         /// When to try again.
         retry_after: Duration,

@@ -162,5 +162,5 @@ type Job<I> = dyn Fn(&dyn Stores, &[I]) -> Result<Changes, IdentityError> + Send
 
 /// Says that something has to wait.
 pub fn warn_of(error: &IdentityError) {
-    tracing::warn!(%error, "looking after users, keys and sessions failed; it is tried again later");
+    tracing::warn!(%error, "maintenance of users, keys and sessions failed; it is retried later");
 }

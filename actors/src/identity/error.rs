@@ -15,22 +15,22 @@ pub enum AuthError {
     #[error("the token is longer than any that this server issues")]
     TooLong,
     /// A JWT of an algorithm other than EdDSA, `none` among them (RFC 8725, section 3.1).
-    #[error("the token's algorithm is not the one that this server signs with")]
+    #[error("the token's algorithm is not the one that this server uses")]
     WrongAlgorithm,
     /// A JWT of a key that is not, or no longer, this server's.
     #[error("the token names a signing key that this server does not have")]
     UnknownSigningKey,
     /// The signature does not fit.
-    #[error("the token's signature is wrong")]
+    #[error("the token's signature is invalid")]
     BadSignature,
     /// Another issuer's.
-    #[error("the token was issued by somebody else")]
+    #[error("the token was issued by another server")]
     WrongIssuer,
     /// For another audience.
-    #[error("the token is meant for another audience")]
+    #[error("the token is for another audience")]
     WrongAudience,
     /// A refresh token where an access token is wanted or the other way round (RFC 8725, section 3.11).
-    #[error("the token is of another type than is wanted here")]
+    #[error("the token has the wrong type for this route")]
     WrongType,
     /// Too old.
     #[error("the token has expired")]
@@ -48,13 +48,15 @@ pub enum AuthError {
     #[error("the session has ended; sign in again")]
     SessionRevoked,
     /// An older generation of the session's tokens was presented again: the session is over (RFC 9700, section 4.14).
-    #[error("the token was used before, so its session has been ended; sign in again")]
+    #[error(
+        "the token was superseded by a refresh and presented again, so its session has ended; sign in again"
+    )]
     TokenReused,
     /// The user is disabled.
     #[error("the user is disabled")]
     UserDisabled,
     /// No such key.
-    #[error("there is no such API key")]
+    #[error("Incorrect API key provided")]
     UnknownKey,
     /// The key has expired.
     #[error("the API key has expired")]
@@ -63,7 +65,7 @@ pub enum AuthError {
     #[error("the API key was revoked")]
     RevokedKey,
     /// The key is bound to other addresses.
-    #[error("the API key may not be used from this address")]
+    #[error("the API key does not permit this address")]
     AddressNotAllowed,
 }
 
@@ -90,7 +92,7 @@ pub enum IdentityError {
     #[error(transparent)]
     Auth(#[from] AuthError),
     /// There is no such thing, or it is somebody else's.
-    #[error("there is no {what} {id}")]
+    #[error("the {what} {id} does not exist")]
     NotFound {
         /// `user`, `API key` or `session`.
         what: &'static str,
@@ -109,13 +111,13 @@ pub enum IdentityError {
         problem: String,
     },
     /// A key would grant what its maker lacks.
-    #[error("a key cannot grant what its maker or its user does not have: {lacking}")]
+    #[error("a key cannot grant permissions that its creator or its user does not have: {lacking}")]
     ExceedsMaker {
         /// What the maker lacks.
         lacking: Permissions,
     },
     /// A key would be more than the keys that it is made or changed with.
-    #[error("{field} would be more than the key that this is made or changed with has; allowed is {allowed}")]
+    #[error("{field} would exceed that of the key of this request; allowed is {allowed}")]
     Exceeds {
         /// Which field.
         field: &'static str,
@@ -131,7 +133,7 @@ pub enum IdentityError {
         limit: usize,
     },
     /// The user has as many keys as one may have, those revoked in the last 30 days among them.
-    #[error("a user can have at most {limit} API keys, those revoked in the last 30 days among them")]
+    #[error("a user can have at most {limit} API keys, including those revoked in the last 30 days")]
     TooManyKeys {
         /// How many.
         limit: usize,
@@ -147,16 +149,16 @@ pub enum IdentityError {
         whose: &'static str,
     },
     /// Nobody would be left to administer.
-    #[error("this is the last administrator that is not disabled; make another one first")]
+    #[error("this is the last enabled administrator; create another one first")]
     LastAdmin,
     /// Too much is being changed at a time.
-    #[error("too many changes at a time; try again in {} s", retry_after.as_secs())]
+    #[error("too many changes are pending; try again in {} s", retry_after.as_secs())]
     Busy {
         /// When to try again.
         retry_after: Duration,
     },
     /// The part that would do it is being restarted or did not answer in time.
-    #[error("the {part} does not answer; try again in {} s", retry_after.as_secs())]
+    #[error("the {part} does not respond; try again in {} s", retry_after.as_secs())]
     Unavailable {
         /// Which one.
         part: &'static str,
@@ -164,7 +166,7 @@ pub enum IdentityError {
         retry_after: Duration,
     },
     /// There is no room on the disk.
-    #[error("the server's disk has no room left")]
+    #[error("the server's disk is full")]
     StorageFull,
     /// The user keeps as much as one may.
     #[error("{0}")]

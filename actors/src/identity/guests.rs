@@ -84,8 +84,8 @@ impl Guests {
         let mut counts = self.lock();
         let of_net = counts.nets.get(&net).copied().unwrap_or(0);
         let checks = [
-            (of_net, limits.per_net, "one address may make (auth.max_guests_per_address)"),
-            (counts.all, limits.all, "this server takes (auth.max_guests)"),
+            (of_net, limits.per_net, "one address can create (auth.max_guests_per_address)"),
+            (counts.all, limits.all, "this server permits (auth.max_guests)"),
         ];
         for (there, limit, whose) in checks {
             if there >= limit {

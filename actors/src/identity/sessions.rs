@@ -128,7 +128,7 @@ impl SessionsState {
             SessionsMessage::Tick => {
                 self.ticks += 1;
                 if let Err(error) = self.arguments.tokens.reload(now) {
-                    tracing::warn!(%error, "the signing keys cannot be read again; those known stay in use");
+                    tracing::warn!(%error, "the signing keys cannot be reloaded; the known ones remain in use");
                 }
                 if self.ticks.is_multiple_of(SWEEP_TICKS) {
                     desk.look_after(
@@ -189,7 +189,7 @@ pub fn refresh(
         Presented::Again => (Ok(granted(session.family.generation)), Changes::default()),
         Presented::TooLate => (Err(AuthError::RefreshWindowOver), end()),
         Presented::Reused => {
-            tracing::warn!(session = %session.id, user = %session.user, "a token was used twice: the session is ended");
+            tracing::warn!(session = %session.id, user = %session.user, "a superseded token was presented: the session is ended");
             (Err(AuthError::TokenReused), end())
         }
     })

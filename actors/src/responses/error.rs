@@ -7,7 +7,7 @@ use crate::store::StoreError;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResponsesError {
     /// No such response of that user.
-    #[error("there is no response `{0}`")]
+    #[error("the response `{0}` does not exist")]
     NotFound(ResponseId),
     /// Its client is waiting for it.
     #[error("only responses that were created with `background` can be cancelled")]
@@ -23,13 +23,13 @@ pub enum ResponsesError {
         whose: &'static str,
     },
     /// Too many calls at a time.
-    #[error("too many requests about responses at a time; try again later")]
+    #[error("too many requests to the response store are pending; try again later")]
     Busy,
     /// A part is being started again.
-    #[error("the {0} is being started again; try again later")]
+    #[error("the {0} is being restarted; try again later")]
     Unavailable(&'static str),
     /// There is no room on the disk.
-    #[error("the server's disk has no room left")]
+    #[error("the server's disk is full")]
     StorageFull,
     /// The user keeps as much as one may.
     #[error("{0}")]

@@ -116,9 +116,9 @@ fn check_room(
         (
             own,
             config.max_background_per_user,
-            "one user, or the guests of one address, may have (responses.max_background_per_user)",
+            "one user, or the guests of one address, can have (responses.max_background_per_user)",
         ),
-        (of_all, config.max_background, "this server takes (responses.max_background)"),
+        (of_all, config.max_background, "this server permits (responses.max_background)"),
     ];
     for (running, limit, whose) in checks {
         if running >= limit {
@@ -269,7 +269,7 @@ impl RegistryArguments {
             // One that is not over is not met by another.
             let Ok(_pass) = runs.pass.try_lock() else { return };
             if let Err(error) = pass(&store, &runs, retention) {
-                tracing::warn!(%error, "looking after responses failed; it is tried again later");
+                tracing::warn!(%error, "maintenance of responses failed; it is retried later");
             }
         })
     }

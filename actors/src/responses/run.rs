@@ -114,7 +114,7 @@ impl Run {
         });
         // A run that panicked has ended all the same, and those who wait for it are to hear of it.
         driven.catch_unwind().await.unwrap_or_else(|_| {
-            End::failed(now_s(), "internal_error", "The server had an error while making the response.")
+            End::failed(now_s(), "internal_error", "The server had an error while generating the response.")
         })
     }
 
@@ -141,7 +141,7 @@ impl Run {
                 }
             }
         }
-        End::failed(now_s(), "internal_error", "The answer broke off.")
+        End::failed(now_s(), "internal_error", "The answer was interrupted.")
     }
 
     /// Returns once nobody has followed for as long as `keep` says.

@@ -156,7 +156,7 @@ impl End {
     /// It was running when the server ended.
     #[must_use]
     pub fn lost(at: u64) -> Self {
-        let message = "The server stopped while the response was being made. Create it again.";
+        let message = "The server stopped while the response was being generated. Create it again.";
         Self::failed(at, SERVER_STOPPED, message)
     }
 

@@ -26,9 +26,7 @@ pub enum StoreError {
     #[error("other transactions changed the same records at the same time; try again")]
     Conflict,
     /// The user's storage quota is used up.
-    #[error(
-        "this would be more than the {limit} {unit} that one user may keep ({quota}); delete something first"
-    )]
+    #[error("this would exceed the quota of {limit} {unit} per user ({quota}); delete something first")]
     Quota {
         /// The setting.
         quota: String,
@@ -47,7 +45,7 @@ pub fn readable<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError>
     match read {
         Ok(value) => Ok(Some(value)),
         Err(error @ StoreError::Value { .. }) => {
-            tracing::error!(%error, "a record of the store is damaged and left out; import it again from an export");
+            tracing::error!(%error, "a record of the store is damaged and skipped; restore it from an export");
             Ok(None)
         }
         Err(error) => Err(error),

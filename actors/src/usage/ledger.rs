@@ -32,7 +32,7 @@ pub enum UsageError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store did not answer in time.
-    #[error("the database does not answer; try again later")]
+    #[error("the database does not respond; try again later")]
     Timeout,
 }
 
@@ -89,7 +89,7 @@ impl UsageLedger {
             }
         };
         if tokio::time::timeout(limit, settled).await.is_err() {
-            tracing::warn!("usage is not on disk yet; it is kept and written later");
+            tracing::warn!("usage is not durable yet; it is buffered and written later");
         }
     }
 
@@ -104,7 +104,7 @@ impl UsageLedger {
             move |outcome: Result<(), StoreError>| {
                 guard.settled();
                 if let Err(error) = &outcome {
-                    tracing::warn!(%error, "usage is not written down yet; it is tried again");
+                    tracing::warn!(%error, "usage could not be stored yet; the write is retried");
                 }
                 ledger.book().done(outcome.is_ok());
                 ledger.progress.send_modify(|progress| match outcome {

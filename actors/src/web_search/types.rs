@@ -111,9 +111,7 @@ pub enum SearchError {
     )]
     NotConfigured,
     /// As much has been spent today as may be.
-    #[error(
-        "the limit of {limit} search credits a day{whose} is reached ({setting}); it begins anew at 0:00 UTC"
-    )]
+    #[error("the limit of {limit} search credits a day{whose} is reached ({setting}); it resets at 0:00 UTC")]
     Spent {
         /// The limit.
         limit: u32,
@@ -125,24 +123,24 @@ pub enum SearchError {
         retry_after: Duration,
     },
     /// No answer in time.
-    #[error("the search service did not answer within {0:?}")]
+    #[error("the search service did not respond within {0:?}")]
     Timeout(Duration),
     /// No connection, or one that broke.
     #[error("the search service cannot be reached")]
     Unreachable,
     /// The service cannot answer now.
-    #[error("the search service cannot answer now (status {0})")]
+    #[error("the search service is unavailable (status {0})")]
     Unavailable(u16),
     /// The service does not take the key.
     #[error(
-        "the search service refused this server's key (status {0}); its operator has to check web_search.api_key"
+        "the search service rejected this server's key (status {0}); the administrator must check web_search.api_key"
     )]
     KeyRefused(u16),
     /// The service does not take the search.
-    #[error("the search service refused the search (status {0})")]
+    #[error("the search service rejected the search (status {0})")]
     Refused(u16),
     /// The answer is of no use.
-    #[error("the search service's answer is of no use: {0}")]
+    #[error("the search service's response is invalid: {0}")]
     Invalid(&'static str),
 }
 
