@@ -39,9 +39,8 @@ impl ApiError {
             GenerationError::InvalidParameter { param, .. } => Self::invalid_value(param, message),
             GenerationError::InvalidConstraint { field, message } => {
                 let field = if field.is_empty() { "response_format" } else { field };
-                let message = format!(
-                    "Invalid '{field}': it cannot be enforced: {message}. Leave that out or say it otherwise."
-                );
+                let message =
+                    format!("Invalid '{field}': cannot be enforced: {message}. Remove or rewrite it.");
                 Self::invalid_value(field, message)
             }
             GenerationError::ConstraintTooExpensive { field, message } => {
@@ -244,7 +243,7 @@ impl ApiError {
             StoreError::OutOfSpace(_) => Self::insufficient_storage(),
             StoreError::Quota { .. } => Self::storage_quota(format!("{}.", capitalize(&error.to_string()))),
             StoreError::Reopening => {
-                let message = "The database is being opened again; try again in 1 s.";
+                let message = "The database is being reopened; try again in 1 s.";
                 Self::unavailable("storage_unavailable", message, Duration::from_secs(1))
             }
             StoreError::Conflict => {
@@ -255,7 +254,7 @@ impl ApiError {
                 tracing::error!(%error, "the store failed");
                 Self::unavailable(
                     "storage_failed",
-                    "The server's database failed; its log says more.",
+                    "The server's database failed; its log has the cause.",
                     RETRY_SOON,
                 )
             }
@@ -265,7 +264,7 @@ impl ApiError {
     /// 503 `storage_unavailable`.
     #[must_use]
     pub fn from_store_timeout() -> Self {
-        let message = "The database does not answer in time; try again later.";
+        let message = "The database does not respond in time; try again later.";
         Self::unavailable("storage_unavailable", message, RETRY_SOON)
     }
 
@@ -278,8 +277,8 @@ impl ApiError {
     /// 507 `insufficient_storage`: the disk has no room (RFC 4918, section 11.5).
     #[must_use]
     pub fn insufficient_storage() -> Self {
-        let message = "The server's disk has no room left, so nothing can be changed; what is there can be read. \
-                       Its administrator has to make room.";
+        let message = "The server's disk is full, so nothing can be written; reads continue. Its administrator \
+                       must free space.";
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage", message)
     }
 }

@@ -50,11 +50,11 @@ pub struct Doc;
 pub struct Page {
     /// Always `list`.
     object: &'static str,
-    /// The records. There may be fewer than `limit`, or none, also where there are more behind them.
+    /// The records. There may be fewer than `limit`, or none, even if there are more.
     data: Vec<Entry>,
-    /// Whether there may be more behind them.
+    /// True if there may be more.
     has_more: bool,
-    /// Give it as `after` to go on; null where there is no more.
+    /// The value of `after` for the next page; null if there is none.
     next: Option<String>,
 }
 
@@ -69,7 +69,7 @@ impl From<AuditPage> for Page {
     }
 }
 
-/// One thing that somebody did or tried.
+/// One action or attempt.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AuditRecord)]
 pub struct Entry {
@@ -80,49 +80,49 @@ pub struct Entry {
     object: &'static str,
     /// Unix seconds.
     created_at: u64,
-    /// What.
+    /// The action.
     #[schema(example = "key.create")]
     action: String,
-    /// How it ended.
+    /// The outcome.
     outcome: Outcome,
-    /// The HTTP status of the answer; null where there was none.
+    /// The HTTP status of the response; null if there was none.
     #[schema(example = 201)]
     status: Option<u16>,
-    /// The code of the error; null where there was none.
+    /// The error code; null if there was none.
     #[schema(example = json!(null))]
     code: Option<String>,
-    /// Who; all null where no credential was accepted.
+    /// The actor; all fields null if no valid credential was presented.
     actor: Who,
-    /// From where, as `http.trusted_proxies` say; null for what the server did by itself.
+    /// The client's address, subject to `http.trusted_proxies`; null for actions of the server itself.
     #[schema(example = "192.0.2.7")]
     address: Option<String>,
-    /// The request's id, where the client did not choose it.
+    /// The request's id, unless the client chose it.
     request_id: Option<String>,
-    /// The user whose account it is about.
+    /// The affected user account.
     #[schema(example = "user_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
     user_id: Option<String>,
-    /// The key, session or conversation that it is about.
+    /// The affected key, session or conversation.
     #[schema(example = "key_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
     target: Option<String>,
-    /// In which way, as with `session.begin`: `google`, `exchange`, `guest` or `admin`.
+    /// The method, for example of `session.begin`: `google`, `exchange`, `guest` or `admin`.
     #[schema(example = json!(null))]
     how: Option<String>,
-    /// The names of what was changed or set, never the values.
+    /// The names of the changed fields, never the values.
     fields: Vec<String>,
-    /// For how many it stands: refusals that come in numbers are counted.
+    /// The number of occurrences: repeated refusals are counted.
     #[schema(minimum = 1, example = 1)]
     count: u64,
 }
 
-/// Who did it.
+/// The actor.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AuditActor)]
 pub struct Who {
     /// The user.
     user_id: Option<String>,
-    /// The API key, where it was done with one.
+    /// The API key, if one was used.
     key_id: Option<String>,
-    /// The session, where it was done with one.
+    /// The session, if one was used.
     session_id: Option<String>,
 }
 
@@ -136,7 +136,7 @@ impl From<Actor> for Who {
     }
 }
 
-/// How something ended.
+/// The outcome of an action.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[schema(as = AuditOutcome)]
 #[serde(rename_all = "lowercase")]
@@ -217,7 +217,7 @@ impl Query {
             let known: Vec<_> = ACTIONS.iter().map(|action| format!("`{action}`")).collect();
             let known = known.join(", ");
             let message =
-                format!("'action' must be one of {known}, or what stands before the dot, such as `key`.");
+                format!("'action' must be one of {known}, or the part before the dot, such as `key`.");
             return Err(wrong("action", message));
         }
         let outcome = match self.outcome {
@@ -241,7 +241,7 @@ impl Query {
             None => None,
             Some(Ok(after)) => Some(after),
             Some(Err(_)) => {
-                let message = "'after' must be `next` of the page before, or a record's id, `audit_…`.";
+                let message = "'after' must be `next` of the previous page, or a record's id, `audit_…`.";
                 return Err(wrong("after", message.into()));
             }
         };
@@ -274,11 +274,11 @@ fn time(name: &'static str, text: Option<String>) -> Result<Option<u64>, ApiErro
     }
 }
 
-/// The audit log: who did what to users, keys, sessions, limits and shares, who signed in, exported and imported, and which
-/// of it was refused.
+/// The audit log: changes to users, keys, sessions, limits and shares, sign-ins, exports and imports, and
+/// refused requests.
 ///
-/// Records hold ids and names of fields, no secret and no content. They are kept for `audit.retention_days`, also those
-/// about users who are gone.
+/// Records contain ids and names of fields, no secrets and no content. They are kept for
+/// `audit.retention_days`, also those about deleted users.
 #[utoipa::path(
     get,
     path = "/admin/audit",
@@ -286,17 +286,17 @@ fn time(name: &'static str, text: Option<String>) -> Result<Option<u64>, ApiErro
     operation_id = "listAuditRecords",
     params(
         ("user_id" = Option<String>, Query, description = "Records about this user's account: an id, `user_…`"),
-        ("actor" = Option<String>, Query, description = "Records of what this user, key or session did: an id, `user_…`, `key_…` or `sess_…`"),
-        ("action" = Option<String>, Query, description = "Records of this action, such as `key.create`, or of all whose name begins so, such as `key`"),
-        ("outcome" = Option<Outcome>, Query, description = "Records of what ended so"),
-        ("since" = Option<u64>, Query, description = "Unix seconds: records of then and later", minimum = 0, maximum = 253_402_300_799_u64),
-        ("until" = Option<u64>, Query, description = "Unix seconds: records before then, not before `since`", minimum = 0, maximum = 253_402_300_799_u64),
+        ("actor" = Option<String>, Query, description = "Records of actions by this user, key or session: an id, `user_…`, `key_…` or `sess_…`"),
+        ("action" = Option<String>, Query, description = "Records of this action, such as `key.create`, or of all actions with this prefix, such as `key`"),
+        ("outcome" = Option<Outcome>, Query, description = "Records with this outcome"),
+        ("since" = Option<u64>, Query, description = "Unix seconds: records from this time on", minimum = 0, maximum = 253_402_300_799_u64),
+        ("until" = Option<u64>, Query, description = "Unix seconds: records before this time, which must not be before `since`", minimum = 0, maximum = 253_402_300_799_u64),
         ("limit" = Option<u32>, Query, description = "1 to 500, default 50", minimum = 1, maximum = 500),
-        ("after" = Option<String>, Query, description = "`next` of the page before"),
+        ("after" = Option<String>, Query, description = "`next` of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of records", body = Page),
-        (status = 400, description = "A parameter is wrong", body = ErrorResponse),
+        (status = 400, description = "A parameter is invalid", body = ErrorResponse),
     )
 )]
 async fn list(state: AppState, query: String) -> Result<Response, ApiError> {

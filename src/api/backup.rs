@@ -54,12 +54,12 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[openapi(paths(export, import), components(schemas(Imported)))]
 pub struct Doc;
 
-/// What was taken in.
+/// The result of an import.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Imported {
     /// Always `import`.
     object: &'static str,
-    /// How many records of each kind.
+    /// The number of records of each kind.
     #[schema(value_type = Object, example = json!({"user": 2, "key": 3}))]
     records: Counts,
 }
@@ -74,19 +74,19 @@ struct ImportQuery {
     restore_revoked: Option<String>,
 }
 
-/// Everything that is kept, as lines of JSON (NDJSON).
+/// Export the whole store as lines of JSON (NDJSON).
 ///
-/// The last line has a checksum; an export without it is not whole. API keys are in it as hashes; the keys that tokens
-/// are signed with are not.
+/// The last line has a checksum; an export without it is incomplete. API keys are exported as hashes; the
+/// keys that sign tokens are not exported.
 #[utoipa::path(
     get,
     path = "/admin/export",
     tag = "admin",
     operation_id = "exportStore",
-    params(("user" = Option<String>, Query, description = "Only what is this user's: an id, `user_…`")),
+    params(("user" = Option<String>, Query, description = "Data of this user only: an id, `user_…`")),
     responses(
         (status = 200, description = "The export", content_type = "application/x-ndjson", body = String),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
+        (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
 async fn export(state: AppState, query: String) -> Result<Response, ApiError> {
@@ -100,7 +100,7 @@ async fn export(state: AppState, query: String) -> Result<Response, ApiError> {
     // One piece is read when the one before has been taken.
     let pieces = unfold(state.backup.export(user), |mut export| async {
         let piece = export.next().await?.map_err(|error| {
-            tracing::error!(%error, "an export broke off");
+            tracing::error!(%error, "an export was interrupted");
             // The connection is closed before the body's end, and the trailer is missing.
             io::Error::other(error)
         });
@@ -116,23 +116,24 @@ async fn export(state: AppState, query: String) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// Take an export in.
+/// Import an export.
 ///
-/// Its records are put in place of those of the same keys; others stay. Nothing is changed before the whole export is
-/// verified. Done again, it changes nothing more. Keys, sessions, users and share links that were revoked, ended or
-/// disabled here stay so, unless `restore_revoked` is `true`. An import that would leave no administrator is refused.
+/// Records of the export replace those with the same keys; others remain. Nothing is changed before the whole
+/// export is verified. Repeating an import changes nothing more. Keys, sessions, users and share links that
+/// were revoked, ended or disabled on this server stay so, unless `restore_revoked` is `true`. An import that
+/// would leave no administrator is refused.
 #[utoipa::path(
     post,
     path = "/admin/import",
     tag = "admin",
     operation_id = "importStore",
-    params(("restore_revoked" = Option<bool>, Query, description = "`true`: what was revoked here since is as in the export")),
+    params(("restore_revoked" = Option<bool>, Query, description = "`true`: revocations made since are replaced by the exported state")),
     request_body(content = String, content_type = "application/x-ndjson", description = "An export"),
     responses(
-        (status = 200, description = "It is in", body = Imported),
-        (status = 400, description = "It is no export, or a damaged or newer one", body = ErrorResponse),
-        (status = 409, description = "A record cannot stand beside one that is here, or no administrator would be left", body = ErrorResponse),
-        (status = 507, description = "The disk has no room", body = ErrorResponse),
+        (status = 200, description = "The import is complete", body = Imported),
+        (status = 400, description = "The body is not an export, or is a damaged or newer one", body = ErrorResponse),
+        (status = 409, description = "A record conflicts with an existing one, or no administrator would remain", body = ErrorResponse),
+        (status = 507, description = "The disk is full; nothing is imported", body = ErrorResponse),
     )
 )]
 async fn import(state: AppState, query: &str, request: ApiRequest) -> Result<Response, ApiError> {
@@ -165,7 +166,7 @@ async fn import(state: AppState, query: &str, request: ApiRequest) -> Result<Res
                     }
                 }
                 Err(error) => {
-                    let _ = sender.send(Err(io::Error::other("the body broke off"))).await;
+                    let _ = sender.send(Err(io::Error::other("the body was interrupted"))).await;
                     return Err(error);
                 }
             }

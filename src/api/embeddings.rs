@@ -56,11 +56,11 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// Make embeddings.
+/// Create embeddings.
 ///
-/// Each text becomes a vector of length 1; texts that are alike in meaning have vectors that point in like directions, so
-/// that their dot product tells how alike they are. Fields that are unknown are ignored and named in the response header
-/// `X-Ignored-Fields`.
+/// Each text becomes a vector of length 1; texts with similar meaning have vectors with similar directions,
+/// so their dot product measures their similarity. Unknown fields are ignored and named in the response
+/// header `X-Ignored-Fields`.
 #[utoipa::path(
     post,
     path = "/embeddings",
@@ -69,10 +69,10 @@ pub struct Doc;
     request_body = EmbeddingsRequest,
     responses(
         (status = 200, description = "The embeddings, in the order of the texts", body = EmbeddingList),
-        (status = 400, description = "A field is missing or wrong, or a text is too long", body = ErrorResponse),
-        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid, or a text is too long", body = ErrorResponse),
+        (status = 404, description = "The model does not exist", body = ErrorResponse),
         (status = 413, description = "The body is too large", body = ErrorResponse),
-        (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
+        (status = 415, description = "The content type of the body is not JSON", body = ErrorResponse),
         (status = 500, description = "The server failed", body = ErrorResponse),
         (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
     )
@@ -131,24 +131,25 @@ fn error(error: GenerationError) -> ApiError {
     }
 }
 
-/// Texts whose embeddings are wanted.
+/// Texts to embed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "input": ["How do I reset my password?", "I forgot my password"]}))]
 pub struct EmbeddingsRequest {
     /// A model's id or alias, see `GET /models`.
     model: String,
-    /// A text, up to 2048 texts, an array of tokens or up to 2048 of those; none may be empty, and each has to fit the
-    /// model's context. All together may have 300,000 tokens.
+    /// A text, up to 2048 texts, an array of tokens or up to 2048 of those; none may be empty, and each must
+    /// fit the model's context. All together may have 300,000 tokens.
     #[schema(value_type = InputShape)]
     input: PromptList<MAX_INPUTS>,
-    /// `float` for an array of numbers, `base64` for their bytes, which is shorter and what OpenAI's SDKs ask for.
+    /// `float` for an array of numbers, `base64` for their bytes, which is shorter and the default of
+    /// OpenAI's SDKs.
     #[schema(default = "float")]
     encoding_format: Option<EncodingFormat>,
-    /// Only so many numbers of each embedding, from its beginning, for models that are trained for that; unset, all that
-    /// the model has.
+    /// Number of dimensions to keep, from the beginning of each embedding, for models trained for that; by
+    /// default all.
     #[schema(minimum = 1)]
     dimensions: Option<i64>,
-    /// The caller's own name for its user; has no effect.
+    /// The caller's id for its user; has no effect.
     user: Option<String>,
 }
 
@@ -168,7 +169,7 @@ pub enum InputShape {
     TokenLists(Vec<Vec<u32>>),
 }
 
-/// How vectors are written.
+/// The encoding of vectors.
 // Read as a text first: serde_json takes a number in an enum's place for a mistake in the JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
@@ -232,21 +233,21 @@ impl EmbeddingsRequest {
 pub struct EmbeddingList {
     /// Always `list`.
     object: &'static str,
-    /// One for each text, in their order.
+    /// One per text, in the same order.
     data: Vec<EmbeddingObject>,
-    /// The model as it was asked for.
+    /// The model as requested.
     model: String,
     /// Token counts.
     usage: EmbeddingUsage,
 }
 
-/// One text's embedding.
+/// The embedding of one text.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Embedding)]
 pub struct EmbeddingObject {
     /// Always `embedding`.
     object: &'static str,
-    /// Its text's place in the request.
+    /// The index of its text in the request.
     index: usize,
     /// The vector, of length 1.
     embedding: Vector,
@@ -262,7 +263,7 @@ pub enum Vector {
     Base64(String),
 }
 
-/// Real token counts of a request for embeddings.
+/// Exact token counts of an embeddings request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct EmbeddingUsage {
     /// Tokens of all texts.

@@ -48,7 +48,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[openapi(paths(health, livez, readyz), components(schemas(Health)))]
 pub struct Doc;
 
-/// The process is well.
+/// The process is alive.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
     /// Always `ok`.
@@ -59,40 +59,40 @@ pub struct Health {
     timestamp: String,
 }
 
-/// Whether the process answers. Asks nothing of the models.
+/// Liveness of the process. Independent of the models.
 #[utoipa::path(
     get,
     path = "/health",
     tag = "status",
     operation_id = "getHealth",
-    responses((status = 200, description = "It does", body = Health))
+    responses((status = 200, description = "The process is alive", body = Health))
 )]
 fn health() -> Response {
     let now = jiff::Timestamp::now();
     json(&Health { status: "ok", timestamp: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() })
 }
 
-/// The same by the name that orchestrators ask for.
+/// Liveness, under the name that orchestrators use.
 #[utoipa::path(
     get,
     path = "/livez",
     tag = "status",
     operation_id = "getLiveness",
-    responses((status = 200, description = "It does", body = Health))
+    responses((status = 200, description = "The process is alive", body = Health))
 )]
 fn livez() -> Response {
     health()
 }
 
-/// Whether a model can answer now: its worker runs, and is not behind with preparing requests.
+/// Readiness: a model can answer now, because its worker runs and keeps up with preparing requests.
 #[utoipa::path(
     get,
     path = "/readyz",
     tag = "status",
     operation_id = "getReadiness",
     responses(
-        (status = 200, description = "One can", body = Health),
-        (status = 503, description = "None can, or the server is stopping", body = ErrorResponse),
+        (status = 200, description = "A model can answer", body = Health),
+        (status = 503, description = "No model can answer, or the server is stopping", body = ErrorResponse),
     )
 )]
 async fn readyz(state: AppState) -> Result<Response, ApiError> {

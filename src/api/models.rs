@@ -50,7 +50,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[openapi(paths(list, retrieve), components(schemas(Model, ModelList, Status)))]
 pub struct Doc;
 
-/// All models and aliases, for a key with `models` those.
+/// List all models and aliases, or the permitted ones for a key with `models`.
 #[utoipa::path(
     get,
     path = "/models",
@@ -68,16 +68,16 @@ async fn list(state: AppState, context: RequestContext) -> Response {
     json(&ModelList { object: "list", data })
 }
 
-/// One model or alias.
+/// Retrieve a model or alias.
 #[utoipa::path(
     get,
     path = "/models/{id}",
     tag = "models",
     operation_id = "retrieveModel",
-    params(("id" = String, Path, description = "The model's id; may hold slashes")),
+    params(("id" = String, Path, description = "The model's id; may contain slashes")),
     responses(
         (status = 200, description = "The model", body = Model),
-        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 404, description = "The model does not exist", body = ErrorResponse),
     )
 )]
 async fn retrieve(state: AppState, context: RequestContext, id: &str) -> Result<Response, ApiError> {
@@ -98,30 +98,30 @@ pub struct ModelList {
     data: Vec<Model>,
 }
 
-/// A model that can be asked for.
+/// A served model.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Model {
-    /// What to ask for.
+    /// The id to use in requests.
     #[schema(example = "jan-v1-4b")]
     id: String,
     /// Always `model`.
     object: &'static str,
-    /// Unix seconds: when the model's file was made.
+    /// Unix seconds of the model file's creation.
     created: u64,
-    /// Who made it.
+    /// The owner.
     owned_by: String,
     /// The model that answers; differs from `id` for an alias.
     root: String,
     /// Its context in tokens; null until it is loaded.
     context_length: Option<u32>,
-    /// Whether it can answer now.
+    /// The model's state.
     status: Status,
-    /// What is wrong, where something is; administrators see paths of files in it.
+    /// The problem, if any; administrators also see file paths.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
 
-/// Whether a model can answer now.
+/// The state of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {

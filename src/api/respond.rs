@@ -41,7 +41,7 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(request: ApiRequest) -> 
 
 /// Reads a query, in which each parameter stands at most once.
 pub fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
-    let message = "The query cannot be read, or names a parameter twice.";
+    let message = "The query cannot be parsed, or repeats a parameter.";
     serde_urlencoded::from_str(query).map_err(|_| ApiError::bad_request("invalid_query", message))
 }
 

@@ -38,13 +38,13 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[openapi(paths(status), components(schemas(SystemStatus, ExternalApis, Health)))]
 pub struct Doc;
 
-/// What works and what does not.
+/// Report the state of the components.
 #[utoipa::path(
     get,
     path = "/status",
     tag = "status",
     operation_id = "getStatus",
-    responses((status = 200, description = "The state of every part", body = SystemStatus))
+    responses((status = 200, description = "The state of every component", body = SystemStatus))
 )]
 async fn status(state: AppState) -> Response {
     json(&SystemStatus {
@@ -55,28 +55,28 @@ async fn status(state: AppState) -> Response {
     })
 }
 
-/// The state of every part.
+/// The state of every component.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SystemStatus {
-    /// This server's HTTP side.
+    /// The server's HTTP side.
     api_gateway: Health,
     /// All models together.
     inference_model: Health,
     /// The store.
     database: Health,
-    /// Services elsewhere.
+    /// External services.
     external_apis: ExternalApis,
 }
 
-/// Services elsewhere.
+/// External services.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ExternalApis {
-    /// Web search, as its last calls went: `degraded` after one or two that failed, `unhealthy` after more or where the
-    /// key is refused, `unknown` before the first.
+    /// Web search, according to its latest calls: `degraded` after one or two failures, `unhealthy` after
+    /// more or if the key is refused, `unknown` before the first.
     serper: Health,
 }
 
-/// The state of a part.
+/// The state of a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = PartHealth)]
 #[serde(rename_all = "snake_case")]
@@ -125,7 +125,7 @@ async fn inference(state: &AppState) -> Health {
     }
 }
 
-/// Whether a model can answer now.
+/// The state of a model.
 pub async fn can_answer(state: &AppState) -> bool {
     let status = tokio::time::timeout(PATIENCE, state.models.status()).await;
     matches!(status, Ok(ModelStatus::Ready | ModelStatus::Degraded))

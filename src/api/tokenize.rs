@@ -84,7 +84,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// A chat to be put into the model's template.
+/// A chat to render with the model's template.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}]}))]
 pub struct TemplateRequest {
@@ -125,11 +125,11 @@ struct ChatFields {
 /// The prompt of a chat.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RenderedPrompt {
-    /// The text that the model reads.
+    /// The rendered text that the model reads.
     prompt: String,
 }
 
-/// What is to be tokenized: a text or a chat.
+/// The text or chat to tokenize.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "prompt": "Hello"}))]
 pub struct TokenizeRequest {
@@ -137,18 +137,18 @@ pub struct TokenizeRequest {
     model: String,
     /// A text; or `messages`.
     prompt: Option<String>,
-    /// A text, by llama-server's name, and without special tokens unless `add_special` says otherwise.
+    /// A text, under llama-server's name, and without special tokens unless `add_special` is set.
     content: Option<String>,
-    /// Whether a text begins with the token that begins texts, where the model has one.
+    /// Add the model's beginning-of-text token, if it has one.
     #[schema(default = true)]
     add_special_tokens: Option<bool>,
-    /// The same, by llama-server's name; only with `content`.
+    /// The same, under llama-server's name; only with `content`.
     #[schema(default = false)]
     add_special: Option<bool>,
-    /// Whether `token_strs` is wanted.
+    /// Return `token_strs`.
     #[schema(default = false)]
     return_token_strs: Option<bool>,
-    /// Whether tokens are wanted as objects with their texts, as llama-server has it.
+    /// Return tokens as objects with their texts, as in llama-server.
     #[schema(default = false)]
     with_pieces: Option<bool>,
     /// As for chat completions.
@@ -174,17 +174,17 @@ pub struct TokenizeRequest {
 /// Tokens.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Tokenized {
-    /// How many.
+    /// The number of tokens.
     count: usize,
     /// The model's context in tokens.
     max_model_len: Option<u32>,
     /// The tokens' ids; with `with_pieces`, objects.
     tokens: Vec<ShownToken>,
-    /// The tokens' texts; null unless asked for.
+    /// The tokens' texts; null unless requested.
     token_strs: Option<Vec<String>>,
 }
 
-/// A token's id, or with `with_pieces` that and its text.
+/// A token's id, or with `with_pieces` the id and its text.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum ShownToken {
@@ -199,11 +199,11 @@ pub enum ShownToken {
 pub struct TokenPiece {
     /// Its id.
     id: Token,
-    /// Its text, or its bytes where they are no text.
+    /// Its text, or its bytes if they are not text.
     piece: Piece,
 }
 
-/// A text, or bytes that are none by themselves.
+/// A text, or bytes that are not text by themselves.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Piece {
@@ -213,7 +213,7 @@ pub enum Piece {
     Bytes(Vec<u8>),
 }
 
-/// Tokens to be put together.
+/// Tokens to decode.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "tokens": [1, 2, 3]}))]
 pub struct DetokenizeRequest {
@@ -224,7 +224,7 @@ pub struct DetokenizeRequest {
     tokens: Vec<i64>,
 }
 
-/// The text of tokens, by vLLM's and by llama-server's name.
+/// The text of tokens, under vLLM's and llama-server's names.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Detokenized {
     /// The text.
@@ -233,9 +233,9 @@ pub struct Detokenized {
     content: String,
 }
 
-/// Show a chat's prompt.
+/// Render a chat's prompt.
 ///
-/// The model's own template puts it together; nothing is generated.
+/// The model's chat template renders it; nothing is generated.
 #[utoipa::path(
     post,
     path = "/apply-template",
@@ -244,8 +244,8 @@ pub struct Detokenized {
     request_body = TemplateRequest,
     responses(
         (status = 200, description = "The prompt", body = RenderedPrompt),
-        (status = 400, description = "A field is missing or wrong, or the template refuses the messages", body = ErrorResponse),
-        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid, or the template rejects the messages", body = ErrorResponse),
+        (status = 404, description = "The model does not exist", body = ErrorResponse),
         (status = 503, description = "The model is unavailable; see Retry-After", body = ErrorResponse),
     )
 )]
@@ -270,7 +270,7 @@ async fn apply_template(state: AppState, request: ApiRequest) -> Result<Response
     Ok(response)
 }
 
-/// Show the tokens of a text or a chat.
+/// Tokenize a text or a chat.
 #[utoipa::path(
     post,
     path = "/tokenize",
@@ -279,8 +279,8 @@ async fn apply_template(state: AppState, request: ApiRequest) -> Result<Response
     request_body = TokenizeRequest,
     responses(
         (status = 200, description = "The tokens", body = Tokenized),
-        (status = 400, description = "A field is missing or wrong, or the template refuses the messages", body = ErrorResponse),
-        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid, or the template rejects the messages", body = ErrorResponse),
+        (status = 404, description = "The model does not exist", body = ErrorResponse),
         (status = 503, description = "The model is unavailable; see Retry-After", body = ErrorResponse),
     )
 )]
@@ -311,7 +311,7 @@ async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiE
         (None, None, Some(chat)) => (Inspect::Chat { chat, tokens: true }, "messages"),
         (None, None, None) => return Err(ApiError::missing("prompt")),
         _ => {
-            let message = "'prompt', 'content' and 'messages' exclude each other; give only one.";
+            let message = "'prompt', 'content' and 'messages' are mutually exclusive; send only one.";
             return Err(ApiError::invalid_value("prompt", message));
         }
     };
@@ -339,7 +339,7 @@ async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiE
     Ok(response)
 }
 
-/// Show the text of tokens.
+/// Decode tokens to text.
 #[utoipa::path(
     post,
     path = "/detokenize",
@@ -348,8 +348,8 @@ async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiE
     request_body = DetokenizeRequest,
     responses(
         (status = 200, description = "The text", body = Detokenized),
-        (status = 400, description = "A field is missing or wrong", body = ErrorResponse),
-        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid", body = ErrorResponse),
+        (status = 404, description = "The model does not exist", body = ErrorResponse),
         (status = 503, description = "The model is unavailable; see Retry-After", body = ErrorResponse),
     )
 )]
@@ -364,7 +364,7 @@ async fn detokenize(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let token = |(index, token): (usize, i64)| {
         Token::try_from(token).ok().filter(|token| *token >= 0).ok_or_else(|| {
             let param = format!("tokens[{index}]");
-            ApiError::invalid_value(&param, format!("Invalid '{param}': {token} is no token's id."))
+            ApiError::invalid_value(&param, format!("Invalid '{param}': {token} is not the id of a token."))
         })
     };
     let tokens = tokens.into_iter().enumerate().map(token).collect::<Result<_, _>>()?;

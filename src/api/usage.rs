@@ -51,7 +51,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[openapi(paths(list, list_all), components(schemas(Page, Bucket, Sum)))]
 pub struct Doc;
 
-/// Days with usage, oldest first. A day on which nothing was used is not among them.
+/// Days with usage, oldest first. Days without usage are omitted.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = UsagePage)]
 pub struct Page {
@@ -59,9 +59,9 @@ pub struct Page {
     object: &'static str,
     /// The days.
     data: Vec<Bucket>,
-    /// Whether there are more days behind the last one.
+    /// True if there are more days.
     has_more: bool,
-    /// What to ask for as `after` to get them.
+    /// The value of `after` for the next page.
     next_page: Option<String>,
 }
 
@@ -76,19 +76,19 @@ pub struct Bucket {
     date: String,
     /// Its first second (Unix time).
     start_time: i64,
-    /// The first second behind it.
+    /// The first second after it.
     end_time: i64,
-    /// One sum, or one for each user, key and model where `group_by` asks for it.
+    /// One total, or one for each user, key and model if `group_by` requests it.
     results: Vec<Sum>,
 }
 
-/// What was used.
+/// The usage.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = UsageSum)]
 pub struct Sum {
     /// Always `organization.usage.completions.result`.
     object: &'static str,
-    /// Tokens of prompts, those from the prefix cache among them.
+    /// Tokens of prompts, including those from the prefix cache.
     input_tokens: u64,
     /// Tokens of prompts that came from the prefix cache.
     input_cached_tokens: u64,
@@ -96,11 +96,11 @@ pub struct Sum {
     output_tokens: u64,
     /// Requests that a model accepted.
     num_model_requests: u64,
-    /// Whose, with `group_by=user`; `anonymous`: callers without a credential, `deleted`: users who are gone.
+    /// The user, with `group_by=user`; `anonymous`: callers without a credential, `deleted`: deleted users.
     user_id: Option<String>,
-    /// With which key, with `group_by=key`; null also for requests without one.
+    /// The key, with `group_by=key`; null also for requests without one.
     api_key_id: Option<String>,
-    /// Of which model, with `group_by=model`. An alias counts for its model.
+    /// The model, with `group_by=model`. An alias counts for its model.
     model: Option<String>,
 }
 
@@ -165,14 +165,14 @@ impl Query {
             None => PAGE,
             Some(Ok(limit @ 1..=MAX_PAGE)) => limit,
             Some(_) => {
-                let message = format!("'limit' must be an integer from 1 to {MAX_PAGE}: so many days.");
+                let message = format!("'limit' must be an integer from 1 to {MAX_PAGE}: the number of days.");
                 return Err(ApiError::invalid_value("limit", message));
             }
         };
         let user = match self.user.as_deref() {
             None => None,
             Some(_) if !admin => {
-                let message = "'user' is for administrators, under /admin/usage; this is your own usage.";
+                let message = "'user' is available to administrators only, under /admin/usage.";
                 return Err(ApiError::unsupported("user", message));
             }
             Some(text) => Some(text.parse().map_err(|_| {
@@ -205,7 +205,7 @@ fn grouping(text: Option<&str>, admin: bool) -> Result<UsageGrouping, ApiError> 
             _ => {
                 let all = if admin { "`day`, `model`, `key` and `user`" } else { "`day`, `model` and `key`" };
                 let message = format!(
-                    "'group_by' must be some of {all}, with commas between them; days are always told apart."
+                    "'group_by' must be some of {all}, separated by commas; results are always grouped by day."
                 );
                 return Err(ApiError::invalid_value("group_by", message));
             }
@@ -214,7 +214,7 @@ fn grouping(text: Option<&str>, admin: bool) -> Result<UsageGrouping, ApiError> 
     Ok(grouping)
 }
 
-/// One's own usage.
+/// Report the caller's own usage.
 #[utoipa::path(
     get,
     path = "/usage",
@@ -223,13 +223,13 @@ fn grouping(text: Option<&str>, admin: bool) -> Result<UsageGrouping, ApiError> 
     params(
         ("start" = Option<String>, Query, description = "First day (UTC, YYYY-MM-DD); default: 30 days before `end`"),
         ("end" = Option<String>, Query, description = "Last day; default: today"),
-        ("group_by" = Option<String>, Query, description = "Some of `day`, `model`, `key`, with commas between them"),
-        ("limit" = Option<u32>, Query, description = "Days of one page, 1 to 366, default 31"),
-        ("after" = Option<String>, Query, description = "`next_page` of the page before"),
+        ("group_by" = Option<String>, Query, description = "Some of `day`, `model`, `key`, separated by commas"),
+        ("limit" = Option<u32>, Query, description = "Days per page, 1 to 366, default 31"),
+        ("after" = Option<String>, Query, description = "`next_page` of the previous page"),
     ),
     responses(
         (status = 200, description = "Usage by day", body = Page),
-        (status = 400, description = "A parameter is wrong", body = ErrorResponse),
+        (status = 400, description = "A parameter is invalid", body = ErrorResponse),
     )
 )]
 async fn list(state: AppState, context: RequestContext, query: String) -> Result<Response, ApiError> {
@@ -238,7 +238,7 @@ async fn list(state: AppState, context: RequestContext, query: String) -> Result
     report(&state, Checked { user: Some(Payer::User(user)), ..checked }).await
 }
 
-/// Everybody's usage.
+/// Usage of all users.
 #[utoipa::path(
     get,
     path = "/admin/usage",
@@ -247,14 +247,14 @@ async fn list(state: AppState, context: RequestContext, query: String) -> Result
     params(
         ("start" = Option<String>, Query, description = "First day (UTC, YYYY-MM-DD); default: 30 days before `end`"),
         ("end" = Option<String>, Query, description = "Last day; default: today"),
-        ("user" = Option<String>, Query, description = "One user's id, `anonymous` or `deleted`; default: everybody"),
-        ("group_by" = Option<String>, Query, description = "Some of `day`, `model`, `key`, `user`, with commas between them"),
-        ("limit" = Option<u32>, Query, description = "Days of one page, 1 to 366, default 31"),
-        ("after" = Option<String>, Query, description = "`next_page` of the page before"),
+        ("user" = Option<String>, Query, description = "A user's id, `anonymous` or `deleted`; default: all users"),
+        ("group_by" = Option<String>, Query, description = "Some of `day`, `model`, `key`, `user`, separated by commas"),
+        ("limit" = Option<u32>, Query, description = "Days per page, 1 to 366, default 31"),
+        ("after" = Option<String>, Query, description = "`next_page` of the previous page"),
     ),
     responses(
         (status = 200, description = "Usage by day", body = Page),
-        (status = 400, description = "A parameter is wrong", body = ErrorResponse),
+        (status = 400, description = "A parameter is invalid", body = ErrorResponse),
     )
 )]
 async fn list_all(state: AppState, query: String) -> Result<Response, ApiError> {

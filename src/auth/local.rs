@@ -40,7 +40,7 @@ impl LocalNames {
                 return Err(ApiError::forbidden(
                     "host_not_allowed",
                     format!(
-                        "The request names the host {:?}. On a loopback connection a request without an accepted \
+                        "The request names the host {:?}. On a loopback connection a request without a valid \
                          credential may name localhost, a loopback address, or a name of `http.allowed_hosts`.",
                         shown(host)
                     ),
@@ -53,8 +53,8 @@ impl LocalNames {
                 return Err(ApiError::forbidden(
                     "origin_not_allowed",
                     format!(
-                        "The request comes from a page of {:?}. On a loopback connection a page without an accepted \
-                         credential has to be of a loopback address, of this server or of \
+                        "The request comes from a page of {:?}. On a loopback connection a page without a valid \
+                         credential must be of a loopback address, of this server or of \
                          `http.cors_allowed_origins`, where `*` does not count.",
                         shown(origin.as_bytes())
                     ),

@@ -28,7 +28,7 @@ pub enum ConfigError {
         /// Where and why.
         problem: String,
     },
-    /// There is no such key.
+    /// The key does not exist.
     #[error("unknown setting `{key}` in {origin}{}; see `jan-server config` for all settings",
         .nearest.as_ref().map(|n| format!(": did you mean `{n}`?")).unwrap_or_default())]
     UnknownKey {
@@ -54,7 +54,7 @@ pub enum ConfigError {
 /// A setting given on the command line.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Override {
-    /// One key.
+    /// Retrieve a key.
     Set {
         /// The key's path.
         key: &'static str,

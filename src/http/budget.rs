@@ -86,8 +86,8 @@ impl Holding {
             return Ok(());
         };
         let message = format!(
-            "There is no room for this body: {whose} bodies may take {limit} bytes at a time (`{setting}`). Try again \
-             when one of them is answered."
+            "The memory budget for request bodies is exhausted: {whose} concurrent bodies may take {limit} bytes \
+             (`{setting}`). Try again when one of them has been answered."
         );
         Err(ApiError::unavailable("body_memory_full", message, RETRY_AFTER))
     }

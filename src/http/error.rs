@@ -48,19 +48,19 @@ pub struct ErrorResponse<'a> {
     pub error: ErrorBody<'a>,
 }
 
-/// What went wrong.
+/// An error.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody<'a> {
-    /// What was wrong, what is allowed and what to do.
+    /// A description of the error, the allowed values and the remedy.
     pub message: Cow<'a, str>,
-    /// The kind: `invalid_request_error`, `rate_limit_error` or `server_error`.
+    /// The type: `invalid_request_error`, `rate_limit_error` or `server_error`.
     #[serde(rename = "type")]
     #[schema(example = "invalid_request_error")]
     pub kind: &'a str,
-    /// The field that is wrong, e.g. `messages[0].content`.
+    /// The invalid field, e.g. `messages[0].content`.
     #[schema(example = "messages[0].content")]
     pub param: Option<&'a str>,
-    /// What programs can tell errors apart by.
+    /// A stable code for programs.
     #[schema(example = "invalid_value")]
     pub code: &'a str,
     /// The request's id, as in the `X-Request-Id` header.
@@ -144,8 +144,7 @@ impl ApiError {
     /// 413 `request_too_large`. `limit` says how much of what, `setting` where it stands.
     #[must_use]
     pub fn request_too_large(limit: &str, setting: &str) -> Self {
-        let message =
-            format!("The request's body has more than {limit}, the most that is taken here (`{setting}`).");
+        let message = format!("The request's body exceeds {limit}, the maximum for this path (`{setting}`).");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
     }
 
@@ -157,7 +156,7 @@ impl ApiError {
     /// 500 `internal_error`.
     #[must_use]
     pub fn internal() -> Self {
-        let message = "The server had an error while processing the request; its log says more.";
+        let message = "The server had an error while processing the request; its log has the cause.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
@@ -201,7 +200,7 @@ impl ApiError {
         }
     }
 
-    /// What programs can tell errors apart by.
+    /// A stable code for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.code
@@ -233,7 +232,7 @@ impl ApiError {
     pub fn answers_limited(answers: usize, limit: u32, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let message = format!(
-            "The limit of {limit} answers a minute has no {answers} left; try again in {} s.",
+            "The limit of {limit} answers a minute does not have {answers} left; try again in {} s.",
             seconds.max(1)
         );
         Self {

@@ -67,7 +67,7 @@ def test_the_reserve_keeps_the_database_from_a_full_disk(small_disk):
     ):
         assert answer.status == 507, answer
         assert answer.error["code"] == "insufficient_storage" and answer.error["type"] == "server_error"
-        assert "room" in answer.error["message"]
+        assert "disk is full" in answer.error["message"]
     look(server, user, key)
     chat = server.chat(key=key)
     assert chat.status == 200, "answers need no disk"

@@ -100,7 +100,7 @@ def test_one_users_export_has_that_users_records_alone(kept):
         assert verify(export) == {"user": 1, "key": 1, "session": 1, "usage": 1}
         assert kept["bob"].encode() not in export and b"bob@example.com" not in export
     unknown = run("export", "--data-dir", kept["data"], "--user", "nobody@example.com")
-    assert unknown.returncode == 1 and b"no user nobody@example.com" in unknown.stderr
+    assert unknown.returncode == 1 and b"user nobody@example.com does not exist" in unknown.stderr
 
 
 def test_there_and_back(kept, tmp_path):

@@ -109,7 +109,7 @@ def test_free_calls_come_out_of_the_text(client):
     """What the model says is put into its mouth, so that it is known: a call is one, and what only looks like it is text."""
     said = '<tool_call>\n{"name": "add", "arguments": {"a": 7}}\n</tool_call>'
     fields = {"extra_body": {"guided_choice": [said]}, "temperature": 0}
-    with pytest.raises(openai.BadRequestError, match="exclude each other"):
+    with pytest.raises(openai.BadRequestError, match="mutually exclusive"):
         ask(client, **fields)
     answer = ask(client, tools=openai.omit, **fields)
     assert answer.choices[0].message.content == said

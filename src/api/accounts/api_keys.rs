@@ -74,27 +74,27 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// What to change about a key. What is absent stays.
+/// Changes to a key. Absent fields are unchanged.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(example = json!({"name": "Production Key"}))]
 pub struct UpdateApiKey {
     /// A new name.
     #[schema(min_length = 1, max_length = 200)]
     name: Option<String>,
-    /// All that it grants, of what the caller has.
+    /// All of its permissions, among those of the caller.
     #[schema(value_type = Option<Vec<PermissionName>>, min_items = 1)]
     permissions: Option<Vec<String>>,
-    /// Unix seconds from when on it is refused; null: never.
+    /// Unix seconds of its expiry; null: never.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<u64>)]
     expires_at: Option<Option<u64>>,
-    /// All its own limits.
+    /// All of its own limits.
     limits: Option<Limits>,
-    /// All the models that it may be used for; null: any.
+    /// All models that the key permits; null: any.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 64)]
     models: Option<Option<Vec<String>>>,
-    /// All the addresses and networks (CIDR) that it may be used from; null: any.
+    /// All addresses and networks (CIDR) that the key permits; null: any.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 64)]
     addresses: Option<Option<Vec<String>>>,
@@ -112,7 +112,7 @@ fn parse(id: &str) -> Result<KeyId, ApiError> {
     id.parse().map_err(|_| ApiError::not_found("API key", id))
 }
 
-/// One's keys.
+/// List the caller's keys.
 #[utoipa::path(
     get,
     path = "/user/api-keys",
@@ -126,10 +126,10 @@ async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiE
     Ok(private(StatusCode::OK, &List::new(keys, false)))
 }
 
-/// Make a key. The answer is the only place where it can be read.
+/// Create a key. The response is the only place that contains the key itself.
 ///
-/// This needs a session or a key with `keys`. A key that is made with a key is that one's child: it has at most its
-/// permissions, expiry and limits, counts in its limits, and ends with it.
+/// Requires a session or a key with `keys`. A key created with a key is its child: it has at most its
+/// permissions, expiry and limits, counts against its limits, and ends with it.
 #[utoipa::path(
     post,
     path = "/user/api-keys",
@@ -138,8 +138,8 @@ async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiE
     request_body = CreateApiKey,
     responses(
         (status = 201, description = "The key", body = NewApiKey),
-        (status = 400, description = "A field is missing or wrong, or there are too many keys", body = ErrorResponse),
-        (status = 403, description = "It would be more than the caller has", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid, or there are too many keys", body = ErrorResponse),
+        (status = 403, description = "The request exceeds the caller's permissions", body = ErrorResponse),
     )
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -151,7 +151,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     Ok(response)
 }
 
-/// One key.
+/// Retrieve a key.
 #[utoipa::path(
     get,
     path = "/user/api-keys/{id}",
@@ -160,7 +160,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     params(("id" = String, Path, description = "The key's id, `key_…`")),
     responses(
         (status = 200, description = "The key, without the key itself", body = ApiKey),
-        (status = 404, description = "There is no such key", body = ErrorResponse),
+        (status = 404, description = "The key does not exist", body = ErrorResponse),
     )
 )]
 async fn retrieve(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
@@ -171,7 +171,7 @@ async fn retrieve(id: String, state: AppState, context: RequestContext) -> Resul
 
 /// Change a key.
 ///
-/// Who does so with a key can make it and other keys less, and never more, except those that were made with it.
+/// A caller with a key can only narrow that key and other keys, except those created with it.
 #[utoipa::path(
     patch,
     path = "/user/api-keys/{id}",
@@ -181,9 +181,9 @@ async fn retrieve(id: String, state: AppState, context: RequestContext) -> Resul
     request_body = UpdateApiKey,
     responses(
         (status = 200, description = "The key, without the key itself", body = ApiKey),
-        (status = 400, description = "A field is wrong", body = ErrorResponse),
-        (status = 403, description = "It would be more than the caller has", body = ErrorResponse),
-        (status = 404, description = "There is no such key", body = ErrorResponse),
+        (status = 400, description = "A field is invalid", body = ErrorResponse),
+        (status = 403, description = "The request exceeds the caller's permissions", body = ErrorResponse),
+        (status = 404, description = "The key does not exist", body = ErrorResponse),
     )
 )]
 async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -213,10 +213,11 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
     Ok(response)
 }
 
-/// Revoke a key. It is refused from the next request on.
+/// Revoke a key. It is rejected from the next request on.
 ///
-/// So are those that were made with it for the same user. Those that an administrator made with it for other users, and
-/// sessions, go on, unless `cascade` is true; that also ends what came of a key that was revoked before.
+/// Keys created with it for the same user are revoked as well. Credentials that an administrator created with
+/// it for other users, and sessions, remain valid, unless `cascade` is true, which also ends those derived
+/// from a key that was revoked before.
 #[utoipa::path(
     delete,
     path = "/user/api-keys/{id}",
@@ -224,11 +225,11 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
     operation_id = "revokeApiKey",
     params(
         ("id" = String, Path, description = "The key's id, `key_…`"),
-        ("cascade" = Option<bool>, Query, description = "Whether the keys and sessions end that came of it"),
+        ("cascade" = Option<bool>, Query, description = "End the keys and sessions derived from it as well"),
     ),
     responses(
-        (status = 200, description = "It is revoked", body = Deleted),
-        (status = 404, description = "There is no such key", body = ErrorResponse),
+        (status = 200, description = "The key is revoked", body = Deleted),
+        (status = 404, description = "The key does not exist", body = ErrorResponse),
     )
 )]
 async fn revoke(

@@ -96,7 +96,7 @@ fn members(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// A user's sessions.
+/// List a user's sessions.
 #[utoipa::path(
     get,
     path = "/admin/users/{id}/sessions",
@@ -104,8 +104,8 @@ pub struct Doc;
     operation_id = "listUserSessions",
     params(("id" = String, Path, description = "The user's id, `user_…`")),
     responses(
-        (status = 200, description = "The sessions that have not ended, oldest first", body = List<Session>),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
+        (status = 200, description = "The active sessions, oldest first", body = List<Session>),
+        (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
 async fn list_sessions(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
@@ -118,7 +118,8 @@ async fn list_sessions(id: String, state: AppState, context: RequestContext) -> 
 
 /// End one of a user's sessions.
 ///
-/// What was made with it goes on, unless `cascade` is true; that also ends what came of a session that has ended before.
+/// Credentials created with it remain valid, unless `cascade` is true, which also ends those derived from a
+/// session that ended before.
 #[utoipa::path(
     delete,
     path = "/admin/users/{id}/sessions/{session_id}",
@@ -127,11 +128,11 @@ async fn list_sessions(id: String, state: AppState, context: RequestContext) -> 
     params(
         ("id" = String, Path, description = "The user's id, `user_…`"),
         ("session_id" = String, Path, description = "The session's id, `sess_…`"),
-        ("cascade" = Option<bool>, Query, description = "Whether the keys and sessions end that came of it"),
+        ("cascade" = Option<bool>, Query, description = "End the keys and sessions derived from it as well"),
     ),
     responses(
-        (status = 200, description = "It has ended", body = Deleted),
-        (status = 404, description = "There is no such session", body = ErrorResponse),
+        (status = 200, description = "The session is ended", body = Deleted),
+        (status = 404, description = "The session does not exist", body = ErrorResponse),
     )
 )]
 async fn end_session(
@@ -148,7 +149,7 @@ async fn end_session(
     Ok(ended(Deleted::new(found, "session"), cascade(&query)?))
 }
 
-/// A user's keys.
+/// List a user's keys.
 #[utoipa::path(
     get,
     path = "/admin/users/{id}/api-keys",
@@ -157,7 +158,7 @@ async fn end_session(
     params(("id" = String, Path, description = "The user's id, `user_…`")),
     responses(
         (status = 200, description = "The keys that are not revoked, oldest first", body = List<ApiKey>),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
+        (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
 async fn list_keys(id: String, state: AppState) -> Result<Response, ApiError> {
@@ -167,10 +168,10 @@ async fn list_keys(id: String, state: AppState) -> Result<Response, ApiError> {
     Ok(private(StatusCode::OK, &List::new(keys, false)))
 }
 
-/// Revoke one of a user's keys. It is refused from the next request on.
+/// Revoke one of a user's keys. It is rejected from the next request on.
 ///
-/// So are those that were made with it for the same user. What else was made with it goes on, unless `cascade` is true;
-/// that also ends what came of a key that was revoked before.
+/// Keys created with it for the same user are revoked as well. Other credentials created with it remain
+/// valid, unless `cascade` is true, which also ends those derived from a key that was revoked before.
 #[utoipa::path(
     delete,
     path = "/admin/users/{id}/api-keys/{key_id}",
@@ -179,11 +180,11 @@ async fn list_keys(id: String, state: AppState) -> Result<Response, ApiError> {
     params(
         ("id" = String, Path, description = "The user's id, `user_…`"),
         ("key_id" = String, Path, description = "The key's id, `key_…`"),
-        ("cascade" = Option<bool>, Query, description = "Whether the keys and sessions end that came of it"),
+        ("cascade" = Option<bool>, Query, description = "End the keys and sessions derived from it as well"),
     ),
     responses(
-        (status = 200, description = "It is revoked", body = Deleted),
-        (status = 404, description = "There is no such key", body = ErrorResponse),
+        (status = 200, description = "The key is revoked", body = Deleted),
+        (status = 404, description = "The key does not exist", body = ErrorResponse),
     )
 )]
 async fn revoke_key(
@@ -200,10 +201,11 @@ async fn revoke_key(
     Ok(ended(Deleted::new(found, "api_key"), cascade(&query)?))
 }
 
-/// Begin a session for a user, as if they had signed in.
+/// Create a session for a user, as if they had signed in.
 ///
-/// An API key cannot begin one for its own user: the session could do more than the key, and would outlive it. One for
-/// another user outlives the caller's credential, unless that is ended with `cascade`.
+/// An API key cannot create a session for its own user: the session would have more permissions than the key
+/// and outlive it. A session for another user outlives the caller's credential, unless that is ended with
+/// `cascade`.
 #[utoipa::path(
     post,
     path = "/admin/users/{id}/sessions",
@@ -212,8 +214,8 @@ async fn revoke_key(
     params(("id" = String, Path, description = "The user's id, `user_…`")),
     responses(
         (status = 201, description = "The user's tokens", body = Tokens),
-        (status = 403, description = "The user is disabled, or it is the user of the API key that asks", body = ErrorResponse),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
+        (status = 403, description = "The user is disabled, or is the user of the API key of the request", body = ErrorResponse),
+        (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
 async fn create_session(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
@@ -222,17 +224,18 @@ async fn create_session(id: String, state: AppState, context: RequestContext) ->
     if matches!(caller.kind, PrincipalKind::Key { user: own, .. } if own == user) {
         return Err(ApiError::forbidden(
             "insufficient_permissions",
-            "An API key cannot begin a session for its own user. Sign in, or ask another administrator for a session.",
+            "An API key cannot create a session for its own user. Sign in, or ask another administrator for a session.",
         ));
     }
     let pair = state.identity.make_session(user, caller).await.map_err(refusal)?;
     Ok(signed_in(StatusCode::CREATED, pair))
 }
 
-/// Make a key for a user. It grants at most what the user may do.
+/// Create a key for a user. It grants at most the user's permissions.
 ///
-/// One that an administrator makes with a key for themselves is that key's child, as with `POST /user/api-keys`. One for
-/// another user outlives the caller's credential, unless that is ended with `cascade`.
+/// A key that an administrator creates with a key for themselves is that key's child, as with `POST
+/// /user/api-keys`. A key for another user outlives the caller's credential, unless that is ended with
+/// `cascade`.
 #[utoipa::path(
     post,
     path = "/admin/users/{id}/api-keys",
@@ -242,9 +245,9 @@ async fn create_session(id: String, state: AppState, context: RequestContext) ->
     request_body = CreateApiKey,
     responses(
         (status = 201, description = "The key", body = NewApiKey),
-        (status = 400, description = "A field is missing or wrong, or there are too many keys", body = ErrorResponse),
-        (status = 403, description = "It would grant what the user does not have", body = ErrorResponse),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid, or there are too many keys", body = ErrorResponse),
+        (status = 403, description = "It would grant permissions that the user does not have", body = ErrorResponse),
+        (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
 async fn create_key(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {

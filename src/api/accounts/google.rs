@@ -60,33 +60,33 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[openapi(paths(depart, arrive), components(schemas(Departing)))]
 pub struct Doc;
 
-/// Where to go, for pages that go there by themselves.
+/// The address to navigate to, for pages that do so themselves.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Departing {
     /// The provider's page.
     authorization_url: String,
 }
 
-/// Sign in with Google: sends the browser there.
+/// Sign in with Google: redirects the browser to the provider.
 ///
-/// With a guest's token the guest becomes that user, with all data. With `Accept: application/json` the address comes as JSON: a page
-/// that sends a token cannot see where a redirect leads.
+/// With a guest's token the guest account becomes that user's, with all data. With `Accept: application/json`
+/// the address is returned as JSON, because a page that sends a token cannot read the target of a redirect.
 #[utoipa::path(
     get,
     path = "/auth/google",
     tag = "auth",
     operation_id = "signInWithGoogle",
     params(
-        ("return_to" = Option<String>, Query, description = "Where the browser goes on afterwards, one of auth.google.allowed_return_urls; it gets `#code=…`, to be exchanged for tokens at `/auth/exchange`"),
-        ("return_state" = Option<String>, Query, description = "Comes back as `&state=…`, so that the page knows that it began this sign-in; 1 to 512 bytes, required with return_to"),
-        ("code_challenge" = Option<String>, Query, description = "RFC 7636: binds the code to this page, which gives its verifier to `/auth/exchange`; without one the code is bound to the browser by a cookie, which pages of other origins cannot send"),
+        ("return_to" = Option<String>, Query, description = "The address to redirect the browser to afterwards, one of auth.google.allowed_return_urls; it gets `#code=…`, to be exchanged for tokens at `/auth/exchange`"),
+        ("return_state" = Option<String>, Query, description = "Returned as `&state=…`, so that the page can verify that it started this sign-in; 1 to 512 bytes, required with return_to"),
+        ("code_challenge" = Option<String>, Query, description = "RFC 7636: binds the code to this page, which passes the verifier to `/auth/exchange`; without it the code is bound to the browser by a cookie, which pages of other origins cannot send"),
         ("code_challenge_method" = Option<String>, Query, description = "`S256`, with code_challenge"),
     ),
     responses(
-        (status = 302, description = "The provider's page, and a cookie"),
+        (status = 302, description = "A redirect to the provider's page, with a cookie"),
         (status = 200, description = "The same as JSON", body = Departing),
         (status = 400, description = "The return address is not allowed, or its return_state is missing", body = ErrorResponse),
-        (status = 503, description = "Signing in with Google is not set up", body = ErrorResponse),
+        (status = 503, description = "Sign-in with Google is not configured", body = ErrorResponse),
     )
 )]
 fn depart(
@@ -110,7 +110,7 @@ fn depart(
     Ok(response)
 }
 
-/// Where the provider sends the browser back to.
+/// Redirect target of the provider.
 #[utoipa::path(
     get,
     path = "/auth/google/callback",
@@ -118,18 +118,18 @@ fn depart(
     operation_id = "finishSignInWithGoogle",
     params(
         ("code" = Option<String>, Query, description = "The provider's code"),
-        ("state" = Option<String>, Query, description = "What `/auth/google` gave the browser along"),
-        ("error" = Option<String>, Query, description = "Why there is no code"),
+        ("state" = Option<String>, Query, description = "The state that `/auth/google` passed to the browser"),
+        ("error" = Option<String>, Query, description = "The reason why there is no code"),
         ("iss" = Option<String>, Query, description = "The provider, RFC 9207"),
     ),
     responses(
         (status = 200, description = "Signed in", body = super::sessions::Tokens),
-        (status = 302, description = "Signed in; on to the return address"),
-        (status = 400, description = "The state or the code is not accepted, or the person did not agree", body = ErrorResponse),
-        (status = 401, description = "The provider's id_token does not hold", body = ErrorResponse),
-        (status = 403, description = "The person may not sign in here", body = ErrorResponse),
-        (status = 502, description = "The provider's answer is of no use", body = ErrorResponse),
-        (status = 503, description = "The provider does not answer, or signing in is not set up", body = ErrorResponse),
+        (status = 302, description = "Signed in; redirect to the return address"),
+        (status = 400, description = "The state or the code is invalid, or the user did not consent", body = ErrorResponse),
+        (status = 401, description = "The provider's id_token is invalid", body = ErrorResponse),
+        (status = 403, description = "The user may not sign in on this server", body = ErrorResponse),
+        (status = 502, description = "The provider's response is invalid", body = ErrorResponse),
+        (status = 503, description = "The provider does not respond, or sign-in is not configured", body = ErrorResponse),
     )
 )]
 async fn arrive(

@@ -53,16 +53,17 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// The user whose credential this is.
+/// The user of this credential.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Profile {
     #[serde(flatten)]
     user: User,
-    /// What the credential grants. A session manages keys, sessions and the account without `keys` among them.
+    /// The permissions of the credential. A session may manage keys, sessions and the account without `keys`
+    /// among them.
     permissions: Vec<&'static str>,
 }
 
-/// What can be changed.
+/// The fields that can be changed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"name": "Ann"}))]
 pub struct ProfileUpdate {
@@ -71,7 +72,7 @@ pub struct ProfileUpdate {
     name: String,
 }
 
-/// Who one is.
+/// Retrieve the caller's account.
 #[utoipa::path(
     get,
     path = "/user/profile",
@@ -88,7 +89,7 @@ async fn profile(state: AppState, context: RequestContext) -> Result<Response, A
     Ok(private(StatusCode::OK, &Profile { user: user.into(), permissions }))
 }
 
-/// Change one's name.
+/// Change the caller's name.
 #[utoipa::path(
     patch,
     path = "/user/profile",
@@ -97,7 +98,7 @@ async fn profile(state: AppState, context: RequestContext) -> Result<Response, A
     request_body = ProfileUpdate,
     responses(
         (status = 200, description = "The user", body = User),
-        (status = 400, description = "The name cannot be", body = ErrorResponse),
+        (status = 400, description = "The name is invalid", body = ErrorResponse),
     )
 )]
 async fn update(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -111,15 +112,15 @@ async fn update(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     Ok(response)
 }
 
-/// Delete one's account with everything that belongs to it. This cannot be undone.
+/// Delete the caller's account with all data. This cannot be undone.
 #[utoipa::path(
     delete,
     path = "/user/profile",
     tag = "user",
     operation_id = "deleteProfile",
     responses(
-        (status = 200, description = "It is gone, and none of its credentials is accepted any more", body = Deleted),
-        (status = 409, description = "Nobody would be left to administer", body = ErrorResponse),
+        (status = 200, description = "The account is deleted, and all of its credentials are invalid", body = Deleted),
+        (status = 409, description = "No administrator would remain", body = ErrorResponse),
     )
 )]
 async fn delete(state: AppState, context: RequestContext) -> Result<Response, ApiError> {

@@ -121,7 +121,7 @@ pub struct Doc;
 #[openapi(paths(jwks))]
 pub struct KeysDoc;
 
-/// What signing in and refreshing give.
+/// The tokens of a sign-in or refresh.
 #[derive(Serialize, ToSchema)]
 pub struct Tokens {
     /// A JWT for `Authorization: Bearer`.
@@ -131,7 +131,7 @@ pub struct Tokens {
     /// Seconds until the access token expires.
     #[schema(example = 3600)]
     expires_in: u64,
-    /// For `POST /auth/refresh`, once.
+    /// For one `POST /auth/refresh`.
     refresh_token: String,
 }
 
@@ -172,21 +172,21 @@ pub fn refusal(error: IdentityError) -> ApiError {
     }
 }
 
-/// What a session is refreshed with, where that is not the access token.
+/// The refresh token, if the access token is not used.
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(example = json!({"refresh_token": "the newest refresh token"}))]
 pub struct RefreshRequest {
-    /// The newest refresh token of the session.
+    /// The latest refresh token of the session.
     refresh_token: Option<String>,
 }
 
-/// What a page exchanges for tokens.
+/// A code to exchange for tokens.
 #[derive(Deserialize, ToSchema)]
 #[schema(example = json!({"code": "the code from the address"}))]
 pub struct ExchangeRequest {
-    /// The code in the fragment of the address that the browser came back to.
+    /// The code from the fragment of the return address.
     code: String,
-    /// What `code_challenge` was made of, where `/auth/google` was given one (RFC 7636).
+    /// The verifier of the `code_challenge` that was passed to `/auth/google`, if any (RFC 7636).
     code_verifier: Option<String>,
 }
 
@@ -202,11 +202,11 @@ pub struct Session {
     created_at: u64,
     /// Unix seconds.
     refreshed_at: u64,
-    /// Unix seconds until when it can be refreshed.
+    /// Unix seconds until which it can be refreshed.
     expires_at: u64,
-    /// Whether this request was made with it.
+    /// True for the session of this request.
     current: bool,
-    /// The key or session that an administrator made it with.
+    /// The key or session with which an administrator created it.
     #[schema(example = json!(null))]
     made_by: Option<String>,
 }
@@ -225,20 +225,21 @@ impl Session {
     }
 }
 
-/// New tokens for old ones.
+/// Refresh tokens.
 ///
-/// Send either the access token as Bearer, also when it expired up to `auth.expired_token_refresh_s` ago, or the refresh
-/// token in the body. Each token is good for one refresh: an older one presented again ends the session, except within a
-/// few seconds, when it gets the same new tokens. No refresh lengthens a session beyond `auth.session_lifetime_s`.
+/// Send either the access token as Bearer, also when it expired up to `auth.expired_token_refresh_s` ago, or
+/// the refresh token in the body. Each token is valid for one refresh: presenting a superseded one ends the
+/// session, except within a few seconds, when it yields the same new tokens. No refresh extends a session
+/// beyond `auth.session_lifetime_s`.
 #[utoipa::path(
     post,
     path = "/auth/refresh",
     tag = "auth",
     operation_id = "refreshToken",
-    request_body(content = Option<RefreshRequest>, description = "Needed only with a refresh token"),
+    request_body(content = Option<RefreshRequest>, description = "Required only with a refresh token"),
     responses(
         (status = 200, description = "New tokens", body = Tokens),
-        (status = 401, description = "The token is not accepted; the code says why", body = ErrorResponse),
+        (status = 401, description = "The token is invalid; the code has the reason", body = ErrorResponse),
     )
 )]
 async fn refresh(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -291,11 +292,11 @@ fn refused(state: &AppState, context: &RequestContext, error: IdentityError) -> 
     ApiError::from_identity(error)
 }
 
-/// Become a guest: a user without a name or an email address, whose data they keep when they sign in later.
+/// Create a guest: a user without a name or an email address, whose data is kept at a later sign-in.
 ///
-/// Until then the limits of the client's address hold for it, those of all its guests and of anonymous callers
-/// together, and its number of responses in the background. An address may make `auth.max_guests_per_address` guests;
-/// one that is not used for `auth.guest_idle_s` is deleted.
+/// Until then it shares the limits of the client's address, including background responses, with all its
+/// guests and anonymous callers. One address may create `auth.max_guests_per_address` guests; a guest that is
+/// not used for `auth.guest_idle_s` is deleted.
 #[utoipa::path(
     post,
     path = "/auth/guest",
@@ -303,13 +304,13 @@ fn refused(state: &AppState, context: &RequestContext, error: IdentityError) -> 
     operation_id = "createGuest",
     responses(
         (status = 201, description = "A guest's tokens", body = Tokens),
-        (status = 403, description = "Guests are not allowed here", body = ErrorResponse),
-        (status = 429, description = "There are as many guests, from this address or in all, as may be", body = ErrorResponse),
+        (status = 403, description = "Guest accounts are disabled", body = ErrorResponse),
+        (status = 429, description = "The maximum number of guests, from this address or in total, is reached", body = ErrorResponse),
     )
 )]
 async fn become_guest(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     if !state.guests.includes(context.caller.is_local) {
-        let message = "This server takes no guests from where you are (auth.guests).";
+        let message = "Guest accounts are not available from your address (auth.guests).";
         return Err(ApiError::forbidden("guests_disabled", message));
     }
     let guest = state.identity.guest(context.caller.address.into()).await.map_err(ApiError::from_identity)?;
@@ -318,10 +319,10 @@ async fn become_guest(state: AppState, context: RequestContext) -> Result<Respon
     Ok(response)
 }
 
-/// Exchange the code that a page found in its address for tokens, once and within a minute.
+/// Exchange the code in a page's address for tokens, once and within a minute.
 ///
-/// It is for whoever asked for it alone: with the verifier of the challenge that `/auth/google` was given, or, without one, from
-/// the same browser, by its cookie.
+/// The code is bound to its requester: by the verifier of the challenge that was passed to `/auth/google`,
+/// or, without a challenge, to the same browser by its cookie.
 #[utoipa::path(
     post,
     path = "/auth/exchange",
@@ -330,7 +331,7 @@ async fn become_guest(state: AppState, context: RequestContext) -> Result<Respon
     request_body = ExchangeRequest,
     responses(
         (status = 200, description = "Tokens", body = Tokens),
-        (status = 400, description = "The code is not one, not any more, or not this caller's", body = ErrorResponse),
+        (status = 400, description = "The code is invalid, expired, or not this caller's", body = ErrorResponse),
     )
 )]
 async fn exchange(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -355,14 +356,14 @@ async fn exchange(state: AppState, request: ApiRequest) -> Result<Response, ApiE
     Ok(response)
 }
 
-/// End the session whose token this is.
+/// End the session of this token.
 #[utoipa::path(
     post,
     path = "/auth/logout",
     tag = "auth",
     operation_id = "logout",
     responses(
-        (status = 204, description = "It has ended, and none of its tokens is accepted any more"),
+        (status = 204, description = "The session is ended, and all of its tokens are invalid"),
         (status = 400, description = "The credential is an API key", body = ErrorResponse),
     )
 )]
@@ -378,13 +379,13 @@ async fn logout(state: AppState, context: RequestContext) -> Result<Response, Ap
     Ok(response)
 }
 
-/// One's sessions.
+/// List the caller's sessions.
 #[utoipa::path(
     get,
     path = "/auth/sessions",
     tag = "auth",
     operation_id = "listSessions",
-    responses((status = 200, description = "The sessions that have not ended, oldest first", body = List<Session>))
+    responses((status = 200, description = "The active sessions, oldest first", body = List<Session>))
 )]
 async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let sessions = state.identity.sessions(user_of(&context)?).await.map_err(ApiError::from_identity)?;
@@ -393,10 +394,10 @@ async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiE
     Ok(private(StatusCode::OK, &List::new(sessions, false)))
 }
 
-/// End one of one's sessions, wherever it is.
+/// End one of the caller's sessions.
 ///
-/// The keys that were made with it go on, and so does what an administrator made with it for other users, unless `cascade`
-/// is true; that also ends what came of a session that has ended before.
+/// Keys created with it remain valid, as do credentials that an administrator created with it for other
+/// users, unless `cascade` is true, which also ends those derived from a session that ended before.
 #[utoipa::path(
     delete,
     path = "/auth/sessions/{id}",
@@ -404,11 +405,11 @@ async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiE
     operation_id = "revokeSession",
     params(
         ("id" = String, Path, description = "The session's id, `sess_…`"),
-        ("cascade" = Option<bool>, Query, description = "Whether the keys and sessions end that came of it"),
+        ("cascade" = Option<bool>, Query, description = "End the keys and sessions derived from it as well"),
     ),
     responses(
-        (status = 200, description = "It has ended", body = Deleted),
-        (status = 404, description = "There is no such session", body = ErrorResponse),
+        (status = 200, description = "The session is ended", body = Deleted),
+        (status = 404, description = "The session does not exist", body = ErrorResponse),
     )
 )]
 async fn revoke(
@@ -424,7 +425,7 @@ async fn revoke(
     Ok(ended(Deleted::new(session, "session"), cascade(&query)?))
 }
 
-/// The public keys that this server's tokens can be checked with.
+/// The public keys that verify this server's tokens.
 #[utoipa::path(
     get,
     path = "/.well-known/jwks.json",

@@ -28,9 +28,9 @@ const MAX_MODEL_ID: usize = 256;
 pub struct List<T> {
     /// Always `list`.
     object: &'static str,
-    /// What is in it.
+    /// The entries.
     data: Vec<T>,
-    /// Whether there is more behind the last one.
+    /// True if there are more.
     has_more: bool,
 }
 
@@ -41,12 +41,12 @@ impl<T> List<T> {
     }
 }
 
-/// Something is gone.
+/// A deleted object.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Deleted {
-    /// What is gone.
+    /// Its id.
     id: String,
-    /// What it was.
+    /// Its type.
     object: &'static str,
     /// Always true.
     deleted: bool,
@@ -59,7 +59,7 @@ impl Deleted {
     }
 }
 
-/// What kind of user.
+/// The type of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = UserRole)]
 #[serde(rename_all = "lowercase")]
@@ -92,22 +92,23 @@ impl From<Role> for UserKind {
     }
 }
 
-/// Limits in place of the server's settings. Absent or null: as set for the server; 0: none.
+/// Limits that replace the server's settings. Absent or null: the server's settings; 0: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Limits {
-    /// Requests an hour.
+    /// Requests per hour.
     #[serde(skip_serializing_if = "Option::is_none")]
     requests_per_hour: Option<u32>,
-    /// Chat and text completions a minute.
+    /// Chat and text completions per minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     inference_per_minute: Option<u32>,
-    /// Answers a minute, prompts times `n` or `best_of`. Absent: where there is `inference_per_minute`, ten times that.
+    /// Answers per minute, prompts times `n` or `best_of`. Absent: ten times `inference_per_minute`, if that
+    /// is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     answers_per_minute: Option<u32>,
-    /// Tokens a minute, prompts and answers together.
+    /// Tokens per minute, prompts and answers together.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens_per_minute: Option<u32>,
-    /// Streams at a time.
+    /// Concurrent streams.
     #[serde(skip_serializing_if = "Option::is_none")]
     concurrent_streams: Option<u32>,
 }
@@ -146,17 +147,17 @@ pub struct User {
     object: &'static str,
     /// Null for a guest.
     email: Option<String>,
-    /// For people to read.
+    /// A display name.
     name: String,
     /// A picture's URL.
     picture: Option<String>,
-    /// What kind of user.
+    /// The type of a user.
     role: Role,
     /// Unix seconds.
     created_at: u64,
-    /// Whether the user's credentials are refused.
+    /// True if the user's credentials are rejected.
     disabled: bool,
-    /// Limits of this user's own.
+    /// The user's own limits.
     limits: Limits,
 }
 
@@ -184,12 +185,12 @@ pub struct ApiKey {
     id: String,
     /// Always `api_key`.
     object: &'static str,
-    /// For people to read.
+    /// A display name.
     name: String,
-    /// The key's beginning and end.
+    /// The key's first and last characters.
     #[schema(example = "sk-jan-…x7Qk")]
     hint: String,
-    /// What it grants.
+    /// The granted permissions.
     #[schema(value_type = Vec<PermissionName>)]
     permissions: Vec<&'static str>,
     /// Unix seconds.
@@ -198,16 +199,16 @@ pub struct ApiKey {
     last_used_at: Option<u64>,
     /// Unix seconds; null: never.
     expires_at: Option<u64>,
-    /// Limits of this key, beside its user's.
+    /// Limits of this key, in addition to its user's.
     limits: Limits,
-    /// The models that it may be used for; null: any.
+    /// The models that the key permits; null: any.
     models: Option<Vec<String>>,
-    /// The addresses and networks that it may be used from; null: any.
+    /// The addresses and networks that the key permits; null: any.
     addresses: Option<Vec<String>>,
-    /// The key of the same user that it was made with; it is no more than that one and ends with it.
+    /// The key of the same user that created it; this key has at most its permissions and ends with it.
     #[schema(example = json!(null))]
     parent: Option<String>,
-    /// The key or session that an administrator made it with.
+    /// The key or session with which an administrator created it.
     #[schema(example = json!(null))]
     made_by: Option<String>,
 }
@@ -232,12 +233,12 @@ impl From<ApiKeyRecord> for ApiKey {
     }
 }
 
-/// An API key that was just made.
+/// A newly created API key.
 #[derive(Serialize, ToSchema)]
 pub struct NewApiKey {
     #[serde(flatten)]
     record: ApiKey,
-    /// The key itself. It is shown this once; the server keeps only a hash.
+    /// The key itself. It is returned only once; the server stores a hash.
     #[schema(example = "sk-jan-…")]
     key: String,
 }
@@ -248,7 +249,7 @@ impl From<CreatedKey> for NewApiKey {
     }
 }
 
-/// What a credential may do.
+/// The permissions of a credential.
 #[derive(ToSchema)]
 #[schema(as = Permission)]
 #[serde(rename_all = "lowercase")]
@@ -270,25 +271,25 @@ pub enum PermissionName {
     Usage,
 }
 
-/// A key to be made.
+/// A key to create.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"name": "Development Key", "permissions": ["read", "write"], "expires_in_days": 90}))]
 pub struct CreateApiKey {
-    /// For people to read.
+    /// A display name.
     #[schema(min_length = 1, max_length = 200)]
     name: String,
-    /// What it grants, of what the maker has.
+    /// The permissions to grant, among those of the creator.
     #[schema(value_type = Vec<PermissionName>, min_items = 1)]
     permissions: Vec<String>,
-    /// Days until it is refused. Absent: never, or when the key expires that it is made with.
+    /// Days until it expires. Absent: never, or with the key that creates it.
     #[schema(minimum = 1, maximum = 3650)]
     expires_in_days: Option<i64>,
-    /// Limits of this key, beside its user's.
+    /// Limits of this key, in addition to its user's.
     limits: Option<Limits>,
-    /// The models that it may be used for, by id or alias. Absent or null: any.
+    /// The models that the key permits, by id or alias. Absent or null: any.
     #[schema(min_items = 1, max_items = 64)]
     models: Option<Vec<String>>,
-    /// The addresses and networks (CIDR) that it may be used from. Absent or null: any.
+    /// The addresses and networks (CIDR) that the key permits. Absent or null: any.
     #[schema(min_items = 1, max_items = 64, example = json!(["192.0.2.7", "10.0.0.0/8"]))]
     addresses: Option<Vec<String>>,
 }

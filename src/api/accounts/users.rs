@@ -80,28 +80,28 @@ fn one_user(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// A user to be made.
+/// A user to create.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"email": "ann@corp.example", "name": "Ann"}))]
 pub struct CreateUser {
-    /// No two users have the same.
+    /// Unique among all users.
     #[schema(format = "email", max_length = 254)]
     email: String,
-    /// For people to read.
+    /// A display name.
     #[schema(min_length = 1, max_length = 200)]
     name: String,
 }
 
-/// What to change about a user. What is absent stays.
+/// Changes to a user. Absent fields are unchanged.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(example = json!({"disabled": true}))]
 pub struct UpdateUser {
     /// A new name.
     #[schema(min_length = 1, max_length = 200)]
     name: Option<String>,
-    /// Refuse all the user's credentials from the next request on, or accept them again.
+    /// Reject all credentials of the user from the next request on, or accept them again.
     disabled: Option<bool>,
-    /// All limits of this user's own.
+    /// All of this user's own limits.
     limits: Option<Limits>,
     /// Another role.
     role: Option<Role>,
@@ -118,14 +118,14 @@ pub fn parse(id: &str) -> Result<UserId, ApiError> {
     id.parse().map_err(|_| ApiError::not_found("user", id))
 }
 
-/// Users.
+/// List users.
 #[utoipa::path(
     get,
     path = "/admin/users",
     tag = "admin",
     operation_id = "listUsers",
     params(
-        ("after" = Option<String>, Query, description = "The id of the last user of the page before"),
+        ("after" = Option<String>, Query, description = "The id of the last user of the previous page"),
         ("limit" = Option<u32>, Query, description = "1 to 100, default 20", minimum = 1, maximum = 100),
     ),
     responses((status = 200, description = "Users, oldest first", body = List<User>))
@@ -148,7 +148,7 @@ async fn list(state: AppState, query: String) -> Result<Response, ApiError> {
     Ok(private(StatusCode::OK, &List::new(users, page.has_more)))
 }
 
-/// Make a user. Signing in with that email address at the provider makes the account theirs.
+/// Create a user. A sign-in with that email address at the provider takes over the account.
 #[utoipa::path(
     post,
     path = "/admin/users",
@@ -157,7 +157,7 @@ async fn list(state: AppState, query: String) -> Result<Response, ApiError> {
     request_body = CreateUser,
     responses(
         (status = 201, description = "The user", body = User),
-        (status = 400, description = "A field is missing or wrong", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid", body = ErrorResponse),
         (status = 409, description = "Another user has that email address", body = ErrorResponse),
     )
 )]
@@ -173,7 +173,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     Ok(response)
 }
 
-/// One user.
+/// Retrieve a user.
 #[utoipa::path(
     get,
     path = "/admin/users/{id}",
@@ -182,7 +182,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     params(("id" = String, Path, description = "The user's id, `user_…`")),
     responses(
         (status = 200, description = "The user", body = User),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
+        (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
 async fn retrieve(id: String, state: AppState) -> Result<Response, ApiError> {
@@ -200,9 +200,9 @@ async fn retrieve(id: String, state: AppState) -> Result<Response, ApiError> {
     request_body = UpdateUser,
     responses(
         (status = 200, description = "The user", body = User),
-        (status = 400, description = "A field is wrong", body = ErrorResponse),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
-        (status = 409, description = "Nobody would be left to administer", body = ErrorResponse),
+        (status = 400, description = "A field is invalid", body = ErrorResponse),
+        (status = 404, description = "The user does not exist", body = ErrorResponse),
+        (status = 409, description = "No administrator would remain", body = ErrorResponse),
     )
 )]
 async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -228,7 +228,7 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
     Ok(response)
 }
 
-/// Delete a user with everything that belongs to them. This cannot be undone.
+/// Delete a user with all data. This cannot be undone.
 #[utoipa::path(
     delete,
     path = "/admin/users/{id}",
@@ -236,9 +236,9 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
     operation_id = "deleteUser",
     params(("id" = String, Path, description = "The user's id, `user_…`")),
     responses(
-        (status = 200, description = "The user is gone", body = Deleted),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
-        (status = 409, description = "Nobody would be left to administer", body = ErrorResponse),
+        (status = 200, description = "The user is deleted", body = Deleted),
+        (status = 404, description = "The user does not exist", body = ErrorResponse),
+        (status = 409, description = "No administrator would remain", body = ErrorResponse),
     )
 )]
 async fn delete(id: String, state: AppState) -> Result<Response, ApiError> {

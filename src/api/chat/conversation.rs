@@ -23,14 +23,14 @@ pub struct ConversationParam {
     anchor: Anchor,
 }
 
-/// The conversation that a request goes on with.
+/// The conversation that a request continues.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"id": "conv_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d"}))]
 pub struct ConversationTarget {
     /// Its id.
     id: String,
-    /// What the new messages answer: an item's id, or null for the beginning. Absent: the end of the active branch. What
-    /// answers that already stays, as another branch.
+    /// The parent of the new messages: an item's id, or null for the beginning. Absent: the end of the active
+    /// branch. Existing replies remain as another branch.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     parent: Option<Option<String>>,
@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for ConversationParam {
     }
 }
 
-/// The conversation that an answer belongs to.
+/// The conversation of an answer.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ConversationRef {
     /// Its id.
@@ -101,7 +101,7 @@ pub async fn take_back(turn: Option<Turn>) {
     if let Some(turn) = turn
         && let Err(error) = turn.take_back().await
     {
-        tracing::warn!(%error, "a turn that came to nothing could not be taken back");
+        tracing::warn!(%error, "a failed turn could not be rolled back");
     }
 }
 

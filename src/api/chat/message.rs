@@ -13,24 +13,24 @@ use crate::api::inference::bounds::{self, MAX_CALLS, MAX_NAME, MAX_PARTS};
 use crate::http::ApiError;
 use crate::http::json::{Checked, Given};
 
-/// One message of a conversation.
+/// A chat message.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Message {
-    /// Who speaks.
+    /// The role.
     pub role: Role,
-    /// What is said; only an assistant message with `tool_calls` may go without.
+    /// The content; optional only for an assistant message with `tool_calls`.
     #[serde(default)]
     #[schema(value_type = Option<ContentShape>)]
     content: Option<Content>,
-    /// Tells participants of one role apart.
+    /// Distinguishes participants of one role.
     name: Option<String>,
-    /// Assistant messages: the tools that it called.
+    /// Assistant messages: its tool calls.
     tool_calls: Option<Vec<ToolCall>>,
-    /// Tool messages: the call that is answered.
+    /// Tool messages: the id of the call.
     tool_call_id: Option<String>,
-    /// Assistant messages: what it refused with.
+    /// Assistant messages: the refusal.
     refusal: Option<String>,
-    /// Assistant messages: what it thought before; templates that show earlier thinking take it from here.
+    /// Assistant messages: the earlier reasoning, for templates that show it.
     reasoning_content: Option<String>,
     /// Assistant messages: accepted, because responses carry it, and left out.
     #[serde(default)]
@@ -49,7 +49,7 @@ fn null() -> Given {
     Given::Null
 }
 
-/// Who speaks.
+/// The role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[schema(as = MessageRole)]
 #[serde(rename_all = "lowercase")]
@@ -66,7 +66,7 @@ pub enum Role {
     Tool,
 }
 
-/// A call that the assistant made earlier.
+/// An earlier tool call of the assistant.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct ToolCall {
     /// Its id.
@@ -74,11 +74,11 @@ pub struct ToolCall {
     /// Always `function`.
     #[serde(rename = "type")]
     pub kind: ToolCallKind,
-    /// What was called.
+    /// The called function.
     pub function: CalledFunction,
 }
 
-/// The kind of a tool.
+/// The type of a tool.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ToolCallKind {
@@ -86,7 +86,7 @@ pub enum ToolCallKind {
     Function,
 }
 
-/// What was called.
+/// The called function.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 pub struct CalledFunction {
     /// The function's name.
@@ -107,7 +107,7 @@ pub enum ContentShape {
     Parts(Vec<PartShape>),
 }
 
-/// A part of a text.
+/// A text part.
 #[derive(ToSchema)]
 #[schema(as = ContentPart)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -118,7 +118,7 @@ pub enum PartShape {
         /// The text.
         text: String,
     },
-    /// Assistant messages: what it refused with.
+    /// Assistant messages: the refusal.
     Refusal {
         /// The text.
         refusal: String,

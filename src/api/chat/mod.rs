@@ -116,12 +116,12 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// Continue a conversation.
+/// Create a chat completion.
 ///
-/// With `stream`, the answer comes as server-sent events: `data: {chunk}` lines, the assistant's role in the
-/// first, `finish_reason` in an answer's last, `data: [DONE]` at the end. Each of the `n` answers counts against the
-/// limit of answers a minute (by default ten times the inference limit); a request for more than that is 400. Fields that are unknown are ignored
-/// and named in the response header `X-Ignored-Fields`.
+/// With `stream`, the answer is sent as server-sent events: `data: {chunk}` lines, the assistant's role in
+/// the first, `finish_reason` in the last of an answer, `data: [DONE]` at the end. Each of the `n` answers
+/// counts against the limit of answers per minute (by default ten times the inference limit); a request for
+/// more than that is 400. Unknown fields are ignored and named in the response header `X-Ignored-Fields`.
 #[utoipa::path(
     post,
     path = "/chat/completions",
@@ -140,10 +140,10 @@ pub struct Doc;
             (ChatCompletion = "application/json"),
             (ChatChunk = "text/event-stream"),
         )),
-        (status = 400, description = "A field is missing or wrong, or the prompt is too long", body = ErrorResponse),
-        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid, or the prompt is too long", body = ErrorResponse),
+        (status = 404, description = "The model does not exist", body = ErrorResponse),
         (status = 413, description = "The body is too large", body = ErrorResponse),
-        (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
+        (status = 415, description = "The content type of the body is not JSON", body = ErrorResponse),
         (status = 429, description = "A rate limit, or the limit of searches", body = ErrorResponse),
         (status = 500, description = "The server failed", body = ErrorResponse),
         (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
@@ -223,7 +223,7 @@ async fn start(
     if let Some((wish, request)) = wish.zip(requests.first().cloned()) {
         let Prompt::Chat(chat) = &*request.prompt else { return Err(ApiError::internal()) };
         let Some(question) = web_search::prompt::question(&chat.messages) else {
-            let message = "Invalid 'messages': web search needs a message of the user to search for.";
+            let message = "Invalid 'messages': web search requires a user message to search for.";
             return Err(ApiError::invalid_value(PROMPT, message));
         };
         let query = SearchQuery::words(question);

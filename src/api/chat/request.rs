@@ -36,133 +36,134 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "chat_template", harmless: &[] },
 ];
 
-/// A conversation to be continued.
+/// A chat completion request.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}]}))]
 pub struct ChatRequest {
     /// A model's id or alias, see `GET /models`.
     pub model: String,
-    /// The conversation so far. With `conversation`: what is new; none asks for the last answer once more.
+    /// The messages of the conversation. With `conversation`: the new ones; none regenerates the last answer.
     #[schema(value_type = Vec<Message>)]
     pub messages: Option<Vec<Message>>,
-    /// A stored conversation to go on with: its history goes before `messages`, and both these and the answer are
+    /// A stored conversation to continue: its history precedes `messages`, and both these and the answer are
     /// stored in it. Its id, or an object.
     #[schema(value_type = Option<ConversationTarget>)]
     pub conversation: Option<ConversationParam>,
-    /// Most tokens of each answer; the end of the context without it.
+    /// Maximum number of tokens of each answer; by default the rest of the context.
     #[schema(minimum = 1)]
     pub max_completion_tokens: Option<i64>,
     /// The older name of `max_completion_tokens`.
     #[schema(minimum = 1)]
     pub max_tokens: Option<i64>,
-    /// 0 always takes the likeliest token; higher is more varied.
+    /// Sampling temperature. `0` always selects the most likely token; higher values are more random.
     #[schema(minimum = 0, maximum = 2, default = 1)]
     pub temperature: Option<f64>,
-    /// Only the likeliest tokens whose probabilities add up to this.
+    /// Nucleus sampling: the smallest set of tokens with cumulative probability `top_p`.
     #[schema(minimum = 0, maximum = 1, default = 1)]
     pub top_p: Option<f64>,
-    /// Only the k likeliest tokens; 0 or -1 is off.
+    /// Samples from the `k` most likely tokens only; 0 or -1 disables it.
     #[schema(minimum = -1, default = 0)]
     pub top_k: Option<i64>,
-    /// Only tokens at least this fraction as likely as the likeliest.
+    /// Minimum probability of a token, relative to the most likely one.
     #[schema(minimum = 0, maximum = 1, default = 0)]
     pub min_p: Option<f64>,
-    /// Only the most typical tokens, those whose surprise is nearest to the expected one, whose probabilities add up
-    /// to this.
+    /// Locally typical sampling: the tokens whose information content is closest to the expected one, up to
+    /// this cumulative probability.
     #[schema(exclusive_minimum = 0, maximum = 1, default = 1)]
     pub typical_p: Option<f64>,
-    /// Above 1 lowers, below 1 raises the likelihood of tokens that the prompt or the answer already has.
+    /// Values above 1 lower, values below 1 raise the probability of tokens that occur in the prompt or the
+    /// answer.
     #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
     pub repeat_penalty: Option<f64>,
     /// Another name of `repeat_penalty`.
     #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
     pub repetition_penalty: Option<f64>,
-    /// How many answers.
+    /// The number of answers.
     #[schema(minimum = 1, maximum = 128, default = 1)]
     pub n: Option<i64>,
-    /// The same request with the same seed gets the same answer. Answer `i` of `n` draws from a seed of its
-    /// own, made from this one and `i`.
+    /// Seed for reproducible answers: the same request with the same seed gets the same answer. Answer `i` of
+    /// `n` uses a seed derived from this one and `i`.
     pub seed: Option<i64>,
-    /// A text, or up to four, that end the answer and are not part of it.
+    /// Up to four texts that end the answer and are not part of it.
     #[schema(value_type = Option<StopShape>)]
     pub stop: Option<Stop>,
-    /// Send the answer as server-sent events while it is made.
+    /// Send the answer as server-sent events while it is generated.
     #[schema(default = false)]
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
-    /// Lowers the likelihood of tokens that have appeared.
+    /// Lowers the probability of tokens that have occurred.
     #[schema(minimum = -2, maximum = 2, default = 0)]
     pub presence_penalty: Option<f64>,
-    /// Lowers the likelihood of tokens with every appearance.
+    /// Lowers the probability of tokens with each occurrence.
     #[schema(minimum = -2, maximum = 2, default = 0)]
     pub frequency_penalty: Option<f64>,
-    /// Token ids and what is added to their logits, -100 to 100.
+    /// Token ids and the values that are added to their logits, -100 to 100.
     pub logit_bias: Option<BTreeMap<String, f64>>,
-    /// Say how likely each token of the answer was.
+    /// Return the log-probabilities of the answer's tokens.
     #[schema(default = false)]
     pub logprobs: Option<bool>,
-    /// With `logprobs`: how many of the likeliest tokens to name at each position.
+    /// With `logprobs`: the number of most likely tokens to return at each position.
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
-    /// What the answer has to be: text, JSON, or JSON that a schema accepts.
+    /// The format of the answer: text, JSON, or JSON that satisfies a schema.
     pub response_format: Option<ResponseFormat>,
-    /// A JSON Schema that the answer has to satisfy, as vLLM takes it.
+    /// A JSON Schema that the answer must satisfy, as in vLLM.
     #[schema(value_type = Option<Object>)]
     pub guided_json: Option<Map<String, Value>>,
-    /// A regular expression that the whole answer has to match, without look-around.
+    /// A regular expression that the whole answer must match, without look-around.
     pub guided_regex: Option<String>,
-    /// Texts of which the answer has to be one.
+    /// Texts of which the answer must be one.
     #[schema(min_items = 1)]
     pub guided_choice: Option<Vec<String>>,
     /// A grammar of the answer in Lark's notation or llama.cpp's.
     pub guided_grammar: Option<String>,
-    /// The same wishes in one field, as vLLM takes them.
+    /// The same constraints in one field, as in vLLM.
     pub structured_outputs: Option<StructuredOutputs>,
-    /// A grammar of the answer in llama.cpp's notation, as llama-server takes it.
+    /// A grammar of the answer in llama.cpp's notation, as in llama-server.
     pub grammar: Option<String>,
-    /// A JSON Schema that the answer has to satisfy, as llama-server takes it.
+    /// A JSON Schema that the answer must satisfy, as in llama-server.
     #[schema(value_type = Option<Object>)]
     pub json_schema: Option<Map<String, Value>>,
-    /// Functions that the model may call, up to 128.
+    /// Up to 128 functions that the model may call.
     #[schema(max_items = 128)]
     pub tools: Option<Vec<ChatTool>>,
-    /// Whether to call, or what.
+    /// The choice of tool calls.
     #[schema(value_type = Option<ToolChoiceShape>)]
     pub tool_choice: Option<Value>,
-    /// Whether one answer may have several calls.
+    /// Permit several calls in one answer.
     #[schema(default = true)]
     pub parallel_tool_calls: Option<bool>,
-    /// Search the web with the last message of the user before answering; the answer cites what it takes from there.
+    /// Search the web with the last user message before answering; the answer cites its sources.
     pub web_search_options: Option<WebSearchOptions>,
-    /// How hard to think, for models that do.
+    /// The reasoning effort, for models that support it.
     pub reasoning_effort: Option<Effort>,
-    /// Most tokens of thinking; then it is ended. 0: none.
+    /// Maximum number of reasoning tokens. `0` disables reasoning.
     #[serde(alias = "thinking_token_budget")]
     #[schema(minimum = 0)]
     pub thinking_budget: Option<i64>,
-    /// More variables for the model's chat template, such as `enable_thinking`.
+    /// Additional variables of the model's chat template, such as `enable_thinking`.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// Documents for models whose chat template takes them.
+    /// Documents for models whose chat template supports them.
     #[schema(value_type = Option<Vec<Object>>)]
     pub documents: Option<Vec<Map<String, Value>>>,
-    /// Whether the prompt ends with the beginning of the assistant's answer.
+    /// End the prompt with the beginning of the assistant's message.
     #[schema(default = true)]
     pub add_generation_prompt: Option<bool>,
-    /// Whether the last message is to go on rather than to be answered. Excludes `add_generation_prompt`.
+    /// Continue the last message instead of answering it. Excludes `add_generation_prompt`.
     #[schema(default = false)]
     pub continue_final_message: Option<bool>,
-    /// The caller's own name for its user; has no effect.
+    /// The caller's id for its user; has no effect.
     pub user: Option<String>,
-    /// The caller's own name for its user; has no effect.
+    /// The caller's id for its user; has no effect.
     #[schema(max_length = 64)]
     pub safety_identifier: Option<String>,
     /// Prefixes are always cached; those of requests with different keys are not shared.
     pub prompt_cache_key: Option<String>,
-    /// The caller's own notes, up to 16 pairs; have no effect.
+    /// Up to 16 pairs of custom metadata; have no effect.
     pub metadata: Option<Metadata>,
-    /// There is one tier, `default`.
+    /// The only tier is `default`.
     #[allow(dead_code, reason = "its type is checked")]
     pub service_tier: Option<ServiceTier>,
 }
@@ -227,7 +228,7 @@ impl ChatRequest {
         }
         .check()?;
         if self.conversation.is_some() && n != 1 {
-            let message = "'n' must be 1 with 'conversation': one answer goes on with it.";
+            let message = "'n' must be 1 with 'conversation', which one answer continues.";
             return Err(ApiError::invalid_value("n", message));
         }
         let messages = match (self.messages, &self.conversation) {
@@ -277,7 +278,7 @@ pub fn ending(begin_answer: Option<bool>, go_on: Option<bool>) -> Result<PromptE
     match (begin_answer, go_on.unwrap_or(false)) {
         (Some(true), true) => Err(ApiError::invalid_value(
             "continue_final_message",
-            "'continue_final_message' and 'add_generation_prompt' exclude each other; give only one.",
+            "'continue_final_message' and 'add_generation_prompt' are mutually exclusive; send only one.",
         )),
         (_, true) => Ok(PromptEnding::LastMessage),
         (Some(false), false) => Ok(PromptEnding::Messages),
@@ -291,7 +292,8 @@ fn exclude(structured: Option<&Structured>, tools: &Tools) -> Result<(), ApiErro
         Some(structured)
             if tools.plan.is_some() && !matches!(*structured.constraint, Constraint::JsonSchema(_)) =>
         {
-            let message = format!("'{}' and 'tools' exclude each other; give only one.", structured.field);
+            let message =
+                format!("'{}' and 'tools' are mutually exclusive; send only one.", structured.field);
             Err(ApiError::invalid_value(structured.field, message))
         }
         _ => Ok(()),
@@ -304,7 +306,7 @@ fn token_limit(old: Option<i64>, new: Option<i64>) -> Result<Option<u32>, ApiErr
     match (old, new) {
         (Some(old), Some(new)) if old != new => Err(ApiError::invalid_value(
             "max_tokens",
-            "'max_tokens' and 'max_completion_tokens' mean the same and differ; give only one.",
+            "'max_tokens' and 'max_completion_tokens' are synonyms with different values; send only one.",
         )),
         (old, new) => Ok(new.or(old)),
     }

@@ -20,17 +20,17 @@ use crate::http::sse;
 /// The only tier there is.
 pub const TIER: &str = "default";
 
-/// An answer to a conversation.
+/// A chat completion.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatCompletion<'a> {
-    /// Unique.
+    /// A unique id.
     #[schema(example = "chatcmpl-2f1c6a8e0d5b4f7f9a3c1e2d4b6f8a01")]
     pub id: &'a str,
     /// Always `chat.completion`.
     pub object: &'static str,
     /// Unix seconds.
     pub created: i64,
-    /// The model as it was asked for.
+    /// The model as requested.
     pub model: &'a str,
     /// The answers.
     pub choices: Vec<ChatChoice>,
@@ -38,9 +38,9 @@ pub struct ChatCompletion<'a> {
     pub usage: Usage,
     /// Always `default`.
     pub service_tier: &'static str,
-    /// Same build and same model: same fingerprint.
+    /// Identifies the build and the model.
     pub system_fingerprint: &'a str,
-    /// Where it is stored; only with `conversation`.
+    /// The stored item; only with `conversation`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversation: Option<ConversationRef>,
 }
@@ -48,13 +48,13 @@ pub struct ChatCompletion<'a> {
 /// One answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatChoice {
-    /// Its number.
+    /// Its index.
     index: u32,
-    /// What the model says.
+    /// The model's message.
     message: AssistantMessage,
-    /// How likely its tokens were; null unless `logprobs` asks for it.
+    /// Log-probabilities of its tokens; null unless `logprobs` requests them.
     logprobs: Option<ChatLogprobs>,
-    /// Why it ended.
+    /// The reason why it ended.
     finish_reason: Finish,
 }
 
@@ -114,17 +114,17 @@ fn of_chat(cited: Vec<UrlCitation>) -> Vec<ChatCitation> {
     cited.into_iter().map(Into::into).collect()
 }
 
-/// What the model says.
+/// The model's message.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AssistantMessage {
     /// Always `assistant`.
     role: &'static str,
-    /// The text; null where it only calls tools.
+    /// The text; null if the message only has tool calls.
     content: Option<String>,
-    /// What it thought before; absent where it did not.
+    /// The reasoning before the text; absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<String>,
-    /// The tools that it calls; absent where there are none.
+    /// The tool calls; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<ToolCall>,
     /// Always null.
@@ -143,55 +143,55 @@ pub struct ChatChunk<'a> {
     object: &'static str,
     /// Unix seconds, the same in all chunks of one response.
     created: i64,
-    /// The model as it was asked for.
+    /// The model as requested.
     model: &'a str,
     /// Always `default`.
     service_tier: &'static str,
-    /// Same build and same model: same fingerprint.
+    /// Identifies the build and the model.
     system_fingerprint: &'a str,
-    /// One answer's progress; empty in the chunk that has the usage.
+    /// The increment of one answer; empty in the chunk with the usage.
     choices: Vec<ChunkChoice<'a>>,
-    /// Only with `stream_options.include_usage`: null but in the last chunk.
+    /// Only with `stream_options.include_usage`: null except in the last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     usage: Option<Option<Usage>>,
-    /// Where it is stored; only with `conversation`.
+    /// The stored item; only with `conversation`.
     #[serde(skip_serializing_if = "Option::is_none")]
     conversation: Option<&'a ConversationRef>,
 }
 
-/// One answer's progress.
+/// The increment of one answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChunkChoice<'a> {
-    /// The answer's number.
+    /// The answer's index.
     index: u32,
-    /// What is new.
+    /// The increment.
     delta: Delta<'a>,
-    /// How likely the new tokens were; null where there are none, or `logprobs` does not ask for it.
+    /// Log-probabilities of the new tokens; null if there are none, or if `logprobs` does not request them.
     logprobs: Option<ChatLogprobs>,
-    /// Why it ended; null until then.
+    /// The reason why it ended; null until then.
     finish_reason: Option<Finish>,
 }
 
-/// What is new in an answer.
+/// The increment of an answer.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Delta<'a> {
-    /// In an answer's first chunk only.
+    /// Only in the first chunk of an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     /// More text.
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<Cow<'a, str>>,
-    /// More thinking.
+    /// More reasoning.
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<String>,
-    /// More of the calls of tools.
+    /// More of the tool calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<[CallDelta; 1]>,
-    /// The pages that the text cites, in one of an answer's last chunks.
+    /// The pages that the text cites, in one of the last chunks of an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     annotations: Option<Vec<ChatCitation>>,
-    /// Null in an answer's first chunk.
+    /// Null in the first chunk of an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     refusal: Option<()>,
@@ -203,10 +203,10 @@ impl Delta<'_> {
     }
 }
 
-/// What is new in a call: its id, type and name in its first chunk, more of its arguments in the others.
+/// The increment of a call: its id, type and name in its first chunk, more of its arguments in the others.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CallDelta {
-    /// The call's number in the answer.
+    /// The call's index in the answer.
     index: u32,
     /// Its id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,13 +218,13 @@ pub struct CallDelta {
     function: FunctionDelta,
 }
 
-/// What is new in a called function.
+/// The increment of a called function.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FunctionDelta {
     /// Its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// More of its arguments' JSON text.
+    /// More of its arguments as JSON text.
     arguments: String,
 }
 

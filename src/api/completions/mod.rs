@@ -63,12 +63,12 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// Continue a text.
+/// Create a text completion.
 ///
-/// With `stream`, the answer comes as server-sent events of the same shape. With several prompts, answer
-/// `p * n + k` is the `k`-th to prompt `p`. Each prompt counts `n`, or `best_of`, times against the limit of answers a
-/// minute (by default ten times the inference limit); a request for more than that is 400. Fields that are unknown are ignored and named in the response
-/// header `X-Ignored-Fields`.
+/// With `stream`, the answer is sent as server-sent events of the same shape. With several prompts, answer `p
+/// * n + k` is the `k`-th to prompt `p`. Each prompt counts `n`, or `best_of`, times against the limit of
+/// answers per minute (by default ten times the inference limit); a request for more than that is 400.
+/// Unknown fields are ignored and named in the response header `X-Ignored-Fields`.
 #[utoipa::path(
     post,
     path = "/completions",
@@ -87,10 +87,10 @@ pub struct Doc;
             (Completion = "application/json"),
             (Completion = "text/event-stream"),
         )),
-        (status = 400, description = "A field is missing or wrong, or the prompt is too long", body = ErrorResponse),
-        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid, or the prompt is too long", body = ErrorResponse),
+        (status = 404, description = "The model does not exist", body = ErrorResponse),
         (status = 413, description = "The body is too large", body = ErrorResponse),
-        (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
+        (status = 415, description = "The content type of the body is not JSON", body = ErrorResponse),
         (status = 429, description = "A rate limit", body = ErrorResponse),
         (status = 500, description = "The server failed", body = ErrorResponse),
         (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),

@@ -23,7 +23,7 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 /// Fields that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[Unsupported { field: "prompt_logprobs", harmless: &[] }];
 
-/// Texts to be continued.
+/// A text completion request.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "prompt": "The meaning of life is", "max_tokens": 50}))]
 pub struct CompletionRequest {
@@ -32,88 +32,90 @@ pub struct CompletionRequest {
     /// A text, up to 128 texts, an array of tokens or up to 128 of those.
     #[schema(value_type = PromptShape)]
     pub prompt: Prompts,
-    /// Most tokens of each answer.
+    /// Maximum number of tokens of each answer.
     #[schema(minimum = 0, default = 16)]
     pub max_tokens: Option<i64>,
-    /// Begin each answer with its prompt.
+    /// Prepend the prompt to each answer.
     #[schema(default = false)]
     pub echo: Option<bool>,
-    /// 0 always takes the likeliest token; higher is more varied.
+    /// Sampling temperature. `0` always selects the most likely token; higher values are more random.
     #[schema(minimum = 0, maximum = 2, default = 1)]
     pub temperature: Option<f64>,
-    /// Only the likeliest tokens whose probabilities add up to this.
+    /// Nucleus sampling: the smallest set of tokens with cumulative probability `top_p`.
     #[schema(minimum = 0, maximum = 1, default = 1)]
     pub top_p: Option<f64>,
-    /// Only the k likeliest tokens; 0 or -1 is off.
+    /// Samples from the `k` most likely tokens only; 0 or -1 disables it.
     #[schema(minimum = -1, default = 0)]
     pub top_k: Option<i64>,
-    /// Only tokens at least this fraction as likely as the likeliest.
+    /// Minimum probability of a token, relative to the most likely one.
     #[schema(minimum = 0, maximum = 1, default = 0)]
     pub min_p: Option<f64>,
-    /// Only the most typical tokens, those whose surprise is nearest to the expected one, whose probabilities add up
-    /// to this.
+    /// Locally typical sampling: the tokens whose information content is closest to the expected one, up to
+    /// this cumulative probability.
     #[schema(exclusive_minimum = 0, maximum = 1, default = 1)]
     pub typical_p: Option<f64>,
-    /// Above 1 lowers, below 1 raises the likelihood of tokens that the prompt or the answer already has.
+    /// Values above 1 lower, values below 1 raise the probability of tokens that occur in the prompt or the
+    /// answer.
     #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
     pub repeat_penalty: Option<f64>,
     /// Another name of `repeat_penalty`.
     #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
     pub repetition_penalty: Option<f64>,
-    /// How many answers to each prompt.
+    /// The number of answers to each prompt.
     #[schema(minimum = 1, maximum = 128, default = 1)]
     pub n: Option<i64>,
-    /// How many answers to make to each prompt; the `n` whose tokens were likeliest on average are told, the best
-    /// first. All of them are counted in `usage`. More than `n` cannot be streamed.
+    /// The number of answers to generate per prompt; the `n` with the highest mean log-probability are
+    /// returned, best first. All of them are counted in `usage`. More than `n` cannot be streamed.
     #[schema(minimum = 1, maximum = 128)]
     pub best_of: Option<i64>,
-    /// What comes behind the answer: the model fills the gap. For models that were trained to, and a text as prompt.
+    /// The text after the answer: the model fills the gap. For models trained for infilling, and a single
+    /// text as prompt.
     pub suffix: Option<String>,
-    /// The same request with the same seed gets the same answers. Answer `k` of `n` draws from a seed of its
-    /// own, made from this one and `k`.
+    /// Seed for reproducible answers: the same request with the same seed gets the same answers. Answer `k`
+    /// of `n` uses a seed derived from this one and `k`.
     pub seed: Option<i64>,
-    /// A text, or up to four, that end the answer and are not part of it.
+    /// Up to four texts that end the answer and are not part of it.
     #[schema(value_type = Option<StopShape>)]
     pub stop: Option<Stop>,
-    /// Send the answers as server-sent events while they are made.
+    /// Send the answers as server-sent events while they are generated.
     #[schema(default = false)]
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
-    /// Lowers the likelihood of tokens that have appeared.
+    /// Lowers the probability of tokens that have occurred.
     #[schema(minimum = -2, maximum = 2, default = 0)]
     pub presence_penalty: Option<f64>,
-    /// Lowers the likelihood of tokens with every appearance.
+    /// Lowers the probability of tokens with each occurrence.
     #[schema(minimum = -2, maximum = 2, default = 0)]
     pub frequency_penalty: Option<f64>,
-    /// Token ids and what is added to their logits, -100 to 100.
+    /// Token ids and the values that are added to their logits, -100 to 100.
     pub logit_bias: Option<BTreeMap<String, f64>>,
-    /// Say how likely each token of the answer was, and how many of the likeliest at its position. With `echo` those of
-    /// the prompt, too; `max_tokens` may be 0.
+    /// Return the log-probabilities of the answer's tokens, and of this many most likely tokens at each
+    /// position. With `echo` also those of the prompt; `max_tokens` may be 0.
     #[schema(minimum = 0, maximum = 5)]
     pub logprobs: Option<i64>,
-    /// What the answer has to be: text, JSON, or JSON that a schema accepts.
+    /// The format of the answer: text, JSON, or JSON that satisfies a schema.
     pub response_format: Option<ResponseFormat>,
-    /// A JSON Schema that the answer has to satisfy, as vLLM takes it.
+    /// A JSON Schema that the answer must satisfy, as in vLLM.
     #[schema(value_type = Option<Object>)]
     pub guided_json: Option<Map<String, Value>>,
-    /// A regular expression that the whole answer has to match, without look-around.
+    /// A regular expression that the whole answer must match, without look-around.
     pub guided_regex: Option<String>,
-    /// Texts of which the answer has to be one.
+    /// Texts of which the answer must be one.
     #[schema(min_items = 1)]
     pub guided_choice: Option<Vec<String>>,
     /// A grammar of the answer in Lark's notation or llama.cpp's.
     pub guided_grammar: Option<String>,
-    /// The same wishes in one field, as vLLM takes them.
+    /// The same constraints in one field, as in vLLM.
     pub structured_outputs: Option<StructuredOutputs>,
-    /// A grammar of the answer in llama.cpp's notation, as llama-server takes it.
+    /// A grammar of the answer in llama.cpp's notation, as in llama-server.
     pub grammar: Option<String>,
-    /// A JSON Schema that the answer has to satisfy, as llama-server takes it.
+    /// A JSON Schema that the answer must satisfy, as in llama-server.
     #[schema(value_type = Option<Object>)]
     pub json_schema: Option<Map<String, Value>>,
-    /// The caller's own name for its user; has no effect.
+    /// The caller's id for its user; has no effect.
     pub user: Option<String>,
-    /// The caller's own notes, up to 16 pairs; have no effect.
+    /// Up to 16 pairs of custom metadata; have no effect.
     pub metadata: Option<Metadata>,
 }
 
@@ -195,7 +197,7 @@ impl CompletionRequest {
             return Err(ApiError::invalid_value(
                 field,
                 format!(
-                    "Invalid '{field}': {best_of} answers to each of {} prompts are more than {MAX_ANSWERS}, the most of one request.",
+                    "Invalid '{field}': {best_of} answers to each of {} prompts exceed {MAX_ANSWERS}, the maximum of one request.",
                     prompts.len()
                 ),
             ));
@@ -227,7 +229,7 @@ fn best_of(best_of: Option<i64>, n: u32, stream: bool) -> Result<u32, ApiError> 
     }
     if stream && best_of > n {
         let message =
-            "Invalid 'best_of': more answers than 'n' cannot be streamed; leave 'best_of' or 'stream' out.";
+            "Invalid 'best_of': more answers than 'n' cannot be streamed; omit 'best_of' or 'stream'.";
         return Err(ApiError::invalid_value("best_of", message));
     }
     Ok(best_of)
@@ -236,14 +238,14 @@ fn best_of(best_of: Option<i64>, n: u32, stream: bool) -> Result<u32, ApiError> 
 /// The prompts with what comes behind the gap.
 fn filling(prompts: Vec<Prompt>, suffix: &str, echo: bool) -> Result<Vec<Prompt>, ApiError> {
     if echo {
-        let message = "Invalid 'echo': an answer between 'prompt' and 'suffix' cannot begin with its prompt.";
+        let message = "Invalid 'echo': an answer between 'prompt' and 'suffix' cannot start with its prompt; omit 'echo' or 'suffix'.";
         return Err(ApiError::invalid_value("echo", message));
     }
     let fill = |prompt| match prompt {
         Prompt::Text(prefix) => Ok(Prompt::Infill { prefix, suffix: suffix.to_owned() }),
         _ => Err(ApiError::invalid_value(
             "suffix",
-            "Invalid 'suffix': it needs a text as 'prompt', not tokens.",
+            "Invalid 'suffix': it requires a text as 'prompt', not tokens.",
         )),
     };
     prompts.into_iter().map(fill).collect()

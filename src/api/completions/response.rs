@@ -13,25 +13,25 @@ use crate::api::inference::streaming::Encoder;
 use crate::api::inference::usage::{Finish, Head, Usage, UsageSum};
 use crate::http::sse;
 
-/// Answers, or one event of streamed answers.
+/// A text completion, or one event of a streamed one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Completion<'a> {
-    /// Unique; the same in all chunks of one response.
+    /// A unique id, the same in all chunks of one response.
     #[schema(example = "cmpl-2f1c6a8e0d5b4f7f9a3c1e2d4b6f8a01")]
     id: &'a str,
     /// Always `text_completion`.
     object: &'static str,
     /// Unix seconds.
     created: i64,
-    /// The model as it was asked for.
+    /// The model as requested.
     model: &'a str,
-    /// The answers; in a chunk, one answer's progress.
+    /// The answers; in a chunk, the increment of one answer.
     choices: Vec<CompletionChoice<'a>>,
-    /// Token counts. In chunks only with `stream_options.include_usage`: null but in the last one.
+    /// Token counts. In chunks only with `stream_options.include_usage`: null except in the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     usage: Option<Option<Usage>>,
-    /// Same build and same model: same fingerprint.
+    /// Identifies the build and the model.
     system_fingerprint: &'a str,
 }
 
@@ -53,13 +53,13 @@ impl<'a> Completion<'a> {
 /// One answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CompletionChoice<'a> {
-    /// Its number.
+    /// Its index.
     pub index: u32,
     /// The text, after its prompt with `echo`.
     pub text: Cow<'a, str>,
-    /// How likely its tokens were, in a chunk the new ones; null unless `logprobs` asks for it.
+    /// Log-probabilities of its tokens, in a chunk of the new ones; null unless `logprobs` requests them.
     pub logprobs: Option<CompletionLogprobs>,
-    /// Why it ended; null in chunks until then.
+    /// The reason why it ended; null in chunks until then.
     pub finish_reason: Option<Finish>,
 }
 

@@ -63,21 +63,21 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// A branch: what leads from the beginning to its head.
+/// A branch: the items from the beginning to its head.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Branch {
-    /// The id of its last item, which names the branch.
+    /// The id of its last item, which identifies the branch.
     #[schema(example = "msg_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d")]
     id: String,
     /// Always `conversation.branch`.
     object: &'static str,
-    /// The last item that it shares with another branch; null: nothing.
+    /// The last item that it shares with another branch; null: none.
     fork_id: Option<String>,
     /// Unix seconds of its last item.
     created_at: u64,
-    /// How many items it has.
+    /// The number of its items.
     item_count: usize,
-    /// Whether it is the one that is read and goes on.
+    /// True for the branch that is read and continued.
     active: bool,
     /// The beginning of its last message.
     preview: String,
@@ -108,11 +108,11 @@ pub struct BranchList {
     has_more: bool,
 }
 
-/// Which branch to go on with.
+/// The branch to continue.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"id": "msg_0197f3c2b6f97d3a8c6d2f9e1b4a5c7d"}))]
 pub struct PickBranch {
-    /// The branch's id. Any other item of the conversation does, too: the conversation goes on from there.
+    /// The branch's id, or that of any other item of the conversation, from which it continues.
     id: String,
 }
 
@@ -123,12 +123,13 @@ pub struct ConversationExport {
     conversation: Conversation,
     /// The last item of the active branch.
     active_item_id: Option<String>,
-    /// The items of all branches in the order they came in: OpenAI's objects with `created_at` and `parent_id` beside.
+    /// The items of all branches in order of creation: OpenAI's objects with additional `created_at` and
+    /// `parent_id`.
     #[schema(value_type = Vec<Object>)]
     items: Vec<WireItem>,
 }
 
-/// The branches: an edited message or an answer that was made again begins another one.
+/// List the branches: an edited message or a regenerated answer starts another one.
 #[utoipa::path(
     get,
     path = "/conversations/{id}/branches",
@@ -137,7 +138,7 @@ pub struct ConversationExport {
     params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
     responses(
         (status = 200, description = "All branches", body = BranchList),
-        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+        (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
 async fn list(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
@@ -147,7 +148,7 @@ async fn list(id: String, state: AppState, context: RequestContext) -> Result<Re
     Ok(private(StatusCode::OK, &BranchList { object: "list", data, has_more: false }))
 }
 
-/// Pick a branch to read and go on with.
+/// Select the branch to read and continue.
 #[utoipa::path(
     post,
     path = "/conversations/{id}/branches",
@@ -157,7 +158,7 @@ async fn list(id: String, state: AppState, context: RequestContext) -> Result<Re
     request_body = PickBranch,
     responses(
         (status = 200, description = "The conversation", body = Conversation),
-        (status = 404, description = "There is no such conversation or item", body = ErrorResponse),
+        (status = 404, description = "The conversation or item does not exist", body = ErrorResponse),
     )
 )]
 async fn pick(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -199,7 +200,7 @@ fn attach(response: &mut Response, name: &str) {
         .insert(CONTENT_DISPOSITION, value.expect("an id of letters and digits may stand in a header"));
 }
 
-/// A conversation as a file: JSON with all branches, or the active branch as Markdown.
+/// Export a conversation as a file: JSON with all branches, or the active branch as Markdown.
 #[utoipa::path(
     get,
     path = "/conversations/{id}/export",
@@ -214,8 +215,8 @@ fn attach(response: &mut Response, name: &str) {
             (ConversationExport = "application/json"),
             (String = "text/markdown"),
         )),
-        (status = 400, description = "There is no such format", body = ErrorResponse),
-        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+        (status = 400, description = "The format is unknown", body = ErrorResponse),
+        (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
 async fn export(

@@ -83,15 +83,15 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 #[openapi(paths(list, create, retrieve, delete), components(schemas(ItemList, CreateItems, Conversation)))]
 pub struct Doc;
 
-/// Items to be added.
+/// Items to add.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"items": [{"type": "message", "role": "user", "content": "Hello"}]}))]
 pub struct CreateItems {
-    /// 1 to 20 items: OpenAI's objects. An `id` is not kept: items get ids of their own.
+    /// 1 to 20 items: OpenAI's objects. An `id` is replaced by one of the server.
     #[schema(value_type = Vec<Object>, min_items = 1, max_items = 20)]
     items: Vec<Value>,
-    /// What the first one answers: an item's id, or null for the beginning. Absent: the end of the active branch. What
-    /// answers that already stays, as another branch.
+    /// The parent of the first item: an item's id, or null for the beginning. Absent: the end of the active
+    /// branch. Existing replies remain as another branch.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     parent: Option<Option<String>>,
@@ -155,7 +155,7 @@ impl ItemQuery {
                 _ => continue,
             };
             if slot.replace(value).is_some() {
-                let message = format!("'{name}' stands twice in the query; give it once.");
+                let message = format!("'{name}' is repeated in the query; send it once.");
                 return Err(ApiError::bad_request("invalid_query", message).with_param(name));
             }
         }
@@ -173,7 +173,7 @@ impl ItemQuery {
     }
 }
 
-/// The items of the active branch, the newest first.
+/// List the items of the active branch, newest first.
 #[utoipa::path(
     get,
     path = "/conversations/{id}/items",
@@ -181,15 +181,15 @@ impl ItemQuery {
     operation_id = "listConversationItems",
     params(
         ("id" = String, Path, description = "The conversation's id, `conv_…`"),
-        ("limit" = Option<i64>, Query, description = "1 to 100; 20 without it"),
-        ("order" = Option<String>, Query, description = "`desc` (the newest first) or `asc`"),
-        ("after" = Option<String>, Query, description = "An item's id: those behind it, in the order asked for"),
-        ("include" = Option<Vec<String>>, Query, description = "What to show beside, as in OpenAI's API"),
+        ("limit" = Option<i64>, Query, description = "1 to 100, default 20"),
+        ("order" = Option<String>, Query, description = "`desc` (newest first) or `asc`"),
+        ("after" = Option<String>, Query, description = "An item's id: items after it, in the requested order"),
+        ("include" = Option<Vec<String>>, Query, description = "Additional output, as in OpenAI's API"),
     ),
     responses(
         (status = 200, description = "The items", body = ItemList),
-        (status = 400, description = "A parameter is wrong", body = ErrorResponse),
-        (status = 404, description = "There is no such conversation, or no item of the id given as `after`", body = ErrorResponse),
+        (status = 400, description = "A parameter is invalid", body = ErrorResponse),
+        (status = 404, description = "The conversation, or the item given as `after`, does not exist", body = ErrorResponse),
     )
 )]
 async fn list(
@@ -209,7 +209,7 @@ async fn list(
     Ok(private(StatusCode::OK, &ItemList::new(items, page.has_more)))
 }
 
-/// Add items. They are on disk when the answer comes.
+/// Add items. They are durable when the response is sent.
 #[utoipa::path(
     post,
     path = "/conversations/{id}/items",
@@ -217,13 +217,13 @@ async fn list(
     operation_id = "createConversationItems",
     params(
         ("id" = String, Path, description = "The conversation's id, `conv_…`"),
-        ("include" = Option<Vec<String>>, Query, description = "What to show beside, as in OpenAI's API"),
+        ("include" = Option<Vec<String>>, Query, description = "Additional output, as in OpenAI's API"),
     ),
     request_body = CreateItems,
     responses(
         (status = 200, description = "The items", body = ItemList),
-        (status = 400, description = "An item is wrong or too large, or the conversation is full", body = ErrorResponse),
-        (status = 404, description = "There is no such conversation, or no item of the id given as `parent`", body = ErrorResponse),
+        (status = 400, description = "An item is invalid or too large, or the conversation is full", body = ErrorResponse),
+        (status = 404, description = "The conversation, or the item given as `parent`, does not exist", body = ErrorResponse),
     )
 )]
 async fn create(id: String, state: AppState, request: ApiRequest, query: &str) -> Result<Response, ApiError> {
@@ -242,7 +242,7 @@ async fn create(id: String, state: AppState, request: ApiRequest, query: &str) -
     Ok(response)
 }
 
-/// One item, of whatever branch.
+/// Retrieve an item of any branch.
 #[utoipa::path(
     get,
     path = "/conversations/{id}/items/{item_id}",
@@ -251,11 +251,11 @@ async fn create(id: String, state: AppState, request: ApiRequest, query: &str) -
     params(
         ("id" = String, Path, description = "The conversation's id, `conv_…`"),
         ("item_id" = String, Path, description = "The item's id, such as `msg_…`"),
-        ("include" = Option<Vec<String>>, Query, description = "What to show beside, as in OpenAI's API"),
+        ("include" = Option<Vec<String>>, Query, description = "Additional output, as in OpenAI's API"),
     ),
     responses(
-        (status = 200, description = "The item: OpenAI's object with `created_at` and `parent_id` beside", body = Object),
-        (status = 404, description = "There is no such conversation or item", body = ErrorResponse),
+        (status = 200, description = "The item: OpenAI's object with additional `created_at` and `parent_id`", body = Object),
+        (status = 404, description = "The conversation or item does not exist", body = ErrorResponse),
     )
 )]
 async fn retrieve(
@@ -271,7 +271,7 @@ async fn retrieve(
     Ok(private(StatusCode::OK, &WireItem(included.show(item))))
 }
 
-/// Delete an item. What answers it stays, and answers what it answered.
+/// Delete an item. Its replies remain and become replies to its parent.
 #[utoipa::path(
     delete,
     path = "/conversations/{id}/items/{item_id}",
@@ -282,8 +282,8 @@ async fn retrieve(
         ("item_id" = String, Path, description = "The item's id, such as `msg_…`"),
     ),
     responses(
-        (status = 200, description = "The conversation without it", body = Conversation),
-        (status = 404, description = "There is no such conversation or item", body = ErrorResponse),
+        (status = 200, description = "The conversation without the item", body = Conversation),
+        (status = 404, description = "The conversation or item does not exist", body = ErrorResponse),
     )
 )]
 async fn delete(

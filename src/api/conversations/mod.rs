@@ -107,18 +107,18 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// A conversation to be begun.
+/// A conversation to create.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(example = json!({"title": "My Conversation", "model": "jan-v1-4b"}))]
 pub struct CreateConversation {
-    /// What it is about; absent: made from the first user message.
+    /// Its title; absent: derived from the first user message.
     #[schema(max_length = 200)]
     title: Option<String>,
-    /// The model that it is held with.
+    /// Its model.
     model: Option<String>,
-    /// Up to 16 pairs of the caller's own notes.
+    /// Up to 16 pairs of custom metadata.
     metadata: Option<BTreeMap<String, String>>,
-    /// Up to 20 items that it begins with.
+    /// Up to 20 initial items.
     #[schema(value_type = Option<Vec<Object>>, max_items = 20)]
     items: Option<Vec<Value>>,
     /// Another name of `items`.
@@ -126,11 +126,11 @@ pub struct CreateConversation {
     messages: Option<Vec<Value>>,
 }
 
-/// What to change about a conversation. What is absent stays.
+/// Changes to a conversation. Absent fields are unchanged.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(example = json!({"title": "Another title", "metadata": {"project": "a"}}))]
 pub struct UpdateConversation {
-    /// A new title; null: made from the next user message.
+    /// A new title; null: derived from the next user message.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 200)]
     title: Option<Option<String>>,
@@ -138,7 +138,7 @@ pub struct UpdateConversation {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>)]
     model: Option<Option<String>>,
-    /// All of the caller's own notes; null: none.
+    /// All of the caller's metadata; null: none.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     metadata: Option<Option<BTreeMap<String, String>>>,
@@ -153,7 +153,7 @@ where
     Option::deserialize(deserializer).map(Some)
 }
 
-/// A part of one's conversations.
+/// A page of the caller's conversations.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConversationList {
     /// Always `list`.
@@ -164,11 +164,11 @@ pub struct ConversationList {
     first_id: Option<String>,
     /// The last one's id.
     last_id: Option<String>,
-    /// Whether there may be more. A search looks at a bounded part at a time: it may find less than `limit`, or
-    /// nothing, and still have more.
+    /// True if there may be more. A search examines a bounded part at a time: it may find fewer than `limit`,
+    /// or none, and still have more.
     has_more: bool,
-    /// Where to go on, to be given as `after` (or as `before` when that was given): unlike an id it keeps its place when
-    /// the conversation is changed or deleted meanwhile.
+    /// The value of `after` for the next page (or of `before`, if that was given). Unlike an id it keeps its
+    /// position when the conversation is changed or deleted.
     next_cursor: Option<String>,
 }
 
@@ -186,12 +186,12 @@ impl From<ConversationPage> for ConversationList {
     }
 }
 
-/// A conversation is gone.
+/// A deleted conversation or share link.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeletedConversation {
-    /// What is gone.
+    /// Its id.
     id: String,
-    /// `conversation.deleted`, or `conversation.share.deleted` for a link to it.
+    /// `conversation.deleted`, or `conversation.share.deleted` for its share link.
     object: &'static str,
     /// Always true.
     deleted: bool,
@@ -238,24 +238,24 @@ pub fn is_descending(order: Option<&str>) -> Result<bool, ApiError> {
     }
 }
 
-/// One's conversations, the last changed first.
+/// List the caller's conversations, by last change, newest first.
 #[utoipa::path(
     get,
     path = "/conversations",
     tag = "conversations",
     operation_id = "listConversations",
     params(
-        ("limit" = Option<i64>, Query, description = "1 to 100; 20 without it"),
-        ("after" = Option<String>, Query, description = "A cursor or a conversation's id: those behind it, in the order asked for"),
-        ("before" = Option<String>, Query, description = "A cursor or a conversation's id: those before it, in the order asked for"),
-        ("order" = Option<String>, Query, description = "`desc` (the last changed first) or `asc`"),
-        ("q" = Option<String>, Query, description = "Those whose title or text has this, upper or lower case"),
-        ("model" = Option<String>, Query, description = "Those held with this model"),
+        ("limit" = Option<i64>, Query, description = "1 to 100, default 20"),
+        ("after" = Option<String>, Query, description = "A cursor or a conversation's id: entries after it, in the requested order"),
+        ("before" = Option<String>, Query, description = "A cursor or a conversation's id: entries before it, in the requested order"),
+        ("order" = Option<String>, Query, description = "`desc` (last changed first) or `asc`"),
+        ("q" = Option<String>, Query, description = "Conversations whose title or text contains this, case-insensitive"),
+        ("model" = Option<String>, Query, description = "Conversations with this model"),
     ),
     responses(
         (status = 200, description = "The conversations", body = ConversationList),
-        (status = 400, description = "A parameter is wrong", body = ErrorResponse),
-        (status = 404, description = "There is no conversation of the id given as a cursor", body = ErrorResponse),
+        (status = 400, description = "A parameter is invalid", body = ErrorResponse),
+        (status = 404, description = "The conversation of the cursor does not exist", body = ErrorResponse),
     )
 )]
 async fn list(state: AppState, context: RequestContext, query: &str) -> Result<Response, ApiError> {
@@ -286,7 +286,7 @@ async fn list(state: AppState, context: RequestContext, query: &str) -> Result<R
     Ok(private(StatusCode::OK, &ConversationList::from(page)))
 }
 
-/// Begin a conversation.
+/// Create a conversation.
 #[utoipa::path(
     post,
     path = "/conversations",
@@ -295,7 +295,7 @@ async fn list(state: AppState, context: RequestContext, query: &str) -> Result<R
     request_body = CreateConversation,
     responses(
         (status = 201, description = "The conversation", body = Conversation),
-        (status = 400, description = "A field is wrong or too large", body = ErrorResponse),
+        (status = 400, description = "A field is invalid or too large", body = ErrorResponse),
     )
 )]
 async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -304,7 +304,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let CreateConversation { title, model, metadata, items, messages } = parsed.value;
     let (field, items) = match (items, messages) {
         (Some(_), Some(_)) => {
-            let message = "'messages' is another name of 'items'; give one of them.";
+            let message = "'messages' is a synonym of 'items'; send only one.";
             return Err(ApiError::invalid_value("messages", message));
         }
         (None, Some(messages)) => ("messages", messages),
@@ -318,7 +318,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     Ok(response)
 }
 
-/// A conversation with its message history.
+/// Retrieve a conversation with its messages.
 #[utoipa::path(
     get,
     path = "/conversations/{id}",
@@ -327,7 +327,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
     responses(
         (status = 200, description = "The conversation", body = ConversationWithMessages),
-        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+        (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
 async fn retrieve(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
@@ -346,8 +346,8 @@ async fn retrieve(id: String, state: AppState, context: RequestContext) -> Resul
     request_body = UpdateConversation,
     responses(
         (status = 200, description = "The conversation", body = Conversation),
-        (status = 400, description = "A field is wrong or too large", body = ErrorResponse),
-        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+        (status = 400, description = "A field is invalid or too large", body = ErrorResponse),
+        (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
 async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -364,7 +364,7 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
     Ok(response)
 }
 
-/// Change title, model or metadata, as OpenAI's SDKs do it.
+/// Change title, model or metadata, as OpenAI's SDKs do.
 #[utoipa::path(
     post,
     path = "/conversations/{id}",
@@ -374,15 +374,15 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
     request_body = UpdateConversation,
     responses(
         (status = 200, description = "The conversation", body = Conversation),
-        (status = 400, description = "A field is wrong or too large", body = ErrorResponse),
-        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+        (status = 400, description = "A field is invalid or too large", body = ErrorResponse),
+        (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
 async fn change(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     update(id, state, request).await
 }
 
-/// Delete a conversation with everything in it. This cannot be undone.
+/// Delete a conversation with all of its items. This cannot be undone.
 #[utoipa::path(
     delete,
     path = "/conversations/{id}",
@@ -390,8 +390,8 @@ async fn change(id: String, state: AppState, request: ApiRequest) -> Result<Resp
     operation_id = "deleteConversation",
     params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
     responses(
-        (status = 200, description = "It is gone, and no share link leads to it", body = DeletedConversation),
-        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+        (status = 200, description = "The conversation is deleted, and its share link is ended", body = DeletedConversation),
+        (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
 async fn delete(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {

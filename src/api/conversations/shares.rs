@@ -91,19 +91,19 @@ fn of_users(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// A link that anybody can read a conversation by.
+/// A link by which anyone can read a conversation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ShareLink {
     /// Always `conversation.share`.
     object: &'static str,
-    /// What nobody can guess.
+    /// The secret of the link.
     #[schema(example = "share_kq3mZ0bqv1h2n4u6x8A9cDfGhJkLmNpQ")]
     token: String,
     /// The link's path on this server.
     path: String,
-    /// Unix seconds of what it shows: messages since are not in it.
+    /// Unix seconds of the shared state: later messages are not included.
     created_at: u64,
-    /// Unix seconds of its end; null: until it is revoked, its conversation deleted, or its user disabled.
+    /// Unix seconds of its expiry; null: until it is revoked, its conversation deleted, or its user disabled.
     expires_at: Option<u64>,
 }
 
@@ -119,39 +119,39 @@ impl From<Share> for ShareLink {
     }
 }
 
-/// What a share link shows.
+/// Read a shared conversation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SharedConversation {
     /// Always `conversation.shared`.
     object: &'static str,
-    /// What it is about.
+    /// Its title.
     title: Option<String>,
-    /// The model that it was held with.
+    /// Its model.
     model: Option<String>,
     /// Unix seconds.
     created_at: u64,
-    /// The messages of the branch that was active when the link was made.
+    /// The messages of the branch that was active when the link was created or updated.
     messages: Vec<ChatMessage>,
 }
 
-/// How long a link is to last.
+/// A share link to create.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(example = json!({"expires_at": 1893456000}))]
 pub struct CreateShare {
-    /// Unix seconds of its end, in the future; null or absent: it has none.
+    /// Unix seconds of its expiry, in the future; null or absent: none.
     expires_at: Option<u64>,
 }
 
-/// A link as administrators see it: what opens it is its user's.
+/// A link as administrators see it, without its token.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct UserShare {
     /// Always `conversation.share`.
     object: &'static str,
-    /// The conversation that it leads to.
+    /// The shared conversation.
     conversation_id: String,
-    /// Unix seconds of what it shows.
+    /// Unix seconds of the shared state.
     created_at: u64,
-    /// Unix seconds of its end; null: it has none.
+    /// Unix seconds of its expiry; null: none.
     expires_at: Option<u64>,
 }
 
@@ -160,11 +160,11 @@ pub struct UserShare {
 pub struct UserShareList {
     /// Always `list`.
     object: &'static str,
-    /// The links; those of the conversations changed last come first.
+    /// The links, sorted by the last change of their conversation, newest first.
     data: Vec<UserShare>,
-    /// Whether there may be more behind them.
+    /// True if there may be more.
     has_more: bool,
-    /// Give it as `after` to go on; null where there is no more.
+    /// The value of `after` for the next page; null if there is none.
     next: Option<String>,
 }
 
@@ -174,8 +174,8 @@ struct SharesQuery {
     after: Option<String>,
 }
 
-/// Make a link by which anybody can read the active branch as it is now. Made once more, the link stays the same and
-/// shows the branch and ends as it is told then. The link ends for good when its user is disabled.
+/// Create a link by which anyone can read the active branch as of now. Repeating the request keeps the link
+/// and updates its branch and expiry. The link ends permanently when its user is disabled.
 #[utoipa::path(
     post,
     path = "/conversations/{id}/share",
@@ -186,7 +186,7 @@ struct SharesQuery {
     responses(
         (status = 200, description = "The link", body = ShareLink),
         (status = 400, description = "`expires_at` is not in the future", body = ErrorResponse),
-        (status = 404, description = "There is no such conversation", body = ErrorResponse),
+        (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
 async fn share(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
@@ -206,7 +206,7 @@ async fn share(id: String, state: AppState, request: ApiRequest) -> Result<Respo
     Ok(response)
 }
 
-/// Revoke the link. It leads nowhere from the next request on.
+/// Revoke the link. It is invalid from the next request on.
 #[utoipa::path(
     delete,
     path = "/conversations/{id}/share",
@@ -214,8 +214,8 @@ async fn share(id: String, state: AppState, request: ApiRequest) -> Result<Respo
     operation_id = "unshareConversation",
     params(("id" = String, Path, description = "The conversation's id, `conv_…`")),
     responses(
-        (status = 200, description = "It is revoked", body = DeletedConversation),
-        (status = 404, description = "There is no such conversation, or no link to it", body = ErrorResponse),
+        (status = 200, description = "The key is revoked", body = DeletedConversation),
+        (status = 404, description = "The conversation does not exist, or has no link", body = ErrorResponse),
     )
 )]
 async fn unshare(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
@@ -224,7 +224,7 @@ async fn unshare(id: String, state: AppState, context: RequestContext) -> Result
     Ok(private(StatusCode::OK, &DeletedConversation::new(id, "conversation.share.deleted")))
 }
 
-/// What a share link shows.
+/// Read a shared conversation.
 #[utoipa::path(
     get,
     path = "/shared/{token}",
@@ -239,7 +239,7 @@ async fn unshare(id: String, state: AppState, context: RequestContext) -> Result
             (SharedConversation = "application/json"),
             (String = "text/markdown"),
         )),
-        (status = 404, description = "There is no such link, or it has ended", body = ErrorResponse),
+        (status = 404, description = "The link does not exist or has ended", body = ErrorResponse),
     )
 )]
 async fn shared(token: String, state: AppState, query: &str) -> Result<Response, ApiError> {
@@ -274,7 +274,7 @@ async fn shared(token: String, state: AppState, query: &str) -> Result<Response,
     Ok(response)
 }
 
-/// A user's share links.
+/// List a user's share links.
 #[utoipa::path(
     get,
     path = "/admin/users/{id}/shares",
@@ -282,12 +282,12 @@ async fn shared(token: String, state: AppState, query: &str) -> Result<Response,
     operation_id = "listUserShares",
     params(
         ("id" = String, Path, description = "The user's id"),
-        ("limit" = Option<u32>, Query, description = "1 to 100; 20 without it"),
-        ("after" = Option<String>, Query, description = "`next` of the page before"),
+        ("limit" = Option<u32>, Query, description = "1 to 100, default 20"),
+        ("after" = Option<String>, Query, description = "`next` of the previous page"),
     ),
     responses(
         (status = 200, description = "A page of links", body = UserShareList),
-        (status = 404, description = "There is no such user", body = ErrorResponse),
+        (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
 async fn user_shares(id: String, state: AppState, query: &str) -> Result<Response, ApiError> {
@@ -325,7 +325,7 @@ async fn user_shares(id: String, state: AppState, query: &str) -> Result<Respons
     Ok(private(StatusCode::OK, &UserShareList { object: "list", data, has_more: page.has_more, next }))
 }
 
-/// End a user's share link. It leads nowhere from the next request on.
+/// End a user's share link. It is invalid from the next request on.
 #[utoipa::path(
     delete,
     path = "/admin/users/{id}/shares/{conversation_id}",
@@ -336,8 +336,8 @@ async fn user_shares(id: String, state: AppState, query: &str) -> Result<Respons
         ("conversation_id" = String, Path, description = "The conversation's id, `conv_…`"),
     ),
     responses(
-        (status = 200, description = "It is ended", body = DeletedConversation),
-        (status = 404, description = "There is no such user, or no link to that conversation", body = ErrorResponse),
+        (status = 200, description = "The link is ended", body = DeletedConversation),
+        (status = 404, description = "The user does not exist, or has no link to that conversation", body = ErrorResponse),
     )
 )]
 async fn end_share(id: String, conversation: String, state: AppState) -> Result<Response, ApiError> {

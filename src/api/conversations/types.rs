@@ -29,15 +29,15 @@ pub struct Conversation {
     created_at: u64,
     /// Unix seconds of the last change.
     updated_at: u64,
-    /// What it is about; made from the first user message where none was given.
+    /// Its title; derived from the first user message by default.
     title: Option<String>,
-    /// The model that it is held with.
+    /// Its model.
     model: Option<String>,
-    /// The caller's own notes.
+    /// The caller's metadata.
     metadata: BTreeMap<String, String>,
-    /// How many items it has, all branches together.
+    /// The number of items, of all branches.
     item_count: u32,
-    /// Whether a share link leads to it.
+    /// True if it has a share link.
     shared: bool,
 }
 
@@ -64,7 +64,7 @@ impl From<ConversationRecord> for Conversation {
     }
 }
 
-/// A conversation with its message history.
+/// Retrieve a conversation with its messages.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConversationWithMessages {
     #[serde(flatten)]
@@ -85,18 +85,18 @@ pub fn messages(items: &[Item]) -> Vec<ChatMessage> {
     items.iter().filter_map(ChatMessage::of).collect()
 }
 
-/// A message as chat completions have it.
+/// A message in the format of chat completions.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatMessage {
     /// The id of its item.
     id: String,
-    /// What it answers; null: the beginning.
+    /// Its parent; null: the beginning.
     parent_id: Option<String>,
     /// Unix seconds.
     created_at: u64,
-    /// `completed`, `in_progress` while it is being made, `incomplete` when it broke off.
+    /// `completed`, `in_progress` during generation, `incomplete` if it was interrupted.
     status: Value,
-    /// `role`, `content` and, where there are any, `tool_calls` and `tool_call_id`.
+    /// `role`, `content` and, if present, `tool_calls` and `tool_call_id`.
     #[serde(flatten)]
     #[schema(value_type = Object)]
     message: Value,
@@ -137,14 +137,14 @@ impl Serialize for WireItem {
 pub struct ItemList {
     /// Always `list`.
     object: &'static str,
-    /// The items: OpenAI's objects with `created_at` (Unix seconds) and `parent_id` (what it answers) beside.
+    /// The items: OpenAI's objects with additional `created_at` (Unix seconds) and `parent_id`.
     #[schema(value_type = Vec<Object>)]
     data: Vec<WireItem>,
-    /// The first one's id; empty where there is none.
+    /// The first one's id; empty if there is none.
     first_id: String,
-    /// The last one's id; give it as `after` to go on. Empty where there is none.
+    /// The last one's id, the value of `after` for the next page. Empty if there is none.
     last_id: String,
-    /// Whether there is more behind the last one.
+    /// True if there are more.
     has_more: bool,
 }
 

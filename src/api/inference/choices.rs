@@ -71,7 +71,7 @@ pub enum ChoiceEvent {
     Text(String, Vec<TokenLogprob>),
     /// How likely the prompt's tokens were, before anything else.
     Prompt(PromptLogprobs),
-    /// More thinking.
+    /// More reasoning.
     Reasoning(String),
     /// A call begins.
     Call {
@@ -86,7 +86,7 @@ pub enum ChoiceEvent {
     Arguments {
         /// The call's number.
         number: u32,
-        /// What is new.
+        /// The increment.
         text: String,
     },
     /// What its text cites; only where there are sources.

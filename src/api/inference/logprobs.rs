@@ -9,29 +9,29 @@ use jan_actors::model::{Candidate, PromptLogprobs, TokenLogprob};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Log-probabilities of an answer's tokens, or of a chunk's.
+/// Log-probabilities of the tokens of an answer, or of a chunk.
 #[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct ChatLogprobs {
-    /// One entry a token.
+    /// One entry per token.
     content: Vec<ChatTokenLogprob>,
     /// Always null.
     #[schema(value_type = Option<Vec<Object>>)]
     refusal: (),
 }
 
-/// How likely one token was.
+/// The log-probability of one token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatTokenLogprob {
     #[serde(flatten)]
     chosen: ChatCandidate,
-    /// The likeliest tokens at this position, the likeliest first; as many as `top_logprobs` asks for.
+    /// The most likely tokens at this position, in descending order; as many as `top_logprobs` requests.
     top_logprobs: Vec<ChatCandidate>,
 }
 
-/// A token and its likelihood.
+/// A token and its log-probability.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChatCandidate {
-    /// Its text, with U+FFFD where its bytes are not whole characters.
+    /// Its text, with U+FFFD for bytes that are not complete characters.
     token: String,
     /// The natural logarithm of its probability.
     logprob: f32,
@@ -67,17 +67,17 @@ impl ChatLogprobs {
     }
 }
 
-/// Log-probabilities of a completion's tokens, or of a chunk's: four lists of equal length.
+/// Log-probabilities of the tokens of a completion, or of a chunk: four lists of equal length.
 #[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
-    /// Where each token begins in the answer's text, in characters.
+    /// The offset of each token in the answer's text, in characters.
     text_offset: Vec<u64>,
     /// The natural logarithm of each token's probability; null for the first of an echoed prompt.
     token_logprobs: Vec<Option<f32>>,
-    /// The tokens' texts; `bytes:` and the bytes in hexadecimal where they are not whole characters.
+    /// The tokens' texts; `bytes:` and the bytes in hexadecimal if they are not complete characters.
     tokens: Vec<String>,
-    /// At each position the likeliest tokens and the chosen one, with their log-probabilities; null for the first of an
-    /// echoed prompt.
+    /// The most likely tokens and the selected one at each position, with their log-probabilities; null for
+    /// the first of an echoed prompt.
     top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
 }
 

@@ -36,7 +36,7 @@ pub struct StreamOptions {
     pub include_obfuscation: Option<bool>,
 }
 
-/// How fast the request is to be served; there is one tier, `default`.
+/// The service tier of the request; the only one is `default`.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceTier {
@@ -54,15 +54,15 @@ pub enum ServiceTier {
     Fast,
 }
 
-/// A text, or up to four.
+/// A text, or up to four texts.
 #[derive(ToSchema)]
 #[schema(as = Stop)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "describes what Stop reads")]
 pub enum StopShape {
-    /// One.
+    /// One text.
     One(String),
-    /// Several.
+    /// Several texts.
     Several(Vec<String>),
 }
 
@@ -146,7 +146,7 @@ impl Sampling<'_> {
         match (repeat, repetition) {
             (Some(repeat), Some(repetition)) if repeat != repetition => Err(ApiError::invalid_value(
                 "repeat_penalty",
-                "'repeat_penalty' and 'repetition_penalty' mean the same and differ; give only one.",
+                "'repeat_penalty' and 'repetition_penalty' are synonyms with different values; send only one.",
             )),
             (repeat, repetition) => Ok(repeat.or(repetition)),
         }
@@ -174,7 +174,7 @@ fn logit_bias(biases: &BTreeMap<String, f64>) -> Result<Vec<(Token, f32)>, ApiEr
         .iter()
         .map(|(key, bias)| {
             let token = key.parse::<Token>().ok().filter(|token| *token >= 0).ok_or_else(|| {
-                let message = "Invalid 'logit_bias': its keys are token ids, integers from 0 on.";
+                let message = "Invalid 'logit_bias': its keys are token ids, integers of at least 0.";
                 ApiError::invalid_value("logit_bias", message)
             })?;
             let bias = number(&format!("logit_bias.{token}"), Some(*bias), -100.0..=100.0)?.unwrap_or(0.0);
@@ -252,7 +252,7 @@ pub fn chat_logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u3
         None | Some(0) => Ok(None),
         Some(_) => Err(ApiError::invalid_value(
             "top_logprobs",
-            "Invalid 'top_logprobs': it needs 'logprobs' to be true.",
+            "Invalid 'top_logprobs': it requires 'logprobs' to be true.",
         )),
     }
 }

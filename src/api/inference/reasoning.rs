@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-/// How hard to think. `none` and `minimal` switch thinking off.
+/// The reasoning effort. `none` and `minimal` disable reasoning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
@@ -25,10 +25,10 @@ pub enum Effort {
     Max,
 }
 
-/// How to think, as Responses have it.
+/// Reasoning options, as in Responses.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Reasoning {
-    /// How hard.
+    /// The reasoning effort.
     pub effort: Option<Effort>,
     /// Has no effect.
     pub summary: Option<String>,

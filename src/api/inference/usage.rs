@@ -4,7 +4,7 @@ use jan_actors::model::{FinishReason, TokenUsage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Why an answer ended.
+/// The reason why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
@@ -35,36 +35,36 @@ impl Finish {
     }
 }
 
-/// Real token counts of one request.
+/// Exact token counts of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
-    /// Tokens of the prompt, or of all prompts; counted once however many answers were asked for.
+    /// Tokens of the prompt, or of all prompts; counted once regardless of the number of answers.
     pub prompt_tokens: u32,
     /// Tokens of all answers.
     pub completion_tokens: u32,
     /// The sum.
     pub total_tokens: u32,
-    /// What of the prompt was special.
+    /// Details of the prompt tokens.
     pub prompt_tokens_details: PromptTokensDetails,
-    /// What of the answers was special.
+    /// Details of the completion tokens.
     pub completion_tokens_details: CompletionTokensDetails,
 }
 
-/// What of the prompt was special.
+/// Details of the prompt tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PromptTokensDetails {
     /// Tokens that came from the prefix cache.
     pub cached_tokens: u32,
-    /// Always 0: models here take text.
+    /// Always 0: models of this server accept only text.
     pub audio_tokens: u32,
 }
 
-/// What of the answers was special.
+/// Details of the completion tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CompletionTokensDetails {
-    /// Tokens of thinking.
+    /// Reasoning tokens.
     pub reasoning_tokens: u32,
-    /// Tokens of audio.
+    /// Audio tokens.
     pub audio_tokens: u32,
     /// Predicted tokens that appeared.
     pub accepted_prediction_tokens: u32,
@@ -128,7 +128,7 @@ pub struct Head {
     pub created: i64,
     /// The id that the caller asked for.
     pub model: String,
-    /// Same build and same model: same fingerprint.
+    /// Identifies the build and the model.
     pub system_fingerprint: String,
 }
 

@@ -141,15 +141,15 @@ fn security_schemes() -> Value {
         "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
         "google": {
             "type": "oauth2",
-            "description": "Sign in with Google, or another OpenID provider that the server is set up with. \
-                A browser goes to `/auth/google` and comes back with a code, for which `POST /auth/exchange` gives tokens. \
-                What they allow is decided by the user's role.",
+            "description": "Sign in with Google, or another configured OpenID provider. A browser is redirected to \
+                `/auth/google` and returns with a code, which `POST /auth/exchange` exchanges for tokens. The \
+                user's role determines their permissions.",
             "flows": {"authorizationCode": {
                 "authorizationUrl": "/auth/google",
                 "tokenUrl": "/auth/exchange",
                 "refreshUrl": "/auth/refresh",
                 "scopes": {
-                    "read": "Read", "write": "Inference, responses, conversations, one's name",
+                    "read": "Read", "write": "Inference, responses, conversations, the user's name",
                     "keys": "Manage keys, sessions and the account", "admin": "Administer",
                 },
             }},
@@ -211,26 +211,25 @@ fn applies(error: &Known, operation: &Map<String, Value>, route: &Route) -> bool
 /// Adds the errors that any route can have, and to all errors the bodies that they come with.
 fn add_errors(operation: &mut Map<String, Value>, route: &Route) {
     let mut common = vec![
-        ("401", "The credential is missing or not accepted; the code says why"),
+        ("401", "The credential is missing or invalid; the code has the reason"),
         ("429", "A rate limit is reached"),
         ("500", "The server failed"),
-        ("503", "The server cannot do it now"),
+        ("503", "The server is temporarily unable to answer"),
     ];
     let (body, query) = (operation.contains_key("requestBody"), has_parameter(operation, "query"));
     if body || query {
-        common
-            .push(("400", "The request is not one that can be understood; the message says what is allowed"));
+        common.push(("400", "The request cannot be parsed; the message names what is allowed"));
     }
     if body {
         common.push(("408", "The body did not arrive in time"));
         common.push(("413", "The body is too large"));
-        common.push(("415", "The body is not JSON by its content type"));
+        common.push(("415", "The content type of the body is not JSON"));
     }
     if has_parameter(operation, "path") {
         common.push(("404", "There is nothing with this id"));
     }
     if route.method != Method::GET {
-        common.push(("507", "The disk has no room for a change"));
+        common.push(("507", "The disk is full"));
     }
     if matches!(route.access, Access::Anonymous(_) | Access::Needs(_)) {
         common.push(("403", "The credential lacks a permission"));
@@ -262,34 +261,34 @@ fn headers() -> Value {
     let integer = |least| json!({"type": "integer", "format": "int64", "minimum": least});
     json!({
         "X-Request-Id": {
-            "description": "The request's id, as in the log: the request's own where it is a sane one.",
+            "description": "The request's id, as in the log: the client's own if it is well-formed.",
             "required": true, "schema": {"type": "string", "minLength": 1, "maxLength": 128},
             "example": "0197f3c2-b6f9-7d3a-8c6d-2f9e1b4a5c7d",
         },
         "X-RateLimit-Limit": {
-            "description": "How much the caller's bucket nearest its end holds. Absent where nothing is limited.",
+            "description": "The size of the caller's bucket that is closest to empty. Absent if nothing is limited.",
             "schema": integer(0), "example": 1000,
         },
         "X-RateLimit-Remaining": {
-            "description": "What is left in it.", "schema": integer(0), "example": 999,
+            "description": "The remaining requests of that bucket.", "schema": integer(0), "example": 999,
         },
         "X-RateLimit-Reset": {
-            "description": "The Unix second at which it is full again.", "schema": integer(0), "example": 1609459200,
+            "description": "The Unix second at which the bucket is full again.", "schema": integer(0), "example": 1609459200,
         },
         "Retry-After": {
-            "description": "Seconds after which another try makes sense.",
+            "description": "Seconds after which a retry may succeed.",
             "required": true, "schema": integer(1), "example": 5,
         },
         "WWW-Authenticate": {
-            "description": "What to show (RFC 6750).",
+            "description": "The authentication scheme to use (RFC 6750).",
             "required": true, "schema": {"type": "string"}, "example": "Bearer realm=\"jan-server\"",
         },
         "X-Ignored-Fields": {
-            "description": "Fields of the body that this server does not know and has ignored, separated by commas. Absent where there are none.",
+            "description": "Unknown fields of the body that were ignored, separated by commas. Absent if there are none.",
             "schema": {"type": "string"}, "example": "temprature",
         },
         "Location": {
-            "description": "Where to go.", "required": true, "schema": {"type": "string", "format": "uri-reference"},
+            "description": "The target of the redirect.", "required": true, "schema": {"type": "string", "format": "uri-reference"},
         },
     })
 }
@@ -330,7 +329,7 @@ fn explain_streams(operation: &mut Map<String, Value>) {
             "description": "One server-sent event.",
             "required": ["data"],
             "properties": {
-                "event": {"type": "string", "description": "The event's name, where it has one."},
+                "event": {"type": "string", "description": "The event's name, if it has one."},
                 "data": {
                     "description": "One JSON object; `[DONE]` at the end.",
                     "anyOf": [

@@ -25,21 +25,21 @@ use crate::http::Response;
 #[openapi(
     info(
         title = "Jan Server",
-        description = "Self-hosted, OpenAI-compatible LLM server. Paths under `/api/v1` are the same under `/v1`."
+        description = "Self-hosted, OpenAI-compatible LLM server. Paths under `/api/v1` are also available under `/v1`."
     ),
     tags(
         (name = "chat", description = "Conversations"),
         (name = "completions", description = "Plain text"),
-        (name = "embeddings", description = "Texts as vectors"),
-        (name = "responses", description = "Answers that are kept and can be continued"),
-        (name = "conversations", description = "Conversations that are kept"),
-        (name = "models", description = "What can be asked for"),
-        (name = "auth", description = "Signing in and sessions"),
-        (name = "user", description = "One's own account and keys"),
+        (name = "embeddings", description = "Embeddings"),
+        (name = "responses", description = "Stored responses that can be continued"),
+        (name = "conversations", description = "Stored conversations"),
+        (name = "models", description = "The available models"),
+        (name = "auth", description = "Sign-in and sessions"),
+        (name = "user", description = "The caller's account and keys"),
         (name = "admin", description = "Users, for administrators"),
         (name = "usage", description = "Tokens and requests by user, key, model and day"),
-        (name = "status", description = "Probes and the state of the parts"),
-        (name = "docs", description = "This description and the page that shows it"),
+        (name = "status", description = "Probes and the state of the components"),
+        (name = "docs", description = "This description and its interactive page"),
     )
 )]
 struct Doc;

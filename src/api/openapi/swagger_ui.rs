@@ -67,13 +67,13 @@ pub fn routes() -> BoxedFilter<(Response,)> {
 #[openapi(paths(to_page, to_page_from_folder, page, file, as_json, as_json_by_old_name, as_yaml))]
 pub struct Doc;
 
-/// Leads to the page.
+/// Redirects to the API page.
 #[utoipa::path(
     get,
     path = "/",
     tag = "docs",
     operation_id = "openRoot",
-    responses((status = 302, description = "The page"))
+    responses((status = 302, description = "The API page"))
 )]
 fn to_page() -> Response {
     let mut response = StatusCode::FOUND.into_response();
@@ -81,13 +81,13 @@ fn to_page() -> Response {
     response
 }
 
-/// Leads to the page.
+/// Redirects to the API page.
 #[utoipa::path(
     get,
     path = "/api/swagger",
     tag = "docs",
     operation_id = "openSwagger",
-    responses((status = 302, description = "The page"))
+    responses((status = 302, description = "The API page"))
 )]
 fn to_page_from_folder() -> Response {
     to_page()
@@ -111,7 +111,7 @@ fn content(media_type: &'static str, body: Bytes) -> Response {
     response
 }
 
-/// The page: read the API and try it.
+/// The interactive API page.
 #[utoipa::path(
     get,
     path = "/api/swagger/index.html",
@@ -139,7 +139,7 @@ fn as_json() -> Response {
     content(JSON, AS_JSON.clone())
 }
 
-/// The description as JSON, by the name that older tools ask for.
+/// The description as JSON, under the name that older tools expect.
 #[utoipa::path(
     get,
     path = "/api/swagger/doc.json",
@@ -163,7 +163,7 @@ fn as_yaml() -> Response {
     content(YAML, AS_YAML.clone())
 }
 
-/// What the page consists of.
+/// The files of the API page.
 #[utoipa::path(
     get,
     path = "/api/swagger/{file}",

@@ -33,11 +33,12 @@ use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
-/// Have a model say something.
+/// Create a response.
 ///
-/// With `stream`, the response comes as server-sent events, numbered from 0. It is kept unless `store` is false, and
-/// can be continued by `previous_response_id`. With `background`, the answer comes at once and the response is made
-/// afterwards. Fields that are unknown are ignored and named in the response header `X-Ignored-Fields`.
+/// With `stream`, the response is sent as server-sent events, numbered from 0. It is stored unless `store` is
+/// false, and can be continued with `previous_response_id`. With `background`, the request returns at once
+/// and the response is generated afterwards. Unknown fields are ignored and named in the response header
+/// `X-Ignored-Fields`.
 #[utoipa::path(
     post,
     path = "/responses",
@@ -49,12 +50,12 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response};
             (ResponseObject = "application/json"),
             (ResponseStreamEvent = "text/event-stream"),
         )),
-        (status = 400, description = "A field is missing or wrong, or the prompt is too long", body = ErrorResponse),
-        (status = 401, description = "What was asked for needs a credential", body = ErrorResponse),
-        (status = 404, description = "There is no such model, or no item that is referred to", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid, or the prompt is too long", body = ErrorResponse),
+        (status = 401, description = "The request needs a credential", body = ErrorResponse),
+        (status = 404, description = "The model, or a referenced item, does not exist", body = ErrorResponse),
         (status = 413, description = "The body is too large", body = ErrorResponse),
-        (status = 415, description = "The body is not JSON by its content type", body = ErrorResponse),
-        (status = 429, description = "Too many responses in the background, or a rate limit", body = ErrorResponse),
+        (status = 415, description = "The content type of the body is not JSON", body = ErrorResponse),
+        (status = 429, description = "Too many background responses, or a rate limit", body = ErrorResponse),
         (status = 500, description = "The server failed", body = ErrorResponse),
         (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
     )
@@ -97,7 +98,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
             if let Some(turn) = turn {
                 turn.take_back().await.map_err(conversation_error)?;
             }
-            let message = "Invalid 'input': web search needs a message of the user to search for.";
+            let message = "Invalid 'input': web search requires a user message to search for.";
             return Err(ApiError::invalid_value(PROMPT, message));
         }
         search_rounds::source(models, plan, meter, searching)

@@ -17,81 +17,81 @@ use crate::api::inference::web_search::citations::UrlCitation;
 /// An event with its number.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ResponseStreamEvent {
-    /// What happened.
+    /// The error message.
     #[serde(flatten)]
     pub event: Event,
-    /// From 0 on without gaps.
+    /// Consecutive, from 0.
     pub sequence_number: u64,
 }
 
-/// What happened.
+/// The error message.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "type")]
 pub enum Event {
-    /// There is a response.
+    /// The response was created.
     #[serde(rename = "response.created")]
     Created {
-        /// As it is.
+        /// The response object.
         response: Box<ResponseObject>,
     },
-    /// It waits for its turn; in the background only.
+    /// The response is queued; in the background only.
     #[serde(rename = "response.queued")]
     Queued {
-        /// As it is.
+        /// The response object.
         response: Box<ResponseObject>,
     },
-    /// It is being made.
+    /// The response is being generated.
     #[serde(rename = "response.in_progress")]
     InProgress {
-        /// As it is.
+        /// The response object.
         response: Box<ResponseObject>,
     },
-    /// There is another item: a message, thinking or a call.
+    /// An item was added: a message, reasoning or a tool call.
     #[serde(rename = "response.output_item.added")]
     ItemAdded {
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// Still empty.
         item: OutputItem,
     },
-    /// The item has a text.
+    /// A content part was added to the item.
     #[serde(rename = "response.content_part.added")]
     PartAdded {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
         /// Still empty.
         part: OutputPart,
     },
-    /// The text goes on.
+    /// More text.
     #[serde(rename = "response.output_text.delta")]
     TextDelta {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
-        /// What is new.
+        /// The increment.
         delta: String,
-        /// How likely its tokens were, where `include` asks for it.
+        /// Log-probabilities of its tokens, if `include` requests them.
         logprobs: Vec<ChatTokenLogprob>,
     },
-    /// The text is whole.
+    /// The text is complete.
     #[serde(rename = "response.output_text.done")]
     TextDone {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
         /// The text.
         text: String,
-        /// How likely its tokens were, where `include` asks for it.
+        /// Log-probabilities of its tokens, if `include` requests them.
         logprobs: Vec<ChatTokenLogprob>,
     },
     /// The text cites a page.
@@ -99,131 +99,131 @@ pub enum Event {
     AnnotationAdded {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
-        /// Its number in the text.
+        /// Its index in the text.
         annotation_index: u32,
-        /// Which, and where.
+        /// The citation.
         annotation: UrlCitation,
     },
-    /// A search of the web is about to begin.
+    /// A web search is about to start.
     #[serde(rename = "response.web_search_call.in_progress")]
     SearchInProgress {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
     },
-    /// The web is being searched.
+    /// A web search is running.
     #[serde(rename = "response.web_search_call.searching")]
     Searching {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
     },
-    /// The search has ended well.
+    /// The web search succeeded.
     #[serde(rename = "response.web_search_call.completed")]
     SearchCompleted {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
     },
-    /// The thinking goes on.
+    /// More reasoning.
     #[serde(rename = "response.reasoning_text.delta")]
     ReasoningDelta {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
-        /// What is new.
+        /// The increment.
         delta: String,
     },
-    /// The thinking is whole.
+    /// The reasoning is complete.
     #[serde(rename = "response.reasoning_text.done")]
     ReasoningDone {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
         /// The text.
         text: String,
     },
-    /// A call's arguments go on.
+    /// More of a call's arguments.
     #[serde(rename = "response.function_call_arguments.delta")]
     ArgumentsDelta {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
-        /// What is new.
+        /// The increment.
         delta: String,
     },
-    /// A call's arguments are whole.
+    /// A call's arguments are complete.
     #[serde(rename = "response.function_call_arguments.done")]
     ArgumentsDone {
         /// The item's id.
         item_id: String,
         /// The function.
         name: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// The arguments as JSON text.
         arguments: String,
     },
-    /// The same, as a part.
+    /// The same, as a content part.
     #[serde(rename = "response.content_part.done")]
     PartDone {
         /// The item's id.
         item_id: String,
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// Always 0.
         content_index: u32,
         /// The text.
         part: OutputPart,
     },
-    /// The item is whole, or as whole as it gets.
+    /// The item is complete, or was ended early.
     #[serde(rename = "response.output_item.done")]
     ItemDone {
-        /// The item's place in the output.
+        /// The item's index in the output.
         output_index: u32,
         /// The item.
         item: OutputItem,
     },
-    /// The model has ended it.
+    /// The response is complete.
     #[serde(rename = "response.completed")]
     Completed {
-        /// As it is.
+        /// The response object.
         response: Box<ResponseObject>,
     },
-    /// It is as long as it may be, or was cancelled: its `status` says which.
+    /// The response reached its maximum length or was cancelled, as its `status` says.
     #[serde(rename = "response.incomplete")]
     Incomplete {
-        /// As it is.
+        /// The response object.
         response: Box<ResponseObject>,
     },
-    /// It could not be made, or not to its end.
+    /// The response failed.
     #[serde(rename = "response.failed")]
     Failed {
-        /// As it is.
+        /// The response object.
         response: Box<ResponseObject>,
     },
-    /// What went wrong.
+    /// An error.
     #[serde(rename = "error")]
     Error {
-        /// For programs.
+        /// A stable code for programs.
         code: Option<String>,
-        /// For people.
+        /// A description of the error.
         message: String,
-        /// The field that is wrong, where one is.
+        /// The invalid field, if any.
         param: Option<String>,
     },
 }

@@ -19,12 +19,12 @@ pub struct TextFormat {
     /// With `json_schema`: its name, of letters, digits, `_` and `-`.
     #[schema(max_length = 64)]
     pub name: Option<String>,
-    /// What it is for; has no effect.
+    /// A description of its purpose; has no effect.
     pub description: Option<String>,
-    /// With `json_schema`: the schema; any object without it.
+    /// With `json_schema`: the schema; any object if absent.
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Map<String, Value>>,
-    /// Answers always satisfy the schema, with this and without.
+    /// Answers always satisfy the schema, with or without this.
     pub strict: Option<bool>,
 }
 

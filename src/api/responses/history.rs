@@ -39,8 +39,9 @@ pub async fn of_previous(
         error => ApiError::from_responses(error),
     })?;
     if found.record.end.is_none() {
-        let message =
-            format!("Invalid 'previous_response_id': '{previous}' is still being made; wait for its end.");
+        let message = format!(
+            "Invalid 'previous_response_id': '{previous}' is still being generated; wait for its end."
+        );
         return Err(ApiError::invalid_value("previous_response_id", message));
     }
     Ok(everything(found.record))

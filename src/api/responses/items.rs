@@ -36,34 +36,34 @@ const UNSUPPORTED: [&str; 13] = [
 const SUPPORTED: &str =
     "message, function_call, function_call_output, web_search_call, reasoning, item_reference";
 
-/// One item of the input. Which fields it has depends on `type`; without one it is a message.
+/// An input item. Its fields depend on `type`; without `type` it is a message.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct InputItem {
     /// `message`, `function_call`, `function_call_output`, `web_search_call`, `reasoning` or `item_reference`.
     #[serde(rename = "type")]
     kind: Option<String>,
-    /// The item's id; of a reference, the id of the item that is meant.
+    /// The item's id; for a reference, the id of the referenced item.
     id: Option<String>,
-    /// Accepted, because responses carry it.
+    /// Accepted, because items of responses contain it.
     status: Option<ItemStatus>,
-    /// Messages: who speaks.
+    /// Messages: the role.
     role: Option<ItemRole>,
     /// Messages: a text, or parts of type `input_text`, `output_text` or `refusal`.
     #[schema(value_type = Option<String>)]
     content: Option<Content>,
-    /// Calls and their results: what pairs them.
+    /// Calls and their results: the id that pairs them.
     call_id: Option<String>,
     /// Calls: the function's name.
     name: Option<String>,
     /// Calls: the arguments as JSON text.
     arguments: Option<String>,
-    /// Searches of the web: accepted, because responses carry it, and not shown to models.
+    /// Web searches: accepted, because items of responses contain it, and not shown to models.
     #[schema(value_type = Option<Object>)]
     action: Option<Map<String, Value>>,
     /// Results of calls: a text, or parts of type `input_text`.
     #[schema(value_type = Option<String>)]
     output: Option<Content>,
-    /// Reasoning: accepted, because responses carry it, and not shown to models.
+    /// Reasoning: accepted, because items of responses contain it, and not shown to models.
     #[schema(value_type = Option<Vec<Object>>)]
     summary: Option<Vec<Part>>,
     /// Reasoning: the same.
@@ -73,7 +73,7 @@ pub struct InputItem {
     phase: Option<String>,
 }
 
-/// Who speaks.
+/// The role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ItemRole {
@@ -87,11 +87,11 @@ pub enum ItemRole {
     Assistant,
 }
 
-/// How far an item is.
+/// The state of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemStatus {
-    /// It is being made.
+    /// The response is being generated.
     InProgress,
     /// It is whole.
     Completed,

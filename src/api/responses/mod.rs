@@ -142,7 +142,7 @@ pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
 )]
 pub struct Doc;
 
-/// How long a prompt is.
+/// The length of a prompt.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TokenCount {
     /// Always `response.input_tokens`.
@@ -180,7 +180,7 @@ fn follow(
     sse::response(events, state.config.keep_alive(), cut_off, context.id.clone())
 }
 
-/// How many tokens a prompt has, without having anything said.
+/// Count the tokens of a prompt without generating.
 #[utoipa::path(
     post,
     path = "/responses/input_tokens",
@@ -189,8 +189,8 @@ fn follow(
     request_body = CountTokens,
     responses(
         (status = 200, description = "The count", body = TokenCount),
-        (status = 400, description = "A field is missing or wrong", body = ErrorResponse),
-        (status = 404, description = "There is no such model", body = ErrorResponse),
+        (status = 400, description = "A field is missing or invalid", body = ErrorResponse),
+        (status = 404, description = "The model does not exist", body = ErrorResponse),
         (status = 503, description = "The queue is full or the model unavailable; see Retry-After", body = ErrorResponse),
     )
 )]
@@ -260,7 +260,8 @@ async fn find(state: &AppState, context: &RequestContext, id: &str) -> Result<Fo
     state.responses.find(user_of(context)?, parse(id)?).await.map_err(ApiError::from_responses)
 }
 
-/// A stored response as it is now; with `stream`, its events, from the beginning or behind `starting_after`.
+/// Retrieve a stored response in its current state; with `stream`, its events from the beginning or after
+/// `starting_after`.
 #[utoipa::path(
     get,
     path = "/responses/{id}",
@@ -268,9 +269,9 @@ async fn find(state: &AppState, context: &RequestContext, id: &str) -> Result<Fo
     operation_id = "getResponse",
     params(
         ("id" = String, Path, description = "The response's id, `resp_…`"),
-        ("stream" = Option<bool>, Query, description = "Send its events, and go on while it is made"),
-        ("starting_after" = Option<u64>, Query, description = "With `stream`: only events of a higher number"),
-        ("include" = Option<Vec<String>>, Query, description = "Checked; everything is included anyway"),
+        ("stream" = Option<bool>, Query, description = "Send its events, and continue while it is generated"),
+        ("starting_after" = Option<u64>, Query, description = "With `stream`: only events with a higher number"),
+        ("include" = Option<Vec<String>>, Query, description = "Validated; everything is always included"),
         ("include_obfuscation" = Option<bool>, Query, description = "Has no effect: events carry no padding"),
     ),
     responses(
@@ -278,7 +279,7 @@ async fn find(state: &AppState, context: &RequestContext, id: &str) -> Result<Fo
             (ResponseObject = "application/json"),
             (ResponseStreamEvent = "text/event-stream"),
         )),
-        (status = 404, description = "There is no such response", body = ErrorResponse),
+        (status = 404, description = "The response does not exist", body = ErrorResponse),
     )
 )]
 async fn retrieve(
@@ -300,7 +301,7 @@ async fn retrieve(
     Ok(follow(&state, &context, origin, shown, query.starting_after, Some(permit)))
 }
 
-/// Delete a response. One that is being made ends.
+/// Delete a response. If it is being generated, it is ended.
 #[utoipa::path(
     delete,
     path = "/responses/{id}",
@@ -308,8 +309,8 @@ async fn retrieve(
     operation_id = "deleteResponse",
     params(("id" = String, Path, description = "The response's id, `resp_…`")),
     responses(
-        (status = 200, description = "It is gone", body = Deleted),
-        (status = 404, description = "There is no such response", body = ErrorResponse),
+        (status = 200, description = "The response is deleted", body = Deleted),
+        (status = 404, description = "The response does not exist", body = ErrorResponse),
     )
 )]
 async fn delete(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
@@ -318,7 +319,7 @@ async fn delete(id: String, state: AppState, context: RequestContext) -> Result<
     Ok(private(StatusCode::OK, &Deleted::new(response, "response")))
 }
 
-/// End a response that runs in the background. One that has ended stays as it is.
+/// Cancel a background response. A finished one is unchanged.
 #[utoipa::path(
     post,
     path = "/responses/{id}/cancel",
@@ -328,7 +329,7 @@ async fn delete(id: String, state: AppState, context: RequestContext) -> Result<
     responses(
         (status = 200, description = "The response", body = ResponseObject),
         (status = 400, description = "It was not created with `background`", body = ErrorResponse),
-        (status = 404, description = "There is no such response", body = ErrorResponse),
+        (status = 404, description = "The response does not exist", body = ErrorResponse),
     )
 )]
 async fn cancel(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
@@ -337,7 +338,7 @@ async fn cancel(id: String, state: AppState, context: RequestContext) -> Result<
     Ok(private(StatusCode::OK, &shown(&found.record)?.at(&found.record.progress())))
 }
 
-/// What a response was made from: its input, and everything before it.
+/// List the input of a response, including everything before it.
 #[utoipa::path(
     get,
     path = "/responses/{id}/input_items",
@@ -345,15 +346,15 @@ async fn cancel(id: String, state: AppState, context: RequestContext) -> Result<
     operation_id = "listInputItems",
     params(
         ("id" = String, Path, description = "The response's id, `resp_…`"),
-        ("limit" = Option<u32>, Query, description = "1 to 100; 20 without it"),
-        ("after" = Option<String>, Query, description = "Only items behind the one of this id"),
+        ("limit" = Option<u32>, Query, description = "1 to 100, default 20"),
+        ("after" = Option<String>, Query, description = "Only items after the one with this id"),
         ("order" = Option<String>, Query, description = "`asc` or `desc`, the default"),
-        ("include" = Option<Vec<String>>, Query, description = "Checked; everything is included anyway"),
+        ("include" = Option<Vec<String>>, Query, description = "Validated; everything is always included"),
     ),
     responses(
         (status = 200, description = "A page of items", body = ItemList),
-        (status = 400, description = "The query is wrong", body = ErrorResponse),
-        (status = 404, description = "There is no such response", body = ErrorResponse),
+        (status = 400, description = "The query is invalid", body = ErrorResponse),
+        (status = 404, description = "The response does not exist", body = ErrorResponse),
     )
 )]
 async fn input_items(

@@ -12,7 +12,7 @@ use super::request::{CacheRetention, CreateResponse, Truncation};
 use crate::api::inference::params::Metadata;
 use crate::api::inference::tools::{ResponseTool, shown_choice};
 
-/// A response. What was asked is shown again, defaults included.
+/// A response. The request's fields are repeated, including defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ResponseObject {
     /// Its id.
@@ -22,70 +22,70 @@ pub struct ResponseObject {
     pub object: String,
     /// Unix seconds.
     pub created_at: u64,
-    /// How far it is.
+    /// Its state.
     pub status: ResponseStatus,
-    /// Whether it runs without its client.
+    /// True if it runs in the background.
     pub background: bool,
     /// Unix seconds; null unless it is completed.
     pub completed_at: Option<u64>,
-    /// What went wrong; null unless it failed.
+    /// The error; null unless it failed.
     pub error: Option<ResponseError>,
-    /// Why it is not whole; null unless it is incomplete.
+    /// The reason why it is incomplete; null otherwise.
     pub incomplete_details: Option<IncompleteDetails>,
-    /// As it was asked for.
+    /// As requested.
     pub instructions: Option<String>,
-    /// As it was asked for.
+    /// As requested.
     pub max_output_tokens: Option<i64>,
-    /// As it was asked for.
+    /// As requested.
     pub max_tool_calls: Option<i64>,
-    /// The model as it was asked for.
+    /// The model as requested.
     pub model: String,
-    /// What the model said: thinking, a message, calls of functions; and searches of the web.
+    /// The output of the model: reasoning, a message, function calls; and web searches.
     pub output: Vec<OutputItem>,
-    /// As it was asked for.
+    /// As requested.
     pub parallel_tool_calls: bool,
-    /// As it was asked for.
+    /// As requested.
     pub previous_response_id: Option<String>,
-    /// As it was asked for.
+    /// As requested.
     #[schema(value_type = Option<Object>)]
     pub conversation: Option<Value>,
-    /// As it was asked for.
+    /// As requested.
     pub prompt_cache_key: Option<String>,
-    /// As it was asked for.
+    /// As requested.
     pub prompt_cache_retention: Option<CacheRetention>,
-    /// How to think, as it was asked for.
+    /// The reasoning options, as requested.
     #[schema(value_type = Object)]
     pub reasoning: Value,
-    /// As it was asked for.
+    /// As requested.
     pub safety_identifier: Option<String>,
     /// Always `default`.
     pub service_tier: String,
-    /// Whether it is kept.
+    /// True if it is stored.
     pub store: bool,
-    /// As it was asked for.
+    /// As requested.
     pub temperature: f64,
     /// The format of the text.
     #[schema(value_type = Object)]
     pub text: Value,
-    /// As it was asked for.
+    /// As requested.
     #[schema(value_type = Object)]
     pub tool_choice: Value,
-    /// As they were given.
+    /// As requested.
     #[schema(value_type = Vec<Object>)]
     pub tools: Vec<Value>,
-    /// As it was asked for.
+    /// As requested.
     pub top_logprobs: i64,
-    /// As it was asked for.
+    /// As requested.
     pub top_p: f64,
-    /// As it was asked for.
+    /// As requested.
     pub truncation: Truncation,
-    /// Token counts; absent until it has ended, and where it was cancelled or failed.
+    /// Token counts; absent until it has ended, and if it was cancelled or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<ResponseUsage>,
-    /// As it was asked for; absent where it was not given, for OpenAI's description does not let it be null.
+    /// As requested; absent if it was not set, because OpenAI's description does not allow null.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// As it was asked for.
+    /// As requested.
     pub metadata: Metadata,
     /// The id of the message that it says, where a conversation gave it; stored, and not part of the API.
     #[serde(rename = "_message_id", default, skip_serializing_if = "Option::is_none")]
@@ -97,68 +97,68 @@ pub struct ResponseObject {
     pub with_sources: bool,
 }
 
-/// How far a response is.
+/// The state of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseStatus {
     /// It waits for its turn.
     Queued,
-    /// It is being made.
+    /// The response is being generated.
     InProgress,
     /// The model ended it.
     Completed,
     /// It is as long as it may be.
     Incomplete,
-    /// It could not be made, or not to its end.
+    /// The response failed.
     Failed,
     /// It was ended from outside.
     Cancelled,
 }
 
-/// Why a response failed.
+/// The reason why a response failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ResponseError {
     /// `invalid_prompt` or `server_error`.
     pub code: String,
-    /// What went wrong.
+    /// A description of the error.
     pub message: String,
 }
 
-/// Why a response is not whole.
+/// The reason why a response is incomplete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct IncompleteDetails {
-    /// Always `max_output_tokens`: that or the end of the context was reached.
+    /// Always `max_output_tokens`: that limit or the end of the context was reached.
     pub reason: String,
 }
 
-/// Real token counts.
+/// Exact token counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ResponseUsage {
     /// Tokens of the prompt.
     pub input_tokens: u32,
-    /// What of the prompt was special.
+    /// Details of the prompt tokens.
     pub input_tokens_details: InputTokensDetails,
     /// Tokens of the answer.
     pub output_tokens: u32,
-    /// What of the answer was special.
+    /// Details of the answer's tokens.
     pub output_tokens_details: OutputTokensDetails,
     /// The sum.
     pub total_tokens: u32,
 }
 
-/// What of the prompt was special.
+/// Details of the prompt tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InputTokensDetails {
     /// Tokens that came from the prefix cache.
     pub cached_tokens: u32,
-    /// Always 0: writing to the cache costs nothing.
+    /// Always 0: cache writes are free.
     pub cache_write_tokens: u32,
 }
 
-/// What of the answer was special.
+/// Details of the answer's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OutputTokensDetails {
-    /// Tokens of thinking.
+    /// Reasoning tokens.
     pub reasoning_tokens: u32,
 }
 

@@ -14,17 +14,17 @@ use super::object::ResponseObject;
 use crate::api::inference::logprobs::ChatTokenLogprob;
 use crate::api::inference::web_search::citations::{UrlCitation, citations};
 
-/// One item of what the model said.
+/// An output item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum OutputItem {
-    /// A call of a function.
+    /// A function call.
     Call(OutputCall),
     /// A message.
     Message(OutputMessage),
-    /// Thinking.
+    /// Reasoning.
     Reasoning(OutputReasoning),
-    /// A search of the web.
+    /// A web search.
     Search(OutputSearch),
 }
 
@@ -36,7 +36,7 @@ pub struct OutputMessage {
     /// Always `message`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How far it is.
+    /// Its state.
     pub status: ItemStatus,
     /// Always `assistant`.
     pub role: String,
@@ -44,7 +44,7 @@ pub struct OutputMessage {
     pub content: Vec<OutputText>,
 }
 
-/// A text that the model said.
+/// A text of the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OutputText {
     /// Always `output_text`.
@@ -52,13 +52,13 @@ pub struct OutputText {
     pub kind: String,
     /// The text.
     pub text: String,
-    /// The pages that the text cites, after a search of the web.
+    /// The pages that the text cites, after a web search.
     pub annotations: Vec<UrlCitation>,
-    /// How likely its tokens were, where `include` asks for it.
+    /// Log-probabilities of its tokens, if `include` requests them.
     pub logprobs: Vec<ChatTokenLogprob>,
 }
 
-/// A call of a function.
+/// A function call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OutputCall {
     /// The item's id.
@@ -66,9 +66,9 @@ pub struct OutputCall {
     /// Always `function_call`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How far it is.
+    /// Its state.
     pub status: ItemStatus,
-    /// What its result is to name.
+    /// The id that its result refers to.
     pub call_id: String,
     /// The function.
     pub name: String,
@@ -76,7 +76,7 @@ pub struct OutputCall {
     pub arguments: String,
 }
 
-/// What the model thought.
+/// The reasoning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OutputReasoning {
     /// Its id.
@@ -84,16 +84,16 @@ pub struct OutputReasoning {
     /// Always `reasoning`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How far it is.
+    /// Its state.
     pub status: ItemStatus,
-    /// Always empty: the thinking itself is in `content`.
+    /// Always empty: the reasoning is in `content`.
     #[schema(value_type = Vec<Object>)]
     pub summary: Vec<Value>,
     /// One text.
     pub content: Vec<ReasoningText>,
 }
 
-/// A text that the model thought.
+/// A text of the reasoning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReasoningText {
     /// Always `reasoning_text`.
@@ -103,7 +103,7 @@ pub struct ReasoningText {
     pub text: String,
 }
 
-/// A search of the web, which the server made.
+/// A web search by the server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OutputSearch {
     /// The item's id.
@@ -111,9 +111,9 @@ pub struct OutputSearch {
     /// Always `web_search_call`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// How far it is.
+    /// Its state.
     pub status: ItemStatus,
-    /// What was done.
+    /// The action.
     pub action: SearchAction,
 }
 
@@ -123,16 +123,16 @@ pub struct SearchAction {
     /// Always `search`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What was searched for.
+    /// The query.
     pub query: String,
-    /// The same as a list.
+    /// The queries, as a list.
     pub queries: Vec<String>,
-    /// What was found, where `include` asks for it.
+    /// The results, if `include` requests them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<SearchSource>>,
 }
 
-/// A page that was found.
+/// A search result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SearchSource {
     /// Always `url`.
@@ -142,13 +142,13 @@ pub struct SearchSource {
     pub url: String,
 }
 
-/// A part of an item.
+/// A content part of an item.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum OutputPart {
-    /// Of a message.
+    /// A content part of a message.
     Text(OutputText),
-    /// Of thinking.
+    /// A content part of reasoning.
     Reasoning(ReasoningText),
 }
 

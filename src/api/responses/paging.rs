@@ -36,11 +36,11 @@ pub struct ItemList {
     /// The items.
     #[schema(value_type = Vec<Object>)]
     data: Vec<Value>,
-    /// The first one's id; empty where there is none.
+    /// The first one's id; empty if there is none.
     first_id: String,
-    /// The last one's id; empty where there is none.
+    /// The last one's id; empty if there is none.
     last_id: String,
-    /// Whether there are more behind them.
+    /// True if there are more.
     has_more: bool,
 }
 
@@ -54,7 +54,7 @@ pub fn page(mut items: Vec<Value>, query: &PageQuery) -> Result<ItemList, ApiErr
         Some(after) => match items.iter().position(|item| id_of(item) == after) {
             Some(position) => position + 1,
             None => {
-                let message = format!("Invalid 'after': there is no item '{after}' in this list.");
+                let message = format!("Invalid 'after': the item '{after}' is not in this list.");
                 return Err(ApiError::invalid_value("after", message));
             }
         },

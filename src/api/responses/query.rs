@@ -30,12 +30,12 @@ impl RetrieveQuery {
         let starting_after = match pairs.one("starting_after")? {
             None => None,
             Some(text) => Some(text.parse().map_err(|_| {
-                let message = format!("Invalid 'starting_after': '{text}' is not a whole number from 0 on.");
+                let message = format!("Invalid 'starting_after': '{text}' is not an integer of at least 0.");
                 ApiError::invalid_value("starting_after", message)
             })?),
         };
         if starting_after.is_some() && !stream {
-            let message = "Invalid 'starting_after': it needs 'stream=true'.";
+            let message = "Invalid 'starting_after': it requires 'stream=true'.";
             return Err(ApiError::invalid_value("starting_after", message));
         }
         Ok(Self { stream, starting_after })
@@ -73,7 +73,7 @@ struct Pairs(Vec<(String, String)>);
 
 impl Pairs {
     fn parse(query: &str) -> Result<Self, ApiError> {
-        let message = "The query cannot be read.";
+        let message = "The query cannot be parsed.";
         serde_urlencoded::from_str(query)
             .map(Self)
             .map_err(|_| ApiError::bad_request("invalid_query", message))
@@ -85,7 +85,7 @@ impl Pairs {
         match values.next() {
             None => Ok(first),
             Some(_) => {
-                let message = format!("The query names '{name}' twice.");
+                let message = format!("The query repeats the parameter '{name}'.");
                 Err(ApiError::bad_request("invalid_query", message).with_param(name))
             }
         }

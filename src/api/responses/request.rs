@@ -61,84 +61,85 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "personality", harmless: &[] },
 ];
 
-/// What a response is to be made of.
+/// A response request.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "input": "Hello"}))]
 pub struct CreateResponse {
     /// A model's id or alias, see `GET /models`.
     pub model: String,
-    /// A text, or items: messages, calls of functions and their results, references to earlier items. Can be absent
-    /// where `previous_response_id` or `conversation` brings some.
+    /// A text, or items: messages, function calls and their results, references to earlier items. Optional
+    /// with `previous_response_id` or `conversation`.
     #[schema(value_type = Option<Vec<InputItem>>)]
     pub input: Option<Input>,
-    /// A system message before everything else; not carried over by `previous_response_id`.
+    /// A system message that precedes everything else; not inherited through `previous_response_id`.
     pub instructions: Option<String>,
-    /// Continue after this response: its items come first. Needs a credential.
+    /// Continue this response: its items precede the input. Requires a credential.
     pub previous_response_id: Option<String>,
-    /// Continue this conversation: its items come first, and what is said now is added to it. Needs a credential, and
-    /// excludes `previous_response_id`.
+    /// Continue this conversation: its items precede the input, and the new items are added to it. Requires a
+    /// credential; excludes `previous_response_id`.
     #[schema(value_type = Option<String>)]
     pub conversation: Option<ConversationParam>,
-    /// Keep the response for `GET /responses/{id}`. Without a credential nothing is kept.
+    /// Store the response for `GET /responses/{id}`. Without a credential nothing is stored.
     #[schema(default = true)]
     pub store: Option<bool>,
-    /// Answer at once and make the response afterwards. Needs `store` and a credential.
+    /// Return at once and generate the response afterwards. Requires `store` and a credential.
     #[schema(default = false)]
     pub background: Option<bool>,
-    /// Send the response as server-sent events while it is made.
+    /// Send the response as server-sent events while it is generated.
     #[schema(default = false)]
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<ResponseStreamOptions>,
-    /// The caller's own notes, up to 16 pairs.
+    /// Up to 16 pairs of custom metadata.
     pub metadata: Option<Metadata>,
-    /// Most tokens of the answer; the end of the context without it.
+    /// Maximum number of tokens of the answer; by default the rest of the context.
     #[schema(minimum = 16)]
     pub max_output_tokens: Option<i64>,
-    /// 0 always takes the likeliest token; higher is more varied.
+    /// Sampling temperature. `0` always selects the most likely token; higher values are more random.
     #[schema(minimum = 0, maximum = 2, default = 1)]
     pub temperature: Option<f64>,
-    /// Only the likeliest tokens whose probabilities add up to this.
+    /// Nucleus sampling: the smallest set of tokens with cumulative probability `top_p`.
     #[schema(minimum = 0, maximum = 1, default = 1)]
     pub top_p: Option<f64>,
-    /// With `include: ["message.output_text.logprobs"]`: how many of the likeliest tokens to name at each position.
+    /// With `include: ["message.output_text.logprobs"]`: the number of most likely tokens to return at each
+    /// position.
     #[schema(minimum = 0, maximum = 20, default = 0)]
     pub top_logprobs: Option<i64>,
-    /// What more to say: `message.output_text.logprobs` and `web_search_call.action.sources` have an effect.
+    /// Additional output: `message.output_text.logprobs` and `web_search_call.action.sources` have an effect.
     pub include: Option<Vec<String>>,
-    /// `auto`: leave out the oldest items until the rest fits; `disabled`: refuse what does not fit.
+    /// `auto`: drop the oldest items until the rest fits; `disabled`: refuse input that does not fit.
     pub truncation: Option<Truncation>,
-    /// How the text is to be: free, JSON, or JSON that a schema accepts.
+    /// The format of the text: free, JSON, or JSON that satisfies a schema.
     pub text: Option<TextConfig>,
-    /// How to think, for models that do.
+    /// Reasoning options, for models that support it.
     pub reasoning: Option<Reasoning>,
-    /// Most tokens of thinking; then it is ended. 0: none.
+    /// Maximum number of reasoning tokens. `0` disables reasoning.
     #[schema(minimum = 0)]
     pub thinking_budget: Option<i64>,
-    /// More variables for the model's chat template, such as `enable_thinking`.
+    /// Additional variables of the model's chat template, such as `enable_thinking`.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// What the model may use: functions, and web search; up to 128.
+    /// The tools that the model may use: functions and web search; up to 128.
     #[schema(max_items = 128)]
     pub tools: Option<Vec<ResponseTool>>,
-    /// Whether to call, or what.
+    /// The choice of tool calls.
     #[schema(value_type = Option<ToolChoiceShape>)]
     pub tool_choice: Option<Value>,
-    /// Whether one answer may have several calls.
+    /// Permit several calls in one answer.
     #[schema(default = true)]
     pub parallel_tool_calls: Option<bool>,
-    /// Most searches of the web; the server has a limit of its own.
+    /// Maximum number of web searches; the server has a limit of its own.
     pub max_tool_calls: Option<i64>,
-    /// The caller's own name for its user; has no effect.
+    /// The caller's id for its user; has no effect.
     pub user: Option<String>,
-    /// The caller's own name for its user; has no effect.
+    /// The caller's id for its user; has no effect.
     #[schema(max_length = 64)]
     pub safety_identifier: Option<String>,
     /// Prefixes are always cached; those of requests with different keys are not shared.
     pub prompt_cache_key: Option<String>,
-    /// Has no effect: prefixes are cached for as long as there is room.
+    /// Has no effect: prefixes are cached as long as there is room.
     pub prompt_cache_retention: Option<CacheRetention>,
-    /// There is one tier, `default`.
+    /// The only tier is `default`.
     #[allow(dead_code, reason = "its type is checked")]
     pub service_tier: Option<ServiceTier>,
     /// As for chat completions.
@@ -164,7 +165,7 @@ pub struct CreateResponse {
     pub logit_bias: Option<BTreeMap<String, f64>>,
 }
 
-/// `POST /responses/input_tokens`: what is to be counted. Source: `TokenCountsBody`.
+/// `POST /responses/input_tokens`: the prompt to count. Source: `TokenCountsBody`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "input": "Hello"}))]
 pub struct CountTokens {
@@ -180,7 +181,7 @@ pub struct CountTokens {
     /// As for `POST /responses`; nothing is added to it.
     #[schema(value_type = Option<String>)]
     pub conversation: Option<ConversationParam>,
-    /// As for `POST /responses`; nothing is left out of the count.
+    /// As for `POST /responses`; nothing is excluded from the count.
     #[allow(dead_code, reason = "its type is checked")]
     pub truncation: Option<Truncation>,
     /// As for `POST /responses`.
@@ -197,7 +198,7 @@ pub struct CountTokens {
     pub parallel_tool_calls: Option<bool>,
 }
 
-/// What does not fit.
+/// The handling of input that does not fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Truncation {
@@ -208,7 +209,7 @@ pub enum Truncation {
     Disabled,
 }
 
-/// How long prefixes are cached.
+/// Retention of cached prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub enum CacheRetention {
     /// A while.
@@ -227,12 +228,12 @@ pub struct ResponseStreamOptions {
     pub include_obfuscation: Option<bool>,
 }
 
-/// How the text is to be.
+/// The format of the text.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct TextConfig {
     /// Its format.
     pub format: Option<TextFormat>,
-    /// `medium` alone.
+    /// Only `medium`.
     pub verbosity: Option<String>,
 }
 
@@ -312,7 +313,7 @@ pub fn check_history(
     match (previous, conversation) {
         (Some(_), Some(_)) => Err(ApiError::invalid_value(
             "conversation",
-            "Invalid 'conversation': it cannot be used together with 'previous_response_id'; give only one.",
+            "Invalid 'conversation': it cannot be used together with 'previous_response_id'; send only one.",
         )),
         _ => Ok(()),
     }
@@ -385,7 +386,7 @@ impl CreateResponse {
         if background && !store {
             return Err(ApiError::invalid_value(
                 "background",
-                "Invalid 'background': a response that runs in the background has to be stored; leave 'store' out.",
+                "Invalid 'background': a background response must be stored; omit 'store'.",
             ));
         }
         let tools =

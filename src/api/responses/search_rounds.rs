@@ -173,7 +173,9 @@ impl Rounds {
         for (id, arguments) in round.searches {
             let result = |text: &str| json!({"role": "tool", "tool_call_id": id, "content": text});
             if self.searching.most == 0 {
-                self.plan.messages.push(result("The search was not made: no more searches are allowed."));
+                self.plan
+                    .messages
+                    .push(result("The search was not performed: no more searches are allowed."));
                 continue;
             }
             let query = wanted(&arguments).unwrap_or_else(|| question.clone());

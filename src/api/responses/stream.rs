@@ -13,7 +13,7 @@ use crate::http::{ApiError, sse};
 /// Where the events come from.
 #[derive(Debug)]
 pub enum Origin {
-    /// It is being made.
+    /// The response is being generated.
     Running(Reader),
     /// It has ended.
     Ended(Progress),

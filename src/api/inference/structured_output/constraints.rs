@@ -15,26 +15,26 @@ const MOST_CHOICE_BYTES: usize = 64 * 1024;
 /// Longest grammar with a schema in it, which nobody looks into before it is compiled.
 const MOST_EMBEDDING_BYTES: usize = 4 * 1024;
 
-/// What the answer has to be, as vLLM takes it; exactly one of these.
+/// The format of the answer, as in vLLM; exactly one of these.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(example = json!({"choice": ["red", "green"]}))]
 pub struct StructuredOutputs {
     /// A JSON Schema.
     #[schema(value_type = Option<Object>)]
     json: Option<Map<String, Value>>,
-    /// A regular expression that the whole answer has to match, without look-around.
+    /// A regular expression that the whole answer must match, without look-around.
     regex: Option<String>,
-    /// Texts of which the answer has to be one.
+    /// Texts of which the answer must be one.
     #[schema(min_items = 1)]
     choice: Option<Vec<String>>,
     /// A grammar in Lark's notation or llama.cpp's.
     grammar: Option<String>,
-    /// Whether the answer has to be any JSON object.
+    /// Any JSON object.
     json_object: Option<bool>,
-    /// Not on this server.
+    /// Not supported.
     #[schema(value_type = Option<String>, max_length = 0)]
     structural_tag: Option<Value>,
-    /// Not on this server: JSON is written on one line.
+    /// Not supported: JSON is written on one line.
     #[schema(value_type = Option<String>, max_length = 0)]
     whitespace_pattern: Option<Value>,
 }
@@ -93,7 +93,7 @@ impl Wishes {
         }
         if let [first, second, ..] = &found[..] {
             let message =
-                format!("'{}' and '{}' exclude each other; give only one.", first.field, second.field);
+                format!("'{}' and '{}' are mutually exclusive; send only one.", first.field, second.field);
             return Err(ApiError::invalid_value(second.field, message));
         }
         Ok(found.pop())
@@ -187,7 +187,7 @@ fn llama_grammar(field: &'static str, text: &str) -> Result<Structured, ApiError
     let constraint = gbnf::constraint(text).map_err(|error| {
         ApiError::invalid_value(
             field,
-            format!("Invalid '{field}': it is no grammar in llama.cpp's notation: {error}."),
+            format!("Invalid '{field}': not a grammar in llama.cpp's notation: {error}."),
         )
     })?;
     Ok(Structured::text(field, constraint))

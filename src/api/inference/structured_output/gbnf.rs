@@ -75,19 +75,19 @@ impl Grammar {
             let name = parser.name().ok_or_else(|| parser.wrong("expected the name of a rule"))?;
             parser.space();
             if !parser.take("::=") {
-                return Err(parser.wrong(&format!("expected '::=' behind '{name}'")));
+                return Err(parser.wrong(&format!("expected '::=' after '{name}'")));
             }
             let number = parser.number(name)?;
             let rule = parser.alternatives(0)?;
             if parser.rules[number].replace(rule).is_some() {
-                return Err(parser.wrong(&format!("there is another rule '{name}'")));
+                return Err(parser.wrong(&format!("the rule '{name}' is defined twice")));
             }
         }
         let root = *parser.names.get("root").ok_or("it has no rule 'root'")?;
         let mut names: Vec<&str> = vec![""; parser.rules.len()];
         parser.names.iter().for_each(|(name, number)| names[*number] = name);
         let rules = parser.rules.into_iter().zip(names);
-        let rules = rules.map(|(rule, name)| rule.ok_or_else(|| format!("it has no rule '{name}'")));
+        let rules = rules.map(|(rule, name)| rule.ok_or_else(|| format!("the rule '{name}' is not defined")));
         Ok(Self { root, rules: rules.collect::<Result<_, _>>()? })
     }
 

@@ -50,9 +50,9 @@ fn what_is_wrong_is_named() {
     for (grammar, what) in [
         ("", "no rule 'root'"),
         ("a ::= \"b\"", "no rule 'root'"),
-        ("root ::= other", "no rule 'other'"),
+        ("root ::= other", "the rule 'other' is not defined"),
         ("root ::= \"a\nroot", "expected '\"'"),
-        ("root ::= \"a\"\nroot ::= \"b\"", "another rule 'root'"),
+        ("root ::= \"a\"\nroot ::= \"b\"", "the rule 'root' is defined twice"),
         ("root ::= (\"a\"", "expected ')'"),
         ("root ::= \"a\")", "no '('"),
         ("root ::= [z-a]", "backwards"),

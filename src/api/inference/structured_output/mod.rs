@@ -36,18 +36,18 @@ const MOST_PROPERTIES: usize = 5000;
 /// square of their number.
 const MOST_OPTIONAL: usize = 500;
 
-/// The form of the answer.
+/// The format of the answer.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"type": "json_object"}))]
 pub struct ResponseFormat {
-    /// Free text, any JSON object, or JSON that a schema accepts.
+    /// Free text, any JSON object, or JSON that satisfies a schema.
     #[serde(rename = "type")]
     pub kind: FormatKind,
     /// With `json_schema`: the schema.
     pub json_schema: Option<JsonSchemaFormat>,
 }
 
-/// The kind of form.
+/// The type of a format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FormatKind {
@@ -65,13 +65,13 @@ pub struct JsonSchemaFormat {
     /// Its name: letters, digits, `_` and `-`.
     #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]+$")]
     pub name: String,
-    /// What it is for; has no effect.
+    /// A description of its purpose; has no effect.
     #[allow(dead_code, reason = "its type is checked")]
     pub description: Option<String>,
-    /// A JSON Schema; any object without it. What cannot be enforced is refused.
+    /// A JSON Schema; any object if absent. A schema that cannot be enforced is refused.
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Map<String, Value>>,
-    /// Answers always satisfy the schema, with this and without.
+    /// Answers always satisfy the schema, with or without this.
     #[allow(dead_code, reason = "its type is checked")]
     pub strict: Option<bool>,
 }
@@ -133,7 +133,7 @@ fn any_object() -> Value {
 impl Structured {
     fn json(field: &'static str, place: &str, schema: Value) -> Result<Self, ApiError> {
         let wrong = |error: String| {
-            ApiError::invalid_value(place, format!("Invalid '{place}': it is no usable JSON Schema: {error}"))
+            ApiError::invalid_value(place, format!("Invalid '{place}': not a usable JSON Schema: {error}"))
         };
         let text = schema.to_string();
         if text.len() > MOST_BYTES {

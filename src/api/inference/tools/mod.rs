@@ -33,7 +33,7 @@ const MOST_BYTES: usize = 256 * 1024;
     "name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}
 }}))]
 pub struct ChatTool {
-    /// `function` alone.
+    /// Only `function`.
     #[serde(rename = "type")]
     kind: String,
     /// The function.
@@ -46,19 +46,19 @@ pub struct FunctionObject {
     /// Its name: letters, digits, `_` and `-`.
     #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]+$")]
     name: String,
-    /// What it does, for the model to know when to call it.
+    /// A description of its purpose, for the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
-    /// The JSON Schema of its arguments; none without it.
+    /// The JSON Schema of its arguments; none if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     parameters: Option<Map<String, Value>>,
-    /// Whether its arguments always satisfy the schema. They do anyway where `tool_choice` requires a call.
+    /// Its arguments always satisfy the schema. They do so anyway if `tool_choice` requires a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     strict: Option<bool>,
 }
 
-/// `none`, `auto` or `required`; or the one function to call; or those that may be called.
+/// `none`, `auto` or `required`; or the one function to call; or the permitted ones.
 #[derive(ToSchema)]
 #[schema(as = ToolChoice)]
 #[serde(untagged)]
@@ -71,7 +71,7 @@ pub enum ToolChoiceShape {
     Object(Value),
 }
 
-/// Whether to call.
+/// The choice of tool calls.
 #[derive(ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(dead_code, reason = "describes what is read by hand")]
@@ -148,8 +148,9 @@ impl Tools {
                 return Err(ApiError::invalid_value(format!("{at}name"), message));
             }
             if !names.insert(name.clone()) {
-                let message =
-                    format!("Invalid '{at}name': there is another tool '{name}'; names must differ.");
+                let message = format!(
+                    "Invalid '{at}name': the name '{name}' is used by another tool; names must be unique."
+                );
                 return Err(ApiError::invalid_value(format!("{at}name"), message));
             }
             bounds::text(&format!("{at}description"), function.description.as_deref(), MAX_DESCRIPTION)?;
@@ -157,7 +158,7 @@ impl Tools {
             let kind = function.parameters.as_ref().and_then(|schema| schema.get("type"));
             if kind.is_some_and(|kind| kind != "object") {
                 let place = format!("{at}parameters.type");
-                let message = format!("Invalid '{place}': expected 'object', which is what arguments are.");
+                let message = format!("Invalid '{place}': expected 'object', the type of arguments.");
                 return Err(ApiError::invalid_value(place, message));
             }
             bytes += function.parameters.as_ref().map_or(0, |schema| json!(schema).to_string().len());
@@ -283,7 +284,7 @@ fn check_kind(kind: &str, index: usize, allowed: &str) -> Result<(), ApiError> {
 
 fn validator(schema: &Value, place: &str) -> Result<Validator, ApiError> {
     let wrong = |error: String| {
-        ApiError::invalid_value(place, format!("Invalid '{place}': it is no usable JSON Schema: {error}"))
+        ApiError::invalid_value(place, format!("Invalid '{place}': not a usable JSON Schema: {error}"))
     };
     structured_output::validator(schema).map_err(wrong)
 }

@@ -12,31 +12,31 @@ use crate::api::inference::web_search::{
 };
 use crate::http::ApiError;
 
-/// What the model may use, as Responses have it: a function, or web search.
+/// A tool as in Responses: a function, or web search.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 pub struct ResponseTool {
-    /// `function`, or `web_search` (`web_search_preview` is the same).
+    /// `function`, or `web_search` (`web_search_preview` is a synonym).
     #[serde(rename = "type")]
     kind: String,
     /// Its name: letters, digits, `_` and `-`.
     #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]+$")]
     name: Option<String>,
-    /// What it does, for the model to know when to call it.
+    /// A description of its purpose, for the model.
     description: Option<String>,
-    /// The JSON Schema of its arguments; none without it.
+    /// The JSON Schema of its arguments; none if absent.
     #[schema(value_type = Option<Object>)]
     parameters: Option<Map<String, Value>>,
-    /// Whether its arguments always satisfy the schema. They do anyway where `tool_choice` requires a call.
+    /// Its arguments always satisfy the schema. They do so anyway if `tool_choice` requires a call.
     strict: Option<bool>,
-    /// Web search: how much room the results take.
+    /// Web search: the amount of context for the results.
     search_context_size: Option<ContextSize>,
-    /// Web search: where to search from.
+    /// Web search: the user's location.
     user_location: Option<UserLocation>,
-    /// Web search: which pages may be found.
+    /// Web search: restricts the pages.
     filters: Option<SearchFilters>,
-    /// Web search: `true` alone.
+    /// Web search: only `true`.
     external_web_access: Option<bool>,
-    /// Web search: `text` alone.
+    /// Web search: only `text`.
     search_content_types: Option<Vec<String>>,
 }
 

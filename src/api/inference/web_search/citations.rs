@@ -9,15 +9,15 @@ const DIGITS: usize = 3;
 /// Most numbers between one pair of brackets.
 const TOGETHER: usize = 10;
 
-/// A place in a text that cites a page.
+/// A citation of a page in a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UrlCitation {
     /// Always `url_citation`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Where the mark begins, in characters.
+    /// The start of the mark, in characters.
     pub start_index: usize,
-    /// Where it ends: the first character behind it.
+    /// The end of the mark, exclusive.
     pub end_index: usize,
     /// The page.
     pub url: String,
@@ -25,22 +25,22 @@ pub struct UrlCitation {
     pub title: String,
 }
 
-/// The same as chat has it.
+/// The same as in chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ChatCitation {
     /// Always `url_citation`.
     #[serde(rename = "type")]
     kind: &'static str,
-    /// Where and what.
+    /// The position and the page.
     url_citation: CitedUrl,
 }
 
-/// A page, and where it is cited.
+/// A cited page and the position of the citation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CitedUrl {
-    /// Where the mark begins, in characters.
+    /// The start of the mark, in characters.
     start_index: usize,
-    /// Where it ends: the first character behind it.
+    /// The end of the mark, exclusive.
     end_index: usize,
     /// The page.
     url: String,

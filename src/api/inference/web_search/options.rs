@@ -22,7 +22,7 @@ pub fn is_web_search(kind: &str) -> bool {
     NAMES.contains(&kind)
 }
 
-/// How much room search results take: `low` 3 results, `medium` 5, `high` 10.
+/// The amount of context for search results: `low` 3 results, `medium` 5, `high` 10.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[schema(as = SearchContextSize)]
 #[serde(rename_all = "lowercase")]
@@ -36,7 +36,7 @@ pub enum ContextSize {
     High,
 }
 
-/// How exact a place is.
+/// The precision of a location.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[schema(as = SearchLocationKind)]
 #[serde(rename_all = "lowercase")]
@@ -46,43 +46,43 @@ pub enum LocationKind {
     Approximate,
 }
 
-/// Where to search from.
+/// The user's location.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[schema(as = SearchUserLocation)]
 pub struct UserLocation {
     /// Always `approximate`.
     #[serde(rename = "type", default)]
     kind: LocationKind,
-    /// ISO code of two letters.
+    /// Two-letter ISO code.
     #[schema(max_length = 2)]
     country: Option<String>,
-    /// In words.
+    /// Free text.
     region: Option<String>,
-    /// In words.
+    /// Free text.
     city: Option<String>,
     /// Has no effect.
     timezone: Option<String>,
 }
 
-/// Which pages may be found.
+/// Restricts the pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct SearchFilters {
-    /// Only these domains and what is below them, such as `example.com`; up to 20.
+    /// Only these domains and their subdomains, such as `example.com`; up to 20.
     #[schema(max_items = 20)]
     allowed_domains: Option<Vec<String>>,
 }
 
-/// Chat: search the web before answering, with the last message of the user.
+/// Chat: search the web with the last user message before answering.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[schema(example = json!({"search_context_size": "low"}))]
 pub struct WebSearchOptions {
-    /// How much room the results take.
+    /// The amount of context for the results.
     search_context_size: Option<ContextSize>,
-    /// Where to search from.
+    /// The user's location.
     user_location: Option<Approximate>,
 }
 
-/// Chat's place: one level deeper.
+/// The location in chat, nested one level deeper.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[schema(as = SearchApproximateLocation)]
 pub struct Approximate {
@@ -90,7 +90,7 @@ pub struct Approximate {
     #[serde(rename = "type", default)]
     #[allow(dead_code, reason = "its value is checked")]
     kind: LocationKind,
-    /// The place.
+    /// The location.
     approximate: UserLocation,
 }
 
