@@ -74,14 +74,14 @@ def get(url):
         return answer.read()
 
 
-def jan(options, folder):
+def jan(options, folder, server=None):
     def ready(log):
         found = re.search(r"http://127\.0\.0\.1:\d+", log)
         if found and json.loads(get(f"{found[0]}/v1/models/bench"))["status"] == "ready":
             return found[0]
         return None
 
-    command = [options.server, "serve", "--listen", "127.0.0.1:0", "--data-dir", f"{folder}/data"]
+    command = [server or options.server, "serve", "--listen", "127.0.0.1:0", "--data-dir", f"{folder}/data"]
     # Nobody signs in here, and the guests' limit is less than the turns make requests.
     limits = {f"JAN_SERVER__RATE_LIMITS__{name}": "1000000" for name in ("ANONYMOUS_PER_HOUR", "INFERENCE_PER_MINUTE")}
     env = {"JAN_SERVER__ENGINE__THREADS": str(options.threads)} | limits | dict(pair.split("=", 1) for pair in options.jan_env)
@@ -137,18 +137,57 @@ def against_raw_engine(options, tool, ban):
     return result
 
 
+def scenario_of(options, tool, url, ban, scenario, streams=WIDTHS):
+    """One scenario against one server."""
+    command = [tool, scenario, "--url", url, "--model", "bench", "--ban", ban]
+    if scenario in ("throughput", "structured", "spin"):
+        command += ["--tokens", str(options.tokens)]
+    if scenario == "throughput":
+        command += ["--streams", streams]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
 def measure(options, tool, url, ban, name):
     results = {}
     for scenario in options.only:
         say(f"{name}: {scenario}")
-        command = [tool, scenario, "--url", url, "--model", "bench", "--ban", ban]
-        if scenario in ("throughput", "structured", "spin"):
-            command += ["--tokens", str(options.tokens)]
-        if scenario == "throughput":
-            command += ["--streams", WIDTHS]
-        results[scenario] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        results[scenario] = scenario_of(options, tool, url, ban, scenario)
         time.sleep(1)
     return results
+
+
+def beside_another(options, tool, ban):
+    """Two jan-server binaries, in turns of one scenario (and width) each, the order changing from turn to turn. A
+    neighbour on a shared machine slows a turn down and never speeds it up, so the best turns are compared, and the
+    median of the turns' ratios is printed beside them."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        urls = []
+        for number, server in enumerate((options.server, options.beside)):
+            os.mkdir(f"{folder}/{number}")
+            urls.append(stack.enter_context(jan(options, f"{folder}/{number}", server)))
+        for scenario in options.only:
+            for width in WIDTHS.split(",") if scenario == "throughput" else [""]:
+                for turn in range(options.turns):
+                    say(f"{scenario} {width}, turn {turn + 1} of {options.turns}")
+                    pair = {}
+                    for which in (0, 1) if turn % 2 else (1, 0):
+                        result = scenario_of(options, tool, urls[which], ban, scenario, width)
+                        pair[which] = figures([{"jan": {scenario: result}}], "jan")
+                    for name in pair[0]:
+                        found.setdefault(name, []).append((pair[0][name], pair[1][name]))
+    return found
+
+
+def beside_table(found):
+    lines = [f"{'':46}{'here':>14}{'beside':>14}{'of the best':>14}{'median ratio':>14}"]
+    for name, turns in found.items():
+        best = max if "tok/s" in name or "share" in name or "of free" in name or "finished" in name else min
+        here, there = (best(values) for values in zip(*turns, strict=True))
+        if there:
+            median = statistics.median(a / b for a, b in turns if b)
+            lines.append(f"{name:46}{here:14.3f}{there:14.3f}{here / there:14.3f}{median:14.3f}")
+    return "\n".join(lines)
 
 
 def figures(rounds, who):
@@ -207,10 +246,11 @@ def main():
     parser.add_argument("--server", default=target / "release/jan-server", help="the jan-server binary")
     parser.add_argument("--tool", help="the benchmark program; default: cargo builds it")
     parser.add_argument("--llama-dir", help="folder of llama-server and llama-batched-bench")
+    parser.add_argument("--beside", help="another jan-server binary; the two are compared in alternating turns")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
     parser.add_argument("--rounds", type=int, default=1, help="repeat everything, alternating; medians are compared")
-    parser.add_argument("--turns", type=int, default=6, help="turns of each width beside the raw engine")
+    parser.add_argument("--turns", type=int, default=6, help="turns beside the raw engine or --beside")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=SCENARIOS)
     parser.add_argument("--jan-env", nargs="*", default=[], metavar="KEY=VALUE", help="settings of jan-server")
     parser.add_argument("--out", default=ROOT / "bench-results", type=pathlib.Path, help="folder for the JSON")
@@ -223,6 +263,12 @@ def main():
     if "raw" in options.only and options.llama_dir:
         raw = against_raw_engine(options, tool, ban)
     options.only = [scenario for scenario in options.only if scenario != "raw"]
+    if options.beside:
+        found = beside_another(options, tool, ban)
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "beside.json").write_text(json.dumps(found, indent=2))
+        print(beside_table(found))
+        return
 
     rounds = []
     for number in range(options.rounds if options.only else 0):

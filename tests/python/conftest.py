@@ -28,6 +28,24 @@ def server(tmp_path_factory):
     running.close()
 
 
+#: MiB that a hostile test may bring the server, and a process that it started, to at most.
+MOST_OF_SERVER, MOST_OF_WORKER = 512, 1024
+
+
+@pytest.fixture(autouse=True)
+def memory_under_attack(request):
+    """Holds every hostile test, whatever it tries, to the memory that a server with small caches may take."""
+    if not request.path.name.startswith("test_hostile"):
+        yield
+        return
+    Server.peaks_of_ended.clear()
+    for one in Server.running:
+        one.reset_peaks()
+    yield
+    for server, worker in [*Server.peaks_of_ended, *(one.peaks() for one in Server.running)]:
+        assert server <= MOST_OF_SERVER and worker <= MOST_OF_WORKER, f"{server:.0f} and {worker:.0f} MiB"
+
+
 @pytest.fixture
 def make_server(tmp_path):
     """Starts servers with settings of their own and ends them with the test."""

@@ -40,6 +40,10 @@ ROOMY = {
     "JAN_SERVER__RATE_LIMITS__SIGN_IN_FAILURES_PER_HOUR": "1000000",
 }
 
+#: Caches so small that the memory that a process takes is its requests' (the hostile tests measure that); those of the
+#: second model hold more.
+SMALL_CACHES = {"JAN_SERVER__STORAGE__CACHE_MIB": "64", "JAN_SERVER__ENGINE__CACHE_RAM_MIB": "128"} if IS_BUNDLED else {}
+
 #: (time limit, what is being waited for) of everything that a fresh server does; generous for slow machines.
 START_TIMEOUT = 60
 
@@ -79,6 +83,8 @@ class Server:
     """One running `jan-server serve`."""
 
     running = []
+    #: Of servers that ended: (most MiB of the server, most MiB of a process that it started).
+    peaks_of_ended = []
 
     def __init__(self, folder, *args, env=None, config=None, model=True, wait="ready", listen="127.0.0.1:0"):
         """`wait`: "ready" for a model that answers, "live" for the HTTP port alone, None for neither."""
@@ -98,7 +104,7 @@ class Server:
             environment |= {"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "2048", "JAN_SERVER__ENGINE__KV_CELLS": "8192"}
             # The bundled model shows the default; test_reproducible.py has both with it.
             environment |= {"JAN_SERVER__ENGINE__REPRODUCIBLE": "true"}
-        environment |= ROOMY | {k: str(v) for k, v in (env or {}).items()}
+        environment |= ROOMY | SMALL_CACHES | {k: str(v) for k, v in (env or {}).items()}
         # A second start in the same folder must not find the first one's address.
         self._log_begins = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
@@ -256,6 +262,22 @@ class Server:
             timeout,
         )
 
+    def peaks(self):
+        """(MiB of the server, MiB of the largest process that it started) at most so far; 0 of what runs no more."""
+
+        def of(pid):
+            with contextlib.suppress(OSError, AssertionError):
+                return peak_mib(pid)
+            return 0
+
+        return of(self.pid), max((of(pid) for pid in children(self.pid)), default=0)
+
+    def reset_peaks(self):
+        """Has the peaks of all its processes count from now."""
+        for pid in (self.pid, *children(self.pid)):
+            with contextlib.suppress(OSError):
+                reset_peak(pid)
+
     def kill(self):
         """`kill -9`, and waits until it is gone."""
         self.close()
@@ -267,6 +289,7 @@ class Server:
         """Ends it, however it stands."""
         if self in Server.running:
             Server.running.remove(self)
+            Server.peaks_of_ended.append(self.peaks())
         workers = self.workers() if self.process.poll() is None else []
         for pid in workers:
             with contextlib.suppress(ProcessLookupError):

@@ -1,24 +1,16 @@
-"""Requests that would cost memory many times their size, while somebody else chats: what the processes take at most.
-
-The caches are small, so that what is measured is the request's.
-"""
+"""Requests that would cost memory many times their size, while somebody else chats; conftest.py measures the memory."""
 
 import statistics
 import threading
 import time
 
 import pytest
-from harness import MODEL, Server, peak_mib, reset_peak
+from harness import MODEL
 
-SMALL = """
-[storage]
-cache_mib = 64
-[engine]
-cache_ram_mib = 128
+ROOMY = """
 [rate_limits]
 answers_per_minute = 100_000
 """
-MOST_OF_SERVER, MOST_OF_WORKER = 512, 1024
 #: Against hanging alone.
 GUARD = 10.0
 
@@ -79,13 +71,6 @@ CASES = {
 }
 
 
-@pytest.fixture
-def running(tmp_path_factory):
-    own = Server(tmp_path_factory.mktemp("memory"), config=SMALL)
-    yield own
-    own.close()
-
-
 def seconds(ask):
     begun = time.monotonic()
     answer = ask()
@@ -94,7 +79,8 @@ def seconds(ask):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_copies_cost_no_memory_and_nobody_waits(running, case):
+def test_copies_cost_no_memory_and_nobody_waits(make_server, case):
+    running = make_server(config=ROOMY)
     path, body = CASES[case]
     key = running.new_key(running.new_user("attacker@example.com"))["key"]
     neighbour = running.new_key(running.new_user("neighbour@example.com"))["key"]
@@ -104,8 +90,7 @@ def test_copies_cost_no_memory_and_nobody_waits(running, case):
 
     alone = max(seconds(chat) for _ in range(3))
     worker = running.worker()
-    reset_peak(running.pid)
-    reset_peak(worker)
+    running.reset_peaks()
     answers = []
     attack = threading.Thread(target=lambda: answers.append(running.post(path, body, key=key)))
     attack.start()
@@ -118,5 +103,3 @@ def test_copies_cost_no_memory_and_nobody_waits(running, case):
     assert running.worker() == worker
     assert waited[0] <= max(10 * alone, GUARD)
     assert statistics.median(probes) < GUARD
-    assert peak_mib(running.pid) <= MOST_OF_SERVER
-    assert peak_mib(worker) <= MOST_OF_WORKER

@@ -129,7 +129,7 @@ def occupy(own, key):
 
 def test_a_thousand_answers_do_not_hold_others_up(make_server):
     """Neither places nor running sequences nor KV cells are one caller's: others go on while the attack does."""
-    own = make_server(config="[storage]\ncache_mib = 64\n[engine]\ncache_ram_mib = 128\n")
+    own = make_server()
     ann, bob = members(own, "ann", "bob")
 
     def chat():

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import threading
 import time
 
@@ -104,11 +103,6 @@ ENDLESS = {
 COMPILED = {"400 integers with multipleOf"}
 
 
-def peak_mib(pid):
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) >> 10
-
-
 @pytest.mark.parametrize("name", ENDLESS)
 def test_an_endless_constraint_is_refused_while_others_chat(running, name):
     worker, place = running.worker(), list(ENDLESS).index(name)
@@ -145,8 +139,6 @@ def test_an_endless_constraint_is_refused_while_others_chat(running, name):
     fine = running.chat("Hello", key=neighbour, response_format={"type": "json_schema", "json_schema": {"name": name.replace(" ", "-"), "schema": schema}})
     assert fine.status == 200
     assert running.worker() == worker
-    assert peak_mib(worker) < 1024
-    assert peak_mib(running.pid) < 512
 
 
 @pytest.fixture

@@ -12,12 +12,9 @@ from store_callers import CONVERSATIONS, RESPONSES, Neighbour, export_of, fill, 
 #: A guard, far above a step of the store and an fsync, far below what a job of the sizes here took in one piece.
 PAUSE = 1.0
 
-ROOMY = "[storage]\ncache_mib = 64\n[engine]\ncache_ram_mib = 128\n"
-
-
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    one = Server(tmp_path_factory.mktemp("store"), wait="live", model=False, config=ROOMY)
+    one = Server(tmp_path_factory.mktemp("store"), wait="live", model=False)
     yield one
     one.close()
 
@@ -89,7 +86,7 @@ def test_deleting_a_huge_conversation_holds_nobody_up(own, neighbour):
 
 def test_an_import_waits_for_what_is_being_removed(tmp_path):
     """What is left of a deleted account must not take with it what an import brings back of it."""
-    server = Server(tmp_path, wait="live", model=False, config=ROOMY)
+    server = Server(tmp_path, wait="live", model=False)
     user = server.new_user("again@store.example")
     key = server.new_key(user)["key"]
     made = fill(server, key, conversations=150, items=5, size=1000)
@@ -97,7 +94,7 @@ def test_an_import_waits_for_what_is_being_removed(tmp_path):
     assert server.delete(f"/api/v1/admin/users/{user}", key=server.admin_key).status in (200, 204)
     import_into(server, export)
     server.kill()
-    server = Server(tmp_path, wait="live", model=False, config=ROOMY)
+    server = Server(tmp_path, wait="live", model=False)
     found = records(server)
     kinds = [record["kind"] for record in found if record["kind"] in ("conversation", "item")]
     assert (kinds.count("conversation"), kinds.count("item")) == (len(made), 5 * len(made))
@@ -107,7 +104,7 @@ def test_an_import_waits_for_what_is_being_removed(tmp_path):
 def test_deletions_survive_a_kill(tmp_path):
     """kill -9 at any moment of a deletion: it is whole or was never begun, and none that was acknowledged comes back."""
     chance = random.Random(4711)
-    server = Server(tmp_path, wait="live", model=False, config=ROOMY)
+    server = Server(tmp_path, wait="live", model=False)
     stays = server.new_user("stays@store.example")
     fill(server, server.new_key(stays)["key"], conversations=5, items=3, size=10)
     for number in range(3):
@@ -129,7 +126,7 @@ def test_deletions_survive_a_kill(tmp_path):
         time.sleep(chance.uniform(0, 0.05))
         server.kill()
         deleting.join(30)
-        server = Server(tmp_path, wait="live", model=False, config=ROOMY)
+        server = Server(tmp_path, wait="live", model=False)
         left = of(user, records(server))
         kinds = [record["kind"] for record in records(server)]
         if acknowledged:

@@ -430,7 +430,7 @@ def test_who_leaves_takes_the_search_along(own, service):
         assert service.dropped.wait(3.5), "the search went on"
 
 
-def test_what_is_remembered_and_what_it_costs(make_server, service):
+def test_cached_results_cost_no_credits(make_server, service):
     own = make_server(env=service.settings(credits_per_user_per_day=2))
     service.asked.clear()
     asked = question()
@@ -444,6 +444,17 @@ def test_what_is_remembered_and_what_it_costs(make_server, service):
     assert len(service.asked) == 2
     other = own.new_key(own.new_user())["key"]
     assert own.chat(question(), key=other, web_search_options={}).status == 200, "the limit is each user's own"
+
+
+def test_credits_are_bounded_in_all(make_server, service):
+    own = make_server(env=service.settings(credits_per_day=2))
+    keys = [own.new_key(own.new_user(f"{name}@example.com"))["key"] for name in ("ann", "bob", "cleo")]
+    answers = [own.chat(question(), key=key, web_search_options={}) for key in keys]
+    assert [answer.status for answer in answers] == [200, 200, 429], answers
+    refused = answers[-1]
+    assert refused.error["code"] == "web_search_limit_reached", refused
+    assert "web_search.credits_per_day" in refused.error["message"] and int(refused.headers["Retry-After"]) > 0
+    assert own.chat(key=keys[-1]).status == 200, "without a search it goes on"
 
 
 def test_results_make_room_for_the_answer(own, service):
