@@ -51,7 +51,7 @@ def trusting(make_server):
     return make
 
 
-def test_guests_have_their_addresss_limits_together(trusting):
+def test_guests_have_their_addresses_limits_together(trusting):
     own = trusting(**limits(anonymous_per_hour=100, inference_per_minute=60, authenticated_per_hour=1000))
     member = own.new_key(own.new_user())["key"]
     credentials = [guest(own), guest(own, key=True), guest(own), None]
@@ -86,7 +86,7 @@ def test_limits_that_an_administrator_gave_a_guest_hold(trusting):
     assert [infer(own, guest(own)).status for _ in range(4)] == [200] * 3 + [429], "nobody else's"
 
 
-def test_guests_have_their_addresss_background_places_together(trusting):
+def test_guests_have_their_addresses_background_places_together(trusting):
     own = trusting("[responses]\nmax_background_per_user = 2\n")
     member = own.new_key(own.new_user())["key"]
 
