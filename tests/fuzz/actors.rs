@@ -2,7 +2,7 @@
 
 use super::backup::format::Importer;
 use super::conversations::{ConversationId, Position};
-use super::identity::signing::KeyRing;
+use super::identity::signing::{KeyFolder, SigningKeyStore};
 use super::identity::token::{Parties, TokenType};
 use super::identity::{KeyId, SessionId, UserId};
 
@@ -39,7 +39,7 @@ fn cursors() {
 #[test]
 fn tokens() {
     let folder = tempfile::tempdir().unwrap();
-    let ring = KeyRing::load(folder.path(), 0, u64::MAX).unwrap();
+    let ring = KeyFolder::of(folder.path()).load(0, u64::MAX).unwrap();
     let parties = Parties { issuer: "us".to_owned(), audience: "them".to_owned() };
     let words = &[
         ".",

@@ -12,7 +12,7 @@ use super::actor::{Call, ConversationMessage, ConversationStore, StoreArguments,
 use super::decide::{Begun, Opening, find, not_found};
 use super::error::{ConversationError, RETRY_AFTER};
 use super::ids::ConversationId;
-use super::running::{Lease, Running};
+use super::leases::{Lease, Leases, LocalLeases};
 use super::turn::Turn;
 use super::types::{
     Anchor, BranchView, ConversationPage, ConversationQuery, ConversationRecord, ConversationUpdate, Item,
@@ -47,7 +47,7 @@ pub struct Conversations {
     reader: Arc<Reader>,
     shards: Arc<[Arc<Slot<ConversationMessage>>]>,
     places: Arc<Semaphore>,
-    running: Running,
+    running: Arc<dyn Leases>,
 }
 
 /// Where reads go: past the store's thread, so that none waits for an `fsync`.
@@ -94,7 +94,7 @@ impl Conversations {
             writer: Writer { store, limits: Arc::new(limits), last_us: Arc::default() },
             shards: (0..SHARDS).map(|_| Arc::default()).collect(),
             places: Arc::new(Semaphore::new(PLACES)),
-            running: Running::default(),
+            running: Arc::new(LocalLeases::default()),
         }
     }
 
@@ -346,7 +346,7 @@ impl Conversations {
     /// Those before took longer than `conversations.turn_wait_ms`.
     pub async fn lease(&self, id: ConversationId) -> Result<Lease, ConversationError> {
         let limit = Duration::from_millis(self.writer.limits.turn_wait_ms);
-        let turn = tokio::time::timeout(limit, self.running.turn(id)).await;
+        let turn = tokio::time::timeout(limit, self.running.acquire(id)).await;
         turn.map_err(|_| ConversationError::TurnTimeout { waited: limit })
     }
 
@@ -386,14 +386,14 @@ impl Conversations {
 
     async fn look<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&dyn ConversationsStore, &Running) -> Result<T, ConversationError> + Send + 'static,
+        look: impl FnOnce(&dyn ConversationsStore, &dyn Leases) -> Result<T, ConversationError> + Send + 'static,
     ) -> Result<T, ConversationError> {
         let place = self.place()?;
         let trees = self.reader.trees().await?;
         let running = self.running.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let _place = place;
-            look(&*trees, &running)
+            look(&*trees, &*running)
         });
         looked.await.unwrap_or_else(|_| Err(ConversationError::unavailable()))
     }

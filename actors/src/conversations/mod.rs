@@ -16,8 +16,8 @@ mod fields;
 mod handle;
 mod ids;
 pub mod item;
+mod leases;
 pub mod markdown;
-mod running;
 mod title;
 mod tree;
 mod turn;
@@ -31,7 +31,7 @@ pub use error::ConversationError;
 pub use handle::{Conversations, TurnRequest};
 pub use ids::ConversationId;
 pub(crate) use ids::MAX_ITEM_ID;
-pub use running::Lease;
+pub use leases::Lease;
 pub use tree::Node;
 pub use turn::Turn;
 pub use types::{

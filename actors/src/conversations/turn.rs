@@ -10,7 +10,7 @@ use super::actor::Writer;
 use super::decide::{self, Begun, Said};
 use super::error::ConversationError;
 use super::ids::ConversationId;
-use super::running::Lease;
+use super::leases::Lease;
 use super::types::{Ending, Item, NewItem};
 
 /// A turn that has begun. Dropping it is how it breaks off: what there is of the answer is kept as `incomplete`.

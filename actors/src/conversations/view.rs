@@ -4,7 +4,7 @@ use super::decide::{find, find_item, not_found};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::item;
-use super::running::Running;
+use super::leases::Leases;
 use super::tree::{Node, Tree};
 use super::types::{
     BranchView, ConversationPage, ConversationQuery, ConversationRecord, Item, ItemPage, Position,
@@ -30,9 +30,9 @@ pub struct Viewer<'a> {
 
 impl<'a> Viewer<'a> {
     /// Of that conversation.
-    pub fn new(store: &'a dyn ConversationsStore, id: ConversationId, running: &Running) -> Self {
+    pub fn new(store: &'a dyn ConversationsStore, id: ConversationId, running: &dyn Leases) -> Self {
         // Looked up before anything is read: an answer counts as running until its end is stored.
-        Self { store, id, running_from: running.from(id) }
+        Self { store, id, running_from: running.answering_from(id) }
     }
 
     fn show(&self, stored: StoredItem, parent: Option<&Node>) -> Item {
@@ -144,7 +144,7 @@ pub struct Seen {
 /// Reads what a turn needs. `again`: it says nothing new, so it answers once more what was said last.
 pub fn before_turn(
     store: &dyn ConversationsStore,
-    running: &Running,
+    running: &dyn Leases,
     user: UserId,
     id: ConversationId,
     anchor: &super::types::Anchor,
@@ -175,7 +175,7 @@ pub fn before_turn(
 /// A conversation and what leads to the end of its active branch.
 pub fn get(
     store: &dyn ConversationsStore,
-    running: &Running,
+    running: &dyn Leases,
     user: UserId,
     id: ConversationId,
 ) -> View<(ConversationRecord, Vec<Item>)> {
@@ -187,7 +187,7 @@ pub fn get(
 /// A conversation with all its branches.
 pub fn whole(
     store: &dyn ConversationsStore,
-    running: &Running,
+    running: &dyn Leases,
     user: UserId,
     id: ConversationId,
 ) -> View<WholeConversation> {
@@ -203,7 +203,7 @@ pub fn whole(
 /// What a share link shows.
 pub fn shared(
     store: &dyn ConversationsStore,
-    running: &Running,
+    running: &dyn Leases,
     token: &str,
 ) -> View<(ConversationRecord, Vec<Item>)> {
     // The token is what opens it: it is repeated nowhere.

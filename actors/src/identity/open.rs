@@ -8,6 +8,7 @@ use super::call::Desk;
 use super::handle::Identity;
 use super::index::Index;
 use super::now_s;
+use super::signing::KeyFolder;
 use super::tokens::Tokens;
 use crate::config::{AuthConfig, StorageConfig};
 use crate::store::{self, OpenError, Store};
@@ -43,7 +44,7 @@ impl Identity {
         let mirror = Arc::clone(&index);
         let store = Store::open(store::factory(storage), move |stores| mirror.load(stores))?;
         let desk = Desk { store: Arc::new(store), index };
-        let tokens = Tokens::open(config, data_dir.to_owned(), now_s());
+        let tokens = Tokens::open(config, Box::new(KeyFolder::of(data_dir)), now_s());
         let tokens = tokens.map_err(|error| IdentityOpenError::SigningKeys {
             folder: data_dir.display().to_string(),
             error,

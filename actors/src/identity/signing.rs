@@ -1,7 +1,8 @@
-//! The keys that tokens are signed with: Ed25519 ([RFC 8037]), one file each in `<data-dir>/keys`.
+//! The keys that tokens are signed with: Ed25519 ([RFC 8037]).
 //!
-//! The newest one signs. Rotating is writing one more file, so it is done or not done, whatever crashes. An older key
-//! is honoured until everything it signed has died, and then its file is deleted.
+//! The newest one signs. An older key is honoured until all tokens that it signed have expired, and is then deleted. All
+//! servers that accept each other's tokens share one [`SigningKeyStore`]; today that is a folder with a file for each key
+//! ([`KeyFolder`]). Rotating writes one more file, so it is done or not done, whatever crashes.
 //!
 //! [RFC 8037]: https://www.rfc-editor.org/rfc/rfc8037
 
@@ -41,7 +42,6 @@ pub struct SigningKey {
     /// The public key, as a JWK has it (`x`).
     public: String,
     created_at_ms: u64,
-    path: PathBuf,
 }
 
 impl fmt::Debug for SigningKey {
@@ -56,28 +56,76 @@ pub struct KeyRing {
     keys: Vec<SigningKey>,
 }
 
-impl KeyRing {
-    /// Reads the keys of a data folder; makes the first one where there is none. Keys replaced more than `keep_ms`
-    /// ago are deleted.
+/// The place where signing keys are stored. Its methods block.
+pub trait SigningKeyStore: fmt::Debug + Send + Sync {
+    /// Reads the keys, and creates the first one where there is none. Keys replaced more than `keep_ms` ago are deleted.
     ///
     /// # Errors
-    /// A file that cannot be read, or is no key.
-    pub fn load(data_dir: &Path, now_ms: u64, keep_ms: u64) -> io::Result<Self> {
-        let folder = folder(data_dir);
-        create_private_folder(&folder)?;
-        let mut keys = read_all(&folder)?;
+    /// A key cannot be read, or is damaged.
+    fn load(&self, now_ms: u64, keep_ms: u64) -> io::Result<KeyRing>;
+
+    /// A time that differs from an earlier one if keys were added or deleted in between.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn changed_at(&self) -> io::Result<SystemTime>;
+
+    /// Creates a new key, which signs from then on, and returns its id (`kid`).
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn rotate(&self) -> io::Result<String>;
+}
+
+/// Signing keys in the folder `keys` of a data folder, one file each.
+#[derive(Clone, Debug)]
+pub struct KeyFolder(PathBuf);
+
+impl KeyFolder {
+    /// The keys of a data folder.
+    pub fn of(data_dir: &Path) -> Self {
+        Self(data_dir.join("keys"))
+    }
+}
+
+impl SigningKeyStore for KeyFolder {
+    fn load(&self, now_ms: u64, keep_ms: u64) -> io::Result<KeyRing> {
+        create_private_folder(&self.0)?;
+        let mut keys = read_all(&self.0)?;
         if keys.is_empty() {
-            rotate_signing_key(data_dir)?;
-            keys = read_all(&folder)?;
+            self.rotate()?;
+            keys = read_all(&self.0)?;
         }
-        let dead = dead_count(&keys.iter().map(|key| key.created_at_ms).collect::<Vec<_>>(), now_ms, keep_ms);
-        for key in keys.drain(..dead) {
-            tracing::info!(kid = key.kid, "a signing key that was replaced is dead and is deleted");
-            std::fs::remove_file(&key.path)?;
+        let created: Vec<_> = keys.iter().map(|(key, _)| key.created_at_ms).collect();
+        for (key, path) in keys.drain(..dead_count(&created, now_ms, keep_ms)) {
+            tracing::info!(kid = key.kid, "a signing key that was replaced has expired and is deleted");
+            std::fs::remove_file(path)?;
         }
-        Ok(Self { keys })
+        Ok(KeyRing { keys: keys.into_iter().map(|(key, _)| key).collect() })
     }
 
+    fn changed_at(&self) -> io::Result<SystemTime> {
+        std::fs::metadata(&self.0)?.modified()
+    }
+
+    fn rotate(&self) -> io::Result<String> {
+        create_private_folder(&self.0)?;
+        // Never older than the newest, should the clock have been set back.
+        let newest = read_all(&self.0)?.last().map_or(0, |(key, _)| key.created_at_ms);
+        let created_at_ms = now_ms().max(newest + 1);
+        let unspecified = |_| io::Error::other("the system gives no randomness for a signing key");
+        let pair = Ed25519KeyPair::generate().map_err(unspecified)?;
+        let document = pair.to_pkcs8v1().map_err(unspecified)?;
+        let kid = thumbprint(&public_text(&pair));
+        let private_key = STANDARD.encode(document.as_ref());
+        let file = KeyFile { kid: kid.clone(), created_at_ms, private_key };
+        let text = serde_json::to_vec(&file).expect("texts and a number have a JSON form");
+        write_private(&self.0.join(format!("{created_at_ms}-{kid}.json")), &text)?;
+        Ok(kid)
+    }
+}
+
+impl KeyRing {
     /// The one that signs.
     pub fn newest(&self) -> &SigningKey {
         self.keys.last().expect("a ring is made with at least one key, and never loses its last")
@@ -122,24 +170,7 @@ fn dead_count(created_at_ms: &[u64], now_ms: u64, keep_ms: u64) -> usize {
 /// # Errors
 /// The folder cannot be written.
 pub fn rotate_signing_key(data_dir: &Path) -> io::Result<String> {
-    let folder = folder(data_dir);
-    create_private_folder(&folder)?;
-    // Never older than the newest, should the clock have been set back.
-    let newest = read_all(&folder)?.last().map_or(0, |key| key.created_at_ms);
-    let created_at_ms = now_ms().max(newest + 1);
-    let unspecified = |_| io::Error::other("the system gives no randomness for a signing key");
-    let pair = Ed25519KeyPair::generate().map_err(unspecified)?;
-    let document = pair.to_pkcs8v1().map_err(unspecified)?;
-    let kid = thumbprint(&public_text(&pair));
-    let private_key = STANDARD.encode(document.as_ref());
-    let file = KeyFile { kid: kid.clone(), created_at_ms, private_key };
-    let text = serde_json::to_vec(&file).expect("texts and a number have a JSON form");
-    write_private(&folder.join(format!("{created_at_ms}-{kid}.json")), &text)?;
-    Ok(kid)
-}
-
-fn folder(data_dir: &Path) -> PathBuf {
-    data_dir.join("keys")
+    KeyFolder::of(data_dir).rotate()
 }
 
 fn now_ms() -> u64 {
@@ -148,18 +179,18 @@ fn now_ms() -> u64 {
 }
 
 /// Every key of the folder, oldest first.
-fn read_all(folder: &Path) -> io::Result<Vec<SigningKey>> {
+fn read_all(folder: &Path) -> io::Result<Vec<(SigningKey, PathBuf)>> {
     let mut keys = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
-            let key = read_key(&path);
-            keys.push(key.map_err(|error| {
+            let key = read_key(&path).map_err(|error| {
                 io::Error::new(error.kind(), format!("the signing key {}: {error}", path.display()))
-            })?);
+            })?;
+            keys.push((key, path));
         }
     }
-    keys.sort_by(|a, b| (a.created_at_ms, &a.kid).cmp(&(b.created_at_ms, &b.kid)));
+    keys.sort_by(|(a, _), (b, _)| (a.created_at_ms, &a.kid).cmp(&(b.created_at_ms, &b.kid)));
     Ok(keys)
 }
 
@@ -180,7 +211,6 @@ fn read_key(path: &Path) -> io::Result<SigningKey> {
         decoding: DecodingKey::from_ed_der(pair.public_key().as_ref()),
         public,
         created_at_ms: file.created_at_ms,
-        path: path.to_owned(),
     })
 }
 
@@ -207,8 +237,8 @@ mod tests {
     #[test]
     fn the_first_key_is_made_and_found_again() {
         let folder = tempfile::tempdir().unwrap();
-        let made = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap();
-        let again = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap();
+        let made = KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap();
+        let again = KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap();
         assert_eq!(made.kids(), again.kids());
         assert_eq!(made.to_jwks(), again.to_jwks());
         let keys = folder.path().join("keys");
@@ -222,26 +252,26 @@ mod tests {
     #[test]
     fn rotation_keeps_the_old_key_for_a_while() {
         let folder = tempfile::tempdir().unwrap();
-        let first = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap().newest().kid.clone();
+        let first = KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap().newest().kid.clone();
         let second = rotate_signing_key(folder.path()).unwrap();
         let third = rotate_signing_key(folder.path()).unwrap();
-        let ring = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap();
+        let ring = KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap();
         assert_eq!(ring.kids(), [&first, &second, &third]);
         assert_eq!(ring.newest().kid, third);
         assert_eq!(ring.to_jwks()["keys"][0]["kid"], third);
-        let ring = KeyRing::load(folder.path(), now_ms() + MONTH + 60_000, MONTH).unwrap();
+        let ring = KeyFolder::of(folder.path()).load(now_ms() + MONTH + 60_000, MONTH).unwrap();
         assert_eq!(ring.kids(), [&third]);
-        let ring = KeyRing::load(folder.path(), now_ms() + 100 * MONTH, MONTH).unwrap();
+        let ring = KeyFolder::of(folder.path()).load(now_ms() + 100 * MONTH, MONTH).unwrap();
         assert_eq!(ring.kids(), [&third], "the last one never dies");
     }
 
     #[test]
     fn a_damaged_key_is_named_and_not_shown() {
         let folder = tempfile::tempdir().unwrap();
-        KeyRing::load(folder.path(), now_ms(), MONTH).unwrap();
+        KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap();
         let path = std::fs::read_dir(folder.path().join("keys")).unwrap().next().unwrap().unwrap().path();
         std::fs::write(&path, "secret, cut off").unwrap();
-        let error = KeyRing::load(folder.path(), now_ms(), MONTH).unwrap_err().to_string();
+        let error = KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap_err().to_string();
         assert!(error.contains(&path.display().to_string()) && !error.contains("secret"), "{error}");
     }
 

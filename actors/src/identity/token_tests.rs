@@ -2,7 +2,7 @@ use jsonwebtoken::EncodingKey;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::signing::rotate_signing_key;
+use super::super::signing::{KeyFolder, SigningKeyStore, rotate_signing_key};
 use super::*;
 
 const NOW: u64 = 1_800_000_000;
@@ -17,7 +17,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ring = KeyRing::load(folder.path(), 0, u64::MAX).unwrap();
+        let ring = KeyFolder::of(folder.path()).load(0, u64::MAX).unwrap();
         let parties = Parties { issuer: "us".to_owned(), audience: "them".to_owned() };
         let grant = Grant { user: UserId::new(), session: SessionId::new(), generation: 3 };
         Self { _folder: folder, ring, parties, grant }
@@ -120,10 +120,10 @@ fn tokens_of_a_replaced_key_are_honoured_while_it_is() {
     let fixture = Fixture::new();
     let token = fixture.forge(|_, _| {});
     rotate_signing_key(fixture._folder.path()).unwrap();
-    let rotated = KeyRing::load(fixture._folder.path(), 0, u64::MAX).unwrap();
+    let rotated = KeyFolder::of(fixture._folder.path()).load(0, u64::MAX).unwrap();
     let check = |ring| fixture.parties.check(ring, TokenType::Access, &token);
     assert!(check(&rotated).is_ok());
-    let later = KeyRing::load(fixture._folder.path(), u64::MAX, 1000).unwrap();
+    let later = KeyFolder::of(fixture._folder.path()).load(u64::MAX, 1000).unwrap();
     assert_eq!(check(&later), Err(AuthError::UnknownSigningKey));
 }
 

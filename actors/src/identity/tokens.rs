@@ -1,7 +1,6 @@
 //! Issuing and checking tokens with the keys of the moment.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
@@ -9,7 +8,7 @@ use super::cache::TokenCache;
 use super::error::AuthError;
 use super::family::FamilyRules;
 use super::sessions::Granted;
-use super::signing::KeyRing;
+use super::signing::{KeyRing, SigningKeyStore};
 use super::token::{Checked, Grant, MAX_LENGTH, Parties, TokenType};
 use super::types::{RefreshProof, TokenPair};
 use crate::config::AuthConfig;
@@ -30,9 +29,9 @@ pub struct Tokens {
     refresh_window_s: u64,
     expired_token_refresh_s: u64,
     session_lifetime_s: u64,
-    data_dir: PathBuf,
+    keys: Box<dyn SigningKeyStore>,
     ring: RwLock<Arc<KeyRing>>,
-    /// The state of the keys' folder that `ring` was read from, and when (epoch seconds).
+    /// When the keys that `ring` was read from had changed, and when they were read (epoch seconds).
     read: Mutex<(Option<SystemTime>, u64)>,
     cache: TokenCache,
 }
@@ -42,9 +41,9 @@ impl Tokens {
     ///
     /// # Errors
     /// The keys cannot be read or written.
-    pub fn open(config: &AuthConfig, data_dir: PathBuf, now: u64) -> io::Result<Self> {
+    pub fn open(config: &AuthConfig, keys: Box<dyn SigningKeyStore>, now: u64) -> io::Result<Self> {
         let keep_ms = keep_ms(config.access_token_ttl_s, config.refresh_window_s);
-        let ring = KeyRing::load(&data_dir, now.saturating_mul(1000), keep_ms)?;
+        let ring = keys.load(now.saturating_mul(1000), keep_ms)?;
         let tokens = Self {
             parties: Parties { issuer: config.issuer.clone(), audience: config.audience.clone() },
             access_ttl_s: config.access_token_ttl_s,
@@ -54,23 +53,23 @@ impl Tokens {
             read: Mutex::new((None, now)),
             ring: RwLock::new(Arc::new(ring)),
             cache: TokenCache::default(),
-            data_dir,
+            keys,
         };
         Ok(tokens)
     }
 
-    /// Reads the signing keys again when their folder has changed, and once in a while to be rid of dead ones.
+    /// Reads the signing keys again when they have changed, and once in a while to delete expired ones.
     ///
     /// # Errors
     /// They cannot be read; those known so far stay.
     pub fn reload(&self, now: u64) -> io::Result<()> {
-        let changed_at = std::fs::metadata(self.data_dir.join("keys"))?.modified()?;
+        let changed_at = self.keys.changed_at()?;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.0 == Some(changed_at) && now.abs_diff(read.1) < SWEEP_S {
             return Ok(());
         }
         let keep_ms = keep_ms(self.access_ttl_s, self.refresh_window_s);
-        let ring = KeyRing::load(&self.data_dir, now.saturating_mul(1000), keep_ms)?;
+        let ring = self.keys.load(now.saturating_mul(1000), keep_ms)?;
         // A change within the resolution of the folder's time, or by deleting a dead key, is read once more.
         *read = (Some(changed_at), now);
         let before = self.ring();

@@ -1,6 +1,8 @@
-//! What searches cost today, of everybody and of each one: the cost limit.
+//! Search credits spent today, in all and by each payer: the cost limit.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::types::SearchError;
@@ -16,12 +18,64 @@ pub struct Limits {
     pub each: u32,
 }
 
-/// The credits of one day (UTC). What was spent is known from the server's start on.
+/// The credits of one day (UTC).
 #[derive(Debug, Default)]
 pub struct Budget {
     day: u64,
     all: u32,
     each: HashMap<String, u32>,
+}
+
+/// The account of search credits, shared by all servers that are under one limit.
+#[ractor::async_trait]
+pub trait SearchCredits: Debug + Send + Sync {
+    /// Checks whether `payer` has a credit left.
+    ///
+    /// # Errors
+    /// [`SearchError::Spent`].
+    async fn check(&self, payer: &str, limits: Limits, now_s: u64) -> Result<(), SearchError>;
+
+    /// Takes a credit.
+    ///
+    /// # Errors
+    /// [`SearchError::Spent`].
+    async fn take(&self, payer: &str, limits: Limits, now_s: u64) -> Result<(), SearchError>;
+
+    /// Charges credits beyond the one that was taken.
+    async fn charge(&self, payer: &str, credits: u32, now_s: u64);
+
+    /// Returns a credit that was taken.
+    async fn give_back(&self, payer: &str, now_s: u64);
+}
+
+/// Credits in this process's memory: they are known from its start on.
+#[derive(Debug, Default)]
+pub struct LocalCredits(Mutex<Budget>);
+
+impl LocalCredits {
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        // Every change is whole, so a panic elsewhere leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[ractor::async_trait]
+impl SearchCredits for LocalCredits {
+    async fn check(&self, payer: &str, limits: Limits, now_s: u64) -> Result<(), SearchError> {
+        self.budget().check(payer, limits, now_s)
+    }
+
+    async fn take(&self, payer: &str, limits: Limits, now_s: u64) -> Result<(), SearchError> {
+        self.budget().take(payer, limits, now_s)
+    }
+
+    async fn charge(&self, payer: &str, credits: u32, now_s: u64) {
+        self.budget().charge(payer, credits, now_s);
+    }
+
+    async fn give_back(&self, payer: &str, now_s: u64) {
+        self.budget().give_back(payer, now_s);
+    }
 }
 
 impl Budget {

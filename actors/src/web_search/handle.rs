@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::actor::{SearchKeeper, SearchKeeperArguments};
-use super::budget::{Budget, Limits};
+use super::budget::{Limits, LocalCredits, SearchCredits};
 use super::cache::Cache;
 use super::client::Client;
 use super::config::WebSearchConfig;
@@ -26,7 +26,7 @@ pub(super) struct Shared {
     client: Client,
     start: Instant,
     cache: Mutex<Cache>,
-    budget: Mutex<Budget>,
+    credits: Box<dyn SearchCredits>,
     record: Mutex<Record>,
 }
 
@@ -55,7 +55,7 @@ impl WebSearch {
             client: Client::default(),
             start: Instant::now(),
             cache: Mutex::default(),
-            budget: Mutex::default(),
+            credits: Box::<LocalCredits>::default(),
             record: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -77,9 +77,9 @@ impl WebSearch {
     ///
     /// # Errors
     /// There is no key, or as much has been spent as may be.
-    pub fn check(&self, payer: &str) -> Result<(), SearchError> {
+    pub async fn check(&self, payer: &str) -> Result<(), SearchError> {
         self.configured()?;
-        lock(&self.shared.budget).check(payer, self.shared.limits(), now_s())
+        self.shared.credits.check(payer, self.shared.limits(), now_s()).await
     }
 
     /// How the service is, as the last calls have shown.
@@ -106,12 +106,12 @@ impl WebSearch {
         if let Some(found) = lock(&shared.cache).get(&query, shared.now_ms()) {
             return Ok(found);
         }
-        lock(&shared.budget).take(payer, shared.limits(), now_s())?;
+        shared.credits.take(payer, shared.limits(), now_s()).await?;
         let outcome = shared.client.search(&shared.config, &query).await;
         lock(&shared.record).note(&outcome);
         match outcome {
             Ok((found, credits)) => {
-                lock(&shared.budget).charge(payer, credits.saturating_sub(1), now_s());
+                shared.credits.charge(payer, credits.saturating_sub(1), now_s()).await;
                 let found = Arc::new(found);
                 let (most, ttl_ms) =
                     (shared.config.cache_entries, shared.config.cache_ttl_s.saturating_mul(1000));
@@ -120,7 +120,7 @@ impl WebSearch {
             }
             Err(error) => {
                 // The service charges for answers.
-                lock(&shared.budget).give_back(payer, now_s());
+                shared.credits.give_back(payer, now_s()).await;
                 tracing::warn!(%error, "a web search failed");
                 Err(error)
             }

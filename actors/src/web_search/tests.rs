@@ -62,7 +62,7 @@ async fn what_is_remembered_costs_nothing() {
     assert_eq!(found.results[0].source.title, "T");
     assert_eq!(door.search("a", query(" x\ny ")).await.unwrap(), found);
     assert!(matches!(door.search("a", query("z")).await, Err(SearchError::Spent { .. })));
-    assert!(matches!(door.check("a"), Err(SearchError::Spent { .. })));
+    assert!(matches!(door.check("a").await, Err(SearchError::Spent { .. })));
     assert!(door.search("b", query("z")).await.is_ok());
     assert_eq!(asked.load(Ordering::SeqCst), 2);
     assert_eq!(door.health(), SearchHealth::Healthy);
@@ -87,7 +87,7 @@ async fn nobody_there_no_key_and_no_end() {
     let none = WebSearch::new(WebSearchConfig::default());
     assert_eq!(none.search("a", query("x")).await, Err(SearchError::NotConfigured));
     assert_eq!(
-        (none.check("a"), none.health()),
+        (none.check("a").await, none.health()),
         (Err(SearchError::NotConfigured), SearchHealth::NotConfigured)
     );
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

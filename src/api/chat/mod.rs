@@ -155,7 +155,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         .read(UNSUPPORTED, |parsed: Parsed<ChatRequest>| Ok((parsed.value.check()?, parsed.ignored)))
         .await?;
     if chat.web.is_some() {
-        let checked = state.web_search.check(&context.fairness_key());
+        let checked = state.web_search.check(&context.fairness_key()).await;
         checked.map_err(|error| ApiError::from_search(&error, WEB_SEARCH))?;
     }
     let structured = chat.structured.take();

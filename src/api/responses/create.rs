@@ -67,7 +67,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         .await?;
     let web = checked.tools.web.take();
     if let Some(web) = &web {
-        let allowed = state.web_search.check(&context.fairness_key());
+        let allowed = state.web_search.check(&context.fairness_key()).await;
         allowed.map_err(|error| ApiError::from_search(&error, &web.at))?;
     }
     let (user, party) = (context.caller.principal.user(), context.caller.principal.party());

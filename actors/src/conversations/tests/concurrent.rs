@@ -97,6 +97,6 @@ fn reads_go_past_the_writer() {
         let _ = wait.recv();
     });
     assert_eq!(list_all(&*trees, user, true, 10).len(), 1);
-    assert!(view::get(&*trees, &Running::default(), user, id).is_ok());
+    assert!(view::get(&*trees, &LocalLeases::default(), user, id).is_ok());
     go.send(()).unwrap();
 }

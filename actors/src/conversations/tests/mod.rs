@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::decide::{self, Decision, Rules};
 use super::error::ConversationError;
 use super::ids::ConversationId;
-use super::running::Running;
+use super::leases::LocalLeases;
 use super::types::*;
 use super::{item, view};
 use crate::config::ConversationsConfig;

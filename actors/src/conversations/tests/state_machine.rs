@@ -179,7 +179,7 @@ impl Real {
         let Known { id, .. } = self.ids(conversation);
         let (user, rules) = (self.owner(conversation), self.rules());
         let seen =
-            view::before_turn(&*self.disk.trees(), &Running::default(), user, id, &Anchor::Head, false);
+            view::before_turn(&*self.disk.trees(), &LocalLeases::default(), user, id, &Anchor::Head, false);
         let Ok(seen) = seen else { return (self, false) };
         let items = vec![says("user", text)];
         let opening = Opening { seen_head: seen.head, parent: seen.parent, items, model: None };
@@ -254,7 +254,7 @@ impl Real {
         let mut all = Vec::new();
         for &user in &self.disk.users {
             for record in list_all(&*trees, user, true, 100) {
-                all.push(view::get(&*trees, &Running::default(), user, record.id).unwrap());
+                all.push(view::get(&*trees, &LocalLeases::default(), user, record.id).unwrap());
             }
         }
         all
@@ -348,7 +348,7 @@ impl StateMachineTest for Test {
 }
 
 fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expected: &model::Conversation) {
-    let running = Running::default();
+    let running = LocalLeases::default();
     let shown = |items: &[Item]| -> Vec<(String, String, String, String)> {
         let text = |item: &Item, name: &str| item.body[name].as_str().unwrap().to_owned();
         items

@@ -45,11 +45,10 @@ impl SledUsage {
         for entry in self.usage.scan_prefix(Payer::User(from).to_bytes()).take(limit) {
             let (key, value) = entry?;
             moved.seen += 1;
-            match readable(decode::<UsageRow>(|| "a row of usage".to_owned(), &value))? {
-                Some(row) => moved.add.add(UsageKey { user: to, key: None, ..row.key }, &row.counts),
-                // A damaged row would be found again and again.
-                None => {}
+            if let Some(row) = readable(decode::<UsageRow>(|| "a row of usage".to_owned(), &value))? {
+                moved.add.add(UsageKey { user: to, key: None, ..row.key }, &row.counts);
             }
+            // Also a damaged row, which would be found again and again.
             moved.remove.push(key);
         }
         Ok(moved)
@@ -59,7 +58,7 @@ impl SledUsage {
     pub fn reassign_some(&self, from: UserId, to: Payer) -> Result<bool, StoreError> {
         let moved = self.prepare_move(from, to, MAX_PER_STEP)?;
         if moved.seen > 0 {
-            let outcome = (&self.usage).transaction(|usage| moved.apply(usage));
+            let outcome = self.usage.transaction(|usage| moved.apply(usage));
             outcome.map_err(transaction_error)?;
         }
         Ok(moved.seen < MAX_PER_STEP)
