@@ -3,21 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jan_protocol::confinement::Confinement;
-use jan_protocol::worker_protocol::ModelSpec;
 use ractor::{Actor, ActorRef};
 use tokio::task::JoinHandle;
 
 use crate::audit::Audit;
 use crate::backup::Backup;
-use crate::config::{ActorsConfig, WorkerConfig};
+use crate::config::ActorsConfig;
 use crate::conversations::Conversations;
 use crate::identity::{AdminKeyFile, Identity, IdentityOpenError};
 use crate::limits::Limiter;
 use crate::model::Models;
-use crate::model::actor::{ModelActor, ModelActorArguments};
 use crate::model::catalog::Catalog;
-use crate::model::worker::link::LinkConfig;
 use crate::responses::Responses;
 use crate::store::files::create_private_folder;
 use crate::supervision::RestartPolicy;
@@ -83,10 +79,8 @@ impl System {
         let conversations = Conversations::new(Arc::clone(identity.store()), config.conversations.clone());
         let audit = open_audit(&identity, &config)?;
         let supervisor = || Supervisor;
-        let model_supervisor = SupervisorArguments {
-            children: model_children(&config, &catalog)?,
-            policy: RestartPolicy::default(),
-        };
+        let model_supervisor =
+            SupervisorArguments { children: catalog.children(), policy: RestartPolicy::default() };
         let mut children = identity.children(&config.auth);
         children.extend(limiter.children());
         children.push(usage.child());
@@ -198,55 +192,4 @@ fn open_audit(identity: &Identity, config: &ActorsConfig) -> Result<Audit, Start
              write to, `stderr` or `off`"
         ))
     })
-}
-
-fn model_children(config: &ActorsConfig, catalog: &Catalog) -> Result<Vec<ChildSpec>, StartError> {
-    let worker = &config.worker;
-    let program = match &worker.program {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()
-            .map_err(|error| StartError::Actor(format!("this program cannot be found: {error}")))?,
-    };
-    let restarts = RestartPolicy {
-        max_restarts: worker.max_restarts,
-        within: Duration::from_millis(worker.restart_window_ms),
-        cooldown: Duration::from_millis(worker.cooldown_ms),
-        ..RestartPolicy::default()
-    };
-    let mut children = Vec::new();
-    for model in catalog.models() {
-        for replica in 0..model.replicas.len() {
-            let arguments = ModelActorArguments {
-                model: Arc::clone(model),
-                replica,
-                link: LinkConfig {
-                    program: program.clone(),
-                    arguments: config.worker_arguments.clone(),
-                    environment: worker.environment.clone(),
-                    confinement: confinement(worker, &model.spec),
-                    model: model.spec.clone(),
-                    load_timeout: Duration::from_millis(worker.load_timeout_ms),
-                    step_timeout: Duration::from_millis(worker.step_timeout_ms),
-                },
-                restarts,
-                queue: config.queue.clone(),
-            };
-            children.push(ChildSpec::new(format!("model {} #{replica}", model.id), || ModelActor, arguments));
-        }
-    }
-    Ok(children)
-}
-
-/// Restrictions of the workers of one model.
-fn confinement(worker: &WorkerConfig, model: &ModelSpec) -> Confinement {
-    Confinement {
-        no_new_privs: worker.no_new_privs,
-        landlock: worker.landlock,
-        seccomp: worker.seccomp,
-        gpu: model.gpu_layers > 0,
-        model: (&model.path).into(),
-        unpack_folder: (&model.unpack_folder).into(),
-        readable: worker.readable_paths.clone(),
-        writable: worker.writable_paths.clone(),
-    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::output_formats::Layout;
+use crate::output_formats::{Layout, Tool};
 
 /// A token's number in its model's vocabulary (`llama_token`).
 pub type Token = i32;
@@ -111,6 +111,15 @@ pub struct ToolPlan {
     pub guided: bool,
 }
 
+impl ToolPlan {
+    /// The tools that an answer can call.
+    #[must_use]
+    pub fn tools(&self) -> Vec<Tool> {
+        let tool = |tool: &Callable| Tool { name: tool.name.clone(), parameters: tool.parameters.clone() };
+        self.callable.iter().map(tool).collect()
+    }
+}
+
 /// A tool that can be called.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Callable {
@@ -199,7 +208,7 @@ pub struct GenerationRequest {
     pub stop: Arc<[String]>,
     /// Most tokens to generate; `None`: to the end of the context. 0: only read the prompt.
     pub max_tokens: Option<u32>,
-    /// Whether [`GenerationEvent::Accepted`] should carry the prompt as text (`echo`).
+    /// Whether [`RawEvent::Accepted`] should carry the prompt as text (`echo`).
     pub want_prompt_text: bool,
     /// Log-probabilities: `Some(n)` for those of each token of the answer and of the `n` likeliest at its position.
     pub logprobs: Option<u32>,
@@ -268,10 +277,10 @@ pub struct TokenUsage {
     pub reasoning_tokens: u32,
 }
 
-/// What a generation's channel carries, in this order:
+/// An event of a generation as its worker tells it, its text as the model wrote it, in this order:
 /// `Accepted`, `Started`, `PromptScored` where that was asked for, any number of `Delta`, then one `Finished`; or one `Failed` at any point.
 #[derive(Clone, Debug, PartialEq)]
-pub enum GenerationEvent {
+pub enum RawEvent {
     /// The prompt is rendered, tokenized and fits; it may still wait in the queue.
     Accepted {
         /// Length of the prompt in tokens.

@@ -1,24 +1,20 @@
-//! The models that are served, by id and alias, and what is known of each replica now.
+//! The models that are served, by id and alias, with their replicas.
 //!
 //! Built once from the configuration; actors come and go behind it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use jan_protocol::bundled_model;
-use jan_protocol::types::{GenerationError, ModelDescription, ModelStatus};
-use jan_protocol::worker_protocol::{ModelSpec, Ready};
-use ractor::ActorRef;
+use jan_protocol::types::{ModelDescription, ModelStatus};
+use jan_protocol::worker_protocol::ModelSpec;
 
-use super::actor::ModelMessage;
-use super::concealed::without_paths;
-use super::inflight::SharedTable;
+use super::backend::{Backend, Condition};
+use super::llama_worker::LlamaWorker;
 use super::shares::Places;
 use crate::config::{ActorsConfig, SharePrefixes};
+use crate::supervisor::ChildSpec;
 use crate::system::StartError;
-
-/// A replica that has prepared nothing for this long, while requests without a constraint wait for it, is not ready.
-const MAX_UNPREPARED: Duration = Duration::from_secs(5);
 
 /// One configured model.
 #[derive(Debug)]
@@ -29,127 +25,26 @@ pub struct Model {
     pub aliases: Vec<String>,
     /// Shown in the model object.
     pub owned_by: String,
-    /// What its workers load.
-    pub spec: ModelSpec,
     /// Places for requests that run or wait.
     pub places: Places,
     /// Its replicas.
-    pub replicas: Vec<Arc<Replica>>,
-}
-
-/// What is known of one replica.
-#[derive(Debug, Default)]
-pub struct Replica {
-    /// Its requests.
-    pub table: SharedTable,
-    state: Mutex<ReplicaState>,
-}
-
-#[derive(Debug)]
-struct ReplicaState {
-    status: ModelStatus,
-    problem: Option<Problem>,
-    ready: Option<Ready>,
-    actor: Option<ActorRef<ModelMessage>>,
-}
-
-#[derive(Debug)]
-struct Problem {
-    text: String,
-    /// The same without paths.
-    public: String,
-    retry_at: Instant,
-}
-
-impl Default for ReplicaState {
-    fn default() -> Self {
-        Self { status: ModelStatus::Loading, problem: None, ready: None, actor: None }
-    }
-}
-
-impl Replica {
-    fn state(&self) -> MutexGuard<'_, ReplicaState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Its actor, while there is one.
-    pub fn actor(&self) -> Option<ActorRef<ModelMessage>> {
-        self.state().actor.clone()
-    }
-
-    /// Notes its actor.
-    pub fn set_actor(&self, actor: Option<ActorRef<ModelMessage>>) {
-        self.state().actor = actor;
-    }
-
-    /// Whether it can answer now.
-    pub fn status(&self) -> ModelStatus {
-        self.state().status
-    }
-
-    /// The same as of now: one that is behind with preparing requests cannot answer either.
-    pub fn status_now(&self, now: Instant) -> ModelStatus {
-        let behind = self.table.lock().unprepared_for(now).is_some_and(|time| time > MAX_UNPREPARED);
-        match self.status() {
-            ModelStatus::Ready if behind => ModelStatus::Unhealthy,
-            status => status,
-        }
-    }
-
-    /// Notes the status; a problem that it had stays known until it is ready again.
-    pub fn set_status(&self, status: ModelStatus) {
-        self.state().status = status;
-    }
-
-    /// Notes that the model is loaded.
-    pub fn set_ready(&self, ready: Ready) {
-        let mut state = self.state();
-        state.status = ModelStatus::Ready;
-        state.problem = None;
-        state.ready = Some(ready);
-    }
-
-    /// Notes that it cannot answer, why, and when it is tried again. Of the problem everybody is told; `paths` are left
-    /// out of that.
-    pub fn set_unhealthy(&self, text: String, paths: &[&str], retry_at: Instant) {
-        let mut state = self.state();
-        state.status = ModelStatus::Unhealthy;
-        state.problem = Some(Problem { public: without_paths(&text, paths), text, retry_at });
-    }
-
-    /// Why it takes no requests now, if it takes none.
-    pub fn unavailable(&self, model: &str, now: Instant) -> Option<GenerationError> {
-        let state = self.state();
-        let problem = state.problem.as_ref().filter(|_| state.status == ModelStatus::Unhealthy)?;
-        Some(GenerationError::ModelUnavailable {
-            model: model.to_owned(),
-            reason: problem.public.clone(),
-            retry_after: problem.retry_at.saturating_duration_since(now),
-        })
-    }
+    pub replicas: Vec<Arc<dyn Backend>>,
 }
 
 impl Model {
-    /// The state of all replicas together.
-    pub fn status(&self) -> ModelStatus {
-        combine(self.replicas.iter().map(|r| r.status()))
-    }
-
     /// The model object for one of its ids.
     pub fn describe(&self, id: &str) -> ModelDescription {
-        let ready = self.replicas.iter().find_map(|r| r.state().ready.clone());
-        let problem = |show: fn(&Problem) -> &String| {
-            self.replicas.iter().find_map(|r| r.state().problem.as_ref().map(|problem| show(problem).clone()))
-        };
+        let conditions: Vec<_> = self.replicas.iter().map(|replica| replica.condition()).collect();
+        let first = |known: fn(&Condition) -> Option<String>| conditions.iter().find_map(known);
         ModelDescription {
             id: id.to_owned(),
             root: self.id.clone(),
-            created: ready.as_ref().map_or_else(now_unix, |r| r.created),
+            created: conditions.iter().find_map(|one| one.created).unwrap_or_else(now_unix),
             owned_by: self.owned_by.clone(),
-            context_length: ready.as_ref().map(|r| r.context_length),
-            status: self.status(),
-            problem: problem(|problem| &problem.text),
-            public_problem: problem(|problem| &problem.public),
+            context_length: conditions.iter().find_map(|one| one.context_length),
+            status: combine(conditions.iter().map(|one| one.status)),
+            problem: first(|one| one.problem.clone()),
+            public_problem: first(|one| one.public_problem.clone()),
         }
     }
 }
@@ -239,13 +134,16 @@ impl Catalog {
                 spec.id
             )));
         }
+        let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
+        for number in 0..replicas {
+            backends.push(Arc::new(LlamaWorker::new(config, &spec, number)?));
+        }
         self.models.push(Arc::new(Model {
-            id: spec.id.clone(),
+            id: spec.id,
             aliases,
             owned_by: owned_by.to_owned(),
-            spec,
             places: Places::new(config.queue.max_requests),
-            replicas: (0..replicas).map(|_| Arc::default()).collect(),
+            replicas: backends,
         }));
         Ok(())
     }
@@ -253,6 +151,11 @@ impl Catalog {
     /// The model of an id or alias.
     pub fn find(&self, id: &str) -> Option<&Arc<Model>> {
         self.models.iter().find(|m| m.id == id || m.aliases.iter().any(|a| a == id))
+    }
+
+    /// The actors of all replicas.
+    pub fn children(&self) -> Vec<ChildSpec> {
+        self.models.iter().flat_map(|model| &model.replicas).flat_map(|replica| replica.children()).collect()
     }
 
     /// Every model.

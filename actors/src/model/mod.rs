@@ -1,14 +1,13 @@
-//! Models: what a caller asks of them ([`types`]), the actors that answer for them, the worker processes
-//! behind those, and the engine inside a worker.
+//! Models: requests to them ([`types`]), the handle that routes these ([`models`]), and the backends that answer
+//! ([`backend`], the seam; [`llama_worker`], the one there is).
 
-pub mod actor;
+pub mod backend;
 pub mod catalog;
-pub mod concealed;
-pub mod handle;
-pub mod inflight;
+pub mod llama_worker;
+pub mod models;
 pub mod shares;
-pub mod worker;
 
-pub use handle::{Embeddings, Generation, Models};
+pub use backend::{Embeddings, Generation, GenerationEvent, OutputPart};
 pub use jan_protocol::embeddings::{self, Embedding, EmbeddingInput, EmbeddingRequest};
 pub use jan_protocol::types::{self, *};
+pub use models::Models;

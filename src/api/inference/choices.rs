@@ -8,11 +8,10 @@ use futures_util::stream::{SelectAll, select_all, unfold};
 use futures_util::{Stream, StreamExt};
 use jan_actors::conversations::Turn;
 use jan_actors::model::{
-    FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, PromptLogprobs,
-    TokenLogprob, TokenUsage,
+    FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, OutputPart,
+    PromptLogprobs, TokenLogprob, TokenUsage,
 };
 use jan_actors::web_search::WebSource;
-use jan_protocol::output_formats::{OutputParser, Part};
 use serde_json::json;
 
 use super::metering::Meter;
@@ -47,8 +46,6 @@ pub struct Choices {
 /// One answer while it is taken apart.
 #[derive(Debug, Default)]
 struct Answer {
-    /// `None` where its text is all there is.
-    parser: Option<OutputParser>,
     /// Calls so far: name and arguments.
     calls: Vec<Call>,
     /// Its text, where it may cite.
@@ -140,15 +137,11 @@ impl Choices {
             let Some((index, event)) = choices.events.next().await else { break };
             choices.observe(index, &event);
             match event {
-                GenerationEvent::Accepted { prompt_text, layout, .. } => {
-                    choices.prompt_texts[index] = prompt_text;
-                    let parser = OutputParser::new(&layout, &choices.reading.tools);
-                    choices.answers[index].parser = Some(parser).filter(|parser| !parser.is_plain());
-                }
+                GenerationEvent::Accepted { prompt_text, .. } => choices.prompt_texts[index] = prompt_text,
                 GenerationEvent::Started { .. } => started[index] = true,
                 GenerationEvent::Failed(error) => return Err(error),
                 event @ (GenerationEvent::PromptScored(_)
-                | GenerationEvent::Delta { .. }
+                | GenerationEvent::Output { .. }
                 | GenerationEvent::Finished { .. }) => {
                     started[index] = true;
                     // Unread, the first answers would stall and never make room for the last.
@@ -227,17 +220,8 @@ impl Choices {
                 }
             };
             match event {
-                GenerationEvent::Delta { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
-                    let parser = self.answers[index].parser.as_mut();
-                    let parts = match parser.map(|parser| parser.push(&text)) {
-                        None => vec![Part::Content(text)],
-                        Some(parts) => parts,
-                    };
-                    self.read(index, parts, logprobs);
-                }
+                GenerationEvent::Output { parts, logprobs, .. } => self.read(index, parts, logprobs),
                 GenerationEvent::Finished { reason, usage } => {
-                    let rest = self.answers[index].parser.as_mut().map(OutputParser::finish);
-                    self.read(index, rest.unwrap_or_default(), Vec::new());
                     let cited = citations(&self.answers[index].text, &self.sources);
                     if !cited.is_empty() {
                         self.ready.push_back((index, ChoiceEvent::Citations(cited)));
@@ -248,26 +232,24 @@ impl Choices {
                     self.ready.push_back((index, ChoiceEvent::Prompt(scores)));
                 }
                 GenerationEvent::Failed(error) => return Some(Err(error)),
-                GenerationEvent::Delta { .. }
-                | GenerationEvent::Accepted { .. }
-                | GenerationEvent::Started { .. } => {}
+                GenerationEvent::Accepted { .. } | GenerationEvent::Started { .. } => {}
             }
         }
     }
 
     /// Queues what these parts say. Log-probabilities go with the first text among them.
-    fn read(&mut self, index: usize, parts: Vec<Part>, mut logprobs: Vec<TokenLogprob>) {
+    fn read(&mut self, index: usize, parts: Vec<OutputPart>, mut logprobs: Vec<TokenLogprob>) {
         let answer = &mut self.answers[index];
         for part in parts {
             let event = match part {
-                Part::Content(text) => {
+                OutputPart::Content(text) => {
                     if !self.sources.is_empty() {
                         answer.text.push_str(&text);
                     }
                     ChoiceEvent::Text(text, std::mem::take(&mut logprobs))
                 }
-                Part::Reasoning(text) => ChoiceEvent::Reasoning(text),
-                Part::Call(name) => {
+                OutputPart::Reasoning(text) => ChoiceEvent::Reasoning(text),
+                OutputPart::Call(name) => {
                     answer.skipping = self.reading.one_call && !answer.calls.is_empty();
                     if answer.skipping {
                         continue;
@@ -277,7 +259,7 @@ impl Choices {
                     answer.calls.push(Call { id: id.clone(), name: name.clone(), arguments: String::new() });
                     ChoiceEvent::Call { number, id, name }
                 }
-                Part::Arguments(text) => match answer.calls.last_mut().filter(|_| !answer.skipping) {
+                OutputPart::Arguments(text) => match answer.calls.last_mut().filter(|_| !answer.skipping) {
                     Some(call) => {
                         call.arguments.push_str(&text);
                         let number = u32::try_from(answer.calls.len() - 1).unwrap_or(u32::MAX);
@@ -355,31 +337,23 @@ fn call_id() -> String {
     id
 }
 
-/// One generation as a stream that always ends with `Finished` or `Failed`.
+/// The events of one generation, which end with `Finished` or `Failed`.
 fn events_of(index: usize, generation: Generation) -> EventStream {
     Box::pin(unfold(Some(generation), move |generation| async move {
         let mut generation = generation?;
-        let event = generation.recv().await.unwrap_or_else(|| {
-            GenerationEvent::Failed(GenerationError::Internal("a generation ended without a result".into()))
-        });
-        let last = matches!(event, GenerationEvent::Finished { .. } | GenerationEvent::Failed(_));
-        Some(((index, event), (!last).then_some(generation)))
+        let event = generation.recv().await?;
+        Some(((index, event), Some(generation)))
     }))
 }
 
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
-    use jan_protocol::output_formats::Layout;
 
     use super::*;
 
     fn accepted() -> GenerationEvent {
-        GenerationEvent::Accepted {
-            prompt_tokens: 3,
-            prompt_text: Some("p".into()),
-            layout: Layout::default(),
-        }
+        GenerationEvent::Accepted { prompt_tokens: 3, prompt_text: Some("p".into()) }
     }
 
     fn started() -> GenerationEvent {
@@ -387,7 +361,8 @@ mod tests {
     }
 
     fn delta(text: &str) -> GenerationEvent {
-        GenerationEvent::Delta { text: text.to_owned(), tokens: vec![1], logprobs: Vec::new() }
+        let parts = vec![OutputPart::Content(text.to_owned())];
+        GenerationEvent::Output { parts, tokens: 1, logprobs: Vec::new() }
     }
 
     fn finished() -> GenerationEvent {
@@ -423,8 +398,7 @@ mod tests {
             let event = events.pop()?;
             Some(((1, event), events))
         });
-        let mut both =
-            streams(vec![vec![accepted(), started(), delta("a"), delta(""), delta("b"), finished()]]);
+        let mut both = streams(vec![vec![accepted(), started(), delta("a"), delta("b"), finished()]]);
         both.push(Box::pin(slow));
         let mut choices = Choices::from_streams(2, both, Reading::default(), None).await.unwrap();
         assert_eq!(choices.take_prompt_text(0).as_deref(), Some("p"));

@@ -134,10 +134,9 @@ impl Meter {
             GenerationEvent::Started { cached_tokens } if of_prompt => {
                 used.cached_tokens = (*cached_tokens).into();
             }
-            GenerationEvent::Delta { tokens, .. } => {
-                let new = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-                *completion = completion.saturating_add(new);
-                used.completion_tokens = new.into();
+            GenerationEvent::Output { tokens, .. } => {
+                *completion = completion.saturating_add(*tokens);
+                used.completion_tokens = (*tokens).into();
             }
             GenerationEvent::Finished { usage, .. } => {
                 let new = usage.completion_tokens.saturating_sub(*completion);

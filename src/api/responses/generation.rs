@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::stream::unfold;
-use jan_actors::model::{ChatPrompt, GenerationError, GenerationEvent, GenerationRequest, Models, Prompt};
+use jan_actors::model::{ChatPrompt, GenerationError, GenerationRequest, Models, Prompt};
 use jan_actors::responses::{Delta, DeltaKind, Problem, RunEvent, Source};
 use serde_json::Value;
 
@@ -70,7 +70,7 @@ async fn first_that_fits(models: &Models, plan: &Plan) -> Result<usize, Generati
     let beginnings = beginnings(&plan.messages);
     let mut fit = FirstFit::new(beginnings.len());
     while let Some(candidate) = fit.next() {
-        match prompt_tokens(models, plan.request(beginnings[candidate])).await {
+        match models.count_tokens(plan.request(beginnings[candidate])).await {
             Ok(_) => fit.tell(candidate, true),
             Err(GenerationError::ContextLengthExceeded { .. }) => fit.tell(candidate, false),
             Err(error) => return Err(error),
@@ -78,19 +78,6 @@ async fn first_that_fits(models: &Models, plan: &Plan) -> Result<usize, Generati
     }
     // Where not even the last fits, the generation says so.
     Ok(beginnings[fit.found().min(beginnings.len() - 1)])
-}
-
-/// The length of a prompt in tokens; the generation is given up as soon as it is known.
-pub async fn prompt_tokens(models: &Models, request: GenerationRequest) -> Result<u32, GenerationError> {
-    let mut generation = models.generate(request).await?;
-    while let Some(event) = generation.recv().await {
-        match event {
-            GenerationEvent::Accepted { prompt_tokens, .. } => return Ok(prompt_tokens),
-            GenerationEvent::Failed(error) => return Err(error),
-            _ => {}
-        }
-    }
-    Err(GenerationError::Internal("a generation ended without a result".to_owned()))
 }
 
 enum Stage<F> {

@@ -23,8 +23,6 @@ mod search_rounds;
 mod stream;
 mod truncation;
 
-pub use generation::prompt_tokens;
-
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -240,7 +238,7 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
         tools: None,
         thinking_budget: None,
     };
-    let input_tokens = match prompt_tokens(&state.models, generation).await {
+    let input_tokens = match state.models.count_tokens(generation).await {
         Ok(tokens) => tokens,
         // Too long to be answered, and counted all the same.
         Err(GenerationError::ContextLengthExceeded { prompt_tokens, .. }) => prompt_tokens,

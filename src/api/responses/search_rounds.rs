@@ -228,7 +228,6 @@ fn wanted(arguments: &str) -> Option<String> {
 
 /// Takes the search off the tools.
 fn without_search(plan: &mut Plan) {
-    plan.reading.tools.retain(|tool| tool.name != FUNCTION);
     let tools = plan.request.tools.take().map(|tools| {
         let callable = tools.callable.iter().filter(|tool| tool.name != FUNCTION).cloned().collect();
         ToolPlan { callable, ..(*tools).clone() }

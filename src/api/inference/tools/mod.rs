@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use jan_actors::model::{Callable, GenerationError, ToolPlan};
-use jan_protocol::output_formats::Tool;
+
 use jsonschema::Validator;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -204,10 +204,7 @@ impl Tools {
 
     /// What reads an answer's calls.
     pub fn reading(self) -> Reading {
-        let tools = self.plan.iter().flat_map(|plan| &plan.callable);
-        let tools = tools.map(|tool| Tool { name: tool.name.clone(), parameters: tool.parameters.clone() });
         Reading {
-            tools: tools.collect(),
             one_call: self.plan.as_ref().is_some_and(|plan| !plan.parallel),
             validators: self.validators,
         }
@@ -217,8 +214,6 @@ impl Tools {
 /// What reading an answer takes.
 #[derive(Debug, Default)]
 pub struct Reading {
-    /// The tools that can be called.
-    pub tools: Vec<Tool>,
     /// Whether a second call is left out.
     pub one_call: bool,
     validators: Vec<(String, Validator)>,

@@ -9,8 +9,6 @@ use jan_actors::model::{GenerationError, GenerationRequest, Models};
 use jan_actors::web_search::{Found, WebResult, WebSource};
 use serde_json::{Value, json};
 
-use crate::api::responses::prompt_tokens;
-
 /// Results and characters of each snippet, from the most on down.
 const LEVELS: [(usize, usize); 7] = [(20, 400), (10, 300), (6, 240), (4, 180), (3, 120), (2, 80), (1, 60)];
 /// Room for the answer where the request does not say how long it may be.
@@ -111,7 +109,7 @@ where
         }
         let mut attempt = request(&text);
         attempt.max_tokens = attempt.max_tokens.or(Some(ANSWER));
-        match prompt_tokens(models, attempt).await {
+        match models.count_tokens(attempt).await {
             Ok(_) => return Ok(shown(count, text)),
             Err(GenerationError::ContextLengthExceeded { .. }) => tried = Some(text),
             Err(error) => return Err(error),

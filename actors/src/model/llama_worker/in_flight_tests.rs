@@ -120,21 +120,19 @@ struct Plan {
 
 struct Outcome {
     tokens: Vec<Token>,
-    last: Option<GenerationEvent>,
+    last: Option<RawEvent>,
     ends: usize,
 }
 
-fn drain(receiver: &mut mpsc::Receiver<GenerationEvent>, outcome: &mut Outcome) {
+fn drain(receiver: &mut mpsc::Receiver<RawEvent>, outcome: &mut Outcome) {
     while let Ok(event) = receiver.try_recv() {
         match event {
-            GenerationEvent::Delta { tokens, .. } => outcome.tokens.extend(tokens),
-            GenerationEvent::Finished { .. } | GenerationEvent::Failed(_) => {
+            RawEvent::Delta { tokens, .. } => outcome.tokens.extend(tokens),
+            RawEvent::Finished { .. } | RawEvent::Failed(_) => {
                 outcome.ends += 1;
                 outcome.last = Some(event);
             }
-            GenerationEvent::Accepted { .. }
-            | GenerationEvent::Started { .. }
-            | GenerationEvent::PromptScored(_) => {}
+            RawEvent::Accepted { .. } | RawEvent::Started { .. } | RawEvent::PromptScored(_) => {}
         }
     }
 }
@@ -146,7 +144,7 @@ fn run(plans: &[Plan], width: usize, kill_every: Option<usize>) -> (Vec<Outcome>
     let places = Places::new(plans.len());
     let mut table = InFlight::default();
     let mut worker = Worker::attach(&mut table, width, now);
-    let mut receivers: Vec<Option<mpsc::Receiver<GenerationEvent>>> = plans.iter().map(|_| None).collect();
+    let mut receivers: Vec<Option<mpsc::Receiver<RawEvent>>> = plans.iter().map(|_| None).collect();
     let mut outcomes: Vec<Outcome> =
         plans.iter().map(|_| Outcome { tokens: Vec::new(), last: None, ends: 0 }).collect();
     let mut poisoned = 0;
@@ -207,7 +205,7 @@ proptest! {
             let expected: Vec<Token> = (0..plan.length).map(|p| token(id as u64, p)).collect();
             prop_assert_eq!(&outcome.tokens, &expected);
             prop_assert_eq!(outcome.ends, 1);
-            let finished = matches!(outcome.last, Some(GenerationEvent::Finished { .. }));
+            let finished = matches!(outcome.last, Some(RawEvent::Finished { .. }));
             prop_assert!(finished, "{:?}", outcome.last);
         }
     }
@@ -221,7 +219,7 @@ proptest! {
             let expected: Vec<Token> = (0..until).map(|p| token(id as u64, p)).collect();
             prop_assert_eq!(&outcome.tokens, &expected);
             prop_assert_eq!(outcome.ends, 1);
-            let failed = outcome.last == Some(GenerationEvent::Failed(GenerationError::EngineCrashed));
+            let failed = outcome.last == Some(RawEvent::Failed(GenerationError::EngineCrashed));
             prop_assert_eq!(failed, plan.poison_at.is_some());
         }
         // One death may be shared with others, two convict.
@@ -260,9 +258,6 @@ fn a_request_that_waits_too_long_is_told_so() {
     let later = now + Duration::from_secs(2);
     table.tick(later, Duration::from_secs(1), Duration::from_secs(3));
     let failed = receiver.try_recv();
-    assert!(
-        matches!(failed, Ok(GenerationEvent::Failed(GenerationError::QueueTimeout { .. }))),
-        "{failed:?}"
-    );
+    assert!(matches!(failed, Ok(RawEvent::Failed(GenerationError::QueueTimeout { .. }))), "{failed:?}");
     assert!(table.is_empty());
 }

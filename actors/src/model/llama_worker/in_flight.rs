@@ -24,13 +24,12 @@ use jan_protocol::output_formats::Layout;
 use jan_protocol::parts::{PartIds, Parts};
 use jan_protocol::report::PlacedLogprob;
 use jan_protocol::types::{
-    FinishReason, GenerationError, GenerationEvent, GenerationRequest, Inspected, PromptLogprobs, Token,
-    TokenUsage,
+    FinishReason, GenerationError, GenerationRequest, Inspected, PromptLogprobs, RawEvent, Token, TokenUsage,
 };
 use jan_protocol::worker_protocol::{self, Cancel, Forget, Submit, ToWorker, event, to_worker};
 use tokio::sync::{mpsc, oneshot};
 
-use super::shares::Place;
+use crate::model::shares::Place;
 use jobs::Job;
 
 /// Strikes after which a request is given up.
@@ -61,7 +60,7 @@ pub struct Submission {
     /// What is asked.
     pub request: GenerationRequest,
     /// Where its events go.
-    pub events: mpsc::Sender<GenerationEvent>,
+    pub events: mpsc::Sender<RawEvent>,
     /// Its place in the queue; freed with the entry.
     pub place: Place,
 }
@@ -69,9 +68,9 @@ pub struct Submission {
 #[derive(Debug)]
 struct Entry {
     request: GenerationRequest,
-    events: mpsc::Sender<GenerationEvent>,
+    events: mpsc::Sender<RawEvent>,
     /// Events that the channel had no room for.
-    pending: VecDeque<GenerationEvent>,
+    pending: VecDeque<RawEvent>,
     _place: Place,
     arrived: Instant,
     prompt: Option<Arc<[Token]>>,
@@ -121,7 +120,7 @@ impl Trial {
 }
 
 impl Entry {
-    fn send(&mut self, event: GenerationEvent) {
+    fn send(&mut self, event: RawEvent) {
         let event = if self.pending.is_empty() {
             match self.events.try_send(event) {
                 Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
@@ -132,8 +131,8 @@ impl Entry {
         };
         // Deltas are merged, so that a client that does not read costs its answer's length and no more.
         if let (
-            Some(GenerationEvent::Delta { text, tokens, logprobs }),
-            GenerationEvent::Delta { text: more, tokens: t, logprobs: l },
+            Some(RawEvent::Delta { text, tokens, logprobs }),
+            RawEvent::Delta { text: more, tokens: t, logprobs: l },
         ) = (self.pending.back_mut(), &event)
         {
             text.push_str(more);
@@ -158,7 +157,7 @@ impl Entry {
     }
 
     /// Sends the last event. What a slow client has not taken yet is delivered as it reads.
-    fn close(mut self, last: GenerationEvent) {
+    fn close(mut self, last: RawEvent) {
         self.send(last);
         if self.pending.is_empty() {
             return;
@@ -391,7 +390,7 @@ impl InFlight {
     /// Ends one request with an error.
     pub fn fail(&mut self, id: u64, error: GenerationError) {
         if let Some(entry) = self.remove(id) {
-            entry.close(GenerationEvent::Failed(error));
+            entry.close(RawEvent::Failed(error));
         } else if let Some(job) = self.jobs.remove(&id) {
             job.fail(error);
         }
@@ -448,7 +447,7 @@ impl InFlight {
                     entry.prompt = Some(Arc::clone(&prompt.tokens));
                     entry.trial.prepared = true;
                     entry.layout = accepted.layout.unwrap_or_default().into();
-                    entry.send(GenerationEvent::Accepted {
+                    entry.send(RawEvent::Accepted {
                         prompt_tokens,
                         prompt_text: prompt.text.clone().filter(|_| entry.request.want_prompt_text),
                         layout: entry.layout.clone(),
@@ -466,20 +465,20 @@ impl InFlight {
                     entry.started = true;
                     let prompt = entry.prompt.as_deref().map_or(0, count);
                     entry.cached_tokens = started.cached_tokens.min(prompt);
-                    entry.send(GenerationEvent::Started { cached_tokens: entry.cached_tokens });
+                    entry.send(RawEvent::Started { cached_tokens: entry.cached_tokens });
                 }
             }
             event::Event::PromptScored(scored) => {
                 entry.scored = true;
                 let rest = scored.rest.into_iter().map(|token| released(token.into())).collect();
-                entry.send(GenerationEvent::PromptScored(PromptLogprobs { first: scored.first, rest }));
+                entry.send(RawEvent::PromptScored(PromptLogprobs { first: scored.first, rest }));
             }
             event::Event::Output(output) => {
                 entry.generated.extend_from_slice(&output.tokens);
                 entry.trial.prove();
                 let new = output.logprobs.into_iter().map(PlacedLogprob::from);
                 let logprobs = entry.logprobs.push(&output.text, new);
-                entry.send(GenerationEvent::Delta { text: output.text, tokens: output.tokens, logprobs });
+                entry.send(RawEvent::Delta { text: output.text, tokens: output.tokens, logprobs });
                 self.release(id, now);
             }
             // A generation has none.
@@ -488,12 +487,12 @@ impl InFlight {
                 let Some(mut entry) = self.remove(id) else { return };
                 if !entry.started {
                     // It ended without a step of its own, e.g. with `max_tokens` 0.
-                    entry.send(GenerationEvent::Started { cached_tokens: 0 });
+                    entry.send(RawEvent::Started { cached_tokens: 0 });
                 }
                 let logprobs = entry.logprobs.finish(&finished.text, finished.stop_text);
                 if !finished.text.is_empty() || !logprobs.is_empty() {
                     let (text, tokens) = (finished.text, Vec::new());
-                    entry.send(GenerationEvent::Delta { text, tokens, logprobs });
+                    entry.send(RawEvent::Delta { text, tokens, logprobs });
                 }
                 let reason = match worker_protocol::FinishReason::try_from(finished.reason) {
                     Ok(worker_protocol::FinishReason::Length) => FinishReason::Length,
@@ -505,7 +504,7 @@ impl InFlight {
                     completion_tokens: count(&entry.generated),
                     reasoning_tokens: finished.reasoning_tokens,
                 };
-                entry.close(GenerationEvent::Finished { reason, usage });
+                entry.close(RawEvent::Finished { reason, usage });
                 self.release(id, now);
             }
         }
@@ -537,5 +536,5 @@ fn count(tokens: &[Token]) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "inflight_tests.rs"]
+#[path = "in_flight_tests.rs"]
 mod tests;

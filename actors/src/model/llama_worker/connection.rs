@@ -20,7 +20,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::environment;
-use crate::model::inflight::SharedTable;
+use super::in_flight::SharedTable;
 
 /// How often silence is looked for.
 const WATCH: Duration = Duration::from_millis(250);

@@ -11,17 +11,17 @@ use jan_protocol::worker_protocol::Ready;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
-use super::catalog::{Model, Replica};
-use super::inflight::jobs::EmbeddingSubmission;
-use super::inflight::{InFlight, Submission};
-use super::worker::link::{self, LinkConfig, LinkEnd};
+use super::connection::{self, LinkConfig, LinkEnd};
+use super::in_flight::jobs::EmbeddingSubmission;
+use super::in_flight::{InFlight, Submission};
+use super::replica::Replica;
 use crate::config::QueueConfig;
 use crate::supervision::{Decision, RestartPolicy, RestartTracker};
 
 /// How often waiting requests and slow clients are looked after.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What a model actor is told.
+/// Messages of a model actor.
 #[derive(Debug)]
 pub enum ModelMessage {
     /// Take this request in.
@@ -30,9 +30,9 @@ pub enum ModelMessage {
     Embed(Box<EmbeddingSubmission>, RpcReplyPort<Result<(), GenerationError>>),
     /// Start a worker now.
     StartWorker,
-    /// The worker of that generation has loaded the model.
+    /// The worker of that epoch has loaded the model.
     WorkerReady(u64, Ready),
-    /// The worker of that generation is gone.
+    /// The worker of that epoch is gone.
     WorkerEnded(u64, LinkEnd),
     /// Time passed.
     Tick,
@@ -45,10 +45,12 @@ pub struct ModelActor;
 /// What a model actor needs.
 #[derive(Clone, Debug)]
 pub struct ModelActorArguments {
-    /// Its model.
-    pub model: Arc<Model>,
+    /// Its model's id.
+    pub model: String,
     /// Its replica's number.
-    pub replica: usize,
+    pub number: u32,
+    /// Its replica.
+    pub replica: Arc<Replica>,
     /// How its worker is started.
     pub link: LinkConfig,
     /// How often the worker may be restarted.
@@ -63,8 +65,8 @@ pub struct ModelState {
     arguments: ModelActorArguments,
     replica: Arc<Replica>,
     tracker: RestartTracker,
-    /// Counts workers, so that a late word of an earlier one is not taken for the present one's.
-    generation: u64,
+    /// Worker epoch: messages of an earlier worker are ignored.
+    epoch: u64,
     link: Option<LinkTask>,
 }
 
@@ -89,14 +91,14 @@ impl Actor for ModelActor {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let replica = Arc::clone(&arguments.model.replicas[arguments.replica]);
+        let replica = Arc::clone(&arguments.replica);
         // A predecessor that panicked leaves its requests in the table and a dead worker's handle with them.
         replica.table.lock().detach();
         replica.set_actor(Some(myself.clone()));
         myself.cast(ModelMessage::StartWorker)?;
         myself.send_interval(TICK, || ModelMessage::Tick);
         let tracker = RestartTracker::new(arguments.restarts);
-        Ok(ModelState { arguments, replica, tracker, generation: 0, link: None })
+        Ok(ModelState { arguments, replica, tracker, epoch: 0, link: None })
     }
 
     async fn handle(
@@ -119,10 +121,10 @@ impl Actor for ModelActor {
                 }
             }
             ModelMessage::StartWorker => state.start_worker(&myself),
-            ModelMessage::WorkerReady(generation, ready) if generation == state.generation => {
+            ModelMessage::WorkerReady(epoch, ready) if epoch == state.epoch => {
                 tracing::info!(
-                    model = state.arguments.model.id,
-                    replica = state.arguments.replica,
+                    model = state.arguments.model,
+                    replica = state.arguments.number,
                     context_length = ready.context_length,
                     kv_cells = ready.kv_cells,
                     "model ready"
@@ -130,7 +132,7 @@ impl Actor for ModelActor {
                 state.tracker.on_stable(Instant::now());
                 state.replica.set_ready(ready);
             }
-            ModelMessage::WorkerEnded(generation, end) if generation == state.generation => {
+            ModelMessage::WorkerEnded(epoch, end) if epoch == state.epoch => {
                 state.worker_ended(&myself, end);
             }
             // Words of an earlier worker.
@@ -138,7 +140,7 @@ impl Actor for ModelActor {
             ModelMessage::Tick => {
                 let queue = &state.arguments.queue;
                 let max_wait = Duration::from_millis(queue.max_wait_ms);
-                state.replica.table.lock().tick(Instant::now(), max_wait, super::handle::RETRY_AFTER);
+                state.replica.table.lock().tick(Instant::now(), max_wait, crate::model::models::RETRY_AFTER);
             }
         }
         Ok(())
@@ -160,7 +162,7 @@ impl ModelState {
     /// Takes a request in, where it can be answered.
     fn admit(&mut self, insert: impl FnOnce(&mut InFlight, Instant)) -> Result<(), GenerationError> {
         let now = Instant::now();
-        if let Some(error) = self.replica.unavailable(&self.arguments.model.id, now) {
+        if let Some(error) = self.replica.unavailable(&self.arguments.model, now) {
             return Err(error);
         }
         insert(&mut self.replica.table.lock(), now);
@@ -168,19 +170,19 @@ impl ModelState {
     }
 
     fn start_worker(&mut self, myself: &ActorRef<ModelMessage>) {
-        self.generation += 1;
-        let generation = self.generation;
+        self.epoch += 1;
+        let epoch = self.epoch;
         self.replica.set_status(ModelStatus::Loading);
         let link = self.arguments.link.clone();
         let table = self.replica.table.clone();
         let actor = myself.clone();
         self.link = Some(LinkTask(tokio::spawn(async move {
             let ready_actor = actor.clone();
-            let end = link::run(&link, &table, move |ready| {
-                let _ = ready_actor.cast(ModelMessage::WorkerReady(generation, ready));
+            let end = connection::run(&link, &table, move |ready| {
+                let _ = ready_actor.cast(ModelMessage::WorkerReady(epoch, ready));
             })
             .await;
-            let _ = actor.cast(ModelMessage::WorkerEnded(generation, end));
+            let _ = actor.cast(ModelMessage::WorkerEnded(epoch, end));
         })));
     }
 
@@ -195,7 +197,7 @@ impl ModelState {
             }
             table.len()
         };
-        let id = &self.arguments.model.id;
+        let id = &self.arguments.model;
         let (reason, wait) = match end {
             // No failure: it is not counted as one.
             LinkEnd::Retired(reason) => {

@@ -1,0 +1,239 @@
+//! The seam between the server and what generates: a [`Backend`] answers for one replica of a model.
+//!
+//! The llama.cpp worker ([`llama_worker`](super::llama_worker)) is one; docs/architecture.md sketches another. What crosses
+//! the seam is parsed: content, reasoning, calls and their arguments. No raw text of a model, no format of one, no message
+//! of a worker protocol and no path of a file does.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{Stream, StreamExt};
+use jan_protocol::embeddings::{Embedding, EmbeddingRequest};
+pub use jan_protocol::output_formats::Part as OutputPart;
+use jan_protocol::types::{
+    FinishReason, GenerationError, GenerationRequest, Inspect, Inspected, ModelStatus, Prompt,
+    PromptLogprobs, TokenLogprob, TokenUsage,
+};
+
+use super::shares::Place;
+use crate::supervisor::ChildSpec;
+
+/// One replica of a model.
+///
+/// The contract, which `backend_conformance.rs` tests of any backend:
+///
+/// - **Order.** A generation yields [`GenerationEvent`]s in the order that is documented there, and nothing behind `Finished`
+///   or `Failed`. Every generation ends with one of the two.
+/// - **Cancellation.** Dropping a [`Generation`], an [`Embeddings`] or the future of a call gives everything up that was
+///   done for it, soon and without a word. The [`Place`] is given back when the work has ended, however it ends.
+/// - **Refusals.** What is wrong with a request is an error of the call or the first event, never one behind `Started`.
+///   What [`capabilities`](Self::capabilities) lack is refused before the backend is asked.
+/// - **Failures.** Events that were yielded stay valid: a backend that loses its worker or its connection either continues
+///   the same answer or ends it with `Failed`. It never begins an answer anew. Whether it continues is
+///   [`Capabilities::resumes`]; nothing else retries behind this seam.
+/// - **Back pressure.** A generation that nobody reads costs a bounded amount of memory beside its own answer.
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// What it can do. May change when a model has been loaded, never for a request under way.
+    fn capabilities(&self) -> Capabilities;
+
+    /// What is known of it now.
+    fn condition(&self) -> Condition;
+
+    /// Requests that it works on or has waiting.
+    fn load(&self) -> usize;
+
+    /// Begins a generation. Returns once it has been taken in.
+    ///
+    /// # Errors
+    /// `ModelUnavailable`, `ShuttingDown`, or what is wrong with the request.
+    fn generate(
+        &self,
+        request: GenerationRequest,
+        place: Place,
+    ) -> BoxFuture<'_, Result<Generation, GenerationError>>;
+
+    /// Begins to make embeddings. Returns once the request has been taken in.
+    ///
+    /// # Errors
+    /// As of [`generate`](Self::generate).
+    fn embed(
+        &self,
+        request: EmbeddingRequest,
+        place: Place,
+    ) -> BoxFuture<'_, Result<Embeddings, GenerationError>>;
+
+    /// Renders or tokenizes a prompt. Nothing is generated.
+    ///
+    /// # Errors
+    /// `ModelUnavailable` or `InvalidPrompt`.
+    fn inspect(&self, question: Inspect) -> BoxFuture<'_, Result<Inspected, GenerationError>>;
+
+    /// Length of a request's prompt in tokens. Nothing is generated.
+    ///
+    /// # Errors
+    /// As of [`generate`](Self::generate), `ContextLengthExceeded` among them.
+    fn count_tokens(
+        &self,
+        request: GenerationRequest,
+        place: Place,
+    ) -> BoxFuture<'_, Result<u32, GenerationError>>;
+
+    /// Actors that work for it, to be supervised; asked once, when the server starts.
+    fn children(&self) -> Vec<ChildSpec>;
+}
+
+/// What a backend can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Embeddings.
+    pub embeddings: bool,
+    /// [`Backend::inspect`].
+    pub inspect: bool,
+    /// Prompts that are tokens.
+    pub token_prompts: bool,
+    /// Filling the gap between two texts.
+    pub infill: bool,
+    /// Answers held to a schema or grammar.
+    pub constraints: bool,
+    /// Log-probabilities of the prompt's tokens.
+    pub prompt_logprobs: bool,
+    /// Whether it continues answers after a crash of what it works with.
+    pub resumes: bool,
+}
+
+impl Capabilities {
+    /// All of them.
+    pub const ALL: Self = Self {
+        embeddings: true,
+        inspect: true,
+        token_prompts: true,
+        infill: true,
+        constraints: true,
+        prompt_logprobs: true,
+        resumes: true,
+    };
+
+    /// The field of a request that asks for what it lacks, and what that is.
+    #[must_use]
+    pub fn lacking(&self, request: &GenerationRequest) -> Option<(&'static str, &'static str)> {
+        match &*request.prompt {
+            Prompt::Tokens(_) if !self.token_prompts => return Some(("prompt", "prompts of token ids")),
+            Prompt::Infill { .. } if !self.infill => return Some(("suffix", "filling a gap in a text")),
+            _ => {}
+        }
+        if request.constraint.is_some() && !self.constraints {
+            return Some(("response_format", "answers held to a schema or grammar"));
+        }
+        if request.score_prompt && !self.prompt_logprobs {
+            return Some(("echo", "log-probabilities of a prompt"));
+        }
+        None
+    }
+}
+
+/// What is known of a replica at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Whether it can answer.
+    pub status: ModelStatus,
+    /// Why not, for administrators: it may name paths of files.
+    pub problem: Option<String>,
+    /// The same without paths.
+    pub public_problem: Option<String>,
+    /// Unix seconds of the model's making, once it is loaded.
+    pub created: Option<u64>,
+    /// Most tokens of prompt and answer, once it is loaded.
+    pub context_length: Option<u32>,
+}
+
+/// One event of a generation, in this order: `Accepted`, `Started`, `PromptScored` where it was asked for, any number of
+/// `Output`, then `Finished`; or `Failed` at any point.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GenerationEvent {
+    /// The prompt has been read and fits; the request may still wait.
+    Accepted {
+        /// Length of the prompt in tokens.
+        prompt_tokens: u32,
+        /// The prompt as text, where it was asked for.
+        prompt_text: Option<Arc<str>>,
+    },
+    /// The request left the queue.
+    Started {
+        /// Prompt tokens taken from a prefix cache.
+        cached_tokens: u32,
+    },
+    /// Log-probabilities of the prompt's tokens.
+    PromptScored(PromptLogprobs),
+    /// More of the answer; each of the three can be empty.
+    Output {
+        /// Pieces of the answer, in order: whole UTF-8 characters, never part of a stop text.
+        parts: Vec<OutputPart>,
+        /// Tokens that were generated for them and for what is held back.
+        tokens: u32,
+        /// Log-probabilities of the tokens whose text has left, where they were asked for.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// The end.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// What it took.
+        usage: TokenUsage,
+    },
+    /// The end, without an answer.
+    Failed(GenerationError),
+}
+
+impl GenerationEvent {
+    /// Whether nothing follows.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        matches!(self, Self::Finished { .. } | Self::Failed(_))
+    }
+}
+
+/// A running generation. Dropping it cancels.
+pub struct Generation(Pin<Box<dyn Stream<Item = GenerationEvent> + Send + Sync>>);
+
+impl Generation {
+    /// Of a stream that gives its work up when it is dropped.
+    pub fn new(events: impl Stream<Item = GenerationEvent> + Send + Sync + 'static) -> Self {
+        Self(Box::pin(events))
+    }
+
+    /// The next event; `None` after `Finished` or `Failed`.
+    pub async fn recv(&mut self) -> Option<GenerationEvent> {
+        self.0.next().await
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation").finish_non_exhaustive()
+    }
+}
+
+/// Embeddings under way. Dropping them cancels.
+pub struct Embeddings(Pin<Box<dyn Stream<Item = Result<Embedding, GenerationError>> + Send + Sync>>);
+
+impl Embeddings {
+    /// Of a stream that gives its work up when it is dropped.
+    pub fn new(
+        embeddings: impl Stream<Item = Result<Embedding, GenerationError>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Box::pin(embeddings))
+    }
+
+    /// The next one, in any order; `None` after all and after an error.
+    pub async fn recv(&mut self) -> Option<Result<Embedding, GenerationError>> {
+        self.0.next().await
+    }
+}
+
+impl fmt::Debug for Embeddings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embeddings").finish_non_exhaustive()
+    }
+}

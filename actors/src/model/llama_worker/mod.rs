@@ -1,0 +1,220 @@
+//! The llama.cpp backend: an actor for each replica, and behind it a worker process with one model context.
+//!
+//! A worker is a process of its own, since llama.cpp's aborts cannot be supervised from inside one. [`actor`] has its life,
+//! [`connection`] starts the process, shakes hands and passes messages, [`in_flight`] keeps the requests while workers come
+//! and go, and [`output`] parses what a model says before it leaves through the seam.
+
+pub mod actor;
+pub mod concealed;
+pub mod connection;
+mod environment;
+pub mod in_flight;
+mod output;
+pub mod replica;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use jan_protocol::confinement::Confinement;
+use jan_protocol::embeddings::EmbeddingRequest;
+use jan_protocol::types::{GenerationError, GenerationRequest, Inspect, Inspected};
+use jan_protocol::worker_protocol::ModelSpec;
+use ractor::{ActorRef, RpcReplyPort};
+use tokio::sync::{mpsc, oneshot};
+
+use self::actor::{ModelActor, ModelActorArguments, ModelMessage};
+use self::connection::LinkConfig;
+use self::in_flight::jobs::EmbeddingSubmission;
+use self::in_flight::{CHANNEL, Submission};
+use self::output::{RawEmbeddings, RawGeneration};
+use self::replica::Replica;
+use super::backend::{Backend, Capabilities, Condition, Embeddings, Generation, GenerationEvent};
+use super::models::RETRY_AFTER;
+use super::shares::Place;
+use crate::config::{ActorsConfig, WorkerConfig};
+use crate::supervision::RestartPolicy;
+use crate::supervisor::ChildSpec;
+use crate::system::StartError;
+
+/// A model actor answers a submission at once; this long means that it is stuck.
+const SUBMIT_TIMEOUT_MS: u64 = 10_000;
+
+/// Longest wait for the answer to a question.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One replica of a model that llama.cpp runs.
+#[derive(Debug)]
+pub struct LlamaWorker {
+    arguments: ModelActorArguments,
+    /// Ids are unique among the replica's requests.
+    next_id: AtomicU64,
+}
+
+impl LlamaWorker {
+    /// The replica of that number; its worker is started by its actor.
+    ///
+    /// # Errors
+    /// This program cannot be found.
+    pub fn new(config: &ActorsConfig, model: &ModelSpec, number: u32) -> Result<Self, StartError> {
+        let worker = &config.worker;
+        let program = match &worker.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe()
+                .map_err(|error| StartError::Actor(format!("this program cannot be found: {error}")))?,
+        };
+        let arguments = ModelActorArguments {
+            model: model.id.clone(),
+            number,
+            replica: Arc::default(),
+            link: LinkConfig {
+                program,
+                arguments: config.worker_arguments.clone(),
+                environment: worker.environment.clone(),
+                confinement: confinement(worker, model),
+                model: model.clone(),
+                load_timeout: Duration::from_millis(worker.load_timeout_ms),
+                step_timeout: Duration::from_millis(worker.step_timeout_ms),
+            },
+            restarts: RestartPolicy {
+                max_restarts: worker.max_restarts,
+                within: Duration::from_millis(worker.restart_window_ms),
+                cooldown: Duration::from_millis(worker.cooldown_ms),
+                ..RestartPolicy::default()
+            },
+            queue: config.queue.clone(),
+        };
+        Ok(Self { arguments, next_id: AtomicU64::new(1) })
+    }
+
+    fn replica(&self) -> &Replica {
+        &self.arguments.replica
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn unavailable(&self, reason: &str) -> GenerationError {
+        GenerationError::ModelUnavailable {
+            model: self.arguments.model.clone(),
+            reason: reason.to_owned(),
+            retry_after: RETRY_AFTER,
+        }
+    }
+
+    /// Has the actor take a request in.
+    async fn submit(
+        &self,
+        message: impl FnOnce(RpcReplyPort<Result<(), GenerationError>>) -> ModelMessage,
+    ) -> Result<(), GenerationError> {
+        let restarting = || self.unavailable("its actor is being restarted");
+        let actor: ActorRef<ModelMessage> = self.replica().actor().ok_or_else(restarting)?;
+        match ractor::call_t!(actor, message, SUBMIT_TIMEOUT_MS) {
+            Ok(answer) => answer,
+            Err(_) => Err(restarting()),
+        }
+    }
+
+    async fn begin(&self, request: GenerationRequest, place: Place) -> Result<Generation, GenerationError> {
+        let id = self.next_id();
+        let tools = request.tools.clone();
+        let (events_in, events) = mpsc::channel(CHANNEL);
+        // Made before the submission, so that a caller that goes away meanwhile cancels it.
+        let generation = RawGeneration::new(events, id, self.replica().table.clone());
+        let submission = Box::new(Submission { id, request, events: events_in, place });
+        self.submit(|reply| ModelMessage::Submit(submission, reply)).await?;
+        Ok(Generation::new(output::parsed(generation, tools.as_deref())))
+    }
+}
+
+impl Backend for LlamaWorker {
+    fn capabilities(&self) -> Capabilities {
+        // A model that makes no embeddings says so itself, with what it is.
+        Capabilities::ALL
+    }
+
+    fn condition(&self) -> Condition {
+        self.replica().condition(Instant::now())
+    }
+
+    fn load(&self) -> usize {
+        self.replica().table.lock().len()
+    }
+
+    fn generate(
+        &self,
+        request: GenerationRequest,
+        place: Place,
+    ) -> BoxFuture<'_, Result<Generation, GenerationError>> {
+        Box::pin(self.begin(request, place))
+    }
+
+    fn embed(
+        &self,
+        request: EmbeddingRequest,
+        place: Place,
+    ) -> BoxFuture<'_, Result<Embeddings, GenerationError>> {
+        Box::pin(async move {
+            let id = self.next_id();
+            let (events_in, events) = mpsc::unbounded_channel();
+            let embeddings = RawEmbeddings::new(events, id, self.replica().table.clone());
+            let submission = Box::new(EmbeddingSubmission { id, request, events: events_in, place });
+            self.submit(|reply| ModelMessage::Embed(submission, reply)).await?;
+            Ok(Embeddings::new(embeddings.into_stream()))
+        })
+    }
+
+    fn inspect(&self, question: Inspect) -> BoxFuture<'_, Result<Inspected, GenerationError>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            if !self.replica().table.lock().ask(self.next_id(), question, reply) {
+                return Err(self.unavailable("it is not loaded yet"));
+            }
+            match tokio::time::timeout(INSPECT_TIMEOUT, answer).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(self.unavailable("its worker ended")),
+                Err(_) => Err(self.unavailable("it did not answer in time")),
+            }
+        })
+    }
+
+    fn count_tokens(
+        &self,
+        request: GenerationRequest,
+        place: Place,
+    ) -> BoxFuture<'_, Result<u32, GenerationError>> {
+        // The worker says how long a prompt is, and whether it fits, when it takes the request in; it is given up then.
+        Box::pin(async move {
+            let mut generation = self.begin(request, place).await?;
+            while let Some(event) = generation.recv().await {
+                match event {
+                    GenerationEvent::Accepted { prompt_tokens, .. } => return Ok(prompt_tokens),
+                    GenerationEvent::Failed(error) => return Err(error),
+                    _ => {}
+                }
+            }
+            Err(GenerationError::Internal("a generation ended without a result".to_owned()))
+        })
+    }
+
+    fn children(&self) -> Vec<ChildSpec> {
+        let ModelActorArguments { model, number, .. } = &self.arguments;
+        vec![ChildSpec::new(format!("model {model} #{number}"), || ModelActor, self.arguments.clone())]
+    }
+}
+
+/// Restrictions of the workers of one model.
+fn confinement(worker: &WorkerConfig, model: &ModelSpec) -> Confinement {
+    Confinement {
+        no_new_privs: worker.no_new_privs,
+        landlock: worker.landlock,
+        seccomp: worker.seccomp,
+        gpu: model.gpu_layers > 0,
+        model: (&model.path).into(),
+        unpack_folder: (&model.unpack_folder).into(),
+        readable: worker.readable_paths.clone(),
+        writable: worker.writable_paths.clone(),
+    }
+}

@@ -1,0 +1,122 @@
+//! State of one replica, shared by its actor, its worker's connection and those who send it requests.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jan_protocol::types::{GenerationError, ModelStatus};
+use jan_protocol::worker_protocol::Ready;
+use ractor::ActorRef;
+
+use super::actor::ModelMessage;
+use super::concealed::without_paths;
+use super::in_flight::SharedTable;
+use crate::model::backend::Condition;
+
+/// A replica that has prepared nothing for this long, while requests without a constraint wait for it, is not ready.
+const MAX_UNPREPARED: Duration = Duration::from_secs(5);
+
+/// One replica.
+#[derive(Debug, Default)]
+pub struct Replica {
+    /// Its requests.
+    pub table: SharedTable,
+    state: Mutex<ReplicaState>,
+}
+
+#[derive(Debug)]
+struct ReplicaState {
+    status: ModelStatus,
+    problem: Option<Problem>,
+    ready: Option<Ready>,
+    actor: Option<ActorRef<ModelMessage>>,
+}
+
+#[derive(Debug)]
+struct Problem {
+    text: String,
+    /// The same without paths.
+    public: String,
+    retry_at: Instant,
+}
+
+impl Default for ReplicaState {
+    fn default() -> Self {
+        Self { status: ModelStatus::Loading, problem: None, ready: None, actor: None }
+    }
+}
+
+impl Replica {
+    fn state(&self) -> MutexGuard<'_, ReplicaState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its actor, while there is one.
+    pub fn actor(&self) -> Option<ActorRef<ModelMessage>> {
+        self.state().actor.clone()
+    }
+
+    /// Notes its actor.
+    pub fn set_actor(&self, actor: Option<ActorRef<ModelMessage>>) {
+        self.state().actor = actor;
+    }
+
+    fn status(&self) -> ModelStatus {
+        self.state().status
+    }
+
+    /// What is known of it now.
+    pub fn condition(&self, now: Instant) -> Condition {
+        // Before the state is locked: whoever holds the table may want that.
+        let status = self.status_now(now);
+        let state = self.state();
+        let problem = state.problem.as_ref();
+        Condition {
+            status,
+            problem: problem.map(|problem| problem.text.clone()),
+            public_problem: problem.map(|problem| problem.public.clone()),
+            created: state.ready.as_ref().map(|ready| ready.created),
+            context_length: state.ready.as_ref().map(|ready| ready.context_length),
+        }
+    }
+
+    /// The status as of now: one that is behind with preparing requests cannot answer either.
+    fn status_now(&self, now: Instant) -> ModelStatus {
+        let behind = self.table.lock().unprepared_for(now).is_some_and(|time| time > MAX_UNPREPARED);
+        match self.status() {
+            ModelStatus::Ready if behind => ModelStatus::Unhealthy,
+            status => status,
+        }
+    }
+
+    /// Notes the status; a problem that it had stays known until it is ready again.
+    pub fn set_status(&self, status: ModelStatus) {
+        self.state().status = status;
+    }
+
+    /// Notes that the model is loaded.
+    pub fn set_ready(&self, ready: Ready) {
+        let mut state = self.state();
+        state.status = ModelStatus::Ready;
+        state.problem = None;
+        state.ready = Some(ready);
+    }
+
+    /// Notes that it cannot answer, why, and when it is tried again. Of the problem everybody is told; `paths` are left
+    /// out of that.
+    pub fn set_unhealthy(&self, text: String, paths: &[&str], retry_at: Instant) {
+        let mut state = self.state();
+        state.status = ModelStatus::Unhealthy;
+        state.problem = Some(Problem { public: without_paths(&text, paths), text, retry_at });
+    }
+
+    /// Why it takes no requests now, if it takes none.
+    pub fn unavailable(&self, model: &str, now: Instant) -> Option<GenerationError> {
+        let state = self.state();
+        let problem = state.problem.as_ref().filter(|_| state.status == ModelStatus::Unhealthy)?;
+        Some(GenerationError::ModelUnavailable {
+            model: model.to_owned(),
+            reason: problem.public.clone(),
+            retry_after: problem.retry_at.saturating_duration_since(now),
+        })
+    }
+}

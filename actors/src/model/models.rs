@@ -1,0 +1,173 @@
+//! Handle to the served models: routing by id, admission, the least loaded replica.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jan_protocol::embeddings::EmbeddingRequest;
+use jan_protocol::types::{
+    GenerationError, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus,
+};
+
+use super::backend::{Backend, Embeddings, Generation};
+use super::catalog::{Catalog, Model, combine};
+use super::shares::Place;
+
+/// When to try again where nothing better is known.
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The models that this server answers from. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Models {
+    catalog: Arc<Catalog>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Models {
+    pub(crate) fn new(catalog: Arc<Catalog>) -> Self {
+        Self { catalog, stopping: Arc::default() }
+    }
+
+    /// Refuses new requests from now on.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests in flight, over all models.
+    pub fn in_flight(&self) -> usize {
+        let replicas = self.catalog.models().iter().flat_map(|m| &m.replicas);
+        replicas.map(|r| r.load()).sum()
+    }
+
+    /// Hands a request to its model. Returns when it has its place in the queue; what becomes of it comes
+    /// through the [`Generation`].
+    ///
+    /// # Errors
+    /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable` or `ShuttingDown`.
+    pub async fn generate(&self, request: GenerationRequest) -> Result<Generation, GenerationError> {
+        let (model, place) = self.place(&request.model, |_| 1, &request.user)?;
+        let backend = backend_for(model, &request)?;
+        backend.generate(request, place).await
+    }
+
+    /// Hands all requests for one request of a caller, with its prompts and answers, to their model, as
+    /// [`generate`](Self::generate) does: all of them get their places in the queue, or none.
+    ///
+    /// # Errors
+    /// As of [`generate`](Self::generate).
+    pub async fn generate_all(
+        &self,
+        requests: Vec<GenerationRequest>,
+    ) -> Result<Vec<Generation>, GenerationError> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
+        let (model, mut places) = self.place(&first.model, |_| requests.len(), &first.user)?;
+        let mut generations = Vec::with_capacity(requests.len());
+        for request in requests {
+            let backend = backend_for(model, &request)?;
+            generations.push(backend.generate(request, places.split_one()).await?);
+        }
+        Ok(generations)
+    }
+
+    /// Hands a request for embeddings to its model, as [`generate`](Self::generate) does. They come one by one through
+    /// the [`Embeddings`].
+    ///
+    /// # Errors
+    /// As of [`generate`](Self::generate).
+    pub async fn embed(&self, request: EmbeddingRequest) -> Result<Embeddings, GenerationError> {
+        let (model, place) = self.place(&request.model, |places| request.weight(places), &request.user)?;
+        let backend = least_loaded(model);
+        if !backend.capabilities().embeddings {
+            return Err(unsupported(model, "model", "embeddings"));
+        }
+        backend.embed(request, place).await
+    }
+
+    /// Length of a request's prompt in tokens. Nothing is generated.
+    ///
+    /// # Errors
+    /// As of [`generate`](Self::generate), and `ContextLengthExceeded`.
+    pub async fn count_tokens(&self, request: GenerationRequest) -> Result<u32, GenerationError> {
+        let (model, place) = self.place(&request.model, |_| 1, &request.user)?;
+        let backend = backend_for(model, &request)?;
+        backend.count_tokens(request, place).await
+    }
+
+    /// A model, and as many of its places as `count` says of all. They are taken before the mailbox: a mailbox has no
+    /// bound of its own.
+    fn place(
+        &self,
+        model: &str,
+        count: impl FnOnce(usize) -> usize,
+        caller: &str,
+    ) -> Result<(&Arc<Model>, Place), GenerationError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(GenerationError::ShuttingDown);
+        }
+        let Some(model) = self.catalog.find(model) else {
+            return Err(GenerationError::ModelNotFound(model.to_owned()));
+        };
+        let limit = model.places.count();
+        let full = || GenerationError::QueueFull { model: model.id.clone(), limit, retry_after: RETRY_AFTER };
+        model.places.take(caller, count(limit)).map(|place| (model, place)).ok_or_else(full)
+    }
+
+    /// Has a model's worker say what it makes of `caller`'s prompt. Nothing is generated.
+    ///
+    /// # Errors
+    /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable`, `ShuttingDown` or `InvalidPrompt`.
+    pub async fn inspect(
+        &self,
+        model: &str,
+        question: Inspect,
+        caller: &str,
+    ) -> Result<Inspected, GenerationError> {
+        let (model, _place) = self.place(model, |_| 1, caller)?;
+        let backend = least_loaded(model);
+        if !backend.capabilities().inspect {
+            return Err(unsupported(model, "model", "looking at prompts"));
+        }
+        backend.inspect(question).await
+    }
+
+    /// Every model and alias, in the order of the configuration, the bundled one last.
+    pub async fn list(&self) -> Vec<ModelDescription> {
+        let models = self.catalog.models().iter();
+        models.flat_map(|m| std::iter::once(&m.id).chain(&m.aliases).map(|id| m.describe(id))).collect()
+    }
+
+    /// One model by id or alias.
+    pub async fn describe(&self, id: &str) -> Option<ModelDescription> {
+        self.catalog.find(id).map(|model| model.describe(id))
+    }
+
+    /// The state of all models together, as of now: `Ready` when all are, `Degraded` when some can answer.
+    pub async fn status(&self) -> ModelStatus {
+        let replicas = |model: &Arc<Model>| combine(model.replicas.iter().map(|r| r.condition().status));
+        combine(self.catalog.models().iter().map(replicas))
+    }
+}
+
+/// The replica with the fewest requests, one that can answer rather than one that cannot.
+fn least_loaded(model: &Model) -> &dyn Backend {
+    let load = |r: &&Arc<dyn Backend>| (r.condition().status == ModelStatus::Unhealthy, r.load());
+    // A model has at least one replica: the catalog refuses 0.
+    &**model.replicas.iter().min_by_key(load).unwrap_or(&model.replicas[0])
+}
+
+/// The same, where it can do what the request asks for.
+fn backend_for<'a>(
+    model: &'a Model,
+    request: &GenerationRequest,
+) -> Result<&'a dyn Backend, GenerationError> {
+    let backend = least_loaded(model);
+    match backend.capabilities().lacking(request) {
+        Some((param, what)) => Err(unsupported(model, param, what)),
+        None => Ok(backend),
+    }
+}
+
+fn unsupported(model: &Model, param: &'static str, what: &str) -> GenerationError {
+    let message = format!("the model `{}` does not support {what}", model.id);
+    GenerationError::InvalidParameter { param, message }
+}
