@@ -16,5 +16,7 @@ pub mod vetting;
 pub mod worker;
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 #[path = "../../../tests/fuzz/engine.rs"]
 mod fuzz;

@@ -3,8 +3,12 @@
 
 pub mod backend;
 pub mod catalog;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod llama_worker;
 pub mod models;
+#[cfg(any(test, feature = "testing"))]
+pub mod scripted;
 pub mod shares;
 
 pub use backend::{Embeddings, Generation, GenerationEvent, OutputPart};

@@ -66,7 +66,7 @@ impl Places {
     }
 
     /// How many are taken.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub fn taken(&self) -> usize {
         self.lock().taken
     }
