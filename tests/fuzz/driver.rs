@@ -166,8 +166,7 @@ impl Target {
 }
 
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // One of the two crates lies in the root, the other below it.
-    let root = if here.join("tests/fuzz").exists() { here } else { here.parent().unwrap() };
-    root.to_owned()
+    // The crates lie in the root or below it.
+    let mut folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    folders.find(|folder| folder.join("tests/fuzz").exists()).expect("the checkout is whole").to_owned()
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::*;
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/templates/");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/templates/");
 
 /// What `record.py` recorded.
 #[derive(Deserialize)]

@@ -107,7 +107,7 @@ mod tests {
     use jan_protocol::output_formats::{ReasoningFormat, ToolFormat};
 
     fn renderer(name: &str) -> Renderer {
-        let path = format!("{}/../fixtures/templates/{name}", env!("CARGO_MANIFEST_DIR"));
+        let path = format!("{}/../../fixtures/templates/{name}", env!("CARGO_MANIFEST_DIR"));
         Renderer::new(&std::fs::read_to_string(path).unwrap(), "", "<|im_end|>").unwrap()
     }
 

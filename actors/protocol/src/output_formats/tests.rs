@@ -313,7 +313,7 @@ fn written(format: ToolFormat, calls: &[(&str, &str)]) -> String {
 #[test]
 fn templates_tell_their_formats() {
     let fixture = |name: &str| {
-        std::fs::read_to_string(format!("{}/../fixtures/templates/{name}", env!("CARGO_MANIFEST_DIR")))
+        std::fs::read_to_string(format!("{}/../../fixtures/templates/{name}", env!("CARGO_MANIFEST_DIR")))
             .unwrap()
     };
     let hermes = Formats { tools: Some(ToolFormat::Hermes), reasoning: None };
