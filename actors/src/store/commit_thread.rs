@@ -269,6 +269,7 @@ impl CommitThread {
             let mut idle = None;
             let mut next = Some(first);
             while let Some(job) = next.take() {
+                let job_began = Instant::now();
                 match job {
                     Job::Read(read) => {
                         // It sees earlier changes of this round. The batch keeps an error for the end of the round.
@@ -299,6 +300,7 @@ impl CommitThread {
                         break;
                     }
                 }
+                note_long("a job", job_began.elapsed());
                 left -= 1;
                 if left > 0 && began.elapsed() < ROUND_TIME {
                     next = jobs.try_recv().ok().or_else(|| {
@@ -307,7 +309,9 @@ impl CommitThread {
                     });
                 }
             }
+            let flush_began = Instant::now();
             let flushed = batch.map_or(Ok(()), |batch| batch.flush());
+            note_long("a batch of changes", flush_began.elapsed());
             // Here as well, since there may always be another job.
             let progress = self.cleanup();
             let started = Instant::now();
@@ -444,6 +448,13 @@ impl CommitThread {
             }
             Err(error) => tracing::error!(%error, "the database cannot be reopened"),
         }
+    }
+}
+
+/// Logs a step that kept all others waiting for longer than a round may take, apart from the sync.
+fn note_long(what: &str, took: Duration) {
+    if took > ROUND_TIME {
+        tracing::debug!(?took, "{what} held the commit thread");
     }
 }
 
