@@ -8,7 +8,7 @@ pub mod response;
 use std::sync::Arc;
 
 use jan_actors::model::{ChatPrompt, Constraint, GenerationRequest, Prompt, ToolPlan};
-use jan_actors::web_search::SearchQuery;
+use jan_actors::web_search::{SearchQuery, WebSource};
 use utoipa::OpenApi;
 use warp::Filter;
 use warp::filters::BoxedFilter;
@@ -20,7 +20,7 @@ use self::response::{
     AssistantMessage, CallDelta, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, ChunkEncoder, Delta,
     FunctionDelta, TIER,
 };
-use super::inference::choices::{ChoiceEvent, Choices};
+use super::inference::choices::{AnswerPolicy, ChoiceEvent, Choices, Started};
 use super::inference::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
 use super::inference::metering::{Meter, take_answers};
 use super::inference::params::{ServiceTier, StopShape, StreamOptions, choice_seed};
@@ -29,7 +29,7 @@ use super::inference::streaming;
 use super::inference::structured_output::{
     self, FormatKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs,
 };
-use super::inference::tools::{ChatTool, FunctionObject, Reading, ToolChoiceMode, ToolChoiceShape};
+use super::inference::tools::{ChatTool, FunctionObject, ToolChoiceMode, ToolChoiceShape};
 use super::inference::usage::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
 use super::inference::web_search::citations::{ChatCitation, CitedUrl};
 use super::inference::web_search::{self, ContextSize, LocationKind, UserLocation, WebSearchOptions, Wish};
@@ -185,17 +185,15 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let conversation = turn.as_ref().map(ConversationRef::from);
     let wish = chat.web.take();
     let requests = generation_requests(chat, constraint, plan, &context);
-    let started = start(&state, &context, requests, wish, reading, meter, constraining).await;
-    let mut choices = match started {
-        Ok(choices) => choices,
+    let (started, sources) = match start(&state, &context, requests, wish, meter, constraining).await {
+        Ok(started) => started,
         Err(error) => {
             conversation::take_back(turn).await;
             return Err(error);
         }
     };
-    choices.constrained_by(constraining);
-    choices.store_in(turn);
-    choices.check_with(structured.and_then(|structured| structured.output_check(n, cut)));
+    let check = structured.and_then(|structured| structured.output_check(n, cut));
+    let choices = started.under(AnswerPolicy { reading, check, constraining, turn, sources });
     let mut response = if stream {
         let usage = UsageSum::new(1, n);
         let encoder = ChunkEncoder { head, include_usage, usage, called: vec![false; n], conversation };
@@ -208,16 +206,15 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     Ok(response)
 }
 
-/// Searches where that is wished, and starts the answers.
+/// Searches the web where that is asked for, and starts the answers. Returns the sources that they may cite, too.
 async fn start(
     state: &AppState,
     context: &RequestContext,
     mut requests: Vec<GenerationRequest>,
     wish: Option<Wish>,
-    reading: Reading,
     meter: Meter,
     constraining: Option<&'static str>,
-) -> Result<Choices, ApiError> {
+) -> Result<(Started, Vec<WebSource>), ApiError> {
     let failed = |error| structured_output::generation_error(error, PROMPT, constraining);
     let mut sources = Vec::new();
     if let Some((wish, request)) = wish.zip(requests.first().cloned()) {
@@ -241,9 +238,7 @@ async fn start(
             request.prompt = Arc::clone(&prompt);
         }
     }
-    let mut choices = Choices::start(&state.models, requests, reading, meter).await.map_err(failed)?;
-    choices.cite_from(sources);
-    Ok(choices)
+    Ok((Started::new(&state.models, requests, meter).await.map_err(failed)?, sources))
 }
 
 fn generation_requests(

@@ -12,7 +12,7 @@ use warp::filters::BoxedFilter;
 
 use self::request::{CompletionRequest, UNSUPPORTED, generation_requests};
 use self::response::{Answer, ChunkEncoder, Completion, CompletionChoice};
-use super::inference::choices::{ChoiceEvent, Choices};
+use super::inference::choices::{AnswerPolicy, ChoiceEvent, Choices, Started};
 use super::inference::logprobs::CompletionLogprobs;
 use super::inference::metering::{Meter, take_answers};
 use super::inference::params::StopShape;
@@ -119,11 +119,12 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     };
     take_answers(&state, &context, prompts * best_of, counted)?;
     let requests = generation_requests(checked, constraint.as_ref(), &context);
-    let mut choices = Choices::start(&state.models, requests, Reading::default(), meter)
+    let started = Started::new(&state.models, requests, meter)
         .await
         .map_err(|error| structured_output::generation_error(error, PROMPT, constraining))?;
-    choices.constrained_by(constraining);
-    choices.check_with(structured.and_then(|structured| structured.output_check(prompts * best_of, cut)));
+    let check = structured.and_then(|structured| structured.output_check(prompts * best_of, cut));
+    let (reading, sources) = (Reading::default(), Vec::new());
+    let mut choices = started.under(AnswerPolicy { reading, check, constraining, turn: None, sources });
     let mut echo = |index| choices.take_prompt_text(index).map_or_else(String::new, |text| text.to_string());
     let echoes: Vec<String> = (0..prompts * best_of).map(&mut echo).collect();
     let mut response = if stream {

@@ -1,4 +1,4 @@
-//! The answers to one request: started together, heard together.
+//! The choices of a request: started together, multiplexed into one stream of events.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -21,29 +21,40 @@ use super::web_search::citations::{UrlCitation, citations};
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
 
-/// Running generations, heard through one door. Dropping it cancels them.
-pub struct Choices {
+/// The generations of a request that have all left the queue. Dropping it cancels them.
+pub struct Started {
     events: SelectAll<EventStream>,
-    /// What was heard while others had not yet started.
-    heard: VecDeque<(usize, GenerationEvent)>,
+    /// Events of some that came while others had not left the queue.
+    buffered: VecDeque<(usize, GenerationEvent)>,
     prompt_texts: Vec<Option<Arc<str>>>,
     /// `None` in tests.
     meter: Option<Meter>,
-    check: Option<OutputCheck>,
-    /// The field that constrains the answers.
-    constraining: Option<&'static str>,
-    /// Where the one answer is stored.
-    turn: Option<Turn>,
-    reading: Reading,
-    /// What the answers may cite.
-    sources: Vec<WebSource>,
-    /// What takes each answer apart.
+}
+
+/// Rules for the answers to one request.
+pub struct AnswerPolicy {
+    /// Rules for calls of tools.
+    pub reading: Reading,
+    /// Check of answers that end by themselves.
+    pub check: Option<OutputCheck>,
+    /// Field that constrains the answers, for errors about it.
+    pub constraining: Option<&'static str>,
+    /// Turn of a stored conversation that the one answer is written to. Dropped before its end, it is `incomplete` there.
+    pub turn: Option<Turn>,
+    /// Sources that the answers may cite by their numbers.
+    pub sources: Vec<WebSource>,
+}
+
+/// The choices of a request, multiplexed into one stream of events. Dropping it cancels them.
+pub struct Choices {
+    started: Started,
+    policy: AnswerPolicy,
     answers: Vec<Answer>,
-    /// What is to be told before anything else is heard.
+    /// Events to be yielded before the next one of a generation is read.
     ready: VecDeque<(usize, ChoiceEvent)>,
 }
 
-/// One answer while it is taken apart.
+/// State of one answer.
 #[derive(Debug, Default)]
 struct Answer {
     /// Calls so far: name and arguments.
@@ -92,13 +103,15 @@ pub enum ChoiceEvent {
     Finished(FinishReason, TokenUsage),
 }
 
-impl Choices {
+impl Started {
     /// Starts all `requests` and waits until each has left the queue, so that whatever can go wrong before
     /// the first token is an error here and not in the middle of a response.
-    pub async fn start(
+    ///
+    /// # Errors
+    /// The first refusal or failure of any of them.
+    pub async fn new(
         models: &Models,
         requests: Vec<GenerationRequest>,
-        reading: Reading,
         mut meter: Meter,
     ) -> Result<Self, GenerationError> {
         if let Some(request) = requests.first() {
@@ -109,35 +122,23 @@ impl Choices {
         for (index, generation) in models.generate_all(requests).await?.into_iter().enumerate() {
             streams.push(events_of(index, generation));
         }
-        Self::from_streams(count, streams, reading, Some(meter)).await
+        Self::from_streams(count, streams, Some(meter)).await
     }
 
     async fn from_streams(
         count: usize,
         streams: Vec<EventStream>,
-        reading: Reading,
         meter: Option<Meter>,
     ) -> Result<Self, GenerationError> {
         let events = select_all(streams);
-        let mut choices = Self {
-            events,
-            heard: VecDeque::new(),
-            prompt_texts: vec![None; count],
-            meter,
-            check: None,
-            constraining: None,
-            turn: None,
-            reading,
-            sources: Vec::new(),
-            answers: std::iter::repeat_with(Answer::default).take(count).collect(),
-            ready: VecDeque::new(),
-        };
+        let prompt_texts = vec![None; count];
+        let mut all = Self { events, buffered: VecDeque::new(), prompt_texts, meter };
         let mut started = vec![false; count];
         while started.contains(&false) {
-            let Some((index, event)) = choices.events.next().await else { break };
-            choices.observe(index, &event);
+            let Some((index, event)) = all.events.next().await else { break };
+            all.observe(index, &event);
             match event {
-                GenerationEvent::Accepted { prompt_text, .. } => choices.prompt_texts[index] = prompt_text,
+                GenerationEvent::Accepted { prompt_text, .. } => all.prompt_texts[index] = prompt_text,
                 GenerationEvent::Started { .. } => started[index] = true,
                 GenerationEvent::Failed(error) => return Err(error),
                 event @ (GenerationEvent::PromptScored(_)
@@ -145,45 +146,17 @@ impl Choices {
                 | GenerationEvent::Finished { .. }) => {
                     started[index] = true;
                     // Unread, the first answers would stall and never make room for the last.
-                    choices.heard.push_back((index, event));
+                    all.buffered.push_back((index, event));
                 }
             }
         }
-        Ok(choices)
+        Ok(all)
     }
 
-    /// Has answers that end by themselves checked.
-    pub fn check_with(&mut self, check: Option<OutputCheck>) {
-        self.check = check;
-    }
-
-    /// The one answer belongs to a stored conversation: what is told of it is stored there. Dropped before its end, it
-    /// is `incomplete` there.
-    pub fn store_in(&mut self, turn: Option<Turn>) {
-        self.turn = turn;
-    }
-
-    /// Names the field that constrains the answers in errors about it.
-    pub fn constrained_by(&mut self, field: Option<&'static str>) {
-        self.constraining = field;
-    }
-
-    /// The answers may cite these by their numbers.
-    pub fn cite_from(&mut self, sources: Vec<WebSource>) {
-        self.sources = sources;
-    }
-
-    /// What another round of the same request needs.
-    pub fn into_parts(self) -> (Reading, Option<OutputCheck>, Option<Meter>) {
-        (self.reading, self.check, self.meter)
-    }
-
-    /// Returns when what was used is on disk, so that it is counted before the client is told that it is over. Waits
-    /// for a second at most, and not at all for a disk that is full.
-    pub async fn settle(&self) {
-        if let Some(meter) = &self.meter {
-            meter.settle().await;
-        }
+    /// Their answers, under these rules.
+    pub fn under(self, policy: AnswerPolicy) -> Choices {
+        let answers = std::iter::repeat_with(Answer::default).take(self.prompt_texts.len()).collect();
+        Choices { started: self, policy, answers, ready: VecDeque::new() }
     }
 
     fn observe(&mut self, index: usize, event: &GenerationEvent) {
@@ -192,37 +165,55 @@ impl Choices {
         }
     }
 
+    /// The next event of any of them.
+    async fn next(&mut self) -> Option<(usize, GenerationEvent)> {
+        if let Some(buffered) = self.buffered.pop_front() {
+            return Some(buffered);
+        }
+        let (index, event) = self.events.next().await?;
+        self.observe(index, &event);
+        Some((index, event))
+    }
+}
+
+impl Choices {
+    /// Parts that another round of the same request uses again.
+    pub fn into_parts(self) -> (Reading, Option<OutputCheck>, Option<Meter>) {
+        (self.policy.reading, self.policy.check, self.started.meter)
+    }
+
+    /// Returns when what was used is on disk, so that it is counted before the client is told that it is over. Waits
+    /// for a second at most, and not at all for a disk that is full.
+    pub async fn settle(&self) {
+        if let Some(meter) = &self.started.meter {
+            meter.settle().await;
+        }
+    }
+
     /// The prompt of one answer as text, where it was asked for.
     pub fn take_prompt_text(&mut self, index: usize) -> Option<Arc<str>> {
-        self.prompt_texts.get_mut(index).and_then(Option::take)
+        self.started.prompt_texts.get_mut(index).and_then(Option::take)
     }
 
     /// The next event of any answer; `None` once all have finished.
     pub async fn next(&mut self) -> Option<Result<(usize, ChoiceEvent), GenerationError>> {
         let event = self.next_event().await?;
-        Some(event.map_err(|error| structured_output::named(error, self.constraining)))
+        Some(event.map_err(|error| structured_output::named(error, self.policy.constraining)))
     }
 
     async fn next_event(&mut self) -> Option<Result<(usize, ChoiceEvent), GenerationError>> {
         loop {
             if let Some((index, event)) = self.ready.pop_front() {
-                return Some(self.told(index, event).await);
+                return Some(self.emit(index, event).await);
             }
-            let (index, event) = match self.heard.pop_front() {
-                Some(heard) => heard,
-                None => {
-                    let Some((index, event)) = self.events.next().await else {
-                        self.settle().await;
-                        return None;
-                    };
-                    self.observe(index, &event);
-                    (index, event)
-                }
+            let Some((index, event)) = self.started.next().await else {
+                self.settle().await;
+                return None;
             };
             match event {
                 GenerationEvent::Output { parts, logprobs, .. } => self.read(index, parts, logprobs),
                 GenerationEvent::Finished { reason, usage } => {
-                    let cited = citations(&self.answers[index].text, &self.sources);
+                    let cited = citations(&self.answers[index].text, &self.policy.sources);
                     if !cited.is_empty() {
                         self.ready.push_back((index, ChoiceEvent::Citations(cited)));
                     }
@@ -243,14 +234,14 @@ impl Choices {
         for part in parts {
             let event = match part {
                 OutputPart::Content(text) => {
-                    if !self.sources.is_empty() {
+                    if !self.policy.sources.is_empty() {
                         answer.text.push_str(&text);
                     }
                     ChoiceEvent::Text(text, std::mem::take(&mut logprobs))
                 }
                 OutputPart::Reasoning(text) => ChoiceEvent::Reasoning(text),
                 OutputPart::Call(name) => {
-                    answer.skipping = self.reading.one_call && !answer.calls.is_empty();
+                    answer.skipping = self.policy.reading.one_call && !answer.calls.is_empty();
                     if answer.skipping {
                         continue;
                     }
@@ -275,23 +266,23 @@ impl Choices {
         }
     }
 
-    /// Does what an event brings with it before it is told.
-    async fn told(
+    /// Applies the policy to an event before it is yielded.
+    async fn emit(
         &mut self,
         index: usize,
         event: ChoiceEvent,
     ) -> Result<(usize, ChoiceEvent), GenerationError> {
         match &event {
             ChoiceEvent::Text(text, _) => {
-                if let Some(check) = &mut self.check {
+                if let Some(check) = &mut self.policy.check {
                     check.push(index, text);
                 }
-                if let Some(turn) = &mut self.turn {
+                if let Some(turn) = &mut self.policy.turn {
                     turn.push(text);
                 }
             }
             ChoiceEvent::Citations(cited) => {
-                if let Some(turn) = &mut self.turn {
+                if let Some(turn) = &mut self.policy.turn {
                     turn.annotate(cited.iter().map(|one| json!(one)).collect());
                 }
             }
@@ -299,15 +290,15 @@ impl Choices {
                 let calls = &self.answers[index].calls;
                 if *reason == FinishReason::Stop {
                     for call in calls {
-                        self.reading.check(&call.name, &call.arguments)?;
+                        self.policy.reading.check(&call.name, &call.arguments)?;
                     }
                     // Who calls a tool has not answered yet.
-                    if let Some(check) = self.check.as_ref().filter(|_| calls.is_empty()) {
+                    if let Some(check) = self.policy.check.as_ref().filter(|_| calls.is_empty()) {
                         check.finish(index)?;
                     }
                 }
                 // Who hears of the end can rely on it.
-                if let Some(mut turn) = self.turn.take() {
+                if let Some(mut turn) = self.policy.turn.take() {
                     for call in calls {
                         turn.push_call(&call.id, &call.name, &call.arguments);
                     }
@@ -379,8 +370,18 @@ mod tests {
             .collect()
     }
 
+    fn free() -> AnswerPolicy {
+        AnswerPolicy {
+            reading: Reading::default(),
+            check: None,
+            constraining: None,
+            turn: None,
+            sources: Vec::new(),
+        }
+    }
+
     async fn all(mut choices: Choices) -> Vec<Vec<String>> {
-        let mut said = vec![Vec::new(); choices.prompt_texts.len()];
+        let mut said = vec![Vec::new(); choices.answers.len()];
         while let Some(event) = choices.next().await {
             match event.unwrap() {
                 (index, ChoiceEvent::Text(text, _)) => said[index].push(text),
@@ -400,7 +401,7 @@ mod tests {
         });
         let mut both = streams(vec![vec![accepted(), started(), delta("a"), delta("b"), finished()]]);
         both.push(Box::pin(slow));
-        let mut choices = Choices::from_streams(2, both, Reading::default(), None).await.unwrap();
+        let mut choices = Started::from_streams(2, both, None).await.unwrap().under(free());
         assert_eq!(choices.take_prompt_text(0).as_deref(), Some("p"));
         assert_eq!(choices.take_prompt_text(0), None);
         assert_eq!(all(choices).await, [vec!["a", "b", "."], vec!["x", "."]]);
@@ -410,17 +411,14 @@ mod tests {
     async fn one_failure_before_the_start_fails_all() {
         let failed = GenerationEvent::Failed(GenerationError::ShuttingDown);
         let both = streams(vec![vec![accepted(), started(), finished()], vec![accepted(), failed]]);
-        assert_eq!(
-            Choices::from_streams(2, both, Reading::default(), None).await.err(),
-            Some(GenerationError::ShuttingDown)
-        );
+        assert_eq!(Started::from_streams(2, both, None).await.err(), Some(GenerationError::ShuttingDown));
     }
 
     #[tokio::test]
     async fn a_failure_after_the_start_is_heard_in_its_place() {
         let failed = GenerationEvent::Failed(GenerationError::EngineCrashed);
         let one = streams(vec![vec![accepted(), started(), delta("a"), failed]]);
-        let mut choices = Choices::from_streams(1, one, Reading::default(), None).await.unwrap();
+        let mut choices = Started::from_streams(1, one, None).await.unwrap().under(free());
         assert_eq!(choices.next().await, Some(Ok((0, ChoiceEvent::Text("a".to_owned(), Vec::new())))));
         assert_eq!(choices.next().await, Some(Err(GenerationError::EngineCrashed)));
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::request::PROMPT;
 use super::truncation::{FirstFit, beginnings};
-use crate::api::inference::choices::{ChoiceEvent, Choices};
+use crate::api::inference::choices::{AnswerPolicy, ChoiceEvent, Choices, Started};
 use crate::api::inference::metering::Meter;
 use crate::api::inference::structured_output::{OutputCheck, named};
 use crate::api::inference::tools::Reading;
@@ -61,9 +61,15 @@ pub async fn start(models: Models, mut plan: Plan, meter: Meter) -> Result<Choic
 pub async fn begin(models: &Models, plan: &mut Plan, meter: Meter) -> Result<Choices, GenerationError> {
     let begin = if plan.truncate { first_that_fits(models, plan).await? } else { 0 };
     let request = plan.request(begin);
-    let mut choices = Choices::start(models, vec![request], std::mem::take(&mut plan.reading), meter).await?;
-    choices.check_with(plan.check.take());
-    Ok(choices)
+    let started = Started::new(models, vec![request], meter).await?;
+    // What an answer cites, and where it is stored, is the business of the run that it belongs to.
+    Ok(started.under(AnswerPolicy {
+        reading: std::mem::take(&mut plan.reading),
+        check: plan.check.take(),
+        constraining: None,
+        turn: None,
+        sources: Vec::new(),
+    }))
 }
 
 async fn first_that_fits(models: &Models, plan: &Plan) -> Result<usize, GenerationError> {
