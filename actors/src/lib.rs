@@ -14,6 +14,7 @@ pub mod identity;
 pub mod limits;
 pub mod model;
 pub mod responses;
+pub mod service;
 mod store;
 pub mod supervision;
 pub mod supervisor;

@@ -7,33 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::decide::{self, Begun, Decision, Opening, Rules};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::types::{Anchor, ConversationRecord, ConversationUpdate, Item, NewConversation, NewItem, Share};
 use crate::config::ConversationsConfig;
 use crate::identity::UserId;
-use crate::identity::call::Slot;
+use crate::service::{Request, Service};
 use crate::store::{Changes, Store, Stores};
 
-/// What somebody waits for. Its place among the calls at a time is taken until it is answered.
-#[derive(Debug)]
-pub struct Call<T> {
-    reply: RpcReplyPort<Result<T, ConversationError>>,
-    _place: OwnedSemaphorePermit,
-}
+/// A call to one of the actors of conversations.
+pub type Call<T> = Request<T, ConversationError>;
 
-impl<T: Send + 'static> Call<T> {
-    /// A call that has its place.
-    pub const fn new(reply: RpcReplyPort<Result<T, ConversationError>>, place: OwnedSemaphorePermit) -> Self {
-        Self { reply, _place: place }
-    }
-}
-
-/// What an actor of conversations is told.
+/// Messages of a conversation store.
 #[derive(Debug)]
 pub enum ConversationMessage {
     /// Begin a conversation.
@@ -56,17 +42,11 @@ pub enum ConversationMessage {
     Unshare(UserId, ConversationId, Call<()>),
 }
 
-/// An actor that writes the conversations of one shard's users.
-#[derive(Debug)]
-pub struct ConversationStore;
-
-/// What it needs.
+/// The service that writes the conversations of one shard's users.
 #[derive(Clone, Debug)]
-pub struct StoreArguments {
+pub struct ConversationStore {
     /// Where decisions are carried out.
     pub writer: Writer,
-    /// Where it is found.
-    pub slot: Arc<Slot<ConversationMessage>>,
 }
 
 /// Has decisions carried out.
@@ -98,11 +78,8 @@ impl Writer {
         call: Call<T>,
         decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Clone + Send + 'static,
     ) {
-        if !call.reply.is_closed() {
-            self.carry_out(decide, move |answer| {
-                // Whoever asked may have gone away meanwhile.
-                let _ = call.reply.send(answer);
-            });
+        if !call.is_abandoned() {
+            self.carry_out(decide, move |answer| call.answer(answer));
         }
     }
 
@@ -123,38 +100,11 @@ impl Writer {
     }
 }
 
-#[ractor::async_trait]
-impl Actor for ConversationStore {
-    type Msg = ConversationMessage;
-    type State = StoreArguments;
-    type Arguments = StoreArguments;
+impl Service for ConversationStore {
+    type Message = ConversationMessage;
 
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        arguments: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        arguments.slot.set(Some(myself));
-        Ok(arguments)
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        handle(&state.writer, message);
-        Ok(())
-    }
-
-    async fn post_stop(
-        &self,
-        _: ActorRef<Self::Msg>,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        state.slot.set(None);
-        Ok(())
+    fn handle(&mut self, message: ConversationMessage) {
+        handle(&self.writer, message);
     }
 }
 

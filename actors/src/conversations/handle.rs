@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ractor::RpcReplyPort;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::actor::{Call, ConversationMessage, ConversationStore, StoreArguments, Writer};
+use super::actor::{Call, ConversationMessage, ConversationStore, Writer};
 use super::decide::{Begun, Opening, find, not_found};
 use super::error::{ConversationError, RETRY_AFTER};
 use super::ids::ConversationId;
@@ -21,7 +21,7 @@ use super::types::{
 use super::view::{self, Viewer};
 use crate::config::ConversationsConfig;
 use crate::identity::UserId;
-use crate::identity::call::Slot;
+use crate::service::{self, Slot};
 use crate::store::{ConversationsStore, Store, StoreError};
 use crate::supervisor::ChildSpec;
 
@@ -101,8 +101,8 @@ impl Conversations {
     /// Its actors, for a supervisor to start.
     pub(crate) fn children(&self) -> Vec<ChildSpec> {
         let child = |(number, slot): (usize, &Arc<Slot<ConversationMessage>>)| {
-            let arguments = StoreArguments { writer: self.writer.clone(), slot: Arc::clone(slot) };
-            ChildSpec::new(format!("conversation store #{number}"), || ConversationStore, arguments)
+            let service = ConversationStore { writer: self.writer.clone() };
+            service::child(format!("conversation store #{number}"), service, Arc::clone(slot))
         };
         self.shards.iter().enumerate().map(child).collect()
     }

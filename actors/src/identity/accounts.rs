@@ -1,4 +1,4 @@
-//! The actor of users and API keys.
+//! The service of users and API keys.
 //!
 //! It decides nothing in its mailbox: each message becomes a decision ([`users`], [`api_keys`]) on the store's thread,
 //! which answers once the change is durable. So a restart loses only calls that were not begun, and one slow disk
@@ -7,9 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
-
-use super::call::{Call, Desk, PER_JOB, Slot, warn_of};
+use super::call::{Call, Desk, PER_JOB, warn_of};
 use super::error::IdentityError;
 use super::guests::GuestLimits;
 use super::ids::{KeyId, UserId};
@@ -19,6 +17,7 @@ use super::types::{
 };
 use super::users::{self, GuestRetention};
 use super::{api_keys, now_s};
+use crate::service::Service;
 use crate::store::{Changes, Stores};
 
 /// How often it is written down when keys were last used.
@@ -27,7 +26,7 @@ const TICK: Duration = Duration::from_secs(30);
 /// Every so many ticks, what nobody can use any more is deleted.
 const SWEEP_TICKS: u64 = 120;
 
-/// What the accounts actor is told.
+/// Messages of the accounts service.
 #[derive(Debug)]
 pub enum AccountsMessage {
     /// Make a guest of somebody from that network.
@@ -60,77 +59,36 @@ pub enum AccountsMessage {
     Tick,
 }
 
-/// The actor of users and API keys.
-#[derive(Debug)]
-pub struct Accounts;
-
-/// What it needs.
+/// The service of users and API keys.
 #[derive(Clone, Debug)]
-pub struct AccountsArguments {
+pub struct Accounts {
     /// Where decisions are carried out.
     pub desk: Desk,
-    /// Where it is found.
-    pub slot: Arc<Slot<AccountsMessage>>,
     /// Most guests.
     pub guest_limits: GuestLimits,
     /// When guests are forgotten.
     pub guest_retention: GuestRetention,
+    /// Ticks since the start.
+    pub ticks: u64,
 }
 
-/// Its state.
-#[derive(Debug)]
-pub struct AccountsState {
-    arguments: AccountsArguments,
-    ticks: u64,
-}
+impl Service for Accounts {
+    type Message = AccountsMessage;
 
-#[ractor::async_trait]
-impl Actor for Accounts {
-    type Msg = AccountsMessage;
-    type State = AccountsState;
-    type Arguments = AccountsArguments;
+    const TICK: Option<(Duration, fn() -> AccountsMessage)> = Some((TICK, || AccountsMessage::Tick));
 
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        arguments: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        arguments.slot.set(Some(myself.clone()));
-        myself.send_interval(TICK, || AccountsMessage::Tick);
-        let state = AccountsState { arguments, ticks: 0 };
-        state.sweep(now_s());
-        Ok(state)
+    async fn start(&mut self) {
+        self.ticks = 0;
+        self.sweep(now_s());
     }
 
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        state.handle(message);
-        Ok(())
-    }
-
-    async fn post_stop(
-        &self,
-        _: ActorRef<Self::Msg>,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        state.arguments.slot.set(None);
-        note_used(&state.arguments.desk);
-        Ok(())
-    }
-}
-
-impl AccountsState {
     fn handle(&mut self, message: AccountsMessage) {
-        let desk = &self.arguments.desk;
+        let desk = &self.desk;
         let index = Arc::clone(&desk.index);
         let now = now_s();
         match message {
             AccountsMessage::Guest(net, call) => {
-                match index.guests().reserve(net, self.arguments.guest_limits) {
+                match index.guests().reserve(net, self.guest_limits) {
                     Ok(place) => desk.carry_out(
                         move |_| Ok(users::guest(net, now)),
                         move |answer| {
@@ -186,14 +144,20 @@ impl AccountsState {
         }
     }
 
+    fn stop(&mut self) {
+        note_used(&self.desk);
+    }
+}
+
+impl Accounts {
     fn sweep(&self, now: u64) {
-        let desk = &self.arguments.desk;
+        let desk = &self.desk;
         desk.look_after(
             move |stores| api_keys::revoked_long_ago(stores, now),
             move |stores, found| Ok(api_keys::forget(stores, found, now)?),
         );
         let (guests, index) = (desk.index.users_of(UserKind::Guest), Arc::clone(&desk.index));
-        let retention = self.arguments.guest_retention;
+        let retention = self.guest_retention;
         desk.look_after(
             move |_| Ok(guests),
             move |stores, guests| {

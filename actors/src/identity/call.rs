@@ -1,81 +1,18 @@
-//! How the edge's door reaches an actor, and how an actor has the store answer.
+//! How an actor has the store answer.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use ractor::{ActorRef, ActorStatus, Message, RpcReplyPort};
-use tokio::sync::OwnedSemaphorePermit;
+use std::sync::Arc;
 
 use super::error::IdentityError;
 use super::index::Index;
-
+use crate::service::Request;
 use crate::store::{Changes, Store, StoreError, Stores};
 
 /// Users, keys or sessions that are looked after in one job of the store's thread.
 pub const PER_JOB: usize = 64;
 
-/// What somebody waits for. Its place among the calls at a time is taken until it is answered, since a mailbox has no
-/// bound of its own.
-#[derive(Debug)]
-pub struct Call<T> {
-    reply: RpcReplyPort<Result<T, IdentityError>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl<T: Send + 'static> Call<T> {
-    /// A call that has its place.
-    pub fn new(reply: RpcReplyPort<Result<T, IdentityError>>, place: OwnedSemaphorePermit) -> Self {
-        Self { reply, _place: place }
-    }
-
-    /// Whether nobody waits any more.
-    pub fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
-    }
-
-    /// Answers it.
-    pub fn answer(self, answer: Result<T, IdentityError>) {
-        // Whoever asked may have gone away meanwhile.
-        let _ = self.reply.send(answer);
-    }
-}
-
-/// Where an actor is to be found, across restarts.
-#[derive(Debug)]
-pub struct Slot<M>(Mutex<Option<ActorRef<M>>>);
-
-impl<M: Message> Default for Slot<M> {
-    fn default() -> Self {
-        Self(Mutex::new(None))
-    }
-}
-
-impl<M: Message> Slot<M> {
-    /// The actor has started, or stopped.
-    pub fn set(&self, actor: Option<ActorRef<M>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = actor;
-    }
-
-    /// The actor, which is to be found here no longer.
-    #[cfg(test)]
-    pub fn take(&self) -> Option<ActorRef<M>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// The running actor; waits for one that is being started, up to a limit.
-    pub async fn running(&self, limit: Duration) -> Option<ActorRef<M>> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let actor = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let running = actor.filter(|actor| actor.get_status() == ActorStatus::Running);
-            if running.is_some() || Instant::now() >= deadline {
-                return running;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
+/// A call to one of the identity actors.
+pub type Call<T> = Request<T, IdentityError>;
 
 /// Where decisions are carried out: on the store's thread, and published in the index once they are durable.
 #[derive(Clone, Debug)]

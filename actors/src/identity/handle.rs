@@ -7,12 +7,12 @@ use std::time::Duration;
 use ractor::{ActorRef, Message, RpcReplyPort};
 use tokio::sync::Semaphore;
 
-use super::accounts::{self, Accounts, AccountsArguments, AccountsMessage};
-use super::call::{Call, Desk, Slot};
+use super::accounts::{self, Accounts, AccountsMessage};
+use super::call::{Call, Desk};
 use super::error::{AuthError, IdentityError, RETRY_AFTER};
 use super::ids::{KeyId, SessionId, UserId};
 use super::index::Index;
-use super::sessions::{SessionRegistry, SessionsArguments, SessionsMessage};
+use super::sessions::{SessionRegistry, SessionsMessage};
 use super::token::Grant;
 use super::tokens::{Tokens, family_rules};
 use super::types::{
@@ -22,6 +22,7 @@ use super::types::{
 use super::users::GuestRetention;
 use super::{now_s, secret};
 use crate::config::AuthConfig;
+use crate::service::{self, Slot};
 use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
@@ -63,24 +64,24 @@ impl Identity {
 
     /// Its actors, for a supervisor to start.
     pub(crate) fn children(&self, config: &AuthConfig) -> Vec<ChildSpec> {
-        let accounts = AccountsArguments {
+        let accounts = Accounts {
             desk: self.desk.clone(),
-            slot: Arc::clone(&self.accounts),
             guest_limits: config.into(),
             guest_retention: GuestRetention {
                 idle_s: config.guest_idle_s,
                 access_ttl_s: config.access_token_ttl_s,
             },
+            ticks: 0,
         };
-        let sessions = SessionsArguments {
+        let sessions = SessionRegistry {
             desk: self.desk.clone(),
-            slot: Arc::clone(&self.sessions),
             tokens: Arc::clone(&self.tokens),
             rules: family_rules(config),
+            ticks: 0,
         };
         vec![
-            ChildSpec::new("session registry", || SessionRegistry, sessions),
-            ChildSpec::new("accounts", || Accounts, accounts),
+            service::child("session registry", sessions, Arc::clone(&self.sessions)),
+            service::child("accounts", accounts, Arc::clone(&self.accounts)),
         ]
     }
 

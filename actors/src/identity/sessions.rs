@@ -1,14 +1,12 @@
-//! The actor of login sessions, and the decisions about them.
+//! The service of login sessions, and the decisions about them.
 //!
 //! As with [`accounts`](super::accounts), decisions run on the store's thread and are answered once they are durable.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
-
 use super::api_keys;
-use super::call::{Call, Desk, Slot};
+use super::call::{Call, Desk};
 use super::error::{AuthError, IdentityError};
 use super::family::{Family, FamilyRules, Presented};
 use super::ids::{SessionId, UserId};
@@ -17,6 +15,7 @@ use super::token::Grant;
 use super::tokens::Tokens;
 use super::types::{Maker, SessionRecord};
 use super::users::{self, Decision};
+use crate::service::Service;
 use crate::store::{Changes, SessionChange, StoreError, StoredSession, Stores};
 
 /// How often it is looked whether there is a new signing key.
@@ -25,7 +24,7 @@ const TICK: Duration = Duration::from_secs(2);
 /// Every so many ticks, sessions that have run out are deleted.
 const SWEEP_TICKS: u64 = 1800;
 
-/// What the session registry is told.
+/// Messages of the session registry.
 #[derive(Debug)]
 pub enum SessionsMessage {
     /// Begin a session for that user, who has signed in or for whom somebody makes it.
@@ -50,69 +49,26 @@ pub struct Granted {
     pub ends_at: u64,
 }
 
-/// The actor of login sessions.
-#[derive(Debug)]
-pub struct SessionRegistry;
-
-/// What it needs.
+/// The service of login sessions.
 #[derive(Clone, Debug)]
-pub struct SessionsArguments {
+pub struct SessionRegistry {
     /// Where decisions are carried out.
     pub desk: Desk,
-    /// Where it is found.
-    pub slot: Arc<Slot<SessionsMessage>>,
     /// The signing keys.
     pub tokens: Arc<Tokens>,
     /// How generations are judged.
     pub rules: FamilyRules,
+    /// Ticks since the start.
+    pub ticks: u64,
 }
 
-/// Its state.
-#[derive(Debug)]
-pub struct SessionsState {
-    arguments: SessionsArguments,
-    ticks: u64,
-}
+impl Service for SessionRegistry {
+    type Message = SessionsMessage;
 
-#[ractor::async_trait]
-impl Actor for SessionRegistry {
-    type Msg = SessionsMessage;
-    type State = SessionsState;
-    type Arguments = SessionsArguments;
+    const TICK: Option<(Duration, fn() -> SessionsMessage)> = Some((TICK, || SessionsMessage::Tick));
 
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        arguments: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        arguments.slot.set(Some(myself.clone()));
-        myself.send_interval(TICK, || SessionsMessage::Tick);
-        Ok(SessionsState { arguments, ticks: 0 })
-    }
-
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        state.handle(message);
-        Ok(())
-    }
-
-    async fn post_stop(
-        &self,
-        _: ActorRef<Self::Msg>,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        state.arguments.slot.set(None);
-        Ok(())
-    }
-}
-
-impl SessionsState {
     fn handle(&mut self, message: SessionsMessage) {
-        let SessionsArguments { desk, rules, .. } = &self.arguments;
+        let Self { desk, rules, .. } = self;
         let (rules, now) = (*rules, now_s());
         match message {
             SessionsMessage::Start(user, maker, call) => {
@@ -127,7 +83,7 @@ impl SessionsState {
             SessionsMessage::End(user, id, call) => desk.decide(call, move |stores| end(stores, user, id)),
             SessionsMessage::Tick => {
                 self.ticks += 1;
-                if let Err(error) = self.arguments.tokens.reload(now) {
+                if let Err(error) = self.tokens.reload(now) {
                     tracing::warn!(%error, "the signing keys cannot be reloaded; the known ones remain in use");
                 }
                 if self.ticks.is_multiple_of(SWEEP_TICKS) {

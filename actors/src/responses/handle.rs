@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::error::ResponsesError;
-use super::registry::{Call, Registry, RegistryArguments, RegistryMessage};
+use super::registry::{Call, Registry, RegistryMessage};
 use super::run::{NewRun, Reader};
 use super::types::{Found, ResponseId};
 use crate::config::ResponsesConfig;
-use crate::identity::call::Slot;
 use crate::identity::{Party, UserId};
+use crate::service::{self, Slot};
 use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
@@ -27,25 +27,26 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Stored responses. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Responses {
-    arguments: RegistryArguments,
+    service: Registry,
+    slot: Arc<Slot<RegistryMessage>>,
     places: Arc<Semaphore>,
 }
 
 impl Responses {
     pub(crate) fn new(store: Arc<Store>, config: ResponsesConfig) -> Self {
-        let arguments = RegistryArguments { store, slot: Arc::default(), runs: Arc::default(), config };
-        Self { arguments, places: Arc::new(Semaphore::new(PLACES)) }
+        let service = Registry { store, runs: Arc::default(), config };
+        Self { service, slot: Arc::default(), places: Arc::new(Semaphore::new(PLACES)) }
     }
 
     /// Its actors, for a supervisor to start.
     pub(crate) fn children(&self) -> Vec<ChildSpec> {
-        vec![ChildSpec::new("responses", || Registry, self.arguments.clone())]
+        vec![service::child("responses", self.service.clone(), Arc::clone(&self.slot))]
     }
 
     /// Settings.
     #[must_use]
     pub fn config(&self) -> &ResponsesConfig {
-        &self.arguments.config
+        &self.service.config
     }
 
     /// Whether one more response can run in the background now; asked before anything is done for it.
@@ -53,7 +54,7 @@ impl Responses {
     /// # Errors
     /// Too many do.
     pub fn check_room(&self, party: Party) -> Result<(), ResponsesError> {
-        self.arguments.runs.room(party, &self.arguments.config)
+        self.service.runs.room(party, &self.service.config)
     }
 
     /// Stores a response and begins its run.
@@ -99,7 +100,7 @@ impl Responses {
 
     #[cfg(test)]
     pub(super) fn kill_actor(&self) {
-        self.arguments.slot.take().expect("the actor runs").kill();
+        self.slot.take().expect("the actor runs").kill();
     }
 
     async fn ask<T: Send + 'static>(
@@ -108,10 +109,9 @@ impl Responses {
     ) -> Result<T, ResponsesError> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ResponsesError::Busy)?;
         let unavailable = || ResponsesError::Unavailable("responses' actor");
-        let slot: &Slot<RegistryMessage> = &self.arguments.slot;
-        let actor = slot.running(RESTART_WAIT).await.ok_or_else(unavailable)?;
+        let actor = self.slot.running(RESTART_WAIT).await.ok_or_else(unavailable)?;
         let (reply, answer) = tokio::sync::oneshot::channel();
-        let message = message(Call { reply: reply.into(), _place: place });
+        let message = message(Call::new(reply.into(), place));
         actor.send_message(message).map_err(|_| unavailable())?;
         match tokio::time::timeout(CALL_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,

@@ -1,4 +1,4 @@
-//! The actor of stored responses: begins runs, writes down how they end, and looks after what is stored.
+//! The service of stored responses: begins runs, writes down how they end, and looks after what is stored.
 //!
 //! The runs lie beside it in a table, so that a restart of the actor ends none of them. Whether a response runs is
 //! decided on the store's thread, where its record is written and its end: nobody can see one without the other.
@@ -7,16 +7,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::ResponsesError;
 use super::run::{NewRun, Reader, Run};
 use super::types::{End, Found, ResponseId, ResponseRecord};
 use crate::config::ResponsesConfig;
-use crate::identity::call::Slot;
 use crate::identity::{Party, UserId, now_s};
+use crate::service::{Request, Service};
 use crate::store::{Changes, ResponseChange, Staged, Store, StoreError, Stores, Used};
 
 /// How often what is stored is looked after.
@@ -31,21 +29,10 @@ const PER_JOB: usize = 32;
 /// How long the first pass may hold the actor's start up.
 const FIRST_PASS: Duration = Duration::from_secs(5);
 
-/// Somebody waits for this; it has its place among the calls at a time.
-#[derive(Debug)]
-pub struct Call<T> {
-    pub(super) reply: RpcReplyPort<Result<T, ResponsesError>>,
-    pub(super) _place: OwnedSemaphorePermit,
-}
+/// A call to the registry.
+pub type Call<T> = Request<T, ResponsesError>;
 
-impl<T: Send + 'static> Call<T> {
-    fn answer(self, answer: Result<T, ResponsesError>) {
-        // Whoever asked may have gone away meanwhile.
-        let _ = self.reply.send(answer);
-    }
-}
-
-/// What the registry is told.
+/// Messages of the registry.
 #[derive(Debug)]
 pub enum RegistryMessage {
     /// Store a response and begin its run.
@@ -128,68 +115,38 @@ fn check_room(
     Ok(())
 }
 
-/// The actor of stored responses.
-#[derive(Debug)]
-pub struct Registry;
-
-/// What it needs.
+/// The service of stored responses.
 #[derive(Clone, Debug)]
-pub struct RegistryArguments {
+pub struct Registry {
     /// What is kept.
     pub store: Arc<Store>,
-    /// Where it is found.
-    pub slot: Arc<Slot<RegistryMessage>>,
     /// The runs.
     pub runs: Arc<Runs>,
     /// Settings.
     pub config: ResponsesConfig,
 }
 
-#[ractor::async_trait]
-impl Actor for Registry {
-    type Msg = RegistryMessage;
-    type State = RegistryArguments;
-    type Arguments = RegistryArguments;
+impl Service for Registry {
+    type Message = RegistryMessage;
 
-    async fn pre_start(
-        &self,
-        myself: ActorRef<Self::Msg>,
-        arguments: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
+    const TICK: Option<(Duration, fn() -> RegistryMessage)> = Some((TICK, || RegistryMessage::Tick));
+
+    async fn start(&mut self) {
         // Before anybody can ask: what ran when the server ended does not run any more.
-        let first = arguments.look_after();
-        let _ = tokio::time::timeout(FIRST_PASS, first).await;
-        arguments.slot.set(Some(myself.clone()));
-        myself.send_interval(TICK, || RegistryMessage::Tick);
-        Ok(arguments)
+        let _ = tokio::time::timeout(FIRST_PASS, self.look_after()).await;
     }
 
-    async fn handle(
-        &self,
-        _: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
+    fn handle(&mut self, message: RegistryMessage) {
         match message {
-            RegistryMessage::Begin(new, call) => state.begin(*new, call),
-            RegistryMessage::Find(user, id, call) => state.find(user, id, call),
-            RegistryMessage::Delete(user, id, call) => state.delete(user, id, call),
-            RegistryMessage::Tick => drop(state.look_after()),
+            RegistryMessage::Begin(new, call) => self.begin(*new, call),
+            RegistryMessage::Find(user, id, call) => self.find(user, id, call),
+            RegistryMessage::Delete(user, id, call) => self.delete(user, id, call),
+            RegistryMessage::Tick => drop(self.look_after()),
         }
-        Ok(())
-    }
-
-    async fn post_stop(
-        &self,
-        _: ActorRef<Self::Msg>,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        state.slot.set(None);
-        Ok(())
     }
 }
 
-impl RegistryArguments {
+impl Registry {
     fn begin(&self, new: NewRun, call: Call<Reader>) {
         let NewRun { record, party, source, keep } = new;
         let run = Run::new();
