@@ -77,13 +77,16 @@ impl<M: Message> Slot<M> {
     }
 }
 
+/// An interval, and the message of each tick.
+pub type Tick<M> = (Duration, fn() -> M);
+
 /// A service behind a [`ServiceActor`]. It is cloned for each start of its actor.
 pub trait Service: Clone + Send + Sync + 'static {
     /// Its messages.
     type Message: Message;
 
     /// A message that it gets at intervals, if any.
-    const TICK: Option<(Duration, fn() -> Self::Message)> = None;
+    const TICK: Option<Tick<Self::Message>> = None;
 
     /// Work to be done before it has an address.
     fn start(&mut self) -> impl Future<Output = ()> + Send {

@@ -17,7 +17,7 @@ use super::types::{
 };
 use super::users::{self, GuestRetention};
 use super::{api_keys, now_s};
-use crate::service::Service;
+use crate::service::{Service, Tick};
 use crate::store::{Changes, Stores};
 
 /// How often it is written down when keys were last used.
@@ -75,7 +75,7 @@ pub struct Accounts {
 impl Service for Accounts {
     type Message = AccountsMessage;
 
-    const TICK: Option<(Duration, fn() -> AccountsMessage)> = Some((TICK, || AccountsMessage::Tick));
+    const TICK: Option<Tick<AccountsMessage>> = Some((TICK, || AccountsMessage::Tick));
 
     async fn start(&mut self) {
         self.ticks = 0;

@@ -15,7 +15,7 @@ use super::token::Grant;
 use super::tokens::Tokens;
 use super::types::{Maker, SessionRecord};
 use super::users::{self, Decision};
-use crate::service::Service;
+use crate::service::{Service, Tick};
 use crate::store::{Changes, SessionChange, StoreError, StoredSession, Stores};
 
 /// How often it is looked whether there is a new signing key.
@@ -65,7 +65,7 @@ pub struct SessionRegistry {
 impl Service for SessionRegistry {
     type Message = SessionsMessage;
 
-    const TICK: Option<(Duration, fn() -> SessionsMessage)> = Some((TICK, || SessionsMessage::Tick));
+    const TICK: Option<Tick<SessionsMessage>> = Some((TICK, || SessionsMessage::Tick));
 
     fn handle(&mut self, message: SessionsMessage) {
         let Self { desk, rules, .. } = self;

@@ -14,7 +14,7 @@ use super::run::{NewRun, Reader, Run};
 use super::types::{End, Found, ResponseId, ResponseRecord};
 use crate::config::ResponsesConfig;
 use crate::identity::{Party, UserId, now_s};
-use crate::service::{Request, Service};
+use crate::service::{Request, Service, Tick};
 use crate::store::{Changes, ResponseChange, Staged, Store, StoreError, Stores, Used};
 
 /// How often what is stored is looked after.
@@ -129,7 +129,7 @@ pub struct Registry {
 impl Service for Registry {
     type Message = RegistryMessage;
 
-    const TICK: Option<(Duration, fn() -> RegistryMessage)> = Some((TICK, || RegistryMessage::Tick));
+    const TICK: Option<Tick<RegistryMessage>> = Some((TICK, || RegistryMessage::Tick));
 
     async fn start(&mut self) {
         // Before anybody can ask: what ran when the server ended does not run any more.
