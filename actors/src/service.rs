@@ -31,7 +31,7 @@ impl<T: Send + 'static, E: Send + 'static> Request<T, E> {
         Self { reply, _place: place }
     }
 
-    /// Whether its caller has gone away.
+    /// Returns `true` once its caller has gone away.
     pub fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }

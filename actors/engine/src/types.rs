@@ -30,9 +30,9 @@ pub struct EngineSettings {
     pub inter_token_target: std::time::Duration,
     /// A request waits for another one's prefill when that saves at least this many tokens.
     pub share_min_tokens: u32,
-    /// How an embedding is made of its tokens'; empty: as the GGUF says.
+    /// Pooling of token embeddings; empty: as the GGUF says.
     pub pooling: String,
-    /// Whether a sequence's logits are to be the same whatever runs beside it.
+    /// Makes a sequence's logits independent of the sequences beside it.
     pub reproducible: bool,
     /// Most processor time that one step of one constrained answer may take.
     pub mask_budget: std::time::Duration,
@@ -43,36 +43,36 @@ pub struct EngineSettings {
 pub struct Sequence {
     /// Chosen by the server, unique in this worker.
     pub id: u64,
-    /// Whom to be fair to.
+    /// Fair-queueing key.
     pub user: String,
-    /// Whom what is computed for it is shared with; 0: all.
+    /// Sharing domain of its computed prefix; 0: all callers.
     pub tenant: u64,
-    /// How many of the prompt's tokens, at its beginning, anybody may share.
+    /// Tokens at the prompt's beginning that any caller may share.
     pub common: u32,
-    /// What to continue.
+    /// Prompt tokens.
     pub prompt: Arc<[Token]>,
-    /// What was generated and delivered before a crash.
+    /// Tokens generated and delivered before a crash.
     pub generated: Vec<Token>,
-    /// How tokens are chosen.
+    /// Sampling parameters.
     pub sampling: SamplingParams,
     /// Texts that end the answer.
     pub stop: Arc<[String]>,
     /// Most tokens to generate, `generated` included; already cut to the context.
     pub max_tokens: u32,
-    /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.
+    /// Number of most likely tokens to report with log-probabilities; `None`: no log-probabilities.
     pub logprobs: Option<u32>,
-    /// Whether the log-probabilities of the prompt's tokens are wanted, too.
+    /// Reports the log-probabilities of the prompt's tokens, too.
     pub score_prompt: bool,
     /// The answer's course, from behind `generated` on; `None` where there is nothing to mind.
     pub flow: Option<Flow>,
-    /// Which of `generated` were thinking.
+    /// Range of `generated` that was reasoning.
     pub thought: std::ops::Range<usize>,
     /// Control tokens whose text is part of the answer's.
     pub shown: Arc<[(Token, Vec<u8>)]>,
 }
 
 impl Sequence {
-    /// What a token adds to the answer's text.
+    /// Bytes that a token adds to the answer's text.
     pub fn piece(&self, model: &llama::Model, token: Token) -> Vec<u8> {
         match self.shown.iter().find(|(shown, _)| *shown == token) {
             Some((_, text)) => text.clone(),

@@ -35,10 +35,10 @@ use crate::supervisor::ChildSpec;
 ///   [`Capabilities::resumes`]; nothing else retries behind this seam.
 /// - **Back pressure.** A generation that nobody reads costs a bounded amount of memory beside its own answer.
 pub trait Backend: fmt::Debug + Send + Sync {
-    /// What it can do. May change when a model has been loaded, never for a request under way.
+    /// Its capabilities. They may change when a model has been loaded, never for a request under way.
     fn capabilities(&self) -> Capabilities;
 
-    /// What is known of it now.
+    /// Its condition now.
     fn condition(&self) -> Condition;
 
     /// Requests that it works on or has waiting.
@@ -84,7 +84,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn children(&self) -> Vec<ChildSpec>;
 }
 
-/// What a backend can do.
+/// Capabilities of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// Embeddings.
@@ -99,7 +99,7 @@ pub struct Capabilities {
     pub constraints: bool,
     /// Log-probabilities of the prompt's tokens.
     pub prompt_logprobs: bool,
-    /// Whether it continues answers after a crash of what it works with.
+    /// Continues answers after a crash of its worker or engine.
     pub resumes: bool,
 }
 
@@ -133,10 +133,10 @@ impl Capabilities {
     }
 }
 
-/// What is known of a replica at one moment.
+/// Condition of a replica at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// Whether it can answer.
+    /// Its availability.
     pub status: ModelStatus,
     /// Why not, for administrators: it may name paths of files.
     pub problem: Option<String>,
@@ -179,7 +179,7 @@ pub enum GenerationEvent {
     Finished {
         /// Why.
         reason: FinishReason,
-        /// What it took.
+        /// Token usage.
         usage: TokenUsage,
     },
     /// The end, without an answer.
@@ -187,7 +187,7 @@ pub enum GenerationEvent {
 }
 
 impl GenerationEvent {
-    /// Whether nothing follows.
+    /// Returns `true` for the last event of a generation.
     #[must_use]
     pub const fn is_last(&self) -> bool {
         matches!(self, Self::Finished { .. } | Self::Failed(_))

@@ -18,7 +18,7 @@ use jan_protocol::confinement::{Confinement, Restriction};
 /// the kernel lacks.
 ///
 /// # Errors
-/// What it lacks, where that is required.
+/// A required restriction that the kernel lacks.
 pub fn confine(confinement: &Confinement, model: &Path) -> Result<Vec<String>, String> {
     let mut lacking = Lacking::default();
     lacking.note("no_new_privs", confinement.no_new_privs, give_up_privileges)?;
@@ -35,7 +35,7 @@ pub fn confine_helper(confinement: &Confinement) {
     let _ = lacking.note("seccomp", confinement.seccomp.or_without(), restrict_helper_calls);
 }
 
-/// What the kernel lacks.
+/// Restrictions that the kernel lacks.
 #[derive(Debug, Default)]
 struct Lacking(Vec<String>);
 

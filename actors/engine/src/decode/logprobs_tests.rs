@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::decode::text_assembler::TextAssembler;
 
-/// What the engine does with pieces, and the table with what the engine says.
+/// Runs pieces through the engine's text assembler and the server's buffer.
 fn run(pieces: &[Vec<u8>], stop: &[String]) -> (String, bool, Vec<Vec<usize>>) {
     let mut assembler = TextAssembler::new(stop);
     let mut held = HeldLogprobs::default();
