@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::decide::{self, Begun, Decision, Opening, Rules};
+use super::decide::{self, Begun, Decision, Opening};
 use super::error::ConversationError;
 use super::ids::ConversationId;
-use super::types::{Anchor, ConversationRecord, ConversationUpdate, Item, NewConversation, NewItem, Share};
+use super::prepared::PreparedItem;
+use super::rules::Rules;
+use super::types::{Anchor, ConversationRecord, ConversationUpdate, NewConversation, Placed, Share};
 use crate::config::ConversationsConfig;
 use crate::identity::UserId;
 use crate::service::{Request, Service};
@@ -23,13 +25,13 @@ pub type Call<T> = Request<T, ConversationError>;
 #[derive(Debug)]
 pub enum ConversationMessage {
     /// Begin a conversation.
-    Create(UserId, NewConversation, Call<ConversationRecord>),
+    Create(UserId, NewConversation, Vec<PreparedItem>, Call<ConversationRecord>),
     /// Change title, model or notes.
     Update(UserId, ConversationId, ConversationUpdate, Call<ConversationRecord>),
     /// Delete a conversation.
     Delete(UserId, ConversationId, Call<()>),
     /// Add items.
-    Append(UserId, ConversationId, Vec<NewItem>, Anchor, Call<Vec<Item>>),
+    Append(UserId, ConversationId, Vec<PreparedItem>, Anchor, Call<Vec<Placed>>),
     /// Begin a turn.
     Begin(UserId, ConversationId, Opening, Call<Option<Begun>>),
     /// Delete an item.
@@ -111,8 +113,8 @@ impl Service for ConversationStore {
 fn handle(writer: &Writer, message: ConversationMessage) {
     use ConversationMessage as Message;
     match message {
-        Message::Create(user, new, call) => {
-            writer.decide(call, move |stores, rules| decide::create(stores, user, new, rules));
+        Message::Create(user, new, items, call) => {
+            writer.decide(call, move |stores, rules| decide::create(stores, user, new, items, rules));
         }
         Message::Update(user, id, update, call) => {
             writer.decide(call, move |stores, rules| decide::update(stores, user, id, update, rules));

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::item::{kind, role, text_of, text_part};
-use super::types::{Item, NewItem};
+use super::types::Item;
 
 /// What leads to an answer as chat messages, contents as one text. What a chat template has no place for, such as
 /// reasoning, is left out, and so is an answer that broke off before its first word.
@@ -98,20 +98,19 @@ pub fn items(messages: &[Value]) -> Vec<Map<String, Value>> {
     items.into_iter().filter_map(object).collect()
 }
 
-/// Clients of chat completions say their instructions with every request. Those that the branch has already are not
-/// stored again.
+/// The positions of the new items that are to be stored. Clients of chat completions send their instructions with every
+/// request; those that the branch has already are not stored again.
 #[must_use]
-pub fn without_repeated_instructions(items: &[NewItem], history: &[Item]) -> Vec<NewItem> {
+pub fn without_repeated_instructions(bodies: &[Map<String, Value>], history: &[Item]) -> Vec<usize> {
     let is_instruction = |body: &Map<String, Value>| matches!(role(body), Some("system" | "developer"));
     let instructions: Vec<_> = history
         .iter()
         .filter(|item| is_instruction(&item.body))
         .map(|item| (role(&item.body), text_of(&item.body)))
         .collect();
-    let is_repeated = |item: &&NewItem| {
-        is_instruction(&item.body) && instructions.contains(&(role(&item.body), text_of(&item.body)))
-    };
-    items.iter().filter(|item| !is_repeated(item)).cloned().collect()
+    let is_repeated =
+        |body: &Map<_, _>| is_instruction(body) && instructions.contains(&(role(body), text_of(body)));
+    (0..bodies.len()).filter(|&at| !is_repeated(&bodies[at])).collect()
 }
 
 #[cfg(test)]
@@ -146,10 +145,9 @@ mod tests {
     fn instructions_are_stored_once() {
         let system = json!({"role": "system", "content": "Be brief."});
         let user = json!({"role": "user", "content": "Be brief."});
-        let new: Vec<_> =
-            items(&[system.clone(), user.clone()]).into_iter().map(|body| own(body, 1000).unwrap()).collect();
-        assert_eq!(without_repeated_instructions(&new, &[]), new);
-        assert_eq!(without_repeated_instructions(&new, &history(&[system, user])), new[1..]);
+        let new = items(&[system.clone(), user.clone()]);
+        assert_eq!(without_repeated_instructions(&new, &[]), [0, 1]);
+        assert_eq!(without_repeated_instructions(&new, &history(&[system, user])), [1]);
     }
 
     #[test]

@@ -5,35 +5,24 @@
 
 use serde_json::{Map, Value, json};
 
+use super::draft::{Draft, nearest};
 use super::error::ConversationError;
 use super::fields::{check_metadata, valid_model, valid_title};
-use super::ids::{ConversationId, new_item_id};
+use super::ids::ConversationId;
+use super::item;
+use super::prepared::{PreparedBody, PreparedItem};
+use super::rules::Rules;
 use super::tree::Node;
 use super::types::{
-    Anchor, ConversationRecord, ConversationUpdate, Ending, Item, NewConversation, NewItem, Share, StoredItem,
+    Anchor, ConversationRecord, ConversationUpdate, Ending, NewConversation, NewItem, Placed, Share,
+    StoredItem,
 };
-use super::{item, title};
 use crate::config::ConversationsConfig;
 use crate::identity::{IdentityError, UserId};
 use crate::store::{ConversationChange, ConversationsStore, Stores, Used};
 
 /// An answer and what makes it true.
 pub type Decision<T> = Result<(T, Vec<ConversationChange>), ConversationError>;
-
-/// What decisions go by.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// How large conversations may be.
-    pub limits: ConversationsConfig,
-    /// Now (epoch microseconds); later than at any decision before.
-    pub now_us: u64,
-}
-
-impl Rules {
-    const fn now_s(&self) -> u64 {
-        self.now_us / 1_000_000
-    }
-}
 
 /// A conversation of that user; somebody else's is none.
 pub fn find(
@@ -42,12 +31,7 @@ pub fn find(
     id: ConversationId,
 ) -> Result<ConversationRecord, ConversationError> {
     let record = store.conversation(id)?.filter(|record| record.user == user);
-    record.ok_or_else(|| not_found("conversation", &id.to_string()))
-}
-
-/// Says that there is no such thing.
-pub fn not_found(what: &'static str, id: &str) -> ConversationError {
-    ConversationError::NotFound { what, id: id.chars().take(100).collect() }
+    record.ok_or_else(|| ConversationError::not_found("conversation", &id.to_string()))
 }
 
 /// Refuses what is more than a user may have.
@@ -60,11 +44,32 @@ fn check_quota(
     Ok(stores.check_quota(after.user, Used::of_conversation(after).and(before.less()))?)
 }
 
-/// Begins a conversation.
+/// Refuses items that a conversation, or a new one, has no room for, before their bodies are staged. The decision about them
+/// checks it again.
+pub fn check_room(
+    stores: &dyn Stores,
+    user: UserId,
+    id: Option<ConversationId>,
+    bytes: u64,
+    limits: &ConversationsConfig,
+) -> Result<(), ConversationError> {
+    stores.check_space()?;
+    let there = match id {
+        Some(id) => find(&**stores.conversations(), user, id)?.bytes,
+        None => 0,
+    };
+    if there.saturating_add(bytes) > limits.max_bytes {
+        return Err(ConversationError::Full { limit: limits.max_bytes, unit: "bytes of items" });
+    }
+    Ok(stores.check_quota(user, Used::of_body(bytes))?)
+}
+
+/// Begins a conversation with `items`.
 pub fn create(
     stores: &dyn Stores,
     user: UserId,
     new: NewConversation,
+    items: Vec<PreparedItem>,
     rules: &Rules,
 ) -> Decision<ConversationRecord> {
     // A request may have come in before its user was deleted; what is stored after that nobody would delete.
@@ -87,7 +92,7 @@ pub fn create(
     };
     check_metadata(&record.metadata, &rules.limits)?;
     let mut draft = Draft::new(record);
-    draft.add(new.items, None, rules)?;
+    draft.add(items, None, rules)?;
     check_quota(stores, None, &draft.record)?;
     Ok((draft.record.clone(), draft.into_changes()))
 }
@@ -113,7 +118,7 @@ pub fn update(
         check_metadata(&record.metadata, &rules.limits)?;
     }
     check_quota(stores, Some(&before), &record)?;
-    touch(&mut record, rules);
+    rules.touch(&mut record);
     Ok((record.clone(), vec![ConversationChange::Put(record)]))
 }
 
@@ -128,10 +133,10 @@ pub fn append(
     stores: &dyn Stores,
     user: UserId,
     id: ConversationId,
-    items: Vec<NewItem>,
+    items: Vec<PreparedItem>,
     anchor: &Anchor,
     rules: &Rules,
-) -> Decision<Vec<Item>> {
+) -> Decision<Vec<Placed>> {
     let store = &**stores.conversations();
     let before = find(store, user, id)?;
     let mut draft = Draft::new(before.clone());
@@ -139,7 +144,7 @@ pub fn append(
     check_new_ids(store, id, &items)?;
     draft.add(items, parent, rules)?;
     check_quota(stores, Some(&before), &draft.record)?;
-    Ok((draft.items.clone(), draft.into_changes()))
+    Ok((draft.placed.clone(), draft.into_changes()))
 }
 
 /// What a turn begins with.
@@ -150,7 +155,7 @@ pub struct Opening {
     /// What the turn's items hang on.
     pub parent: Option<u32>,
     /// What its user says.
-    pub items: Vec<NewItem>,
+    pub items: Vec<PreparedItem>,
     /// Who is asked.
     pub model: Option<String>,
 }
@@ -158,8 +163,8 @@ pub struct Opening {
 /// What a turn has been given.
 #[derive(Clone, Debug)]
 pub struct Begun {
-    /// What its user said, as it is stored.
-    pub items: Vec<Item>,
+    /// Where its user's items are.
+    pub items: Vec<Placed>,
     /// The answer to come.
     pub answer: StoredItem,
     /// The numbers of all that the turn added.
@@ -189,17 +194,20 @@ pub fn begin(
     // The items' own way of saying what they answer.
     draft.nearest = nearest(store, id, opening.parent)?;
     draft.add(opening.items, opening.parent, rules)?;
-    let items = draft.items.clone();
+    let items = draft.placed.clone();
     let parent = if items.is_empty() { opening.parent } else { draft.record.head };
     let body = json!({"type": "message", "status": "in_progress", "role": "assistant", "content": []});
     let Value::Object(body) = body else { unreachable!("it is written as an object") };
-    draft.add_one(NewItem { id: None, body }, parent, true, rules)?;
+    draft.add_one(PreparedItem::inline(NewItem { id: None, body }, &rules.limits), parent, true, rules)?;
     if draft.record.model.is_none() {
         draft.record.model = opening.model.map(valid_model).transpose()?;
     }
     check_quota(stores, Some(&before), &draft.record)?;
-    let answer = draft.stored.last().cloned().ok_or_else(ConversationError::unavailable)?;
-    let added = draft.stored.iter().map(|item| item.node.number).collect();
+    let Some((node, PreparedBody::Inline(body))) = draft.stored.last().cloned() else {
+        return Err(ConversationError::unavailable());
+    };
+    let answer = StoredItem { node, body };
+    let added = draft.stored.iter().map(|(node, _)| node.number).collect();
     let begun = Begun { items, answer, added, head_before, title_before };
     Ok((Some(begun), draft.into_changes()))
 }
@@ -245,12 +253,13 @@ pub fn finish(
         part["annotations"] = Value::Array(annotations);
     }
     let (mut record, mut item) = replace(stores, id, answer, body)?;
-    touch(&mut record, rules);
+    rules.touch(&mut record);
     item.node.pending = false;
     // What was said meanwhile hangs on the answer and stays the end of the branch; the calls are the end otherwise.
     let (number, head) = (item.node.number, record.head);
     let mut draft = Draft::new(record);
     draft.nearest = Some(item.node.id.clone());
+    let calls = calls.into_iter().map(|call| PreparedItem::inline(call, &rules.limits)).collect();
     draft.add(calls, Some(number), rules)?;
     if head != Some(number) {
         draft.record.head = head;
@@ -268,10 +277,13 @@ fn replace(
     body: Map<String, Value>,
 ) -> Result<(ConversationRecord, StoredItem), ConversationError> {
     let store = &**stores.conversations();
-    let mut record = store.conversation(id)?.ok_or_else(|| not_found("conversation", &id.to_string()))?;
+    let mut record = store
+        .conversation(id)?
+        .ok_or_else(|| ConversationError::not_found("conversation", &id.to_string()))?;
     let stored = store.item(id, answer.node.number)?;
     let stored = stored.filter(|stored| !stored.node.deleted && stored.node.pending);
-    let stored = stored.ok_or_else(|| not_found("item", &answer.node.id))?;
+    let stored = stored.ok_or_else(|| ConversationError::not_found("item", &answer.node.id))?;
+    let bytes = |body| item::size(body) as u64;
     record.bytes = record.bytes.saturating_sub(bytes(&stored.body)).saturating_add(bytes(&body));
     Ok((record, StoredItem { node: stored.node, body }))
 }
@@ -287,18 +299,20 @@ fn answer_body(answer: &StoredItem, text: String, status: &str) -> Map<String, V
 /// Takes back what a turn added that has come to nothing.
 pub fn take_back(stores: &dyn Stores, id: ConversationId, begun: &Begun, rules: &Rules) -> Decision<()> {
     let store = &**stores.conversations();
-    let mut record = store.conversation(id)?.ok_or_else(|| not_found("conversation", &id.to_string()))?;
+    let mut record = store
+        .conversation(id)?
+        .ok_or_else(|| ConversationError::not_found("conversation", &id.to_string()))?;
     let mut changes = Vec::new();
     for &number in &begun.added {
-        if let Some(stored) = store.item(id, number)?.filter(|item| !item.node.deleted) {
-            changes.push(erase(&mut record, stored));
+        if let Some((node, size)) = store.node_and_size(id, number)?.filter(|(node, _)| !node.deleted) {
+            changes.push(erase(&mut record, node, size));
         }
     }
     if record.head == Some(begun.answer.node.number) {
         record.head = begun.head_before;
         record.title.clone_from(&begun.title_before);
     }
-    touch(&mut record, rules);
+    rules.touch(&mut record);
     changes.push(ConversationChange::Put(record));
     Ok(((), changes))
 }
@@ -313,16 +327,18 @@ pub fn delete_item(
 ) -> Decision<ConversationRecord> {
     let store = &**stores.conversations();
     let mut record = find(store, user, id)?;
-    let stored = find_item(store, id, item)?;
-    let change = erase(&mut record, stored);
-    touch(&mut record, rules);
+    let node = find_node(store, id, item)?;
+    let size = store.node_and_size(id, node.number)?.map_or(0, |(_, size)| size);
+    let change = erase(&mut record, node, size);
+    rules.touch(&mut record);
     Ok((record.clone(), vec![change, ConversationChange::Put(record)]))
 }
 
-fn erase(record: &mut ConversationRecord, stored: StoredItem) -> ConversationChange {
+/// Deletes an item whose body has that size.
+fn erase(record: &mut ConversationRecord, node: Node, size: u64) -> ConversationChange {
     record.items = record.items.saturating_sub(1);
-    record.bytes = record.bytes.saturating_sub(bytes(&stored.body));
-    let node = Node { deleted: true, pending: false, ..stored.node };
+    record.bytes = record.bytes.saturating_sub(size);
+    let node = Node { deleted: true, pending: false, ..node };
     ConversationChange::PutItem(record.id, StoredItem { node, body: Map::new() })
 }
 
@@ -336,8 +352,8 @@ pub fn pick(
 ) -> Decision<ConversationRecord> {
     let store = &**stores.conversations();
     let mut record = find(store, user, id)?;
-    record.head = Some(find_item(store, id, item)?.node.number);
-    touch(&mut record, rules);
+    record.head = Some(find_node(store, id, item)?.number);
+    rules.touch(&mut record);
     Ok((record.clone(), vec![ConversationChange::Put(record)]))
 }
 
@@ -369,7 +385,7 @@ pub fn share(
 pub fn unshare(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decision<()> {
     let mut record = find(&**stores.conversations(), user, id)?;
     if record.share.take().is_none() {
-        return Err(not_found("share link of conversation", &id.to_string()));
+        return Err(ConversationError::not_found("share link of conversation", &id.to_string()));
     }
     Ok(((), vec![ConversationChange::Put(record)]))
 }
@@ -380,135 +396,32 @@ pub fn find_item(
     id: ConversationId,
     item: &str,
 ) -> Result<StoredItem, ConversationError> {
-    let number = store.item_number(id, item)?.ok_or_else(|| not_found("item", item))?;
+    let number = find_node(store, id, item)?.number;
     let stored = store.item(id, number)?.filter(|stored| !stored.node.deleted);
-    stored.ok_or_else(|| not_found("item", item))
+    stored.ok_or_else(|| ConversationError::not_found("item", item))
 }
 
-/// The item itself or the nearest one before it that was not deleted.
-fn nearest(
+/// The node of an item that was not deleted.
+fn find_node(
     store: &dyn ConversationsStore,
     id: ConversationId,
-    mut number: Option<u32>,
-) -> Result<Option<String>, ConversationError> {
-    while let Some(at) = number {
-        match store.node(id, at)? {
-            Some(node) if !node.deleted => return Ok(Some(node.id)),
-            Some(node) => number = node.parent.filter(|&parent| parent < at),
-            None => break,
-        }
-    }
-    Ok(None)
+    item: &str,
+) -> Result<Node, ConversationError> {
+    let number = store.item_number(id, item)?.ok_or_else(|| ConversationError::not_found("item", item))?;
+    let node = store.node(id, number)?.filter(|node| !node.deleted);
+    node.ok_or_else(|| ConversationError::not_found("item", item))
 }
 
 /// Ids that this server's own parts give must not be there yet.
 fn check_new_ids(
     store: &dyn ConversationsStore,
     id: ConversationId,
-    items: &[NewItem],
+    items: &[PreparedItem],
 ) -> Result<(), ConversationError> {
-    for item in items.iter().filter_map(|item| item.id.as_deref()) {
+    for PreparedItem { id: item, .. } in items.iter().filter(|item| item.id_is_given) {
         if store.item_number(id, item)?.is_some() {
             return Err(ConversationError::invalid("id", format!("{item} is already in the conversation")));
         }
     }
     Ok(())
-}
-
-fn touch(record: &mut ConversationRecord, rules: &Rules) {
-    // A clock that was set back must not move a conversation down.
-    record.updated_us = record.updated_us.max(rules.now_us);
-}
-
-fn bytes(body: &Map<String, Value>) -> u64 {
-    if body.is_empty() { 0 } else { item::size(body) as u64 }
-}
-
-/// A conversation to which items are being added.
-struct Draft {
-    record: ConversationRecord,
-    items: Vec<Item>,
-    stored: Vec<StoredItem>,
-    /// The id of what the next item answers.
-    nearest: Option<String>,
-}
-
-impl Draft {
-    const fn new(record: ConversationRecord) -> Self {
-        Self { record, items: Vec::new(), stored: Vec::new(), nearest: None }
-    }
-
-    fn hang_on(
-        &mut self,
-        store: &dyn ConversationsStore,
-        anchor: &Anchor,
-    ) -> Result<Option<u32>, ConversationError> {
-        let number = match anchor {
-            Anchor::Head => self.record.head,
-            Anchor::Beginning => None,
-            Anchor::After(item) => {
-                let number = store.item_number(self.record.id, item)?;
-                Some(number.ok_or_else(|| not_found("item", item))?)
-            }
-        };
-        self.nearest = nearest(store, self.record.id, number)?;
-        Ok(number)
-    }
-
-    fn add(
-        &mut self,
-        items: Vec<NewItem>,
-        mut parent: Option<u32>,
-        rules: &Rules,
-    ) -> Result<(), ConversationError> {
-        for item in items {
-            parent = Some(self.add_one(item, parent, false, rules)?);
-        }
-        touch(&mut self.record, rules);
-        Ok(())
-    }
-
-    fn add_one(
-        &mut self,
-        new: NewItem,
-        parent: Option<u32>,
-        pending: bool,
-        rules: &Rules,
-    ) -> Result<u32, ConversationError> {
-        let record = &mut self.record;
-        let limits = &rules.limits;
-        // Deleted ones keep their places in the tree, so they count here.
-        if record.next >= limits.max_items {
-            return Err(ConversationError::Full { limit: limits.max_items.into(), unit: "items" });
-        }
-        let kind = item::kind(&new.body).to_owned();
-        let id = new.id.unwrap_or_else(|| new_item_id(&kind));
-        let mut body = Map::new();
-        body.insert("type".to_owned(), Value::String(kind));
-        body.insert("id".to_owned(), Value::String(id.clone()));
-        body.extend(new.body);
-        record.bytes = record.bytes.saturating_add(bytes(&body));
-        if record.bytes > limits.max_bytes {
-            return Err(ConversationError::Full { limit: limits.max_bytes, unit: "bytes of items" });
-        }
-        if record.title.is_none() && item::role(&body) == Some("user") {
-            record.title = title::from_text(&item::text_of(&body), limits.max_title_chars);
-        }
-        let number = record.next;
-        let node =
-            Node { number, parent, id: id.clone(), created_at: rules.now_s(), deleted: false, pending };
-        record.next += 1;
-        record.items += 1;
-        record.head = Some(number);
-        let parent = self.nearest.replace(id.clone());
-        self.items.push(Item { id, parent, created_at: node.created_at, body: body.clone() });
-        self.stored.push(StoredItem { node, body });
-        Ok(number)
-    }
-
-    fn into_changes(self) -> Vec<ConversationChange> {
-        let id = self.record.id;
-        let items = self.stored.into_iter().map(|item| ConversationChange::PutItem(id, item));
-        items.chain([ConversationChange::Put(self.record)]).collect()
-    }
 }

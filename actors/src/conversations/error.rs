@@ -61,6 +61,11 @@ pub enum ConversationError {
 }
 
 impl ConversationError {
+    /// Says that there is no such thing.
+    pub(super) fn not_found(what: &'static str, id: &str) -> Self {
+        Self::NotFound { what, id: id.chars().take(100).collect() }
+    }
+
     /// A field cannot hold that.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), problem: problem.into() }

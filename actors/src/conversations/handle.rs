@@ -9,10 +9,11 @@ use ractor::RpcReplyPort;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::actor::{Call, ConversationMessage, ConversationStore, Writer};
-use super::decide::{Begun, Opening, find, not_found};
+use super::decide::{self, Begun, Opening, find};
 use super::error::{ConversationError, RETRY_AFTER};
 use super::ids::ConversationId;
 use super::leases::{Lease, Leases, LocalLeases};
+use super::prepared::PreparedItems;
 use super::turn::Turn;
 use super::types::{
     Anchor, BranchView, ConversationPage, ConversationQuery, ConversationRecord, ConversationUpdate, Item,
@@ -22,7 +23,7 @@ use super::view::{self, Viewer};
 use crate::config::ConversationsConfig;
 use crate::identity::UserId;
 use crate::service::{self, Slot};
-use crate::store::{ConversationsStore, Store, StoreError};
+use crate::store::{ConversationsStore, Store, StoreError, Stores};
 use crate::supervisor::ChildSpec;
 
 /// Among how many actors the users are divided.
@@ -120,9 +121,11 @@ impl Conversations {
     pub async fn create(
         &self,
         user: UserId,
-        new: NewConversation,
+        mut new: NewConversation,
     ) -> Result<ConversationRecord, ConversationError> {
-        self.ask(user, |call| ConversationMessage::Create(user, new, call)).await
+        let NewConversation { items, .. } = &mut new;
+        let prepared = self.prepare(user, None, std::mem::take(items)).await?;
+        self.ask(user, |call| ConversationMessage::Create(user, new, prepared.items, call)).await
     }
 
     /// A conversation with the items of its active branch, oldest first.
@@ -177,7 +180,8 @@ impl Conversations {
         if let Some(position) = Position::from_cursor(cursor) {
             return Ok(position);
         }
-        let id = cursor.parse().map_err(|_| not_found("conversation or cursor", cursor))?;
+        let id =
+            cursor.parse().map_err(|_| ConversationError::not_found("conversation or cursor", cursor))?;
         Ok(self.record(user, id).await?.position())
     }
 
@@ -213,7 +217,11 @@ impl Conversations {
         items: Vec<NewItem>,
         anchor: Anchor,
     ) -> Result<Vec<Item>, ConversationError> {
-        self.ask(user, |call| ConversationMessage::Append(user, id, items, anchor, call)).await
+        let mut prepared = self.prepare(user, Some(id), items).await?;
+        let items = std::mem::take(&mut prepared.items);
+        let placed =
+            self.ask(user, |call| ConversationMessage::Append(user, id, items, anchor, call)).await?;
+        Ok(prepared.show_all(placed))
     }
 
     /// A part of the active branch: `limit` items behind `after`.
@@ -364,12 +372,14 @@ impl Conversations {
         self.record(user, id).await?;
         let lease = self.lease(id).await?;
         let again = request.items.is_empty();
+        let prepared = self.prepare(user, Some(id), request.items).await?;
         for _ in 0..BEGINS {
             let anchor = request.anchor.clone();
             let seen =
                 self.look(move |store, running| view::before_turn(store, running, user, id, &anchor, again));
             let seen = seen.await?;
-            let items = super::chat::without_repeated_instructions(&request.items, &seen.history);
+            let new = super::chat::without_repeated_instructions(&prepared.bodies, &seen.history);
+            let items = new.iter().map(|&at| prepared.items[at].clone()).collect();
             let opening =
                 Opening { seen_head: seen.head, parent: seen.parent, items, model: request.model.clone() };
             lease.answers_from(seen.next);
@@ -377,11 +387,31 @@ impl Conversations {
                 self.ask(user, |call| ConversationMessage::Begin(user, id, opening, call)).await?;
             if let Some(begun) = begun {
                 let mut history = seen.history;
-                history.extend(begun.items.iter().cloned());
+                history.extend(prepared.show(&new, begun.items.clone()));
                 return Ok(Turn::new(self.writer.clone(), lease, begun, history));
             }
         }
         Err(ConversationError::Busy { retry_after: RETRY_AFTER })
+    }
+
+    /// Prepares items to be added to a conversation or, without `id`, to a new one.
+    async fn prepare(
+        &self,
+        user: UserId,
+        id: Option<ConversationId>,
+        items: Vec<NewItem>,
+    ) -> Result<PreparedItems, ConversationError> {
+        let place = self.place()?;
+        let limits = Arc::clone(&self.writer.limits);
+        let prepare = move |stores: &dyn Stores| {
+            let _place = place;
+            let prepared = PreparedItems::new(items, &limits);
+            if prepared.has_large() {
+                decide::check_room(stores, user, id, prepared.bytes(), &limits)?;
+            }
+            Ok(prepared.place(stores.conversations())?)
+        };
+        self.writer.store.look(prepare).await
     }
 
     async fn look<T: Send + 'static>(

@@ -100,6 +100,26 @@ pub struct Item {
     pub body: Map<String, Value>,
 }
 
+/// An item that was added, without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its id.
+    pub id: String,
+    /// The id of the item that it answers; `None`: it is at the beginning.
+    pub parent: Option<String>,
+    /// The time of its addition (epoch seconds).
+    pub created_at: u64,
+}
+
+impl Placed {
+    /// The item as it is shown.
+    #[must_use]
+    pub fn with_body(self, body: Map<String, Value>) -> Item {
+        let Self { id, parent, created_at } = self;
+        Item { id, parent, created_at, body }
+    }
+}
+
 /// An item to be added, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewItem {

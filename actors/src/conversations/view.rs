@@ -1,6 +1,6 @@
 //! What is shown of conversations, from what is stored. Runs on any thread.
 
-use super::decide::{find, find_item, not_found};
+use super::decide::{find, find_item};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::item;
@@ -82,7 +82,7 @@ impl<'a> Viewer<'a> {
         let after = match after {
             Some(item) => {
                 let number = self.store.item_number(self.id, item)?;
-                Some(number.ok_or_else(|| not_found("item", item))?)
+                Some(number.ok_or_else(|| ConversationError::not_found("item", item))?)
             }
             None => None,
         };
@@ -207,7 +207,7 @@ pub fn shared(
     token: &str,
 ) -> View<(ConversationRecord, Vec<Item>)> {
     // The token is what opens it: it is repeated nowhere.
-    let missing = || not_found("share link", "of that token");
+    let missing = || ConversationError::not_found("share link", "of that token");
     let id = store.shared(token)?.ok_or_else(missing)?;
     let record = store.conversation(id)?.ok_or_else(missing)?;
     let share = record.share.as_ref().filter(|share| share.token == token && !share.is_over(now_s()));

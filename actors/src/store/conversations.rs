@@ -2,10 +2,36 @@
 
 use std::fmt::Debug;
 
+use serde_json::{Map, Value};
+
 use super::StoreError;
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
+
+/// Maximum size of an item's body, as JSON, in a [`ConversationChange::PutItem`] of a request; larger ones are staged. With
+/// the number of items that a request may add, it bounds what one request has the commit thread write.
+pub const MAX_INLINE_BYTES: usize = 32 * 1024;
+
+/// An item's body that is written, but not referred to by any item yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StagedBody {
+    token: Vec<u8>,
+}
+
+impl StagedBody {
+    /// A staged body. `token` has a meaning for the store alone that staged it.
+    #[must_use]
+    pub const fn new(token: Vec<u8>) -> Self {
+        Self { token }
+    }
+
+    /// The token of the store that staged it.
+    #[must_use]
+    pub fn token(&self) -> &[u8] {
+        &self.token
+    }
+}
 
 /// A change of conversations.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +40,20 @@ pub enum ConversationChange {
     Put(ConversationRecord),
     /// Creates or replaces an item.
     PutItem(ConversationId, StoredItem),
+    /// Creates or replaces an item whose body is staged.
+    PutStaged(ConversationId, Node, StagedBody),
     /// Deletes a conversation with its items.
     Delete(ConversationId),
+}
+
+impl ConversationChange {
+    /// The number of the item that it puts.
+    pub const fn item_number(&self) -> Option<u32> {
+        match self {
+            Self::PutItem(_, StoredItem { node, .. }) | Self::PutStaged(_, node, _) => Some(node.number),
+            Self::Put(_) | Self::Delete(_) => None,
+        }
+    }
 }
 
 /// A visitor of results; the visit ends once it returns `false`.
@@ -62,6 +100,12 @@ pub trait ConversationsStore: Debug + Send + Sync {
     /// The database failed.
     fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError>;
 
+    /// The node of one item and the size of its body as JSON. Reads no large body.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn node_and_size(&self, id: ConversationId, number: u32) -> Result<Option<(Node, u64)>, StoreError>;
+
     /// One item.
     ///
     /// # Errors
@@ -73,4 +117,17 @@ pub trait ConversationsStore: Debug + Send + Sync {
     /// # Errors
     /// The database failed.
     fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError>;
+
+    /// Writes the body of an item, on any thread. No reader sees it before it is [put](ConversationChange::PutStaged); should
+    /// that never happen, the next start removes it.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError>;
+
+    /// Removes a staged body that is not to be put after all.
+    ///
+    /// # Errors
+    /// The database failed.
+    fn discard(&self, staged: &StagedBody) -> Result<(), StoreError>;
 }

@@ -45,7 +45,7 @@ use crate::identity::UserId;
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use audit::AuditStore;
 pub use commit_thread::Store;
-pub use conversations::{ConversationChange, ConversationsStore};
+pub use conversations::{ConversationChange, ConversationsStore, MAX_INLINE_BYTES, StagedBody};
 pub use decision::commit_once;
 pub use error::{OpenError, Problem, StoreError, readable};
 #[cfg(test)]

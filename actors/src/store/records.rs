@@ -8,12 +8,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::accounts::KeyHash;
+use super::conversations::StagedBody;
 use super::item_record;
 use super::responses::Staged;
 use super::sessions::StoredSession;
 use super::usage::UsageRow;
 use super::{StoreError, audit};
 use crate::conversations::types::ConversationRecord;
+use crate::conversations::{ConversationId, Node};
 use crate::identity::{ApiKeyRecord, ExternalId, UserId, UserRecord};
 use crate::responses::ResponseRecord;
 
@@ -169,6 +171,11 @@ impl Record {
         format!("{} {key}", KINDS[self.kind].name)
     }
 
+    /// The same without its value.
+    pub fn without_value(self) -> Self {
+        Self { value: Vec::new(), ..self }
+    }
+
     /// Its value.
     ///
     /// # Errors
@@ -214,10 +221,19 @@ impl Record {
 /// A record that is about to be stored, with the work done that needs no turn on the commit thread.
 #[derive(Clone, Debug)]
 pub struct PreparedRecord {
-    /// The record.
+    /// The record; without its value where that is staged.
     pub record: Record,
-    /// A response's bodies.
-    pub staged: Option<Staged>,
+    /// What is written already.
+    pub staged: Option<StagedRecord>,
+}
+
+/// A record whose large parts are written, but not referred to yet.
+#[derive(Clone, Debug)]
+pub enum StagedRecord {
+    /// A response.
+    Response(Staged),
+    /// An item with a body of more than [`MAX_INLINE_BYTES`](super::conversations::MAX_INLINE_BYTES).
+    Item(ConversationId, Node, StagedBody),
 }
 
 impl PreparedRecord {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// The schema version of records, as written to stores and exports. A newer one is refused.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// Upgrades a record of an export from an older schema to the present one; returns whether that changed it.
 pub fn upgrade(kind: &str, schema: u32, record: &mut Value) -> bool {

@@ -8,18 +8,24 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use serde_json::{Map, Value};
+
 use super::conversations::Visit;
 use super::{
     AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationChange,
-    ConversationsStore, Quotas, RecordsStore, ResponsesStore, SessionsStore, StoreError, Stores, UsageStore,
-    Used, commit_once,
+    ConversationsStore, Quotas, RecordsStore, ResponsesStore, SessionsStore, StagedBody, StoreError, Stores,
+    UsageStore, Used, commit_once,
 };
+use crate::conversations::item::size as item_size;
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
 
 /// Maximum number of buffered conversations and items, which bounds the memory of a transaction.
 const MAX_PENDING: usize = 256;
+
+/// Size of new items, as JSON, from which the batch is committed, which bounds the time of a transaction.
+const MAX_PENDING_BYTES: i64 = 1 << 20;
 
 /// Conversations with buffered changes. Reads that the buffer cannot answer flush it first.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ struct Pending {
     numbers: HashMap<(ConversationId, String), u32>,
     /// Changes of users' storage totals that the database does not have yet.
     used: HashMap<UserId, Used>,
+    /// The sum of these changes.
+    total: Used,
     /// Why a commit failed; every writer of this round gets it.
     failed: Option<StoreError>,
 }
@@ -44,6 +52,7 @@ impl Pending {
     fn uses(&mut self, user: UserId, more: Used) {
         let used = self.used.entry(user).or_default();
         *used = used.and(more);
+        self.total = self.total.and(more);
     }
 }
 
@@ -93,9 +102,11 @@ impl WriteBatch {
         }
         let only_conversations =
             moves.is_empty() && accounts.is_empty() && sessions.is_empty() && responses.is_empty();
-        // A deletion has to see the conversation in the database.
-        let deletes = conversations.iter().any(|change| matches!(change, ConversationChange::Delete(_)));
-        if only_conversations && !deletes {
+        // A deletion has to see the conversation in the database; a staged body is there already.
+        let bufferable = conversations
+            .iter()
+            .all(|change| matches!(change, ConversationChange::Put(_) | ConversationChange::PutItem(..)));
+        if only_conversations && bufferable {
             self.buffer(conversations)?;
             return Ok(Commit::Done);
         }
@@ -124,10 +135,11 @@ impl WriteBatch {
                     pending.numbers.insert((*id, item.node.id.clone()), item.node.number);
                     pending.items.insert((*id, item.node.number), item.clone());
                 }
-                ConversationChange::Delete(_) => {}
+                ConversationChange::PutStaged(..) | ConversationChange::Delete(_) => {}
             }
         }
-        let full = pending.records.len() + pending.items.len() >= MAX_PENDING;
+        let full = pending.records.len() + pending.items.len() >= MAX_PENDING
+            || pending.total.bytes >= MAX_PENDING_BYTES;
         drop(pending);
         if full { self.flush() } else { Ok(()) }
     }
@@ -166,6 +178,12 @@ impl ConversationsStore for WriteBatch {
         pending.map_or_else(|| self.inner().node(id, number), |node| Ok(Some(node)))
     }
 
+    fn node_and_size(&self, id: ConversationId, number: u32) -> Result<Option<(Node, u64)>, StoreError> {
+        let sized = |item: &StoredItem| (item.node.clone(), item_size(&item.body) as u64);
+        let pending = self.pending().items.get(&(id, number)).map(sized);
+        pending.map_or_else(|| self.inner().node_and_size(id, number), |sized| Ok(Some(sized)))
+    }
+
     fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
         let pending = self.pending().items.get(&(id, number)).cloned();
         pending.map_or_else(|| self.inner().item(id, number), |item| Ok(Some(item)))
@@ -174,6 +192,14 @@ impl ConversationsStore for WriteBatch {
     fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
         let pending = self.pending().numbers.get(&(id, item.to_owned())).copied();
         pending.map_or_else(|| self.inner().item_number(id, item), |number| Ok(Some(number)))
+    }
+
+    fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError> {
+        self.inner().stage(body)
+    }
+
+    fn discard(&self, staged: &StagedBody) -> Result<(), StoreError> {
+        self.inner().discard(staged)
     }
 }
 

@@ -7,9 +7,11 @@ use super::state_machine::list_all;
 use super::*;
 
 fn create(disk: &Disk, user: UserId, now: u64) -> ConversationId {
-    disk.decide(move |stores| decide::create(stores, user, NewConversation::default(), &rules(now)))
-        .unwrap()
-        .id
+    disk.decide(move |stores| {
+        decide::create(stores, user, NewConversation::default(), Vec::new(), &rules(now))
+    })
+    .unwrap()
+    .id
 }
 
 /// What was there all the time is seen once, in its order; what came or went meanwhile is seen at most once.
@@ -75,7 +77,7 @@ fn changed_conversations_are_not_repeated() {
     let first = view::list(&*trees, user, &query(None)).unwrap();
     // One that was seen and one that was not are changed: both come first now.
     for id in [ids[50], ids[10]] {
-        let append = vec![says("user", "news")];
+        let append = vec![prepared("user", "news")];
         disk.decide(move |stores| decide::append(stores, user, id, append, &Anchor::Head, &rules(5000)))
             .unwrap();
     }

@@ -7,10 +7,12 @@ use std::sync::{Arc, mpsc};
 
 use tempfile::TempDir;
 
-use super::decide::{self, Decision, Rules};
+use super::decide::{self, Decision};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::leases::LocalLeases;
+use super::prepared::PreparedItem;
+use super::rules::Rules;
 use super::types::*;
 use super::{item, view};
 use crate::config::ConversationsConfig;
@@ -105,6 +107,10 @@ fn user() -> UserRecord {
 
 fn rules(now_us: u64) -> Rules {
     Rules { limits: ConversationsConfig::default(), now_us }
+}
+
+fn prepared(role: &str, text: &str) -> PreparedItem {
+    PreparedItem::inline(says(role, text), &ConversationsConfig::default())
 }
 
 fn says(role: &str, text: &str) -> NewItem {

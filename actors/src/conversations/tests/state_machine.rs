@@ -92,12 +92,12 @@ impl Real {
     /// The decision behind an operation, to be made on the store's thread.
     fn decision(&self, transition: &Transition) -> Deciding {
         let users = self.disk.users.clone();
-        let said = |texts: &[String]| texts.iter().map(|text| says("user", text)).collect::<Vec<_>>();
+        let said = |texts: &[String]| texts.iter().map(|text| prepared("user", text)).collect::<Vec<_>>();
         match transition.clone() {
             Transition::Create { user, texts } => {
-                let new = NewConversation { items: said(&texts), ..NewConversation::default() };
+                let (new, items) = (NewConversation::default(), said(&texts));
                 Box::new(move |stores, rules| {
-                    let (record, changes) = decide::create(stores, users[user], new, rules)?;
+                    let (record, changes) = decide::create(stores, users[user], new, items, rules)?;
                     let items = changes.iter().filter_map(|change| match change {
                         ConversationChange::PutItem(_, item) => Some(item.node.id.clone()),
                         _ => None,
@@ -181,7 +181,7 @@ impl Real {
         let seen =
             view::before_turn(&*self.disk.trees(), &LocalLeases::default(), user, id, &Anchor::Head, false);
         let Ok(seen) = seen else { return (self, false) };
-        let items = vec![says("user", text)];
+        let items = vec![prepared("user", text)];
         let opening = Opening { seen_head: seen.head, parent: seen.parent, items, model: None };
         let begun = self.disk.decide({
             let rules = rules.clone();

@@ -9,7 +9,7 @@ use super::{NewSubject, commit, conversation, item, no_quotas};
 use crate::conversations::types::{Position, StoredItem};
 use crate::conversations::{ConversationId, ConversationRecord, Node, Share};
 use crate::identity::UserId;
-use crate::store::{Changes, ConversationChange, ConversationsStore, Stores};
+use crate::store::{Changes, ConversationChange, ConversationsStore, StoreError, Stores};
 
 fn change(stores: &dyn Stores, changes: Vec<ConversationChange>) {
     commit(stores, &Changes::conversations(changes));
@@ -69,6 +69,68 @@ pub fn items_are_replaced(new: NewSubject) {
     let longer = item(0, &"y".repeat(300_000));
     change(&*stores, vec![put(&longer)]);
     assert_eq!(store.item(talk.id, 0).unwrap(), Some(longer));
+}
+
+/// A change that puts an item whose body is staged.
+fn staged(stores: &dyn Stores, id: ConversationId, item: &StoredItem) -> ConversationChange {
+    let body = stores.conversations().stage(&item.body).unwrap();
+    ConversationChange::PutStaged(id, item.node.clone(), body)
+}
+
+pub fn staged_items_equal_others(new: NewSubject) {
+    let subject = new(no_quotas());
+    let stores = subject.open();
+    let talk = ConversationRecord { next: 3, ..conversation(UserId::new()) };
+    let items = [item(0, "small"), item(1, &"x".repeat(500_000)), item(2, "")];
+    let puts = items.iter().map(|item| staged(&*stores, talk.id, item));
+    let mut changes: Vec<_> = puts.collect();
+    let store = stores.conversations();
+    assert_eq!(store.item(talk.id, 1).unwrap(), None, "nobody sees it before it is put");
+    changes.push(ConversationChange::Put(talk.clone()));
+    change(&*stores, changes);
+    for item in &items {
+        let number = item.node.number;
+        let size = serde_json::to_vec(&item.body).unwrap().len() as u64;
+        assert_eq!(store.item(talk.id, number).unwrap().as_ref(), Some(item));
+        assert_eq!(store.node(talk.id, number).unwrap().as_ref(), Some(&item.node));
+        assert_eq!(store.node_and_size(talk.id, number).unwrap(), Some((item.node.clone(), size)));
+        assert_eq!(store.item_number(talk.id, &item.node.id).unwrap(), Some(number));
+    }
+    assert_eq!(store.node_and_size(talk.id, 3).unwrap(), None);
+    // Replaced by another staged one, by one in place, and in the same commit.
+    let again = item(0, &"y".repeat(100_000));
+    let (inline, last) = (item(1, "z"), item(2, &"w".repeat(100_000)));
+    let twice = staged(&*stores, talk.id, &item(2, &"v".repeat(100_000)));
+    let puts =
+        vec![staged(&*stores, talk.id, &again), ConversationChange::PutItem(talk.id, inline.clone()), twice];
+    change(&*stores, puts);
+    change(&*stores, vec![staged(&*stores, talk.id, &last)]);
+    super::clean_up(&*stores);
+    for item in [again, inline, last] {
+        assert_eq!(store.item(talk.id, item.node.number).unwrap(), Some(item));
+    }
+    change(&*stores, vec![ConversationChange::Delete(talk.id)]);
+    super::clean_up(&*stores);
+    assert_eq!(store.item(talk.id, 0).unwrap(), None);
+}
+
+pub fn discarded_bodies_cannot_be_put(new: NewSubject) {
+    let subject = new(no_quotas());
+    let stores = subject.open();
+    let stays = stores.conversations().stage(&item(0, "stays").body).unwrap();
+    let body = stores.conversations().stage(&item(0, &"x".repeat(100_000)).body).unwrap();
+    stores.conversations().discard(&body).unwrap();
+    super::clean_up(&*stores);
+    let talk = conversation(UserId::new());
+    let put = ConversationChange::PutStaged(talk.id, item(0, "stays").node, stays.clone());
+    change(&*stores, vec![ConversationChange::Put(talk.clone()), put]);
+    assert_eq!(stores.conversations().item(talk.id, 0).unwrap(), Some(item(0, "stays")));
+    // One that another opening staged may not be there.
+    drop(stores);
+    let again = subject.open();
+    let put = ConversationChange::PutStaged(talk.id, item(0, "stays").node, stays);
+    let put = Changes::conversations(vec![put]);
+    assert_eq!(again.commit(&put), Err(StoreError::Reopening));
 }
 
 pub fn positions_are_ordered_and_bounded(new: NewSubject) {
@@ -156,7 +218,7 @@ pub fn deleted_conversations_are_gone(new: NewSubject) {
 #[derive(Clone, Debug)]
 enum Op {
     Put { conversation: usize, updated_us: u64, shared: bool },
-    PutItem { conversation: usize, number: u32, text: usize },
+    PutItem { conversation: usize, number: u32, text: usize, staged: bool },
     Delete { conversation: usize },
 }
 
@@ -166,8 +228,9 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (conversation.clone(), 1u64..50, any::<bool>())
             .prop_map(|(conversation, updated_us, shared)| Op::Put { conversation, updated_us, shared }),
-        6 => (conversation.clone(), 0u32..4, text)
-            .prop_map(|(conversation, number, text)| Op::PutItem { conversation, number, text }),
+        6 => (conversation.clone(), 0u32..4, text, any::<bool>()).prop_map(
+            |(conversation, number, text, staged)| Op::PutItem { conversation, number, text, staged }
+        ),
         1 => conversation.prop_map(|conversation| Op::Delete { conversation }),
     ]
 }
@@ -199,13 +262,16 @@ pub fn changes_equal_the_model(new: NewSubject) {
                             talk.clone();
                         changes.push(ConversationChange::Put(talk.clone()));
                     }
-                    Op::PutItem { conversation, number, text } => {
+                    Op::PutItem { conversation, number, text, staged: is_staged } => {
                         let talk = &talks[conversation];
                         let item = item(number, &"z".repeat(text));
                         let entry = there.entry(talk.id).or_insert_with(|| (talk.clone(), BTreeMap::new()));
                         entry.1.insert(number, item.clone());
                         changes.push(ConversationChange::Put(entry.0.clone()));
-                        changes.push(ConversationChange::PutItem(talk.id, item));
+                        changes.push(match is_staged {
+                            true => staged(&*stores, talk.id, &item),
+                            false => ConversationChange::PutItem(talk.id, item),
+                        });
                     }
                     Op::Delete { conversation: at } => {
                         there.remove(&talks[at].id);

@@ -4,7 +4,9 @@ use super::{
     NewSubject, clean_up, commit, conversation, item, no_quotas, put_response, put_users, response, session,
     user,
 };
-use crate::store::{AccountChange, Changes, ConversationChange, ResponseChange, SessionChange, Used};
+use crate::store::{
+    AccountChange, Changes, ConversationChange, ResponseChange, SessionChange, StoreError, Used,
+};
 
 pub fn synced_changes_survive(new: NewSubject) {
     let subject = new(no_quotas());
@@ -83,6 +85,23 @@ pub fn staged_responses_are_removed(new: NewSubject) {
     assert_eq!(again.responses().response(other.id).unwrap(), None);
     assert_eq!(again.responses().response(one.id).unwrap(), Some(one));
     assert_eq!(again.used(other.user).unwrap(), Used::default());
+}
+
+pub fn staged_items_survive_or_are_removed(new: NewSubject) {
+    let subject = new(no_quotas());
+    let stores = subject.open();
+    let talk = conversation(user("a@x.example").id);
+    let large = item(0, &"x".repeat(300_000));
+    let stage = || stores.conversations().stage(&large.body).unwrap();
+    let put = ConversationChange::PutStaged(talk.id, large.node.clone(), stage());
+    let lost = ConversationChange::PutStaged(talk.id, large.node.clone(), stage());
+    commit(&*stores, &Changes::conversations(vec![put, ConversationChange::Put(talk.clone())]));
+    stores.sync().unwrap();
+    let Some(crashed) = subject.crashed() else { return };
+    let again = crashed.open();
+    clean_up(&*again);
+    assert_eq!(again.conversations().item(talk.id, 0).unwrap(), Some(large));
+    assert_eq!(again.commit(&Changes::conversations(vec![lost])), Err(StoreError::Reopening));
 }
 
 /// Also what needs no durability: closing and opening again in one process changes nothing that was synced.

@@ -107,12 +107,14 @@ suite! {
         deleted_users_are_removed_in_steps, storage_totals_follow_changes, quotas_are_checked,
         draft_takes_the_place_of_a_store, dropped_draft_leaves_the_store, refused_space_is_reported,
         decisions_are_repeated_after_conflicts;
-    conversations: items_are_read_as_written, items_are_replaced, positions_are_ordered_and_bounded,
+    conversations: items_are_read_as_written, items_are_replaced, staged_items_equal_others,
+        discarded_bodies_cannot_be_put, positions_are_ordered_and_bounded,
         share_tokens_lead_to_conversations, deleted_conversations_are_gone, changes_equal_the_model;
     crash: synced_changes_survive, deletions_are_completed, staged_responses_are_removed,
+        staged_items_survive_or_are_removed,
         store_is_the_same_after_reopening;
     records: records_bring_their_indexes, records_replace_each_other, conflicts_are_found,
-        pages_are_bounded, imported_items_need_their_conversation, deleted_users_cannot_be_imported,
+        pages_are_bounded, imported_items_need_their_conversation, large_items_are_imported, deleted_users_cannot_be_imported,
         owners_are_known;
     responses: responses_are_read_as_written, ends_are_stored_without_reading, stale_stages_are_refused,
         discarded_stages_are_gone, responses_are_listed, deletion_keeps_later_responses,

@@ -184,6 +184,26 @@ pub fn imported_items_need_their_conversation(new: NewSubject) {
     assert_eq!(to.conversations().item(talk.id, 0).unwrap(), from.conversations().item(talk.id, 0).unwrap());
 }
 
+pub fn large_items_are_imported(new: NewSubject) {
+    let (from, to) = (new(no_quotas()), new(no_quotas()));
+    let (from, to) = (from.open(), to.open());
+    let (_, talk) = fill(&*from);
+    let large = item(0, &"x".repeat(200_000));
+    let put = ConversationChange::PutItem(talk.id, large.clone());
+    commit(&*from, &Changes::conversations(vec![put]));
+    let (items, others): (Vec<_>, Vec<_>) =
+        all(&*from).into_iter().partition(|record| Some(record.kind) == record_kind("item"));
+    to.records().put(&items).unwrap();
+    clean_up(&*to);
+    assert_eq!(to.conversations().item(talk.id, 0).unwrap(), None);
+    to.records().put(&others).unwrap();
+    for _ in 0..2 {
+        to.records().put(&items).unwrap();
+        clean_up(&*to);
+        assert_eq!(to.conversations().item(talk.id, 0).unwrap(), Some(large.clone()));
+    }
+}
+
 pub fn deleted_users_cannot_be_imported(new: NewSubject) {
     let subject = new(no_quotas());
     let stores = subject.open();

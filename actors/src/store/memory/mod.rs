@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::open::StoreDraft;
@@ -118,6 +119,7 @@ struct State {
     responses: BTreeMap<ResponseId, ResponseRecord>,
     staged: BTreeMap<Uuid, ResponseRecord>,
     staged_ends: BTreeMap<Uuid, (Vec<Delta>, End)>,
+    staged_bodies: BTreeMap<Uuid, Map<String, Value>>,
     deleting: BTreeSet<UserId>,
 }
 
@@ -136,6 +138,7 @@ impl Default for State {
             responses: BTreeMap::new(),
             staged: BTreeMap::new(),
             staged_ends: BTreeMap::new(),
+            staged_bodies: BTreeMap::new(),
             deleting: BTreeSet::new(),
         }
     }
@@ -207,6 +210,11 @@ impl Memory {
                 }
                 ConversationChange::PutItem(id, item) => {
                     state.items.insert((*id, item.node.number), item.clone());
+                }
+                ConversationChange::PutStaged(id, node, staged) => {
+                    let body = state.staged_bodies.remove(&self.staged_id(staged.token())?);
+                    let body = body.ok_or(StoreError::Reopening)?;
+                    state.items.insert((*id, node.number), StoredItem { node: node.clone(), body });
                 }
                 ConversationChange::Delete(id) => state.delete_conversation(*id),
             }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::Memory;
 use crate::audit::{AuditFilter, AuditId, AuditPage, AuditRecord, Class};
+use crate::conversations::item::size as item_size;
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::{ApiKeyRecord, ExternalId, KeyId, SessionId, UserId, UserRecord};
@@ -13,8 +15,8 @@ use crate::responses::{Delta, End, ResponseId, ResponseRecord};
 use crate::store::audit::key as audit_key;
 use crate::store::conversations::Visit;
 use crate::store::{
-    AccountsStore, AuditStore, ConversationsStore, KeyHash, ResponsesStore, SessionsStore, Staged, StagedEnd,
-    StoreError, StoredSession, UsageStore, Used,
+    AccountsStore, AuditStore, ConversationsStore, KeyHash, ResponsesStore, SessionsStore, Staged,
+    StagedBody, StagedEnd, StoreError, StoredSession, UsageStore, Used,
 };
 use crate::usage::{BatchId, UsageCounts, UsageFilter, UsageKey};
 
@@ -194,12 +196,28 @@ impl ConversationsStore for Memory {
         Ok(self.item(id, number)?.map(|item| item.node))
     }
 
+    fn node_and_size(&self, id: ConversationId, number: u32) -> Result<Option<(Node, u64)>, StoreError> {
+        Ok(self.item(id, number)?.map(|item| (item.node, item_size(&item.body) as u64)))
+    }
+
     fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
         Ok(self.state().items.get(&(id, number)).cloned())
     }
 
     fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
         Ok(self.nodes(id)?.into_iter().find(|node| node.id == item).map(|node| node.number))
+    }
+
+    fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError> {
+        let id = Uuid::new_v4();
+        self.state().staged_bodies.insert(id, body.clone());
+        Ok(StagedBody::new(self.token(id)))
+    }
+
+    fn discard(&self, staged: &StagedBody) -> Result<(), StoreError> {
+        let id = self.staged_id(staged.token())?;
+        self.state().staged_bodies.remove(&id);
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::identity::{ApiKeyRecord, UserId, UserRecord, now_s};
 use crate::responses::{End, ResponseRecord};
 use crate::store::audit::key as audit_key;
 use crate::store::item_record::ItemRecord;
-use crate::store::records::UniqueKey;
+use crate::store::records::{StagedRecord, UniqueKey};
 use crate::store::usage::{UsageRow, key_bytes};
 use crate::store::{
     KINDS, KeyHash, PreparedRecord, Record, RecordsStore, ResponsesStore, StoreError, StoredSession,
@@ -126,11 +126,11 @@ impl RecordsStore for Memory {
             response.end = Some(End::lost(now_s()));
         }
         let staged = self.stage(&response)?;
-        Ok(PreparedRecord { record, staged: Some(staged) })
+        Ok(PreparedRecord { record, staged: Some(StagedRecord::Response(staged)) })
     }
 
     fn put_prepared(&self, prepared: &PreparedRecord) -> Result<(), StoreError> {
-        let Some(staged) = &prepared.staged else {
+        let Some(StagedRecord::Response(staged)) = &prepared.staged else {
             return self.change(|state| state.put(&prepared.record));
         };
         let id: Uuid = self.staged_id(staged.token())?;

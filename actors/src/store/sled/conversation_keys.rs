@@ -70,6 +70,11 @@ pub fn number_and_chunk(key: &[u8]) -> Result<(u32, u16), StoreError> {
     Ok((u32::from_be_bytes(number), u16::from_be_bytes(chunk)))
 }
 
+/// Whether a key is that of an item's first chunk.
+pub fn is_first_chunk(key: &[u8]) -> bool {
+    key.ends_with(&[0; 2])
+}
+
 pub fn conversation_id(what: &str, bytes: &[u8]) -> Result<ConversationId, StoreError> {
     let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| StoreError::Value {
         what: what.to_owned(),

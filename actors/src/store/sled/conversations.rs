@@ -8,8 +8,8 @@
 //! | `item_id` | conversation id, item id | number |
 //! | `share` | token | conversation id |
 //!
-//! Newest first is a forward scan of `conv_by_user`. Larger items are split into consecutive chunks. All changes of one
-//! decision are one transaction.
+//! Newest first is a forward scan of `conv_by_user`. Larger items are split into consecutive chunks, or refer to a
+//! [body](super::bodies) that was staged. All changes of one decision are one transaction.
 //!
 //! A deletion removes the record and its index entries and adds a tombstone ([`tombstones`]); the items are removed later,
 //! in steps. Every read begins with the conversation's record, so none sees them meanwhile.
@@ -18,22 +18,24 @@ use std::borrow::Cow;
 use std::ops::Bound;
 use std::time::Instant;
 
+use serde_json::{Map, Value};
 use sled::transaction::{ConflictableTransactionResult, Transactional, TransactionalTree};
 use sled::{Db, IVec, Tree};
 
+use super::bodies::{Bodies, Body};
 use super::codec::{decode, encode, transaction_error};
 use super::conversation_keys::{
-    by_user_key, conversation_id, item_id_key, item_key, item_prefix, number_and_chunk, position,
-    range_is_empty,
+    by_user_key, conversation_id, is_first_chunk, item_id_key, item_key, item_prefix, number_and_chunk,
+    position, range_is_empty,
 };
-use super::item_value;
+use super::item_value::{self, Content};
 use super::quota::{TotalChanges, Totals};
-use super::tombstones::{self, Tombstone, Tombstones};
+use super::tombstones::{self, Tombstone};
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
 use crate::store::conversations::Visit;
-use crate::store::{ConversationChange, ConversationsStore, StoreError, Used, readable};
+use crate::store::{ConversationChange, ConversationsStore, StagedBody, StoreError, Used, readable};
 
 /// Maximum number of conversations deleted or moved in one transaction, which bounds its memory and time.
 const MAX_PER_STEP: usize = 16;
@@ -46,28 +48,50 @@ pub struct SledConversations {
     item: Tree,
     item_id: Tree,
     share: Tree,
-    tombstones: Tombstones,
+    bodies: Bodies,
     totals: Totals,
 }
 
+/// Maximum number of attempts of a read that races with changes of the item.
+const MAX_READS: usize = 100;
+
 impl SledConversations {
     /// Opens the trees, or creates them.
-    pub fn open(db: &Db, tombstones: Tombstones) -> Result<Self, StoreError> {
+    pub fn open(db: &Db, bodies: Bodies) -> Result<Self, StoreError> {
         Ok(Self {
             conversation: db.open_tree("conv")?,
             by_user: db.open_tree("conv_by_user")?,
             item: db.open_tree("item")?,
             item_id: db.open_tree("item_id")?,
             share: db.open_tree("share")?,
-            tombstones,
+            bodies,
             totals: Totals::open(db)?,
         })
     }
 
     /// Removes items of a deleted conversation until `until`. `true`: none is left.
     pub fn remove_items(&self, id: ConversationId, until: Instant) -> Result<bool, StoreError> {
-        Ok(tombstones::remove_prefix(&self.item, &id.to_bytes(), until)?
+        // The tombstone of a body is there before the item that refers to it is not.
+        let doom = |first: &[u8]| match item_value::referred_body(first) {
+            Some(body) => self.bodies.discard(body),
+            None => Ok(()),
+        };
+        let remove = |key: &[u8], value: &[u8]| if is_first_chunk(key) { doom(value) } else { Ok(()) };
+        Ok(tombstones::remove_prefix_after(&self.item, &id.to_bytes(), until, remove)?
             && tombstones::remove_prefix(&self.item_id, &id.to_bytes(), until)?)
+    }
+
+    /// The concatenated chunks of an item; empty where there is none.
+    fn chunks(&self, id: ConversationId, number: u32) -> Result<Vec<u8>, StoreError> {
+        let mut whole = Vec::new();
+        for chunk in self.item.scan_prefix(item_prefix(id, number)).values() {
+            let chunk = chunk?;
+            whole.extend_from_slice(&chunk);
+            if !item_value::has_more(&chunk) {
+                break;
+            }
+        }
+        Ok(whole)
     }
 
     /// The keys of an item's chunks after the first.
@@ -132,17 +156,41 @@ impl ConversationsStore for SledConversations {
     }
 
     fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
-        let mut chunks = self.item.scan_prefix(item_prefix(id, number)).values();
-        let Some(first) = chunks.next() else { return Ok(None) };
-        let first = first?;
-        if !item_value::has_more(&first) {
-            return item_value::read(number, &first).map(Some);
+        for _ in 0..MAX_READS {
+            let whole = self.chunks(id, number)?;
+            if whole.is_empty() {
+                return Ok(None);
+            }
+            let (node, content) = item_value::read(number, &whole)?;
+            let body = match content {
+                Content::Json(json) => return item_value::item(node, json).map(Some),
+                Content::Refers(body) => body,
+            };
+            if let Some(json) = self.bodies.read(&body.id, body.parts)? {
+                return item_value::item(node, &json).map(Some);
+            }
+            // It was changed or deleted meanwhile; or else it is damaged.
+            if self.chunks(id, number)? == whole {
+                break;
+            }
         }
-        let mut whole = first.to_vec();
-        for chunk in chunks {
-            whole.extend_from_slice(&chunk?);
+        Err(StoreError::Value {
+            what: format!("item {number} of {id}"),
+            problem: "a part of it is missing".to_owned(),
+        })
+    }
+
+    fn node_and_size(&self, id: ConversationId, number: u32) -> Result<Option<(Node, u64)>, StoreError> {
+        let whole = self.chunks(id, number)?;
+        if whole.is_empty() {
+            return Ok(None);
         }
-        item_value::read(number, &whole).map(Some)
+        let (node, content) = item_value::read(number, &whole)?;
+        let size = match content {
+            Content::Json(json) => json.len() as u64,
+            Content::Refers(body) => body.bytes,
+        };
+        Ok(Some((node, size)))
     }
 
     fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
@@ -152,6 +200,14 @@ impl ConversationsStore for SledConversations {
             problem: format!("{} bytes, expected 4", value.len()),
         })?;
         Ok(Some(u32::from_be_bytes(bytes)))
+    }
+
+    fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError> {
+        Ok(StagedBody::new(self.bodies.token(&self.bodies.stage(&encode(body))?)))
+    }
+
+    fn discard(&self, staged: &StagedBody) -> Result<(), StoreError> {
+        self.bodies.discard(self.bodies.staged::<Body>(staged.token())?.id)
     }
 }
 
@@ -203,12 +259,16 @@ impl SledConversations {
     }
 
     /// Stores an item of an import in place of the one of its number.
-    pub fn put_imported_item(&self, id: ConversationId, item: &StoredItem) -> Result<(), StoreError> {
-        let before = self.node(id, item.node.number)?.filter(|node| node.id != item.node.id);
+    pub fn put_imported_item(
+        &self,
+        id: ConversationId,
+        number: u32,
+        put: &ConversationChange,
+    ) -> Result<(), StoreError> {
+        let before = self.node(id, number)?;
         let item_ids = before.map(|node| item_id_key(id, &node.id).into());
         let stale = Stale { item_ids: item_ids.into_iter().collect(), ..Stale::default() };
-        let put = ConversationChange::PutItem(id, item.clone());
-        self.apply(&[Prepared::Remove(stale), self.prepare(&put)?])
+        self.apply(&[Prepared::Remove(stale), self.prepare(put)?])
     }
 
     /// The trees of a transaction, next to those of tombstones and totals.
@@ -222,7 +282,8 @@ impl SledConversations {
             return Ok(());
         }
         let [conversation, by_user, item, item_id, share] = self.trees();
-        let set = [conversation, by_user, item, item_id, share, self.tombstones.tree(), self.totals.tree()];
+        let tombstones = self.bodies.tombstones.tree();
+        let set = [conversation, by_user, item, item_id, share, tombstones, self.totals.tree()];
         let outcome = set.as_slice().transaction(|trees| {
             let totals = TotalChanges::default();
             let (own, shared) = trees.split_first_chunk().expect("there are seven trees");
@@ -231,7 +292,7 @@ impl SledConversations {
             prepared.iter().try_for_each(|change| transaction.apply(change))?;
             totals.write(sums)
         });
-        self.tombstones.notify();
+        self.bodies.tombstones.notify();
         outcome.map_err(transaction_error)
     }
 
@@ -241,10 +302,21 @@ impl SledConversations {
             ConversationChange::Put(record) => Prepared::Put(Cow::Borrowed(record), encode(record)),
             ConversationChange::PutItem(id, item) => Prepared::PutItem {
                 conversation: *id,
-                item,
+                node: &item.node,
                 chunks: item_value::write(item),
                 stale: self.more_chunks(*id, item.node.number)?,
+                staged: None,
             },
+            ConversationChange::PutStaged(id, node, staged) => {
+                let body: Body = self.bodies.staged(staged.token())?;
+                Prepared::PutItem {
+                    conversation: *id,
+                    node,
+                    chunks: vec![item_value::write_reference(node, &body)],
+                    stale: self.more_chunks(*id, node.number)?,
+                    staged: Some(body.id),
+                }
+            }
             ConversationChange::Delete(id) => Prepared::Delete(*id),
         })
     }
@@ -254,8 +326,14 @@ impl SledConversations {
 pub enum Prepared<'a> {
     /// Creates or replaces a conversation: its record and the value of it.
     Put(Cow<'a, ConversationRecord>, Vec<u8>),
-    /// Creates or replaces an item: its chunks, and the keys of its former ones.
-    PutItem { conversation: ConversationId, item: &'a StoredItem, chunks: Vec<Vec<u8>>, stale: Vec<IVec> },
+    /// Creates or replaces an item: its chunks, the keys of its former ones, and the staged body that they refer to.
+    PutItem {
+        conversation: ConversationId,
+        node: &'a Node,
+        chunks: Vec<Vec<u8>>,
+        stale: Vec<IVec>,
+        staged: Option<[u8; 16]>,
+    },
     /// Deletes a conversation.
     Delete(ConversationId),
     /// Removes items.
@@ -313,17 +391,19 @@ impl Transaction<'_> {
                     self.share.insert(share.token.as_bytes(), &record.id.to_bytes())?;
                 }
             }
-            Prepared::PutItem { conversation, item, chunks, stale } => {
+            Prepared::PutItem { conversation, node, chunks, stale, staged } => {
                 for key in stale {
                     self.item.remove(key)?;
                 }
                 for (chunk, value) in (0u16..).zip(chunks) {
-                    self.item.insert(item_key(*conversation, item.node.number, chunk), value.as_slice())?;
+                    let key = item_key(*conversation, node.number, chunk);
+                    self.doom_body(&key, self.item.insert(key.as_slice(), value.as_slice())?)?;
                 }
-                self.item_id.insert(
-                    item_id_key(*conversation, &item.node.id),
-                    item.node.number.to_be_bytes().as_slice(),
-                )?;
+                if let Some(body) = staged {
+                    tombstones::clear(self.tombstones, Tombstone::Body(*body))?;
+                }
+                let number = node.number.to_be_bytes();
+                self.item_id.insert(item_id_key(*conversation, &node.id), number.as_slice())?;
             }
             Prepared::Delete(id) => {
                 let before = self.conversation.remove(&id.to_bytes())?;
@@ -337,12 +417,21 @@ impl Transaction<'_> {
 
     fn remove(&self, stale: &Stale) -> ConflictableTransactionResult<(), StoreError> {
         for key in &stale.items {
-            self.item.remove(key)?;
+            self.doom_body(key, self.item.remove(key)?)?;
         }
         for key in &stale.item_ids {
             self.item_id.remove(key)?;
         }
         Ok(())
+    }
+
+    /// Adds a tombstone for the body that the former chunk of that key referred to.
+    fn doom_body(&self, key: &[u8], before: Option<IVec>) -> ConflictableTransactionResult<(), StoreError> {
+        let before = before.filter(|_| is_first_chunk(key));
+        match before.and_then(|before| item_value::referred_body(&before)) {
+            Some(body) => tombstones::add(self.tombstones, Tombstone::Body(body)),
+            None => Ok(()),
+        }
     }
 
     fn remove_index_entries(&self, value: Option<&[u8]>) -> ConflictableTransactionResult<(), StoreError> {
@@ -357,3 +446,7 @@ impl Transaction<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "conversations_tests.rs"]
+mod tests;

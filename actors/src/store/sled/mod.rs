@@ -5,6 +5,7 @@
 
 mod accounts;
 mod audit;
+mod bodies;
 mod codec;
 mod commit;
 mod commit_marker;

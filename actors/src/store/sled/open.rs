@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::accounts::SledAccounts;
 use super::audit::SledAudit;
+use super::bodies::Bodies;
 use super::codec::{number, text};
 use super::commit_marker::{CommitMarker, CommitPosition};
 use super::conversations::SledConversations;
@@ -82,7 +83,8 @@ pub fn open(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenError> {
     marker.write(CommitPosition { length: 0, ..reached }).map_err(open_error::file(&marker_file))?;
     let stores = (|| {
         let tombstones = Tombstones::open(&db)?;
-        let items = Arc::new(SledConversations::open(&db, tombstones.clone())?);
+        let bodies = Bodies::open(&db, tombstones.clone())?;
+        let items = Arc::new(SledConversations::open(&db, bodies.clone())?);
         Ok(SledStores {
             file: File::open(path.join("db")).map_err(|error| StoreError::from(&error))?,
             folder: folder.to_owned(),
@@ -95,9 +97,9 @@ pub fn open(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenError> {
             accounts: SledAccounts::open(&db)?,
             sessions: SledSessions::open(&db)?,
             usage: SledUsage::open(&db)?,
-            records: SledRecords::open(&db, &tombstones)?,
+            records: SledRecords::open(&db, &bodies)?,
             audit: SledAudit::open(&db)?,
-            responses: SledResponses::open(&db, tombstones.clone())?,
+            responses: SledResponses::open(&db, bodies)?,
             conversations: Arc::clone(&items) as Arc<dyn ConversationsStore>,
             items,
             tombstones,

@@ -7,18 +7,22 @@ use std::ops::Bound;
 
 use sled::{Db, Tree};
 
+use super::bodies::Bodies;
 use super::codec::{encode, id_bytes};
 use super::conversations::SledConversations;
 use super::item_record;
 use super::responses::SledResponses;
-use super::tombstones::{Tombstone, Tombstones};
+use super::tombstones::Tombstone;
 use crate::conversations::ConversationId;
-use crate::conversations::types::ConversationRecord;
+use crate::conversations::types::{ConversationRecord, StoredItem};
 use crate::identity::{UserId, now_s};
 use crate::responses::{End, ResponseId, ResponseRecord};
+use crate::store::conversations::MAX_INLINE_BYTES;
 use crate::store::item_record::ItemRecord;
-use crate::store::records::{KINDS, PreparedRecord, Record, RecordsStore, UniqueKey};
-use crate::store::{ConversationsStore, ResponseChange, ResponsesStore, StoreError, readable};
+use crate::store::records::{KINDS, PreparedRecord, Record, RecordsStore, StagedRecord, UniqueKey};
+use crate::store::{
+    ConversationChange, ConversationsStore, ResponseChange, ResponsesStore, StoreError, readable,
+};
 
 /// The encoding of records in a tree. In an export each is one JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,19 +72,19 @@ pub struct SledRecords {
     conversations: SledConversations,
     responses: SledResponses,
     forget: Tree,
-    tombstones: Tombstones,
+    bodies: Bodies,
 }
 
 impl SledRecords {
     /// Opens the trees, or makes them.
-    pub fn open(db: &Db, tombstones: &Tombstones) -> Result<Self, StoreError> {
+    pub fn open(db: &Db, bodies: &Bodies) -> Result<Self, StoreError> {
         Ok(Self {
             db: db.clone(),
             trees: KINDS.iter().map(|kind| db.open_tree(layout(kind.name).0)).collect::<Result<_, _>>()?,
-            conversations: SledConversations::open(db, tombstones.clone())?,
-            responses: SledResponses::open(db, tombstones.clone())?,
+            conversations: SledConversations::open(db, bodies.clone())?,
+            responses: SledResponses::open(db, bodies.clone())?,
             forget: db.open_tree("forget")?,
-            tombstones: tombstones.clone(),
+            bodies: bodies.clone(),
         })
     }
 
@@ -94,6 +98,7 @@ impl SledRecords {
                 let item = match item {
                     Some(item)
                         if self
+                            .bodies
                             .tombstones
                             .contains(Tombstone::Conversation(item.conversation.to_bytes()))? =>
                     {
@@ -110,19 +115,23 @@ impl SledRecords {
         })
     }
 
-    fn put_item(&self, item: ItemRecord) -> Result<(), StoreError> {
-        self.check_removed(item.conversation)?;
-        // An export is no snapshot: it may have items of a turn that came after its conversation.
-        let conversation = self.conversations.conversation(item.conversation)?;
-        match conversation.is_some_and(|conversation| item.number < conversation.next) {
-            true => self.conversations.put_imported_item(item.conversation, &item.into_item()),
-            false => Ok(()),
-        }
+    /// Stores an item; `None`: it belongs to no stored conversation. An export is no snapshot: it may have items of a turn
+    /// that came after its conversation.
+    fn put_item(&self, id: ConversationId, change: &ConversationChange) -> Result<Option<()>, StoreError> {
+        self.check_removed(id)?;
+        let conversation = self.conversations.conversation(id)?;
+        let Some(number) = change
+            .item_number()
+            .filter(|&number| conversation.is_some_and(|conversation| number < conversation.next))
+        else {
+            return Ok(None);
+        };
+        self.conversations.put_imported_item(id, number, change).map(Some)
     }
 
     /// Refuses an id whose deleted items are still being removed, since that would remove the new ones, too.
     fn check_removed(&self, id: ConversationId) -> Result<(), StoreError> {
-        let left = self.tombstones.contains(Tombstone::Conversation(id.to_bytes()))?;
+        let left = self.bodies.tombstones.contains(Tombstone::Conversation(id.to_bytes()))?;
         if left { Err(StoreError::Removing) } else { Ok(()) }
     }
 
@@ -178,8 +187,16 @@ impl RecordsStore for SledRecords {
     }
 
     fn prepare(&self, record: Record) -> Result<PreparedRecord, StoreError> {
-        if encoding(record.kind) != RecordEncoding::Response {
-            return Ok(PreparedRecord { record, staged: None });
+        match encoding(record.kind) {
+            RecordEncoding::Item if record.value.len() > MAX_INLINE_BYTES => {
+                let item: ItemRecord = record.parse()?;
+                let id = item.conversation;
+                let StoredItem { node, body } = item.into_item();
+                let staged = StagedRecord::Item(id, node, self.conversations.stage(&body)?);
+                return Ok(PreparedRecord { record: record.without_value(), staged: Some(staged) });
+            }
+            RecordEncoding::Response => {}
+            _ => return Ok(PreparedRecord { record, staged: None }),
         }
         let mut response: ResponseRecord = record.parse()?;
         // It may run in another server, but not in this one.
@@ -187,17 +204,31 @@ impl RecordsStore for SledRecords {
             response.end = Some(End::lost(now_s()));
         }
         let staged = self.responses.stage(&response)?;
-        Ok(PreparedRecord { record, staged: Some(staged) })
+        Ok(PreparedRecord { record: record.without_value(), staged: Some(StagedRecord::Response(staged)) })
     }
 
     fn put_prepared(&self, prepared: &PreparedRecord) -> Result<(), StoreError> {
         let record = &prepared.record;
-        if let Some(staged) = &prepared.staged {
-            let put = ResponseChange::PutStaged(staged.clone());
-            return self.responses.apply(&self.responses.prepare(&put)?);
+        match &prepared.staged {
+            Some(StagedRecord::Response(staged)) => {
+                let put = ResponseChange::PutStaged(staged.clone());
+                return self.responses.apply(&self.responses.prepare(&put)?);
+            }
+            Some(StagedRecord::Item(id, node, body)) => {
+                let put = ConversationChange::PutStaged(*id, node.clone(), body.clone());
+                return match self.put_item(*id, &put)? {
+                    Some(()) => Ok(()),
+                    None => self.conversations.discard(body),
+                };
+            }
+            None => {}
         }
         match encoding(record.kind) {
-            RecordEncoding::Item => self.put_item(record.parse()?),
+            RecordEncoding::Item => {
+                let item: ItemRecord = record.parse()?;
+                let id = item.conversation;
+                self.put_item(id, &ConversationChange::PutItem(id, item.into_item())).map(|_| ())
+            }
             RecordEncoding::Conversation => {
                 let conversation: ConversationRecord = record.parse()?;
                 self.check_removed(conversation.id)?;

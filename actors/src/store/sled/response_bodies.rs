@@ -1,14 +1,14 @@
-//! The bodies of responses: JSON, split into parts.
+//! The two [bodies](super::bodies) of a response.
 //!
 //! A request body has the items since the response that it continues, and refers to the request body of that one
 //! ([`response_links`](super::response_links)).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use uuid::Uuid;
 
+use super::bodies::{Bodies, Body};
 use super::codec::{decode, encode};
-use super::response_header::{Body, Header, MAX_PART_BYTES, SplitHeader, part_key};
+use super::response_header::{Header, SplitHeader};
 use super::response_links::Link;
 use super::responses::SledResponses;
 use super::tombstones::{self, Tombstone};
@@ -72,7 +72,7 @@ impl SledResponses {
     /// A request body with the items of all that it continues. `None`: a part is missing.
     fn read_request(&self, body: &Body) -> Result<Option<RequestBody>, StoreError> {
         let read = |body: &Body| -> Result<Option<RequestBody>, StoreError> {
-            let bytes = self.read_body(&body.id, body.parts)?;
+            let bytes = self.bodies.read(&body.id, body.parts)?;
             bytes.map(|bytes| decode(|| "the request of a response".to_owned(), &bytes)).transpose()
         };
         let Some(mut request) = read(body)? else { return Ok(None) };
@@ -102,7 +102,7 @@ impl SledResponses {
                 input,
             })
         };
-        let id = Uuid::now_v7().into_bytes();
+        let id = Bodies::new_id();
         if let Some(before) = self.continued_body(record)? {
             let bytes = bytes(Some(&before));
             let referred = self.linked(|links| {
@@ -113,7 +113,7 @@ impl SledResponses {
                 Ok(true)
             })?;
             if referred {
-                return self.write_parts(id, &bytes);
+                return self.bodies.write(id, &bytes);
             }
         }
         let bytes = bytes(None);
@@ -122,33 +122,12 @@ impl SledResponses {
             links.tombstones.insert(&Tombstone::Body(id).key(), tombstones::STAGED)?;
             Ok(())
         })?;
-        self.write_parts(id, &bytes)
+        self.bodies.write(id, &bytes)
     }
 
     /// Writes a result body.
     pub(super) fn write_result(&self, deltas: Vec<Delta>, end: End) -> Result<Body, StoreError> {
-        let id = Uuid::now_v7().into_bytes();
-        self.tombstones.stage(Tombstone::Body(id))?;
-        self.write_parts(id, &encode(&ResultBody { deltas, end }))
-    }
-
-    fn write_parts(&self, id: [u8; 16], bytes: &[u8]) -> Result<Body, StoreError> {
-        let mut parts = 0;
-        for piece in bytes.chunks(MAX_PART_BYTES) {
-            self.part.insert(part_key(&id, parts), piece)?;
-            parts += 1;
-        }
-        Ok(Body { id, parts, bytes: bytes.len() as u64 })
-    }
-
-    /// `None`: a part is missing.
-    fn read_body(&self, id: &[u8; 16], parts: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        let mut body = Vec::new();
-        for number in 0..parts {
-            let Some(piece) = self.part.get(part_key(id, number))? else { return Ok(None) };
-            body.extend_from_slice(&piece);
-        }
-        Ok(Some(body))
+        self.bodies.stage(&encode(&ResultBody { deltas, end }))
     }
 
     /// Reads the response of a header. `None`: a part is missing.
@@ -156,7 +135,7 @@ impl SledResponses {
         let what = || id.to_string();
         match header {
             Header::Whole { user, parts } => {
-                let Some(body) = self.read_body(&id.to_bytes(), *parts)? else { return Ok(None) };
+                let Some(body) = self.bodies.read(&id.to_bytes(), *parts)? else { return Ok(None) };
                 let record: ResponseRecord = decode(what, &body)?;
                 Ok(Some(ResponseRecord { user: *user, ..record }))
             }
@@ -165,7 +144,7 @@ impl SledResponses {
                 let RequestBody { created_at, background, shown, history, input, .. } = request;
                 let (mut deltas, mut end) = (Vec::new(), None);
                 if let Some(result) = result {
-                    let Some(body) = self.read_body(&result.id, result.parts)? else { return Ok(None) };
+                    let Some(body) = self.bodies.read(&result.id, result.parts)? else { return Ok(None) };
                     let result: ResultBody = decode(what, &body)?;
                     (deltas, end) = (result.deltas, Some(result.end));
                 }

@@ -4,23 +4,13 @@ use serde::{Deserialize, Serialize};
 use sled::Db;
 use sled::transaction::{ConflictableTransactionError, ConflictableTransactionResult, TransactionalTree};
 
+use super::bodies::{Body, MAX_PART_BYTES};
 use super::codec::{decode, encode, id_bytes};
 use super::response_links::{Link, Links};
 use super::tombstones::{self, Tombstone};
 use crate::identity::UserId;
 use crate::responses::ResponseId;
 use crate::store::{StoreError, Used, readable};
-
-/// Maximum size of a part of a body.
-pub const MAX_PART_BYTES: usize = 64 * 1024;
-
-/// A body that is stored in parts.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Body {
-    pub id: [u8; 16],
-    pub parts: u32,
-    pub bytes: u64,
-}
 
 /// The header of a response.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,13 +152,6 @@ impl Trees<'_> {
             Header::Whole { .. } => tombstones::add(self.links.tombstones, Tombstone::Body(id.to_bytes())),
         }
     }
-}
-
-pub fn part_key(id: &[u8; 16], number: u32) -> [u8; 20] {
-    let mut bytes = [0; 20];
-    bytes[..16].copy_from_slice(id);
-    bytes[16..].copy_from_slice(&number.to_be_bytes());
-    bytes
 }
 
 pub fn by_user_key(user: UserId, id: ResponseId) -> [u8; 32] {

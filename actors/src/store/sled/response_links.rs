@@ -12,9 +12,9 @@
 use serde::{Deserialize, Serialize};
 use sled::transaction::{ConflictableTransactionResult, TransactionalTree};
 
+use super::bodies::Body;
 use super::codec::{decode, encode};
 use super::quota::TotalChanges;
-use super::response_header::Body;
 use super::tombstones::{self, Tombstone};
 use crate::identity::UserId;
 use crate::store::{StoreError, Used};

@@ -3,28 +3,26 @@
 //! | tree | key | value |
 //! |---|---|---|
 //! | `response` | response id | [`Header`] |
-//! | `response_part` | body id, part number | a part of a body |
 //! | `response_by_user` | user id, response id | nothing |
 //! | `response_running` | response id | nothing |
 //! | `response_body` | body id | [`Link`](super::response_links::Link) |
 //!
-//! A response has two bodies: its request, and its result once it has ended ([`response_bodies`](super::response_bodies)).
-//! They are written on any thread before a header refers to them ([`ResponsesStore::stage`]), so that the commit thread
-//! writes the header alone. Ids begin with their time, so the oldest sort first. Headers of 20 bytes are of schema 2: one
+//! A response has two [bodies](super::bodies): its request, and its result once it has ended
+//! ([`response_bodies`](super::response_bodies)). Ids begin with their time, so the oldest sort first. Headers of 20 bytes are of schema 2: one
 //! body under the response's id with the whole [`ResponseRecord`].
 
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use sled::transaction::{ConflictableTransactionResult, Transactional, TransactionalTree};
 use sled::{Db, Tree};
 
-use super::codec::{decode, encode, transaction_error};
+use super::bodies::{Bodies, Body};
+use super::codec::transaction_error;
 use super::quota::{TotalChanges, Totals};
-use super::response_header::{Body, Header, SplitHeader, Trees, by_user_key, response_id};
+use super::response_header::{Header, SplitHeader, Trees, by_user_key, response_id};
 use super::response_links::Links;
-use super::tombstones::{self, Tombstone, Tombstones};
+use super::tombstones::{self, Tombstone};
 use crate::identity::UserId;
 use crate::responses::{Delta, End, ResponseId, ResponseRecord};
 use crate::store::{ResponseChange, ResponsesStore, Staged, StagedEnd, StoreError, readable};
@@ -35,43 +33,36 @@ const MAX_PER_STEP: usize = 16;
 /// Maximum number of attempts of a read that races with changes of the response.
 const MAX_READS: usize = 100;
 
-/// Numbers the databases opened by this process: bodies staged in one that failed may be missing after it is reopened.
-static EPOCHS: AtomicU64 = AtomicU64::new(0);
-
 /// The trees of responses.
 #[derive(Debug)]
 pub struct SledResponses {
     response: Tree,
-    pub(super) part: Tree,
     by_user: Tree,
     running: Tree,
-    bodies: Tree,
-    pub(super) tombstones: Tombstones,
+    links: Tree,
+    pub(super) bodies: Bodies,
     totals: Totals,
-    epoch: u64,
 }
 
 impl SledResponses {
     /// Opens the trees, or creates them.
-    pub fn open(db: &Db, tombstones: Tombstones) -> Result<Self, StoreError> {
+    pub fn open(db: &Db, bodies: Bodies) -> Result<Self, StoreError> {
         Ok(Self {
             response: db.open_tree("response")?,
-            part: db.open_tree("response_part")?,
             by_user: db.open_tree("response_by_user")?,
             running: db.open_tree("response_running")?,
-            bodies: db.open_tree("response_body")?,
-            tombstones,
+            links: db.open_tree("response_body")?,
+            bodies,
             totals: Totals::open(db)?,
-            epoch: EPOCHS.fetch_add(1, Ordering::Relaxed),
         })
     }
 
     /// Removes parts of a deleted body until `until`. `true`: none is left.
     pub fn remove_body(&self, id: [u8; 16], until: Instant) -> Result<bool, StoreError> {
-        if !tombstones::remove_prefix(&self.part, &id, until)? {
+        if !self.bodies.remove(id, until)? {
             return Ok(false);
         }
-        if self.bodies.contains_key(id)? {
+        if self.links.contains_key(id)? {
             self.linked(|links| links.remove(id))?;
         }
         Ok(true)
@@ -82,14 +73,14 @@ impl SledResponses {
         &self,
         change: impl Fn(&Links<'_>) -> ConflictableTransactionResult<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let trees = (&self.bodies, self.tombstones.tree(), self.totals.tree());
+        let trees = (&self.links, self.bodies.tombstones.tree(), self.totals.tree());
         let outcome = trees.transaction(|(bodies, tombstones, totals)| {
             let changes = TotalChanges::default();
             let outcome = change(&Links { bodies, tombstones, totals: &changes })?;
             changes.write(totals)?;
             Ok(outcome)
         });
-        self.tombstones.notify();
+        self.bodies.tombstones.notify();
         outcome.map_err(transaction_error)
     }
 
@@ -99,22 +90,22 @@ impl SledResponses {
 
     /// The trees of a transaction, next to those of tombstones and totals.
     pub const fn trees(&self) -> [&Tree; 4] {
-        [&self.response, &self.by_user, &self.running, &self.bodies]
+        [&self.response, &self.by_user, &self.running, &self.links]
     }
 
     /// Prepares a change for a transaction.
     pub fn prepare(&self, change: &ResponseChange) -> Result<Prepared, StoreError> {
         Ok(match change {
             ResponseChange::PutStaged(staged) => Prepared::Put(staged.id(), self.staged_header(staged)?),
-            ResponseChange::End(id, staged) => Prepared::End(*id, self.staged(staged.token())?),
+            ResponseChange::End(id, staged) => Prepared::End(*id, self.bodies.staged(staged.token())?),
             ResponseChange::Delete(id) => Prepared::Delete(*id),
         })
     }
 
     /// Applies a change in a transaction of its own.
     pub fn apply(&self, change: &Prepared) -> Result<(), StoreError> {
-        let [response, by_user, running, bodies] = self.trees();
-        let set = [response, by_user, running, bodies, self.tombstones.tree(), self.totals.tree()];
+        let [response, by_user, running, links] = self.trees();
+        let set = [response, by_user, running, links, self.bodies.tombstones.tree(), self.totals.tree()];
         let outcome = set.as_slice().transaction(|trees| {
             let totals = TotalChanges::default();
             let (own, shared) = trees.split_first_chunk().expect("there are six trees");
@@ -122,7 +113,7 @@ impl SledResponses {
             change.apply(&transaction(own, tombstones, &totals))?;
             totals.write(sums)
         });
-        self.tombstones.notify();
+        self.bodies.tombstones.notify();
         outcome.map_err(transaction_error)
     }
 
@@ -133,23 +124,8 @@ impl SledResponses {
         Ok(ids.len() < MAX_PER_STEP)
     }
 
-    /// The token of something staged: the number of this database, then JSON.
-    fn token<T: serde::Serialize>(&self, value: &T) -> Vec<u8> {
-        [self.epoch.to_be_bytes().as_slice(), &encode(value)].concat()
-    }
-
-    /// Reads a token. Bodies staged in a database that failed may not be in this one.
-    fn staged<T: serde::de::DeserializeOwned>(&self, token: &[u8]) -> Result<T, StoreError> {
-        match token.split_first_chunk::<8>() {
-            Some((epoch, value)) if u64::from_be_bytes(*epoch) == self.epoch => {
-                decode(|| "a staged response".to_owned(), value)
-            }
-            _ => Err(StoreError::Reopening),
-        }
-    }
-
     fn staged_header(&self, staged: &Staged) -> Result<Header, StoreError> {
-        self.staged(staged.token()).map(Header::Split)
+        self.bodies.staged(staged.token()).map(Header::Split)
     }
 }
 
@@ -228,17 +204,17 @@ impl ResponsesStore for SledResponses {
             None => None,
         };
         let header = SplitHeader { user, request, result };
-        let token = self.token(&header);
+        let token = self.bodies.token(&header);
         Ok(Staged::new(id, user, Header::Split(header).used(), token))
     }
 
     fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError> {
-        Ok(StagedEnd::new(self.token(&self.write_result(deltas, end)?)))
+        Ok(StagedEnd::new(self.bodies.token(&self.write_result(deltas, end)?)))
     }
 
     fn discard(&self, staged: &Staged) -> Result<(), StoreError> {
         let bodies = self.staged_header(staged)?.bodies(staged.id());
-        bodies.into_iter().try_for_each(|body| self.tombstones.add(Tombstone::Body(body)))
+        bodies.into_iter().try_for_each(|body| self.bodies.discard(body))
     }
 
     fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {

@@ -5,13 +5,19 @@ use serde_json::json;
 
 use std::time::Duration;
 
-use super::super::response_header::{MAX_PART_BYTES, part_key};
+use super::super::bodies::{MAX_PART_BYTES, part_key};
+use super::super::codec::encode;
+use super::super::tombstones::Tombstones;
 use super::*;
 use crate::store::{CleanupProgress, Used};
 
+fn bodies(db: &Db) -> Bodies {
+    Bodies::open(db, Tombstones::open(db).unwrap()).unwrap()
+}
+
 fn store() -> SledResponses {
     let db = sled::Config::new().temporary(true).open().unwrap();
-    SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap()
+    SledResponses::open(&db, bodies(&db)).unwrap()
 }
 
 /// Removes the contents of deleted bodies.
@@ -20,10 +26,10 @@ fn clean_up(store: &SledResponses) {
         Tombstone::Body(id) => store.remove_body(id, until),
         Tombstone::Conversation(_) => panic!("there is none"),
     };
-    while store.tombstones.cleanup(Instant::now() + Duration::from_secs(9), remove).unwrap()
+    while store.bodies.tombstones.cleanup(Instant::now() + Duration::from_secs(9), remove).unwrap()
         != CleanupProgress::Nothing
     {
-        store.tombstones.finish().unwrap();
+        store.bodies.tombstones.finish().unwrap();
     }
 }
 
@@ -47,18 +53,18 @@ fn large_records_are_cut_and_put_together_again_and_leave_nothing() {
     let user = UserId::new();
     let mut one = record(user, 5 * MAX_PART_BYTES + 3);
     put(&store, &one);
-    assert!(store.part.iter().values().all(|part| part.unwrap().len() <= MAX_PART_BYTES));
-    assert_eq!(store.part.len(), 6);
+    assert!(store.bodies.part.iter().values().all(|part| part.unwrap().len() <= MAX_PART_BYTES));
+    assert_eq!(store.bodies.part.len(), 6);
     assert_eq!(store.response(one.id).unwrap(), Some(one.clone()));
     one.input.clear();
     put(&store, &one);
     clean_up(&store);
-    assert_eq!((store.part.len(), store.response(one.id).unwrap()), (1, Some(one.clone())));
+    assert_eq!((store.bodies.part.len(), store.response(one.id).unwrap()), (1, Some(one.clone())));
     change(&store, &ResponseChange::Delete(one.id));
     change(&store, &ResponseChange::Delete(one.id));
     assert_eq!(store.response(one.id).unwrap(), None);
     clean_up(&store);
-    for tree in [&store.response, &store.part, &store.by_user, &store.running] {
+    for tree in [&store.response, &store.bodies.part, &store.by_user, &store.running] {
         assert!(tree.is_empty());
     }
 }
@@ -71,7 +77,7 @@ fn whole_records_are_read_moved_ended_and_deleted() {
     let old = record(user, MAX_PART_BYTES);
     let body = encode(&old);
     for (number, piece) in (0..).zip(body.chunks(MAX_PART_BYTES)) {
-        store.part.insert(part_key(&old.id.to_bytes(), number), piece).unwrap();
+        store.bodies.part.insert(part_key(&old.id.to_bytes(), number), piece).unwrap();
     }
     store.response.insert(old.id.to_bytes(), Header::Whole { user, parts: 2 }.encode()).unwrap();
     store.by_user.insert(by_user_key(user, old.id), &[]).unwrap();
@@ -88,7 +94,7 @@ fn whole_records_are_read_moved_ended_and_deleted() {
     assert!(store.running().unwrap().is_empty());
     change(&store, &ResponseChange::Delete(old.id));
     clean_up(&store);
-    assert!(store.part.is_empty() && store.response.is_empty() && store.by_user.is_empty());
+    assert!(store.bodies.part.is_empty() && store.response.is_empty() && store.by_user.is_empty());
 }
 
 /// A response that goes on from another, as the edge makes it.
@@ -125,7 +131,7 @@ fn a_long_conversation_takes_what_its_turns_take() {
         put(&store, &last);
     }
     assert_eq!(store.response(last.id).unwrap(), Some(last.clone()));
-    let bytes: usize = store.part.iter().values().map(|part| part.unwrap().len()).sum();
+    let bytes: usize = store.bodies.part.iter().values().map(|part| part.unwrap().len()).sum();
     // Written out, it would be 40 MB; one of them is, behind 256 others.
     assert!(bytes < 900_000, "{bytes} bytes for 401 turns of 1 kB");
 }
@@ -152,23 +158,25 @@ fn what_later_ones_need_stays_and_is_paid_for() {
     change(&store, &ResponseChange::Delete(third.id));
     clean_up(&store);
     assert_eq!(store.totals.of(bob).unwrap(), Used::default());
-    assert!(store.part.is_empty() && store.bodies.is_empty() && store.tombstones.tree().is_empty());
+    assert!(
+        store.bodies.part.is_empty() && store.links.is_empty() && store.bodies.tombstones.tree().is_empty()
+    );
 }
 
 #[test]
 fn what_was_staged_and_never_put_lets_go_at_the_next_start() {
     let db = sled::Config::new().temporary(true).open().unwrap();
     let first = record(UserId::new(), 10);
-    let store = SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap();
+    let store = SledResponses::open(&db, bodies(&db)).unwrap();
     put(&store, &first);
     store.stage(&following(&first, "b")).unwrap();
     drop(store);
-    let store = SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap();
+    let store = SledResponses::open(&db, bodies(&db)).unwrap();
     clean_up(&store);
-    assert_eq!((store.part.len(), store.response(first.id).unwrap()), (1, Some(first.clone())));
+    assert_eq!((store.bodies.part.len(), store.response(first.id).unwrap()), (1, Some(first.clone())));
     change(&store, &ResponseChange::Delete(first.id));
     clean_up(&store);
-    assert!(store.part.is_empty() && store.bodies.is_empty());
+    assert!(store.bodies.part.is_empty() && store.links.is_empty());
 }
 
 #[test]
@@ -176,7 +184,7 @@ fn what_schema_4_wrote_is_referred_to() {
     let store = store();
     let first = record(UserId::new(), 10);
     put(&store, &first);
-    store.bodies.clear().unwrap();
+    store.links.clear().unwrap();
     let second = following(&first, "b");
     put(&store, &second);
     change(&store, &ResponseChange::Delete(first.id));
@@ -184,7 +192,7 @@ fn what_schema_4_wrote_is_referred_to() {
     assert_eq!(store.response(second.id).unwrap(), Some(second.clone()));
     change(&store, &ResponseChange::Delete(second.id));
     clean_up(&store);
-    assert!(store.part.is_empty() && store.bodies.is_empty());
+    assert!(store.bodies.part.is_empty() && store.links.is_empty());
 }
 
 #[test]
@@ -197,7 +205,7 @@ fn a_history_that_is_another_one_is_written_out() {
     put(&store, &second);
     change(&store, &ResponseChange::Delete(first.id));
     clean_up(&store);
-    assert_eq!((store.response(second.id).unwrap(), store.bodies.len()), (Some(second), 1));
+    assert_eq!((store.response(second.id).unwrap(), store.links.len()), (Some(second), 1));
 }
 
 #[derive(Clone, Debug)]
@@ -231,7 +239,7 @@ proptest! {
     #[test]
     fn references_lose_nothing_and_leave_nothing(steps in prop::collection::vec(step(), 1..60)) {
         let db = sled::Config::new().temporary(true).open().unwrap();
-        let store = SledResponses::open(&db, Tombstones::open(&db).unwrap()).unwrap();
+        let store = SledResponses::open(&db, bodies(&db)).unwrap();
         let users = [UserId::new(), UserId::new()];
         let mut there: Vec<ResponseRecord> = Vec::new();
         for step in steps {
@@ -279,7 +287,7 @@ proptest! {
             change(&store, &ResponseChange::Delete(record.id));
         }
         clean_up(&store);
-        for tree in [&store.response, &store.part, &store.by_user, &store.running, &store.bodies, store.tombstones.tree(), store.totals.tree()] {
+        for tree in [&store.response, &store.bodies.part, &store.by_user, &store.running, &store.links, store.bodies.tombstones.tree(), store.totals.tree()] {
             prop_assert!(tree.is_empty(), "{:?}", tree.iter().collect::<Vec<_>>());
         }
     }

@@ -203,10 +203,21 @@ pub fn clear(tree: &TransactionalTree, what: Tombstone) -> ConflictableTransacti
 
 /// Removes keys with that prefix until `until`. `true`: there is none left.
 pub fn remove_prefix(tree: &Tree, prefix: &[u8], until: Instant) -> Result<bool, StoreError> {
+    remove_prefix_after(tree, prefix, until, |_, _| Ok(()))
+}
+
+/// [`remove_prefix`], with what is to be done with each key and value before it is removed.
+pub fn remove_prefix_after(
+    tree: &Tree,
+    prefix: &[u8],
+    until: Instant,
+    before: impl Fn(&[u8], &[u8]) -> Result<(), StoreError>,
+) -> Result<bool, StoreError> {
     loop {
-        let keys = tree.scan_prefix(prefix).keys().take(BATCH_SIZE).collect::<Result<Vec<_>, _>>()?;
-        let all = keys.len() < BATCH_SIZE;
-        for key in keys {
+        let entries = tree.scan_prefix(prefix).take(BATCH_SIZE).collect::<Result<Vec<_>, _>>()?;
+        let all = entries.len() < BATCH_SIZE;
+        for (key, value) in entries {
+            before(&key, &value)?;
             tree.remove(key)?;
             if Instant::now() >= until {
                 return Ok(false);
