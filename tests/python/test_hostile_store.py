@@ -1,5 +1,6 @@
 """The store under callers who own much: what is large holds nobody up, and what is deleted is gone, whenever it ends."""
 
+import contextlib
 import json
 import random
 import threading
@@ -7,7 +8,7 @@ import time
 
 import pytest
 from harness import Server, wait_until
-from store_callers import CONVERSATIONS, RESPONSES, Neighbour, export_of, fill, import_into, records, response_record
+from store_callers import CONVERSATIONS, RESPONSES, Neighbour, export_of, fill, import_into, records, response_record, uuid7
 
 #: A guard, far above a step of the store and an fsync, far below what a job of the sizes here took in one piece.
 PAUSE = 1.0
@@ -135,4 +136,83 @@ def test_deletions_survive_a_kill(tmp_path):
         assert (kinds.count("conversation"), kinds.count("item")) in [(5, 15), (105, 1015)], kinds
         if left:
             assert server.delete(f"/api/v1/admin/users/{user}", key=server.admin_key).status in (200, 204)
+    server.close()
+
+
+#: One request's worth of items, of 14 MB in all.
+LARGE = [{"role": "user", "content": f"{number} " + "y" * 800_000} for number in range(18)]
+
+
+def texts(items):
+    return [item["content"][0]["text"] for item in items]
+
+
+def folder_mib(path):
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) >> 20
+
+
+def test_large_items_hold_nobody_up(own, neighbour):
+    """They are written beside the store's thread, and read, exported, imported and deleted as any others are."""
+    user = own.new_user("items@store.example")
+    key = own.new_key(user)["key"]
+    expected = [item["content"] for item in LARGE]
+    with Neighbour(own, neighbour) as other:
+        before = len(other.took)
+        made = own.post(CONVERSATIONS, {"items": LARGE}, key=key).json()["id"]
+        path = f"{CONVERSATIONS}/{made}"
+        mixed = LARGE[:2] + [{"role": "user", "content": "small"}]
+        added = own.post(f"{path}/items", {"items": mixed}, key=key)
+        assert texts(added.json()["data"]) == expected[:2] + ["small"]
+        read = own.get(f"{path}/items?limit=100&order=asc", key=key).json()["data"]
+        assert texts(read) == expected + expected[:2] + ["small"]
+        assert [item["id"] for item in read[18:]] == [item["id"] for item in added.json()["data"]]
+        one = own.get(f"{path}/items/{read[5]['id']}", key=key).json()
+        assert texts([one]) == [expected[5]]
+        assert own.delete(f"{path}/items/{read[5]['id']}", key=key).status == 200
+        assert own.get(f"{path}/items/{read[5]['id']}", key=key).status == 404
+        left = own.get(f"{path}/items?limit=100&order=asc", key=key).json()["data"]
+        assert texts(left) == expected[:5] + expected[6:] + expected[:2] + ["small"]
+    assert max(other.took[before:]) < PAUSE, sorted(other.took)[-5:]
+    export = own.get(f"/api/v1/admin/export?user={user}", key=own.admin_key).body
+    assert own.delete(path, key=key).status == 200
+    assert own.get(f"{path}/items", key=key).status == 404
+    import_into(own, export)
+    assert own.get(f"{path}/items?limit=100&order=asc", key=key).json()["data"] == left
+
+
+def test_large_items_survive_a_kill(tmp_path):
+    server = Server(tmp_path, wait="live", model=False)
+    key = server.new_key(server.new_user("kill@store.example"))["key"]
+    made = server.post(CONVERSATIONS, {"items": LARGE[:3]}, key=key).json()["id"]
+    path = f"{CONVERSATIONS}/{made}"
+
+    def append():
+        with contextlib.suppress(OSError):
+            server.post(f"{path}/items", {"items": LARGE}, key=key)
+
+    assert server.post(f"{path}/items", {"items": LARGE[3:6]}, key=key).status == 200
+    appending = threading.Thread(target=append)
+    appending.start()
+    time.sleep(0.05)
+    server.kill()
+    appending.join(30)
+    server = Server(tmp_path, wait="live", model=False)
+    kept = texts(server.get(f"{path}/items?limit=100&order=asc", key=key).json()["data"])
+    expected = [item["content"] for item in LARGE]
+    assert kept in (expected[:6], expected[:6] + expected)
+    server.close()
+
+
+def test_refused_large_items_leave_nothing(tmp_path):
+    """Neither one that has no conversation nor one that has no room takes the disk."""
+    server = Server(tmp_path, wait="live", model=False, config="[conversations]\nmax_bytes = 20000000\n")
+    key = server.new_key(server.new_user("full@store.example"))["key"]
+    made = server.post(CONVERSATIONS, {"items": LARGE}, key=key).json()["id"]
+    before = folder_mib(server.data)
+    for _ in range(8):
+        assert server.post(f"{CONVERSATIONS}/{made}/items", {"items": LARGE}, key=key).status == 400
+        assert server.post(f"{CONVERSATIONS}/conv_{uuid7().hex}/items", {"items": LARGE}, key=key).status == 404
+        fits_alone = {"items": LARGE[:2], "parent": "msg_unknown"}
+        assert server.post(f"{CONVERSATIONS}/{made}/items", fits_alone, key=key).status == 404
+    assert folder_mib(server.data) < before + 30, "each of the first two is 14 MB"
     server.close()
