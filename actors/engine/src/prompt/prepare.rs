@@ -8,9 +8,7 @@ pub use draft::{Draft, Prepared, ReadPrompt, SharedPrompt};
 
 use std::sync::{Arc, Mutex};
 
-use jan_protocol::output_formats::{
-    Form, Formats, GrammarMode, Layout, ReasoningFormat, ToolFormat, harmony_thinking, tool_grammar,
-};
+use jan_protocol::output_formats::{Formats, GrammarMode, Layout, ReasoningFormat, ToolFormat, tool_grammar};
 use jan_protocol::report::Rejection;
 use jan_protocol::types::{Callable, ChatPrompt, Constraint, Inspect, Inspected, Prompt, Token, ToolPlan};
 use serde_json::Value;
@@ -66,7 +64,7 @@ impl Preparer {
         let eos_text = model.special_text(model.eos());
         let renderer = Renderer::new(source, &bos_text, &eos_text)?;
         let mut formats = renderer.formats;
-        formats.tools = Some(ToolFormat::by_name(tools).or(formats.tools).unwrap_or(ToolFormat::Hermes));
+        formats.tools = Some(ToolFormat::by_name(tools).or(formats.tools).unwrap_or(ToolFormat::DEFAULT));
         if !reasoning.is_empty() {
             formats.reasoning = ReasoningFormat::by_name(reasoning);
         }
@@ -74,10 +72,7 @@ impl Preparer {
             let token = single(model, text)?;
             model.piece(token).is_empty().then(|| (token, text.as_bytes().to_vec()))
         };
-        // OpenAI's own format writes thinking and calls from their fields alone.
-        let spoken =
-            if formats.reasoning == Some(ReasoningFormat::Harmony) { Vec::new() } else { formats.markers() };
-        let shield = Shield::new(&model.control_texts(), &spoken)
+        let shield = Shield::new(&model.control_texts(), &formats.markers_in_text())
             .map_err(|error| TemplateError::Refused(format!("its control tokens: {error}")))?;
         let shown = formats.markers().into_iter().filter_map(control).collect();
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
@@ -201,15 +196,12 @@ impl Preparer {
         layout: &Layout,
         budget: Option<u32>,
     ) -> Thinking {
-        let (tags, close) = match format.tags() {
-            Some((start, end)) => ((start, end), format!("\n{end}\n\n")),
-            None => harmony_thinking(),
-        };
+        let (tags, closing) = format.enclosure();
         Thinking {
             tags,
             open: layout.thinking_open,
             start: single(model, tags.0),
-            close: model.tokenize(&close, false).into(),
+            close: model.tokenize(closing, false).into(),
             budget,
         }
     }
@@ -229,7 +221,7 @@ impl Preparer {
                 None => Keep::Free,
             });
         };
-        let form = Form::of(format);
+        let syntax = format.syntax();
         let answer = match constraint {
             Some(Constraint::JsonSchema(schema)) if !plan.required => {
                 let schema =
@@ -238,7 +230,7 @@ impl Preparer {
             }
             _ => None,
         };
-        let mode = match form.trigger() {
+        let mode = match syntax.trigger() {
             _ if plan.required => GrammarMode::Whole,
             _ if answer.is_some() => GrammarMode::WholeOrAnswer,
             Some(_) => GrammarMode::BehindTrigger,
@@ -252,11 +244,11 @@ impl Preparer {
         let schemas: Vec<(String, Value)> = plan.callable.iter().map(schema).collect();
         let behind = mode == GrammarMode::BehindTrigger;
         // Where each call has a mark of its own, the next one's opens it again.
-        let many = plan.parallel && (!behind || form.has_section());
+        let many = plan.parallel && (!behind || syntax.has_section());
         let control = |text: &str| {
             self.shown.iter().find(|(_, shown)| shown == text.as_bytes()).map(|(token, _)| *token)
         };
-        let grammar = tool_grammar(&form, &schemas, many, mode, answer.as_ref(), &control);
+        let grammar = tool_grammar(syntax, &schemas, many, mode, answer.as_ref(), &control);
         let guide = self.guide(model, &Constraint::Lark(grammar)).map_err(|rejection| {
             // Which of them it is.
             for (name, schema) in &schemas {
@@ -274,7 +266,7 @@ impl Preparer {
             }
             rejection
         })?;
-        Ok(match form.trigger().filter(|_| behind) {
+        Ok(match syntax.trigger().filter(|_| behind) {
             Some(trigger) => Keep::Behind { trigger, guide, once: !plan.parallel },
             None => Keep::Whole(guide),
         })

@@ -1,127 +1,44 @@
-//! The exact form of a call, for answers that are kept in it: the grammar that keeps them there, and the parser that can
-//! then pass arguments on while they are made.
+//! Constrained calls: their syntax, the grammar that constrains them, and the parser that passes their arguments on
+//! while they are generated.
 
 use serde_json::Value;
 
+use super::Tool;
 use super::output_parser::{Part, held_prefix};
-use super::{Tool, ToolFormat};
 
-/// How calls are written when they are written as they should be:
-/// `open`, calls of `before` name `between` arguments `after` with `separator` between them, `close`.
+/// Syntax of constrained calls: `open`, calls of `before` name `between` arguments `after` with `separator` between them,
+/// `close`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Form {
-    /// What may come first: a whole answer's beginning that is not a call (gpt-oss thinks there).
-    preamble: &'static str,
-    open: &'static str,
-    before: &'static str,
-    between: &'static str,
-    after: &'static str,
+pub struct CallSyntax {
+    /// Beginning and end of a text that may precede the calls of an answer (gpt-oss reasons there).
+    pub(super) preamble: Option<(&'static str, &'static str)>,
+    pub(super) open: &'static str,
+    pub(super) before: &'static str,
+    pub(super) between: &'static str,
+    pub(super) after: &'static str,
     /// `None` where a model makes one call at a time.
-    separator: Option<&'static str>,
-    close: &'static str,
+    pub(super) separator: Option<&'static str>,
+    pub(super) close: &'static str,
     /// Whether the name is followed by `:` and a number.
-    numbered: bool,
-    /// What free text turns into a call with; `None` where a call is the whole answer.
-    trigger: Option<&'static str>,
+    pub(super) numbered: bool,
+    /// Text behind which free text becomes a call; `None` where a call is the whole answer and begins with `{`.
+    pub(super) trigger: Option<&'static str>,
 }
 
-const HERMES: Form = Form {
-    preamble: "",
-    open: "",
-    before: "<tool_call>\n{\"name\": \"",
-    between: "\", \"arguments\": ",
-    after: "}\n</tool_call>",
-    separator: Some("\n"),
-    close: "",
-    numbered: false,
-    trigger: Some("<tool_call>"),
-};
+impl CallSyntax {
+    pub(super) const EMPTY: Self = Self {
+        preamble: None,
+        open: "",
+        before: "",
+        between: "",
+        after: "",
+        separator: None,
+        close: "",
+        numbered: false,
+        trigger: None,
+    };
 
-impl Form {
-    /// The form that calls of this format are kept in. Those that write arguments without JSON are kept in Hermes' form,
-    /// which their parsers and models know as well.
-    #[must_use]
-    pub const fn of(format: ToolFormat) -> Self {
-        match format {
-            ToolFormat::Hermes | ToolFormat::Glm | ToolFormat::QwenXml => HERMES,
-            // Both know calls in JSON as well.
-            ToolFormat::Lfm2 => Self {
-                open: "<|tool_call_start|>[",
-                before: "{\"name\": \"",
-                after: "}",
-                separator: Some(", "),
-                close: "]<|tool_call_end|>",
-                trigger: Some("<|tool_call_start|>"),
-                ..HERMES
-            },
-            ToolFormat::Llama3 | ToolFormat::Llama4 => Self {
-                before: "{\"name\": \"",
-                between: "\", \"parameters\": ",
-                after: "}",
-                separator: Some("; "),
-                trigger: None,
-                ..HERMES
-            },
-            ToolFormat::Mistral => Self {
-                open: "[TOOL_CALLS][",
-                before: "{\"name\": \"",
-                after: "}",
-                separator: Some(", "),
-                close: "]",
-                trigger: Some("[TOOL_CALLS]"),
-                ..HERMES
-            },
-            ToolFormat::MistralArgs => Self {
-                before: "[TOOL_CALLS]",
-                between: "[ARGS]",
-                after: "",
-                separator: Some(""),
-                trigger: Some("[TOOL_CALLS]"),
-                ..HERMES
-            },
-            ToolFormat::DeepseekV3 => Self {
-                open: "<｜tool▁calls▁begin｜>",
-                before: "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-                between: "\n```json\n",
-                after: "\n```<｜tool▁call▁end｜>",
-                close: "<｜tool▁calls▁end｜>",
-                trigger: Some("<｜tool▁calls▁begin｜>"),
-                ..HERMES
-            },
-            ToolFormat::DeepseekV31 => Self {
-                open: "<｜tool▁calls▁begin｜>",
-                before: "<｜tool▁call▁begin｜>",
-                between: "<｜tool▁sep｜>",
-                after: "<｜tool▁call▁end｜>",
-                separator: Some(""),
-                close: "<｜tool▁calls▁end｜>",
-                trigger: Some("<｜tool▁calls▁begin｜>"),
-                ..HERMES
-            },
-            ToolFormat::Kimi => Self {
-                open: "<|tool_calls_section_begin|>",
-                before: "<|tool_call_begin|>functions.",
-                between: "<|tool_call_argument_begin|>",
-                after: "<|tool_call_end|>",
-                separator: Some(""),
-                close: "<|tool_calls_section_end|>",
-                numbered: true,
-                trigger: Some("<|tool_calls_section_begin|>"),
-                ..HERMES
-            },
-            ToolFormat::Harmony => Self {
-                preamble: "<|channel|>analysis<|message|>",
-                before: "<|channel|>commentary to=functions.",
-                between: " <|constrain|>json<|message|>",
-                after: "",
-                separator: None,
-                trigger: Some("<|channel|>commentary to="),
-                ..HERMES
-            },
-        }
-    }
-
-    /// What free text turns into a call with; `None` where a call is the whole answer.
+    /// Returns the text behind which free text becomes a call; `None` where a call is the whole answer.
     #[must_use]
     pub const fn trigger(&self) -> Option<&'static str> {
         self.trigger
@@ -132,16 +49,27 @@ impl Form {
     pub const fn has_section(&self) -> bool {
         !self.open.is_empty()
     }
+
+    /// Returns these calls as this syntax has them.
+    #[cfg(test)]
+    pub(super) fn write(&self, calls: &[(&str, &str)]) -> String {
+        let number = if self.numbered { ":0" } else { "" };
+        let call = |(name, arguments): &(&str, &str)| {
+            [self.before, name, number, self.between, arguments, self.after].concat()
+        };
+        let calls: Vec<String> = calls.iter().map(call).collect();
+        [self.open, &calls.join(self.separator.unwrap_or_default()), self.close].concat()
+    }
 }
 
-/// Where a call is kept in its form.
+/// Part of an answer that is constrained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrammarMode {
     /// The whole answer consists of calls.
     Whole,
     /// From the end of the trigger on, to the end of the calls.
     BehindTrigger,
-    /// The whole answer is either calls or a text that does not begin like one; for forms without a trigger.
+    /// The whole answer is either calls or a text that does not begin like one; for syntaxes without a trigger.
     WholeOrText,
     /// The whole answer is either calls or what a schema accepts.
     WholeOrAnswer,
@@ -151,24 +79,24 @@ pub enum GrammarMode {
 /// `answer`: the schema of what may come instead. `token`: the id of a text that is a control token of the model.
 #[must_use]
 pub fn tool_grammar(
-    form: &Form,
+    syntax: &CallSyntax,
     tools: &[(String, Value)],
     many: bool,
     mode: GrammarMode,
     answer: Option<&Value>,
     token: &dyn Fn(&str) -> Option<i32>,
 ) -> String {
-    let whole = [form.open, form.before].concat();
-    let (open, before) = match (mode, form.trigger) {
+    let whole = [syntax.open, syntax.before].concat();
+    let (open, before) = match (mode, syntax.trigger) {
         (GrammarMode::BehindTrigger, Some(trigger)) => {
             let rest = whole.strip_prefix(trigger).unwrap_or(&whole);
             // The first call's beginning is part of what opens them; it may lie before or behind the trigger's end.
-            (literal(rest, token), literal(form.before, token))
+            (literal(rest, token), literal(syntax.before, token))
         }
-        _ => (literal(&whole, token), literal(form.before, token)),
+        _ => (literal(&whole, token), literal(syntax.before, token)),
     };
-    let (between, after) = (literal(form.between, token), literal(form.after, token));
-    let number = if form.numbered { "/:[0-9]{1,3}/" } else { "" };
+    let (between, after) = (literal(syntax.between, token), literal(syntax.after, token));
+    let number = if syntax.numbered { "/:[0-9]{1,3}/" } else { "" };
     let mut rules = String::new();
     let mut alternatives = Vec::new();
     for (index, (name, schema)) in tools.iter().enumerate() {
@@ -177,17 +105,17 @@ pub fn tool_grammar(
         rules.push_str(&format!("call_{index}: {name} {number} {between} args_{index} {after}\n"));
         alternatives.push(format!("call_{index}"));
     }
-    let calls = match form.separator.filter(|_| many) {
+    let calls = match syntax.separator.filter(|_| many) {
         Some(separator) => {
             let separator = literal(separator, token);
-            format!("{open} call ({separator} {before} call)* {}", literal(form.close, token))
+            format!("{open} call ({separator} {before} call)* {}", literal(syntax.close, token))
         }
-        None => format!("{open} call {}", literal(form.close, token)),
+        None => format!("{open} call {}", literal(syntax.close, token)),
     };
     let start = match mode {
         GrammarMode::WholeOrText => "calls | text",
         GrammarMode::WholeOrAnswer => "calls | answer",
-        GrammarMode::Whole if !form.preamble.is_empty() => "preamble? calls",
+        GrammarMode::Whole if syntax.preamble.is_some() => "preamble? calls",
         _ => "calls",
     };
     if let (GrammarMode::WholeOrAnswer, Some(schema)) = (mode, answer) {
@@ -196,8 +124,8 @@ pub fn tool_grammar(
     if mode == GrammarMode::WholeOrText {
         rules.push_str("text: /([^{](.|\\n)*)?/\n");
     }
-    if mode == GrammarMode::Whole && !form.preamble.is_empty() {
-        let (begin, end) = (literal(form.preamble, token), literal("<|end|><|start|>assistant", token));
+    if let (GrammarMode::Whole, Some((begin, end))) = (mode, syntax.preamble) {
+        let (begin, end) = (literal(begin, token), literal(end, token));
         rules.push_str(&format!("preamble: {begin} /([^<]|<[^|])*/ {end}\n"));
     }
     format!("start: {start}\ncalls: {calls}\ncall: {}\n{rules}", alternatives.join(" | "))
@@ -290,19 +218,19 @@ enum Stage {
     After,
 }
 
-/// Reads calls that are kept in their form: a name is known and arguments go out as soon as they are there.
+/// Parser of constrained calls: a name is passed on once it is complete, arguments as they arrive.
 #[derive(Clone, Debug)]
-pub(super) struct FormParser {
-    form: Form,
+pub(super) struct ConstrainedCalls {
+    syntax: CallSyntax,
     names: Vec<String>,
     stage: Stage,
     buffer: String,
 }
 
-impl FormParser {
-    pub(super) fn new(form: Form, tools: &[Tool]) -> Self {
+impl ConstrainedCalls {
+    pub(super) fn new(syntax: CallSyntax, tools: &[Tool]) -> Self {
         let names = tools.iter().map(|tool| tool.name.clone()).collect();
-        Self { form, names, stage: Stage::Text, buffer: String::new() }
+        Self { syntax, names, stage: Stage::Text, buffer: String::new() }
     }
 
     pub(super) fn push(&mut self, text: &str, parts: &mut Vec<Part>) {
@@ -312,12 +240,12 @@ impl FormParser {
 
     /// Goes as far as the buffer leads; whether it may lead further.
     fn step(&mut self, parts: &mut Vec<Part>) -> bool {
-        let opening = [self.form.open, self.form.before].concat();
+        let opening = [self.syntax.open, self.syntax.before].concat();
         match &mut self.stage {
             Stage::Text => {
-                // A form without a trigger is the whole answer or no call.
+                // A syntax without a trigger is the whole answer or no call.
                 let begins = self.buffer.starts_with(&opening) || opening.starts_with(&*self.buffer);
-                if self.form.trigger.is_none() && !begins {
+                if self.syntax.trigger.is_none() && !begins {
                     self.stage = Stage::Plain;
                     return true;
                 }
@@ -337,16 +265,16 @@ impl FormParser {
                 false
             }
             Stage::Name => {
-                let Some(at) = self.buffer.find(self.form.between) else { return false };
+                let Some(at) = self.buffer.find(self.syntax.between) else { return false };
                 let mut name = &self.buffer[..at];
-                if self.form.numbered
+                if self.syntax.numbered
                     && let Some((bare, _)) = name.rsplit_once(':')
                 {
                     name = bare;
                 }
                 if self.names.iter().any(|known| known == name) {
                     parts.push(Part::Call(name.to_owned()));
-                    self.buffer.drain(..at + self.form.between.len());
+                    self.buffer.drain(..at + self.syntax.between.len());
                     self.stage = Stage::Arguments(JsonEnd::default());
                 } else {
                     // Text that only looks like the beginning of a call: the grammar had not taken hold yet.
@@ -368,10 +296,10 @@ impl FormParser {
             }
             Stage::After => {
                 let next = self
-                    .form
+                    .syntax
                     .separator
-                    .map(|separator| [self.form.after, separator, self.form.before].concat());
-                let last = [self.form.after, self.form.close].concat();
+                    .map(|separator| [self.syntax.after, separator, self.syntax.before].concat());
+                let last = [self.syntax.after, self.syntax.close].concat();
                 if let Some(next) = &next {
                     if let Some(rest) = self.buffer.strip_prefix(next.as_str()) {
                         self.buffer = rest.to_owned();
@@ -401,9 +329,9 @@ impl FormParser {
         match self.stage {
             Stage::Text | Stage::Plain => Part::content(rest, parts),
             Stage::Name => {
-                Part::content([self.form.open, self.form.before, &rest].concat(), parts);
+                Part::content([self.syntax.open, self.syntax.before, &rest].concat(), parts);
             }
-            // What follows a call's arguments is its form's, and broke off.
+            // What follows a call's arguments is part of the syntax, and broke off.
             Stage::Arguments(_) | Stage::After => {}
         }
     }

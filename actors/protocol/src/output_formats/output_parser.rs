@@ -1,9 +1,9 @@
 //! Takes an answer apart while it is made.
 
-use super::call_syntax::{Form, FormParser};
-use super::harmony::Harmony;
+use super::call_syntax::ConstrainedCalls;
 use super::reasoning::Thinking;
-use super::tagged::Blocks;
+use super::tagged::BlockParser;
+use super::tool_formats::{CallReader, Harmony};
 use super::{Layout, ReasoningFormat, Tool, ToolFormat};
 
 /// A piece of an answer.
@@ -70,8 +70,8 @@ pub(super) fn held_prefix(text: &str, markers: &[&str]) -> usize {
 #[derive(Clone, Debug)]
 enum Calls {
     None,
-    Free(Blocks),
-    Enforced(FormParser),
+    Free(BlockParser),
+    Constrained(ConstrainedCalls),
 }
 
 #[derive(Clone, Debug)]
@@ -90,19 +90,24 @@ impl OutputParser {
     /// For an answer of this layout, in which these tools can be called.
     #[must_use]
     pub fn new(layout: &Layout, tools: &[Tool]) -> Self {
-        let harmony = layout.reasoning == Some(ReasoningFormat::Harmony)
-            || layout.tools == Some(ToolFormat::Harmony) && !tools.is_empty();
-        if harmony {
-            return Self { inner: Inner::Harmony(Harmony::new(tools, layout.enforced)) };
-        }
+        let spec = layout.tools.filter(|_| !tools.is_empty()).map(ToolFormat::spec);
+        let reasons_in_messages = layout.reasoning.is_some_and(|format| format.spec().messages);
+        let calls = match spec.map(|spec| (spec, spec.reader)) {
+            _ if reasons_in_messages => return Self::of_messages(layout, tools),
+            Some((_, CallReader::Messages)) => return Self::of_messages(layout, tools),
+            Some((spec, CallReader::Blocks(_))) if layout.enforced => {
+                Calls::Constrained(ConstrainedCalls::new(spec.syntax, tools))
+            }
+            Some((_, CallReader::Blocks(blocks))) => Calls::Free(BlockParser::new(blocks, tools)),
+            None => Calls::None,
+        };
         let thinking = layout.reasoning.and_then(ReasoningFormat::tags);
         let thinking = thinking.map(|tags| Thinking::new(tags, layout.thinking_open));
-        let calls = match layout.tools.filter(|_| !tools.is_empty()) {
-            None => Calls::None,
-            Some(format) if layout.enforced => Calls::Enforced(FormParser::new(Form::of(format), tools)),
-            Some(format) => Calls::Free(Blocks::new(format, tools)),
-        };
         Self { inner: Inner::Tagged { thinking, calls } }
+    }
+
+    fn of_messages(layout: &Layout, tools: &[Tool]) -> Self {
+        Self { inner: Inner::Harmony(Harmony::new(tools, layout.enforced)) }
     }
 
     /// Whether every text passes as it is.
@@ -142,7 +147,7 @@ impl OutputParser {
                 match calls {
                     Calls::None => {}
                     Calls::Free(blocks) => blocks.finish(&mut parts),
-                    Calls::Enforced(form) => form.finish(&mut parts),
+                    Calls::Constrained(calls) => calls.finish(&mut parts),
                 }
             }
         }
@@ -155,7 +160,7 @@ impl Calls {
         match self {
             Self::None => Part::content(text, parts),
             Self::Free(blocks) => blocks.push(&text, parts),
-            Self::Enforced(form) => form.push(&text, parts),
+            Self::Constrained(calls) => calls.push(&text, parts),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::tagged::Calls;
+use super::json_calls::Calls;
 
 /// How deep lists and dictionaries may be in each other.
 const DEPTH: usize = 32;

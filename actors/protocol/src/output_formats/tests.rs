@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::tool_formats::CallReader;
 use super::*;
 
 fn tools() -> Vec<Tool> {
@@ -45,57 +46,20 @@ fn call(name: &str, arguments: &str) -> [Part; 2] {
     [Part::Call(name.to_owned()), Part::Arguments(arguments.to_owned())]
 }
 
+const WEATHER: &str = r#"{"city": "Hà Nội"}"#;
+
 #[test]
 fn every_format_reads_its_own_calls() {
-    let weather = r#"{"city": "Hà Nội"}"#;
-    for (format, text) in [
-        (
-            ToolFormat::Hermes,
-            format!("<tool_call>\n{{\"name\": \"get_weather\", \"arguments\": {weather}}}\n</tool_call>"),
-        ),
-        (ToolFormat::Hermes, format!("<tool_call>{{\"arguments\": {weather}, \"name\": \"get_weather\"}}")),
-        (ToolFormat::Llama3, format!("{{\"name\": \"get_weather\", \"parameters\": {weather}}}")),
-        (
-            ToolFormat::Llama3,
-            format!("<|python_tag|>{{\"name\": \"get_weather\", \"parameters\": {weather}}}"),
-        ),
-        (ToolFormat::Llama4, format!("{{\"name\": \"get_weather\", \"parameters\": {weather}}}")),
-        (
-            ToolFormat::Lfm2,
-            format!(
-                "<|tool_call_start|>[{{\"name\": \"get_weather\", \"arguments\": {weather}}}]<|tool_call_end|>"
-            ),
-        ),
-        (
-            ToolFormat::Mistral,
-            format!("[TOOL_CALLS] [{{\"name\": \"get_weather\", \"arguments\": {weather}}}]"),
-        ),
-        (ToolFormat::Mistral, format!("[TOOL_CALLS]get_weather{weather}")),
-        (ToolFormat::MistralArgs, format!("[TOOL_CALLS]get_weather[CALL_ID]abc[ARGS]{weather}")),
-        (
-            ToolFormat::DeepseekV3,
-            format!(
-                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{weather}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
-            ),
-        ),
-        (
-            ToolFormat::DeepseekV31,
-            format!(
-                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{weather}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
-            ),
-        ),
-        (
-            ToolFormat::Kimi,
-            format!(
-                "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{weather}<|tool_call_end|><|tool_calls_section_end|>"
-            ),
-        ),
-        (
-            ToolFormat::Harmony,
-            format!("<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{weather}"),
-        ),
-    ] {
-        assert_eq!(read(&layout(Some(format), None), [&*text]), call("get_weather", weather), "{text}");
+    for format in ToolFormat::ALL {
+        for text in format.examples() {
+            let parts = read(&layout(Some(*format), None), [*text]);
+            // Arguments that are not written as JSON are spelled without spaces.
+            let compact = WEATHER.replace(": ", ":");
+            let is_call = [WEATHER, &compact].iter().any(|arguments| parts == call("get_weather", arguments));
+            assert!(is_call, "{format:?}: {text}: {parts:?}");
+        }
+        let constrained = format.syntax().write(&[("get_weather", WEATHER)]);
+        assert!(format.examples().contains(&&*constrained), "{format:?} has no example {constrained}");
     }
 }
 
@@ -241,12 +205,12 @@ fn thinking_and_calls() {
 }
 
 #[test]
-fn calls_in_their_form_go_out_at_once() {
-    for (_, format) in ToolFormat::ALL {
+fn constrained_calls_are_passed_on_at_once() {
+    for format in ToolFormat::ALL {
         let layout = Layout { tools: Some(*format), enforced: true, ..Layout::default() };
         let mut parser = OutputParser::new(&layout, &tools());
         let mut parts = Vec::new();
-        for piece in written(*format, &[("add", "{\"a\": [{\"b\": \"}]\"}"), ("add", "{}")]).chars() {
+        for piece in format.syntax().write(&[("add", "{\"a\": [{\"b\": \"}]\"}"), ("add", "{}")]).chars() {
             // The first call is not complete, and yet known.
             parts.extend(parser.push(&piece.to_string()));
         }
@@ -261,53 +225,6 @@ fn calls_in_their_form_go_out_at_once() {
         assert!(text.starts_with("{\"a\": [{\"b\": \"}]\"}"), "{format:?}: {parts:?}");
         assert!(parts.iter().filter(|part| matches!(part, Part::Arguments(_))).count() > 3, "{format:?}");
     }
-}
-
-/// These calls as the format's form has them. Their arguments can break off.
-fn written(format: ToolFormat, calls: &[(&str, &str)]) -> String {
-    let [before, between, after, open, close, separator] = match format {
-        ToolFormat::Hermes | ToolFormat::Glm | ToolFormat::QwenXml => {
-            ["<tool_call>\n{\"name\": \"", "\", \"arguments\": ", "}\n</tool_call>", "", "", "\n"]
-        }
-        ToolFormat::Llama3 | ToolFormat::Llama4 => {
-            ["{\"name\": \"", "\", \"parameters\": ", "}", "", "", "; "]
-        }
-        ToolFormat::Lfm2 => {
-            ["{\"name\": \"", "\", \"arguments\": ", "}", "<|tool_call_start|>[", "]<|tool_call_end|>", ", "]
-        }
-        ToolFormat::Mistral => ["{\"name\": \"", "\", \"arguments\": ", "}", "[TOOL_CALLS][", "]", ", "],
-        ToolFormat::MistralArgs => ["[TOOL_CALLS]", "[ARGS]", "", "", "", ""],
-        ToolFormat::DeepseekV3 => [
-            "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-            "\n```json\n",
-            "\n```<｜tool▁call▁end｜>",
-            "<｜tool▁calls▁begin｜>",
-            "<｜tool▁calls▁end｜>",
-            "\n",
-        ],
-        ToolFormat::DeepseekV31 => [
-            "<｜tool▁call▁begin｜>",
-            "<｜tool▁sep｜>",
-            "<｜tool▁call▁end｜>",
-            "<｜tool▁calls▁begin｜>",
-            "<｜tool▁calls▁end｜>",
-            "",
-        ],
-        ToolFormat::Kimi => [
-            "<|tool_call_begin|>functions.",
-            ":0<|tool_call_argument_begin|>",
-            "<|tool_call_end|>",
-            "<|tool_calls_section_begin|>",
-            "<|tool_calls_section_end|>",
-            "",
-        ],
-        ToolFormat::Harmony => {
-            ["<|channel|>commentary to=functions.", " <|constrain|>json<|message|>", "<|end|>", "", "", ""]
-        }
-    };
-    let calls: Vec<String> =
-        calls.iter().map(|(name, args)| [before, name, between, args, after].concat()).collect();
-    [open, &calls.join(separator), close].concat()
 }
 
 #[test]
@@ -326,22 +243,44 @@ fn templates_tell_their_formats() {
     assert_eq!(detect("<|tool_list_start|><|tool_call_start|>", true).tools, Some(ToolFormat::Lfm2));
 }
 
+/// Whether no two of these are equal.
+fn are_distinct<T: Ord>(mut all: Vec<T>) -> bool {
+    all.sort_unstable();
+    all.windows(2).all(|pair| pair[0] != pair[1])
+}
+
+#[test]
+fn marks_identify_their_format_alone() {
+    for format in ToolFormat::ALL {
+        for marks in format.spec().template.any_of {
+            assert_eq!(detect(&marks.join(" "), true).tools, Some(*format), "{marks:?}");
+        }
+    }
+    for format in ReasoningFormat::ALL {
+        for marks in format.spec().template.any_of {
+            assert_eq!(detect(&marks.join(" "), true).reasoning, Some(*format), "{marks:?}");
+        }
+    }
+    assert!(are_distinct(ToolFormat::ALL.iter().map(|format| format.spec().template.priority).collect()));
+    assert!(are_distinct(
+        ReasoningFormat::ALL.iter().map(|format| format.spec().template.priority).collect()
+    ));
+    assert_eq!(detect("", true), Formats { tools: Some(ToolFormat::DEFAULT), reasoning: None });
+}
+
 #[test]
 fn names_lead_back() {
-    for (name, format) in ToolFormat::ALL {
-        assert_eq!((format.name(), ToolFormat::by_name(name)), (*name, Some(*format)));
+    assert!(are_distinct(ToolFormat::NAMES.to_vec()) && are_distinct(ReasoningFormat::NAMES.to_vec()));
+    for format in ToolFormat::ALL {
+        assert_eq!(ToolFormat::by_name(format.name()), Some(*format));
     }
     assert_eq!(ReasoningFormat::by_name("think"), Some(ReasoningFormat::Think));
     assert_eq!(ToolFormat::by_name("nonsense"), None);
 }
 
 fn layouts() -> impl Strategy<Value = Layout> {
-    let tools = prop::sample::select(
-        ToolFormat::ALL.iter().map(|(_, format)| Some(*format)).chain([None]).collect::<Vec<_>>(),
-    );
-    let reasoning = prop::sample::select(
-        ReasoningFormat::ALL.iter().map(|(_, format)| Some(*format)).chain([None]).collect::<Vec<_>>(),
-    );
+    let tools = prop::option::of(prop::sample::select(ToolFormat::ALL));
+    let reasoning = prop::option::of(prop::sample::select(ReasoningFormat::ALL));
     (tools, reasoning, any::<bool>(), any::<bool>()).prop_map(
         |(tools, reasoning, enforced, thinking_open)| Layout { tools, enforced, reasoning, thinking_open },
     )
@@ -349,24 +288,17 @@ fn layouts() -> impl Strategy<Value = Layout> {
 
 /// What models write, and what is almost that.
 fn texts() -> impl Strategy<Value = String> {
-    let formats: Vec<ToolFormat> = ToolFormat::ALL.iter().map(|(_, format)| *format).collect();
-    let mut pieces: Vec<String> = formats
-        .iter()
-        .flat_map(|&format| {
-            [written(format, &[("add", "{\"a\": 1}")]), written(format, &[("add", "{"), ("nobody", "{}")])]
-        })
-        .collect();
+    let written = |format: &ToolFormat| {
+        let calls: [&[(&str, &str)]; 2] = [&[("add", "{\"a\": 1}")], &[("add", "{"), ("nobody", "{}")]];
+        calls.map(|calls| format.syntax().write(calls))
+    };
+    let mut pieces: Vec<String> = ToolFormat::ALL.iter().flat_map(written).collect();
+    pieces.extend(ToolFormat::ALL.iter().flat_map(|format| format.examples()).map(|text| (*text).to_owned()));
     pieces.extend(["[add(a=1)]", "[add(a='", "add(", "<|python_start|>"].map(str::to_owned));
-    for format in formats {
-        pieces.extend(
-            Formats { tools: Some(format), reasoning: None }.markers().iter().map(|m| (*m).to_owned()),
-        );
-    }
-    for (_, format) in ReasoningFormat::ALL {
-        pieces.extend(
-            Formats { tools: None, reasoning: Some(*format) }.markers().iter().map(|m| (*m).to_owned()),
-        );
-    }
+    let tools = ToolFormat::ALL.iter().map(|format| Formats { tools: Some(*format), reasoning: None });
+    let reasoning =
+        ReasoningFormat::ALL.iter().map(|format| Formats { tools: None, reasoning: Some(*format) });
+    pieces.extend(tools.chain(reasoning).flat_map(|formats| formats.markers()).map(str::to_owned));
     pieces.extend(
         ["é ", "\n", "{", "}", "\"", "\\", "<", "[", "analysis", " to=functions.add", "🙂"]
             .map(str::to_owned),
@@ -402,8 +334,11 @@ proptest! {
     #[test]
     fn text_without_marks_stays(layout in layouts(), text in "[a-z \n<>\\[\\]{}\"é]{0,40}") {
         let layout = Layout { thinking_open: false, ..layout };
-        // A Llama's call needs no mark.
-        prop_assume!(!matches!(layout.tools, Some(ToolFormat::Llama3 | ToolFormat::Llama4)));
+        let is_bare = |format: ToolFormat| match format.spec().reader {
+            CallReader::Blocks(blocks) => blocks.bare.is_some(),
+            CallReader::Messages => false,
+        };
+        prop_assume!(!layout.tools.is_some_and(is_bare));
         let said: String = read(&layout, [&*text]).into_iter().map(|part| match part {
             Part::Content(text) => text,
             other => panic!("{other:?}"),

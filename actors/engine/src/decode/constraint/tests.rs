@@ -1,8 +1,6 @@
 //! With a vocabulary of single bytes, any path that the guide leaves open ends in what was asked for.
 
-use jan_protocol::output_formats::{
-    Form, GrammarMode, Layout, OutputParser, Part, Tool, ToolFormat, tool_grammar,
-};
+use jan_protocol::output_formats::{GrammarMode, Layout, OutputParser, Part, Tool, ToolFormat, tool_grammar};
 use llguidance::toktrie::ApproximateTokEnv;
 use proptest::prelude::*;
 
@@ -208,10 +206,10 @@ proptest! {
         behind: bool,
         choices in prop::collection::vec(any::<usize>(), 64),
     ) {
-        let (format, form, tools) = (format.1, Form::of(format.1), tool_schemas());
-        let trigger = form.trigger().filter(|_| behind);
+        let (syntax, tools) = (format.syntax(), tool_schemas());
+        let trigger = syntax.trigger().filter(|_| behind);
         let mode = if trigger.is_some() { GrammarMode::BehindTrigger } else { GrammarMode::Whole };
-        let grammar = tool_grammar(&form, &tools, many, mode, None, &|_| None);
+        let grammar = tool_grammar(syntax, &tools, many, mode, None, &|_| None);
         let mut guide = guide(&Constraint::Lark(grammar.clone())).unwrap_or_else(|error| panic!("{error}\n{grammar}"));
         let mut next = choices.iter().cycle();
         let Some(text) = walk(&mut guide, |_| *next.next().unwrap()) else { return Ok(()) };
@@ -245,12 +243,12 @@ proptest! {
 
 #[test]
 fn a_call_or_an_answer() {
-    let form = Form::of(ToolFormat::Hermes);
+    let syntax = ToolFormat::Hermes.syntax();
     let answer = with_layout(
         &json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}),
     );
     let grammar =
-        tool_grammar(&form, &tool_schemas(), true, GrammarMode::WholeOrAnswer, Some(&answer), &|_| None);
+        tool_grammar(syntax, &tool_schemas(), true, GrammarMode::WholeOrAnswer, Some(&answer), &|_| None);
     let constraint = Constraint::Lark(grammar);
     let accepts = |text: &str| {
         let mut guide = guide(&constraint).unwrap();
@@ -260,7 +258,7 @@ fn a_call_or_an_answer() {
     assert!(accepts("<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>"));
     assert!(!accepts("free text"));
     let grammar = tool_grammar(
-        &Form::of(ToolFormat::Llama3),
+        ToolFormat::Llama3.syntax(),
         &tool_schemas(),
         true,
         GrammarMode::WholeOrText,

@@ -1,20 +1,43 @@
-//! gpt-oss: everything is a message with a header, and the header's channel says what it is.
+//! `<|channel|>commentary to=functions.name<|message|>{…}`: gpt-oss.
 //!
-//! Source: <https://cookbook.openai.com/articles/openai-harmony>. The prompt ends with `<|start|>assistant`, so an answer
-//! begins within a header.
+//! Everything is a message with a header, whose channel tells reasoning, calls and text apart. Source:
+//! <https://cookbook.openai.com/articles/openai-harmony>. The prompt ends with `<|start|>assistant`, so an answer begins
+//! within a header.
 
-use super::Tool;
-use super::output_parser::{Part, held_prefix};
+use super::super::Tool;
+use super::super::output_parser::{Part, held_prefix};
+use super::{CallReader, CallSyntax, TemplateMarks, ToolFormatSpec};
 
-/// The control tokens that give the text its structure. Those that end an answer end it here, too, and never come.
-pub(super) const MARKERS: [&str; 5] = ["<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>"];
+/// Control tokens that structure the text. Those that end an answer end it here, too, and are never part of it.
+pub(in super::super) const CONTROL_TOKENS: &[&str] =
+    &["<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|constrain|>"];
 
-/// What thinking lies between, and what is put into an answer to end it.
-#[must_use]
-pub fn harmony_thinking() -> ((&'static str, &'static str), String) {
-    let tags = ("<|channel|>analysis<|message|>", "<|end|>");
-    (tags, "<|end|><|start|>assistant<|channel|>final<|message|>".to_owned())
-}
+/// Marks in chat templates, of calls and of reasoning.
+pub(in super::super) const TEMPLATE: TemplateMarks =
+    TemplateMarks { priority: 110, any_of: &[&["<|channel|>", "<|message|>"]] };
+
+/// Texts that enclose a message of reasoning.
+pub(in super::super) const ANALYSIS: (&str, &str) = ("<|channel|>analysis<|message|>", "<|end|>");
+
+/// Text that ends reasoning and begins the answer.
+pub(in super::super) const CLOSING: &str = "<|end|><|start|>assistant<|channel|>final<|message|>";
+
+pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
+    name: "harmony",
+    template: TEMPLATE,
+    control_tokens: CONTROL_TOKENS,
+    reader: CallReader::Messages,
+    syntax: CallSyntax {
+        preamble: Some((ANALYSIS.0, "<|end|><|start|>assistant")),
+        before: "<|channel|>commentary to=functions.",
+        between: " <|constrain|>json<|message|>",
+        trigger: Some("<|channel|>commentary to="),
+        ..CallSyntax::EMPTY
+    },
+    examples: &[
+        r#"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Hà Nội"}"#,
+    ],
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stage {
@@ -30,8 +53,9 @@ enum Stage {
     },
 }
 
+/// Parser of one answer.
 #[derive(Clone, Debug)]
-pub(super) struct Harmony {
+pub(in super::super) struct Harmony {
     names: Vec<String>,
     /// Whether arguments can be relied on.
     enforced: bool,
@@ -40,12 +64,12 @@ pub(super) struct Harmony {
 }
 
 impl Harmony {
-    pub(super) fn new(tools: &[Tool], enforced: bool) -> Self {
+    pub(in super::super) fn new(tools: &[Tool], enforced: bool) -> Self {
         let names = tools.iter().map(|tool| tool.name.clone()).collect();
         Self { names, enforced, stage: Stage::Begin, buffer: String::new() }
     }
 
-    pub(super) fn push(&mut self, text: &str, parts: &mut Vec<Part>) {
+    pub(in super::super) fn push(&mut self, text: &str, parts: &mut Vec<Part>) {
         self.buffer.push_str(text);
         while self.step(parts) {}
     }
@@ -129,7 +153,7 @@ impl Harmony {
         }
     }
 
-    pub(super) fn finish(&mut self, parts: &mut Vec<Part>) {
+    pub(in super::super) fn finish(&mut self, parts: &mut Vec<Part>) {
         let rest = std::mem::take(&mut self.buffer);
         match self.stage {
             // A header without a message says nothing.
