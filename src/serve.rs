@@ -14,6 +14,7 @@ use crate::api::{self, state::AppState};
 use crate::auth::google::Google;
 use crate::auth::{Gate, LocalNames, OpenTo, TrustedProxies};
 use crate::config::Config;
+use crate::http::routing::Router;
 use crate::http::{Lifecycle, Listener, Server};
 
 /// What the workers get to end in, once every request is done or cut off.
@@ -68,7 +69,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     state.audit.record(settings_record(&config));
     announce(address, &system, anonymous != OpenTo::Nobody).await;
     let lifecycle = state.lifecycle.clone();
-    let server = Server::start(listener, api::routes(state), Some(gate), proxies, lifecycle, config.http);
+    let router = Router::new(api::routes(), state);
+    let server = Server::start(listener, router, Some(gate), proxies, lifecycle, config.http);
 
     let first = signals.recv().await;
     tracing::info!(signal = first.name(), "stopping: no new connections, running requests may finish");

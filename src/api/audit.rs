@@ -6,17 +6,17 @@ use http::StatusCode;
 use jan_actors::audit::{
     ACTIONS, Actor, AuditError, AuditFilter, AuditId, AuditOutcome, AuditPage, AuditRecord,
 };
+use jan_actors::identity::Right;
 use serde::{Deserialize, Serialize};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::{
-    respond::{into_response, parse_query, private},
-    state::{AppState, with},
+    respond::{parse_query, private},
+    state::{AppState, Route},
 };
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
+use crate::http::routing::{Place, RawQuery, route};
 use crate::http::{ApiError, Response};
 
 /// Records of one page, where the caller does not say.
@@ -27,22 +27,9 @@ const MAX_PAGE: usize = 500;
 const MAX_TIME: u64 = 253_402_300_799;
 
 /// `/admin/audit`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = at(API, "admin/audit");
-    path.and(get_or_head())
-        .and(with(state))
-        .and(raw_query())
-        .then(async |state, query| into_response(list(state, query).await))
-        .boxed()
-        .or(other_methods(path, "GET, HEAD, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![route!(list, Place::Api, Access::Needs(Right::Administer))]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(paths(list), components(schemas(Page, Entry, Who, Outcome)))]
-pub struct Doc;
 
 /// Records of the audit log, newest first.
 #[derive(Debug, Serialize, ToSchema)]
@@ -299,7 +286,7 @@ fn time(name: &'static str, text: Option<String>) -> Result<Option<u64>, ApiErro
         (status = 400, description = "A parameter is invalid", body = ErrorResponse),
     )
 )]
-async fn list(state: AppState, query: String) -> Result<Response, ApiError> {
+async fn list(state: AppState, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let (filter, limit) = parse_query::<Query>(&query)?.check()?;
     let page = state.audit.page(filter, limit).await.map_err(|error| match error {
         AuditError::Store(error) => ApiError::from_store(error),

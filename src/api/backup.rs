@@ -6,53 +6,32 @@ use futures_util::{StreamExt, stream::unfold};
 use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use jan_actors::backup::Counts;
+use jan_actors::identity::Right;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use utoipa::{OpenApi, ToSchema};
-use warp::filters::BoxedFilter;
-use warp::{Filter, Reply};
+use utoipa::ToSchema;
+use warp::Reply;
 
 use super::{
-    respond::{into_response, parse_query, private},
-    state::{AppState, with},
+    respond::{parse_query, private},
+    state::{AppState, Route},
 };
+use crate::auth::access::{Access, Body};
 use crate::auth::note;
-use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
+use crate::http::routing::{Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, Response};
 
 /// Pieces of a body that wait to be checked.
 const PIECES: usize = 8;
 
 /// `/admin/export` and `/admin/import`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let out = at(API, "admin/export");
-    let into = at(API, "admin/import");
-    out.and(get_or_head())
-        .and(with(state))
-        .and(raw_query())
-        .then(async |state, query| into_response(export(state, query).await))
-        .boxed()
-        .or(other_methods(out, "GET, HEAD, OPTIONS"))
-        .unify()
-        .or(into
-            .and(warp::post())
-            .and(with(state))
-            .and(raw_query())
-            .and(request())
-            .then(async |state, query: String, request| into_response(import(state, &query, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods(into, "POST, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(export, Place::Api, Access::Needs(Right::Administer)).audited("export"),
+        route!(import, Place::Api, Access::Needs(Right::Administer)).body(Body::Export).audited("import"),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(paths(export, import), components(schemas(Imported)))]
-pub struct Doc;
 
 /// The result of an import.
 #[derive(Debug, Serialize, ToSchema)]
@@ -89,7 +68,7 @@ struct ImportQuery {
         (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
-async fn export(state: AppState, query: String) -> Result<Response, ApiError> {
+async fn export(state: AppState, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let user = match parse_query::<Query>(&query)?.user {
         None => None,
         Some(id) => {
@@ -136,8 +115,12 @@ async fn export(state: AppState, query: String) -> Result<Response, ApiError> {
         (status = 507, description = "The disk is full; nothing is imported", body = ErrorResponse),
     )
 )]
-async fn import(state: AppState, query: &str, request: ApiRequest) -> Result<Response, ApiError> {
-    let restore_revoked = match parse_query::<ImportQuery>(query)?.restore_revoked.as_deref() {
+async fn import(
+    state: AppState,
+    RawQuery(query): RawQuery,
+    request: ApiRequest,
+) -> Result<Response, ApiError> {
+    let restore_revoked = match parse_query::<ImportQuery>(&query)?.restore_revoked.as_deref() {
         None | Some("false") => false,
         Some("true") => true,
         Some(_) => {

@@ -4,22 +4,21 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jan_actors::identity::Right;
 use jan_actors::model::{EmbeddingInput, EmbeddingRequest, GenerationError, Prompt};
 use serde::{Deserialize, Serialize};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::inference::metering::Meter;
 use super::inference::prompt::PromptList;
 use super::{
     inference::{params, permissions::check_model},
-    respond::{into_response, json, name_ignored},
-    state::{AppState, with},
+    respond::{json, name_ignored},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at, other_methods};
+use crate::http::routing::{Place, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// The field that holds the texts, for errors about it.
@@ -28,33 +27,9 @@ const INPUT: &str = "input";
 const MAX_INPUTS: usize = 2048;
 
 /// `/embeddings`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = at(API, "embeddings");
-    path.and(warp::post())
-        .and(with(state))
-        .and(request())
-        .then(async |state, request| into_response(create(state, request).await))
-        .boxed()
-        .or(other_methods(path, "POST, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![route!(create, Place::Api, Access::Anonymous(Right::Infer)).inference()]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(
-    paths(create),
-    components(schemas(
-        EmbeddingsRequest,
-        InputShape,
-        EncodingFormat,
-        EmbeddingList,
-        EmbeddingObject,
-        Vector,
-        EmbeddingUsage
-    ))
-)]
-pub struct Doc;
 
 /// Create embeddings.
 ///

@@ -3,50 +3,26 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::{
-    respond::{into_response, json},
-    state::{AppState, with},
+    respond::json,
+    state::{AppState, Route},
     status,
 };
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{EVERYWHERE, ROOT, at, get_or_head, other_methods};
+use crate::http::routing::{Place, route};
 use crate::http::{ApiError, Response};
 
-const ALLOW: &str = "GET, HEAD, OPTIONS";
-
 /// `/health` (also under the API's prefixes), `/livez` and `/readyz`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let alive = at(EVERYWHERE, "health");
-    let live = at(ROOT, "livez");
-    let ready = at(ROOT, "readyz");
-    alive
-        .and(get_or_head())
-        .map(health)
-        .or(other_methods(alive, ALLOW))
-        .unify()
-        .or(live.and(get_or_head()).map(livez))
-        .unify()
-        .or(other_methods(live, ALLOW))
-        .unify()
-        .or(ready
-            .and(get_or_head())
-            .and(with(state))
-            .then(async |state| into_response(readyz(state).await))
-            .boxed())
-        .unify()
-        .or(other_methods(ready, ALLOW))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(health, Place::RootAndApi, Access::Probe),
+        route!(livez, Place::Root, Access::Probe),
+        route!(readyz, Place::Root, Access::Probe),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(paths(health, livez, readyz), components(schemas(Health)))]
-pub struct Doc;
 
 /// The process is alive.
 #[derive(Debug, Serialize, ToSchema)]
@@ -67,7 +43,11 @@ pub struct Health {
     operation_id = "getHealth",
     responses((status = 200, description = "The process is alive", body = Health))
 )]
-fn health() -> Response {
+async fn health() -> Response {
+    alive()
+}
+
+fn alive() -> Response {
     let now = jiff::Timestamp::now();
     json(&Health { status: "ok", timestamp: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() })
 }
@@ -80,8 +60,8 @@ fn health() -> Response {
     operation_id = "getLiveness",
     responses((status = 200, description = "The process is alive", body = Health))
 )]
-fn livez() -> Response {
-    health()
+async fn livez() -> Response {
+    alive()
 }
 
 /// Readiness: a model can answer now, because its worker runs and keeps up with preparing requests.
@@ -103,5 +83,5 @@ async fn readyz(state: AppState) -> Result<Response, ApiError> {
         let message = "No model can answer now; GET /v1/models says why.";
         return Err(ApiError::unavailable("not_ready", message, Duration::from_secs(1)));
     }
-    Ok(health())
+    Ok(alive())
 }

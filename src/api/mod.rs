@@ -1,4 +1,4 @@
-//! The API: a folder or a file for each resource, with its routes, handlers, wire types and description.
+//! The API: a folder or a file for each resource, with its routes, handlers and wire types.
 
 mod accounts;
 mod audit;
@@ -21,54 +21,66 @@ mod status;
 mod tokenize;
 mod usage;
 
-use warp::Filter;
-use warp::filters::BoxedFilter;
-
 pub use self::openapi::PAGE as SWAGGER_PAGE;
-use self::state::AppState;
-use crate::http::{Response, routes as http_routes};
+use self::state::Route;
 
-/// Every route, 404 for the rest included.
+/// Every route.
 #[must_use]
-pub fn routes(state: AppState) -> BoxedFilter<(Response,)> {
-    health::routes(&state)
-        .or(chat::routes(&state))
-        .unify()
-        .or(accounts::profile::routes(&state))
-        .unify()
-        .or(accounts::api_keys::routes(&state))
-        .unify()
-        .or(accounts::sessions::routes(&state))
-        .unify()
-        .or(accounts::google::routes(&state))
-        .unify()
-        .or(accounts::users::routes(&state))
-        .unify()
-        .or(conversations::shares::routes(&state))
-        .unify()
-        .or(conversations::routes(&state))
-        .unify()
-        .or(completions::routes(&state))
-        .unify()
-        .or(embeddings::routes(&state))
-        .unify()
-        .or(responses::routes(&state))
-        .unify()
-        .or(tokenize::routes(&state))
-        .unify()
-        .or(models::routes(&state))
-        .unify()
-        .or(backup::routes(&state))
-        .unify()
-        .or(audit::routes(&state))
-        .unify()
-        .or(usage::routes(&state))
-        .unify()
-        .or(status::routes(&state))
-        .unify()
-        .or(openapi::routes())
-        .unify()
-        .or(http_routes::not_found())
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    [
+        health::routes(),
+        models::routes(),
+        chat::routes(),
+        completions::routes(),
+        embeddings::routes(),
+        responses::routes(),
+        tokenize::routes(),
+        conversations::routes(),
+        conversations::items::routes(),
+        conversations::branches::routes(),
+        conversations::shares::routes(),
+        accounts::sessions::routes(),
+        accounts::google::routes(),
+        accounts::profile::routes(),
+        accounts::api_keys::routes(),
+        accounts::users::routes(),
+        accounts::credentials::routes(),
+        usage::routes(),
+        audit::routes(),
+        backup::routes(),
+        status::routes(),
+        openapi::routes(),
+    ]
+    .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use jan_actors::audit::ACTIONS;
+    use jan_actors::identity::Right;
+
+    use super::*;
+    use crate::auth::access::Access;
+
+    /// An operation that is added later is not forgotten.
+    #[test]
+    fn what_changes_accounts_or_takes_data_out_is_in_the_audit_log() {
+        for route in routes() {
+            let rule = route.rule();
+            let name = format!("{} {}", rule.method, rule.path);
+            let of_accounts = matches!(
+                rule.access,
+                Access::Needs(Right::ManageKeys | Right::WriteAccount | Right::Administer | Right::ReadKeys)
+                    | Access::Proof
+                    | Access::Open
+            );
+            let is_change = rule.method != Method::GET && (of_accounts || rule.path.contains("/share"));
+            let is_read = matches!(rule.path.as_str(), "/admin/export" | "/auth/google/callback");
+            let is_audited = rule.audit.is_some();
+            assert_eq!(is_audited, is_change || is_read, "{name}: add or remove `.audited(…)` at its route");
+            let action = rule.audit.map(|audit| audit.action);
+            assert!(action.is_none_or(|action| ACTIONS.contains(&action)), "{name}: {action:?}");
+        }
+    }
 }

@@ -4,51 +4,26 @@ use jan_actors::identity::Right;
 use jan_actors::model::{ModelDescription, ModelStatus};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
-use warp::path::Tail;
+use utoipa::ToSchema;
 
 use super::{
     inference::permissions::check_model,
-    respond::{into_response, json},
-    state::{AppState, with},
+    respond::json,
+    state::{AppState, Route},
 };
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, api_v1, at, get_or_head, other_methods};
+use crate::http::routing::{Id, Place, route};
 use crate::http::{ApiError, RequestContext, Response};
 
-const ALLOW: &str = "GET, HEAD, OPTIONS";
-
 /// `/models` and everything below.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = at(API, "models");
-    // An id may hold slashes, so it is all the rest of the path.
-    let one = api_v1().and(warp::path("models"));
-    all.and(get_or_head())
-        .and(with(state))
-        .and(warp::ext::get())
-        .then(list)
-        .boxed()
-        .or(other_methods(all, ALLOW))
-        .unify()
-        .or(one
-            .and(warp::path::tail())
-            .and(get_or_head())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id: Tail, state, context| into_response(retrieve(state, context, id.as_str()).await))
-            .boxed())
-        .unify()
-        .or(other_methods(one, ALLOW))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(list, Place::Api, Access::Anonymous(Right::ReadInference)),
+        // An id may hold slashes.
+        route!(retrieve, Place::Api, Access::Anonymous(Right::ReadInference)).takes_rest(),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(paths(list, retrieve), components(schemas(Model, ModelList, Status)))]
-pub struct Doc;
 
 /// List all models and aliases, or the permitted ones for a key with `models`.
 #[utoipa::path(
@@ -80,8 +55,8 @@ async fn list(state: AppState, context: RequestContext) -> Response {
         (status = 404, description = "The model does not exist", body = ErrorResponse),
     )
 )]
-async fn retrieve(state: AppState, context: RequestContext, id: &str) -> Result<Response, ApiError> {
-    let id = percent_decode_str(id).decode_utf8_lossy();
+async fn retrieve(state: AppState, context: RequestContext, Id(id): Id) -> Result<Response, ApiError> {
+    let id = percent_decode_str(&id).decode_utf8_lossy();
     check_model(&state, &context, &id).await?;
     match state.models.describe(&id).await {
         Some(model) => Ok(json(&Model::new(model, &context))),

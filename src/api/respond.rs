@@ -5,18 +5,9 @@ use http::{HeaderValue, StatusCode};
 use jan_actors::identity::UserId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use warp::Reply;
 
 use crate::http::json::Parsed;
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
-
-/// Makes an answer of a handler's result; follows `.then(handler)`.
-pub fn into_response(result: Result<Response, ApiError>) -> Response {
-    match result {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    }
-}
 
 /// 200 with a value as JSON.
 pub fn json<T: Serialize>(value: &T) -> Response {
@@ -45,8 +36,8 @@ pub fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
     serde_urlencoded::from_str(query).map_err(|_| ApiError::bad_request("invalid_query", message))
 }
 
-/// The user whose credential the request carries. Routes that call this need a user by the table of access, too; this
-/// is the second check.
+/// The user whose credential the request carries. Routes that call this need a user by their declaration, too; this is
+/// the second check.
 ///
 /// # Errors
 /// 401 without a user.

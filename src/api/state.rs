@@ -1,6 +1,5 @@
 //! The state that handlers share.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use jan_actors::audit::Audit;
@@ -12,12 +11,12 @@ use jan_actors::model::Models;
 use jan_actors::responses::Responses;
 use jan_actors::usage::UsageLedger;
 use jan_actors::web_search::WebSearch;
-use warp::Filter;
 
 use crate::auth::OpenTo;
 use crate::auth::google::Google;
 use crate::config::HttpConfig;
 use crate::http::Lifecycle;
+use crate::http::routing::{self, Call, Extract};
 
 /// Shared state of the handlers: handles to the actors, and settings. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,8 +49,11 @@ pub struct AppState {
     pub config: Arc<HttpConfig>,
 }
 
-/// A filter that gives each request the state.
-pub fn with(state: &AppState) -> impl Filter<Extract = (AppState,), Error = Infallible> + Clone + use<> {
-    let state = state.clone();
-    warp::any().map(move || state.clone())
+/// A route of the API.
+pub type Route = routing::Route<AppState>;
+
+impl Extract<Self> for AppState {
+    fn extract(state: &Self, _: &mut Call) -> Self {
+        state.clone()
+    }
 }

@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use jan_actors::identity::Right;
 use jan_actors::model::ModelStatus;
 use jan_actors::web_search::SearchHealth;
 use serde::Serialize;
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::{
     respond::json,
-    state::{AppState, with},
+    state::{AppState, Route},
 };
+use crate::auth::access::Access;
 use crate::http::Response;
-use crate::http::routes::{API, at, get_or_head, other_methods};
+use crate::http::routing::{Place, route};
 
 /// A part that does not say how it is within this is not well.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,21 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SLOW_TURN: Duration = Duration::from_millis(250);
 
 /// `/status`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = at(API, "status");
-    path.and(get_or_head())
-        .and(with(state))
-        .then(status)
-        .boxed()
-        .or(other_methods(path, "GET, HEAD, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![route!(status, Place::Api, Access::Needs(Right::ReadAccount))]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(paths(status), components(schemas(SystemStatus, ExternalApis, Health)))]
-pub struct Doc;
 
 /// Report the state of the components.
 #[utoipa::path(

@@ -1,12 +1,11 @@
 //! `POST /apply-template`, `/tokenize` and `/detokenize`: what a model sees. Fields as vLLM and llama-server have them.
 
+use jan_actors::identity::Right;
 use jan_actors::model::{ChatPrompt, Inspect, Inspected};
 use jan_protocol::types::Token;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::chat::message::{Message, message_object};
 use super::chat::request::ending;
@@ -15,13 +14,13 @@ use super::inference::reasoning::{self, Effort};
 use super::inference::tools::{ChatTool, Tools};
 use super::{
     inference::{params, permissions::check_model},
-    respond::{into_response, json, name_ignored},
-    state::{AppState, with},
+    respond::{json, name_ignored},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Unsupported;
-use crate::http::routes::{API, at, other_methods};
+use crate::http::routing::{Place, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// Longest text to tokenize, in bytes, and most tokens to put together.
@@ -33,56 +32,13 @@ static UNSUPPORTED: &[Unsupported] = &[
 ];
 
 /// The three routes.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let template = at(API, "apply-template");
-    let tokenized = at(API, "tokenize");
-    let text = at(API, "detokenize");
-    template
-        .and(warp::post())
-        .and(with(state))
-        .and(request())
-        .then(async |state, request| into_response(apply_template(state, request).await))
-        .boxed()
-        .or(other_methods(template, "POST, OPTIONS"))
-        .unify()
-        .or(tokenized
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |state, request| into_response(tokenize(state, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods(tokenized, "POST, OPTIONS"))
-        .unify()
-        .or(text
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |state, request| into_response(detokenize(state, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods(text, "POST, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(apply_template, Place::Api, Access::Anonymous(Right::Infer)).inference(),
+        route!(tokenize, Place::Api, Access::Anonymous(Right::Infer)).inference(),
+        route!(detokenize, Place::Api, Access::Anonymous(Right::Infer)).inference(),
+    ]
 }
-
-/// The description of these routes.
-#[derive(OpenApi)]
-#[openapi(
-    paths(apply_template, tokenize, detokenize),
-    components(schemas(
-        TemplateRequest,
-        RenderedPrompt,
-        TokenizeRequest,
-        Tokenized,
-        ShownToken,
-        TokenPiece,
-        Piece,
-        DetokenizeRequest,
-        Detokenized
-    ))
-)]
-pub struct Doc;
 
 /// A chat to render with the model's template.
 #[derive(Debug, Deserialize, ToSchema)]

@@ -3,18 +3,18 @@
 //! The shapes are those of OpenAI's organization usage (`UsageResponse` in its API description).
 
 use http::StatusCode;
+use jan_actors::identity::Right;
 use jan_actors::usage::{Day, Payer, UsageError, UsageFilter, UsageGrouping, UsagePage};
 use serde::{Deserialize, Serialize};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::{
-    respond::{into_response, parse_query, private, user_of},
-    state::{AppState, with},
+    respond::{parse_query, private, user_of},
+    state::{AppState, Route},
 };
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at, get_or_head, other_methods, raw_query};
+use crate::http::routing::{Place, RawQuery, route};
 use crate::http::{ApiError, RequestContext, Response};
 
 /// Days of one page, where the caller does not say; also how far back it goes then.
@@ -23,33 +23,12 @@ const PAGE: usize = 31;
 const MAX_PAGE: usize = 366;
 
 /// `/usage` and `/admin/usage`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let own = at(API, "usage");
-    let all = at(API, "admin/usage");
-    own.and(get_or_head())
-        .and(with(state))
-        .and(warp::ext::get())
-        .and(raw_query())
-        .then(async |state, context, query| into_response(list(state, context, query).await))
-        .boxed()
-        .or(other_methods(own, "GET, HEAD, OPTIONS"))
-        .unify()
-        .or(all
-            .and(get_or_head())
-            .and(with(state))
-            .and(raw_query())
-            .then(async |state, query| into_response(list_all(state, query).await))
-            .boxed())
-        .unify()
-        .or(other_methods(all, "GET, HEAD, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(list, Place::Api, Access::Needs(Right::ReadUsage)),
+        route!(list_all, Place::Api, Access::Needs(Right::Administer)),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(paths(list, list_all), components(schemas(Page, Bucket, Sum)))]
-pub struct Doc;
 
 /// Days with usage, oldest first. Days without usage are omitted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -232,7 +211,11 @@ fn grouping(text: Option<&str>, admin: bool) -> Result<UsageGrouping, ApiError> 
         (status = 400, description = "A parameter is invalid", body = ErrorResponse),
     )
 )]
-async fn list(state: AppState, context: RequestContext, query: String) -> Result<Response, ApiError> {
+async fn list(
+    state: AppState,
+    context: RequestContext,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let user = user_of(&context)?;
     let checked = parse_query::<Query>(&query)?.check(Day::today(), false)?;
     report(&state, Checked { user: Some(Payer::User(user)), ..checked }).await
@@ -257,7 +240,7 @@ async fn list(state: AppState, context: RequestContext, query: String) -> Result
         (status = 400, description = "A parameter is invalid", body = ErrorResponse),
     )
 )]
-async fn list_all(state: AppState, query: String) -> Result<Response, ApiError> {
+async fn list_all(state: AppState, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let checked = parse_query::<Query>(&query)?.check(Day::today(), true)?;
     report(&state, checked).await
 }

@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Uri};
 use jan_actors::audit::Audit;
 use jan_actors::identity::{AuthError, ClientNet, Identity, Principal, Right};
 use jan_actors::limits::{CheckKind, Limiter, Verdict};
 
-use super::access::{self, Access, Found, Route};
+use super::access::{Access, Rule};
 use super::client::TrustedProxies;
 use super::credential::{self, Credential};
 use super::local::LocalNames;
@@ -36,13 +36,13 @@ impl Caller {
 
 /// What was decided.
 #[derive(Debug)]
-pub struct Admission {
+pub struct Admission<'r> {
     /// Who it is.
     pub caller: Caller,
     /// The state of the caller's buckets, for the response's headers.
     pub verdict: Verdict,
-    /// What the table of routes says of it, where it is in there.
-    pub route: Option<&'static Route>,
+    /// The declared properties of its route, if it has one.
+    pub rule: Option<&'r Rule>,
     /// Why the request goes no further.
     pub refusal: Option<ApiError>,
 }
@@ -80,30 +80,34 @@ impl Gate {
 
     /// The beginning of a request's record in the audit log, where it is to have one.
     #[must_use]
-    pub fn trail(&self, admission: &Admission, path: &str, request_id: Option<&str>) -> Option<Trail> {
-        Trail::begin(self.audit.as_ref()?, admission, path, request_id)
+    pub fn trail<'p>(
+        &self,
+        admission: &Admission<'_>,
+        captured: impl Iterator<Item = &'p str>,
+        request_id: Option<&str>,
+    ) -> Option<Trail> {
+        Trail::begin(self.audit.as_ref()?, admission, captured, request_id)
     }
 
     /// A browser's question whether it may ask. It carries no credential and costs nothing.
     #[must_use]
-    pub fn preflight(&self, headers: &HeaderMap, peer: SocketAddr) -> Admission {
+    pub fn preflight(&self, headers: &HeaderMap, peer: SocketAddr) -> Admission<'static> {
         let caller = self.nobody_yet(headers, peer);
         let verdict = self.limiter.peek(&caller.principal, CheckKind::Request);
-        Admission { caller, verdict, route: None, refusal: None }
+        Admission { caller, verdict, rule: None, refusal: None }
     }
 
-    /// Decides about one request.
+    /// Decides about one request. `rule`: of its route; anyone may learn that there is none.
     #[must_use]
-    pub fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap, peer: SocketAddr) -> Admission {
+    pub fn admit<'r>(
+        &self,
+        rule: Option<&'r Rule>,
+        uri: &Uri,
+        headers: &HeaderMap,
+        peer: SocketAddr,
+    ) -> Admission<'r> {
         let mut caller = self.nobody_yet(headers, peer);
-        let path = uri.path();
-        let found = access::find(method, path);
-        let route = match found {
-            Found::Route(route) => Some(route),
-            Found::OtherMethod | Found::Unknown => None,
-        };
-        let (access, inference) =
-            route.map_or((Access::Open, false), |route| (route.access, route.inference));
+        let (access, inference) = rule.map_or((Access::Open, false), |rule| (rule.access, rule.inference));
         let refusal = match self.authenticate(access, headers, caller.address) {
             Ok(principal) => {
                 if let Some(principal) = principal {
@@ -124,12 +128,10 @@ impl Gate {
         };
         let refusal = if !verdict.allowed && access != Access::Probe {
             Some(ApiError::rate_limited(&verdict))
-        } else if refusal.is_none() && matches!(found, Found::Unknown) {
-            Some(ApiError::unknown_url(method.as_str(), path))
         } else {
             refusal
         };
-        Admission { caller, verdict, route, refusal }
+        Admission { caller, verdict, rule, refusal }
     }
 
     /// Who it is before anything was shown.

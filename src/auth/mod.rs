@@ -1,6 +1,6 @@
 //! Who calls and what they may do: decided once for each request, before any route sees it.
 //!
-//! - [`access`]: the table of all routes and who may call each
+//! - [`access`]: the properties of a route that decide who may call it
 //! - [`gate`]: the decision
 //! - [`google`]: signing in with Google or another OpenID provider
 //! - [`OpenTo`]: who needs no credential

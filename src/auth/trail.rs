@@ -1,8 +1,8 @@
 //! From a request to its record in the audit log: the one place where records of requests are made.
 //!
-//! What a request is called comes from the table of routes, whom it is about from its path, who made it from the gate,
-//! and how it ended from the answer. A handler notes only what none of these know. A record is made also where the client
-//! goes away before the answer: nobody can change something unseen by hanging up.
+//! The name of a request's action comes from the declaration of its route, whom it is about from its path, who made it from
+//! the gate, and how it ended from the answer. A handler notes only what none of these know. A record is made also where the
+//! client goes away before the answer: nobody can change something unseen by hanging up.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,6 @@ use jan_actors::audit::{Audit, AuditOutcome, AuditRecord};
 use jan_actors::conversations::ConversationId;
 use jan_actors::identity::{KeyId, SessionId, UserId};
 
-use super::access::{self, Route};
 use super::gate::Admission;
 use crate::http::{ApiError, Response};
 
@@ -21,7 +20,7 @@ const ROUTINE: [&str; 2] = ["missing_credentials", "token_expired"];
 /// What a handler knows of what it did and nobody else.
 #[derive(Clone, Debug, Default)]
 pub struct Noted {
-    /// What was done, where that is not what the table of routes says.
+    /// What was done, where that is not what the declaration of the route says.
     pub actions: Vec<&'static str>,
     /// Whose account it is about.
     pub user: Option<UserId>,
@@ -69,10 +68,15 @@ pub struct Trail {
 
 impl Trail {
     /// Begins with what is known before the request is answered; `None`: it is none that is recorded. `request_id`:
-    /// where this server made it, for a caller's own may say anything.
+    /// where this server made it, for a caller's own may say anything. `captured`: the parameters of its path.
     #[must_use]
-    pub fn begin(audit: &Audit, admission: &Admission, path: &str, request_id: Option<&str>) -> Option<Self> {
-        let audited = admission.route.and_then(|route| route.audit);
+    pub fn begin<'p>(
+        audit: &Audit,
+        admission: &Admission<'_>,
+        captured: impl Iterator<Item = &'p str>,
+        request_id: Option<&str>,
+    ) -> Option<Self> {
+        let audited = admission.rule.and_then(|rule| rule.audit);
         let refused = admission.refusal.as_ref();
         let is_wrong_credential = refused.is_some_and(|error| {
             error.status() == StatusCode::UNAUTHORIZED && !ROUTINE.contains(&error.code())
@@ -90,8 +94,8 @@ impl Trail {
             how: how.map(Cow::Borrowed),
             ..AuditRecord::new(action, AuditOutcome::Unknown)
         };
-        if let Some(route) = admission.route.filter(|_| audited.is_some()) {
-            name_target(&mut record, route, path);
+        if let Some(rule) = admission.rule.filter(|_| audited.is_some()) {
+            name_target(&mut record, &rule.path, captured);
         }
         Some(Self { audit: audit.clone(), record: Some(record) })
     }
@@ -142,9 +146,9 @@ impl Drop for Trail {
 }
 
 /// Whom and what a request is about, as far as its path says. What is no id there is left out.
-fn name_target(record: &mut AuditRecord, route: &Route, path: &str) {
+fn name_target<'p>(record: &mut AuditRecord, pattern: &str, captured: impl Iterator<Item = &'p str>) {
     let mut is_users = false;
-    for text in access::captured(route, path) {
+    for text in captured {
         if let Ok(user) = text.parse::<UserId>() {
             record.user_id = Some(user);
             is_users = true;
@@ -153,7 +157,7 @@ fn name_target(record: &mut AuditRecord, route: &Route, path: &str) {
         }
     }
     // Beyond `/admin` everything is about the caller's own account.
-    if !is_users && !route.path.starts_with("/admin/") {
+    if !is_users && !pattern.starts_with("/admin/") {
         record.user_id = record.actor.user_id;
     }
 }

@@ -12,7 +12,6 @@ use http_body::Body;
 use http_body_util::BodyDataStream;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
-use warp::{Filter, Rejection};
 
 use super::bodies::{Bodies, BodyLimits, cost};
 use super::budget::Holding;
@@ -30,7 +29,7 @@ const LINGER_TIME: Duration = Duration::from_secs(5);
 const LINES: [&str; 4] =
     ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
 
-type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
+pub(super) type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
 
 /// What is known of a request's body before it is read.
 #[derive(Clone, Debug)]
@@ -60,19 +59,8 @@ impl std::fmt::Debug for ApiRequest {
     }
 }
 
-/// Extracts an [`ApiRequest`].
-pub fn request() -> impl Filter<Extract = (ApiRequest,), Error = Rejection> + Copy {
-    warp::ext::get::<RequestContext>()
-        .and(warp::ext::get::<Announced>())
-        .and(warp::header::headers_cloned())
-        .and(warp::body::stream())
-        .map(|context, announced, headers, body| {
-            let body: BodyStream = Box::pin(body_bytes(body));
-            ApiRequest { context, headers, announced, body }
-        })
-}
-
-fn body_bytes<S, B>(body: S) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + Sync
+/// The chunks of a body as warp gives it.
+pub(super) fn bytes<S, B>(body: S) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + Sync
 where
     S: Stream<Item = Result<B, warp::Error>> + Send + Sync,
     B: Buf,
@@ -81,6 +69,15 @@ where
 }
 
 impl ApiRequest {
+    pub(super) fn new(
+        context: RequestContext,
+        headers: HeaderMap,
+        announced: Announced,
+        body: BodyStream,
+    ) -> Self {
+        Self { context, headers, announced, body }
+    }
+
     /// Whether a body was sent or may follow; it may turn out to be empty.
     #[must_use]
     pub fn has_body(&self) -> bool {

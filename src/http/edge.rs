@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{CONTENT_LENGTH, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CONTENT_LENGTH, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -20,7 +20,6 @@ use jan_actors::limits::Verdict;
 use tower::ServiceExt;
 use tracing::{Instrument, Span};
 use warp::Reply;
-use warp::filters::BoxedFilter;
 
 use super::bodies::Bodies;
 use super::body::{self, Announced};
@@ -29,8 +28,10 @@ use super::cors::Cors;
 use super::error::{prefix, without_token};
 use super::io::RunningRequest;
 use super::limits;
+use super::routing::{Arrival, Captured, Found, Router, Target};
 use super::{ApiError, Lifecycle, RequestId, Response};
-use crate::auth::{Admission, Caller, Gate, Noted, access};
+use crate::auth::access::{Access, Rule};
+use crate::auth::{Admission, Caller, Gate, Noted};
 
 /// What a handler may know of a request beyond its path, headers and body.
 #[derive(Clone, Debug)]
@@ -63,7 +64,7 @@ impl RequestContext {
 /// Answers requests from the routes.
 #[derive(Debug)]
 pub struct Edge {
-    routes: BoxedFilter<(Response,)>,
+    router: Router,
     /// `None`: nobody is asked who they are, and everybody is anonymous.
     gate: Option<Gate>,
     cors: Cors,
@@ -72,14 +73,8 @@ pub struct Edge {
 }
 
 impl Edge {
-    pub fn new(
-        routes: BoxedFilter<(Response,)>,
-        gate: Option<Gate>,
-        cors: Cors,
-        bodies: Bodies,
-        lifecycle: Lifecycle,
-    ) -> Self {
-        Self { routes, gate, cors, bodies, lifecycle }
+    pub fn new(router: Router, gate: Option<Gate>, cors: Cors, bodies: Bodies, lifecycle: Lifecycle) -> Self {
+        Self { router, gate, cors, bodies, lifecycle }
     }
 
     /// Answers one request. `running` lives as long as the response's body.
@@ -99,47 +94,67 @@ impl Edge {
             peer = %peer.ip(),
             caller = tracing::field::Empty,
         );
+        let method = request.method().clone();
+        let found = self.router.find(&method, path);
+        let rule = match &found {
+            Found::Route(target, _) => Some(&target.rule),
+            Found::OtherMethod(_) | Found::Unknown => None,
+        };
         let mut exchange = Exchange {
             span: span.clone(),
             started: Instant::now(),
-            quiet: matches!(path, "/health" | "/livez" | "/readyz"),
+            quiet: rule.is_some_and(|rule| rule.access == Access::Probe),
             outcome: None,
             complete: false,
             holding: None,
             _running: running,
         };
-        let method = request.method().clone();
         let origin = request.headers().get(ORIGIN).cloned();
         let is_preflight = Cors::is_preflight(request.method(), request.headers());
-        let mut admission = self.admit(&request, peer, is_preflight);
+        let mut admission = self.admit(rule, &request, peer, is_preflight);
         if let Some(user) = admission.caller.principal.user() {
             span.record("caller", user.to_string());
         }
         // A caller's own id may say anything.
         let own_id = Some(id.as_str()).filter(|_| !request.headers().contains_key("x-request-id"));
-        let trail = self.gate.as_ref().and_then(|gate| gate.trail(&admission, path, own_id));
+        let trail = self.gate.as_ref().and_then(|gate| {
+            let captured = match &found {
+                Found::Route(_, captured) => *captured,
+                Found::OtherMethod(_) | Found::Unknown => Captured::default(),
+            };
+            gate.trail(&admission, captured.texts(path), own_id)
+        });
         let mut response = if is_preflight {
             let mut response = StatusCode::NO_CONTENT.into_response();
             self.cors.answer_preflight(request.headers(), response.headers_mut());
             response
         } else {
-            let kind = admission.route.map_or(access::Body::default(), |route| route.body);
-            let refusal = admission.refusal.take().or_else(|| {
-                // Other methods of a path are refused as such.
-                admission.route.and_then(|_| body::check_head(&request, kind).err())
-            });
-            let mut response = match refusal {
-                Some(refusal) => {
-                    body::discard(request);
-                    refusal.into_response()
-                }
-                None => {
+            let refusal = admission.refusal.take().or_else(|| refusal(&found, &request));
+            let mut response = match (refusal, &found) {
+                (None, Found::Route(target, captured)) => {
                     let context = RequestContext { id: id.clone(), peer, caller: admission.caller };
                     let has_body = !request.body().is_end_stream();
                     let holding = self.bodies.holding(context.fairness_key());
                     exchange.holding = has_body.then(|| Arc::clone(&holding));
-                    let announced = Announced { has_body, kind, holding, bodies: self.bodies.clone() };
-                    self.route(request, context, announced).instrument(span).await
+                    let announced =
+                        Announced { has_body, kind: target.rule.body, holding, bodies: self.bodies.clone() };
+                    let uri = request.uri().clone();
+                    let arrival = Arrival { context, uri, captured: *captured, announced };
+                    self.dispatch(target, request, arrival).instrument(span).await
+                }
+                (None, Found::OtherMethod(allow)) => {
+                    let mut response = StatusCode::NO_CONTENT.into_response();
+                    let methods =
+                        HeaderValue::from_str(allow).expect("names of methods may stand in a header");
+                    response.headers_mut().insert(ALLOW, methods);
+                    body::discard(request);
+                    response
+                }
+                (refusal, _) => {
+                    let refusal = refusal.unwrap_or_else(|| ApiError::unknown_url(method.as_str(), path));
+                    let response = refusal.into_response();
+                    body::discard(request);
+                    response
                 }
             };
             self.cors.add_headers(origin.as_ref(), response.headers_mut());
@@ -173,28 +188,29 @@ impl Edge {
         http::Response::from_parts(parts, EdgeBody { inner: body, exchange })
     }
 
-    fn admit(&self, request: &Request<Incoming>, peer: SocketAddr, is_preflight: bool) -> Admission {
+    fn admit<'r>(
+        &self,
+        rule: Option<&'r Rule>,
+        request: &Request<Incoming>,
+        peer: SocketAddr,
+        is_preflight: bool,
+    ) -> Admission<'r> {
         match &self.gate {
             Some(gate) if is_preflight => gate.preflight(request.headers(), peer),
-            Some(gate) => gate.admit(request.method(), request.uri(), request.headers(), peer),
+            Some(gate) => gate.admit(rule, request.uri(), request.headers(), peer),
             None => Admission {
                 caller: Caller::anonymous(peer.ip()),
                 verdict: Verdict::UNLIMITED,
-                route: None,
+                rule,
                 refusal: None,
             },
         }
     }
 
-    async fn route(
-        &self,
-        mut request: Request<Incoming>,
-        context: RequestContext,
-        announced: Announced,
-    ) -> Response {
-        request.extensions_mut().insert(context);
-        request.extensions_mut().insert(announced);
-        let answer = warp::service(self.routes.clone()).oneshot(request);
+    /// Answers a request by the filter of its route.
+    async fn dispatch(&self, target: &Target, mut request: Request<Incoming>, arrival: Arrival) -> Response {
+        request.extensions_mut().insert(arrival);
+        let answer = warp::service(target.filter.clone()).oneshot(request);
         tokio::select! {
             answer = AssertUnwindSafe(answer).catch_unwind() => match answer {
                 Ok(Ok(response)) => response,
@@ -204,6 +220,17 @@ impl Edge {
             },
             () = self.lifecycle.cut_off.cancelled() => ApiError::shutting_down().into_response(),
         }
+    }
+}
+
+/// The error of a request that the gate lets pass, where its path is known and it gets no further.
+fn refusal(found: &Found<'_, Arc<Target>>, request: &Request<Incoming>) -> Option<ApiError> {
+    let (method, path) = (request.method(), request.uri().path());
+    match found {
+        Found::Route(target, _) => body::check_head(request, target.rule.body).err(),
+        Found::OtherMethod(_) if *method == Method::OPTIONS => None,
+        Found::OtherMethod(allow) => Some(ApiError::method_not_allowed(method.as_str(), path, allow)),
+        Found::Unknown => None,
     }
 }
 

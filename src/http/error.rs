@@ -1,6 +1,7 @@
 //! Errors in OpenAI's shape.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -32,10 +33,10 @@ pub struct ApiError {
 }
 
 /// A header that goes with the status.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Header {
     /// What methods there are, with 405.
-    Allow(&'static str),
+    Allow(Arc<str>),
     /// What to show (RFC 6750 section 3), with 401 and 403.
     Challenge(&'static str),
 }
@@ -125,11 +126,11 @@ impl ApiError {
 
     /// 405 `method_not_allowed`, with the `Allow` header.
     #[must_use]
-    pub fn method_not_allowed(method: &str, path: &str, allow: &'static str) -> Self {
+    pub fn method_not_allowed(method: &str, path: &str, allow: &Arc<str>) -> Self {
         let path = without_token(path);
         let message = format!("Not allowed to {method} on {path}; allowed: {allow}.");
         Self {
-            header: Some(Header::Allow(allow)),
+            header: Some(Header::Allow(Arc::clone(allow))),
             ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         }
     }
@@ -280,9 +281,10 @@ impl ApiError {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
-        match self.header {
+        match &self.header {
             Some(Header::Allow(methods)) => {
-                headers.insert(ALLOW, HeaderValue::from_static(methods));
+                let methods = HeaderValue::from_str(methods);
+                headers.insert(ALLOW, methods.expect("names of methods may stand in a header"));
             }
             Some(Header::Challenge(challenge)) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));

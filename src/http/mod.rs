@@ -1,5 +1,5 @@
 //! HTTP: connections and their limits, what every request gets (an id, a log line, CORS, panics as 500s),
-//! errors in OpenAI's shape, request bodies and server-sent events.
+//! errors in OpenAI's shape, routes, request bodies and server-sent events.
 
 mod addresses;
 mod bodies;
@@ -14,7 +14,7 @@ pub mod json;
 mod lifecycle;
 mod limits;
 mod request_id;
-pub mod routes;
+pub mod routing;
 mod server;
 pub mod sse;
 

@@ -8,7 +8,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use warp::filters::BoxedFilter;
 
 use super::addresses::Addresses;
 use super::bodies::Bodies;
@@ -16,7 +15,8 @@ use super::connection::Connections;
 use super::cors::Cors;
 use super::edge::Edge;
 use super::io::Patience;
-use super::{ApiError, Lifecycle, Response};
+use super::routing::Router;
+use super::{ApiError, Lifecycle};
 use crate::auth::{Gate, TrustedProxies};
 use crate::config::HttpConfig;
 
@@ -104,11 +104,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `routes` on `listener` until [`Self::drain`], to whom `gate` lets pass. `proxies` may have any
+    /// Serves the routes of `router` on `listener` until [`Self::drain`], to whom `gate` lets pass. `proxies` may have any
     /// number of connections.
     pub fn start(
         listener: Listener,
-        routes: BoxedFilter<(Response,)>,
+        router: Router,
         gate: Option<Gate>,
         proxies: TrustedProxies,
         lifecycle: Lifecycle,
@@ -116,7 +116,7 @@ impl Server {
     ) -> Self {
         let cors = Cors::new(&config.cors_allowed_origins);
         let bodies = Bodies::new(Arc::new(config.clone()));
-        let edge = Edge::new(routes, gate, cors, bodies, lifecycle.clone());
+        let edge = Edge::new(router, gate, cors, bodies, lifecycle.clone());
         let patience = Patience {
             header: Duration::from_millis(config.header_timeout_ms),
             idle: Duration::from_millis(config.idle_timeout_ms),

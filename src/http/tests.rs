@@ -1,22 +1,25 @@
 //! The HTTP layer on real sockets.
 
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{pending, ready};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use http::Method;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use warp::{Filter, Reply};
+use warp::Reply;
 
+use super::routing::{Handler, Id, Place, Route, Router};
 use super::*;
 use crate::auth::TrustedProxies;
+use crate::auth::access::Access;
 use crate::config::HttpConfig;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -49,80 +52,70 @@ async fn start(edit: impl FnOnce(&mut HttpConfig)) -> TestServer {
     let (drops, dropped) = mpsc::unbounded_channel();
     let listener = Listener::bind(&config.listen).await.unwrap();
     let address = listener.address();
-    let routes = test_routes(&config, &lifecycle, drops);
-    let server = Server::start(listener, routes, None, TrustedProxies::default(), lifecycle.clone(), config);
+    let router = Router::new(test_routes(&config, &lifecycle, drops), ());
+    let server = Server::start(listener, router, None, TrustedProxies::default(), lifecycle.clone(), config);
     TestServer { server, address, lifecycle, dropped }
+}
+
+fn route<A, H: Handler<(), A>>(method: Method, path: &str, handler: H) -> Route<()> {
+    Route::new(method, path, handler, Place::Root, Access::Open)
 }
 
 fn test_routes(
     config: &HttpConfig,
     lifecycle: &Lifecycle,
     drops: mpsc::UnboundedSender<&'static str>,
-) -> warp::filters::BoxedFilter<(Response,)> {
-    let hello = warp::path!("hello")
-        .and(routes::get_or_head())
-        .map(|| Response::new("hello".into()))
-        .or(routes::other_methods(warp::path!("hello"), "GET, HEAD, OPTIONS"))
-        .unify();
-    let panics = warp::path!("panic").then(|| async {
+) -> Vec<Route<()>> {
+    let hello = async || Response::new("hello".into());
+    let panics = || async {
         tokio::task::yield_now().await;
         if true {
             panic!("a bug");
         }
         Response::default()
-    });
-    let slow = warp::path!("slow" / u64).then(|ms| async move {
-        tokio::time::sleep(Duration::from_millis(ms)).await;
+    };
+    let slow = |Id(ms): Id| async move {
+        tokio::time::sleep(Duration::from_millis(ms.parse().unwrap())).await;
         Response::new("slow".into())
-    });
+    };
     let drops_too = drops.clone();
-    let hang = warp::path!("hang").then(move || {
+    let hang = move || {
         let guard = OnDrop("hang", drops_too.clone());
         async move {
             pending::<()>().await;
             drop(guard);
             Response::default()
         }
-    });
-    let length = warp::path!("length").and(body::request()).then(move |request: ApiRequest| async move {
-        match request.read_json().await {
-            Ok(bytes) => Response::new(bytes.len().to_string().into()),
-            Err(error) => error.into_response(),
-        }
-    });
+    };
+    let length = |request: ApiRequest| async move {
+        request.read_json().await.map(|bytes| Response::new(bytes.len().to_string().into()))
+    };
     let (keep_alive, cut_off, drops_too) = (config.keep_alive(), lifecycle.cut_off.clone(), drops.clone());
-    let ticks = warp::path!("ticks").and(warp::ext::get()).map(move |context: RequestContext| {
+    let ticks = move |context: RequestContext| {
         let events = stream::unfold(OnDrop("ticks", drops_too.clone()), |guard| async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
             Some((Bytes::from_static(b"data: 1\n\n"), guard))
         });
-        sse::response(events, keep_alive, &cut_off, context.id)
-    });
-    let flood = warp::path!("flood").map(move || {
+        ready(sse::response(events, keep_alive, &cut_off, context.id))
+    };
+    let flood = move || {
         let guard = Arc::new(OnDrop("flood", drops.clone()));
         let events = stream::repeat(Bytes::from_static(&[b'x'; 16384]));
         let events = events.map(move |bytes| {
             let _guard = &guard;
             Ok::<_, Infallible>(bytes)
         });
-        warp::reply::stream(events).into_response()
-    });
-    hello
-        .or(panics)
-        .unify()
-        .or(slow)
-        .unify()
-        .or(hang)
-        .unify()
-        .or(length)
-        .unify()
-        .or(ticks)
-        .unify()
-        .or(flood)
-        .unify()
-        .or(routes::not_found())
-        .unify()
-        .boxed()
+        ready(warp::reply::stream(events).into_response())
+    };
+    vec![
+        route(Method::GET, "/hello", hello),
+        route(Method::GET, "/panic", panics),
+        route(Method::GET, "/slow/{ms}", slow),
+        route(Method::GET, "/hang", hang),
+        route(Method::POST, "/length", length),
+        route(Method::GET, "/ticks", ticks),
+        route(Method::GET, "/flood", flood),
+    ]
 }
 
 impl TestServer {

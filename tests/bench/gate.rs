@@ -12,13 +12,14 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 use jan_actors::System;
 use jan_actors::config::RateLimitsConfig;
 use jan_server::api::{self, state::AppState};
 use jan_server::auth::google::Google;
 use jan_server::auth::{Gate, LocalNames, OpenTo, TrustedProxies};
 use jan_server::config::{Config, GoogleConfig, HttpConfig};
+use jan_server::http::routing::Router;
 use jan_server::http::{Lifecycle, Listener, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -109,8 +110,9 @@ async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
     };
     let gate = checked.then(|| gate(system));
     let lifecycle = state.lifecycle.clone();
+    let router = Router::new(api::routes(), state);
     let proxies = TrustedProxies::default();
-    (address, Server::start(listener, api::routes(state), gate, proxies, lifecycle, http))
+    (address, Server::start(listener, router, gate, proxies, lifecycle, http))
 }
 
 fn gate(system: &System) -> Gate {
@@ -122,13 +124,15 @@ fn gate(system: &System) -> Gate {
 /// The median time of one decision.
 fn gate_alone(system: &System, key: &str) -> Duration {
     let (gate, uri) = (gate(system), Uri::from_static(PATH));
+    let routes = api::routes();
+    let route = routes.iter().find(|route| route.described_path() == PATH).expect("it is a route");
     let bearer = HeaderValue::from_str(&format!("Bearer {key}")).expect("keys are plain text");
     let headers = HeaderMap::from_iter([(http::header::AUTHORIZATION, bearer)]);
     let peer = SocketAddr::from(([127, 0, 0, 1], 4711));
     let mut times: Vec<Duration> = (0..200_000)
         .map(|_| {
             let begin = Instant::now();
-            let admission = gate.admit(&Method::GET, &uri, &headers, peer);
+            let admission = gate.admit(Some(route.rule()), &uri, &headers, peer);
             let taken = begin.elapsed();
             assert!(admission.refusal.is_none(), "{:?}", admission.refusal);
             taken

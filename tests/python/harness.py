@@ -205,7 +205,8 @@ class Server:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             whole = Response(answer.status, answer.headers, answer.read())
-            openai_schema.observe(method, path, whole.status, whole.headers["Content-Type"], whole.body)
+            if method != "HEAD":
+                openai_schema.observe(method, path, whole.status, whole.headers["Content-Type"], whole.body)
             return whole
 
     def chat(self, content="Hello", key=None, headers=None, **fields):

@@ -1,78 +1,34 @@
 //! `/user/api-keys`: one's own keys.
 
 use http::StatusCode;
-use jan_actors::identity::{CredentialId, KeyId, KeyUpdate, Origin};
+use jan_actors::identity::{CredentialId, KeyId, KeyUpdate, Origin, Right};
 use serde::{Deserialize, Deserializer};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::types::{
     ApiKey, CreateApiKey, Deleted, Limits, List, NewApiKey, PermissionName, cascade, create_key, created,
     end, ended, models, networks, now, permissions,
 };
 use crate::api::{
-    respond::{into_response, name_ignored, private, read, user_of},
-    state::{AppState, with},
+    respond::{name_ignored, private, read, user_of},
+    state::{AppState, Route},
 };
+use crate::auth::access::Access;
 use crate::auth::note;
-use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routing::{Id, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/user/api-keys` and everything below.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = at(API, "user/api-keys");
-    let one = at_id(API, "user/api-keys/*");
-    all.and(get_or_head())
-        .and(with(state))
-        .and(warp::ext::get())
-        .then(async |state, context| into_response(list(state, context).await))
-        .boxed()
-        .or(all
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |state, request| into_response(create(state, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods(all, "GET, HEAD, POST, OPTIONS"))
-        .unify()
-        .or(one
-            .and(get_or_head())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, state, context| into_response(retrieve(id, state, context).await))
-            .boxed())
-        .unify()
-        .or(one
-            .and(warp::patch())
-            .and(with(state))
-            .and(request())
-            .then(async |id, state, request| into_response(update(id, state, request).await))
-            .boxed())
-        .unify()
-        .or(one
-            .and(warp::delete())
-            .and(with(state))
-            .and(warp::ext::get())
-            .and(raw_query())
-            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(one, "GET, HEAD, PATCH, DELETE, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(list, Place::Api, Access::Needs(Right::ReadKeys)),
+        route!(create, Place::Api, Access::Needs(Right::ManageKeys)).audited("key.create"),
+        route!(retrieve, Place::Api, Access::Needs(Right::ReadKeys)),
+        route!(update, Place::Api, Access::Needs(Right::ManageKeys)).audited("key.update"),
+        route!(revoke, Place::Api, Access::Needs(Right::ManageKeys)).audited("key.revoke"),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(
-    paths(list, create, retrieve, update, revoke),
-    components(schemas(ApiKey, NewApiKey, CreateApiKey, UpdateApiKey, PermissionName, List<ApiKey>, Limits, Deleted))
-)]
-pub struct Doc;
 
 /// Changes to a key. Absent fields are unchanged.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -163,7 +119,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         (status = 404, description = "The key does not exist", body = ErrorResponse),
     )
 )]
-async fn retrieve(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn retrieve(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, key) = (user_of(&context)?, parse(&id)?);
     let key = state.identity.key(user, key).await.map_err(ApiError::from_identity)?;
     Ok(private(StatusCode::OK, &ApiKey::from(key)))
@@ -186,7 +142,7 @@ async fn retrieve(id: String, state: AppState, context: RequestContext) -> Resul
         (status = 404, description = "The key does not exist", body = ErrorResponse),
     )
 )]
-async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+async fn update(Id(id): Id, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, caller) = (user_of(&request.context)?, request.context.caller.principal);
     let key = parse(&id)?;
     let parsed = read::<UpdateApiKey>(request).await?;
@@ -233,10 +189,10 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
     )
 )]
 async fn revoke(
-    id: String,
+    Id(id): Id,
     state: AppState,
     context: RequestContext,
-    query: String,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let (user, key) = (user_of(&context)?, parse(&id)?);
     let origin = Origin { user, with: CredentialId::Key(key) };

@@ -1,100 +1,31 @@
 //! `/admin/users/{id}/sessions` and `/admin/users/{id}/api-keys`: what any user is known by, for administrators.
 
 use http::StatusCode;
-use jan_actors::identity::{CredentialId, KeyId, Origin, PrincipalKind, SessionId};
-use utoipa::OpenApi;
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use jan_actors::identity::{CredentialId, KeyId, Origin, PrincipalKind, Right, SessionId};
 
 use super::sessions::{Session, Tokens, refusal, signed_in};
 use super::types::{ApiKey, CreateApiKey, Deleted, List, NewApiKey, cascade, created, end, ended, now};
 use super::users::parse;
 use crate::api::{
-    respond::{into_response, name_ignored, private, read},
-    state::{AppState, with},
+    respond::{name_ignored, private, read},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at_id, at_ids, get_or_head, other_methods_of, raw_query};
+use crate::http::routing::{Id, Ids, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// Both collections and what is in them.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    collections(state).or(members(state)).unify().boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(list_sessions, Place::Api, Access::Needs(Right::Administer)),
+        route!(create_session, Place::Api, Access::Needs(Right::Administer)).begins_session("admin"),
+        route!(end_session, Place::Api, Access::Needs(Right::Administer)).audited("session.end"),
+        route!(list_keys, Place::Api, Access::Needs(Right::Administer)),
+        route!(create_key, Place::Api, Access::Needs(Right::Administer)).audited("key.create"),
+        route!(revoke_key, Place::Api, Access::Needs(Right::Administer)).audited("key.revoke"),
+    ]
 }
-
-fn collections(state: &AppState) -> BoxedFilter<(Response,)> {
-    let sessions = at_id(API, "admin/users/*/sessions");
-    let keys = at_id(API, "admin/users/*/api-keys");
-    sessions
-        .and(get_or_head())
-        .and(with(state))
-        .and(warp::ext::get())
-        .then(async |id, state, context| into_response(list_sessions(id, state, context).await))
-        .boxed()
-        .or(sessions
-            .and(warp::post())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, state, context| into_response(create_session(id, state, context).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(sessions, "GET, HEAD, POST, OPTIONS"))
-        .unify()
-        .or(keys
-            .and(get_or_head())
-            .and(with(state))
-            .then(async |id, state| into_response(list_keys(id, state).await))
-            .boxed())
-        .unify()
-        .or(keys
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |id, state, request| into_response(create_key(id, state, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(keys, "GET, HEAD, POST, OPTIONS"))
-        .unify()
-        .boxed()
-}
-
-fn members(state: &AppState) -> BoxedFilter<(Response,)> {
-    let session = at_ids(API, "admin/users/*/sessions/*");
-    let key = at_ids(API, "admin/users/*/api-keys/*");
-    session
-        .and(warp::delete())
-        .and(with(state))
-        .and(warp::ext::get())
-        .and(raw_query())
-        .then(async |id, session, state, context, query| {
-            into_response(end_session(id, session, state, context, query).await)
-        })
-        .boxed()
-        .or(other_methods_of(session.map(|id, _: String| id), "DELETE, OPTIONS"))
-        .unify()
-        .or(key
-            .and(warp::delete())
-            .and(with(state))
-            .and(warp::ext::get())
-            .and(raw_query())
-            .then(async |id, key, state, context, query| {
-                into_response(revoke_key(id, key, state, context, query).await)
-            })
-            .boxed())
-        .unify()
-        .or(other_methods_of(key.map(|id, _: String| id), "DELETE, OPTIONS"))
-        .unify()
-        .boxed()
-}
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(
-    paths(list_sessions, create_session, end_session, list_keys, create_key, revoke_key),
-    components(schemas(Tokens, Session, List<Session>, ApiKey, List<ApiKey>, CreateApiKey, NewApiKey, Deleted))
-)]
-pub struct Doc;
 
 /// List a user's sessions.
 #[utoipa::path(
@@ -108,7 +39,7 @@ pub struct Doc;
         (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
-async fn list_sessions(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn list_sessions(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let user = state.identity.user(parse(&id)?).await.map_err(ApiError::from_identity)?;
     let sessions = state.identity.sessions(user.id).await.map_err(ApiError::from_identity)?;
     let current = context.caller.principal.session();
@@ -136,11 +67,10 @@ async fn list_sessions(id: String, state: AppState, context: RequestContext) -> 
     )
 )]
 async fn end_session(
-    id: String,
-    session: String,
+    Ids(id, session): Ids,
     state: AppState,
     context: RequestContext,
-    query: String,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let user = parse(&id)?;
     let found: SessionId = session.parse().map_err(|_| ApiError::not_found("session", &session))?;
@@ -161,7 +91,7 @@ async fn end_session(
         (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
-async fn list_keys(id: String, state: AppState) -> Result<Response, ApiError> {
+async fn list_keys(Id(id): Id, state: AppState) -> Result<Response, ApiError> {
     let user = state.identity.user(parse(&id)?).await.map_err(ApiError::from_identity)?;
     let keys = state.identity.keys(user.id).await.map_err(ApiError::from_identity)?;
     let keys = keys.into_iter().map(ApiKey::from).collect();
@@ -188,11 +118,10 @@ async fn list_keys(id: String, state: AppState) -> Result<Response, ApiError> {
     )
 )]
 async fn revoke_key(
-    id: String,
-    key: String,
+    Ids(id, key): Ids,
     state: AppState,
     context: RequestContext,
-    query: String,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let user = parse(&id)?;
     let found: KeyId = key.parse().map_err(|_| ApiError::not_found("API key", &key))?;
@@ -218,7 +147,7 @@ async fn revoke_key(
         (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
-async fn create_session(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn create_session(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let user = parse(&id)?;
     let caller = &context.caller.principal;
     if matches!(caller.kind, PrincipalKind::Key { user: own, .. } if own == user) {
@@ -250,7 +179,7 @@ async fn create_session(id: String, state: AppState, context: RequestContext) ->
         (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
-async fn create_key(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+async fn create_key(Id(id): Id, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, caller) = (parse(&id)?, request.context.caller.principal);
     let parsed = read::<CreateApiKey>(request).await?;
     let key = parsed.value.check(now())?;

@@ -5,60 +5,28 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use jan_actors::identity::{ExternalId, ExternalProfile, SignIn, UserKind};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 use warp::reply::Reply;
 
 use super::sessions::{begin_session, refusal, signed_in};
 use crate::api::{
-    respond::{into_response, parse_query, private},
-    state::{AppState, with},
+    respond::{parse_query, private},
+    state::{AppState, Route},
 };
+use crate::auth::access::Access;
 use crate::auth::google::{Arrival, Callback, Google, Wish};
 use crate::auth::note;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{AUTH, at, get_or_head, other_methods, raw_query};
-use crate::http::{ApiError, RequestContext, Response};
-
-const ALLOW: &str = "GET, HEAD, OPTIONS";
+use crate::http::routing::{Place, RawQuery, route};
+use crate::http::{ApiError, ApiRequest, Response};
 
 /// `/auth/google` and `/auth/google/callback`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let begin = at(AUTH, "google");
-    let callback = at(AUTH, "google/callback");
-    begin
-        .and(get_or_head())
-        .and(with(state))
-        .and(warp::ext::get())
-        .and(warp::header::headers_cloned())
-        .and(raw_query())
-        .then(async |state: AppState, context, headers, query: String| {
-            into_response(depart(&state, &context, &headers, &query))
-        })
-        .boxed()
-        .or(other_methods(begin, ALLOW))
-        .unify()
-        .or(callback
-            .and(warp::get())
-            .and(with(state))
-            .and(warp::ext::get())
-            .and(warp::header::headers_cloned())
-            .and(raw_query())
-            .then(async |state, context, headers: HeaderMap, query: String| {
-                into_response(arrive(state, context, headers, query).await)
-            })
-            .boxed())
-        .unify()
-        .or(other_methods(callback, "GET, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(depart, Place::RootAndApi, Access::Open),
+        route!(arrive, Place::RootAndApi, Access::Open).begins_session("google").without_head(),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(paths(depart, arrive), components(schemas(Departing)))]
-pub struct Doc;
 
 /// The address to navigate to, for pages that do so themselves.
 #[derive(Debug, Serialize, ToSchema)]
@@ -89,14 +57,14 @@ pub struct Departing {
         (status = 503, description = "Sign-in with Google is not configured", body = ErrorResponse),
     )
 )]
-fn depart(
-    state: &AppState,
-    context: &RequestContext,
-    headers: &HeaderMap,
-    query: &str,
+async fn depart(
+    state: AppState,
+    request: ApiRequest,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let wish: Wish = parse_query(query)?;
-    let principal = &context.caller.principal;
+    let headers = request.headers();
+    let wish: Wish = parse_query(&query)?;
+    let principal = &request.context.caller.principal;
     let guest = principal.user().filter(|_| principal.user_kind == Some(UserKind::Guest));
     let browser = cookie(headers, cookie_name(&state.google));
     let departure =
@@ -134,17 +102,16 @@ fn depart(
 )]
 async fn arrive(
     state: AppState,
-    context: RequestContext,
-    headers: HeaderMap,
-    query: String,
+    request: ApiRequest,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let net = context.caller.address.into();
+    let net = request.context.caller.address.into();
     let verdict = state.limiter.sign_in_allowed(net);
     if !verdict.allowed {
         return Err(ApiError::rate_limited(&verdict));
     }
     let callback: Callback = parse_query(&query)?;
-    let browser = cookie(&headers, cookie_name(&state.google));
+    let browser = cookie(request.headers(), cookie_name(&state.google));
     let arrival = match state.google.finish(callback, browser).await {
         Ok(arrival) => arrival,
         Err(error) => {

@@ -1,57 +1,29 @@
 //! `/user/profile`: who one is.
 
 use http::StatusCode;
-use jan_actors::identity::{Permission, UserUpdate};
+use jan_actors::identity::{Permission, Right, UserUpdate};
 use serde::{Deserialize, Serialize};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
-use super::types::{Deleted, Limits, Role, User};
+use super::types::{Deleted, User};
 use crate::api::{
-    respond::{into_response, name_ignored, private, read, user_of},
-    state::{AppState, with},
+    respond::{name_ignored, private, read, user_of},
+    state::{AppState, Route},
 };
+use crate::auth::access::Access;
 use crate::auth::note;
-use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at, get_or_head, other_methods};
+use crate::http::routing::{Place, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/user/profile`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = at(API, "user/profile");
-    path.and(get_or_head())
-        .and(with(state))
-        .and(warp::ext::get())
-        .then(async |state, context| into_response(profile(state, context).await))
-        .boxed()
-        .or(path
-            .and(warp::patch())
-            .and(with(state))
-            .and(request())
-            .then(async |state, request| into_response(update(state, request).await))
-            .boxed())
-        .unify()
-        .or(path
-            .and(warp::delete())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |state, context| into_response(delete(state, context).await))
-            .boxed())
-        .unify()
-        .or(other_methods(path, "GET, HEAD, PATCH, DELETE, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(profile, Place::Api, Access::Needs(Right::ReadAccount)),
+        route!(update, Place::Api, Access::Needs(Right::WriteAccount)).audited("user.update"),
+        route!(delete, Place::Api, Access::Needs(Right::ManageKeys)).audited("user.delete"),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(
-    paths(profile, update, delete),
-    components(schemas(Profile, User, Role, Limits, ProfileUpdate, Deleted))
-)]
-pub struct Doc;
 
 /// The user of this credential.
 #[derive(Debug, Serialize, ToSchema)]

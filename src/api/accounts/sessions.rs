@@ -5,121 +5,39 @@
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jan_actors::identity::{
-    AuthError, CredentialId, IdentityError, Origin, RefreshProof, SessionId, SessionRecord, TokenPair, UserId,
+    AuthError, CredentialId, IdentityError, Origin, RefreshProof, Right, SessionId, SessionRecord, TokenPair,
+    UserId,
 };
 use serde::{Deserialize, Serialize};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 use warp::reply::Reply;
 
 use super::google::sign_in_cookie;
 use super::types::{Deleted, List, cascade, end, ended};
 use crate::api::{
-    respond::{into_response, json, name_ignored, private, read, user_of},
-    state::{AppState, with},
+    respond::{json, name_ignored, private, read, user_of},
+    state::{AppState, Route},
 };
+use crate::auth::access::Access;
 use crate::auth::google::Shown;
 use crate::auth::{Credential, find_credential, gate, note};
-use crate::http::body::request;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
-use crate::http::routes::{AUTH, ROOT, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routing::{Id, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/auth/refresh`, `/auth/logout`, `/auth/guest`, `/auth/exchange`, `/auth/sessions` and the public keys.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    tokens(state).or(sessions(state)).unify().or(keys(state)).unify().boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(refresh, Place::ApiAndRoot, Access::Proof).audited("session.refresh"),
+        route!(become_guest, Place::ApiAndRoot, Access::Open).begins_session("guest"),
+        route!(exchange, Place::ApiAndRoot, Access::Open).begins_session("exchange"),
+        route!(logout, Place::ApiAndRoot, Access::Needs(Right::WriteAccount)).audited("session.end"),
+        route!(list, Place::ApiAndRoot, Access::Needs(Right::ReadKeys)),
+        route!(revoke, Place::ApiAndRoot, Access::Needs(Right::ManageKeys)).audited("session.end"),
+        route!(jwks, Place::Root, Access::Open),
+    ]
 }
-
-fn tokens(state: &AppState) -> BoxedFilter<(Response,)> {
-    let refreshing = at(AUTH, "refresh");
-    let guest = at(AUTH, "guest");
-    let code = at(AUTH, "exchange");
-    refreshing
-        .and(warp::post())
-        .and(with(state))
-        .and(request())
-        .then(async |state, request| into_response(refresh(state, request).await))
-        .boxed()
-        .or(other_methods(refreshing, "POST, OPTIONS"))
-        .unify()
-        .or(guest
-            .and(warp::post())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |state, context| into_response(become_guest(state, context).await))
-            .boxed())
-        .unify()
-        .or(other_methods(guest, "POST, OPTIONS"))
-        .unify()
-        .or(code
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |state, request| into_response(exchange(state, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods(code, "POST, OPTIONS"))
-        .unify()
-        .boxed()
-}
-
-fn sessions(state: &AppState) -> BoxedFilter<(Response,)> {
-    let out = at(AUTH, "logout");
-    let all = at(AUTH, "sessions");
-    let one = at_id(AUTH, "sessions/*");
-    out.and(warp::post())
-        .and(with(state))
-        .and(warp::ext::get())
-        .then(async |state, context| into_response(logout(state, context).await))
-        .boxed()
-        .or(other_methods(out, "POST, OPTIONS"))
-        .unify()
-        .or(all
-            .and(get_or_head())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |state, context| into_response(list(state, context).await))
-            .boxed())
-        .unify()
-        .or(other_methods(all, "GET, HEAD, OPTIONS"))
-        .unify()
-        .or(one
-            .and(warp::delete())
-            .and(with(state))
-            .and(warp::ext::get())
-            .and(raw_query())
-            .then(async |id, state, context, query| into_response(revoke(id, state, context, query).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(one, "DELETE, OPTIONS"))
-        .unify()
-        .boxed()
-}
-
-fn keys(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = at(ROOT, ".well-known/jwks.json");
-    path.and(get_or_head())
-        .and(with(state))
-        .map(jwks)
-        .or(other_methods(path, "GET, HEAD, OPTIONS"))
-        .unify()
-        .boxed()
-}
-
-/// The description of this resource, whose paths stand as they are under `/api/v1`, too.
-#[derive(OpenApi)]
-#[openapi(
-    paths(refresh, become_guest, exchange, logout, list, revoke),
-    components(schemas(Tokens, RefreshRequest, ExchangeRequest, Session, List<Session>, Deleted))
-)]
-pub struct Doc;
-
-/// The description of the public keys.
-#[derive(OpenApi)]
-#[openapi(paths(jwks))]
-pub struct KeysDoc;
 
 /// The tokens of a sign-in or refresh.
 #[derive(Serialize, ToSchema)]
@@ -413,10 +331,10 @@ async fn list(state: AppState, context: RequestContext) -> Result<Response, ApiE
     )
 )]
 async fn revoke(
-    id: String,
+    Id(id): Id,
     state: AppState,
     context: RequestContext,
-    query: String,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let user = user_of(&context)?;
     let session: SessionId = id.parse().map_err(|_| ApiError::not_found("session", &id))?;
@@ -433,7 +351,7 @@ async fn revoke(
     operation_id = "getKeys",
     responses((status = 200, description = "A JWK Set", body = Object))
 )]
-fn jwks(state: AppState) -> Response {
+async fn jwks(state: AppState) -> Response {
     let mut response = json(&state.identity.jwks());
     // Shorter than a rotated key is honoured, so that nobody misses a new one.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));

@@ -1,22 +1,19 @@
 //! `/admin`: users, for administrators.
 
 use http::StatusCode;
-use jan_actors::identity::{UserId, UserUpdate};
+use jan_actors::identity::{Right, UserId, UserUpdate};
 use serde::Deserialize;
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
-use super::credentials;
 use super::types::{Deleted, Limits, List, Role, User};
 use crate::api::{
-    respond::{into_response, name_ignored, parse_query, private, read, user_of},
-    state::{AppState, with},
+    respond::{name_ignored, parse_query, private, read, user_of},
+    state::{AppState, Route},
 };
+use crate::auth::access::Access;
 use crate::auth::note;
-use crate::http::body::request;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routing::{Id, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, Response};
 
 /// Users of one page, where the caller does not say.
@@ -24,61 +21,16 @@ const PAGE: usize = 20;
 /// The most that the caller may say.
 const MAX_PAGE: usize = 100;
 
-/// `/admin/users` and everything below.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    all_users(state).or(one_user(state)).unify().or(credentials::routes(state)).unify().boxed()
+/// `/admin/users` and `/admin/users/{id}`
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(list, Place::Api, Access::Needs(Right::Administer)),
+        route!(create, Place::Api, Access::Needs(Right::Administer)).audited("user.create"),
+        route!(retrieve, Place::Api, Access::Needs(Right::Administer)),
+        route!(update, Place::Api, Access::Needs(Right::Administer)).audited("user.update"),
+        route!(delete, Place::Api, Access::Needs(Right::Administer)).audited("user.delete"),
+    ]
 }
-
-fn all_users(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = at(API, "admin/users");
-    all.and(get_or_head())
-        .and(with(state))
-        .and(raw_query())
-        .then(async |state, query| into_response(list(state, query).await))
-        .boxed()
-        .or(all
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |state, request| into_response(create(state, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods(all, "GET, HEAD, POST, OPTIONS"))
-        .unify()
-        .boxed()
-}
-
-fn one_user(state: &AppState) -> BoxedFilter<(Response,)> {
-    let one = at_id(API, "admin/users/*");
-    one.and(get_or_head())
-        .and(with(state))
-        .then(async |id, state| into_response(retrieve(id, state).await))
-        .boxed()
-        .or(one
-            .and(warp::patch())
-            .and(with(state))
-            .and(request())
-            .then(async |id, state, request| into_response(update(id, state, request).await))
-            .boxed())
-        .unify()
-        .or(one
-            .and(warp::delete())
-            .and(with(state))
-            .then(async |id, state| into_response(delete(id, state).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(one, "GET, HEAD, PATCH, DELETE, OPTIONS"))
-        .unify()
-        .boxed()
-}
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(
-    paths(list, create, retrieve, update, delete),
-    components(schemas(User, Role, Limits, List<User>, CreateUser, UpdateUser, Deleted))
-)]
-pub struct Doc;
 
 /// A user to create.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -130,7 +82,7 @@ pub fn parse(id: &str) -> Result<UserId, ApiError> {
     ),
     responses((status = 200, description = "Users, oldest first", body = List<User>))
 )]
-async fn list(state: AppState, query: String) -> Result<Response, ApiError> {
+async fn list(state: AppState, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
     let query: PageQuery = parse_query(&query)?;
     let limit = match query.limit.as_deref().map(str::parse) {
         None => PAGE,
@@ -185,7 +137,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
-async fn retrieve(id: String, state: AppState) -> Result<Response, ApiError> {
+async fn retrieve(Id(id): Id, state: AppState) -> Result<Response, ApiError> {
     let user = state.identity.user(parse(&id)?).await.map_err(ApiError::from_identity)?;
     Ok(private(StatusCode::OK, &User::from(user)))
 }
@@ -205,7 +157,7 @@ async fn retrieve(id: String, state: AppState) -> Result<Response, ApiError> {
         (status = 409, description = "No administrator would remain", body = ErrorResponse),
     )
 )]
-async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+async fn update(Id(id): Id, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let user = parse(&id)?;
     let parsed = read::<UpdateUser>(request).await?;
     let update = UserUpdate {
@@ -241,7 +193,7 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
         (status = 409, description = "No administrator would remain", body = ErrorResponse),
     )
 )]
-async fn delete(id: String, state: AppState) -> Result<Response, ApiError> {
+async fn delete(Id(id): Id, state: AppState) -> Result<Response, ApiError> {
     let user = parse(&id)?;
     state.identity.delete_user(user).await.map_err(ApiError::from_identity)?;
     Ok(private(StatusCode::OK, &Deleted::new(user, "user")))

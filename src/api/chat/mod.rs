@@ -7,41 +7,29 @@ pub mod response;
 
 use std::sync::Arc;
 
+use jan_actors::identity::Right;
 use jan_actors::model::{ChatPrompt, Constraint, GenerationRequest, Prompt, ToolPlan};
 use jan_actors::web_search::{SearchQuery, WebSource};
-use utoipa::OpenApi;
-use warp::Filter;
-use warp::filters::BoxedFilter;
 
-use self::conversation::{ConversationRef, ConversationTarget};
-use self::message::{CalledFunction, ContentShape, Message, PartShape, Role, ToolCall, ToolCallKind};
+use self::conversation::ConversationRef;
 use self::request::{ChatRequest, CheckedChat, UNSUPPORTED};
-use self::response::{
-    AssistantMessage, CallDelta, ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, ChunkEncoder, Delta,
-    FunctionDelta, TIER,
-};
+use self::response::{ChatChoice, ChatChunk, ChatCompletion, ChunkEncoder, TIER};
 use super::inference::choices::{AnswerPolicy, ChoiceEvent, Choices, Started};
-use super::inference::logprobs::{ChatCandidate, ChatLogprobs, ChatTokenLogprob};
 use super::inference::metering::{Meter, take_answers};
-use super::inference::params::{ServiceTier, StopShape, StreamOptions, choice_seed};
-use super::inference::reasoning::Effort;
+use super::inference::params::choice_seed;
 use super::inference::streaming;
-use super::inference::structured_output::{
-    self, FormatKind, JsonSchemaFormat, ResponseFormat, StructuredOutputs,
-};
-use super::inference::tools::{ChatTool, FunctionObject, ToolChoiceMode, ToolChoiceShape};
-use super::inference::usage::{CompletionTokensDetails, Finish, Head, PromptTokensDetails, Usage, UsageSum};
-use super::inference::web_search::citations::{ChatCitation, CitedUrl};
-use super::inference::web_search::{self, ContextSize, LocationKind, UserLocation, WebSearchOptions, Wish};
+use super::inference::structured_output;
+use super::inference::usage::{Head, UsageSum};
+use super::inference::web_search::{self, Wish};
 use super::{
     inference::permissions::{check_conversations, check_model},
-    respond::{into_response, json, name_ignored},
-    state::{AppState, with},
+    respond::{json, name_ignored},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
-use crate::http::error::{ErrorBody, ErrorResponse};
+use crate::auth::access::Access;
+use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
-use crate::http::routes::{API, at, other_methods};
+use crate::http::routing::{Place, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response, sse};
 
 /// The field that holds the prompt, for errors about it.
@@ -50,71 +38,9 @@ const PROMPT: &str = "messages";
 const WEB_SEARCH: &str = "web_search_options";
 
 /// `/chat/completions`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = at(API, "chat/completions");
-    path.and(warp::post())
-        .and(with(state))
-        .and(request())
-        .then(async |state, request| into_response(create(state, request).await))
-        .boxed()
-        .or(other_methods(path, "POST, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![route!(create, Place::Api, Access::Anonymous(Right::Infer)).inference()]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(
-    paths(create),
-    components(schemas(
-        ChatRequest,
-        Message,
-        Role,
-        ToolCall,
-        ToolCallKind,
-        CalledFunction,
-        ChatTool,
-        FunctionObject,
-        ToolChoiceShape,
-        ToolChoiceMode,
-        Effort,
-        CallDelta,
-        FunctionDelta,
-        StreamOptions,
-        StopShape,
-        ContentShape,
-        PartShape,
-        ServiceTier,
-        WebSearchOptions,
-        ContextSize,
-        LocationKind,
-        UserLocation,
-        ChatCitation,
-        CitedUrl,
-        ResponseFormat,
-        StructuredOutputs,
-        FormatKind,
-        JsonSchemaFormat,
-        ConversationTarget,
-        ConversationRef,
-        ChatCompletion,
-        ChatChoice,
-        AssistantMessage,
-        ChatChunk,
-        ChunkChoice,
-        Delta,
-        ChatLogprobs,
-        ChatTokenLogprob,
-        ChatCandidate,
-        Finish,
-        Usage,
-        PromptTokensDetails,
-        CompletionTokensDetails,
-        ErrorResponse,
-        ErrorBody,
-    ))
-)]
-pub struct Doc;
 
 /// Create a chat completion.
 ///

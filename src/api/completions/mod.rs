@@ -6,62 +6,34 @@ mod best_of;
 pub mod request;
 mod response;
 
-use utoipa::OpenApi;
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use jan_actors::identity::Right;
 
 use self::request::{CompletionRequest, UNSUPPORTED, generation_requests};
-use self::response::{Answer, ChunkEncoder, Completion, CompletionChoice};
+use self::response::{Answer, ChunkEncoder, Completion};
 use super::inference::choices::{AnswerPolicy, ChoiceEvent, Choices, Started};
-use super::inference::logprobs::CompletionLogprobs;
 use super::inference::metering::{Meter, take_answers};
-use super::inference::params::StopShape;
-use super::inference::prompt::PromptShape;
 use super::inference::streaming;
 use super::inference::structured_output;
 use super::inference::tools::Reading;
 use super::inference::usage::{Head, UsageSum};
 use super::{
     inference::permissions::check_model,
-    respond::{into_response, json, name_ignored},
-    state::{AppState, with},
+    respond::{json, name_ignored},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
-use crate::http::routes::{API, at, other_methods};
+use crate::http::routing::{Place, route};
 use crate::http::{ApiError, ApiRequest, Response, sse};
 
 /// The field that holds the prompt, for errors about it.
 const PROMPT: &str = "prompt";
 
 /// `/completions`
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let path = at(API, "completions");
-    path.and(warp::post())
-        .and(with(state))
-        .and(request())
-        .then(async |state, request| into_response(create(state, request).await))
-        .boxed()
-        .or(other_methods(path, "POST, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![route!(create, Place::Api, Access::Anonymous(Right::Infer)).inference()]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(
-    paths(create),
-    components(schemas(
-        CompletionRequest,
-        PromptShape,
-        StopShape,
-        Completion,
-        CompletionChoice,
-        CompletionLogprobs
-    ))
-)]
-pub struct Doc;
 
 /// Create a text completion.
 ///

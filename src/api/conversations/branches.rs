@@ -3,65 +3,31 @@
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use jan_actors::conversations::{BranchView, ConversationRecord, Item, item, markdown};
+use jan_actors::identity::Right;
 use serde::{Deserialize, Serialize};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::types::{Conversation, WireItem, parse_id};
 use crate::api::{
-    respond::{into_response, name_ignored, parse_query, private, read, user_of},
-    state::{AppState, with},
+    respond::{name_ignored, parse_query, private, read, user_of},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at_id, get_or_head, other_methods_of, raw_query};
+use crate::http::routing::{Id, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// How much of a branch's last message is shown.
 const PREVIEW_CHARS: usize = 100;
 
 /// `/conversations/{id}/branches` and `/export`.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let branches = at_id(API, "conversations/*/branches");
-    let exports = at_id(API, "conversations/*/export");
-    branches
-        .and(get_or_head())
-        .and(with(state))
-        .and(warp::ext::get())
-        .then(async |id, state, context| into_response(list(id, state, context).await))
-        .boxed()
-        .or(branches
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |id, state, request| into_response(pick(id, state, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(branches, "GET, HEAD, POST, OPTIONS"))
-        .unify()
-        .or(exports
-            .and(get_or_head())
-            .and(with(state))
-            .and(warp::ext::get())
-            .and(raw_query())
-            .then(async |id, state, context, query: String| {
-                into_response(export(id, state, context, &query).await)
-            })
-            .boxed())
-        .unify()
-        .or(other_methods_of(exports, "GET, HEAD, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(list, Place::Api, Access::Needs(Right::ReadConversations)),
+        route!(pick, Place::Api, Access::Needs(Right::WriteConversations)),
+        route!(export, Place::Api, Access::Needs(Right::ReadConversations)),
+    ]
 }
-
-/// The description of these resources.
-#[derive(OpenApi)]
-#[openapi(
-    paths(list, pick, export),
-    components(schemas(Branch, BranchList, PickBranch, Conversation, ConversationExport,))
-)]
-pub struct Doc;
 
 /// A branch: the items from the beginning to its head.
 #[derive(Debug, Serialize, ToSchema)]
@@ -141,7 +107,7 @@ pub struct ConversationExport {
         (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
-async fn list(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn list(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&context)?, parse_id(&id)?);
     let branches = state.conversations.branches(user, id).await.map_err(ApiError::from_conversation)?;
     let data = branches.into_iter().map(Branch::from).collect();
@@ -161,7 +127,7 @@ async fn list(id: String, state: AppState, context: RequestContext) -> Result<Re
         (status = 404, description = "The conversation or item does not exist", body = ErrorResponse),
     )
 )]
-async fn pick(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+async fn pick(Id(id): Id, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
     let parsed = read::<PickBranch>(request).await?;
     let picked = state.conversations.pick(user, id, parsed.value.id).await;
@@ -220,13 +186,13 @@ fn attach(response: &mut Response, name: &str) {
     )
 )]
 async fn export(
-    id: String,
+    Id(id): Id,
     state: AppState,
     context: RequestContext,
-    query: &str,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&context)?, parse_id(&id)?);
-    if wants_markdown(query)? {
+    if wants_markdown(&query)? {
         let (record, items) = state.conversations.get(user, id).await.map_err(ApiError::from_conversation)?;
         let mut response = markdown_page(&record, &items);
         attach(&mut response, &format!("{id}.md"));

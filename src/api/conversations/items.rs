@@ -2,21 +2,20 @@
 
 use http::StatusCode;
 use jan_actors::conversations::{Anchor, Item};
+use jan_actors::identity::Right;
 use serde::Deserialize;
 use serde_json::Value;
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::types::{Conversation, ItemList, WireItem, check_items, parse_id};
 use super::{given, is_descending, page_size};
 use crate::api::{
-    respond::{into_response, name_ignored, parse_query, private, read, user_of},
-    state::{AppState, with},
+    respond::{name_ignored, parse_query, private, read, user_of},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
+use crate::auth::access::{Access, Body};
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at_id, at_ids, get_or_head, other_methods_of, raw_query};
+use crate::http::routing::{Id, Ids, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 const LOGPROBS: &str = "message.output_text.logprobs";
@@ -34,54 +33,14 @@ const INCLUDES: &[&str] = &[
 ];
 
 /// `/conversations/{id}/items` and everything below.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = at_id(API, "conversations/*/items");
-    let one = at_ids(API, "conversations/*/items/*");
-    let one_of_any = one.map(|_id: String, item: String| item);
-    all.and(get_or_head())
-        .and(with(state))
-        .and(warp::ext::get())
-        .and(raw_query())
-        .then(async |id, state, context, query: String| into_response(list(id, state, context, &query).await))
-        .boxed()
-        .or(all
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .and(raw_query())
-            .then(async |id, state, request, query: String| {
-                into_response(create(id, state, request, &query).await)
-            })
-            .boxed())
-        .unify()
-        .or(other_methods_of(all, "GET, HEAD, POST, OPTIONS"))
-        .unify()
-        .or(one
-            .and(get_or_head())
-            .and(with(state))
-            .and(warp::ext::get())
-            .and(raw_query())
-            .then(async |id, item, state, context, query: String| {
-                into_response(retrieve(id, item, state, context, &query).await)
-            })
-            .boxed())
-        .unify()
-        .or(one
-            .and(warp::delete())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, item, state, context| into_response(delete(id, item, state, context).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(one_of_any, "GET, HEAD, DELETE, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(list, Place::Api, Access::Needs(Right::ReadConversations)),
+        route!(create, Place::Api, Access::Needs(Right::WriteConversations)).body(Body::Items),
+        route!(retrieve, Place::Api, Access::Needs(Right::ReadConversations)),
+        route!(delete, Place::Api, Access::Needs(Right::WriteConversations)),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(paths(list, create, retrieve, delete), components(schemas(ItemList, CreateItems, Conversation)))]
-pub struct Doc;
 
 /// Items to add.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -193,13 +152,13 @@ impl ItemQuery {
     )
 )]
 async fn list(
-    id: String,
+    Id(id): Id,
     state: AppState,
     context: RequestContext,
-    query: &str,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&context)?, parse_id(&id)?);
-    let query = ItemQuery::parse(query)?;
+    let query = ItemQuery::parse(&query)?;
     let included = query.included()?;
     let limit = page_size(query.limit.as_deref())?;
     let oldest_first = !is_descending(query.order.as_deref())?;
@@ -226,9 +185,14 @@ async fn list(
         (status = 404, description = "The conversation, or the item given as `parent`, does not exist", body = ErrorResponse),
     )
 )]
-async fn create(id: String, state: AppState, request: ApiRequest, query: &str) -> Result<Response, ApiError> {
+async fn create(
+    Id(id): Id,
+    state: AppState,
+    request: ApiRequest,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
-    let included = ItemQuery::parse(query)?.included()?;
+    let included = ItemQuery::parse(&query)?.included()?;
     let parsed = read::<CreateItems>(request).await?;
     if parsed.value.items.is_empty() {
         return Err(ApiError::invalid_value("items", "'items' must have at least one item."));
@@ -259,14 +223,13 @@ async fn create(id: String, state: AppState, request: ApiRequest, query: &str) -
     )
 )]
 async fn retrieve(
-    id: String,
-    item: String,
+    Ids(id, item): Ids,
     state: AppState,
     context: RequestContext,
-    query: &str,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&context)?, parse_id(&id)?);
-    let included = ItemQuery::parse(query)?.included()?;
+    let included = ItemQuery::parse(&query)?.included()?;
     let item = state.conversations.item(user, id, item).await.map_err(ApiError::from_conversation)?;
     Ok(private(StatusCode::OK, &WireItem(included.show(item))))
 }
@@ -286,12 +249,7 @@ async fn retrieve(
         (status = 404, description = "The conversation or item does not exist", body = ErrorResponse),
     )
 )]
-async fn delete(
-    id: String,
-    item: String,
-    state: AppState,
-    context: RequestContext,
-) -> Result<Response, ApiError> {
+async fn delete(Ids(id, item): Ids, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&context)?, parse_id(&id)?);
     let record =
         state.conversations.delete_item(user, id, item).await.map_err(ApiError::from_conversation)?;

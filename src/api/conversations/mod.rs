@@ -11,23 +11,19 @@ use http::StatusCode;
 use jan_actors::conversations::{
     ConversationId, ConversationPage, ConversationQuery, ConversationUpdate, NewConversation,
 };
+use jan_actors::identity::Right;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
-pub use self::branches::Doc as BranchesDoc;
-pub use self::items::Doc as ItemsDoc;
-
-use self::types::{ChatMessage, Conversation, ConversationWithMessages, check_items, parse_id};
+use self::types::{Conversation, ConversationWithMessages, check_items, parse_id};
 use super::{
-    respond::{into_response, name_ignored, parse_query, private, read, user_of},
-    state::{AppState, with},
+    respond::{name_ignored, parse_query, private, read, user_of},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
+use crate::auth::access::{Access, Body};
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routing::{Id, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 const MAX_PAGE: i64 = 100;
@@ -35,77 +31,17 @@ const DEFAULT_PAGE: i64 = 20;
 /// Longest text to search for.
 const MAX_SEARCH: usize = 200;
 
-/// `/conversations` and everything below, and `/shared`.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = at(API, "conversations");
-    let one = at_id(API, "conversations/*");
-    all.and(get_or_head())
-        .and(with(state))
-        .and(warp::ext::get())
-        .and(raw_query())
-        .then(async |state, context, query: String| into_response(list(state, context, &query).await))
-        .boxed()
-        .or(all
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |state, request| into_response(create(state, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods(all, "GET, HEAD, POST, OPTIONS"))
-        .unify()
-        .or(one
-            .and(get_or_head())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, state, context| into_response(retrieve(id, state, context).await))
-            .boxed())
-        .unify()
-        .or(one
-            .and(warp::patch())
-            .and(with(state))
-            .and(request())
-            .then(async |id, state, request| into_response(update(id, state, request).await))
-            .boxed())
-        .unify()
-        .or(one
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |id, state, request| into_response(change(id, state, request).await))
-            .boxed())
-        .unify()
-        .or(one
-            .and(warp::delete())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, state, context| into_response(delete(id, state, context).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(one, "GET, HEAD, POST, PATCH, DELETE, OPTIONS"))
-        .unify()
-        .or(items::routes(state))
-        .unify()
-        .or(branches::routes(state))
-        .unify()
-        .boxed()
+/// `/conversations` and `/conversations/{id}`
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(list, Place::Api, Access::Needs(Right::ReadConversations)),
+        route!(create, Place::Api, Access::Needs(Right::WriteConversations)).body(Body::Items),
+        route!(retrieve, Place::Api, Access::Needs(Right::ReadConversations)),
+        route!(update, Place::Api, Access::Needs(Right::WriteConversations)),
+        route!(change, Place::Api, Access::Needs(Right::WriteConversations)),
+        route!(delete, Place::Api, Access::Needs(Right::WriteConversations)),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(
-    paths(list, create, retrieve, update, change, delete),
-    components(schemas(
-        Conversation,
-        ConversationWithMessages,
-        ChatMessage,
-        ConversationList,
-        CreateConversation,
-        UpdateConversation,
-        DeletedConversation,
-    ))
-)]
-pub struct Doc;
 
 /// A conversation to create.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -258,9 +194,13 @@ pub fn is_descending(order: Option<&str>) -> Result<bool, ApiError> {
         (status = 404, description = "The conversation of the cursor does not exist", body = ErrorResponse),
     )
 )]
-async fn list(state: AppState, context: RequestContext, query: &str) -> Result<Response, ApiError> {
+async fn list(
+    state: AppState,
+    context: RequestContext,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
     let user = user_of(&context)?;
-    let query: ListQuery = parse_query(query)?;
+    let query: ListQuery = parse_query(&query)?;
     let limit = page_size(query.limit.as_deref())?;
     let newest_first = is_descending(query.order.as_deref())?;
     if query.q.as_ref().is_some_and(|text| text.chars().count() > MAX_SEARCH) {
@@ -330,7 +270,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
-async fn retrieve(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn retrieve(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&context)?, parse_id(&id)?);
     let (record, items) = state.conversations.get(user, id).await.map_err(ApiError::from_conversation)?;
     Ok(private(StatusCode::OK, &ConversationWithMessages::new(record, &items)))
@@ -350,7 +290,7 @@ async fn retrieve(id: String, state: AppState, context: RequestContext) -> Resul
         (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
-async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+async fn update(Id(id): Id, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
     let parsed = read::<UpdateConversation>(request).await?;
     let update = ConversationUpdate {
@@ -378,7 +318,7 @@ async fn update(id: String, state: AppState, request: ApiRequest) -> Result<Resp
         (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
-async fn change(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+async fn change(id: Id, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     update(id, state, request).await
 }
 
@@ -394,7 +334,7 @@ async fn change(id: String, state: AppState, request: ApiRequest) -> Result<Resp
         (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
-async fn delete(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn delete(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&context)?, parse_id(&id)?);
     state.conversations.delete(user, id).await.map_err(ApiError::from_conversation)?;
     Ok(private(StatusCode::OK, &DeletedConversation::new(id, "conversation.deleted")))

@@ -4,92 +4,32 @@ use http::{HeaderValue, StatusCode};
 use jan_actors::conversations::{ConversationQuery, Item, Share, item};
 use jan_actors::identity::{Right, UserId};
 use serde::{Deserialize, Serialize};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
 use super::branches::{markdown_page, wants_markdown};
 use super::types::{ChatMessage, messages, parse_id};
 use super::{DeletedConversation, page_size};
 use crate::api::{
     accounts::types::now,
-    respond::{into_response, name_ignored, parse_query, private, read, user_of},
-    state::{AppState, with},
+    respond::{name_ignored, parse_query, private, read, user_of},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Parsed;
-use crate::http::routes::{API, at_id, at_ids, get_or_head, other_methods_of, raw_query};
+use crate::http::routing::{Id, Ids, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// `/conversations/{id}/share`, `/shared/{token}` and `/admin/users/{id}/shares`.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    own(state).or(of_users(state)).unify().boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(share, Place::Api, Access::Needs(Right::WriteConversations)).audited("share.create"),
+        route!(unshare, Place::Api, Access::Needs(Right::WriteConversations)).audited("share.end"),
+        route!(shared, Place::Api, Access::Open),
+        route!(user_shares, Place::Api, Access::Needs(Right::Administer)),
+        route!(end_share, Place::Api, Access::Needs(Right::Administer)).audited("share.end"),
+    ]
 }
-
-fn own(state: &AppState) -> BoxedFilter<(Response,)> {
-    let link = at_id(API, "conversations/*/share");
-    let public = at_id(API, "shared/*");
-    link.and(warp::post())
-        .and(with(state))
-        .and(request())
-        .then(async |id, state, request| into_response(share(id, state, request).await))
-        .boxed()
-        .or(link
-            .and(warp::delete())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, state, context| into_response(unshare(id, state, context).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(link, "POST, DELETE, OPTIONS"))
-        .unify()
-        .or(public
-            .and(get_or_head())
-            .and(with(state))
-            .and(raw_query())
-            .then(async |token, state, query: String| into_response(shared(token, state, &query).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(public, "GET, HEAD, OPTIONS"))
-        .unify()
-        .boxed()
-}
-
-fn of_users(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = at_id(API, "admin/users/*/shares");
-    let one = at_ids(API, "admin/users/*/shares/*");
-    all.and(get_or_head())
-        .and(with(state))
-        .and(raw_query())
-        .then(async |id, state, query: String| into_response(user_shares(id, state, &query).await))
-        .boxed()
-        .or(other_methods_of(all, "GET, HEAD, OPTIONS"))
-        .unify()
-        .or(one
-            .and(warp::delete())
-            .and(with(state))
-            .then(async |id, conversation, state| into_response(end_share(id, conversation, state).await))
-            .boxed())
-        .unify()
-        .boxed()
-}
-
-/// The description of these resources.
-#[derive(OpenApi)]
-#[openapi(
-    paths(share, unshare, shared, user_shares, end_share),
-    components(schemas(
-        ShareLink,
-        CreateShare,
-        SharedConversation,
-        UserShare,
-        UserShareList,
-        ChatMessage,
-        DeletedConversation,
-    ))
-)]
-pub struct Doc;
 
 /// A link by which anyone can read a conversation.
 #[derive(Debug, Serialize, ToSchema)]
@@ -189,7 +129,7 @@ struct SharesQuery {
         (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
-async fn share(id: String, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
+async fn share(Id(id): Id, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
     // A link reads: whoever makes one has to be able to.
     let principal = &request.context.caller.principal;
@@ -218,7 +158,7 @@ async fn share(id: String, state: AppState, request: ApiRequest) -> Result<Respo
         (status = 404, description = "The conversation does not exist, or has no link", body = ErrorResponse),
     )
 )]
-async fn unshare(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn unshare(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&context)?, parse_id(&id)?);
     state.conversations.unshare(user, id).await.map_err(ApiError::from_conversation)?;
     Ok(private(StatusCode::OK, &DeletedConversation::new(id, "conversation.share.deleted")))
@@ -242,8 +182,8 @@ async fn unshare(id: String, state: AppState, context: RequestContext) -> Result
         (status = 404, description = "The link does not exist or has ended", body = ErrorResponse),
     )
 )]
-async fn shared(token: String, state: AppState, query: &str) -> Result<Response, ApiError> {
-    let markdown = wants_markdown(query)?;
+async fn shared(Id(token): Id, state: AppState, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let markdown = wants_markdown(&query)?;
     let (record, items) = state.conversations.shared(token).await.map_err(ApiError::from_conversation)?;
     let made_at = record.share.as_ref().map_or(0, |share| share.created_at);
     if !state.identity.shows_share(record.user, made_at) {
@@ -290,8 +230,8 @@ async fn shared(token: String, state: AppState, query: &str) -> Result<Response,
         (status = 404, description = "The user does not exist", body = ErrorResponse),
     )
 )]
-async fn user_shares(id: String, state: AppState, query: &str) -> Result<Response, ApiError> {
-    let query: SharesQuery = parse_query(query)?;
+async fn user_shares(Id(id): Id, state: AppState, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
+    let query: SharesQuery = parse_query(&query)?;
     let user = user_id(&state, &id).await?;
     let after = match query.after {
         Some(cursor) => {
@@ -340,7 +280,7 @@ async fn user_shares(id: String, state: AppState, query: &str) -> Result<Respons
         (status = 404, description = "The user does not exist, or has no link to that conversation", body = ErrorResponse),
     )
 )]
-async fn end_share(id: String, conversation: String, state: AppState) -> Result<Response, ApiError> {
+async fn end_share(Ids(id, conversation): Ids, state: AppState) -> Result<Response, ApiError> {
     let (user, id) = (user_id(&state, &id).await?, parse_id(&conversation)?);
     state.conversations.unshare(user, id).await.map_err(ApiError::from_conversation)?;
     Ok(private(StatusCode::OK, &DeletedConversation::new(id, "conversation.share.deleted")))

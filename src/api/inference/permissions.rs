@@ -1,4 +1,4 @@
-//! Checks of an inference request that the table of access cannot make: they depend on its body.
+//! Checks of an inference request that the declaration of its route cannot make: they depend on its body.
 
 use jan_actors::identity::Right;
 

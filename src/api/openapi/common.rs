@@ -9,34 +9,29 @@ use serde_json::{Map, Value, json};
 use super::errors::{self, ERRORS, Known, Of};
 use super::samples::Sample;
 use crate::api::inference::bounds;
-use crate::auth::access::{Access, Found, Route, find};
+use crate::api::state::Route;
+use crate::auth::access::{Access, Rule};
 
 /// The methods that a path of the description can have.
 pub const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 const RATE_LIMIT_HEADERS: [&str; 3] = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"];
 
-/// Completes the description.
-pub fn complete(document: &mut Value) {
+/// Completes the description of `routes`.
+pub fn complete(document: &mut Value, routes: &[Route]) {
     fix_constants(&mut document["components"]["schemas"]);
     bounds::describe(&mut document["components"]["schemas"]);
     let schemas = document["components"]["schemas"].clone();
-    let paths = document["paths"].as_object_mut().expect("a description has paths");
-    for (path, item) in paths {
-        let item = item.as_object_mut().expect("a path is an object");
-        for name in METHODS {
-            let Some(operation) = item.get_mut(name) else { continue };
-            let method: Method = name.to_uppercase().parse().expect("these are methods");
-            // The test of the table says so where there is none.
-            let Found::Route(route) = find(&method, path) else { continue };
-            let operation = operation.as_object_mut().expect("an operation is an object");
-            name_examples(operation, path);
-            operation.insert("security".to_owned(), security(route));
-            add_errors(operation, route);
-            add_headers(operation);
-            explain_streams(operation);
-            operation.insert("x-codeSamples".to_owned(), samples(operation, &method, path, &schemas));
-        }
+    for route in routes {
+        let (rule, path) = (route.rule(), route.described_path());
+        let operation = &mut document["paths"][&path][rule.method.as_str().to_lowercase()];
+        let Some(operation) = operation.as_object_mut() else { continue };
+        name_examples(operation, &path);
+        operation.insert("security".to_owned(), security(rule));
+        add_errors(operation, rule);
+        add_headers(operation);
+        explain_streams(operation);
+        operation.insert("x-codeSamples".to_owned(), samples(operation, &rule.method, &path, &schemas));
     }
     let paths = document["paths"].as_object_mut().expect("a description has paths");
     add_links(paths);
@@ -158,8 +153,8 @@ fn security_schemes() -> Value {
 }
 
 /// Who may call, from the same table that the edge decides by.
-fn security(route: &Route) -> Value {
-    match route.access {
+fn security(rule: &Rule) -> Value {
+    match rule.access {
         Access::Probe | Access::Open => json!([]),
         Access::Proof => json!([{"bearer": []}, {}]),
         Access::Anonymous(needed) => {
@@ -194,13 +189,13 @@ fn has_parameter(operation: &Map<String, Value>, place: &str) -> bool {
 }
 
 /// Whether this error can come from the operation.
-fn applies(error: &Known, operation: &Map<String, Value>, route: &Route) -> bool {
+fn applies(error: &Known, operation: &Map<String, Value>, rule: &Rule) -> bool {
     match error.of {
         Of::Every => true,
         Of::Body => operation.contains_key("requestBody"),
         Of::Query => has_parameter(operation, "query"),
         Of::Id => has_parameter(operation, "path"),
-        Of::Inference => route.inference,
+        Of::Inference => rule.inference,
         Of::Tag(tag) => operation
             .get("tags")
             .and_then(Value::as_array)
@@ -209,7 +204,7 @@ fn applies(error: &Known, operation: &Map<String, Value>, route: &Route) -> bool
 }
 
 /// Adds the errors that any route can have, and to all errors the bodies that they come with.
-fn add_errors(operation: &mut Map<String, Value>, route: &Route) {
+fn add_errors(operation: &mut Map<String, Value>, rule: &Rule) {
     let mut common = vec![
         ("401", "The credential is missing or invalid; the code has the reason"),
         ("429", "A rate limit is reached"),
@@ -228,10 +223,10 @@ fn add_errors(operation: &mut Map<String, Value>, route: &Route) {
     if has_parameter(operation, "path") {
         common.push(("404", "There is nothing with this id"));
     }
-    if route.method != Method::GET {
+    if rule.method != Method::GET {
         common.push(("507", "The disk is full"));
     }
-    if matches!(route.access, Access::Anonymous(_) | Access::Needs(_)) {
+    if matches!(rule.access, Access::Anonymous(_) | Access::Needs(_)) {
         common.push(("403", "The credential lacks a permission"));
     }
     let mut responses = operation["responses"].as_object().cloned().unwrap_or_default();
@@ -240,8 +235,7 @@ fn add_errors(operation: &mut Map<String, Value>, route: &Route) {
     }
     for (status, response) in &mut responses {
         let Some(number) = status.parse::<u16>().ok().filter(|number| *number >= 400) else { continue };
-        let fitting =
-            ERRORS.iter().filter(|error| error.status == number && applies(error, operation, route));
+        let fitting = ERRORS.iter().filter(|error| error.status == number && applies(error, operation, rule));
         let examples: Map<String, Value> = fitting
             .map(errors::example_name)
             .map(|name| (name.clone(), json!({"$ref": format!("#/components/examples/{name}")})))

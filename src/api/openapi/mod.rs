@@ -1,25 +1,21 @@
 //! The description of the API, and `/api/swagger`, where it can be read and tried.
 //!
-//! Each resource describes what is its own beside its handlers; [`common`] adds what all have in common.
+//! Each handler describes what is its own, and its route is what puts it in; [`common`] adds what all have in common.
 
 mod common;
 mod errors;
 mod samples;
 mod swagger_ui;
 
+use http::Method;
 use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa::openapi::Server;
-use warp::filters::BoxedFilter;
+use utoipa::openapi::path::{HttpMethod, Paths};
 
 use self::common::complete;
-pub use self::swagger_ui::PAGE;
-use super::{
-    accounts::{api_keys, credentials, google, profile, sessions, users},
-    audit, backup, chat, completions, conversations, embeddings, health, models, responses, status, tokenize,
-    usage,
-};
-use crate::http::Response;
+pub use self::swagger_ui::{PAGE, routes};
+use crate::http::error::ErrorBody;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,64 +36,36 @@ use crate::http::Response;
         (name = "usage", description = "Tokens and requests by user, key, model and day"),
         (name = "status", description = "Probes and the state of the components"),
         (name = "docs", description = "This description and its interactive page"),
-    )
+    ),
+    // Part of `ErrorResponse`, for those who refer to it by name.
+    components(schemas(ErrorBody))
 )]
 struct Doc;
 
-/// What is under `/api/v1`, by resource.
-fn resources() -> Vec<utoipa::openapi::OpenApi> {
-    vec![
-        chat::Doc::openapi(),
-        completions::Doc::openapi(),
-        embeddings::Doc::openapi(),
-        responses::Doc::openapi(),
-        tokenize::Doc::openapi(),
-        models::Doc::openapi(),
-        status::Doc::openapi(),
-        sessions::Doc::openapi(),
-        profile::Doc::openapi(),
-        api_keys::Doc::openapi(),
-        users::Doc::openapi(),
-        credentials::Doc::openapi(),
-        audit::Doc::openapi(),
-        usage::Doc::openapi(),
-        backup::Doc::openapi(),
-        conversations::Doc::openapi(),
-        conversations::ItemsDoc::openapi(),
-        conversations::BranchesDoc::openapi(),
-        conversations::shares::Doc::openapi(),
-    ]
-}
-
-/// What stands at the root.
-fn others() -> Vec<utoipa::openapi::OpenApi> {
-    vec![
-        health::Doc::openapi(),
-        sessions::KeysDoc::openapi(),
-        google::Doc::openapi(),
-        swagger_ui::Doc::openapi(),
-    ]
-}
-
-/// The description of the whole API.
+/// The description of the whole API: of each of its routes.
 fn document() -> Value {
-    let mut api = utoipa::openapi::OpenApi::default();
-    for part in resources() {
-        api.merge(part);
+    let routes = super::routes();
+    let mut paths = Paths::new();
+    let mut schemas = Vec::new();
+    for route in &routes {
+        let Some(mut described) = route.description() else { continue };
+        let method = match route.rule().method {
+            Method::POST => HttpMethod::Post,
+            Method::PUT => HttpMethod::Put,
+            Method::PATCH => HttpMethod::Patch,
+            Method::DELETE => HttpMethod::Delete,
+            _ => HttpMethod::Get,
+        };
+        paths.add_path_operation(route.described_path(), vec![method], described.operation);
+        schemas.append(&mut described.schemas);
     }
-    let mut document = Doc::openapi().nest("/api/v1", api);
-    for part in others() {
-        document.merge(part);
-    }
+    let mut document = Doc::openapi();
+    document.paths = paths;
+    document.components.get_or_insert_default().schemas.extend(schemas);
     document.servers = Some(vec![Server::new("/")]);
     let mut document = serde_json::to_value(document).expect("the description serializes");
-    complete(&mut document);
+    complete(&mut document, &routes);
     document
-}
-
-/// `/api/swagger` and everything below, and `/`, which leads there.
-pub fn routes() -> BoxedFilter<(Response,)> {
-    swagger_ui::routes()
 }
 
 #[cfg(test)]
@@ -105,11 +73,9 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::path::Path;
 
-    use http::Method;
-
     use super::common::METHODS;
     use super::*;
-    use crate::auth::access::{Found, Place, ROUTES, find};
+    use crate::auth::access::Access;
 
     /// Every operation: its method, its path, itself.
     fn operations(document: &Value) -> Vec<(String, String, Value)> {
@@ -124,24 +90,25 @@ mod tests {
         found
     }
 
-    /// The table of access is what the edge lets through, and so all the routes there are.
     #[test]
-    fn the_table_of_access_and_the_description_agree() {
-        let mut described = BTreeSet::new();
-        for (method, path, _) in operations(&document()) {
-            let verb: Method = method.parse().unwrap();
-            let Found::Route(route) = find(&verb, &path) else {
-                panic!("{method} {path} is described and no route; add it to ROUTES in src/auth/access.rs")
-            };
-            described.insert((route.method.to_string(), route.path));
+    fn every_route_is_described_and_nothing_else() {
+        let described = operations(&document()).into_iter().map(|(method, path, _)| (method, path));
+        let declared = super::super::routes();
+        let declared = declared.iter().map(|route| (route.rule().method.to_string(), route.described_path()));
+        assert_eq!(described.collect::<BTreeSet<_>>(), declared.collect::<BTreeSet<_>>());
+    }
+
+    #[test]
+    fn security_is_that_of_the_route() {
+        let document = document();
+        for route in super::super::routes() {
+            let (rule, path) = (route.rule(), route.described_path());
+            let operation = &document["paths"][&path][rule.method.as_str().to_lowercase()];
+            let schemes = operation["security"].as_array().unwrap_or_else(|| panic!("{path}"));
+            let needs_none = schemes.is_empty() || schemes.contains(&serde_json::json!({}));
+            let is_required = matches!(rule.access, Access::Needs(_));
+            assert_eq!(!needs_none, is_required, "{} {path}: {schemes:?}", rule.method);
         }
-        let table: BTreeSet<_> = ROUTES.iter().map(|route| (route.method.to_string(), route.path)).collect();
-        let silent: Vec<_> = table.difference(&described).collect();
-        assert!(
-            silent.is_empty(),
-            "routes without a description (#[utoipa::path], src/api/openapi/mod.rs): {silent:?}"
-        );
-        assert!(ROUTES.iter().any(|route| route.place == Place::Both));
     }
 
     #[test]
@@ -188,8 +155,8 @@ mod tests {
     #[test]
     fn every_schema_has_a_name_of_its_own() {
         let mut seen = BTreeMap::new();
-        for part in resources().into_iter().chain(others()) {
-            for (name, schema) in part.components.map(|all| all.schemas).unwrap_or_default() {
+        for route in super::super::routes() {
+            for (name, schema) in route.description().unwrap().schemas {
                 let schema = serde_json::to_value(schema).unwrap();
                 let first = seen.entry(name.clone()).or_insert_with(|| schema.clone());
                 assert_eq!(*first, schema, "two types are called {name}: give one #[schema(as = …)]");

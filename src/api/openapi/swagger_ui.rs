@@ -10,21 +10,19 @@ use http::header::{
     REFERRER_POLICY, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
-use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
-use warp::filters::BoxedFilter;
-use warp::{Filter, Reply};
+use warp::Reply;
 
 use super::document;
-use crate::api::respond::into_response;
+use crate::api::state::Route;
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{ROOT, at, at_id, get_or_head, other_methods, other_methods_of};
-use crate::http::{ApiError, Response};
+use crate::http::routing::{Id, Place, route};
+use crate::http::{ApiError, ApiRequest, Response};
 
 /// Where the page lies.
 pub const PAGE: &str = "/api/swagger/index.html";
 
-const ALLOW: &str = "GET, HEAD, OPTIONS";
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
 const HTML: &str = "text/html; charset=utf-8";
@@ -40,32 +38,17 @@ static AS_YAML: LazyLock<Bytes> =
     LazyLock::new(|| yaml_serde::to_string(&document()).expect("the description serializes").into());
 
 /// `/api/swagger` and everything below, and `/`, which leads there.
-pub fn routes() -> BoxedFilter<(Response,)> {
-    let root = warp::path::end();
-    let folder = at(ROOT, "api/swagger");
-    let file = at_id(ROOT, "api/swagger/*");
-    root.and(get_or_head())
-        .map(to_page)
-        .or(other_methods(root, ALLOW))
-        .unify()
-        .or(folder.and(get_or_head()).map(to_page_from_folder))
-        .unify()
-        .or(other_methods(folder, ALLOW))
-        .unify()
-        .or(file
-            .and(get_or_head())
-            .and(warp::header::headers_cloned())
-            .map(|name: String, headers: HeaderMap| into_response(answer(&name, &headers))))
-        .unify()
-        .or(other_methods_of(file, ALLOW))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(to_page, Place::Root, Access::Open),
+        route!(to_page_from_folder, Place::Root, Access::Open),
+        route!(page, Place::Root, Access::Open),
+        route!(as_json, Place::Root, Access::Open),
+        route!(as_json_by_old_name, Place::Root, Access::Open),
+        route!(as_yaml, Place::Root, Access::Open),
+        route!(file, Place::Root, Access::Open),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(paths(to_page, to_page_from_folder, page, file, as_json, as_json_by_old_name, as_yaml))]
-pub struct Doc;
 
 /// Redirects to the API page.
 #[utoipa::path(
@@ -75,7 +58,7 @@ pub struct Doc;
     operation_id = "openRoot",
     responses((status = 302, description = "The API page"))
 )]
-fn to_page() -> Response {
+async fn to_page() -> Response {
     let mut response = StatusCode::FOUND.into_response();
     response.headers_mut().insert(LOCATION, HeaderValue::from_static(PAGE));
     response
@@ -89,18 +72,8 @@ fn to_page() -> Response {
     operation_id = "openSwagger",
     responses((status = 302, description = "The API page"))
 )]
-fn to_page_from_folder() -> Response {
-    to_page()
-}
-
-fn answer(name: &str, headers: &HeaderMap) -> Result<Response, ApiError> {
-    match name {
-        "index.html" => Ok(page()),
-        "openapi.json" => Ok(as_json()),
-        "doc.json" => Ok(as_json_by_old_name()),
-        "openapi.yaml" => Ok(as_yaml()),
-        name => file(name, headers),
-    }
+async fn to_page_from_folder() -> Response {
+    to_page().await
 }
 
 fn content(media_type: &'static str, body: Bytes) -> Response {
@@ -119,7 +92,7 @@ fn content(media_type: &'static str, body: Bytes) -> Response {
     operation_id = "getSwaggerPage",
     responses((status = 200, description = "Swagger UI", body = String, content_type = "text/html"))
 )]
-fn page() -> Response {
+async fn page() -> Response {
     let mut response = content(HTML, Bytes::from_static(include_bytes!("swagger_ui/index.html")));
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -135,7 +108,7 @@ fn page() -> Response {
     operation_id = "getDescription",
     responses((status = 200, description = "OpenAPI 3.1", body = Object))
 )]
-fn as_json() -> Response {
+async fn as_json() -> Response {
     content(JSON, AS_JSON.clone())
 }
 
@@ -147,8 +120,8 @@ fn as_json() -> Response {
     operation_id = "getDescriptionByOldName",
     responses((status = 200, description = "OpenAPI 3.1", body = Object))
 )]
-fn as_json_by_old_name() -> Response {
-    as_json()
+async fn as_json_by_old_name() -> Response {
+    as_json().await
 }
 
 /// The description as YAML.
@@ -159,7 +132,7 @@ fn as_json_by_old_name() -> Response {
     operation_id = "getDescriptionAsYaml",
     responses((status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/yaml"))
 )]
-fn as_yaml() -> Response {
+async fn as_yaml() -> Response {
     content(YAML, AS_YAML.clone())
 }
 
@@ -177,7 +150,11 @@ fn as_yaml() -> Response {
         (status = 404, description = "The page has no such file", body = ErrorResponse),
     )
 )]
-fn file(name: &str, asked: &HeaderMap) -> Result<Response, ApiError> {
+async fn file(Id(name): Id, request: ApiRequest) -> Result<Response, ApiError> {
+    file_of_page(&name, request.headers())
+}
+
+fn file_of_page(name: &str, asked: &HeaderMap) -> Result<Response, ApiError> {
     match name {
         "page.js" => {
             return Ok(content(
@@ -260,11 +237,11 @@ mod tests {
         let names: Vec<&str> = names.collect();
         assert!(names.len() >= 5, "{names:?}");
         for name in names {
-            let response = file(name, &HeaderMap::new()).unwrap();
+            let response = file_of_page(name, &HeaderMap::new()).unwrap();
             assert_eq!(response.status(), 200, "{name}");
             assert!(!response.headers().contains_key(CONTENT_ENCODING), "{name}");
         }
-        assert!(file("index.html.gz", &HeaderMap::new()).is_err());
-        assert!(file("swagger-initializer.js", &HeaderMap::new()).is_err());
+        assert!(file_of_page("index.html.gz", &HeaderMap::new()).is_err());
+        assert!(file_of_page("swagger-initializer.js", &HeaderMap::new()).is_err());
     }
 }

@@ -26,119 +26,43 @@ mod truncation;
 use std::sync::Arc;
 
 use http::StatusCode;
+use jan_actors::identity::Right;
 use jan_actors::model::{ChatPrompt, GenerationError, GenerationRequest, Prompt, SamplingParams};
 use jan_actors::responses::{Found, Reader, ResponseId, ResponseRecord};
 use serde::Serialize;
 use serde_json::{Value, json};
-use utoipa::{OpenApi, ToSchema};
-use warp::Filter;
-use warp::filters::BoxedFilter;
+use utoipa::ToSchema;
 
-use events::{Event, EventLog, ResponseStreamEvent};
-use items::{InputItem, ItemRole, ItemStatus};
+use events::{EventLog, ResponseStreamEvent};
 use object::ResponseObject;
 use paging::ItemList;
 use query::{ListQuery, RetrieveQuery};
-use request::{CacheRetention, CountTokens, CreateResponse, PROMPT, Truncation, UNSUPPORTED};
+use request::{CountTokens, PROMPT, UNSUPPORTED};
 use stream::Origin;
 
 use super::accounts::types::Deleted;
 use super::inference::reasoning;
 use super::inference::tools::Tools;
 use super::{
-    respond::{into_response, name_ignored, private, user_of},
-    state::{AppState, with},
+    respond::{name_ignored, private, user_of},
+    state::{AppState, Route},
 };
-use crate::http::body::request;
+use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routes::{API, at, at_id, get_or_head, other_methods, other_methods_of, raw_query};
+use crate::http::routing::{Id, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response, sse};
 
 /// `/responses` and everything below.
-pub fn routes(state: &AppState) -> BoxedFilter<(Response,)> {
-    let all = at(API, "responses");
-    let count = at(API, "responses/input_tokens");
-    let one = at_id(API, "responses/*");
-    let cancelled = at_id(API, "responses/*/cancel");
-    let items = at_id(API, "responses/*/input_items");
-    all.and(warp::post())
-        .and(with(state))
-        .and(request())
-        .then(async |state, request| into_response(create::create(state, request).await))
-        .boxed()
-        .or(other_methods(all, "POST, OPTIONS"))
-        .unify()
-        .or(count
-            .and(warp::post())
-            .and(with(state))
-            .and(request())
-            .then(async |state, request| into_response(count_tokens(state, request).await))
-            .boxed())
-        .unify()
-        .or(other_methods(count, "POST, OPTIONS"))
-        .unify()
-        .or(one
-            .and(get_or_head())
-            .and(raw_query())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, query, state, context| into_response(retrieve(id, query, state, context).await))
-            .boxed())
-        .unify()
-        .or(one
-            .and(warp::delete())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, state, context| into_response(delete(id, state, context).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(one, "GET, HEAD, DELETE, OPTIONS"))
-        .unify()
-        .or(cancelled
-            .and(warp::post())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, state, context| into_response(cancel(id, state, context).await))
-            .boxed())
-        .unify()
-        .or(other_methods_of(cancelled, "POST, OPTIONS"))
-        .unify()
-        .or(items
-            .and(get_or_head())
-            .and(raw_query())
-            .and(with(state))
-            .and(warp::ext::get())
-            .then(async |id, query, state, context| {
-                into_response(input_items(id, query, state, context).await)
-            })
-            .boxed())
-        .unify()
-        .or(other_methods_of(items, "GET, HEAD, OPTIONS"))
-        .unify()
-        .boxed()
+pub fn routes() -> Vec<Route> {
+    vec![
+        route!(create::create, Place::Api, Access::Anonymous(Right::Infer)).inference(),
+        route!(count_tokens, Place::Api, Access::Anonymous(Right::Infer)).inference(),
+        route!(retrieve, Place::Api, Access::Needs(Right::ReadInference)),
+        route!(delete, Place::Api, Access::Needs(Right::Infer)),
+        route!(cancel, Place::Api, Access::Needs(Right::Infer)),
+        route!(input_items, Place::Api, Access::Needs(Right::ReadInference)),
+    ]
 }
-
-/// The description of this resource.
-#[derive(OpenApi)]
-#[openapi(
-    paths(create::create, count_tokens, retrieve, delete, cancel, input_items),
-    components(schemas(
-        CreateResponse,
-        CountTokens,
-        TokenCount,
-        InputItem,
-        ItemRole,
-        ItemStatus,
-        Truncation,
-        CacheRetention,
-        ResponseObject,
-        ResponseStreamEvent,
-        Event,
-        ItemList,
-        Deleted,
-    ))
-)]
-pub struct Doc;
 
 /// The length of a prompt.
 #[derive(Debug, Serialize, ToSchema)]
@@ -281,8 +205,8 @@ async fn find(state: &AppState, context: &RequestContext, id: &str) -> Result<Fo
     )
 )]
 async fn retrieve(
-    id: String,
-    query: String,
+    Id(id): Id,
+    RawQuery(query): RawQuery,
     state: AppState,
     context: RequestContext,
 ) -> Result<Response, ApiError> {
@@ -311,7 +235,7 @@ async fn retrieve(
         (status = 404, description = "The response does not exist", body = ErrorResponse),
     )
 )]
-async fn delete(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn delete(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, response) = (user_of(&context)?, parse(&id)?);
     state.responses.delete(user, response).await.map_err(ApiError::from_responses)?;
     Ok(private(StatusCode::OK, &Deleted::new(response, "response")))
@@ -330,7 +254,7 @@ async fn delete(id: String, state: AppState, context: RequestContext) -> Result<
         (status = 404, description = "The response does not exist", body = ErrorResponse),
     )
 )]
-async fn cancel(id: String, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
+async fn cancel(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {
     let (user, response) = (user_of(&context)?, parse(&id)?);
     let found = state.responses.cancel(user, response).await.map_err(ApiError::from_responses)?;
     Ok(private(StatusCode::OK, &shown(&found.record)?.at(&found.record.progress())))
@@ -356,8 +280,8 @@ async fn cancel(id: String, state: AppState, context: RequestContext) -> Result<
     )
 )]
 async fn input_items(
-    id: String,
-    query: String,
+    Id(id): Id,
+    RawQuery(query): RawQuery,
     state: AppState,
     context: RequestContext,
 ) -> Result<Response, ApiError> {

@@ -7,9 +7,7 @@ pub mod citations;
 mod options;
 pub mod prompt;
 
-pub use options::{
-    ContextSize, LocationKind, SearchFilters, UserLocation, WebSearchOptions, Wish, is_web_search, shown,
-};
+pub use options::{ContextSize, SearchFilters, UserLocation, WebSearchOptions, Wish, is_web_search, shown};
 
 /// The name by which models call a search, where they decide themselves.
 pub const FUNCTION: &str = "web_search";
