@@ -32,6 +32,13 @@ VOCABULARY = Vocabulary(MODEL_FILE)
 #: `logit_bias` that keeps the model from ending its answer, for streams that must last.
 ENDLESS = {str(token): -100 for token in VOCABULARY.end_of_generation}
 
+
+def described(schema):
+    """The fields of a request, as the recorded description has them."""
+    description = json.loads((ROOT / "fixtures/openapi.json").read_text())
+    return description["components"]["schemas"][schema]["properties"]
+
+
 #: Limits that no test reaches by accident; the tests of limits set their own.
 ROOMY = {
     "JAN_SERVER__RATE_LIMITS__ANONYMOUS_PER_HOUR": "1000000",

@@ -4,7 +4,7 @@ import json
 
 import openai
 import pytest
-from harness import ENDLESS, MODEL, VOCABULARY
+from harness import ENDLESS, MODEL, VOCABULARY, described
 
 CHAT = "/api/v1/chat/completions"
 TEXT = "/api/v1/completions"
@@ -172,6 +172,18 @@ def test_two_names_of_one_penalty(server, path):
     answer = server.post(path, same | {"repetition_penalty": 1.3})
     assert answer.status == 400
     assert answer.error["param"] == "repeat_penalty"
+
+
+@pytest.mark.parametrize("path, schema", [(CHAT, "ChatRequest"), (TEXT, "CompletionRequest")])
+def test_bounds_are_those_of_the_description(server, path, schema):
+    """Values beyond the bounds of a number, and those of another type, are refused by name."""
+    for field, bounds in described(schema).items():
+        wrong = [bounds["minimum"] - 1] if "minimum" in bounds else []
+        wrong += [bounds["maximum"] + 1] if "maximum" in bounds else []
+        wrong += [bounds["exclusiveMinimum"]] if "exclusiveMinimum" in bounds else []
+        for value in wrong + (["x", [], True] if wrong else []):
+            answer = server.post(path, body_of(path, field, value))
+            assert (answer.status, answer.error["param"]) == (400, field), (field, value, answer)
 
 
 def test_good_limits_are_accepted(server):

@@ -7,7 +7,7 @@ worker are the ones from before, and serve.
 import json
 
 import pytest
-from harness import MODEL, Server
+from harness import MODEL, Server, described
 from hostile import (
     BODIES, CHAT, CONVERSATIONS, DETOKENIZE, ITEMS, RESPONSES, TEMPLATE, TEMPLATED, TEXT, TOKENIZE, Victim, body, dumps,
     format_field, nested, text_field, tools,
@@ -33,19 +33,19 @@ def victim(running):
     one.is_unharmed()
 
 
-#: The numeric fields that any of the endpoints has.
+def numeric(schema):
+    """The fields of a request that are numbers, as the description has them, and `logit_bias`, which has numbers."""
+    fields = described(schema).items()
+    return [name for name, field in fields if {"integer", "number"} & set(field.get("type", []))] + ["logit_bias"]
+
+
+#: The fields with numbers of each endpoint.
 NUMBERS = {
-    CHAT: [
-        "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repeat_penalty",
-        "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "n", "top_logprobs", "logit_bias",
-    ],
-    TEXT: [
-        "max_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repeat_penalty", "repetition_penalty",
-        "presence_penalty", "frequency_penalty", "seed", "n", "logprobs", "best_of", "logit_bias", "prompt",
-    ],
-    RESPONSES: ["max_output_tokens", "temperature", "top_p", "top_logprobs", "max_tool_calls", "logit_bias"],
+    CHAT: numeric("ChatRequest"),
+    TEXT: [*numeric("CompletionRequest"), "prompt"],
+    RESPONSES: numeric("CreateResponse"),
     DETOKENIZE: ["tokens"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("path", BODIES)

@@ -11,5 +11,6 @@ pub mod memory;
 pub mod output_formats;
 pub mod parts;
 pub mod report;
+mod sampling;
 pub mod types;
 pub mod worker_protocol;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::output_formats::{Layout, Tool};
+pub use crate::sampling::SamplingParams;
 
 /// A token's number in its model's vocabulary (`llama_token`).
 pub type Token = i32;
@@ -131,50 +132,6 @@ pub struct Callable {
     pub strict: bool,
 }
 
-/// How the next token is chosen. Defaults are OpenAI's.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SamplingParams {
-    /// 0 is greedy; OpenAI allows 0 to 2.
-    pub temperature: f32,
-    /// Nucleus: the smallest set of tokens whose probability reaches this; 1 is off. In (0, 1], 0 is greedy.
-    pub top_p: f32,
-    /// Only the k likeliest tokens; 0 is off.
-    pub top_k: u32,
-    /// Only tokens at least this fraction as likely as the likeliest; 0 is off.
-    pub min_p: f32,
-    /// Locally typical sampling: of the tokens whose surprise is nearest to the expected one, the fewest whose
-    /// probability reaches this; 1 is off. In (0, 1]. (Meister et al. 2022, <https://arxiv.org/abs/2202.00666>.)
-    pub typical_p: f32,
-    /// Divides the positive and multiplies the negative logits of tokens that the prompt or the answer has; 1 is
-    /// off. In (0, 2]. (Keskar et al. 2019, <https://arxiv.org/abs/1909.05858>; transformers' `repetition_penalty`.)
-    pub repeat_penalty: f32,
-    /// OpenAI's presence penalty over the generated tokens, -2 to 2.
-    pub presence_penalty: f32,
-    /// OpenAI's frequency penalty over the generated tokens, -2 to 2.
-    pub frequency_penalty: f32,
-    /// Added to these tokens' logits, each -100 to 100 (-100 bans, 100 forces).
-    pub logit_bias: Arc<[(Token, f32)]>,
-    /// The draw for position *i* depends on (seed, i) alone, so that a resumed request draws the same.
-    pub seed: u64,
-}
-
-impl Default for SamplingParams {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            typical_p: 1.0,
-            repeat_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            logit_bias: Arc::default(),
-            seed: 0,
-        }
-    }
-}
-
 /// What an answer has to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Constraint {
@@ -192,7 +149,7 @@ pub enum Constraint {
 pub struct GenerationRequest {
     /// The HTTP request's id, for logs.
     pub request_id: String,
-    /// The model's id or alias, as the caller named it.
+    /// The model's id or alias, as the caller named it; empty in a worker, which has one model.
     pub model: String,
     /// Whom to be fair to: the principal's id (until there are principals: the peer's address).
     pub user: String,

@@ -2,7 +2,6 @@
 //!
 //! Source: `CreateChatCompletionRequest` in OpenAI's API description.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jan_actors::model::{ChatPrompt, Constraint, PromptEnding, SamplingParams};
@@ -13,9 +12,10 @@ use utoipa::ToSchema;
 use super::conversation::{ConversationParam, ConversationTarget};
 use super::message::{Message, message_object};
 use crate::api::inference::bounds::{self, MAX_MESSAGES};
-use crate::api::inference::params::{self, Metadata, Sampling, ServiceTier, Stop, StopShape, StreamOptions};
+use crate::api::inference::fields::inference_request;
+use crate::api::inference::params::{self, Metadata, ServiceTier, Stop, StopShape, StreamOptions};
 use crate::api::inference::reasoning::{self, Effort};
-use crate::api::inference::structured_output::{ResponseFormat, Structured, StructuredOutputs, Wishes};
+use crate::api::inference::structured_output::Structured;
 use crate::api::inference::tools::{ChatTool, ToolChoiceShape, Tools};
 use crate::api::inference::web_search::{WebSearchOptions, Wish};
 use crate::http::ApiError;
@@ -36,136 +36,85 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "chat_template", harmless: &[] },
 ];
 
-/// A chat completion request.
-#[derive(Debug, Deserialize, ToSchema)]
-#[schema(example = json!({"model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}]}))]
-pub struct ChatRequest {
-    /// A model's id or alias, see `GET /models`.
-    pub model: String,
-    /// The messages of the conversation. With `conversation`: the new ones; none regenerates the last answer.
-    #[schema(value_type = Vec<Message>)]
-    pub messages: Option<Vec<Message>>,
-    /// A stored conversation to continue: its history precedes `messages`, and both these and the answer are
-    /// stored in it. Its id, or an object.
-    #[schema(value_type = Option<ConversationTarget>)]
-    pub conversation: Option<ConversationParam>,
-    /// Maximum number of tokens of each answer; by default the rest of the context.
-    #[schema(minimum = 1)]
-    pub max_completion_tokens: Option<i64>,
-    /// The older name of `max_completion_tokens`.
-    #[schema(minimum = 1)]
-    pub max_tokens: Option<i64>,
-    /// Sampling temperature. `0` always selects the most likely token; higher values are more random.
-    #[schema(minimum = 0, maximum = 2, default = 1)]
-    pub temperature: Option<f64>,
-    /// Nucleus sampling: the smallest set of tokens with cumulative probability `top_p`.
-    #[schema(minimum = 0, maximum = 1, default = 1)]
-    pub top_p: Option<f64>,
-    /// Samples from the `k` most likely tokens only; 0 or -1 disables it.
-    #[schema(minimum = -1, default = 0)]
-    pub top_k: Option<i64>,
-    /// Minimum probability of a token, relative to the most likely one.
-    #[schema(minimum = 0, maximum = 1, default = 0)]
-    pub min_p: Option<f64>,
-    /// Locally typical sampling: the tokens whose information content is closest to the expected one, up to
-    /// this cumulative probability.
-    #[schema(exclusive_minimum = 0, maximum = 1, default = 1)]
-    pub typical_p: Option<f64>,
-    /// Values above 1 lower, values below 1 raise the probability of tokens that occur in the prompt or the
-    /// answer.
-    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
-    pub repeat_penalty: Option<f64>,
-    /// Another name of `repeat_penalty`.
-    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
-    pub repetition_penalty: Option<f64>,
-    /// The number of answers.
-    #[schema(minimum = 1, maximum = 128, default = 1)]
-    pub n: Option<i64>,
-    /// Seed for reproducible answers: the same request with the same seed gets the same answer. Answer `i` of
-    /// `n` uses a seed derived from this one and `i`.
-    pub seed: Option<i64>,
-    /// Up to four texts that end the answer and are not part of it.
-    #[schema(value_type = Option<StopShape>)]
-    pub stop: Option<Stop>,
-    /// Send the answer as server-sent events while it is generated.
-    #[schema(default = false)]
-    pub stream: Option<bool>,
-    /// Only with `stream`.
-    pub stream_options: Option<StreamOptions>,
-    /// Lowers the probability of tokens that have occurred.
-    #[schema(minimum = -2, maximum = 2, default = 0)]
-    pub presence_penalty: Option<f64>,
-    /// Lowers the probability of tokens with each occurrence.
-    #[schema(minimum = -2, maximum = 2, default = 0)]
-    pub frequency_penalty: Option<f64>,
-    /// Token ids and the values that are added to their logits, -100 to 100.
-    pub logit_bias: Option<BTreeMap<String, f64>>,
-    /// Return the log-probabilities of the answer's tokens.
-    #[schema(default = false)]
-    pub logprobs: Option<bool>,
-    /// With `logprobs`: the number of most likely tokens to return at each position.
-    #[schema(minimum = 0, maximum = 20)]
-    pub top_logprobs: Option<i64>,
-    /// The format of the answer: text, JSON, or JSON that satisfies a schema.
-    pub response_format: Option<ResponseFormat>,
-    /// A JSON Schema that the answer must satisfy, as in vLLM.
-    #[schema(value_type = Option<Object>)]
-    pub guided_json: Option<Map<String, Value>>,
-    /// A regular expression that the whole answer must match, without look-around.
-    pub guided_regex: Option<String>,
-    /// Texts of which the answer must be one.
-    #[schema(min_items = 1)]
-    pub guided_choice: Option<Vec<String>>,
-    /// A grammar of the answer in Lark's notation or llama.cpp's.
-    pub guided_grammar: Option<String>,
-    /// The same constraints in one field, as in vLLM.
-    pub structured_outputs: Option<StructuredOutputs>,
-    /// A grammar of the answer in llama.cpp's notation, as in llama-server.
-    pub grammar: Option<String>,
-    /// A JSON Schema that the answer must satisfy, as in llama-server.
-    #[schema(value_type = Option<Object>)]
-    pub json_schema: Option<Map<String, Value>>,
-    /// Up to 128 functions that the model may call.
-    #[schema(max_items = 128)]
-    pub tools: Option<Vec<ChatTool>>,
-    /// The choice of tool calls.
-    #[schema(value_type = Option<ToolChoiceShape>)]
-    pub tool_choice: Option<Value>,
-    /// Permit several calls in one answer.
-    #[schema(default = true)]
-    pub parallel_tool_calls: Option<bool>,
-    /// Search the web with the last user message before answering; the answer cites its sources.
-    pub web_search_options: Option<WebSearchOptions>,
-    /// The reasoning effort, for models that support it.
-    pub reasoning_effort: Option<Effort>,
-    /// Maximum number of reasoning tokens. `0` disables reasoning.
-    #[serde(alias = "thinking_token_budget")]
-    #[schema(minimum = 0)]
-    pub thinking_budget: Option<i64>,
-    /// Additional variables of the model's chat template, such as `enable_thinking`.
-    #[schema(value_type = Option<Object>)]
-    pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// Documents for models whose chat template supports them.
-    #[schema(value_type = Option<Vec<Object>>)]
-    pub documents: Option<Vec<Map<String, Value>>>,
-    /// End the prompt with the beginning of the assistant's message.
-    #[schema(default = true)]
-    pub add_generation_prompt: Option<bool>,
-    /// Continue the last message instead of answering it. Excludes `add_generation_prompt`.
-    #[schema(default = false)]
-    pub continue_final_message: Option<bool>,
-    /// The caller's id for its user; has no effect.
-    pub user: Option<String>,
-    /// The caller's id for its user; has no effect.
-    #[schema(max_length = 64)]
-    pub safety_identifier: Option<String>,
-    /// Prefixes are always cached; those of requests with different keys are not shared.
-    pub prompt_cache_key: Option<String>,
-    /// Up to 16 pairs of custom metadata; have no effect.
-    pub metadata: Option<Metadata>,
-    /// The only tier is `default`.
-    #[allow(dead_code, reason = "its type is checked")]
-    pub service_tier: Option<ServiceTier>,
+inference_request! { chat:
+    /// A chat completion request.
+    #[derive(Debug, Deserialize, ToSchema)]
+    #[schema(example = json!({"model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}]}))]
+    pub struct ChatRequest {
+        /// A model's id or alias, see `GET /models`.
+        pub model: String,
+        /// The messages of the conversation. With `conversation`: the new ones; none regenerates the last answer.
+        #[schema(value_type = Vec<Message>)]
+        pub messages: Option<Vec<Message>>,
+        /// A stored conversation to continue: its history precedes `messages`, and both these and the answer are
+        /// stored in it. Its id, or an object.
+        #[schema(value_type = Option<ConversationTarget>)]
+        pub conversation: Option<ConversationParam>,
+        /// Maximum number of tokens of each answer; by default the rest of the context.
+        #[schema(minimum = 1)]
+        pub max_completion_tokens: Option<i64>,
+        /// The older name of `max_completion_tokens`.
+        #[schema(minimum = 1)]
+        pub max_tokens: Option<i64>,
+        /// The number of answers.
+        #[schema(minimum = 1, maximum = 128, default = 1)]
+        pub n: Option<i64>,
+        /// Up to four texts that end the answer and are not part of it.
+        #[schema(value_type = Option<StopShape>)]
+        pub stop: Option<Stop>,
+        /// Send the answer as server-sent events while it is generated.
+        #[schema(default = false)]
+        pub stream: Option<bool>,
+        /// Only with `stream`.
+        pub stream_options: Option<StreamOptions>,
+        /// Return the log-probabilities of the answer's tokens.
+        #[schema(default = false)]
+        pub logprobs: Option<bool>,
+        /// With `logprobs`: the number of most likely tokens to return at each position.
+        #[schema(minimum = 0, maximum = 20)]
+        pub top_logprobs: Option<i64>,
+        /// Up to 128 functions that the model may call.
+        #[schema(max_items = 128)]
+        pub tools: Option<Vec<ChatTool>>,
+        /// The choice of tool calls.
+        #[schema(value_type = Option<ToolChoiceShape>)]
+        pub tool_choice: Option<Value>,
+        /// Permit several calls in one answer.
+        #[schema(default = true)]
+        pub parallel_tool_calls: Option<bool>,
+        /// Search the web with the last user message before answering; the answer cites its sources.
+        pub web_search_options: Option<WebSearchOptions>,
+        /// The reasoning effort, for models that support it.
+        pub reasoning_effort: Option<Effort>,
+        /// Maximum number of reasoning tokens. `0` disables reasoning.
+        #[serde(alias = "thinking_token_budget")]
+        #[schema(minimum = 0)]
+        pub thinking_budget: Option<i64>,
+        /// Additional variables of the model's chat template, such as `enable_thinking`.
+        #[schema(value_type = Option<Object>)]
+        pub chat_template_kwargs: Option<Map<String, Value>>,
+        /// Documents for models whose chat template supports them.
+        #[schema(value_type = Option<Vec<Object>>)]
+        pub documents: Option<Vec<Map<String, Value>>>,
+        /// End the prompt with the beginning of the assistant's message.
+        #[schema(default = true)]
+        pub add_generation_prompt: Option<bool>,
+        /// Continue the last message instead of answering it. Excludes `add_generation_prompt`.
+        #[schema(default = false)]
+        pub continue_final_message: Option<bool>,
+        /// The caller's id for its user; has no effect.
+        pub user: Option<String>,
+        /// The caller's id for its user; has no effect.
+        #[schema(max_length = 64)]
+        pub safety_identifier: Option<String>,
+        /// Prefixes are always cached; those of requests with different keys are not shared.
+        pub prompt_cache_key: Option<String>,
+        /// Up to 16 pairs of custom metadata; have no effect.
+        pub metadata: Option<Metadata>,
+        /// The only tier is `default`.
+        #[allow(dead_code, reason = "its type is checked")]
+        pub service_tier: Option<ServiceTier>,
+    }
 }
 
 /// A request that has passed every check.
@@ -191,42 +140,19 @@ pub struct CheckedChat {
 
 impl ChatRequest {
     /// Checks every field's range.
-    pub fn check(self) -> Result<CheckedChat, ApiError> {
+    pub fn check(mut self) -> Result<CheckedChat, ApiError> {
         params::model(&self.model)?;
         let max_tokens = token_limit(self.max_tokens, self.max_completion_tokens)?;
         let n = params::choice_count(self.n)?;
-        let sampling = Sampling {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            min_p: self.min_p,
-            typical_p: self.typical_p,
-            repeat_penalty: self.repeat_penalty,
-            repetition_penalty: self.repetition_penalty,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            logit_bias: self.logit_bias.as_ref(),
-            seed: self.seed,
-        }
-        .check()?;
+        let sampling = self.sampling()?;
         let logprobs = params::chat_logprobs(self.logprobs, self.top_logprobs)?;
-        let stop = params::stops(self.stop)?;
+        let stop = params::stops(self.stop.take())?;
         let stream = self.stream.unwrap_or(false);
         let include_usage = params::include_usage(stream, self.stream_options)?;
         params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
         params::labels(self.user.as_deref(), self.prompt_cache_key.as_deref())?;
         bounds::template(self.documents.as_ref(), self.chat_template_kwargs.as_ref())?;
-        let structured = Wishes {
-            response_format: self.response_format,
-            structured_outputs: self.structured_outputs,
-            guided_json: self.guided_json,
-            guided_regex: self.guided_regex,
-            guided_choice: self.guided_choice,
-            guided_grammar: self.guided_grammar,
-            grammar: self.grammar,
-            json_schema: self.json_schema,
-        }
-        .check()?;
+        let structured = self.take_constraint()?;
         if self.conversation.is_some() && n != 1 {
             let message = "'n' must be 1 with 'conversation', which one answer continues.";
             return Err(ApiError::invalid_value("n", message));

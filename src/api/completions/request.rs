@@ -2,17 +2,16 @@
 //!
 //! Source: `CreateCompletionRequest` in OpenAI's API description.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jan_actors::model::{Constraint, GenerationRequest, Prompt, SamplingParams};
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::api::inference::params::{self, Metadata, Sampling, Stop, StopShape, StreamOptions, choice_seed};
+use crate::api::inference::fields::inference_request;
+use crate::api::inference::params::{self, Metadata, Stop, StopShape, StreamOptions, choice_seed};
 use crate::api::inference::prompt::{PromptShape, Prompts};
-use crate::api::inference::structured_output::{ResponseFormat, Structured, StructuredOutputs, Wishes};
+use crate::api::inference::structured_output::Structured;
 use crate::http::json::Unsupported;
 use crate::http::{ApiError, RequestContext};
 
@@ -23,100 +22,49 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 /// Fields that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[Unsupported { field: "prompt_logprobs", harmless: &[] }];
 
-/// A text completion request.
-#[derive(Debug, Deserialize, ToSchema)]
-#[schema(example = json!({"model": "jan-v1-4b", "prompt": "The meaning of life is", "max_tokens": 50}))]
-pub struct CompletionRequest {
-    /// A model's id or alias, see `GET /models`.
-    pub model: String,
-    /// A text, up to 128 texts, an array of tokens or up to 128 of those.
-    #[schema(value_type = PromptShape)]
-    pub prompt: Prompts,
-    /// Maximum number of tokens of each answer.
-    #[schema(minimum = 0, default = 16)]
-    pub max_tokens: Option<i64>,
-    /// Prepend the prompt to each answer.
-    #[schema(default = false)]
-    pub echo: Option<bool>,
-    /// Sampling temperature. `0` always selects the most likely token; higher values are more random.
-    #[schema(minimum = 0, maximum = 2, default = 1)]
-    pub temperature: Option<f64>,
-    /// Nucleus sampling: the smallest set of tokens with cumulative probability `top_p`.
-    #[schema(minimum = 0, maximum = 1, default = 1)]
-    pub top_p: Option<f64>,
-    /// Samples from the `k` most likely tokens only; 0 or -1 disables it.
-    #[schema(minimum = -1, default = 0)]
-    pub top_k: Option<i64>,
-    /// Minimum probability of a token, relative to the most likely one.
-    #[schema(minimum = 0, maximum = 1, default = 0)]
-    pub min_p: Option<f64>,
-    /// Locally typical sampling: the tokens whose information content is closest to the expected one, up to
-    /// this cumulative probability.
-    #[schema(exclusive_minimum = 0, maximum = 1, default = 1)]
-    pub typical_p: Option<f64>,
-    /// Values above 1 lower, values below 1 raise the probability of tokens that occur in the prompt or the
-    /// answer.
-    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
-    pub repeat_penalty: Option<f64>,
-    /// Another name of `repeat_penalty`.
-    #[schema(exclusive_minimum = 0, maximum = 2, default = 1)]
-    pub repetition_penalty: Option<f64>,
-    /// The number of answers to each prompt.
-    #[schema(minimum = 1, maximum = 128, default = 1)]
-    pub n: Option<i64>,
-    /// The number of answers to generate per prompt; the `n` with the highest mean log-probability are
-    /// returned, best first. All of them are counted in `usage`. More than `n` cannot be streamed.
-    #[schema(minimum = 1, maximum = 128)]
-    pub best_of: Option<i64>,
-    /// The text after the answer: the model fills the gap. For models trained for infilling, and a single
-    /// text as prompt.
-    pub suffix: Option<String>,
-    /// Seed for reproducible answers: the same request with the same seed gets the same answers. Answer `k`
-    /// of `n` uses a seed derived from this one and `k`.
-    pub seed: Option<i64>,
-    /// Up to four texts that end the answer and are not part of it.
-    #[schema(value_type = Option<StopShape>)]
-    pub stop: Option<Stop>,
-    /// Send the answers as server-sent events while they are generated.
-    #[schema(default = false)]
-    pub stream: Option<bool>,
-    /// Only with `stream`.
-    pub stream_options: Option<StreamOptions>,
-    /// Lowers the probability of tokens that have occurred.
-    #[schema(minimum = -2, maximum = 2, default = 0)]
-    pub presence_penalty: Option<f64>,
-    /// Lowers the probability of tokens with each occurrence.
-    #[schema(minimum = -2, maximum = 2, default = 0)]
-    pub frequency_penalty: Option<f64>,
-    /// Token ids and the values that are added to their logits, -100 to 100.
-    pub logit_bias: Option<BTreeMap<String, f64>>,
-    /// Return the log-probabilities of the answer's tokens, and of this many most likely tokens at each
-    /// position. With `echo` also those of the prompt; `max_tokens` may be 0.
-    #[schema(minimum = 0, maximum = 5)]
-    pub logprobs: Option<i64>,
-    /// The format of the answer: text, JSON, or JSON that satisfies a schema.
-    pub response_format: Option<ResponseFormat>,
-    /// A JSON Schema that the answer must satisfy, as in vLLM.
-    #[schema(value_type = Option<Object>)]
-    pub guided_json: Option<Map<String, Value>>,
-    /// A regular expression that the whole answer must match, without look-around.
-    pub guided_regex: Option<String>,
-    /// Texts of which the answer must be one.
-    #[schema(min_items = 1)]
-    pub guided_choice: Option<Vec<String>>,
-    /// A grammar of the answer in Lark's notation or llama.cpp's.
-    pub guided_grammar: Option<String>,
-    /// The same constraints in one field, as in vLLM.
-    pub structured_outputs: Option<StructuredOutputs>,
-    /// A grammar of the answer in llama.cpp's notation, as in llama-server.
-    pub grammar: Option<String>,
-    /// A JSON Schema that the answer must satisfy, as in llama-server.
-    #[schema(value_type = Option<Object>)]
-    pub json_schema: Option<Map<String, Value>>,
-    /// The caller's id for its user; has no effect.
-    pub user: Option<String>,
-    /// Up to 16 pairs of custom metadata; have no effect.
-    pub metadata: Option<Metadata>,
+inference_request! { completion:
+    /// A text completion request.
+    #[derive(Debug, Deserialize, ToSchema)]
+    #[schema(example = json!({"model": "jan-v1-4b", "prompt": "The meaning of life is", "max_tokens": 50}))]
+    pub struct CompletionRequest {
+        /// A model's id or alias, see `GET /models`.
+        pub model: String,
+        /// A text, up to 128 texts, an array of tokens or up to 128 of those.
+        #[schema(value_type = PromptShape)]
+        pub prompt: Prompts,
+        /// Maximum number of tokens of each answer.
+        #[schema(minimum = 0, default = 16)]
+        pub max_tokens: Option<i64>,
+        /// Prepend the prompt to each answer.
+        #[schema(default = false)]
+        pub echo: Option<bool>,
+        /// The number of answers to each prompt.
+        #[schema(minimum = 1, maximum = 128, default = 1)]
+        pub n: Option<i64>,
+        /// The number of answers to generate per prompt; the `n` with the highest mean log-probability are
+        /// returned, best first. All of them are counted in `usage`. More than `n` cannot be streamed.
+        #[schema(minimum = 1, maximum = 128)]
+        pub best_of: Option<i64>,
+        /// The text after the answer: the model fills the gap. For models trained for infilling, and a single
+        /// text as prompt.
+        pub suffix: Option<String>,
+        /// Up to four texts that end the answer and are not part of it.
+        #[schema(value_type = Option<StopShape>)]
+        pub stop: Option<Stop>,
+        /// Send the answers as server-sent events while they are generated.
+        #[schema(default = false)]
+        pub stream: Option<bool>,
+        /// Only with `stream`.
+        pub stream_options: Option<StreamOptions>,
+        /// Return the log-probabilities of the answer's tokens, and of this many most likely tokens at each
+        /// position. With `echo` also those of the prompt; `max_tokens` may be 0.
+        #[schema(minimum = 0, maximum = 5)]
+        pub logprobs: Option<i64>,
+        /// The caller's id for its user; has no effect.
+        pub user: Option<String>,
+        /// Up to 16 pairs of custom metadata; have no effect.
+        pub metadata: Option<Metadata>,
+    }
 }
 
 /// A request that has passed every check.
@@ -151,43 +99,20 @@ pub struct Checked {
 impl CompletionRequest {
     /// # Errors
     /// 400 with the field that cannot be.
-    pub fn check(self) -> Result<Checked, ApiError> {
+    pub fn check(mut self) -> Result<Checked, ApiError> {
         params::model(&self.model)?;
         let max_tokens = params::token_count("max_tokens", self.max_tokens, 0)?.unwrap_or(DEFAULT_MAX_TOKENS);
         let n = params::choice_count(self.n)?;
-        let sampling = Sampling {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            min_p: self.min_p,
-            typical_p: self.typical_p,
-            repeat_penalty: self.repeat_penalty,
-            repetition_penalty: self.repetition_penalty,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            logit_bias: self.logit_bias.as_ref(),
-            seed: self.seed,
-        }
-        .check()?;
+        let sampling = self.sampling()?;
         let echo = self.echo.unwrap_or(false);
         let logprobs = params::completion_logprobs(self.logprobs)?;
-        let stop = params::stops(self.stop)?;
+        let stop = params::stops(self.stop.take())?;
         let stream = self.stream.unwrap_or(false);
         let include_usage = params::include_usage(stream, self.stream_options)?;
         params::descriptive(self.metadata.as_ref(), None)?;
         params::labels(self.user.as_deref(), None)?;
         let best_of = best_of(self.best_of, n, stream)?;
-        let structured = Wishes {
-            response_format: self.response_format,
-            structured_outputs: self.structured_outputs,
-            guided_json: self.guided_json,
-            guided_regex: self.guided_regex,
-            guided_choice: self.guided_choice,
-            guided_grammar: self.guided_grammar,
-            grammar: self.grammar,
-            json_schema: self.json_schema,
-        }
-        .check()?;
+        let structured = self.take_constraint()?;
         let prompts = match self.suffix.filter(|suffix| !suffix.is_empty()) {
             Some(suffix) => filling(self.prompt.0, &suffix, echo)?,
             None => self.prompt.0,

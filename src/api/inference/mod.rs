@@ -2,6 +2,7 @@
 
 pub mod bounds;
 pub mod choices;
+pub mod fields;
 pub mod logprobs;
 pub mod metering;
 pub mod params;

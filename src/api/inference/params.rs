@@ -1,19 +1,17 @@
-//! Checks of the fields that chat and text completions share. Types are checked by then; this is about
-//! ranges. Source of both: `CreateChatCompletionRequest` and `CreateCompletionRequest` in OpenAI's API
-//! description; `top_k`, `min_p`, `typical_p` and the repeat penalty as vLLM and llama.cpp have them.
+//! Checks of further fields that inference requests share ([`super::fields`] has those of sampling and constraints). Types
+//! are checked by then; this is about ranges. Source: `CreateChatCompletionRequest` and `CreateCompletionRequest` in
+//! OpenAI's API description.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use jan_actors::model::SamplingParams;
-use jan_protocol::types::Token;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::bounds::{self, MAX_LOGIT_BIASES, MAX_NAME, MAX_STOP, MAX_STOPS};
+use super::bounds::{self, MAX_NAME, MAX_STOP, MAX_STOPS};
 use crate::http::ApiError;
 
 /// Most answers to one prompt.
@@ -99,66 +97,6 @@ impl<'de> Deserialize<'de> for Stop {
     }
 }
 
-/// The sampling fields of a request.
-#[derive(Debug, Default)]
-pub struct Sampling<'a> {
-    pub temperature: Option<f64>,
-    pub top_p: Option<f64>,
-    pub top_k: Option<i64>,
-    pub min_p: Option<f64>,
-    pub typical_p: Option<f64>,
-    /// llama.cpp's name of the penalty.
-    pub repeat_penalty: Option<f64>,
-    /// transformers' and vLLM's name of the same.
-    pub repetition_penalty: Option<f64>,
-    pub presence_penalty: Option<f64>,
-    pub frequency_penalty: Option<f64>,
-    pub logit_bias: Option<&'a BTreeMap<String, f64>>,
-    pub seed: Option<i64>,
-}
-
-impl Sampling<'_> {
-    /// Checks the fields and fills in OpenAI's defaults; without a seed, a random one.
-    pub fn check(&self) -> Result<SamplingParams, ApiError> {
-        let defaults = SamplingParams::default();
-        let number = |param, value, range, default| {
-            number(param, value, range).map(|value| value.map_or(default, |value| value as f32))
-        };
-        let top_k = integer("top_k", self.top_k, -1..=i64::from(i32::MAX))?.unwrap_or(0);
-        Ok(SamplingParams {
-            temperature: number("temperature", self.temperature, 0.0..=2.0, defaults.temperature)?,
-            top_p: number("top_p", self.top_p, 0.0..=1.0, defaults.top_p)?,
-            // -1 is how vLLM switches it off.
-            top_k: u32::try_from(top_k).unwrap_or(0),
-            min_p: number("min_p", self.min_p, 0.0..=1.0, defaults.min_p)?,
-            typical_p: positive("typical_p", self.typical_p, 1.0)?.unwrap_or(defaults.typical_p),
-            repeat_penalty: self.repeat_penalty()?.unwrap_or(defaults.repeat_penalty),
-            presence_penalty: number("presence_penalty", self.presence_penalty, -2.0..=2.0, 0.0)?,
-            frequency_penalty: number("frequency_penalty", self.frequency_penalty, -2.0..=2.0, 0.0)?,
-            logit_bias: self.logit_bias.map_or(Ok(Vec::new()), logit_bias)?.into(),
-            seed: self.seed.map_or_else(random_seed, i64::cast_unsigned),
-        })
-    }
-
-    fn repeat_penalty(&self) -> Result<Option<f32>, ApiError> {
-        let repeat = positive("repeat_penalty", self.repeat_penalty, 2.0)?;
-        let repetition = positive("repetition_penalty", self.repetition_penalty, 2.0)?;
-        match (repeat, repetition) {
-            (Some(repeat), Some(repetition)) if repeat != repetition => Err(ApiError::invalid_value(
-                "repeat_penalty",
-                "'repeat_penalty' and 'repetition_penalty' are synonyms with different values; send only one.",
-            )),
-            (repeat, repetition) => Ok(repeat.or(repetition)),
-        }
-    }
-}
-
-fn random_seed() -> u64 {
-    // A version 4 UUID has 122 random bits; folding its halves covers the fixed ones.
-    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-    high ^ low.rotate_left(17)
-}
-
 /// The seed of the `index`-th answer to a prompt: a SplitMix64 step of the request's seed, so that the
 /// answers differ from each other and each is the same again with the same seed, whatever `n` is.
 pub fn choice_seed(seed: u64, index: u32) -> u64 {
@@ -166,21 +104,6 @@ pub fn choice_seed(seed: u64, index: u32) -> u64 {
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
-}
-
-fn logit_bias(biases: &BTreeMap<String, f64>) -> Result<Vec<(Token, f32)>, ApiError> {
-    bounds::entries("logit_bias", biases.len(), MAX_LOGIT_BIASES)?;
-    biases
-        .iter()
-        .map(|(key, bias)| {
-            let token = key.parse::<Token>().ok().filter(|token| *token >= 0).ok_or_else(|| {
-                let message = "Invalid 'logit_bias': its keys are token ids, integers of at least 0.";
-                ApiError::invalid_value("logit_bias", message)
-            })?;
-            let bias = number(&format!("logit_bias.{token}"), Some(*bias), -100.0..=100.0)?.unwrap_or(0.0);
-            Ok((token, bias as f32))
-        })
-        .collect()
 }
 
 /// Checks a number's range.
@@ -195,17 +118,6 @@ pub fn number(param: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Re
             ),
         )),
         value => Ok(value),
-    }
-}
-
-/// Checks that a number is above 0, as an f32 too, and at most `most`.
-fn positive(param: &str, value: Option<f64>, most: f64) -> Result<Option<f32>, ApiError> {
-    match value {
-        Some(value) if !(value as f32 > 0.0 && value <= most) => Err(ApiError::invalid_value(
-            param,
-            format!("Invalid '{param}': {value} is out of range, it must be above 0 and at most {most}."),
-        )),
-        value => Ok(value.map(|value| value as f32)),
     }
 }
 
@@ -338,77 +250,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn defaults_are_openais() {
-        let sampling = Sampling { seed: Some(-1), ..Sampling::default() }.check().unwrap();
-        assert_eq!(sampling, SamplingParams { seed: u64::MAX, ..SamplingParams::default() });
-        let random = |()| Sampling::default().check().unwrap().seed;
-        assert_ne!(random(()), random(()));
-    }
-
-    #[test]
-    fn ranges_are_openais() {
-        let with = |edit: fn(&mut Sampling<'_>, f64), value| {
-            let mut sampling = Sampling::default();
-            edit(&mut sampling, value);
-            sampling.check().map_err(|error| error.param().unwrap_or_default().to_owned())
-        };
-        type Edit = fn(&mut Sampling<'_>, f64);
-        let cases: [(&str, Edit, f64, f64); 5] = [
-            ("temperature", |s, v| s.temperature = Some(v), 0.0, 2.0),
-            ("top_p", |s, v| s.top_p = Some(v), 0.0, 1.0),
-            ("min_p", |s, v| s.min_p = Some(v), 0.0, 1.0),
-            ("presence_penalty", |s, v| s.presence_penalty = Some(v), -2.0, 2.0),
-            ("frequency_penalty", |s, v| s.frequency_penalty = Some(v), -2.0, 2.0),
-        ];
-        for (param, edit, low, high) in cases {
-            assert!(with(edit, low).is_ok() && with(edit, high).is_ok(), "{param}");
-            for wrong in [low - 0.01, high + 0.01, f64::NAN, f64::INFINITY] {
-                assert_eq!(with(edit, wrong), Err(param.to_owned()), "{param} {wrong}");
-            }
-        }
-        let cases: [(&str, Edit, f64); 3] = [
-            ("typical_p", |s, v| s.typical_p = Some(v), 1.0),
-            ("repeat_penalty", |s, v| s.repeat_penalty = Some(v), 2.0),
-            ("repetition_penalty", |s, v| s.repetition_penalty = Some(v), 2.0),
-        ];
-        for (param, edit, high) in cases {
-            assert!(with(edit, 0.01).is_ok() && with(edit, high).is_ok(), "{param}");
-            // The last is 0 as an f32.
-            for wrong in [0.0, -0.01, high + 0.01, f64::NAN, f64::INFINITY, 1e-60] {
-                assert_eq!(with(edit, wrong), Err(param.to_owned()), "{param} {wrong}");
-            }
-        }
-        assert_eq!(Sampling { top_k: Some(-1), ..Sampling::default() }.check().unwrap().top_k, 0);
-        assert!(Sampling { top_k: Some(-2), ..Sampling::default() }.check().is_err());
-    }
-
-    #[test]
-    fn the_repeat_penalty_has_two_names() {
-        let check = |repeat_penalty, repetition_penalty| {
-            Sampling { repeat_penalty, repetition_penalty, ..Sampling::default() }
-                .check()
-                .map(|sampling| sampling.repeat_penalty)
-        };
-        for (repeat, repetition) in [(Some(1.5), None), (None, Some(1.5)), (Some(1.5), Some(1.5))] {
-            assert_eq!(check(repeat, repetition).unwrap(), 1.5);
-        }
-        assert_eq!(check(Some(1.5), Some(1.0)).unwrap_err().param(), Some("repeat_penalty"));
-    }
-
-    #[test]
-    fn logit_biases_are_tokens_and_bounded() {
-        let check = |key: &str, bias| {
-            let biases = BTreeMap::from([(key.to_owned(), bias)]);
-            Sampling { logit_bias: Some(&biases), ..Sampling::default() }.check()
-        };
-        assert_eq!(*check("42", -100.0).unwrap().logit_bias, [(42, -100.0)]);
-        assert_eq!(check("42", 100.5).unwrap_err().param(), Some("logit_bias.42"));
-        for wrong in ["", "x", "-1", "1.5", "99999999999"] {
-            assert_eq!(check(wrong, 0.0).unwrap_err().param(), Some("logit_bias"), "{wrong}");
-        }
-    }
 
     #[test]
     fn metadata_is_bounded() {

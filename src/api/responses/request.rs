@@ -2,7 +2,6 @@
 //!
 //! Source: `CreateResponse` in OpenAI's API description. The sampling fields that it lacks are those of chat.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,7 +15,8 @@ use utoipa::ToSchema;
 use super::format::TextFormat;
 use super::items::{self, InputItem};
 use crate::api::inference::bounds::{self, MAX_NAME, MAX_WORDS};
-use crate::api::inference::params::{self, Metadata, Sampling, ServiceTier, Stop};
+use crate::api::inference::fields::inference_request;
+use crate::api::inference::params::{self, Metadata, ServiceTier, Stop};
 use crate::api::inference::reasoning::{self, Reasoning};
 use crate::api::inference::structured_output::Structured;
 use crate::api::inference::tools::{ResponseTool, ToolChoiceShape, Tools};
@@ -61,108 +61,86 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "personality", harmless: &[] },
 ];
 
-/// A response request.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[schema(example = json!({"model": "jan-v1-4b", "input": "Hello"}))]
-pub struct CreateResponse {
-    /// A model's id or alias, see `GET /models`.
-    pub model: String,
-    /// A text, or items: messages, function calls and their results, references to earlier items. Optional
-    /// with `previous_response_id` or `conversation`.
-    #[schema(value_type = Option<Vec<InputItem>>)]
-    pub input: Option<Input>,
-    /// A system message that precedes everything else; not inherited through `previous_response_id`.
-    pub instructions: Option<String>,
-    /// Continue this response: its items precede the input. Requires a credential.
-    pub previous_response_id: Option<String>,
-    /// Continue this conversation: its items precede the input, and the new items are added to it. Requires a
-    /// credential; excludes `previous_response_id`.
-    #[schema(value_type = Option<String>)]
-    pub conversation: Option<ConversationParam>,
-    /// Store the response for `GET /responses/{id}`. Without a credential nothing is stored.
-    #[schema(default = true)]
-    pub store: Option<bool>,
-    /// Return at once and generate the response afterwards. Requires `store` and a credential.
-    #[schema(default = false)]
-    pub background: Option<bool>,
-    /// Send the response as server-sent events while it is generated.
-    #[schema(default = false)]
-    pub stream: Option<bool>,
-    /// Only with `stream`.
-    pub stream_options: Option<ResponseStreamOptions>,
-    /// Up to 16 pairs of custom metadata.
-    pub metadata: Option<Metadata>,
-    /// Maximum number of tokens of the answer; by default the rest of the context.
-    #[schema(minimum = 16)]
-    pub max_output_tokens: Option<i64>,
-    /// Sampling temperature. `0` always selects the most likely token; higher values are more random.
-    #[schema(minimum = 0, maximum = 2, default = 1)]
-    pub temperature: Option<f64>,
-    /// Nucleus sampling: the smallest set of tokens with cumulative probability `top_p`.
-    #[schema(minimum = 0, maximum = 1, default = 1)]
-    pub top_p: Option<f64>,
-    /// With `include: ["message.output_text.logprobs"]`: the number of most likely tokens to return at each
-    /// position.
-    #[schema(minimum = 0, maximum = 20, default = 0)]
-    pub top_logprobs: Option<i64>,
-    /// Additional output: `message.output_text.logprobs` and `web_search_call.action.sources` have an effect.
-    pub include: Option<Vec<String>>,
-    /// `auto`: drop the oldest items until the rest fits; `disabled`: refuse input that does not fit.
-    pub truncation: Option<Truncation>,
-    /// The format of the text: free, JSON, or JSON that satisfies a schema.
-    pub text: Option<TextConfig>,
-    /// Reasoning options, for models that support it.
-    pub reasoning: Option<Reasoning>,
-    /// Maximum number of reasoning tokens. `0` disables reasoning.
-    #[schema(minimum = 0)]
-    pub thinking_budget: Option<i64>,
-    /// Additional variables of the model's chat template, such as `enable_thinking`.
-    #[schema(value_type = Option<Object>)]
-    pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// The tools that the model may use: functions and web search; up to 128.
-    #[schema(max_items = 128)]
-    pub tools: Option<Vec<ResponseTool>>,
-    /// The choice of tool calls.
-    #[schema(value_type = Option<ToolChoiceShape>)]
-    pub tool_choice: Option<Value>,
-    /// Permit several calls in one answer.
-    #[schema(default = true)]
-    pub parallel_tool_calls: Option<bool>,
-    /// Maximum number of web searches; the server has a limit of its own.
-    pub max_tool_calls: Option<i64>,
-    /// The caller's id for its user; has no effect.
-    pub user: Option<String>,
-    /// The caller's id for its user; has no effect.
-    #[schema(max_length = 64)]
-    pub safety_identifier: Option<String>,
-    /// Prefixes are always cached; those of requests with different keys are not shared.
-    pub prompt_cache_key: Option<String>,
-    /// Has no effect: prefixes are cached as long as there is room.
-    pub prompt_cache_retention: Option<CacheRetention>,
-    /// The only tier is `default`.
-    #[allow(dead_code, reason = "its type is checked")]
-    pub service_tier: Option<ServiceTier>,
-    /// As for chat completions.
-    pub seed: Option<i64>,
-    /// As for chat completions.
-    #[schema(value_type = Option<Vec<String>>, max_items = 4)]
-    pub stop: Option<Stop>,
-    /// As for chat completions.
-    pub top_k: Option<i64>,
-    /// As for chat completions.
-    pub min_p: Option<f64>,
-    /// As for chat completions.
-    pub typical_p: Option<f64>,
-    /// As for chat completions.
-    pub repeat_penalty: Option<f64>,
-    /// As for chat completions.
-    pub repetition_penalty: Option<f64>,
-    /// As for chat completions.
-    pub presence_penalty: Option<f64>,
-    /// As for chat completions.
-    pub frequency_penalty: Option<f64>,
-    /// As for chat completions.
-    pub logit_bias: Option<BTreeMap<String, f64>>,
+inference_request! { response:
+    /// A response request.
+    #[derive(Debug, Default, Deserialize, ToSchema)]
+    #[schema(example = json!({"model": "jan-v1-4b", "input": "Hello"}))]
+    pub struct CreateResponse {
+        /// A model's id or alias, see `GET /models`.
+        pub model: String,
+        /// A text, or items: messages, function calls and their results, references to earlier items. Optional
+        /// with `previous_response_id` or `conversation`.
+        #[schema(value_type = Option<Vec<InputItem>>)]
+        pub input: Option<Input>,
+        /// A system message that precedes everything else; not inherited through `previous_response_id`.
+        pub instructions: Option<String>,
+        /// Continue this response: its items precede the input. Requires a credential.
+        pub previous_response_id: Option<String>,
+        /// Continue this conversation: its items precede the input, and the new items are added to it. Requires a
+        /// credential; excludes `previous_response_id`.
+        #[schema(value_type = Option<String>)]
+        pub conversation: Option<ConversationParam>,
+        /// Store the response for `GET /responses/{id}`. Without a credential nothing is stored.
+        #[schema(default = true)]
+        pub store: Option<bool>,
+        /// Return at once and generate the response afterwards. Requires `store` and a credential.
+        #[schema(default = false)]
+        pub background: Option<bool>,
+        /// Send the response as server-sent events while it is generated.
+        #[schema(default = false)]
+        pub stream: Option<bool>,
+        /// Only with `stream`.
+        pub stream_options: Option<ResponseStreamOptions>,
+        /// Up to 16 pairs of custom metadata.
+        pub metadata: Option<Metadata>,
+        /// Maximum number of tokens of the answer; by default the rest of the context.
+        #[schema(minimum = 16)]
+        pub max_output_tokens: Option<i64>,
+        /// With `include: ["message.output_text.logprobs"]`: the number of most likely tokens to return at each
+        /// position.
+        #[schema(minimum = 0, maximum = 20, default = 0)]
+        pub top_logprobs: Option<i64>,
+        /// Additional output: `message.output_text.logprobs` and `web_search_call.action.sources` have an effect.
+        pub include: Option<Vec<String>>,
+        /// `auto`: drop the oldest items until the rest fits; `disabled`: refuse input that does not fit.
+        pub truncation: Option<Truncation>,
+        /// The format of the text: free, JSON, or JSON that satisfies a schema.
+        pub text: Option<TextConfig>,
+        /// Reasoning options, for models that support it.
+        pub reasoning: Option<Reasoning>,
+        /// Maximum number of reasoning tokens. `0` disables reasoning.
+        #[schema(minimum = 0)]
+        pub thinking_budget: Option<i64>,
+        /// Additional variables of the model's chat template, such as `enable_thinking`.
+        #[schema(value_type = Option<Object>)]
+        pub chat_template_kwargs: Option<Map<String, Value>>,
+        /// The tools that the model may use: functions and web search; up to 128.
+        #[schema(max_items = 128)]
+        pub tools: Option<Vec<ResponseTool>>,
+        /// The choice of tool calls.
+        #[schema(value_type = Option<ToolChoiceShape>)]
+        pub tool_choice: Option<Value>,
+        /// Permit several calls in one answer.
+        #[schema(default = true)]
+        pub parallel_tool_calls: Option<bool>,
+        /// Maximum number of web searches; the server has a limit of its own.
+        pub max_tool_calls: Option<i64>,
+        /// The caller's id for its user; has no effect.
+        pub user: Option<String>,
+        /// The caller's id for its user; has no effect.
+        #[schema(max_length = 64)]
+        pub safety_identifier: Option<String>,
+        /// Prefixes are always cached; those of requests with different keys are not shared.
+        pub prompt_cache_key: Option<String>,
+        /// Has no effect: prefixes are cached as long as there is room.
+        pub prompt_cache_retention: Option<CacheRetention>,
+        /// The only tier is `default`.
+        #[allow(dead_code, reason = "its type is checked")]
+        pub service_tier: Option<ServiceTier>,
+        /// As for chat completions.
+        #[schema(value_type = Option<Vec<String>>, max_items = 4)]
+        pub stop: Option<Stop>,
+    }
 }
 
 /// `POST /responses/input_tokens`: the prompt to count. Source: `TokenCountsBody`.
@@ -350,20 +328,7 @@ impl CreateResponse {
         params::model(&self.model)?;
         let max_tokens = params::token_count("max_output_tokens", self.max_output_tokens, LEAST_OUTPUT)?;
         let max_searches = params::integer("max_tool_calls", self.max_tool_calls, 0..=i64::from(i32::MAX))?;
-        let sampling = Sampling {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            min_p: self.min_p,
-            typical_p: self.typical_p,
-            repeat_penalty: self.repeat_penalty,
-            repetition_penalty: self.repetition_penalty,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            logit_bias: self.logit_bias.as_ref(),
-            seed: self.seed,
-        }
-        .check()?;
+        let sampling = self.sampling()?;
         let top = params::integer("top_logprobs", self.top_logprobs, 0..=20)?;
         let include = self.include.take().unwrap_or_default();
         check_include(&include)?;

@@ -102,6 +102,7 @@ impl Preparer {
     /// # Errors
     /// [`Rejection`], which says what is wrong.
     pub fn prepare(&self, model: &Arc<Model>, draft: Draft) -> Result<Prepared, Rejection> {
+        let Draft { id, request, prompt: shared, generated, layout } = draft;
         if !self.generates {
             return Err(Rejection::InvalidParameter {
                 param: "model",
@@ -110,17 +111,16 @@ impl Preparer {
         }
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         if let Some(&(token, _)) =
-            draft.sampling.logit_bias.iter().find(|(t, _)| !(0..vocabulary).contains(t))
+            request.sampling.logit_bias.iter().find(|(t, _)| !(0..vocabulary).contains(t))
         {
             return Err(Rejection::InvalidParameter {
                 param: "logit_bias",
                 message: format!("token {token} is not in this model's vocabulary of {vocabulary} tokens"),
             });
         }
-        let shared = draft.prompt;
-        let is_chat = matches!(shared.prompt, Prompt::Chat(_));
+        let is_chat = matches!(*shared.prompt, Prompt::Chat(_));
         let read = shared.read.get_or_init(|| {
-            let (tokens, text) = self.tokens(model, &shared.prompt, vocabulary, draft.want_prompt_text)?;
+            let (tokens, text) = self.tokens(model, &shared.prompt, vocabulary, request.want_prompt_text)?;
             Ok(ReadPrompt { tokens: tokens.into(), text: text.map(Into::into) })
         });
         let read = read.clone()?;
@@ -129,35 +129,35 @@ impl Preparer {
             return Err(Rejection::InvalidPrompt("the prompt has no tokens; give at least one".to_owned()));
         }
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let requested = draft.max_tokens.unwrap_or(1);
+        let requested = request.max_tokens.unwrap_or(1);
         if prompt_tokens.saturating_add(requested) > self.context_length {
             let limit = self.context_length;
             return Err(Rejection::ContextLengthExceeded { limit, prompt_tokens, requested });
         }
         let room = self.context_length - prompt_tokens;
-        let layout = match draft.layout {
+        let layout = match layout {
             Some(layout) => layout,
-            None if is_chat => self.layout(text.as_deref().unwrap_or_default(), draft.tools.as_deref()),
+            None if is_chat => self.layout(text.as_deref().unwrap_or_default(), request.tools.as_deref()),
             None => Layout::default(),
         };
-        let keep = self.keep(model, draft.constraint.as_deref(), draft.tools.as_deref(), &layout)?;
+        let keep = self.keep(model, request.constraint.as_deref(), request.tools.as_deref(), &layout)?;
         let thinking =
-            layout.reasoning.map(|format| self.thinking(model, format, &layout, draft.thinking_budget));
+            layout.reasoning.map(|format| self.thinking(model, format, &layout, request.thinking_budget));
         // Without tags or tokens of its own an answer shows no control tokens.
         let shown = if layout == Layout::default() { Arc::default() } else { self.shown.clone().into() };
         let flow = Some(Flow::new(thinking, keep)).filter(|flow| !flow.is_idle());
         let mut sequence = Sequence {
-            id: draft.id,
-            user: draft.user,
-            tenant: self.sharing.tenant(&draft.tenant, &draft.cache_key),
+            id,
+            user: request.user,
+            tenant: self.sharing.tenant(&request.tenant, request.cache_key.as_deref().unwrap_or_default()),
             common: self.sharing.common(&prompt),
             prompt,
-            generated: draft.generated,
-            sampling: draft.sampling,
-            stop: draft.stop,
-            max_tokens: draft.max_tokens.unwrap_or(room),
-            logprobs: draft.logprobs,
-            score_prompt: draft.score_prompt,
+            generated,
+            sampling: request.sampling,
+            stop: request.stop,
+            max_tokens: request.max_tokens.unwrap_or(room),
+            logprobs: request.logprobs,
+            score_prompt: request.score_prompt,
             flow: None,
             thought: 0..0,
             shown,
@@ -173,7 +173,7 @@ impl Preparer {
             }
             (sequence.flow, sequence.thought) = (Some(flow), thought);
         }
-        let text = read.text.filter(|_| draft.want_prompt_text);
+        let text = read.text.filter(|_| request.want_prompt_text);
         let told = (!shared.is_told()).then_some(ReadPrompt { tokens: read.tokens, text });
         Ok(Prepared { sequence, prompt: shared, told, layout })
     }

@@ -81,7 +81,7 @@ fn request_id(work: &Work) -> Option<u64> {
 /// The caller of a request; questions about prompts come from the server and share one turn.
 fn caller(work: &Work) -> &str {
     match work {
-        Work::Submit(draft) => &draft.user,
+        Work::Submit(draft) => &draft.request.user,
         Work::Embed(embed) => &embed.user,
         Work::Cancel(_) | Work::Inspect(_) => "",
     }

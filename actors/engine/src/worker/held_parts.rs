@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jan_protocol::report::Rejection;
 use jan_protocol::types;
-use jan_protocol::worker_protocol::{Infill, Part, Submit, part};
+use jan_protocol::worker_protocol::{Infill, Part, RequestParts, Submit, part};
 
 use crate::prompt::prepare::{Draft, SharedPrompt};
 
@@ -27,7 +27,7 @@ impl HeldParts {
     /// Keeps a part.
     pub fn keep(&mut self, Part { id, part }: Part) {
         let malformed = |what: &str| Rejection::Internal(format!("malformed part: {what}"));
-        let prompt = |prompt| Held::Prompt(Arc::new(SharedPrompt::new(id, prompt)));
+        let prompt = |prompt| Held::Prompt(Arc::new(SharedPrompt::new(id, Arc::new(prompt))));
         let constraint = |constraint| Held::Constraint(Arc::new(constraint));
         let held = match part {
             Some(part::Part::Chat(json)) => serde_json::from_str(&json)
@@ -62,7 +62,7 @@ impl HeldParts {
     ///
     /// # Errors
     /// A message that a server of this version does not send.
-    pub fn draft(&self, submit: Submit) -> Result<Draft, Rejection> {
+    pub fn draft(&self, mut submit: Submit) -> Result<Draft, Rejection> {
         let malformed = |what: &str| Rejection::Internal(format!("malformed submit message: {what}"));
         let part = |id: u64| match (id, self.0.get(&id)) {
             (0, _) => Ok(None),
@@ -70,27 +70,16 @@ impl HeldParts {
             (_, None) => Err(malformed("it names a part that was not told")),
         };
         let Some(Held::Prompt(prompt)) = part(submit.prompt)? else { return Err(malformed("no prompt")) };
-        let mut sampling: types::SamplingParams =
-            submit.sampling.ok_or_else(|| malformed("no sampling"))?.into();
-        if let Some(Held::LogitBias(biases)) = part(submit.logit_bias)? {
-            sampling.logit_bias = biases;
-        }
-        Ok(Draft {
-            id: submit.id,
-            user: submit.user,
-            tenant: submit.tenant,
-            cache_key: submit.cache_key,
-            prompt,
-            generated: submit.generated,
-            sampling,
+        let parts = RequestParts {
+            prompt: Arc::clone(&prompt.prompt),
             stop: match part(submit.stop)? {
                 Some(Held::Stop(stop)) => stop,
                 _ => Arc::default(),
             },
-            max_tokens: submit.max_tokens,
-            want_prompt_text: submit.want_prompt_text,
-            logprobs: submit.logprobs,
-            score_prompt: submit.score_prompt,
+            logit_bias: match part(submit.logit_bias)? {
+                Some(Held::LogitBias(biases)) => biases,
+                _ => Arc::default(),
+            },
             constraint: match part(submit.constraint)? {
                 Some(Held::Constraint(constraint)) => Some(constraint),
                 _ => None,
@@ -99,8 +88,10 @@ impl HeldParts {
                 Some(Held::Tools(tools)) => Some(tools),
                 _ => None,
             },
-            thinking_budget: submit.thinking_budget,
-            layout: submit.layout.map(Into::into),
-        })
+        };
+        let (id, layout) = (submit.id, submit.layout.clone().map(Into::into));
+        let generated = std::mem::take(&mut submit.generated);
+        let request = submit.into_request(parts).ok_or_else(|| malformed("no sampling"))?;
+        Ok(Draft { id, request, prompt, generated, layout })
     }
 }

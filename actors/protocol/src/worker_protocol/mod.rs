@@ -67,6 +67,46 @@ impl Submit {
             layout: layout.map(Into::into),
         }
     }
+
+    /// The request of this message, made of these parts. `None`: it lacks what every server of this version sends.
+    pub fn into_request(self, parts: RequestParts) -> Option<types::GenerationRequest> {
+        let sampling = types::SamplingParams {
+            logit_bias: parts.logit_bias,
+            ..types::SamplingParams::from(self.sampling?)
+        };
+        Some(types::GenerationRequest {
+            request_id: self.request_id,
+            model: String::new(),
+            user: self.user,
+            tenant: self.tenant,
+            cache_key: Some(self.cache_key).filter(|key| !key.is_empty()),
+            prompt: parts.prompt,
+            sampling,
+            stop: parts.stop,
+            max_tokens: self.max_tokens,
+            want_prompt_text: self.want_prompt_text,
+            logprobs: self.logprobs,
+            score_prompt: self.score_prompt,
+            constraint: parts.constraint,
+            tools: parts.tools,
+            thinking_budget: self.thinking_budget,
+        })
+    }
+}
+
+/// Parts of a request, as a worker holds them.
+#[derive(Clone, Debug)]
+pub struct RequestParts {
+    /// Prompt.
+    pub prompt: Arc<types::Prompt>,
+    /// Texts that end the answer.
+    pub stop: Arc<[String]>,
+    /// Values added to the logits of tokens.
+    pub logit_bias: Arc<[(types::Token, f32)]>,
+    /// Constraint of the answer.
+    pub constraint: Option<Arc<types::Constraint>>,
+    /// Tools that it may call.
+    pub tools: Option<Arc<types::ToolPlan>>,
 }
 
 impl From<&output_formats::Layout> for Layout {
@@ -148,40 +188,6 @@ pub fn inspected_message(id: u64, result: Result<types::Inspected, Rejection>) -
         Err(rejection) => inspected::Result::Rejected(rejection.into()),
     };
     from_worker(from_worker::Message::Inspected(Inspected { id, result: Some(result) }))
-}
-
-impl From<&types::SamplingParams> for Sampling {
-    fn from(p: &types::SamplingParams) -> Self {
-        Self {
-            temperature: p.temperature,
-            top_p: p.top_p,
-            top_k: p.top_k,
-            min_p: p.min_p,
-            typical_p: p.typical_p,
-            repeat_penalty: p.repeat_penalty,
-            presence_penalty: p.presence_penalty,
-            frequency_penalty: p.frequency_penalty,
-            seed: p.seed,
-        }
-    }
-}
-
-impl From<Sampling> for types::SamplingParams {
-    fn from(p: Sampling) -> Self {
-        Self {
-            temperature: p.temperature,
-            top_p: p.top_p,
-            top_k: p.top_k,
-            min_p: p.min_p,
-            typical_p: p.typical_p,
-            repeat_penalty: p.repeat_penalty,
-            presence_penalty: p.presence_penalty,
-            frequency_penalty: p.frequency_penalty,
-            seed: p.seed,
-            // A part of its own.
-            logit_bias: Arc::default(),
-        }
-    }
 }
 
 impl From<types::FinishReason> for FinishReason {

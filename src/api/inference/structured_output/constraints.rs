@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{MOST_TEXT_BYTES, ResponseFormat, Structured, gbnf, json_object};
+use super::{MOST_TEXT_BYTES, Structured, gbnf, json_object};
 use crate::api::inference::bounds::{self, MAX_CHOICES};
 use crate::http::ApiError;
 
@@ -39,65 +39,50 @@ pub struct StructuredOutputs {
     whitespace_pattern: Option<Value>,
 }
 
-/// All of them; at most one may be given.
-#[derive(Debug, Default)]
-pub struct Wishes {
-    /// OpenAI's.
-    pub response_format: Option<ResponseFormat>,
-    /// vLLM's.
-    pub structured_outputs: Option<StructuredOutputs>,
-    /// A JSON Schema, vLLM's older name.
-    pub guided_json: Option<Map<String, Value>>,
-    /// A regular expression for the whole answer.
-    pub guided_regex: Option<String>,
-    /// The texts to choose from.
-    pub guided_choice: Option<Vec<String>>,
-    /// A grammar in Lark's notation or llama.cpp's.
-    pub guided_grammar: Option<String>,
-    /// A grammar in llama.cpp's notation.
-    pub grammar: Option<String>,
-    /// A JSON Schema, llama-server's name.
-    pub json_schema: Option<Map<String, Value>>,
+/// Returns the one constraint that a request has; `None`: free text.
+///
+/// # Errors
+/// 400 with the second field where there are several.
+pub fn at_most_one(mut found: Vec<Structured>) -> Result<Option<Structured>, ApiError> {
+    if let [first, second, ..] = &found[..] {
+        let message =
+            format!("'{}' and '{}' are mutually exclusive; send only one.", first.field, second.field);
+        return Err(ApiError::invalid_value(second.field, message));
+    }
+    Ok(found.pop())
 }
 
-impl Wishes {
-    /// `None`: free text.
-    ///
-    /// # Errors
-    /// 400 with the field.
-    pub fn check(self) -> Result<Option<Structured>, ApiError> {
-        let mut found = Vec::new();
-        if let Some(format) = self.response_format {
-            found.extend(format.check()?);
-        }
-        if let Some(wanted) = self.structured_outputs {
-            found.push(wanted.check()?);
-        }
-        for (field, schema) in [("guided_json", self.guided_json), ("json_schema", self.json_schema)] {
-            if let Some(schema) = schema {
-                found.push(Structured::json(field, field, Value::Object(schema))?);
-            }
-        }
-        if let Some(regex) = self.guided_regex {
-            found.push(expression("guided_regex", regex)?);
-        }
-        if let Some(choices) = self.guided_choice {
-            found.push(one_of("guided_choice", &choices)?);
-        }
-        if let Some(text) = self.guided_grammar {
-            found.push(grammar("guided_grammar", text)?);
-        }
-        // Clients of llama-server send an empty one for none.
-        if let Some(text) = self.grammar.filter(|text| !text.is_empty()) {
-            found.push(llama_grammar("grammar", &text)?);
-        }
-        if let [first, second, ..] = &found[..] {
-            let message =
-                format!("'{}' and '{}' are mutually exclusive; send only one.", first.field, second.field);
-            return Err(ApiError::invalid_value(second.field, message));
-        }
-        Ok(found.pop())
-    }
+/// Checks `structured_outputs`.
+pub fn structured_outputs(
+    _field: &'static str,
+    wanted: StructuredOutputs,
+) -> Result<Option<Structured>, ApiError> {
+    wanted.check().map(Some)
+}
+
+/// Checks a field that is a JSON Schema.
+pub fn schema(field: &'static str, schema: Map<String, Value>) -> Result<Option<Structured>, ApiError> {
+    Structured::json(field, field, Value::Object(schema)).map(Some)
+}
+
+/// Checks a field that is a regular expression.
+pub fn regex(field: &'static str, regex: String) -> Result<Option<Structured>, ApiError> {
+    expression(field, regex).map(Some)
+}
+
+/// Checks a field that is a list of texts to choose from.
+pub fn choice(field: &'static str, choices: Vec<String>) -> Result<Option<Structured>, ApiError> {
+    one_of(field, &choices).map(Some)
+}
+
+/// Checks a field that is a grammar in either notation.
+pub fn grammar(field: &'static str, text: String) -> Result<Option<Structured>, ApiError> {
+    any_grammar(field, text).map(Some)
+}
+
+/// Checks a field that is a grammar in llama.cpp's notation. Clients of llama-server send an empty one for none.
+pub fn llama_grammar(field: &'static str, text: String) -> Result<Option<Structured>, ApiError> {
+    if text.is_empty() { Ok(None) } else { gbnf_grammar(field, &text).map(Some) }
 }
 
 impl StructuredOutputs {
@@ -129,7 +114,7 @@ impl StructuredOutputs {
             found.push(one_of("structured_outputs.choice", &choices)?);
         }
         if let Some(text) = self.grammar {
-            found.push(grammar("structured_outputs.grammar", text)?);
+            found.push(any_grammar("structured_outputs.grammar", text)?);
         }
         if self.json_object == Some(true) {
             found.push(json_object("structured_outputs.json_object")?);
@@ -174,15 +159,15 @@ fn one_of(field: &'static str, choices: &[String]) -> Result<Structured, ApiErro
 }
 
 /// A grammar in either notation.
-fn grammar(field: &'static str, text: String) -> Result<Structured, ApiError> {
+fn any_grammar(field: &'static str, text: String) -> Result<Structured, ApiError> {
     if gbnf::is_gbnf(&text) {
-        return llama_grammar(field, &text);
+        return gbnf_grammar(field, &text);
     }
     bounded(field, &text, if text.contains("%json") { MOST_EMBEDDING_BYTES } else { MOST_TEXT_BYTES })?;
     Ok(Structured::text(field, Constraint::Lark(text)))
 }
 
-fn llama_grammar(field: &'static str, text: &str) -> Result<Structured, ApiError> {
+fn gbnf_grammar(field: &'static str, text: &str) -> Result<Structured, ApiError> {
     bounded(field, text, MOST_TEXT_BYTES)?;
     let constraint = gbnf::constraint(text).map_err(|error| {
         ApiError::invalid_value(
@@ -198,26 +183,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::completions::request::CompletionRequest;
 
-    fn check(request: Value) -> Result<Option<Structured>, ApiError> {
-        #[derive(Deserialize)]
-        struct Fields {
-            structured_outputs: Option<StructuredOutputs>,
-            guided_regex: Option<String>,
-            guided_choice: Option<Vec<String>>,
-            guided_grammar: Option<String>,
-            grammar: Option<String>,
-        }
-        let fields: Fields = serde_json::from_value(request).unwrap();
-        Wishes {
-            structured_outputs: fields.structured_outputs,
-            guided_regex: fields.guided_regex,
-            guided_choice: fields.guided_choice,
-            guided_grammar: fields.guided_grammar,
-            grammar: fields.grammar,
-            ..Wishes::default()
-        }
-        .check()
+    fn check(mut request: Value) -> Result<Option<Structured>, ApiError> {
+        request["model"] = json!("m");
+        request["prompt"] = json!("p");
+        serde_json::from_value::<CompletionRequest>(request).unwrap().take_constraint()
     }
 
     #[test]

@@ -16,7 +16,9 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-pub use self::constraints::{StructuredOutputs, Wishes};
+pub use self::constraints::{
+    StructuredOutputs, at_most_one, choice, grammar, llama_grammar, regex, schema, structured_outputs,
+};
 use crate::http::ApiError;
 
 /// Longest schema, in bytes.
@@ -103,6 +105,11 @@ impl ResponseFormat {
             )),
         }
     }
+}
+
+/// Checks `response_format`.
+pub fn response_format(_field: &'static str, format: ResponseFormat) -> Result<Option<Structured>, ApiError> {
+    format.check()
 }
 
 /// Any JSON object, as `field` asks.
@@ -288,8 +295,7 @@ mod tests {
     use super::*;
 
     fn format(value: Value) -> Result<Option<Structured>, ApiError> {
-        let response_format = Some(serde_json::from_value(value).unwrap());
-        Wishes { response_format, ..Wishes::default() }.check()
+        serde_json::from_value::<ResponseFormat>(value).unwrap().check()
     }
 
     fn param(result: Result<Option<Structured>, ApiError>) -> Option<String> {
@@ -299,7 +305,7 @@ mod tests {
     #[test]
     fn text_is_free() {
         assert!(format(json!({"type": "text"})).unwrap().is_none());
-        assert!(Wishes::default().check().unwrap().is_none());
+        assert!(at_most_one(Vec::new()).unwrap().is_none());
     }
 
     #[test]

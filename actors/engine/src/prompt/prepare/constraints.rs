@@ -29,10 +29,10 @@ impl Preparer {
 
     /// What has to be compiled before this request can run.
     pub fn to_compile(&self, draft: &Draft) -> ToCompile {
-        if draft.tools.as_ref().is_some_and(|tools| tools.required || tools.guided) {
+        if draft.request.tools.as_ref().is_some_and(|tools| tools.required || tools.guided) {
             return ToCompile::Something;
         }
-        let Some(constraint) = &draft.constraint else { return ToCompile::Nothing };
+        let Some(constraint) = &draft.request.constraint else { return ToCompile::Nothing };
         let grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match grammars.is_some_and(|grammars| grammars.knows(constraint)) {
             true => ToCompile::Known,

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use jan_protocol::output_formats::Layout;
 use jan_protocol::report::Rejection;
-use jan_protocol::types::{Constraint, Prompt, SamplingParams, Token, ToolPlan};
+use jan_protocol::types::{GenerationRequest, Prompt, Token};
 
 use crate::types::Sequence;
 
@@ -14,7 +14,8 @@ use crate::types::Sequence;
 pub struct SharedPrompt {
     /// What the server knows it by.
     pub id: u64,
-    pub(super) prompt: Prompt,
+    /// The prompt.
+    pub prompt: Arc<Prompt>,
     pub(super) read: OnceLock<Result<ReadPrompt, Rejection>>,
     /// Whether the server was told how it was read.
     told: AtomicBool,
@@ -22,7 +23,7 @@ pub struct SharedPrompt {
 
 impl SharedPrompt {
     /// One that was not read yet.
-    pub const fn new(id: u64, prompt: Prompt) -> Self {
+    pub const fn new(id: u64, prompt: Arc<Prompt>) -> Self {
         Self { id, prompt, read: OnceLock::new(), told: AtomicBool::new(false) }
     }
 
@@ -50,37 +51,15 @@ pub struct ReadPrompt {
 /// A request as it reaches the worker.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// Chosen by the server, unique in this worker.
+    /// Id chosen by the server, unique in this worker.
     pub id: u64,
-    /// Whom to be fair to.
-    pub user: String,
-    /// Who may share what is computed for it.
-    pub tenant: String,
-    /// What keeps a tenant's requests apart; may be empty.
-    pub cache_key: String,
-    /// What to continue.
+    /// The request.
+    pub request: GenerationRequest,
+    /// Its prompt, which is read once for all requests that share it.
     pub prompt: Arc<SharedPrompt>,
-    /// What was generated and delivered before a crash.
+    /// Tokens generated and delivered before a crash.
     pub generated: Vec<Token>,
-    /// How tokens are chosen.
-    pub sampling: SamplingParams,
-    /// Texts that end the answer.
-    pub stop: Arc<[String]>,
-    /// Most tokens to generate; `None`: to the end of the context.
-    pub max_tokens: Option<u32>,
-    /// Whether the prompt is wanted back as text.
-    pub want_prompt_text: bool,
-    /// Whether log-probabilities are wanted, and of how many of the likeliest tokens.
-    pub logprobs: Option<u32>,
-    /// Whether those of the prompt's tokens are wanted, too.
-    pub score_prompt: bool,
-    /// What the answer has to be, where it is not free.
-    pub constraint: Option<Arc<Constraint>>,
-    /// The tools that it may call.
-    pub tools: Option<Arc<ToolPlan>>,
-    /// Most tokens of thinking.
-    pub thinking_budget: Option<u32>,
-    /// How the answer is read, where that was found out before a crash.
+    /// Formats of the answer, where they were determined before a crash.
     pub layout: Option<Layout>,
 }
 
