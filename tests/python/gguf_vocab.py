@@ -37,11 +37,34 @@ def with_numbers(source: pathlib.Path, target: pathlib.Path, numbers: dict[str, 
     target.write_bytes(infos + bytes(-len(infos) % _ALIGNMENT) + data[begin:])
 
 
+def tokenizer_pairs(path: pathlib.Path):
+    """The number of tokens of a model file, and the metadata of its tokenizer, one piece of bytes a pair."""
+    data = path.read_bytes()
+    _, _, _, count = struct.unpack_from("<4sIQQ", data)
+    reader = _Reader(data, struct.calcsize("<4sIQQ"))
+    pairs, tokens = [], 0
+    for _ in range(count):
+        key, piece = reader.pair()
+        if key.startswith(b"tokenizer."):
+            pairs.append(piece)
+        if key == b"tokenizer.ggml.tokens":
+            (tokens,) = struct.unpack_from("<Q", piece, 8 + len(key) + 4 + 4)
+    return tokens, pairs
+
+
 class _Reader:
     """Walks over a file's parts."""
 
     def __init__(self, data, at=0):
         self._data, self._at = data, at
+
+    def pair(self):
+        """The key of the next pair, and the whole pair."""
+        begin = self._at
+        key = self._string()
+        (kind,) = self._take("<I")
+        self._value(kind)
+        return bytes(key), bytes(self._data[begin : self._at])
 
     def skip_pairs(self, count):
         for _ in range(count):

@@ -6,37 +6,20 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import random
 import struct
 
+from gguf_writer import INT32, UINT16, file_of, text, value_of
+
 #: Beginnings of words carry "▁" in llama.cpp's WordPiece vocabularies.
 WORDS = ["▁hello", "▁world", "▁the", "▁sea", "▁cat", "▁dog", "ing", "s", "▁a", "▁b"]
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 WIDTH, FEED_FORWARD, LAYERS, CONTEXT = 64, 96, 2, 64
-_UINT16, _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 2, 4, 5, 6, 7, 8, 9
 #: llama.cpp's numbers of poolings.
 MEAN, CLS, LAST = 1, 2, 3
-
-
-def _text(value):
-    data = value.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _value(value):
-    if isinstance(value, bool):
-        return struct.pack("<I?", _BOOL, value)
-    if isinstance(value, int):
-        return struct.pack("<II", _UINT32, value)
-    if isinstance(value, float):
-        return struct.pack("<If", _FLOAT32, value)
-    if isinstance(value, str):
-        return struct.pack("<I", _STRING) + _text(value)
-    kind, items = (_STRING, map(_text, value)) if isinstance(value[0], str) else (_INT32, (struct.pack("<i", v) for v in value))
-    return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(items)
 
 
 def write(path, pooling=CLS, seed=1):
     """A model file; the same seed makes the same."""
     metadata, tensors = _model(pooling, seed)
-    path.write_bytes(_file(metadata, tensors))
+    path.write_bytes(file_of(metadata, tensors))
     return path
 
 
@@ -47,22 +30,13 @@ def write_parts(folder, count, pooling=CLS, seed=1):
     paths = [folder / f"bert-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
     for number, path in enumerate(paths):
         split = [
-            _text("split.no") + struct.pack("<IH", _UINT16, number),
-            _text("split.count") + struct.pack("<IH", _UINT16, count),
-            _text("split.tensors.count") + struct.pack("<Ii", _INT32, len(tensors)),
+            text("split.no") + struct.pack("<IH", UINT16, number),
+            text("split.count") + struct.pack("<IH", UINT16, count),
+            text("split.tensors.count") + struct.pack("<Ii", INT32, len(tensors)),
         ]
         mine = tensors[number * each : (number + 1) * each]
-        path.write_bytes(_file((metadata if number == 0 else []) + split, mine))
+        path.write_bytes(file_of((metadata if number == 0 else []) + split, mine))
     return paths[0]
-
-
-def _file(metadata, tensors):
-    infos, data = b"", b""
-    for name, shape, values in tensors:
-        infos += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, len(data))
-        data += values + b"\0" * (-len(values) % 32)
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(metadata)) + b"".join(metadata) + infos
-    return head + b"\0" * (-len(head) % 32) + data
 
 
 def _model(pooling, seed):
@@ -100,4 +74,4 @@ def _model(pooling, seed):
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
         middle = 1.0 if name.endswith("norm.weight") else 0.0
         tensors.append((name, shape, struct.pack(f"<{count}f", *(draw.gauss(middle, 0.3) for _ in range(count)))))
-    return [_text(key) + _value(value) for key, value in metadata.items()], tensors
+    return [text(key) + value_of(value) for key, value in metadata.items()], tensors

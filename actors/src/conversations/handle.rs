@@ -326,7 +326,7 @@ impl Conversations {
         expires_at: Option<u64>,
     ) -> Result<Share, ConversationError> {
         let mut secret = [0; 24];
-        aws_lc_rs::rand::fill(&mut secret).map_err(|_| ConversationError::unavailable())?;
+        getrandom::fill(&mut secret).map_err(|_| ConversationError::unavailable())?;
         let token = format!("share_{}", URL_SAFE_NO_PAD.encode(secret));
         self.ask(user, |call| ConversationMessage::Share(user, id, token, expires_at, call)).await
     }

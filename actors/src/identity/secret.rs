@@ -22,7 +22,8 @@ const SHOWN: usize = 4;
 /// Without randomness from the system, which would make every key guessable.
 pub fn generate() -> Secret {
     let mut bytes = [0; 32];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's randomness is there once it has started");
+    // Not from aws-lc-rs: its generator is seeded once a thread, which takes 0.1 s of it.
+    getrandom::fill(&mut bytes).expect("the system's randomness is there once it has started");
     Secret::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 

@@ -22,7 +22,7 @@ use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
 
 /// Maximum number of buffered conversations and items, which bounds the memory of a transaction.
-const MAX_PENDING: usize = 256;
+const MAX_PENDING: usize = 128;
 
 /// Size of new items, as JSON, from which the batch is committed, which bounds the time of a transaction.
 const MAX_PENDING_BYTES: i64 = 1 << 20;

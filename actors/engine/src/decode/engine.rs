@@ -17,7 +17,7 @@ use super::sampler::TokenCounts;
 use super::text_assembler::TextAssembler;
 use super::thread_tuner::{StepSample, ThreadTuner};
 use crate::embedding::{Embedder, EmbeddingJob};
-use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
+use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Memory, Model, SavedState};
 use crate::scheduler::step_budget::StepBudget;
 use crate::scheduler::{
     Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Shelf, Slot, Step,
@@ -41,15 +41,21 @@ const IDLE_STEP: Duration = Duration::from_millis(400);
 /// Most prompt tokens of a step whose logits are wanted, at least; a row of logits takes 4 bytes a vocabulary entry.
 const SCORE_CHUNK: u32 = 32;
 
-/// Sequence ids that llama.cpp knows at most (`LLAMA_MAX_SEQ`).
-const MAX_SLOTS: u16 = 256;
-
 /// Shortest and longest time that a step waits for its constrained answers; those that need longer sit out. In between it
 /// is a quarter of what decoding took.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
 
 /// Cells kept free for each running sequence when another one is admitted.
 const HEADROOM: u32 = 32;
+
+/// How requests may use what others have computed.
+const fn reuse(memory: Memory) -> PrefixReuse {
+    match memory {
+        Memory::Full | Memory::Windowed { .. } => PrefixReuse::Partial,
+        Memory::Fixed => PrefixReuse::WholeSequence,
+        Memory::Opaque => PrefixReuse::None,
+    }
+}
 
 /// The engine of one worker.
 #[derive(Debug)]
@@ -61,9 +67,9 @@ pub struct Engine<'model> {
     threads: ThreadTuner,
     running: HashMap<SequenceId, Running>,
     /// Copies of finished sequences' states, in host memory.
-    shelves: HashMap<Shelf, Vec<u8>>,
+    shelves: HashMap<Shelf, SavedState>,
     /// States of running sequences, while their cells are moved.
-    lifted: HashMap<Slot, Vec<u8>>,
+    lifted: HashMap<Slot, SavedState>,
     buffers: Buffers,
     batch: Vec<BatchEntry>,
     embedder: Embedder<'model>,
@@ -76,15 +82,16 @@ impl<'model> Engine<'model> {
     /// # Errors
     /// When llama.cpp cannot make the context.
     pub fn new(model: &'model Arc<Model>, settings: &EngineSettings) -> Result<Option<Self>, LlamaError> {
-        let reuse = if model.memory_can_be_cut() { PrefixReuse::Partial } else { PrefixReuse::WholeSequence };
+        let memory = model.find_memory()?;
+        let reuse = reuse(memory);
+        tracing::debug!(?memory, ?reuse, "the model's memory");
         let in_order = settings.reproducible && reuse == PrefixReuse::Partial;
-        let most = MAX_SLOTS - u16::from(in_order);
-        let slots = settings.max_sequences.saturating_add(settings.cached_sequences).min(most);
-        // llama.cpp wants room for one output a sequence id: running, cached, or for spent cells.
-        let sequences = u32::from(slots) + u32::from(in_order);
-        let outputs = sequences.max(u32::from(settings.max_sequences) + SCORE_CHUNK);
+        let slots = settings.max_sequences.saturating_add(settings.cached_sequences);
+        let slots = slots.min(memory.max_slots(in_order));
+        let outputs = u32::from(slots).max(u32::from(settings.max_sequences) + SCORE_CHUNK);
         let context = Context::new(
             model,
+            memory,
             ContextSizes {
                 cells: settings.kv_cells,
                 slots,
@@ -100,7 +107,7 @@ impl<'model> Engine<'model> {
         }
         let scheduler = Scheduler::new(SchedulerConfig {
             slots,
-            max_running: settings.max_sequences,
+            max_running: settings.max_sequences.min(slots),
             cells: settings.kv_cells,
             cache_cells: settings.cache_cells.min(settings.kv_cells),
             archive_tokens: settings.archive_tokens,
@@ -295,18 +302,15 @@ impl<'model> Engine<'model> {
             KvOp::Clear => self.context.clear(),
             KvOp::Lay { slot } => {
                 let state = self.lifted.remove(&slot).expect("the scheduler lays only what it had lifted");
-                self.context.restore(slot.0, &state)?;
+                self.context.restore(slot.0, &state, u32::MAX)?;
             }
             KvOp::Save { slot, shelf } => {
                 let state = self.context.save(slot.0)?;
                 self.shelves.insert(shelf, state);
             }
-            KvOp::Restore { shelf, to, len, held } => {
+            KvOp::Restore { shelf, to, len, held: _ } => {
                 let state = self.shelves.get(&shelf).expect("the scheduler restores only what it had saved");
-                self.context.restore(to.0, state)?;
-                if len < held {
-                    self.context.truncate(to.0, len);
-                }
+                self.context.restore(to.0, state, len)?;
             }
             KvOp::Discard { shelf } => {
                 self.shelves.remove(&shelf);

@@ -16,7 +16,7 @@ use jan_protocol::report::{EngineLoad, SequenceEvent, StepReport};
 use jan_protocol::types::Token;
 
 use crate::decode::engine::Command;
-use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Model};
+use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Memory, Model};
 use crate::scheduler::step_budget::StepBudget;
 use crate::types::EngineSettings;
 use batch_plan::{Piece, Planner};
@@ -81,7 +81,7 @@ impl<'model> Embedder<'model> {
     pub fn new(model: &'model Model, settings: &EngineSettings, generates: bool) -> Self {
         let architecture = model.metadata("general.architecture").unwrap_or_default();
         let pooling = model.metadata(&format!("{architecture}.pooling_type"));
-        let slots = if model.memory_can_be_cut() { SLOTS } else { SLOTS_OF_FIXED_SIZE };
+        let slots = if model.has_fixed_memory() { SLOTS_OF_FIXED_SIZE } else { SLOTS };
         // Streams wait for a step of theirs and for one of these.
         let target = settings.inter_token_target / 2;
         Self {
@@ -176,7 +176,7 @@ impl<'model> Embedder<'model> {
         let batch = if self.whole { longest.max(chunk) } else { chunk };
         ContextSizes {
             cells: longest.saturating_add(chunk).next_multiple_of(256),
-            slots: if self.model.memory_can_be_cut() { SLOTS } else { SLOTS_OF_FIXED_SIZE },
+            slots: if self.model.has_fixed_memory() { SLOTS_OF_FIXED_SIZE } else { SLOTS },
             batch,
             outputs: batch,
             threads: self.settings.threads,
@@ -198,7 +198,7 @@ impl<'model> Embedder<'model> {
                 available >> 20
             ));
         }
-        Context::new(self.model, sizes).map_err(|error| error.to_string())
+        Context::new(self.model, Memory::Full, sizes).map_err(|error| error.to_string())
     }
 
     fn refuse_all(&mut self, message: &str, load: EngineLoad, report: &mut impl FnMut(StepReport)) {

@@ -25,10 +25,11 @@ impl Context<'_> {
 
     /// Forgets what a slot has read.
     pub fn forget(&mut self, slot: u16) {
-        let slot = self.assert_slot(slot);
         if self.has_memory() {
-            // SAFETY: the context is alive and the slot is in range. Whole sequences can be removed in all memories.
-            unsafe { sys::llama_memory_seq_rm(self.memory(), slot, -1, -1) };
+            for id in self.ids.of(slot) {
+                // SAFETY: the context is alive and the id is in range. Whole sequences can be removed in all memories.
+                unsafe { sys::llama_memory_seq_rm(self.memory(), id, -1, -1) };
+            }
         }
     }
 

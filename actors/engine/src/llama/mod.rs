@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod embedding;
+mod memory;
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Write as _;
@@ -20,6 +21,9 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 use llama_cpp_sys_2 as sys;
+
+use self::memory::SequenceIds;
+pub use self::memory::{Memory, SavedState};
 
 /// One token of a decode step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,12 @@ pub enum LlamaError {
         /// What llama.cpp logged.
         reason: String,
     },
+}
+
+impl LlamaError {
+    fn state(action: &'static str) -> Self {
+        Self::State { action, reason: take_logged_errors() }
+    }
 }
 
 /// Errors that llama.cpp logged since they were last taken: it reports reasons nowhere else.
@@ -186,11 +196,6 @@ impl Model {
         u32::try_from(self.inner.n_vocab()).unwrap_or(0)
     }
 
-    /// Whether its memory can be cut at a position (attention) or not (recurrent and hybrid models).
-    pub fn memory_can_be_cut(&self) -> bool {
-        !self.inner.is_recurrent() && !self.inner.is_hybrid()
-    }
-
     fn has_decoder(&self) -> bool {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_has_decoder(self.as_ptr()) }
@@ -200,8 +205,13 @@ impl Model {
     pub fn kv_bytes_per_cell(&self) -> u64 {
         let heads = u64::from(self.inner.n_head().max(1));
         let embedding = u64::try_from(self.inner.n_embd()).unwrap_or(0);
-        let width = embedding * u64::from(self.inner.n_head_kv()) / heads;
-        u64::from(self.inner.n_layer()) * width * 2 * 2
+        let architecture = self.metadata("general.architecture").unwrap_or_default();
+        let of_head = |name: &str| {
+            let length = self.metadata(&format!("{architecture}.attention.{name}_length"));
+            length.and_then(|length| length.parse().ok()).unwrap_or(embedding / heads)
+        };
+        let width = (of_head("key") + of_head("value")) * u64::from(self.inner.n_head_kv());
+        u64::from(self.inner.n_layer()) * width * 2
     }
 
     /// A metadata value of the GGUF as text.
@@ -303,6 +313,7 @@ pub struct Context<'model> {
     raw: NonNull<sys::llama_context>,
     model: &'model Model,
     sizes: ContextSizes,
+    ids: SequenceIds,
     threads: usize,
     tokens: Vec<sys::llama_token>,
     positions: Vec<sys::llama_pos>,
@@ -315,20 +326,22 @@ pub struct Context<'model> {
 impl<'model> Context<'model> {
     /// # Errors
     /// [`LlamaError::Context`], mostly for lack of memory.
-    pub fn new(model: &'model Model, sizes: ContextSizes) -> Result<Self, LlamaError> {
+    pub fn new(model: &'model Model, memory: Memory, sizes: ContextSizes) -> Result<Self, LlamaError> {
         let _ = take_logged_errors();
+        let ids = SequenceIds { slots: sizes.slots, memory, reproducible: sizes.reproducible };
         let threads = i32::try_from(sizes.threads).unwrap_or(1);
         // SAFETY: plain data from a function without preconditions.
         let mut params = unsafe { sys::llama_context_default_params() };
         params.n_ctx = sizes.cells;
         params.n_batch = sizes.batch;
         params.n_ubatch = sizes.batch;
-        params.n_seq_max = u32::from(sizes.slots) + u32::from(sizes.reproducible);
+        params.n_seq_max = u32::from(ids.count());
         if sizes.reproducible {
             params.type_v = sys::GGML_TYPE_BF16;
             params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_ENABLED;
         }
-        params.n_outputs_max = sizes.outputs;
+        // llama.cpp wants room for one output a sequence id.
+        params.n_outputs_max = sizes.outputs.max(params.n_seq_max);
         params.n_threads = threads;
         params.n_threads_batch = threads;
         params.kv_unified = true;
@@ -353,6 +366,7 @@ impl<'model> Context<'model> {
             raw,
             model,
             sizes,
+            ids,
             threads: sizes.threads,
             tokens: Vec::with_capacity(batch),
             positions: Vec::with_capacity(batch),
@@ -361,78 +375,6 @@ impl<'model> Context<'model> {
             sequence_pointers: Vec::with_capacity(batch),
             logits: Vec::with_capacity(batch),
         })
-    }
-
-    fn memory(&self) -> sys::llama_memory_t {
-        // SAFETY: the context is alive.
-        unsafe { sys::llama_get_memory(self.raw.as_ptr()) }
-    }
-
-    fn assert_slot(&self, slot: u16) -> sys::llama_seq_id {
-        assert!(slot < self.sizes.slots, "slot {slot} is beyond the context's {}", self.sizes.slots);
-        sys::llama_seq_id::from(slot)
-    }
-
-    /// Lets `to` share the cells of `from` for positions below `len`. No cell is used up.
-    pub fn copy(&mut self, from: u16, to: u16, len: u32) {
-        let (from, to) = (self.assert_slot(from), self.assert_slot(to));
-        // A model whose memory cannot be cut has whole sequences copied: `len` is then all there is.
-        let end = if self.model.memory_can_be_cut() { i32::try_from(len).unwrap_or(-1) } else { -1 };
-        // SAFETY: the context is alive and the slots are in range.
-        unsafe { sys::llama_memory_seq_cp(self.memory(), from, to, 0, end) }
-    }
-
-    /// Keeps only positions below `len` of a slot. In a reproducible context its other cells stay taken.
-    pub fn truncate(&mut self, slot: u16, len: u32) {
-        let slot = self.assert_slot(slot);
-        if self.sizes.reproducible {
-            let from = i32::try_from(len).unwrap_or(0);
-            // One sequence id is left for cells that nobody sees.
-            let spent = sys::llama_seq_id::from(self.sizes.slots);
-            // SAFETY: the context is alive and both are below `n_seq_max`.
-            unsafe { sys::llama_memory_seq_cp(self.memory(), slot, spent, from, -1) };
-        }
-        // SAFETY: the context is alive and the slot is in range.
-        let cut =
-            unsafe { sys::llama_memory_seq_rm(self.memory(), slot, i32::try_from(len).unwrap_or(0), -1) };
-        assert!(cut, "the scheduler cut a memory that cannot be cut at {len}");
-    }
-
-    /// Empties all slots, and frees all cells.
-    pub fn clear(&mut self) {
-        // SAFETY: the context is alive.
-        unsafe { sys::llama_memory_clear(self.memory(), false) }
-    }
-
-    /// A copy of a slot's tokens and their keys and values, for [`restore`](Self::restore).
-    ///
-    /// # Errors
-    /// [`LlamaError::State`]: the context is not to be used any more.
-    pub fn save(&mut self, slot: u16) -> Result<Vec<u8>, LlamaError> {
-        let slot = self.assert_slot(slot);
-        // SAFETY: the context is alive and the slot is in range.
-        let size = unsafe { sys::llama_state_seq_get_size(self.raw.as_ptr(), slot) };
-        let mut state = vec![0; size];
-        // SAFETY: as above, and `state` has `size` bytes.
-        let written =
-            unsafe { sys::llama_state_seq_get_data(self.raw.as_ptr(), state.as_mut_ptr(), size, slot) };
-        if size > 0 && written == size { Ok(state) } else { Err(self.state_error("copy")) }
-    }
-
-    /// Puts what [`save`](Self::save) gave into the empty `slot`. It needs as many free cells as it has tokens.
-    ///
-    /// # Errors
-    /// [`LlamaError::State`]: the context is not to be used any more.
-    pub fn restore(&mut self, slot: u16, state: &[u8]) -> Result<(), LlamaError> {
-        let slot = self.assert_slot(slot);
-        // SAFETY: the context is alive, the slot is in range, and the state came from a context of this model.
-        let read =
-            unsafe { sys::llama_state_seq_set_data(self.raw.as_ptr(), state.as_ptr(), state.len(), slot) };
-        if read == state.len() { Ok(()) } else { Err(self.state_error("put back")) }
-    }
-
-    fn state_error(&self, action: &'static str) -> LlamaError {
-        LlamaError::State { action, reason: take_logged_errors() }
     }
 
     /// Computes one step with this many threads.
@@ -459,16 +401,16 @@ impl<'model> Context<'model> {
         self.sequence_pointers.clear();
         self.logits.clear();
         for entry in entries {
-            let slot = self.assert_slot(entry.slot);
+            let before = self.sequences.len();
+            self.sequences.extend(self.ids.of(entry.slot));
             self.tokens.push(entry.token);
             self.positions.push(sys::llama_pos::try_from(entry.position).unwrap_or(sys::llama_pos::MAX));
-            self.sequence_counts.push(1);
-            self.sequences.push(slot);
+            self.sequence_counts.push(i32::try_from(self.sequences.len() - before).unwrap_or(1));
             // llama.cpp wants embeddings of all tokens or none.
             self.logits.push(i8::from(entry.logits || self.sizes.embeddings));
         }
-        for sequence in &mut self.sequences {
-            self.sequence_pointers.push(std::ptr::from_mut(sequence));
+        for of_entry in self.sequences.chunks_mut(self.ids.of(0).count()) {
+            self.sequence_pointers.push(of_entry.as_mut_ptr());
         }
         let batch = sys::llama_batch {
             n_tokens: i32::try_from(entries.len()).unwrap_or(i32::MAX),
