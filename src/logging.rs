@@ -1,11 +1,14 @@
 //! Logs: human lines or JSON on standard error, and panics as log events.
 
+mod json_lines;
+
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::json_lines::JsonLines;
 use crate::config::{LogConfig, LogFormat};
 
 /// Starts logging for this process. A second call changes nothing.
@@ -21,9 +24,8 @@ pub fn init(config: &LogConfig) {
     // An error here says that logging was started before.
     let _ = if json {
         let layer = tracing_subscriber::fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
+            .fmt_fields(JsonLines)
+            .event_format(JsonLines)
             .with_writer(std::io::stderr);
         registry.with(layer).try_init()
     } else {

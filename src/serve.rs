@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jan_actors::System;
@@ -11,11 +10,10 @@ use jan_actors::audit::{AuditOutcome, AuditRecord, MAX_FIELDS};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::api::{self, state::AppState};
-use crate::auth::google::Google;
 use crate::auth::{Gate, LocalNames, OpenTo, TrustedProxies};
 use crate::config::Config;
 use crate::http::routing::Router;
-use crate::http::{Lifecycle, Listener, Server};
+use crate::http::{Listener, Server};
 
 /// What the workers get to end in, once every request is done or cut off.
 const WORKER_GRACE: Duration = Duration::from_secs(2);
@@ -42,35 +40,11 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let listener = Listener::bind(&config.http.listen).await?;
     let address = listener.address();
     let system = System::start(config.actors()).await?;
-    let proxied = !config.http.trusted_proxies.is_empty();
-    let exposed = !address.ip().is_loopback() || proxied;
-    let anonymous = OpenTo::anonymous(config.auth.anonymous, exposed);
-    let guests = OpenTo::guests(config.auth.guests, exposed);
-    warn_of_what_is_open(address, proxied, anonymous, guests);
-    let state = AppState {
-        models: system.models().clone(),
-        identity: system.identity().clone(),
-        limiter: system.limiter().clone(),
-        usage: system.usage().clone(),
-        backup: system.backup().clone(),
-        audit: system.audit().clone(),
-        conversations: system.conversations().clone(),
-        responses: system.responses().clone(),
-        web_search: system.web_search().clone(),
-        google: Arc::new(Google::new(config.auth.google.clone())),
-        guests,
-        lifecycle: Lifecycle::default(),
-        config: Arc::new(config.http.clone()),
-    };
-    let proxies = TrustedProxies::parse(&config.http.trusted_proxies).map_err(anyhow::Error::msg)?;
-    let names = local_names(&config);
-    let gate = Gate::new(state.identity.clone(), state.limiter.clone(), proxies.clone(), names, anonymous)
-        .auditing(state.audit.clone());
-    state.audit.record(settings_record(&config));
-    announce(address, &system, anonymous != OpenTo::Nobody).await;
-    let lifecycle = state.lifecycle.clone();
-    let router = Router::new(api::routes(), state);
-    let server = Server::start(listener, router, Some(gate), proxies, lifecycle, config.http);
+    let open = OpenToWhom::new(&config, address);
+    open.warn(&config, address);
+    system.audit().record(settings_record(&config));
+    announce(address, &system, open.anonymous != OpenTo::Nobody).await;
+    let server = start_server(listener, &system, &config, open)?;
 
     let first = signals.recv().await;
     tracing::info!(signal = first.name(), "stopping: no new connections, running requests may finish");
@@ -92,20 +66,58 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// Names in the log what needs no credential, and to whom it is open.
-fn warn_of_what_is_open(address: SocketAddr, proxied: bool, anonymous: OpenTo, guests: OpenTo) {
-    if let Some(to) = anonymous.who(address, proxied) {
-        tracing::warn!(
-            to,
-            "models and inference are open without a credential; auth.anonymous = \"deny\" requires one"
-        );
+/// The callers who need no credential.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenToWhom {
+    anonymous: OpenTo,
+    guests: OpenTo,
+}
+
+impl OpenToWhom {
+    pub(crate) fn new(config: &Config, address: SocketAddr) -> Self {
+        let exposed = !address.ip().is_loopback() || is_proxied(config);
+        Self {
+            anonymous: OpenTo::anonymous(config.auth.anonymous, exposed),
+            guests: OpenTo::guests(config.auth.guests, exposed),
+        }
     }
-    if let Some(to) = guests.who(address, proxied) {
-        tracing::warn!(
-            to,
-            "guest accounts are open without a credential; auth.guests = \"off\" disables them"
-        );
+
+    /// Names in the log what needs no credential, and to whom it is open.
+    fn warn(self, config: &Config, address: SocketAddr) {
+        if let Some(to) = self.anonymous.who(address, is_proxied(config)) {
+            tracing::warn!(
+                to,
+                "models and inference are open without a credential; auth.anonymous = \"deny\" requires one"
+            );
+        }
+        if let Some(to) = self.guests.who(address, is_proxied(config)) {
+            tracing::warn!(
+                to,
+                "guest accounts are open without a credential; auth.guests = \"off\" disables them"
+            );
+        }
     }
+}
+
+fn is_proxied(config: &Config) -> bool {
+    !config.http.trusted_proxies.is_empty()
+}
+
+/// Starts the HTTP side of `system`: routes, gate and connections.
+pub(crate) fn start_server(
+    listener: Listener,
+    system: &System,
+    config: &Config,
+    open: OpenToWhom,
+) -> anyhow::Result<Server> {
+    let state = AppState::new(system, config, open.guests);
+    let proxies = TrustedProxies::parse(&config.http.trusted_proxies).map_err(anyhow::Error::msg)?;
+    let (identity, limiter) = (state.identity.clone(), state.limiter.clone());
+    let gate = Gate::new(identity, limiter, proxies.clone(), local_names(config), open.anonymous)
+        .auditing(state.audit.clone());
+    let lifecycle = state.lifecycle.clone();
+    let router = Router::new(api::routes(), state);
+    Ok(Server::start(listener, router, Some(gate), proxies, lifecycle, config.http.clone()))
 }
 
 /// The record of a start: which settings are other than the defaults. Their values may be secrets.

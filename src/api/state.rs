@@ -1,7 +1,9 @@
 //! The state that handlers share.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
+use jan_actors::System;
 use jan_actors::audit::Audit;
 use jan_actors::backup::Backup;
 use jan_actors::conversations::Conversations;
@@ -14,13 +16,47 @@ use jan_actors::web_search::WebSearch;
 
 use crate::auth::OpenTo;
 use crate::auth::google::Google;
-use crate::config::HttpConfig;
+use crate::config::{Config, HttpConfig};
 use crate::http::Lifecycle;
 use crate::http::routing::{self, Call, Extract};
 
-/// Shared state of the handlers: handles to the actors, and settings. Cheap to clone.
+/// Shared state of the handlers. Every request gets it, so that a clone is one pointer.
 #[derive(Clone, Debug)]
-pub struct AppState {
+pub struct AppState(Arc<Services>);
+
+impl Deref for AppState {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}
+
+impl AppState {
+    /// The state over `system`. `guests`: the callers who may become guests.
+    #[must_use]
+    pub fn new(system: &System, config: &Config, guests: OpenTo) -> Self {
+        Self(Arc::new(Services {
+            models: system.models().clone(),
+            identity: system.identity().clone(),
+            limiter: system.limiter().clone(),
+            usage: system.usage().clone(),
+            backup: system.backup().clone(),
+            audit: system.audit().clone(),
+            conversations: system.conversations().clone(),
+            responses: system.responses().clone(),
+            web_search: system.web_search().clone(),
+            google: Arc::new(Google::new(config.auth.google.clone())),
+            guests,
+            lifecycle: Lifecycle::default(),
+            config: Arc::new(config.http.clone()),
+        }))
+    }
+}
+
+/// Handles to the actors, and settings.
+#[derive(Debug)]
+pub struct Services {
     /// The served models.
     pub models: Models,
     /// Users, keys and sessions.

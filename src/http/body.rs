@@ -34,12 +34,10 @@ pub(super) type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error
 /// What is known of a request's body before it is read.
 #[derive(Clone, Debug)]
 pub(super) struct Announced {
-    /// Whether one was sent or may follow.
-    pub has_body: bool,
     /// What its route takes.
     pub kind: access::Body,
-    /// Its room.
-    pub holding: Arc<Holding>,
+    /// Its room, where one was sent or may follow.
+    pub holding: Option<Arc<Holding>>,
     /// What it shares with all others.
     pub bodies: Bodies,
 }
@@ -81,7 +79,7 @@ impl ApiRequest {
     /// Whether a body was sent or may follow; it may turn out to be empty.
     #[must_use]
     pub fn has_body(&self) -> bool {
-        self.announced.has_body
+        self.announced.holding.is_some()
     }
 
     /// The request's headers.
@@ -114,7 +112,7 @@ impl ApiRequest {
         T: DeserializeOwned,
         R: Send + 'static,
     {
-        let (bodies, holding) = (self.announced.bodies.clone(), Arc::clone(&self.announced.holding));
+        let (bodies, holding) = (self.announced.bodies.clone(), self.announced.holding.clone());
         let body = self.read_json().await?;
         let length = body.len();
         let parse = move || {
@@ -140,7 +138,7 @@ impl ApiRequest {
         T: DeserializeOwned + Default,
         R: Send + 'static,
     {
-        let (bodies, holding) = (self.announced.bodies.clone(), Arc::clone(&self.announced.holding));
+        let (bodies, holding) = (self.announced.bodies.clone(), self.announced.holding.clone());
         let body = if self.has_body() { self.read_json().await? } else { Bytes::new() };
         let length = body.len();
         let parse = move || {
@@ -172,7 +170,7 @@ impl ApiRequest {
             }
             return Err(too_many_bytes(limits));
         }
-        let collecting = collect(&mut self.body, limits, &self.announced.holding);
+        let collecting = collect(&mut self.body, limits, self.announced.holding.as_deref());
         match tokio::time::timeout(limits.timeout, collecting).await {
             Err(_elapsed) => Err(ApiError::request_timeout(limits.timeout)),
             Ok(Err(CollectError::Broken)) => Err(broken_off()),
@@ -252,7 +250,7 @@ enum CollectError {
 async fn collect(
     body: &mut BodyStream,
     limits: BodyLimits,
-    holding: &Holding,
+    holding: Option<&Holding>,
 ) -> Result<Bytes, CollectError> {
     // Room is made and taken as bytes arrive, not as they are announced: promises are free.
     let mut all = BytesMut::new();
@@ -269,7 +267,9 @@ async fn collect(
             let error = ApiError::request_too_large(&limit, "http.body_limit_elements");
             return Err(CollectError::Refused(error));
         }
-        holding.grow_to(cost(length, elements)).map_err(CollectError::Refused)?;
+        if let Some(holding) = holding {
+            holding.grow_to(cost(length, elements)).map_err(CollectError::Refused)?;
+        }
         all.extend_from_slice(&chunk);
     }
     Ok(all.freeze())

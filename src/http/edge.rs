@@ -84,25 +84,29 @@ impl Edge {
         peer: SocketAddr,
         running: RunningRequest,
     ) -> http::Response<EdgeBody> {
+        let started = Instant::now();
         let id = RequestId::from_header(request.headers().get("x-request-id"));
         let path = request.uri().path();
+        let method = request.method().clone();
+        let found = self.router.find(&method, path);
+        let (rule, captured) = match &found {
+            Found::Route(target, captured) => (Some(&target.rule), *captured),
+            Found::OtherMethod(_) | Found::Unknown => (None, Captured::default()),
+        };
+        let is_preflight = Cors::is_preflight(&method, request.headers());
+        let mut admission = self.admit(rule, &request, peer, is_preflight);
+        // All fields at once: a field that is added later costs as much as the span.
         let span = tracing::info_span!(
             "request",
             request_id = %id,
-            method = %request.method(),
+            %method,
             path = prefix(without_token(path), 200),
             peer = %peer.ip(),
-            caller = tracing::field::Empty,
+            caller = admission.caller.principal.user().map(tracing::field::display),
         );
-        let method = request.method().clone();
-        let found = self.router.find(&method, path);
-        let rule = match &found {
-            Found::Route(target, _) => Some(&target.rule),
-            Found::OtherMethod(_) | Found::Unknown => None,
-        };
         let mut exchange = Exchange {
             span: span.clone(),
-            started: Instant::now(),
+            started,
             quiet: rule.is_some_and(|rule| rule.access == Access::Probe),
             outcome: None,
             complete: false,
@@ -110,20 +114,10 @@ impl Edge {
             _running: running,
         };
         let origin = request.headers().get(ORIGIN).cloned();
-        let is_preflight = Cors::is_preflight(request.method(), request.headers());
-        let mut admission = self.admit(rule, &request, peer, is_preflight);
-        if let Some(user) = admission.caller.principal.user() {
-            span.record("caller", user.to_string());
-        }
         // A caller's own id may say anything.
         let own_id = Some(id.as_str()).filter(|_| !request.headers().contains_key("x-request-id"));
-        let trail = self.gate.as_ref().and_then(|gate| {
-            let captured = match &found {
-                Found::Route(_, captured) => *captured,
-                Found::OtherMethod(_) | Found::Unknown => Captured::default(),
-            };
-            gate.trail(&admission, captured.texts(path), own_id)
-        });
+        let gate = self.gate.as_ref();
+        let trail = gate.and_then(|gate| gate.trail(&admission, captured.texts(path), own_id));
         let mut response = if is_preflight {
             let mut response = StatusCode::NO_CONTENT.into_response();
             self.cors.answer_preflight(request.headers(), response.headers_mut());
@@ -134,10 +128,10 @@ impl Edge {
                 (None, Found::Route(target, captured)) => {
                     let context = RequestContext { id: id.clone(), peer, caller: admission.caller };
                     let has_body = !request.body().is_end_stream();
-                    let holding = self.bodies.holding(context.fairness_key());
-                    exchange.holding = has_body.then(|| Arc::clone(&holding));
+                    let holding = has_body.then(|| self.bodies.holding(context.fairness_key()));
+                    exchange.holding.clone_from(&holding);
                     let announced =
-                        Announced { has_body, kind: target.rule.body, holding, bodies: self.bodies.clone() };
+                        Announced { kind: target.rule.body, holding, bodies: self.bodies.clone() };
                     let uri = request.uri().clone();
                     let arrival = Arrival { context, uri, captured: *captured, announced };
                     self.dispatch(target, request, arrival).instrument(span).await

@@ -1,7 +1,8 @@
 //! What knowing the caller costs: the same server with and without its gate, in one process, one after the other.
 //!
 //! Both answer `GET /api/v1/models` with an API key to wrk at 64 connections; the CPU time is that of this process
-//! (the servers; wrk is another one). Beside it, the gate alone, called in a loop.
+//! (the servers; wrk is another one). Beside it, the gate alone, called in a loop, and the first, a middle and the last
+//! declared GET route that need a permission and no store, beside `/health`: looking up a route costs the same for all.
 //!
 //! `cargo bench --bench gate -- [--seconds N] [--rounds N]`; wrk is in Debian's and Ubuntu's packages.
 
@@ -9,25 +10,28 @@
 
 use std::net::SocketAddr;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Uri};
 use jan_actors::System;
 use jan_actors::config::RateLimitsConfig;
 use jan_server::api::{self, state::AppState};
-use jan_server::auth::google::Google;
 use jan_server::auth::{Gate, LocalNames, OpenTo, TrustedProxies};
-use jan_server::config::{Config, GoogleConfig, HttpConfig};
+use jan_server::config::Config;
 use jan_server::http::routing::Router;
-use jan_server::http::{Lifecycle, Listener, Server};
+use jan_server::http::{Listener, Server};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const PATH: &str = "/api/v1/models";
+const HEALTH: &str = "/health";
+/// GET routes that need a permission and no store, in the order of their declaration.
+const ROUTES: [&str; 3] = [PATH, "/api/v1/models/jan-tiny", "/api/v1/status"];
 const CONNECTIONS: &str = "64";
 /// The targets of this benchmark.
 const MOST_CPU: Duration = Duration::from_micros(15);
 const LEAST_RATE: f64 = 0.7;
+/// Of the rate of `/health`.
+const LEAST_OF_HEALTH: f64 = 0.6;
 
 fn main() -> ExitCode {
     let (mut seconds, mut rounds): (u64, u64) = (10, 5);
@@ -66,22 +70,26 @@ async fn run(seconds: u64, rounds: u64) -> bool {
     let alone = gate_alone(&system, key);
     println!("the gate alone: median {alone:?} a request");
     let mut measured = Vec::new();
-    wrk(open.0, key, 2);
+    wrk(open.0, PATH, key, 2);
     for round in 1..=rounds {
         // In turns, so that whatever else the machine does befalls both.
-        let (without, with) = (wrk(open.0, key, seconds), wrk(checked.0, key, seconds));
+        let (without, with) = (wrk(open.0, PATH, key, seconds), wrk(checked.0, PATH, key, seconds));
         println!("round {round}: without {without:?}, with {with:?}");
         measured.push((without, with));
     }
-    let median = |of: &dyn Fn(&(Run, Run)) -> f64| {
-        let mut values: Vec<f64> = measured.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    let ratio = median(&|(without, with)| with.rate / without.rate);
-    let added = median(&|(without, with)| with.cpu_us - without.cpu_us);
+    let of_both = |of: &dyn Fn(&(Run, Run)) -> f64| median(measured.iter().map(of));
+    let ratio = of_both(&|(without, with)| with.rate / without.rate);
+    let added = of_both(&|(without, with)| with.cpu_us - without.cpu_us);
     println!("median of {rounds} rounds: {ratio:.3} of the rate, {added:.2} µs of CPU more a request");
-    let fine = ratio >= LEAST_RATE && added < MOST_CPU.as_micros() as f64 && alone < MOST_CPU;
+    let mut fine = ratio >= LEAST_RATE && added < MOST_CPU.as_micros() as f64 && alone < MOST_CPU;
+    for path in ROUTES {
+        let turns: Vec<(Run, Run)> = (0..rounds)
+            .map(|_| (wrk(checked.0, HEALTH, key, seconds), wrk(checked.0, path, key, seconds)))
+            .collect();
+        let share = median(turns.iter().map(|(health, route)| route.rate / health.rate));
+        println!("{path}: {share:.3} of the rate of {HEALTH}; {:?}", turns[0]);
+        fine &= share >= LEAST_OF_HEALTH;
+    }
     println!("{}", if fine { "within the targets" } else { "NOT within the targets" });
     checked.1.drain().await;
     open.1.drain().await;
@@ -89,30 +97,22 @@ async fn run(seconds: u64, rounds: u64) -> bool {
     fine
 }
 
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
 async fn start(system: &System, checked: bool) -> (SocketAddr, Server) {
-    let http = HttpConfig::default();
+    let config = Config::default();
     let listener = Listener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.address();
-    let state = AppState {
-        models: system.models().clone(),
-        identity: system.identity().clone(),
-        limiter: system.limiter().clone(),
-        usage: system.usage().clone(),
-        backup: system.backup().clone(),
-        audit: system.audit().clone(),
-        conversations: system.conversations().clone(),
-        responses: system.responses().clone(),
-        web_search: system.web_search().clone(),
-        google: Arc::new(Google::new(GoogleConfig::default())),
-        guests: OpenTo::Everyone,
-        lifecycle: Lifecycle::default(),
-        config: Arc::new(http.clone()),
-    };
+    let state = AppState::new(system, &config, OpenTo::Everyone);
     let gate = checked.then(|| gate(system));
     let lifecycle = state.lifecycle.clone();
     let router = Router::new(api::routes(), state);
     let proxies = TrustedProxies::default();
-    (address, Server::start(listener, router, gate, proxies, lifecycle, http))
+    (address, Server::start(listener, router, gate, proxies, lifecycle, config.http))
 }
 
 fn gate(system: &System) -> Gate {
@@ -156,12 +156,12 @@ impl std::fmt::Debug for Run {
     }
 }
 
-fn wrk(address: SocketAddr, key: &str, seconds: u64) -> Run {
+fn wrk(address: SocketAddr, path: &str, key: &str, seconds: u64) -> Run {
     let before = cpu_seconds();
     let output = Command::new("wrk")
         .args(["-t", "1", "-c", CONNECTIONS, "-d", &format!("{seconds}s"), "-H"])
         .arg(format!("Authorization: Bearer {key}"))
-        .arg(format!("http://{address}{PATH}"))
+        .arg(format!("http://{address}{path}"))
         .output()
         .expect("wrk runs (apt install wrk)");
     let cpu = cpu_seconds() - before;
