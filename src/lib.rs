@@ -17,3 +17,5 @@ mod errors;
 pub mod http;
 pub mod logging;
 pub mod serve;
+#[cfg(test)]
+mod test_app;

@@ -66,18 +66,35 @@ impl System {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: ActorsConfig) -> Result<Self, StartError> {
+        Self::start_over(&config, Catalog::new(&config)?).await
+    }
+
+    /// The same with one model, answered by `backend`.
+    ///
+    /// # Errors
+    /// As of [`start`](Self::start).
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn start_with_backend(
+        config: ActorsConfig,
+        id: &str,
+        backend: Arc<dyn crate::model::backend::Backend>,
+    ) -> Result<Self, StartError> {
+        Self::start_over(&config, Catalog::of_backend(&config, id, backend)).await
+    }
+
+    async fn start_over(config: &ActorsConfig, catalog: Catalog) -> Result<Self, StartError> {
         let folder = &config.storage.path;
         // One that is there already may be somebody else's, too: its mode is left alone.
         create_private_folder(folder)
             .map_err(|error| StartError::Storage { path: folder.display().to_string(), error })?;
-        let catalog = Arc::new(Catalog::new(&config)?);
+        let catalog = Arc::new(catalog);
         let models = Models::new(Arc::clone(&catalog));
-        let (identity, admin_key) = open_identity(&config).await?;
+        let (identity, admin_key) = open_identity(config).await?;
         let limiter = Limiter::new(config.rate_limits.clone());
         let usage = UsageLedger::new(Arc::clone(identity.store()));
         let backup = Backup::new(Arc::clone(identity.store()), identity.index(), folder.clone());
         let conversations = Conversations::new(Arc::clone(identity.store()), config.conversations.clone());
-        let audit = open_audit(&identity, &config)?;
+        let audit = open_audit(&identity, config)?;
         let supervisor = || Supervisor;
         let model_supervisor =
             SupervisorArguments { children: catalog.children(), policy: RestartPolicy::default() };

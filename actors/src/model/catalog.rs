@@ -112,6 +112,19 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// One model, answered by `backend`.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn of_backend(config: &ActorsConfig, id: &str, backend: Arc<dyn Backend>) -> Self {
+        let model = Model {
+            id: id.to_owned(),
+            aliases: Vec::new(),
+            owned_by: "jan".to_owned(),
+            places: Places::new(config.queue.max_requests),
+            replicas: vec![backend],
+        };
+        Self { models: vec![Arc::new(model)] }
+    }
+
     fn add(
         &mut self,
         config: &ActorsConfig,

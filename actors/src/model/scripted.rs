@@ -2,7 +2,8 @@
 //!
 //! A prompt's words are its tokens, and the answer repeats them from the first, one a step, for as long as
 //! `max_tokens` allows; without one it ends behind the last word. `think:` in front of a word makes it reasoning, `call:NAME`
-//! makes it a call of the tool of that name with the arguments `{}`. An embedding is `[1, 0, …]`.
+//! makes it a call of the tool of that name with the arguments `{}`, and `stall` stops the answer until it is given up or
+//! [`Scripted::kill`] ends the backend. An embedding is `[1, 0, …]`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,8 +15,10 @@ use jan_protocol::types::{
     FinishReason, GenerationError, GenerationRequest, Inspect, Inspected, ModelStatus, Prompt, Token,
     TokenUsage,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, Capabilities, Condition, Embeddings, Generation, GenerationEvent, OutputPart};
+use super::models::RETRY_AFTER;
 use super::shares::Place;
 use crate::supervisor::ChildSpec;
 
@@ -28,6 +31,28 @@ const DIMENSIONS: usize = 8;
 #[derive(Debug, Default)]
 pub struct Scripted {
     running: Arc<AtomicUsize>,
+    killed: CancellationToken,
+}
+
+impl Scripted {
+    /// Ends it as a crash would: its answers fail, and so does all that comes later.
+    pub fn kill(&self) {
+        self.killed.cancel();
+    }
+
+    fn check(&self, model: &str) -> Result<(), GenerationError> {
+        let reason = "it was killed".to_owned();
+        let lost =
+            GenerationError::ModelUnavailable { model: model.to_owned(), reason, retry_after: RETRY_AFTER };
+        if self.killed.is_cancelled() { Err(lost) } else { Ok(()) }
+    }
+}
+
+/// One step of an answer.
+#[derive(Debug)]
+enum Step {
+    Event(GenerationEvent),
+    Stall,
 }
 
 /// A request under way; what it holds is given back when it is dropped.
@@ -87,11 +112,11 @@ fn parts(word: &str) -> Vec<OutputPart> {
     vec![OutputPart::Content(format!("{word} "))]
 }
 
-fn events(request: &GenerationRequest, prompt_tokens: u32) -> Vec<GenerationEvent> {
+fn steps(request: &GenerationRequest, prompt_tokens: u32) -> Vec<Step> {
     let prompt_text = request.want_prompt_text.then(|| words(&request.prompt).join(" ").into());
-    let mut events = vec![
-        GenerationEvent::Accepted { prompt_tokens, prompt_text },
-        GenerationEvent::Started { cached_tokens: 0 },
+    let mut steps = vec![
+        Step::Event(GenerationEvent::Accepted { prompt_tokens, prompt_text }),
+        Step::Event(GenerationEvent::Started { cached_tokens: 0 }),
     ];
     let answer = words(&request.prompt);
     let most = request.max_tokens.map_or(answer.len(), |most| most as usize);
@@ -102,14 +127,19 @@ fn events(request: &GenerationRequest, prompt_tokens: u32) -> Vec<GenerationEven
             break;
         }
         said += 1;
-        events.push(GenerationEvent::Output { parts: parts(word), tokens: 1, logprobs: Vec::new() });
+        steps.push(match word.as_str() {
+            "stall" => Step::Stall,
+            word => {
+                Step::Event(GenerationEvent::Output { parts: parts(word), tokens: 1, logprobs: Vec::new() })
+            }
+        });
     }
     if request.max_tokens.is_none() {
         reason = FinishReason::Stop;
     }
     let usage = TokenUsage { prompt_tokens, completion_tokens: said, ..TokenUsage::default() };
-    events.push(GenerationEvent::Finished { reason, usage });
-    events
+    steps.push(Step::Event(GenerationEvent::Finished { reason, usage }));
+    steps
 }
 
 impl Backend for Scripted {
@@ -118,8 +148,9 @@ impl Backend for Scripted {
     }
 
     fn condition(&self) -> Condition {
+        let is_killed = self.killed.is_cancelled();
         Condition {
-            status: ModelStatus::Ready,
+            status: if is_killed { ModelStatus::Unhealthy } else { ModelStatus::Ready },
             problem: None,
             public_problem: None,
             created: Some(1),
@@ -138,11 +169,24 @@ impl Backend for Scripted {
     ) -> BoxFuture<'_, Result<Generation, GenerationError>> {
         let running = Running::new(&self.running, place);
         Box::pin(async move {
-            let events = events(&request, fitting(&request)?).into_iter();
+            self.check(&request.model)?;
+            let steps = steps(&request, fitting(&request)?).into_iter();
+            let killed = self.killed.clone();
             // One event a step, so that others run in between, as with any model.
-            let one_by_one = unfold((events, running), async |(mut events, running)| {
-                tokio::task::yield_now().await;
-                Some((events.next()?, (events, running)))
+            let one_by_one = unfold((steps, running), move |(mut steps, running)| {
+                let killed = killed.clone();
+                async move {
+                    tokio::task::yield_now().await;
+                    let event = match steps.next()? {
+                        Step::Event(event) if !killed.is_cancelled() => event,
+                        _ => {
+                            killed.cancelled().await;
+                            steps = Vec::new().into_iter();
+                            GenerationEvent::Failed(GenerationError::EngineCrashed)
+                        }
+                    };
+                    Some((event, (steps, running)))
+                }
             });
             Ok(Generation::new(one_by_one))
         })
