@@ -7,54 +7,54 @@ use jan_actors::identity::Right;
 /// The callers of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everyone, and no bucket pays for it: probes come every few seconds.
+    /// Everyone; not counted in any rate-limit bucket, since probes come every few seconds.
     Probe,
     /// Everyone.
     Open,
-    /// Everyone; the request proves by itself who it is from, by a refresh token or an expired JWT.
+    /// Everyone; the request itself carries its proof of identity, a refresh token or an expired JWT.
     Proof,
-    /// Anonymous callers where `auth.anonymous` lets them, and principals with this right.
+    /// Anonymous callers if `auth.anonymous` permits them, and principals with this right.
     Anonymous(Right),
     /// Principals with this right.
     Needs(Right),
 }
 
-/// The body that a route takes, if it takes one.
+/// The kind of body that a route accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Body {
-    /// JSON, small: about users, keys, sessions and the like.
+    /// Small JSON: users, keys, sessions and similar.
     #[default]
     Account,
     /// JSON with a model's input.
     Inference,
     /// JSON with a conversation's items.
     Items,
-    /// An export: lines of JSON, which are read as they come.
+    /// An export: lines of JSON, parsed as they arrive.
     Export,
 }
 
 /// The record of a request in the audit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Audited {
-    /// The action, one of [`ACTIONS`](jan_actors::audit::ACTIONS), where its handler notes no other.
+    /// The action, one of [`ACTIONS`](jan_actors::audit::ACTIONS), unless the handler notes another one.
     pub action: &'static str,
-    /// In which way, where there are several.
+    /// The variant of the action, if it has several.
     pub how: Option<&'static str>,
 }
 
 /// One method of one path, without its handler.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// GET stands for HEAD too, unless the route says otherwise.
+    /// The method. GET includes HEAD unless the route says otherwise.
     pub method: Method,
-    /// The path behind its prefix; `{id}` is one segment.
+    /// The path after its prefix; `{id}` is one segment.
     pub path: String,
-    /// Who may call it.
+    /// The permitted callers.
     pub access: Access,
-    /// Whether a model works for it.
+    /// Set if a model runs for this route.
     pub inference: bool,
-    /// The body that it takes.
+    /// The accepted body.
     pub body: Body,
-    /// Its record in the audit log, where it changes accounts, keys, sessions or shares, or takes data out or in.
+    /// Its audit record, for routes that change accounts, keys, sessions or shares, or that export or import data.
     pub audit: Option<Audited>,
 }

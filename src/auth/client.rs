@@ -1,7 +1,7 @@
-//! Whose request it is by address: who connects, and whom a trusted proxy speaks for.
+//! The client address of a request: the peer of the connection, or the address that a trusted proxy forwarded.
 //!
-//! `X-Forwarded-For` is a list that everyone on the way may have written, so it is read from its end: an entry
-//! counts only if whoever appended it is a configured proxy, and the first address that is none is the client.
+//! Every hop may have written to `X-Forwarded-For`, so the list is read from its end: an entry counts only if a
+//! configured proxy appended it, and the first address that is not a proxy's is the client.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -21,13 +21,13 @@ impl TrustedProxies {
         texts.iter().map(|text| parse_network(text.as_ref())).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether this address is a proxy's. Give it in its canonical form.
+    /// Returns whether `ip`, in its canonical form, belongs to a proxy.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&ip))
     }
 
-    /// The client's address. `peer` is who connects.
+    /// Returns the client's address. `peer` is the remote end of the connection.
     #[must_use]
     pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.ip().to_canonical();
@@ -38,7 +38,7 @@ impl TrustedProxies {
         let lines: Vec<&[u8]> =
             headers.get_all("x-forwarded-for").iter().map(|line| line.as_bytes()).collect();
         for entry in lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')) {
-            // What a proxy did not write as an address hides who is behind it: the proxy answers for it.
+            // An entry that is not an address hides the client, so the proxy that wrote it counts as the client.
             let Some(ip) = std::str::from_utf8(entry).ok().and_then(parse_forwarded) else { break };
             client = ip;
             if !self.contains(ip) {
@@ -56,7 +56,7 @@ pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
     network.map_err(|_| format!("{text:?} is neither an address nor a network such as `10.0.0.0/8`"))
 }
 
-/// One entry of the list: an address, with a port in some proxies' dialects.
+/// Parses one entry of the list: an address, to which some proxies append a port.
 fn parse_forwarded(entry: &str) -> Option<IpAddr> {
     let entry = entry.trim();
     let ip = entry
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn the_list_is_read_from_its_end() {
         let proxies = ["10.0.0.0/8", "fd00::/8"];
-        // The left part is what the client itself may have written.
+        // The client itself may have written the left part.
         assert_eq!(client(&proxies, "10.0.0.1", &["9.9.9.9, 1.2.3.4, 10.0.0.2"]), "1.2.3.4");
         assert_eq!(client(&proxies, "10.0.0.1", &["9.9.9.9", "1.2.3.4", "10.0.0.2,fd00::7"]), "1.2.3.4");
         assert_eq!(client(&proxies, "10.0.0.1", &["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
@@ -122,14 +122,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever stands in the header, an untrusted peer is itself.
+        /// An untrusted peer is its own client, with any header.
         #[test]
         fn strangers_cannot_pose_as_others(ip: u32, line in "[ -~]{0,60}") {
             let peer = Ipv4Addr::from_bits(ip | 1 << 31).to_string();
             prop_assert_eq!(client(&["10.0.0.0/8"], &peer, &[&line]), peer);
         }
 
-        /// Whatever a client writes before the proxy's own entry makes no difference.
+        /// Entries before the proxy's own make no difference.
         #[test]
         fn what_stands_before_the_entry_of_the_proxy_is_ignored(line in "[ -~]{0,60}") {
             let forwarded = format!("{line},1.2.3.4");

@@ -1,9 +1,9 @@
-//! The credential that a request carries, RFC 6750 section 2.1: in a header, never in the URL.
+//! The credential of a request, RFC 6750 section 2.1: sent in a header, never in the URL.
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
-/// What a caller shows.
+/// A presented credential, not yet verified.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Credential<'a> {
     /// Text that may be an API key.
@@ -12,7 +12,7 @@ pub enum Credential<'a> {
     Token(&'a str),
 }
 
-// A credential must not reach a log by way of a debug line.
+// Debug output must not put a credential into a log.
 impl std::fmt::Debug for Credential<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -22,18 +22,19 @@ impl std::fmt::Debug for Credential<'_> {
     }
 }
 
-/// Why the headers name no one credential.
+/// Reasons why the headers do not yield exactly one credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CredentialError {
-    /// Another scheme than Bearer.
+    /// A scheme other than Bearer.
     Scheme,
-    /// Several credentials that are not the same.
+    /// Several different credentials.
     Conflict,
-    /// Bytes that no credential has.
+    /// Bytes that cannot occur in a credential.
     Unreadable,
 }
 
-/// The credential in `headers`. An empty one (`Authorization: Bearer`) is none: clients that have no key send that.
+/// Returns the credential in `headers`. An empty one (`Authorization: Bearer`) counts as none: clients without a key
+/// send it.
 ///
 /// # Errors
 /// See [`CredentialError`].
@@ -58,7 +59,7 @@ fn add<'a>(found: &mut Option<Credential<'a>>, next: Option<Credential<'a>>) -> 
             Ok(())
         }
         (Some(first), Some(second)) if *first == second => Ok(()),
-        // Which of two would be meant is not for the server to guess.
+        // With two different credentials the server must not guess which one is meant.
         (Some(_), Some(_)) => Err(CredentialError::Conflict),
     }
 }

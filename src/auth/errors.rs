@@ -10,9 +10,9 @@ use super::google::{IdTokenError, ProviderError, SignInError};
 use crate::http::ApiError;
 use crate::http::error::capitalize;
 
-/// When a failure that may pass is worth another try.
+/// `Retry-After` of failures that may be temporary.
 const RETRY_SOON: Duration = Duration::from_secs(5);
-// RFC 6750 section 3: no error code where no credential was shown.
+// RFC 6750 section 3: the challenge has no error code if the request had no credential.
 const CHALLENGE: &str = "Bearer realm=\"jan-server\"";
 pub(crate) const INVALID_TOKEN: &str = "Bearer realm=\"jan-server\", error=\"invalid_token\"";
 const INVALID_REQUEST: &str = "Bearer realm=\"jan-server\", error=\"invalid_request\"";
@@ -34,7 +34,7 @@ impl ApiError {
         Self::unauthorized("missing_credentials", message, CHALLENGE)
     }
 
-    /// 401: the headers name no one credential.
+    /// 401: the headers do not contain exactly one usable credential.
     #[must_use]
     pub fn unusable_credential(error: CredentialError) -> Self {
         let (code, message) = match error {
@@ -86,12 +86,12 @@ impl ApiError {
         Self::forbidden("model_not_allowed", message).with_param("model")
     }
 
-    /// 403 with a code of its own.
+    /// 403 with the given code.
     pub fn forbidden(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, code, message)
     }
 
-    /// 400 with a code of its own.
+    /// 400 with the given code.
     pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, message)
     }
@@ -103,7 +103,7 @@ impl ApiError {
             .with_param("id")
     }
 
-    /// Maps what came of signing in elsewhere.
+    /// Maps an error of a sign-in at the provider.
     #[must_use]
     pub fn from_sign_in(error: &SignInError) -> Self {
         let message = format!("{}.", capitalize(&error.to_string()));

@@ -1,6 +1,6 @@
-//! Browsers on the server's own machine: they bring any web page to a loopback address, by a request to another
-//! origin or by a name that the page's owner resolves to 127.0.0.1 (DNS rebinding). A request without an accepted
-//! credential has to name this machine in its `Host`, and its `Origin` has to be known.
+//! Protection against browsers on the server's own machine, which any web page can make send requests to a loopback
+//! address: as a cross-origin request, or by a name that the page's owner resolves to 127.0.0.1 (DNS rebinding). A
+//! request without an accepted credential must name this machine in its `Host`, and its `Origin` must be known.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use http::{HeaderMap, Uri};
 
 use crate::http::ApiError;
 
-/// The names and origins beside the loopback ones that requests without a credential may show.
+/// The hosts and origins, besides the loopback ones, that requests without a credential may name.
 #[derive(Clone, Debug, Default)]
 pub struct LocalNames {
     hosts: Vec<String>,
@@ -17,8 +17,8 @@ pub struct LocalNames {
 }
 
 impl LocalNames {
-    /// `hosts` are names with or without a port, which is not compared. `*` among `origins` is none: it lets pages send
-    /// a credential, and opens nothing without one.
+    /// `hosts` are names with or without a port, which is not compared. `*` among `origins` is ignored: it lets pages
+    /// send a credential, and permits nothing without one.
     pub fn new(hosts: impl IntoIterator<Item = String>, origins: &[String]) -> Self {
         let hosts =
             hosts.into_iter().filter_map(|host| host_of(&host).map(str::to_ascii_lowercase)).collect();
@@ -26,12 +26,12 @@ impl LocalNames {
         Self { hosts, origins }
     }
 
-    /// Checks every name that a request shows.
+    /// Checks every host and origin that a request names.
     ///
     /// # Errors
     /// 403 `host_not_allowed` or `origin_not_allowed`.
     pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
-        // HTTP/2 has the name in the address. A request may name itself twice, and then both count.
+        // HTTP/2 has the host in the URI. A request may contain both forms, and then both are checked.
         let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
         let named = headers.get_all(HOST).iter().map(http::HeaderValue::as_bytes);
         let hosts: Vec<&[u8]> = authority.into_iter().chain(named).collect();
@@ -70,7 +70,7 @@ impl LocalNames {
         is_loopback_host(host) || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(host))
     }
 
-    /// `hosts` are this request's, which have been checked: a page of the server's own has one of them as its origin.
+    /// `hosts` are this request's hosts, already checked: a page of this server has one of them as its origin.
     fn is_origin(&self, origin: &[u8], hosts: &[&[u8]]) -> bool {
         let Ok(origin) = std::str::from_utf8(origin) else { return false };
         if self.origins.iter().any(|known| known == origin) {
@@ -82,7 +82,7 @@ impl LocalNames {
     }
 }
 
-/// The name in `name`, `name:port`, `[address]` or `[address]:port`, with its brackets.
+/// Returns the name in `name`, `name:port`, `[address]` or `[address]:port`, with its brackets.
 pub(crate) fn host_of(authority: &str) -> Option<&str> {
     let end = match authority.strip_prefix('[') {
         Some(rest) => rest.find(']')? + 2,
@@ -100,7 +100,7 @@ pub(crate) fn host_of(authority: &str) -> Option<&str> {
     (fits && port_fits).then_some(host)
 }
 
-/// An address in a `Host` was resolved by nobody, so it cannot be somebody else's name.
+/// A literal address in `Host` involved no name resolution, so it cannot be an attacker's name.
 fn is_loopback_host(host: &str) -> bool {
     let v6 = || host.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
     let ip = host.parse::<Ipv4Addr>().ok().map(IpAddr::V4).or_else(v6);

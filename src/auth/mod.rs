@@ -1,11 +1,11 @@
-//! Who calls and what they may do: decided once for each request, before any route sees it.
+//! Authentication, authorisation and rate limiting: decided once for each request, before a handler runs.
 //!
 //! - [`access`]: the properties of a route that decide who may call it
 //! - [`gate`]: the decision
-//! - [`google`]: signing in with Google or another OpenID provider
-//! - [`OpenTo`]: who needs no credential
-//! - [`Trail`]: what the audit log says of a request
-//! - [`LocalNames`]: what a browser on the server's machine may name without a credential
+//! - [`google`]: sign-in with Google or another OpenID provider
+//! - [`OpenTo`]: the callers that need no credential
+//! - [`Trail`]: the audit record of a request
+//! - [`LocalNames`]: the hosts and origins that requests without a credential may name on this machine
 
 pub mod access;
 mod client;

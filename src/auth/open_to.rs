@@ -1,11 +1,11 @@
-//! Callers without a credential: what is open, and to whom.
+//! Policies for callers without a credential.
 
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName};
 use jan_actors::config::{AnonymousPolicy, GuestPolicy};
 
-/// Callers without a credential who may do something.
+/// The callers that a policy permits without a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenTo {
     /// None.
@@ -17,7 +17,7 @@ pub enum OpenTo {
 }
 
 impl OpenTo {
-    /// What `auth.anonymous` comes to. `exposed`: the server listens on more than a loopback address, or has proxies.
+    /// Resolves `auth.anonymous`. `exposed`: the server listens on an address other than loopback, or has proxies.
     #[must_use]
     pub fn anonymous(policy: AnonymousPolicy, exposed: bool) -> Self {
         match policy {
@@ -27,7 +27,7 @@ impl OpenTo {
         }
     }
 
-    /// The same of `auth.guests`.
+    /// Resolves `auth.guests` in the same way.
     #[must_use]
     pub fn guests(policy: GuestPolicy, exposed: bool) -> Self {
         match policy {
@@ -41,7 +41,7 @@ impl OpenTo {
         if exposed { Self::Nobody } else { Self::ThisMachine }
     }
 
-    /// Whether a caller is among them.
+    /// Returns whether a caller is permitted.
     #[must_use]
     pub fn includes(self, is_local: bool) -> bool {
         match self {
@@ -51,7 +51,7 @@ impl OpenTo {
         }
     }
 
-    /// Who they are, for a warning; `None` for nobody. `proxied`: some come through configured proxies.
+    /// Describes the permitted callers for a warning; `None` if there are none. `proxied`: some use configured proxies.
     #[must_use]
     pub fn who(self, address: SocketAddr, proxied: bool) -> Option<String> {
         let reachable = || match (address.ip().is_loopback(), proxied) {
@@ -69,8 +69,9 @@ impl OpenTo {
     }
 }
 
-/// Whether a request was made on this machine: over a loopback connection, and forwarded by nobody. A proxy that is not
-/// configured connects from here, too, so that any sign of one counts; what it says is not believed.
+/// Returns whether a request was made on this machine: over a loopback connection and not forwarded. A proxy that is
+/// not configured may run on this machine too, so any header of a proxy makes the request a remote one; its contents
+/// are not trusted.
 #[must_use]
 pub fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
     peer.ip().to_canonical().is_loopback() && !headers.keys().any(is_of_a_proxy)

@@ -1,8 +1,8 @@
-//! From a request to its record in the audit log: the one place where records of requests are made.
+//! Audit records of requests; the one place that creates them.
 //!
-//! The name of a request's action comes from the declaration of its route, whom it is about from its path, who made it from
-//! the gate, and how it ended from the answer. A handler notes only what none of these know. A record is made also where the
-//! client goes away before the answer: nobody can change something unseen by hanging up.
+//! The action comes from the route's declaration, the target from the path, the actor from the gate, and the outcome
+//! from the response. A handler notes only what none of these know. A record is written even if the client disconnects
+//! before the response: disconnecting must not hide a change.
 
 use std::borrow::Cow;
 
@@ -14,26 +14,26 @@ use jan_actors::identity::{KeyId, SessionId, UserId};
 use super::gate::Admission;
 use crate::http::{ApiError, Response};
 
-/// Of what needs no record: whoever shows nothing, and a client whose token is due for a refresh.
+/// Error codes that need no record: requests without a credential, and clients whose token is due for a refresh.
 const ROUTINE: [&str; 2] = ["missing_credentials", "token_expired"];
 
-/// What a handler knows of what it did and nobody else.
+/// Details of an action that only its handler knows.
 #[derive(Clone, Debug, Default)]
 pub struct Noted {
-    /// What was done, where that is not what the declaration of the route says.
+    /// The actions, if other than the one that the route declares.
     pub actions: Vec<&'static str>,
-    /// Whose account it is about.
+    /// The affected account.
     pub user: Option<UserId>,
-    /// The id of the key or session.
+    /// The id of the affected key or session.
     pub target: Option<String>,
-    /// The names of what was changed.
+    /// The names of the changed fields.
     pub fields: Vec<&'static str>,
 }
 
 impl Noted {
-    /// What an update of a user or a key changed: each action that it is, and the names of all fields.
+    /// Notes the update of a user or a key: each action that it amounts to, and the names of all changed fields.
     ///
-    /// `action`: what it is beside limits and disabling.
+    /// `action`: the action of changes other than limits and disabling.
     pub fn changed(&mut self, fields: &[(&'static str, bool)], action: &'static str, disabled: Option<bool>) {
         let changed = fields.iter().filter(|(_, is_changed)| *is_changed);
         self.fields = changed.map(|(name, _)| *name).collect();
@@ -51,24 +51,25 @@ impl Noted {
     }
 }
 
-/// Notes something for the audit log with an answer.
+/// Attaches details for the audit log to a response.
 pub fn note(response: &mut Response, change: impl FnOnce(&mut Noted)) {
     let mut noted: Noted = response.extensions_mut().remove().unwrap_or_default();
     change(&mut noted);
     response.extensions_mut().insert(noted);
 }
 
-/// A request that is to be recorded. Dropped without an end, its client went away.
+/// The audit record of a request in progress. Dropping it without [`Self::end`] means that the client disconnected.
 #[derive(Debug)]
 pub struct Trail {
     audit: Audit,
-    /// `None` once it is recorded.
+    /// `None` after it was recorded.
     record: Option<AuditRecord>,
 }
 
 impl Trail {
-    /// Begins with what is known before the request is answered; `None`: it is none that is recorded. `request_id`:
-    /// where this server made it, for a caller's own may say anything. `captured`: the parameters of its path.
+    /// Starts the record with the facts known before the request is handled; `None` if the request is not recorded.
+    /// `request_id`: only an id that this server generated, since a caller's own id can be anything. `captured`: the
+    /// parameters of the path.
     #[must_use]
     pub fn begin<'p>(
         audit: &Audit,
@@ -100,7 +101,7 @@ impl Trail {
         Some(Self { audit: audit.clone(), record: Some(record) })
     }
 
-    /// The request is answered.
+    /// Completes the record with the response.
     pub fn end(mut self, status: StatusCode, error: Option<&ApiError>, noted: Option<Noted>) {
         let Some(mut record) = self.record.take() else { return };
         record.outcome = match status.as_u16() {
@@ -123,7 +124,7 @@ impl Trail {
         }
         for action in actions {
             let AuditRecord { id, created_at, .. } = AuditRecord::new(action, record.outcome);
-            // A session or a key is no part of what happened to the user.
+            // A session or a key is not part of an action on the user.
             let target = record.target.clone().filter(|_| !action.starts_with("user."));
             self.audit.record(AuditRecord {
                 id,
@@ -145,7 +146,7 @@ impl Drop for Trail {
     }
 }
 
-/// Whom and what a request is about, as far as its path says. What is no id there is left out.
+/// Sets the user and target that the path names; segments that are not ids are ignored.
 fn name_target<'p>(record: &mut AuditRecord, pattern: &str, captured: impl Iterator<Item = &'p str>) {
     let mut is_users = false;
     for text in captured {
@@ -156,13 +157,13 @@ fn name_target<'p>(record: &mut AuditRecord, pattern: &str, captured: impl Itera
             record.target = Some(id);
         }
     }
-    // Beyond `/admin` everything is about the caller's own account.
+    // Outside `/admin` every request concerns the caller's own account.
     if !is_users && !pattern.starts_with("/admin/") {
         record.user_id = record.actor.user_id;
     }
 }
 
-/// The text form of an id, whatever of these it is of.
+/// Returns the text form of an id, of whichever of these kinds it is.
 fn known_id(text: &str) -> Option<String> {
     let key = text.parse::<KeyId>().map(|id| id.to_string());
     let session = || text.parse::<SessionId>().map(|id| id.to_string());

@@ -3,35 +3,35 @@ use std::time::Duration;
 use jan_actors::config::{AnonymousPolicy, AuthConfig, GuestPolicy};
 use serde::{Deserialize, Serialize};
 
-/// `[auth]`: the actors' part of it, and signing in elsewhere.
+/// `[auth]`: the actors' part of it, and sign-in at a provider.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AuthSettings {
-    /// Whether callers without a credential are served.
+    /// Policy for callers without a credential.
     pub anonymous: AnonymousPolicy,
-    /// Whether anybody may become a guest.
+    /// Policy for creating guests.
     pub guests: GuestPolicy,
-    /// Most guests made from one address.
+    /// Maximum number of guests created from one address.
     pub max_guests_per_address: usize,
-    /// Most guests.
+    /// Maximum number of guests.
     pub max_guests: usize,
-    /// A guest that has not been used for so long is deleted (seconds).
+    /// A guest that is unused for this long is deleted (seconds).
     pub guest_idle_s: u64,
     /// `iss` of the tokens issued here.
     pub issuer: String,
     /// `aud` of the tokens issued here.
     pub audience: String,
-    /// How long an access token is valid (seconds).
+    /// Lifetime of an access token (seconds).
     pub access_token_ttl_s: u64,
-    /// How long after its last refresh a session can be refreshed (seconds).
+    /// Time after its last refresh during which a session can be refreshed (seconds).
     pub refresh_window_s: u64,
-    /// How long after its expiry an access token can still refresh its session (seconds).
+    /// Time after its expiry during which an access token can still refresh its session (seconds).
     pub expired_token_refresh_s: u64,
-    /// How long after its sign-in a session ends, however often it was refreshed (seconds).
+    /// Lifetime of a session after its sign-in, regardless of refreshes (seconds).
     pub session_lifetime_s: u64,
-    /// How long the tokens before the last are still answered (seconds).
+    /// Time during which the replaced tokens are still accepted (seconds).
     pub refresh_grace_s: u64,
-    /// Signing in with Google.
+    /// Sign-in with Google.
     pub google: GoogleConfig,
 }
 
@@ -57,7 +57,7 @@ impl Default for AuthSettings {
 }
 
 impl AuthSettings {
-    /// The actors' part.
+    /// Returns the actors' part.
     #[must_use]
     pub fn actors(&self) -> AuthConfig {
         AuthConfig {
@@ -85,23 +85,23 @@ pub struct GoogleConfig {
     pub client_id: Option<String>,
     /// This server's secret at the provider.
     pub client_secret: Option<String>,
-    /// This server's callback as browsers reach it.
+    /// This server's callback URL as browsers reach it.
     pub redirect_url: Option<String>,
-    /// The provider's authorization page.
+    /// The URL of the provider's authorization page.
     pub auth_url: String,
-    /// Where the provider exchanges codes.
+    /// The URL at which the provider exchanges codes.
     pub token_url: String,
-    /// The provider's public keys.
+    /// The URL of the provider's public keys.
     pub jwks_url: String,
     /// `iss` of the provider's id_tokens.
     pub issuer: String,
-    /// Domains whose people may sign in; empty is any.
+    /// Domains whose accounts may sign in; empty allows any.
     pub allowed_domains: Vec<String>,
-    /// Addresses that a sign-in may return to.
+    /// URLs that a sign-in may return to.
     pub allowed_return_urls: Vec<String>,
-    /// Longest time for each of the provider's answers (milliseconds).
+    /// Time limit for each of the provider's responses (milliseconds).
     pub timeout_ms: u64,
-    /// How long a person may take at the provider's page (seconds).
+    /// Time that a person may take at the provider's page (seconds).
     pub state_ttl_s: u64,
 }
 

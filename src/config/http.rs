@@ -5,52 +5,53 @@ use serde::{Deserialize, Serialize};
 use crate::auth::access::Body;
 
 const INFERENCE_BODY_LIMIT_BYTES: u64 = 8 << 20;
-/// As many bytes as a conversation may have.
+/// The same as the maximum size of a conversation.
 const ITEMS_BODY_LIMIT_BYTES: u64 = 16 << 20;
 
 /// `[http]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HttpConfig {
-    /// `host:port` to listen on; port 0 takes a free one.
+    /// `host:port` to listen on; port 0 selects a free one.
     pub listen: String,
-    /// How long running requests may finish after a stop signal (milliseconds).
+    /// Time that running requests have to finish after a stop signal (milliseconds).
     pub drain_timeout_ms: u64,
-    /// Longest time from a request's first byte to the end of its headers (milliseconds).
+    /// Maximum time from a request's first byte to the end of its headers (milliseconds).
     pub header_timeout_ms: u64,
-    /// Longest time to receive a request's body (milliseconds); then 408.
+    /// Maximum time to receive a request's body (milliseconds); then 408.
     pub body_timeout_ms: u64,
-    /// Largest request body of every route but imports (bytes); then 413. Not set: each has its own limit.
+    /// Maximum request body of every route but imports (bytes); then 413. `None`: each kind has its own limit.
     pub body_limit_bytes: Option<u64>,
-    /// Largest body of a request about users, keys and sessions (bytes).
+    /// Maximum body of a request about users, keys and sessions (bytes).
     pub account_body_limit_bytes: u64,
-    /// Largest body of a request with a model's input (bytes).
+    /// Maximum body of a request with a model's input (bytes).
     pub inference_body_limit_bytes: u64,
-    /// Largest body of a request with a conversation's items (bytes).
+    /// Maximum body of a request with a conversation's items (bytes).
     pub items_body_limit_bytes: u64,
-    /// Largest import (bytes).
+    /// Maximum size of an import (bytes).
     pub import_limit_bytes: u64,
-    /// Most elements of a JSON body; then 413.
+    /// Maximum number of elements in a JSON body; then 413.
     pub body_limit_elements: u64,
-    /// Most memory of the bodies of one caller's requests at a time (MiB); then 503.
+    /// Maximum memory of the bodies of one caller's concurrent requests (MiB); then 503.
     pub body_memory_per_caller_mib: u64,
-    /// The same of all callers' (MiB).
+    /// Maximum memory of the bodies of all callers' concurrent requests (MiB); then 503.
     pub body_memory_mib: u64,
-    /// A stream that has been silent this long gets a comment (milliseconds).
+    /// Idle time after which a stream sends a comment (milliseconds).
     pub keep_alive_ms: u64,
-    /// A connection without a request is closed after this (milliseconds).
+    /// Idle time after which a connection without a request is closed (milliseconds).
     pub idle_timeout_ms: u64,
-    /// A client that takes no bytes for this long is cut off (milliseconds).
+    /// Time without progress after which a client that does not read is disconnected (milliseconds).
     pub write_timeout_ms: u64,
-    /// Most connections at a time; one more gets 503.
+    /// Maximum number of open connections; further ones get 503.
     pub max_connections: usize,
-    /// Most connections at a time of one IPv4 address or IPv6 /64; one more gets 503. Trusted proxies are exempt.
+    /// Maximum number of open connections of one IPv4 address or IPv6 /64; further ones get 503. Trusted proxies are
+    /// exempt.
     pub max_connections_per_address: usize,
-    /// Names that requests without a credential may show on a loopback connection, beside the loopback ones.
+    /// Hosts, besides the loopback ones, that requests without a credential may name on a loopback connection.
     pub allowed_hosts: Vec<String>,
-    /// Origins whose pages may call the API from a browser; `*` is any page with a credential.
+    /// Origins whose pages may call the API from a browser; `*` permits any page that sends a credential.
     pub cors_allowed_origins: Vec<String>,
-    /// Proxies whose `X-Forwarded-For` counts: addresses and networks.
+    /// Addresses and networks of the proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<String>,
 }
 
@@ -94,8 +95,9 @@ impl HttpConfig {
         Duration::from_millis(self.body_timeout_ms)
     }
 
-    /// The largest body of a route, and the setting that says so. [`Self::body_limit_bytes`] is the limit of what is large,
-    /// unless that has another of its own, and the most for everything that is held in memory.
+    /// Returns the maximum body of a route, and the name of the setting that defines it. [`Self::body_limit_bytes`]
+    /// replaces the default of the large kinds, but not a limit that was set for them, and caps every kind that is held
+    /// in memory.
     #[must_use]
     pub fn body_limit(&self, kind: Body) -> (u64, &'static str) {
         let (own, setting, is_default) = match kind {

@@ -1,4 +1,4 @@
-//! What every key may hold: the one table behind checks, error messages and `docs/configuration.md`.
+//! The allowed values of every key: the one table behind checks, error messages and `docs/configuration.md`.
 
 use std::net::IpAddr;
 
@@ -12,17 +12,17 @@ use crate::auth::{host_of, parse_network};
 pub struct Key {
     /// `section.name`; the keys of a list of tables are `section[].name`.
     pub path: &'static str,
-    /// What it may hold.
+    /// The allowed values.
     pub kind: Kind,
-    /// What it does, for the reference page.
+    /// The description for the reference page.
     pub doc: &'static str,
-    /// Whether `jan-server config` hides its value.
+    /// Set if `jan-server config` masks its value.
     pub secret: bool,
-    /// Whether a table that lacks it is wrong.
+    /// Set if a table must contain it.
     pub required: bool,
 }
 
-/// What a key may hold.
+/// The allowed values of a key.
 #[derive(Debug)]
 pub enum Kind {
     /// Text.
@@ -31,38 +31,38 @@ pub enum Kind {
     Address,
     /// Log directives.
     LogLevel,
-    /// A path, relative to the folder that the server was started in.
+    /// A path, relative to the server's working directory at its start.
     Path,
-    /// A whole number from `min` to `max`, counting `unit`.
+    /// An integer from `min` to `max`, in `unit`.
     Integer {
-        /// Smallest.
+        /// The minimum.
         min: i64,
-        /// Largest.
+        /// The maximum.
         max: i64,
-        /// What is counted.
+        /// The unit.
         unit: &'static str,
     },
-    /// Yes or no.
+    /// A boolean.
     Flag,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// A list of texts; one text with commas does too.
+    /// A list of texts; one text with commas is accepted as well.
     TextList,
-    /// The same, of addresses and networks.
+    /// A list, as [`Self::TextList`], of addresses and networks.
     Networks,
-    /// The same, of names of hosts.
+    /// A list, as [`Self::TextList`], of host names.
     Hosts,
-    /// `https://…`, or `http://…` on this machine: what goes there are secrets.
+    /// `https://…`, or `http://…` on this machine, since secrets are sent to it.
     Url,
 }
 
-/// The key at `path` (list indexes written as `[]`).
+/// Returns the key at `path` (list indexes written as `[]`).
 #[must_use]
 pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
-/// Whether `path` is a section or a list of tables rather than a value.
+/// Returns whether `path` is a section or a list of tables rather than a value.
 #[must_use]
 pub fn is_section(path: &str) -> bool {
     KEYS.iter().any(|key| {
@@ -70,15 +70,15 @@ pub fn is_section(path: &str) -> bool {
     })
 }
 
-/// The known key, or section where `path` has no dot, that looks most like `path`, if one is near enough to
-/// be what was meant.
+/// Returns the known key, or the section if `path` has no dot, that is most similar to `path`, if one is similar enough
+/// to be the intended one.
 #[must_use]
 pub fn nearest(path: &str) -> Option<&'static str> {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let keys = KEYS.iter().map(|key| {
         let (known_section, known_name) = key.path.rsplit_once('.').unwrap_or(("", key.path));
         let likeness = strsim::jaro_winkler(name, known_name);
-        // A key in the wrong section is nearly as good a guess as a misspelt one.
+        // A key in the wrong section is nearly as likely as a misspelt one.
         (if section == known_section { likeness } else { likeness * 0.95 }, key.path)
     });
     let sections = KEYS
@@ -93,7 +93,7 @@ pub fn nearest(path: &str) -> Option<&'static str> {
 }
 
 impl Kind {
-    /// What is allowed, for messages and the reference page.
+    /// Describes the allowed values for messages and the reference page.
     #[must_use]
     pub fn allowed(&self) -> String {
         match self {
@@ -114,7 +114,7 @@ impl Kind {
         }
     }
 
-    /// What is counted, where something is.
+    /// Returns the unit, or an empty text for keys without one.
     #[must_use]
     pub fn unit(&self) -> &'static str {
         match self {
@@ -123,10 +123,10 @@ impl Kind {
         }
     }
 
-    /// Checks a value and brings it to the form that the structs take.
+    /// Checks a value and converts it to the form that the structs take.
     ///
     /// # Errors
-    /// What is wrong with it, to be followed by what is allowed.
+    /// A text that says what is wrong; the caller appends what is allowed.
     pub fn check(&self, value: Value) -> Result<Value, String> {
         let wrong = |value: &Value| Err(format!("{} is not {}", describe(value), self.allowed()));
         match (self, value) {
@@ -201,7 +201,7 @@ fn describe(value: &Value) -> String {
     }
 }
 
-/// Replaces every secret in a whole configuration by `***`.
+/// Replaces every secret in a whole configuration with `***`.
 pub fn mask_secrets(config: &mut Value) {
     mask(config, "", KEYS);
 }

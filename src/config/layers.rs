@@ -1,4 +1,4 @@
-//! Laying the configuration's sources over each other, each checked where it comes in.
+//! Merging of the configuration's sources, each checked on its own.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use toml::{Table, Value};
 
 use super::keys::{self, Key, Kind};
 
-/// Environment variables that set keys begin with this: `JAN_SERVER__HTTP__LISTEN` is `http.listen`.
+/// Prefix of environment variables that set keys: `JAN_SERVER__HTTP__LISTEN` is `http.listen`.
 pub const ENV_PREFIX: &str = "JAN_SERVER__";
 
-/// What is wrong with the configuration.
+/// Errors of the configuration.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -17,7 +17,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: String,
-        /// Why.
+        /// The cause.
         problem: String,
     },
     /// The file is not TOML.
@@ -25,7 +25,7 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         path: String,
-        /// Where and why.
+        /// The position and the cause.
         problem: String,
     },
     /// The key does not exist.
@@ -34,9 +34,9 @@ pub enum ConfigError {
     UnknownKey {
         /// The key, or the variable's name.
         key: String,
-        /// Where it was found.
+        /// The source that contains it.
         origin: String,
-        /// The known one that looks most like it.
+        /// The most similar known key.
         nearest: Option<String>,
     },
     /// A value is of the wrong type or out of range, or a required one is missing.
@@ -44,9 +44,9 @@ pub enum ConfigError {
     Value {
         /// The key.
         key: String,
-        /// Where it was found.
+        /// The source that contains it.
         origin: String,
-        /// What is wrong and what is allowed.
+        /// A text that says what is wrong and what is allowed.
         problem: String,
     },
 }
@@ -54,7 +54,7 @@ pub enum ConfigError {
 /// A setting given on the command line.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Override {
-    /// Retrieve a key.
+    /// Sets a key.
     Set {
         /// The key's path.
         key: &'static str,
@@ -63,7 +63,7 @@ pub enum Override {
         /// The flag, for messages.
         flag: &'static str,
     },
-    /// `--model ID=PATH`: adds a model or moves the one of that id to another file.
+    /// `--model ID=PATH`: adds a model, or changes the file of the model with that id.
     Model {
         /// The model's id.
         id: String,
@@ -131,14 +131,14 @@ fn check_table(table: Table, path: &str, shown: &str, origin: &str) -> Result<Ta
     Ok(checked)
 }
 
-/// Lays the variables that begin with [`ENV_PREFIX`] over `table`.
+/// Merges the variables that begin with [`ENV_PREFIX`] into `table`.
 pub fn apply_environment<E>(table: &mut Table, environment: E) -> Result<(), ConfigError>
 where
     E: IntoIterator<Item = (String, String)>,
 {
     let mut variables: Vec<(String, String)> =
         environment.into_iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
-    // Which of several wrong variables is named should not depend on the system's order.
+    // Of several invalid variables, the reported one must not depend on the system's order.
     variables.sort();
     for (name, text) in variables {
         let path = name[ENV_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
@@ -168,7 +168,7 @@ where
     Ok(())
 }
 
-/// A variable's text as the value its key wants: numbers and lists as TOML writes them, text as it stands.
+/// Converts a variable's text to the type of its key: numbers and lists in TOML's syntax, text unchanged.
 fn environment_value(kind: &Kind, text: String) -> Value {
     match kind {
         Kind::Text | Kind::Path | Kind::Address | Kind::LogLevel | Kind::Choice(_) | Kind::Url => {
@@ -181,14 +181,14 @@ fn environment_value(kind: &Kind, text: String) -> Value {
 }
 
 fn parse_toml(text: &str) -> Option<Value> {
-    // A line break would let a value bring keys of its own.
+    // A line break would let a value define further keys.
     if text.contains(['\n', '\r']) {
         return None;
     }
     format!("value = {text}").parse::<Table>().ok()?.remove("value")
 }
 
-/// Lays flags over `table`.
+/// Merges flags into `table`.
 pub fn apply_overrides(table: &mut Table, flags: &[Override]) -> Result<(), ConfigError> {
     for flag in flags {
         match flag {

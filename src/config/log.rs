@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogConfig {
-    /// How log lines look.
+    /// The format of log lines.
     pub format: LogFormat,
-    /// Least level, or directives as tracing's `EnvFilter` takes them (`info,jan_actors=debug`).
+    /// The minimum level, or directives in the syntax of tracing's `EnvFilter` (`info,jan_actors=debug`).
     pub level: String,
 }
 
@@ -16,7 +16,7 @@ impl Default for LogConfig {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
@@ -30,7 +30,7 @@ pub enum LogFormat {
 }
 
 impl LogConfig {
-    /// The same settings as command line arguments, for worker processes.
+    /// Returns the same settings as command line arguments, for worker processes.
     #[must_use]
     pub fn to_arguments(&self) -> Vec<String> {
         let format = match self.format {

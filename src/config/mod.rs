@@ -1,8 +1,8 @@
 //! Settings: defaults < TOML file < environment < flags.
 //!
-//! [`keys::KEYS`] says of every key what it may hold; each layer is checked against it as it is laid over
-//! the one below, so that an error can name the file, the variable or the flag it came from. A test holds
-//! the table against the structs, and another holds `docs/configuration.md` against the table.
+//! [`keys::KEYS`] defines the allowed values of every key; each layer is checked against it before it is merged, so
+//! that an error can name the file, the variable or the flag that it came from. One test compares the table with the
+//! structs, another compares `docs/configuration.md` with the table.
 
 mod auth;
 mod http;
@@ -31,39 +31,39 @@ pub use log::{LogConfig, LogFormat};
 pub struct Config {
     /// Listening, limits and timeouts.
     pub http: HttpConfig,
-    /// What is logged and how.
+    /// Log level and format.
     pub log: LogConfig,
-    /// Where state lies.
+    /// The location of the stored state.
     pub storage: StorageConfig,
-    /// Who may call, and signing in.
+    /// Authentication, authorisation and sign-in.
     pub auth: AuthSettings,
-    /// How much each caller may ask for.
+    /// Rate limits.
     pub rate_limits: RateLimitsConfig,
-    /// How large conversations may be.
+    /// Size limits of conversations.
     pub conversations: ConversationsConfig,
     /// The engine of every model.
     pub engine: EngineConfig,
-    /// Waiting and admission.
+    /// Admission queue limits.
     pub queue: QueueConfig,
     /// Stored responses.
     pub responses: ResponsesConfig,
     /// The audit log.
     pub audit: AuditConfig,
-    /// Searching the web.
+    /// Web search.
     pub web_search: WebSearchConfig,
     /// Worker processes.
     pub worker: WorkerConfig,
-    /// The models to serve beside the bundled one.
+    /// The models to serve besides the bundled one.
     pub models: Vec<ModelConfig>,
 }
 
 impl Config {
-    /// Puts the layers together: `file` where one is given, then the variables of `environment` that begin
-    /// with [`ENV_PREFIX`], then `flags`, later ones over earlier ones.
+    /// Merges the layers: `file` if given, then the variables of `environment` that begin with [`ENV_PREFIX`], then
+    /// `flags`; later layers take precedence.
     ///
     /// # Errors
-    /// A file that cannot be read or parsed, an unknown key (with the nearest known one), a value of the
-    /// wrong type or out of range: each names the key, where it came from and what is allowed.
+    /// A file that cannot be read or parsed, an unknown key (with the most similar known one), or a value of the wrong
+    /// type or out of range: each names the key, its source and the allowed values.
     pub fn load<E>(file: Option<&Path>, environment: E, flags: &[Override]) -> Result<Self, ConfigError>
     where
         E: IntoIterator<Item = (String, String)>,
@@ -81,7 +81,7 @@ impl Config {
         })
     }
 
-    /// The part that [`jan_actors::System`] needs.
+    /// Returns the part that [`jan_actors::System`] needs.
     #[must_use]
     pub fn actors(&self) -> ActorsConfig {
         ActorsConfig {
@@ -96,12 +96,12 @@ impl Config {
             conversations: self.conversations.clone(),
             audit: self.audit.clone(),
             web_search: self.web_search.clone(),
-            // Workers log as the server does.
+            // Workers log in the same way as the server.
             worker_arguments: self.log.to_arguments(),
         }
     }
 
-    /// The names of the settings that are other than the defaults, `models` as one.
+    /// Returns the names of the settings that differ from the defaults, `models` as one.
     #[must_use]
     pub fn changed(&self) -> Vec<String> {
         let value =
@@ -117,8 +117,7 @@ impl Config {
         paths.chain(["models"]).filter(is_changed).map(str::to_owned).collect()
     }
 
-    /// The effective settings as TOML that can be used as a configuration file again, except that secrets
-    /// read `***`.
+    /// Returns the effective settings as TOML that is a valid configuration file, except that secrets read `***`.
     #[must_use]
     pub fn to_masked_toml(&self) -> String {
         let mut value = toml::Value::try_from(self).expect("plain structs of TOML's own types serialize");

@@ -1,4 +1,4 @@
-//! The reference page of all settings, `docs/configuration.md`, made from [`KEYS`] and the defaults.
+//! The reference page of all settings, `docs/configuration.md`, generated from [`KEYS`] and the defaults.
 
 use std::fmt::Write;
 
@@ -36,11 +36,11 @@ path = \"/models/SmolLM2-135M-Instruct.Q4_1.gguf\"
 This page is printed by `jan-server config --reference`.
 ";
 
-/// The page in Markdown.
+/// Returns the page in Markdown.
 #[must_use]
 pub fn markdown() -> String {
     let defaults = Value::try_from(Config::default()).expect("the defaults serialize");
-    // A model's optional keys have defaults too, which show in a model that sets only the required ones.
+    // A model's optional keys have defaults as well, which a model that sets only the required ones shows.
     let model: jan_actors::config::ModelConfig =
         toml::from_str("id = \"\"\npath = \"\"").expect("id and path are all that a model needs");
     let model = Value::try_from(model).expect("a model serializes");

@@ -25,7 +25,7 @@ const fn integer(min: i64, max: i64, unit: &'static str) -> Kind {
     Kind::Integer { min, max, unit }
 }
 
-/// Whether something is taken from workers.
+/// The allowed values of settings that restrict worker processes.
 const RESTRICTION: Kind = Kind::Choice(&["auto", "off", "require"]);
 
 /// Every key, by section.

@@ -177,7 +177,7 @@ proptest! {
     }
 }
 
-/// Every integer that the table allows must fit the field that takes it, and every default must be allowed.
+/// Every integer that the table allows must fit its field, and every default must be allowed.
 #[test]
 fn the_table_fits_the_structs() {
     for key in KEYS {
@@ -219,7 +219,7 @@ fn the_table_has_every_field_of_the_structs() {
     assert_eq!(keys, fields);
 }
 
-/// Lists the fields that a type reads by playing an input that has them all.
+/// Lists the fields that a type deserializes, by acting as an input that contains all of them.
 mod field_tracer {
     use std::cell::RefCell;
 
@@ -317,7 +317,7 @@ mod field_tracer {
             let (path, found) = (tracer.path.clone(), tracer.found);
             let before = found.borrow().len();
             let element = seed.deserialize(Tracer { path: format!("{path}[]"), found })?;
-            // A list of plain values is one key; a list of tables is a key for each of their fields.
+            // A list of plain values is one key; a list of tables has a key for each of their fields.
             for name in &mut found.borrow_mut()[before..] {
                 if *name == format!("{path}[]") {
                     name.clone_from(&path);

@@ -1,34 +1,34 @@
-//! Whose a code is: it is of no use to who reads it in an address, a log or over a shoulder.
+//! Binding of a code to its requester: a code that leaks from a URL, a log or a screen is useless to others.
 //!
 //! Source: RFC 7636 section 4.
 
 use oauth2::{PkceCodeChallenge, PkceCodeVerifier};
 use subtle::ConstantTimeEq;
 
-/// What a code is bound to.
+/// The proof that redeeming a code requires.
 #[derive(Debug)]
 pub(super) enum Binding {
     /// The value of the cookie of the browser that signed in.
     Browser(String),
-    /// The S256 challenge of the page that asked for it.
+    /// The S256 challenge of the page that requested the code.
     Challenge(String),
 }
 
-/// What comes along with a code.
+/// The proofs presented with a code.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
     /// The value of the browser's cookie.
     pub browser: Option<&'a str>,
-    /// What the page's challenge was made of.
+    /// The PKCE verifier, from which the page derived its challenge.
     pub verifier: Option<&'a str>,
 }
 
 impl Binding {
-    /// Whether this is who the code is for.
+    /// Returns whether `shown` proves that the code was issued to this requester.
     pub fn fits(&self, shown: Shown<'_>) -> bool {
         match (self, shown.verifier) {
             (Self::Challenge(challenge), Some(verifier)) => {
-                // No other length is a verifier's, and the next line panics with one.
+                // A verifier has 43 to 128 characters; the next line panics with any other length.
                 if !(43..=128).contains(&verifier.len()) {
                     return false;
                 }
@@ -39,13 +39,13 @@ impl Binding {
             (Self::Browser(browser), None) => {
                 bool::from(shown.browser.unwrap_or_default().as_bytes().ct_eq(browser.as_bytes()))
             }
-            // RFC 9700 section 4.8.2: with a verifier for no challenge, somebody took the challenge out.
+            // RFC 9700 section 4.8.2: a verifier without a challenge means that an attacker removed the challenge.
             (Self::Challenge(_), None) | (Self::Browser(_), Some(_)) => false,
         }
     }
 }
 
-/// Whether a challenge is one, where there is one.
+/// Returns whether challenge and method are both absent or both valid.
 pub(super) fn is_usable(challenge: Option<&str>, method: Option<&str>) -> bool {
     let is_in_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     match (challenge, method) {

@@ -1,4 +1,4 @@
-//! What an id_token must say before anyone is believed to be who it names.
+//! Verification of id_tokens: signature and claims.
 //!
 //! Source: OpenID Connect Core 1.0 section 3.1.3.7; RFC 8725 for the JWT itself.
 
@@ -7,73 +7,73 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-/// How far the provider's clock may be from ours (seconds).
+/// Tolerated difference between the provider's clock and this server's (seconds).
 const LEEWAY: u64 = 60;
-/// An id_token is used at once, so an older one was not made for this sign-in (seconds).
+/// Maximum age of an id_token (seconds). It is used immediately, so an older one does not belong to this sign-in.
 const MAX_AGE: u64 = 600;
 /// OpenID Connect Core 1.0 section 2: a subject has at most 255 characters.
 const MAX_SUBJECT: usize = 255;
 const GOOGLE: &str = "https://accounts.google.com";
 
-/// What the token is checked against.
+/// The values that a token is checked against.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
     /// The provider.
     pub issuer: &'a str,
-    /// Us.
+    /// This server's id at the provider.
     pub client_id: &'a str,
-    /// The one of this sign-in.
+    /// The nonce of this sign-in.
     pub nonce: &'a str,
-    /// Domains whose people may sign in; empty is any.
+    /// Domains whose accounts may sign in; empty allows any.
     pub allowed_domains: &'a [String],
     /// Unix seconds.
     pub now: u64,
 }
 
-/// Whom the provider vouches for.
+/// The identity that the provider asserts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Person {
-    /// The provider's own name for the person, the only one that never changes.
+    /// The provider's identifier of the person, the only one that never changes.
     pub subject: String,
-    /// Verified.
+    /// The verified email address.
     pub email: String,
-    /// As the person wrote it.
+    /// The display name, as the person wrote it.
     pub name: Option<String>,
-    /// The address of a picture.
+    /// The URL of a picture.
     pub picture: Option<String>,
 }
 
-/// What is wrong with a token. The texts follow "the provider's id_token ".
+/// Reasons to reject a token. The texts follow "the provider's id_token ".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdTokenError {
-    /// It is no JWT, or its claims are not what they should be.
+    /// It is not a JWT, or a claim is missing or has the wrong type.
     #[error("cannot be read: {0}")]
     Malformed(String),
-    /// Another algorithm than the key is for, `none` among them.
+    /// The algorithm does not match the key; includes `none`.
     #[error("is signed with an algorithm that does not match its key")]
     Algorithm,
-    /// The signature is not the key's.
+    /// The key does not verify the signature.
     #[error("has a wrong signature")]
     Signature,
-    /// Another issuer.
+    /// The issuer is another one.
     #[error("is from another issuer")]
     Issuer,
-    /// It was made for another client.
+    /// It was issued for another client.
     #[error("is for another audience")]
     Audience,
     /// It has expired.
     #[error("has expired")]
     Expired,
-    /// Its time has not come.
+    /// Its `iat` or `nbf` is in the future.
     #[error("is from the future")]
     Future,
-    /// It was made long ago.
+    /// It was issued too long ago.
     #[error("was issued too long ago")]
     Old,
-    /// It belongs to another sign-in.
+    /// Its nonce belongs to another sign-in.
     #[error("does not belong to this sign-in (nonce)")]
     Nonce,
-    /// The provider does not know the email address to be the person's.
+    /// The provider has not verified the email address.
     #[error("has no verified email address")]
     EmailNotVerified,
     /// The person's domain is not allowed.
@@ -95,7 +95,7 @@ struct Claims {
     email_verified: Option<Flag>,
     name: Option<String>,
     picture: Option<String>,
-    /// Google's own: the organisation that has the account.
+    /// Google's claim that names the organisation that owns the account.
     hd: Option<String>,
 }
 
@@ -106,7 +106,7 @@ enum Audience {
     Many(Vec<String>),
 }
 
-/// Some providers write truth as text.
+/// A boolean that some providers write as text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Flag {
@@ -114,17 +114,17 @@ enum Flag {
     Text(String),
 }
 
-/// The id of the key that `token` says it is signed with.
+/// Returns the id of the signing key that `token` names.
 ///
 /// # Errors
-/// It is no JWT.
+/// The token is not a JWT.
 pub fn key_id(token: &str) -> Result<Option<String>, IdTokenError> {
     let header = jsonwebtoken::decode_header(token).map_err(|error| malformed(&error))?;
     Ok(header.kid)
 }
 
-/// The one algorithm that a key is used with here. It follows from the key, never from the token
-/// (RFC 8725 section 3.1).
+/// Returns the one algorithm that a key is used with. It follows from the key, never from the token (RFC 8725 section
+/// 3.1).
 fn algorithm(key: &Jwk) -> Option<Algorithm> {
     let algorithm = match &key.algorithm {
         AlgorithmParameters::RSA(_) => Algorithm::RS256,
@@ -142,7 +142,7 @@ fn algorithm(key: &Jwk) -> Option<Algorithm> {
     }
 }
 
-/// Checks signature and claims.
+/// Verifies signature and claims.
 ///
 /// # Errors
 /// The first check that fails.
@@ -173,7 +173,7 @@ fn malformed(error: &jsonwebtoken::errors::Error) -> IdTokenError {
 }
 
 fn check_claims(claims: Claims, expected: Expected<'_>) -> Result<Person, IdTokenError> {
-    // Google has written its issuer without the scheme as well.
+    // Google has also used its issuer without the scheme.
     let is_google = expected.issuer == GOOGLE && claims.iss == "accounts.google.com";
     if claims.iss != expected.issuer && !is_google {
         return Err(IdTokenError::Issuer);
@@ -218,8 +218,8 @@ fn check_claims(claims: Claims, expected: Expected<'_>) -> Result<Person, IdToke
     Ok(Person { subject: claims.sub, email, name: claims.name, picture: claims.picture })
 }
 
-/// Google says that an address alone does not show who runs the account; its `hd` claim does. Other providers have
-/// no such claim.
+/// According to Google, an email address alone does not show who manages the account; the `hd` claim does. Other
+/// providers have no such claim.
 fn domain_is_allowed(email: &str, organisation: Option<&str>, expected: Expected<'_>) -> bool {
     let allowed = |domain: &str| expected.allowed_domains.iter().any(|one| one.eq_ignore_ascii_case(domain));
     if expected.allowed_domains.is_empty() {
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     const NOW: u64 = 1_800_000_000;
-    /// Made for this test, RFC 8037 appendix A.1's key in PKCS#8.
+    /// Generated for this test: the key of RFC 8037 appendix A.1 in PKCS#8.
     const KEY_DER: [u8; 48] = [
         0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20, 0x9d,
         0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4, 0x44, 0x49,
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn the_key_decides_the_algorithm() {
         let expected = Expected { issuer: "i", client_id: "us", nonce: "n", allowed_domains: &[], now: NOW };
-        // The old trick: the public key as the secret of an HMAC.
+        // The known attack: the public key as the secret of an HMAC.
         let secret = EncodingKey::from_secret(b"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo");
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims(), &secret).unwrap();
         assert_eq!(check(&token, &key(), expected), Err(IdTokenError::Algorithm));

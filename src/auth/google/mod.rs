@@ -1,9 +1,8 @@
-//! Signing in with Google, or another OpenID provider: the authorization code flow with PKCE.
+//! Sign-in with Google or another OpenID provider: the authorization code flow with PKCE.
 //!
 //! Source: RFC 6749, RFC 7636, RFC 9700, RFC 9207 and OpenID Connect Core 1.0.
 //!
-//! A sign-in that is under way is kept in memory alone: it lives for ten minutes, and whoever was on the way while
-//! the server was started again begins anew.
+//! Pending sign-ins are kept in memory only: they live for ten minutes, and a restart of the server ends them.
 
 mod binding;
 mod id_token;
@@ -26,14 +25,14 @@ pub use provider::ProviderError;
 
 use crate::config::GoogleConfig;
 
-/// How long the page that a browser returns to may take to exchange its code.
+/// Time within which the page that a browser returns to must exchange its code.
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
-/// Sign-ins under way at most; each takes about 500 bytes, and its `return_state`.
+/// Maximum number of pending sign-ins; each takes about 500 bytes plus its `return_state`.
 const MOST_PENDING: usize = 10_000;
-/// Longest `return_state`, in bytes.
+/// Maximum length of `return_state`, in bytes.
 const MAX_RETURN_STATE: usize = 512;
 
-/// Signing in with Google.
+/// Sign-in with Google.
 #[derive(Debug)]
 pub struct Google {
     config: GoogleConfig,
@@ -42,7 +41,7 @@ pub struct Google {
     codes: Mutex<OneTime<(UserId, Binding)>>,
 }
 
-/// The settings without which nobody can sign in.
+/// The settings that sign-in requires.
 #[derive(Debug)]
 struct Ready<'a> {
     google: &'a GoogleConfig,
@@ -53,7 +52,7 @@ struct Ready<'a> {
 
 #[derive(Debug)]
 struct Pending {
-    /// The browser's cookie.
+    /// The value of the browser's cookie.
     browser: String,
     nonce: String,
     verifier: String,
@@ -61,105 +60,106 @@ struct Pending {
     wish: Wish,
 }
 
-/// Where the browser is to go afterwards.
+/// The destination of the browser after the sign-in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 pub struct Wish {
-    /// A page's address.
+    /// The URL of a page.
     pub return_to: Option<String>,
-    /// Given back to that page, so that it knows that the sign-in is its own.
+    /// Returned to that page, which can thereby recognise its own sign-in.
     pub return_state: Option<String>,
-    /// RFC 7636: binds the code that the page gets to who asked for it. Without one it is bound to the browser.
+    /// RFC 7636: binds the code that the page receives to the requester. Without a challenge it is bound to the
+    /// browser.
     pub code_challenge: Option<String>,
     /// `S256`.
     pub code_challenge_method: Option<String>,
 }
 
-/// Where a browser goes, and the cookie that shows that it is the same one when it comes back.
+/// The URL that a browser is sent to, and the cookie that later identifies the same browser.
 #[derive(Debug)]
 pub struct Departure {
-    /// The provider's page.
+    /// The URL of the provider's page.
     pub url: String,
     /// The value of the cookie.
     pub browser: String,
 }
 
-/// Someone who has signed in.
+/// A completed sign-in.
 #[derive(Debug)]
 pub struct Arrival {
     /// The provider.
     pub issuer: String,
-    /// Who.
+    /// The signed-in person.
     pub person: Person,
-    /// The guest who this was until now.
+    /// The guest account that the browser had before.
     pub guest: Option<UserId>,
-    /// Where the browser goes on.
+    /// The destination of the browser.
     pub wish: Wish,
-    /// The browser's cookie.
+    /// The value of the browser's cookie.
     pub browser: String,
 }
 
-/// What the provider's redirect carries.
+/// The parameters of the provider's redirect.
 #[derive(Debug, Default, serde::Deserialize)]
 pub struct Callback {
-    /// The code, where the person agreed.
+    /// The code, if the person agreed.
     pub code: Option<String>,
-    /// Ours, coming back.
+    /// The state that this server sent.
     pub state: Option<String>,
-    /// Why there is no code.
+    /// The provider's error, if there is no code.
     pub error: Option<String>,
     /// The provider, RFC 9207.
     pub iss: Option<String>,
 }
 
-/// Why nobody was signed in.
+/// Reasons why a sign-in fails.
 #[derive(Debug, thiserror::Error)]
 pub enum SignInError {
     /// Settings are missing.
     #[error("sign-in with Google is not configured: set {}", .0.join(", "))]
     NotConfigured(Vec<&'static str>),
-    /// The address is not on the list.
+    /// The return address is not on the list.
     #[error("the return address is not one of auth.google.allowed_return_urls")]
     ReturnAddress,
-    /// A page is to be returned to, and gave nothing that it could know its own sign-in by.
+    /// The page gave no value by which it could recognise its own sign-in.
     #[error(
         "return_to requires return_state, a value that is returned to the page so that it can reject sign-ins it did not start"
     )]
     NoReturnState,
-    /// It is empty, or too long.
+    /// The `return_state` is empty or too long.
     #[error("return_state must have 1 to {MAX_RETURN_STATE} bytes")]
     ReturnState,
-    /// It is none of S256.
+    /// The challenge or its method is not of S256.
     #[error(
         "code_challenge must be the 43 characters of an S256 challenge, and code_challenge_method must be S256"
     )]
     Challenge,
-    /// The state is missing, forged, used or too old, or it is another browser's.
+    /// The state is missing, forged, used or expired, or belongs to another browser.
     #[error(
         "this sign-in was not started in this browser within the last ten minutes, or has been used already; start again at /auth/google"
     )]
     State,
-    /// The answer is another provider's.
+    /// The response is from another provider.
     #[error("the response is from another provider than the one that the sign-in was sent to")]
     MixUp,
-    /// The person did not agree, or the provider has an error.
+    /// The person declined, or the provider reported an error.
     #[error("the sign-in provider ended the sign-in: {0}")]
     Denied(String),
     /// The redirect has no code.
     #[error("the sign-in provider sent no code")]
     NoCode,
-    /// Talking to the provider failed.
+    /// Communication with the provider failed.
     #[error(transparent)]
     Provider(#[from] ProviderError),
-    /// The id_token does not hold.
+    /// The id_token is invalid.
     #[error("the provider's id_token {0}")]
     IdToken(#[from] IdTokenError),
-    /// The id_token names no key of the provider's.
+    /// The id_token names a key that the provider does not publish.
     #[error("the provider's id_token is signed with a key that the provider does not publish")]
     UnknownKey,
 }
 
 impl Google {
-    /// With these settings. Talks to nobody.
+    /// Creates the client from these settings, without contacting the provider.
     #[must_use]
     pub fn new(config: GoogleConfig) -> Self {
         Self {
@@ -170,13 +170,13 @@ impl Google {
         }
     }
 
-    /// Whether the browser reaches this server by TLS.
+    /// Returns whether browsers reach this server over TLS.
     #[must_use]
     pub fn is_secure(&self) -> bool {
         self.config.redirect_url.as_deref().is_some_and(|url| url.starts_with("https://"))
     }
 
-    /// How long a sign-in can be finished after it began.
+    /// Returns the time within which a sign-in must be finished.
     #[must_use]
     pub fn state_ttl(&self) -> Duration {
         self.config.state_ttl()
@@ -197,8 +197,9 @@ impl Google {
         Err(SignInError::NotConfigured(missing.collect()))
     }
 
-    /// Whether a sign-in may return to this page: one that is configured, or the API's own page on the host that the
-    /// provider sends browsers back to. Compared as a whole: what merely begins like an allowed address can be anyone's.
+    /// Returns whether a sign-in may return to this page: a configured one, or the API's own page on the host of the
+    /// provider's redirect. URLs are compared as a whole, since one that only begins like an allowed URL can belong to
+    /// anyone.
     fn may_return_to(&self, page: &str) -> bool {
         let own = || {
             let callback = oauth2::url::Url::parse(self.config.redirect_url.as_deref()?).ok()?;
@@ -208,8 +209,8 @@ impl Google {
             || own().is_some_and(|own| own.as_str() == page)
     }
 
-    /// Begins a sign-in. `browser` is the cookie that the browser has from another one, which may still be under way
-    /// in another tab.
+    /// Begins a sign-in. `browser` is the browser's cookie from an earlier sign-in, which may still be pending in
+    /// another tab.
     ///
     /// # Errors
     /// Settings are missing, or the return address is not allowed.
@@ -246,10 +247,10 @@ impl Google {
         Ok(Departure { url: authorization.url, browser })
     }
 
-    /// Ends a sign-in with what the provider sent the browser back with.
+    /// Finishes a sign-in with the parameters of the provider's redirect.
     ///
     /// # Errors
-    /// See [`SignInError`]. The state is used up in any case.
+    /// See [`SignInError`]. The state is consumed in any case.
     pub async fn finish(&self, callback: Callback, browser: Option<&str>) -> Result<Arrival, SignInError> {
         let ready = self.ready()?;
         let state = callback.state.as_deref().ok_or(SignInError::State)?;
@@ -282,9 +283,9 @@ impl Google {
         Ok(Arrival { issuer, person, guest, wish, browser })
     }
 
-    /// A code that [`Self::redeem`] takes once, within a minute, from whoever asked for it: the one with the challenge's
-    /// verifier, or the same browser. It goes to the page that the browser returns to: tokens would stay in the
-    /// browser's history.
+    /// Issues a code that [`Self::redeem`] accepts once, within a minute, and only with the challenge's verifier or
+    /// from the same browser. The page that the browser returns to receives it; tokens would stay in the browser's
+    /// history.
     #[must_use]
     pub fn issue_code(&self, user: UserId, challenge: Option<String>, browser: String) -> String {
         let code = new_secret();
@@ -293,7 +294,7 @@ impl Google {
         code
     }
 
-    /// Whom a code is for. It is used up, also where the rest of what is shown does not fit it.
+    /// Returns the user whom a code was issued to. The code is consumed even if the proofs do not match.
     #[must_use]
     pub fn redeem(&self, code: &str, shown: Shown<'_>) -> Option<UserId> {
         let (user, binding) = lock(&self.codes).take(Instant::now(), code)?;
@@ -306,14 +307,14 @@ fn new_secret() -> String {
     oauth2::CsrfToken::new_random_len(32).into_secret()
 }
 
-/// Whether a cookie looks like one of ours.
+/// Returns whether a cookie has the form of this server's cookies.
 fn is_ours(cookie: &str) -> bool {
     cookie.len() == 43
         && cookie.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // What is inside is whole after every step, so a panic elsewhere leaves nothing half done.
+    // The value is consistent after every step, so a poisoned lock can be used.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -407,7 +408,7 @@ mod tests {
             ..Callback::default()
         };
         assert!(matches!(google.finish(callback(), Some("other")).await, Err(SignInError::State)));
-        // It is gone, for its own browser too.
+        // The state is consumed, for its own browser too.
         assert!(matches!(google.finish(callback(), Some(&departure.browser)).await, Err(SignInError::State)));
         assert!(matches!(google.finish(Callback::default(), None).await, Err(SignInError::State)));
     }

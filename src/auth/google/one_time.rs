@@ -1,33 +1,33 @@
-//! Things that can be taken once and for a while only.
+//! Values that can be taken once and for a limited time.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Values by secret, each of which can be taken once, within `lifetime`. Holds at most `capacity`; one more
-/// makes the oldest go, since nobody is waiting longer for it than for any other.
+/// Values by secret, each of which can be taken once, within `lifetime`. Holds at most `capacity`; inserting one more
+/// evicts the oldest.
 #[derive(Debug)]
 pub struct OneTime<T> {
     lifetime: Duration,
     capacity: usize,
     values: HashMap<String, (Instant, T)>,
-    /// In order of age; may name values that have been taken.
+    /// Secrets by age; may include those of values that have been taken.
     ages: VecDeque<(Instant, String)>,
 }
 
 impl<T> OneTime<T> {
-    /// An empty one.
+    /// Creates an empty collection.
     pub fn new(lifetime: Duration, capacity: usize) -> Self {
         Self { lifetime, capacity, values: HashMap::new(), ages: VecDeque::new() }
     }
 
-    /// Keeps `value` under `secret` from `now` on.
+    /// Keeps `value` under `secret`, starting at `now`.
     pub fn insert(&mut self, now: Instant, secret: String, value: T) {
         self.forget(now, self.capacity.saturating_sub(1));
         self.ages.push_back((now, secret.clone()));
         self.values.insert(secret, (now, value));
     }
 
-    /// The value under `secret`, which is then gone, whatever follows.
+    /// Removes and returns the value under `secret`.
     pub fn take(&mut self, now: Instant, secret: &str) -> Option<T> {
         self.forget(now, self.capacity);
         self.values.remove(secret).map(|(_, value)| value)
@@ -66,7 +66,7 @@ mod tests {
     }
 
     proptest! {
-        /// Never more than the capacity, never a value twice, never a value that is too old.
+        /// The collection never exceeds its capacity, returns no value twice, and returns no expired value.
         #[test]
         fn it_forgets_as_it_should(steps in prop::collection::vec((0u8..2, 0u64..300, 0usize..40), 1..80)) {
             let (mut now, mut values, mut given) = (Instant::now(), OneTime::new(LIFETIME, 5), Vec::new());

@@ -1,5 +1,5 @@
-//! Talking to the provider: two requests, each with a time limit, a size limit and no redirect followed, so that
-//! whatever the provider does costs one sign-in and nothing else.
+//! HTTP client of the provider: two requests, each with a time limit and a size limit and without following redirects,
+//! so that a faulty provider affects one sign-in only.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -19,27 +19,27 @@ use tokio::sync::Mutex;
 
 use super::Ready;
 
-/// Longest answer that is read. Google's keys take about 2 KiB.
+/// Maximum size of a response, in bytes. Google's keys take about 2 KiB.
 const ANSWER_LIMIT: usize = 64 * 1024;
-/// Keys are fetched anew after this, and whenever a token names one that is not among them.
+/// Keys are fetched again after this time, and if a token names an unknown key.
 const KEYS_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// What went wrong on the way to the provider or back.
+/// Errors of the communication with the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
-    /// No answer in time.
+    /// No response in time.
     #[error("the sign-in provider did not answer within {0:?}")]
     Timeout(Duration),
-    /// No connection, or one that broke.
+    /// The connection failed or broke.
     #[error("the sign-in provider cannot be reached ({0})")]
     Unreachable(String),
-    /// An answer of no use.
+    /// The response cannot be used.
     #[error("the sign-in provider's response is invalid: {0}")]
     Invalid(String),
-    /// The provider does not take the code.
+    /// The provider rejected the code.
     #[error("the sign-in provider refused the code ({0}); a code is valid for one sign-in")]
     CodeRefused(String),
-    /// The provider does not take our own credentials.
+    /// The provider rejected this server's own credentials.
     #[error(
         "the sign-in provider refused this server's own credentials ({0}); check auth.google.client_id and client_secret"
     )]
@@ -66,22 +66,22 @@ type Client = oauth2::Client<
     EndpointSet,
 >;
 
-/// Where a browser is sent, and what has to be remembered until it comes back.
+/// The URL that a browser is sent to, and the secrets to remember until it returns.
 pub struct Authorization {
-    /// The provider's page.
+    /// The URL of the provider's page.
     pub url: String,
-    /// Comes back with the browser.
+    /// Returned with the browser.
     pub state: String,
-    /// Comes back in the id_token.
+    /// Returned in the id_token.
     pub nonce: String,
-    /// Proves to the provider that the code is ours, RFC 7636.
+    /// Proves to the provider that this server requested the code, RFC 7636.
     pub verifier: String,
 }
 
-/// The provider, seen from here.
+/// The provider.
 #[derive(Debug, Default)]
 pub struct Provider {
-    /// Made at the first sign-in: TLS and its root certificates are megabytes that most servers never need.
+    /// Built at the first sign-in: TLS and its root certificates are megabytes that most servers never need.
     http: OnceLock<reqwest::Client>,
     keys: Mutex<Keys>,
 }
@@ -96,7 +96,7 @@ impl Keys {
     fn find(&self, id: Option<&str>) -> Option<&Jwk> {
         match id {
             Some(_) => self.keys.iter().find(|key| key.common.key_id.as_deref() == id),
-            // Without an id there must be no choice.
+            // Without an id the key must be unambiguous.
             None if self.keys.len() == 1 => self.keys.first(),
             None => None,
         }
@@ -104,7 +104,7 @@ impl Keys {
 }
 
 fn client(config: &Ready<'_>) -> Result<Client, ProviderError> {
-    // The configuration has checked the addresses; a wrong one here is still no reason to panic.
+    // The configuration has validated the URLs; an invalid one here is an error, not a panic.
     let wrong = |error: oauth2::url::ParseError| ProviderError::Invalid(error.to_string());
     Ok(oauth2::Client::new(ClientId::new(config.client_id.to_owned()))
         .set_client_secret(ClientSecret::new(config.client_secret.to_owned()))
@@ -114,7 +114,7 @@ fn client(config: &Ready<'_>) -> Result<Client, ProviderError> {
         .set_redirect_uri(RedirectUrl::new(config.redirect_url.to_owned()).map_err(wrong)?))
 }
 
-/// Makes a sign-in's secrets and the address that the browser is sent to.
+/// Creates a sign-in's secrets and the URL that the browser is sent to.
 pub fn authorize(config: &Ready<'_>) -> Result<Authorization, ProviderError> {
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
     let nonce = CsrfToken::new_random_len(32).into_secret();
@@ -149,9 +149,9 @@ impl Provider {
         token.ok_or_else(|| ProviderError::Invalid("it has no id_token".to_owned()))
     }
 
-    /// The key of that id, fetched where it is not known yet.
+    /// Returns the key with that id, fetching the keys if it is not cached.
     pub async fn key(&self, config: &Ready<'_>, id: Option<&str>) -> Result<Option<Jwk>, ProviderError> {
-        // Held while fetching: those who come meanwhile want the same keys.
+        // Held while fetching, since concurrent callers need the same keys.
         let mut known = self.keys.lock().await;
         let fresh = known.fetched.is_some_and(|when| when.elapsed() < KEYS_LIFETIME);
         if let Some(key) = known.find(id).filter(|_| fresh) {
@@ -175,17 +175,17 @@ impl Provider {
         }
         let set: Set = serde_json::from_slice(answer.body())
             .map_err(|_| ProviderError::Invalid("its keys are no JWK set".to_owned()))?;
-        // A kind of key that is unknown here must not hide the others.
+        // A key of an unsupported type must not hide the others.
         Ok(set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).collect())
     }
 
-    /// A handle on the one client.
+    /// Returns a handle to the one client.
     fn http(&self) -> Result<reqwest::Client, ProviderError> {
         if let Some(client) = self.http.get() {
             return Ok(client.clone());
         }
         let client = reqwest::Client::builder()
-            // A redirect would carry the code and our secret to wherever it points.
+            // A redirect would carry the code and the client secret to its target.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(5))
             .pool_idle_timeout(Duration::from_secs(30))
@@ -234,7 +234,7 @@ fn refusal(error: RequestTokenError<ProviderError, BasicErrorResponse>) -> Provi
     match error {
         RequestTokenError::Request(error) => error,
         RequestTokenError::ServerResponse(answer) => {
-            // The description is the provider's free text; the code is one of a known few.
+            // The description is free text from the provider; the code is one of a fixed set.
             let code = answer.error().to_string();
             match answer.error() {
                 BasicErrorResponseType::InvalidClient | BasicErrorResponseType::UnauthorizedClient => {
@@ -252,7 +252,7 @@ fn unreachable(error: &reqwest::Error) -> ProviderError {
     ProviderError::Unreachable(cause(error))
 }
 
-/// The innermost cause, without the address: it is the outer ones' whole content.
+/// Returns the innermost cause, without the URL, which is all that the outer errors add.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
