@@ -1,8 +1,8 @@
-//! The service of users and API keys.
+//! The actor of users and API keys.
 //!
-//! It decides nothing in its mailbox: each message becomes a decision ([`users`], [`api_keys`]) on the store's thread,
-//! which answers once the change is durable. So a restart loses only calls that were not begun, and one slow disk
-//! write does not hold up those behind it: they share the next.
+//! It decides nothing in its mailbox: each message becomes a decision ([`users`], [`api_keys`]) on the store's thread, which
+//! answers once the change is durable. So a restart loses only calls that were not begun, and a slow disk write does not delay
+//! later calls one by one: they share the next write.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,55 +20,55 @@ use super::{api_keys, now_s};
 use crate::service::{Service, Tick};
 use crate::store::{Changes, Stores};
 
-/// How often it is written down when keys were last used.
+/// Interval at which the last use of keys is stored.
 const TICK: Duration = Duration::from_secs(30);
 
-/// Every so many ticks, what nobody can use any more is deleted.
+/// Number of ticks between deletions of unusable records.
 const SWEEP_TICKS: u64 = 120;
 
-/// Messages of the accounts service.
+/// Messages of the accounts actor.
 #[derive(Debug)]
 pub enum AccountsMessage {
-    /// Make a guest of somebody from that network.
+    /// Creates a guest for a caller of that network.
     Guest(ClientNet, Call<UserRecord>),
-    /// An identity provider vouches for somebody, who may have been that guest.
+    /// Signs in a person authenticated by an identity provider, who may have been that guest.
     SignIn(ExternalProfile, Option<UserId>, Call<SignIn>),
-    /// Look up a user.
+    /// Looks up a user.
     User(UserId, Call<UserRecord>),
-    /// List users behind that one, up to so many.
+    /// Lists users after an id, up to a maximum number.
     Users(Option<UserId>, usize, Call<Page<UserRecord>>),
-    /// Make a member of that address and name.
+    /// Creates a member with that address and name.
     CreateUser(String, String, Call<UserRecord>),
-    /// Change a user.
+    /// Changes a user.
     UpdateUser(UserId, UserUpdate, Call<UserRecord>),
-    /// Delete a user with keys and sessions.
+    /// Deletes a user with its keys and sessions.
     DeleteUser(UserId, Call<()>),
-    /// Make a key for a user.
+    /// Creates a key for a user.
     CreateKey(UserId, Maker, NewKey, Call<CreatedKey>),
-    /// List a user's keys.
+    /// Lists a user's keys.
     Keys(UserId, Call<Vec<ApiKeyRecord>>),
-    /// Look up a key.
+    /// Looks up a key.
     Key(UserId, KeyId, Call<ApiKeyRecord>),
-    /// Change a key.
+    /// Changes a key.
     UpdateKey(UserId, KeyId, Maker, KeyUpdate, Call<ApiKeyRecord>),
-    /// Revoke a key.
+    /// Revokes a key.
     RevokeKey(UserId, KeyId, Call<()>),
-    /// End keys and sessions.
+    /// Ends keys and sessions.
     End(Vec<Origin>, Call<()>),
-    /// Time passed.
+    /// Periodic maintenance.
     Tick,
 }
 
-/// The service of users and API keys.
+/// The actor of users and API keys.
 #[derive(Clone, Debug)]
 pub struct Accounts {
-    /// Where decisions are carried out.
+    /// Executes decisions.
     pub desk: Desk,
-    /// Most guests.
+    /// Maximum numbers of guests.
     pub guest_limits: GuestLimits,
-    /// When guests are forgotten.
+    /// Retention of guests.
     pub guest_retention: GuestRetention,
-    /// Ticks since the start.
+    /// Number of ticks since the start.
     pub ticks: u64,
 }
 
@@ -92,7 +92,7 @@ impl Service for Accounts {
                     Ok(place) => desk.carry_out(
                         move |_| Ok(users::guest(net, now)),
                         move |answer| {
-                            // Not before the index counts the guest itself.
+                            // Only once the index counts the guest itself.
                             drop(place);
                             call.answer(answer);
                         },
@@ -168,8 +168,8 @@ impl Accounts {
     }
 }
 
-/// Carries a sign-in out. What a guest has that becomes somebody else's moves in steps before, so that others have their
-/// turn between them; the decision is made anew each time.
+/// Executes a sign-in. The data of a guest that is merged into a user moves in steps before, so that other callers get their turn
+/// in between; the decision is made anew each time.
 fn sign_in(desk: Desk, call: Call<SignIn>, profile: ExternalProfile, guest: Option<UserId>, now: u64) {
     if call.is_abandoned() {
         return;
@@ -194,7 +194,7 @@ fn sign_in(desk: Desk, call: Call<SignIn>, profile: ExternalProfile, guest: Opti
     });
 }
 
-/// Writes down which keys were used since the last time.
+/// Stores the last use of the keys used since the previous call.
 pub fn note_used(desk: &Desk) {
     for used in desk.index.take_used().chunks(PER_JOB) {
         let used = used.to_vec();

@@ -1,4 +1,4 @@
-//! The first start's administrator, whose key opens everything.
+//! The administrator created at the first start, whose key has all permissions.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use crate::limits::LimitOverrides;
 use crate::store::files::write_private;
 use crate::store::{AccountChange, Changes};
 
-/// Where the first administrator's key lies.
+/// The file of the first administrator's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminKeyFile {
-    /// `<data-dir>/admin.key`; it may have been moved away since.
+    /// `<data-dir>/admin.key`; an operator may have moved it since.
     pub path: PathBuf,
-    /// Whether this start made it.
+    /// True if this start created it.
     pub new: bool,
 }
 
-/// Why there is no administrator.
+/// The reason why no administrator could be created.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The key's file cannot be written.
@@ -30,7 +30,7 @@ pub enum AdminError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         error: io::Error,
     },
     /// The administrator cannot be stored.
@@ -38,10 +38,10 @@ pub enum AdminError {
     Store(#[from] IdentityError),
 }
 
-/// Makes an administrator with a key in `<data-dir>/admin.key` where there is no administrator yet. Blocks.
+/// Creates an administrator with a key in `<data-dir>/admin.key` if there is no administrator yet. Blocks.
 ///
-/// The file comes first: a crash in between leaves a key that is none, and the next start makes another. The other
-/// way round would leave an administrator whose key nobody has.
+/// The file is written first: a crash in between leaves the file of a key that does not exist, and the next start creates
+/// another. The reverse order would leave an administrator whose key is lost.
 pub fn ensure(desk: &Desk, data_dir: &Path) -> Result<AdminKeyFile, AdminError> {
     let path = data_dir.join("admin.key");
     if !desk.index.users_of(UserKind::Admin).is_empty() {

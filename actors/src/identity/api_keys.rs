@@ -1,4 +1,4 @@
-//! Decisions about API keys: from what is stored to an answer and the changes that make it so.
+//! Decisions about API keys: from the stored state to an answer and the changes that it needs.
 
 use std::collections::HashMap;
 
@@ -12,22 +12,22 @@ use super::users::{self, Decision, valid_name};
 use crate::limits::LimitOverrides;
 use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, Stores};
 
-/// Most keys of one user, revoked ones that are still kept among them. Far more than anybody needs, and few enough
-/// that nobody can fill the disk.
+/// Maximum number of keys of one user, including revoked ones that are still kept. Far more than a user needs, and few enough
+/// that no user can fill the disk.
 pub const MAX_KEYS: usize = 10_000;
 
-/// How many credentials may have been made one with the other before one.
+/// Maximum number of credentials that were created one with the other before a new one.
 const MAX_ORIGINS: usize = 64;
 
-/// How long what came of a session can be ended with it after it has ended, counted from its beginning.
+/// Seconds from a session's beginning during which the keys and sessions that it created can still be ended with it.
 const KEEP_ENDED_S: u64 = 90 * 24 * 3600;
 
-/// How long a revoked key is kept, so that whoever still uses it is told why it fails.
+/// Seconds that a revoked key is kept, so that a client that still uses it gets a specific error.
 pub const KEEP_REVOKED_S: u64 = 30 * 24 * 3600;
 
-/// A new key for a user.
+/// Creates a key for a user.
 ///
-/// One that is made with a key of the same user is that key's child: it is no more than that one, and ends with it.
+/// A key that is created with a key of the same user is that key's child: it grants no more than its parent, and ends with it.
 pub fn create(
     stores: &dyn Stores,
     user: UserId,
@@ -67,7 +67,7 @@ pub fn create(
     Ok((created, changes))
 }
 
-/// A key of whatever is asked for, not stored yet.
+/// Returns a key as requested, not stored yet.
 pub fn make(user: UserId, key: NewKey, now: u64) -> (KeyHash, CreatedKey) {
     let secret = secret::generate();
     let record = ApiKeyRecord {
@@ -88,7 +88,7 @@ pub fn make(user: UserId, key: NewKey, now: u64) -> (KeyHash, CreatedKey) {
     (secret::hash(secret.reveal()), CreatedKey { record, secret })
 }
 
-/// A user's keys that are not revoked, nor made with one that is, with when they were last used as `last_used` knows it.
+/// Returns a user's keys that are not revoked and have no revoked ancestor, with the times of last use from `last_used`.
 pub fn list(
     stores: &dyn Stores,
     user: UserId,
@@ -111,7 +111,7 @@ pub fn list(
     Ok(living.map(|(hash, record)| refreshed(hash, record.clone(), &last_used)).collect())
 }
 
-/// One of a user's keys that are not revoked.
+/// Returns one of a user's keys that are not revoked.
 pub fn one(
     stores: &dyn Stores,
     user: UserId,
@@ -124,8 +124,8 @@ pub fn one(
 
 /// Changes a key.
 ///
-/// No key becomes more than the one that it was made with. Who acts with a key makes it and others less and never more,
-/// except those that were made with it.
+/// No key exceeds the one that it was created with. A caller that acts with a key can only reduce keys, itself included, except
+/// those that were created with it.
 pub fn update(
     stores: &dyn Stores,
     user: UserId,
@@ -180,7 +180,7 @@ pub fn revoke(stores: &dyn Stores, user: UserId, key: KeyId, now: u64) -> Decisi
     Ok(((), put(hash, &record)))
 }
 
-/// Notes when keys were last used.
+/// Stores the times at which keys were last used.
 pub fn note_used(stores: &dyn Stores, used: &[(UserId, KeyId, u64)]) -> Result<Changes, IdentityError> {
     let mut changes = Changes::default();
     for &(user, key, last_used) in used {
@@ -192,7 +192,7 @@ pub fn note_used(stores: &dyn Stores, used: &[(UserId, KeyId, u64)]) -> Result<C
     Ok(changes)
 }
 
-/// Keys revoked so long ago that nobody is told so any more, and those that were made with keys that are gone.
+/// Returns the keys whose revocation is no longer reported, and those created with keys that are gone.
 pub fn revoked_long_ago(stores: &dyn Stores, now: u64) -> Result<Vec<(UserId, KeyId)>, StoreError> {
     let mut found = Vec::new();
     let mut children = Vec::new();
@@ -211,7 +211,7 @@ pub fn revoked_long_ago(stores: &dyn Stores, now: u64) -> Result<Vec<(UserId, Ke
     Ok(found)
 }
 
-/// Deletes those of them that still are.
+/// Deletes those of the keys that still qualify.
 pub fn forget(stores: &dyn Stores, keys: &[(UserId, KeyId)], now: u64) -> Result<Changes, StoreError> {
     let mut changes = Changes::default();
     for &(user, key) in keys {
@@ -228,7 +228,7 @@ fn is_forgettable(record: &ApiKeyRecord, now: u64) -> bool {
     record.revoked_at.is_some_and(|at| at.saturating_add(KEEP_REVOKED_S) < now)
 }
 
-/// Whether a key was made with one that is gone.
+/// Returns whether a key was created with one that is gone.
 fn is_orphan(stores: &dyn Stores, record: &ApiKeyRecord) -> Result<bool, StoreError> {
     match record.parent {
         Some(parent) => Ok(stores.accounts().key(record.user, parent)?.is_none()),
@@ -236,7 +236,7 @@ fn is_orphan(stores: &dyn Stores, record: &ApiKeyRecord) -> Result<bool, StoreEr
     }
 }
 
-/// A key that is not revoked, and behind it the one that it was made with, and so on.
+/// A key that is not revoked, followed by the key that it was created with, and so on.
 struct Lineage {
     hash: KeyHash,
     keys: Vec<ApiKeyRecord>,
@@ -263,18 +263,18 @@ impl Lineage {
         Ok(Self { hash, keys })
     }
 
-    /// The most that a key may be that is made with this one.
+    /// Returns the upper bound of a key created with this one.
     fn bounds(&self) -> Bounds {
         Bounds::of(&self.keys)
     }
 
-    /// The most that this key may be.
+    /// Returns the upper bound of this key.
     fn parents_bounds(&self) -> Bounds {
         Bounds::of(&self.keys[1..])
     }
 }
 
-/// The most that a key may be.
+/// The upper bound of a key.
 #[derive(Default)]
 struct Bounds {
     permissions: Option<Permissions>,
@@ -293,7 +293,7 @@ impl Bounds {
         })
     }
 
-    /// A key that is no more. What it leaves open is as here.
+    /// Returns the key if it is within the bound. What it leaves open is taken from the bound.
     fn hold(&self, key: NewKey) -> Result<NewKey, IdentityError> {
         self.check_permissions(key.permissions)?;
         let expires_at = key.expires_at.or(self.expires_at);
@@ -341,7 +341,7 @@ impl Bounds {
         Err(IdentityError::Exceeds { field: "addresses", allowed })
     }
 
-    /// A change replaces all limits, so one that is absent is none.
+    /// A change replaces all limits, so an absent limit means none.
     fn check_limits(&self, wanted: LimitOverrides) -> Result<(), IdentityError> {
         match wanted.within(&self.limits) {
             Ok(held) if held == wanted => Ok(()),
@@ -366,10 +366,10 @@ fn exceeds_limit((name, most): (&'static str, u32)) -> IdentityError {
     IdentityError::Exceeds { field, allowed: format!("1 to {most}") }
 }
 
-/// What somebody makes was made by: every credential that theirs came of, and theirs.
+/// Returns the origins of what a maker creates: every credential that the maker's came from, and the maker's own.
 ///
-/// Whoever makes something must still be somebody when it is decided: what ends a credential also holds for what it asked
-/// for a moment ago.
+/// The maker's credential must still be valid when this is decided: what ends a credential also applies to requests that it sent
+/// shortly before.
 pub fn origins(stores: &dyn Stores, maker: Maker, now: u64) -> Result<Vec<Origin>, IdentityError> {
     let Some(origin) = maker.with else { return Ok(Vec::new()) };
     let origins = match origin.with {
@@ -395,7 +395,7 @@ pub fn origins(stores: &dyn Stores, maker: Maker, now: u64) -> Result<Vec<Origin
             origins
         }
     };
-    // Or keys that are replaced by one another, year after year, would grow a list without end.
+    // Without this, keys that replace one another year after year would grow a list without bound.
     let mut lasting = Vec::with_capacity(origins.len());
     for origin in origins {
         if lasts(stores, origin, now)? {
@@ -408,10 +408,10 @@ pub fn origins(stores: &dyn Stores, maker: Maker, now: u64) -> Result<Vec<Origin
     Ok(lasting)
 }
 
-/// Whether a credential is there, or ended so lately that somebody may still want to end what came of it.
+/// Returns whether a credential exists, or ended so recently that what it created may still be ended with it.
 fn lasts(stores: &dyn Stores, origin: Origin, now: u64) -> Result<bool, IdentityError> {
     Ok(match origin.with {
-        // One that was revoked is kept for a while.
+        // A revoked key is kept for a while.
         CredentialId::Key(key) => stores.accounts().key(origin.user, key)?.is_some(),
         CredentialId::Session(session) => {
             session.made_at_s().saturating_add(KEEP_ENDED_S) > now
@@ -420,7 +420,7 @@ fn lasts(stores: &dyn Stores, origin: Origin, now: u64) -> Result<bool, Identity
     })
 }
 
-/// Ends keys and sessions that are still there.
+/// Ends the keys and sessions that still exist.
 pub fn end(stores: &dyn Stores, credentials: &[Origin], now: u64) -> Decision<()> {
     let mut changes = Changes::default();
     for origin in credentials {

@@ -1,8 +1,8 @@
-//! Tokens whose signature was found good, so that it is checked once and not with every request: checking one takes
-//! some 50 µs, more than everything else that a request costs before it is answered.
+//! Cache of tokens whose signature is valid, so that it is checked once and not with every request: a check takes some 50 µs,
+//! more than everything else that a request costs before it is answered.
 //!
-//! Only what never changes is remembered, the signature and the claims. Times, the session and the user are looked at
-//! every time, so a token that has expired or was revoked is refused however well it is known.
+//! Only the immutable parts are cached, the signature and the claims. Times, the session and the user are checked every time, so
+//! an expired or revoked token is refused even if it is cached.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,15 +13,15 @@ use super::token::Checked;
 
 const SHARDS: usize = 16;
 
-/// Most tokens in one shard; 16 Ki in all, some 2 MB.
+/// Maximum number of tokens per shard; 16 Ki in all, some 2 MB.
 const PER_SHARD: usize = 1024;
 
-/// SHA-256 of a token: what is remembered can't be used as one.
+/// SHA-256 of a token; it cannot be used as the token.
 pub type TokenHash = [u8; 32];
 
 type Shard = HashMap<TokenHash, Checked>;
 
-/// Tokens whose signature is good.
+/// The tokens whose signature is valid.
 #[derive(Debug)]
 pub struct TokenCache {
     shards: Vec<Mutex<Shard>>,
@@ -34,17 +34,17 @@ impl Default for TokenCache {
 }
 
 impl TokenCache {
-    /// What a token is known by.
+    /// Returns the cache key of a token.
     pub fn hash(token: &str) -> TokenHash {
         Sha256::digest(token).into()
     }
 
-    /// What it says, if it is known.
+    /// Returns the claims of a cached token.
     pub fn get(&self, hash: &TokenHash) -> Option<Checked> {
         self.shard(hash).get(hash).copied()
     }
 
-    /// Remembers it. A full shard forgets those that have expired, or else all: they come again or they don't.
+    /// Adds a token. A full shard drops its expired tokens, or else all tokens, which are added again when they are next used.
     pub fn put(&self, hash: TokenHash, checked: Checked, now: u64) {
         let mut shard = self.shard(&hash);
         if shard.len() >= PER_SHARD {
@@ -56,7 +56,7 @@ impl TokenCache {
         shard.insert(hash, checked);
     }
 
-    /// Forgets all, since the signing keys changed.
+    /// Removes all tokens, after a change of the signing keys.
     pub fn clear(&self) {
         for shard in &self.shards {
             shard.lock().unwrap_or_else(PoisonError::into_inner).clear();

@@ -1,4 +1,4 @@
-//! How an actor has the store answer.
+//! Answering the calls of an actor on the store's thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,23 +8,23 @@ use super::index::Index;
 use crate::service::Request;
 use crate::store::{Changes, Store, StoreError, Stores};
 
-/// Users, keys or sessions that are looked after in one job of the store's thread.
+/// Number of users, keys or sessions maintained in one job of the store's thread.
 pub const PER_JOB: usize = 64;
 
 /// A call to one of the identity actors.
 pub type Call<T> = Request<T, IdentityError>;
 
-/// Where decisions are carried out: on the store's thread, and published in the index once they are durable.
+/// Executes decisions on the store's thread, and publishes their changes in the index once they are durable.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    /// What is kept.
+    /// The store.
     pub store: Arc<Store>,
-    /// What credentials are checked against.
+    /// The index that credentials are checked against.
     pub index: Arc<Index>,
 }
 
 impl Desk {
-    /// Answers a call from what is stored, without a turn on the store's thread.
+    /// Answers a call by reading the store, without a turn on the store's thread.
     pub fn look<T: Send + 'static>(
         &self,
         call: Call<T>,
@@ -36,7 +36,7 @@ impl Desk {
         }
     }
 
-    /// Carries out a decision and answers the call once its changes are durable and hold.
+    /// Executes a decision, and answers the call once its changes are durable and in effect.
     pub fn decide<T: Send + 'static>(
         &self,
         call: Call<T>,
@@ -47,7 +47,7 @@ impl Desk {
         }
     }
 
-    /// The same for whatever is to be done with the answer.
+    /// Executes a decision like [`decide`](Self::decide), and passes its answer to a callback.
     pub fn carry_out<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), IdentityError> + Clone + Send + 'static,
@@ -62,8 +62,8 @@ impl Desk {
         });
     }
 
-    /// Looks on a thread of its own for what there is to do, and does it in short jobs, each after the one before, so
-    /// that others have their turn between them.
+    /// Finds items to maintain on a thread of its own, and maintains them in short jobs, one after the other, so that other
+    /// callers get their turn in between.
     pub fn look_after<I: Clone + Send + 'static>(
         &self,
         find: impl FnOnce(&dyn Stores) -> Result<Vec<I>, StoreError> + Send + 'static,
@@ -94,10 +94,10 @@ impl Desk {
     }
 }
 
-/// Decides on some of what was found.
+/// Decides on a part of the items found.
 type Job<I> = dyn Fn(&dyn Stores, &[I]) -> Result<Changes, IdentityError> + Send + Sync;
 
-/// Says that something has to wait.
+/// Logs that maintenance is postponed.
 pub fn warn_of(error: &IdentityError) {
     tracing::warn!(%error, "maintenance of users, keys and sessions failed; it is retried later");
 }

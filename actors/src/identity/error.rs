@@ -1,53 +1,53 @@
-//! Why a credential is not accepted, and why something cannot be done.
+//! Errors of checking credentials and of operations on users, keys and sessions.
 
 use std::time::Duration;
 
 use super::permissions::Permissions;
 use crate::store::StoreError;
 
-/// Why a credential was not accepted. One variant a cause, so that each has its own code.
+/// The reason why a credential was not accepted. One variant per cause, so that each has its own code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// Neither a JWT nor an API key.
     #[error("the credential is neither a token nor an API key of this server")]
     Malformed,
-    /// A JWT longer than any that this server makes.
+    /// A JWT longer than any that this server issues.
     #[error("the token is longer than any that this server issues")]
     TooLong,
-    /// A JWT of an algorithm other than EdDSA, `none` among them (RFC 8725, section 3.1).
+    /// A JWT of an algorithm other than EdDSA, including `none` (RFC 8725, section 3.1).
     #[error("the token's algorithm is not the one that this server uses")]
     WrongAlgorithm,
     /// A JWT of a key that is not, or no longer, this server's.
     #[error("the token names a signing key that this server does not have")]
     UnknownSigningKey,
-    /// The signature does not fit.
+    /// The signature is invalid.
     #[error("the token's signature is invalid")]
     BadSignature,
-    /// Another issuer's.
+    /// A JWT of another issuer.
     #[error("the token was issued by another server")]
     WrongIssuer,
-    /// For another audience.
+    /// A JWT for another audience.
     #[error("the token is for another audience")]
     WrongAudience,
-    /// A refresh token where an access token is wanted or the other way round (RFC 8725, section 3.11).
+    /// A refresh token where an access token is required, or the reverse (RFC 8725, section 3.11).
     #[error("the token has the wrong type for this route")]
     WrongType,
-    /// Too old.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
-    /// Too old to be refreshed.
+    /// The token is too old to be refreshed.
     #[error("the token is too old to be refreshed; sign in again")]
     RefreshWindowOver,
-    /// From the future.
+    /// The token is not valid yet.
     #[error("the token is not valid yet")]
     NotYetValid,
-    /// Valid for longer than this server lets any token be.
+    /// The token's lifetime exceeds the maximum of this server.
     #[error("the token is valid for longer than this server allows")]
     LifetimeTooLong,
-    /// Its session was ended, by its user, by an administrator, or since a token was used twice.
+    /// The session was ended by its user, by an administrator, or because a token was used twice.
     #[error("the session has ended; sign in again")]
     SessionRevoked,
-    /// An older generation of the session's tokens was presented again: the session is over (RFC 9700, section 4.14).
+    /// An older generation of the session's tokens was presented again, which ended the session (RFC 9700, section 4.14).
     #[error(
         "the token was superseded by a refresh and presented again, so its session has ended; sign in again"
     )]
@@ -55,7 +55,7 @@ pub enum AuthError {
     /// The user is disabled.
     #[error("the user is disabled")]
     UserDisabled,
-    /// No such key.
+    /// No key has this secret.
     #[error("Incorrect API key provided")]
     UnknownKey,
     /// The key has expired.
@@ -64,7 +64,7 @@ pub enum AuthError {
     /// The key was revoked.
     #[error("the API key was revoked")]
     RevokedKey,
-    /// The key is bound to other addresses.
+    /// The key is restricted to other addresses.
     #[error("the API key does not permit this address")]
     AddressNotAllowed,
 }
@@ -82,16 +82,16 @@ impl From<StoreError> for IdentityError {
     }
 }
 
-/// When to try again where nothing better is known.
+/// Delay after which to retry where no better estimate is known.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Why something about users, keys or sessions could not be done.
+/// The reason why an operation on users, keys or sessions failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// A credential was not accepted.
     #[error(transparent)]
     Auth(#[from] AuthError),
-    /// There is no such thing, or it is somebody else's.
+    /// The object does not exist, or belongs to somebody else.
     #[error("the {what} {id} does not exist")]
     NotFound {
         /// `user`, `API key` or `session`.
@@ -99,79 +99,79 @@ pub enum IdentityError {
         /// Its id.
         id: String,
     },
-    /// Another user has that address.
+    /// Another user has that email address.
     #[error("another user has the email address {0}")]
     EmailTaken(String),
-    /// A field cannot hold that.
+    /// A field has an invalid value.
     #[error("{field} {problem}")]
     Invalid {
-        /// Which one.
+        /// The name of the field.
         field: &'static str,
-        /// What is wrong and what is allowed.
+        /// The problem and the allowed values.
         problem: String,
     },
-    /// A key would grant what its maker lacks.
+    /// A key would grant permissions that its maker lacks.
     #[error("a key cannot grant permissions that its creator or its user does not have: {lacking}")]
     ExceedsMaker {
-        /// What the maker lacks.
+        /// The permissions that the maker lacks.
         lacking: Permissions,
     },
-    /// A key would be more than the keys that it is made or changed with.
+    /// A key would exceed the keys that it is created or changed with.
     #[error("{field} would exceed that of the key of this request; allowed is {allowed}")]
     Exceeds {
-        /// Which field.
+        /// The name of the field.
         field: &'static str,
-        /// What is allowed.
+        /// The allowed value.
         allowed: String,
     },
-    /// It would be made with what was made with what was made with something, and so on.
+    /// The chain of credentials that were created one with the other would become too long.
     #[error(
         "at most {limit} credentials can have been made one with the other before this one; make it with an earlier one"
     )]
     TooManyParents {
-        /// How many.
+        /// The maximum.
         limit: usize,
     },
-    /// The user has as many keys as one may have, those revoked in the last 30 days among them.
+    /// The user has the maximum number of keys, including those revoked in the last 30 days.
     #[error("a user can have at most {limit} API keys, including those revoked in the last 30 days")]
     TooManyKeys {
-        /// How many.
+        /// The maximum.
         limit: usize,
     },
-    /// There are as many guests as may be.
+    /// The maximum number of guests is reached.
     #[error(
         "there are {limit} guests, the most that {whose}; sign in, or come back once others are forgotten"
     )]
     TooManyGuests {
-        /// How many.
+        /// The maximum.
         limit: usize,
-        /// Whose limit it is.
+        /// The owner of the limit: a network or the server.
         whose: &'static str,
     },
-    /// Nobody would be left to administer.
+    /// No administrator would be left.
     #[error("this is the last enabled administrator; create another one first")]
     LastAdmin,
-    /// Too much is being changed at a time.
+    /// Too many changes are pending.
     #[error("too many changes are pending; try again in {} s", retry_after.as_secs())]
     Busy {
-        /// When to try again.
+        /// Delay after which to retry.
         retry_after: Duration,
     },
-    /// The part that would do it is being restarted or did not answer in time.
+    /// The responsible component is being restarted or did not answer in time.
     #[error("the {part} does not respond; try again in {} s", retry_after.as_secs())]
     Unavailable {
-        /// Which one.
+        /// The name of the component.
         part: &'static str,
-        /// When to try again.
+        /// Delay after which to retry.
         retry_after: Duration,
     },
-    /// There is no room on the disk.
+    /// The disk is full.
     #[error("the server's disk is full")]
     StorageFull,
-    /// The user keeps as much as one may.
+    /// The user's storage quota is used up.
     #[error("{0}")]
     StorageQuota(String),
-    /// The store failed; what was asked for may or may not have been done.
+    /// The store failed; the requested change may or may not have been made.
     #[error("the database failed: {0}")]
     Storage(String),
 }

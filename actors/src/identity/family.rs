@@ -1,11 +1,11 @@
-//! A session's token family: which generation of tokens may refresh it, and what an older one means.
+//! A session's token family: which generation of tokens may refresh it, and how an older one is handled.
 //!
-//! Each refresh makes a new generation, and only the newest one makes the next. An older one presented again was
-//! copied by somebody, and nobody can tell who is the thief, so the whole family ends ([RFC 9700, section 4.14.2]).
-//! One case is no theft: two tabs of one browser that refresh at the same time. So the generation just before the
-//! current one is answered with the current one once more, for a few seconds.
+//! Each refresh creates a new generation, and only the newest one creates the next. An older one presented again was copied, and
+//! the thief cannot be told from the owner, so the whole family ends ([RFC 9700, section 4.14.2]). One case is no theft: two tabs
+//! of one browser that refresh at the same time. So for a few seconds the generation just before the current one is answered with
+//! the current one once more.
 //!
-//! Pure: time is passed in.
+//! The module is pure: time is an argument.
 //!
 //! [RFC 9700, section 4.14.2]: https://www.rfc-editor.org/rfc/rfc9700#section-4.14.2
 
@@ -14,55 +14,55 @@ use serde::{Deserialize, Serialize};
 /// The generations of one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Family {
-    /// The newest one, from 1.
+    /// The number of the newest generation, from 1.
     pub generation: u32,
-    /// When it was made (epoch seconds).
+    /// Time at which it was created (epoch seconds).
     pub since: u64,
 }
 
-/// How long what holds.
+/// Durations that apply to families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FamilyRules {
-    /// How long after its last refresh a session can be refreshed.
+    /// Seconds after its last refresh during which a session can be refreshed.
     pub window_s: u64,
-    /// How long the generation before the current one is answered.
+    /// Seconds during which the generation before the current one is still answered.
     pub grace_s: u64,
-    /// How long after its sign-in a session ends, however often it was refreshed.
+    /// Seconds after its sign-in at which a session ends, regardless of refreshes.
     pub lifetime_s: u64,
 }
 
 impl FamilyRules {
-    /// When a session ends that began at `began`, whatever happens in between.
+    /// Returns the time at which a session that began at `began` ends in any case.
     pub const fn ends_at(self, began: u64) -> u64 {
         began.saturating_add(self.lifetime_s)
     }
 }
 
-/// What presenting a generation leads to.
+/// The outcome of presenting a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presented {
-    /// It was the current one: this is the family now.
+    /// It was the current one: this is the family from now on.
     Next(Family),
-    /// It was the one before, just replaced: the current one is given once more.
+    /// It was the previous one, just replaced: the current one is returned once more.
     Again,
-    /// Too long since the last refresh, or since the sign-in: the session has ended.
+    /// Too much time has passed since the last refresh or the sign-in: the session has ended.
     TooLate,
-    /// It had been used: the session ends.
+    /// It had been used before: the session ends.
     Reused,
 }
 
 impl Family {
-    /// The first generation.
+    /// Returns a family in its first generation.
     pub const fn new(now: u64) -> Self {
         Self { generation: 1, since: now }
     }
 
-    /// Until when it can be refreshed, in a session that began at `began`.
+    /// Returns the time until which it can be refreshed, in a session that began at `began`.
     pub fn expires_at(&self, began: u64, rules: FamilyRules) -> u64 {
         self.since.saturating_add(rules.window_s).min(rules.ends_at(began))
     }
 
-    /// Returns what comes of presenting a token of that generation, in a session that began at `began`.
+    /// Returns the outcome of presenting a token of that generation, in a session that began at `began`.
     pub fn present(&self, generation: u32, began: u64, now: u64, rules: FamilyRules) -> Presented {
         if now >= self.expires_at(began, rules) {
             return Presented::TooLate;
@@ -74,12 +74,12 @@ impl Family {
                 None => Presented::Reused,
             };
         }
-        // In either direction, should the clock have been set back in between.
+        // In either direction, in case the clock was set back in between.
         let just_replaced = now.abs_diff(self.since) <= rules.grace_s;
         if generation.checked_add(1) == Some(self.generation) && just_replaced {
             return Presented::Again;
         }
-        // Older, or one that never was: a database restored from a backup does not know the newest tokens.
+        // An older generation, or an unknown one: a database restored from a backup does not know the newest tokens.
         Presented::Reused
     }
 }
@@ -130,8 +130,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is presented whenever: at most one generation makes the next, it is the newest one made, and
-        /// once a family has ended nothing is given any more.
+        /// For any sequence and timing of tokens: at most one generation creates the next, it is the newest one created, and once
+        /// a family has ended it yields no more tokens.
         #[test]
         fn one_live_generation(steps in prop::collection::vec((0u32..8, 0u64..400, any::<bool>()), 1..80)) {
             let mut family = Some(Family::new(BEGAN));

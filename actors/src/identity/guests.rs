@@ -1,4 +1,4 @@
-//! How many guests there are, by network and in all: anybody can be any number of them, so their number is bounded.
+//! Numbers of guests, per network and in all: one person can create any number of guests, so their number is bounded.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,12 +7,12 @@ use super::error::IdentityError;
 use super::types::ClientNet;
 use crate::config::AuthConfig;
 
-/// Most guests.
+/// Maximum numbers of guests.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestLimits {
-    /// Made from one network.
+    /// Guests created from one network.
     pub per_net: usize,
-    /// In all.
+    /// Guests in all.
     pub all: usize,
 }
 
@@ -49,30 +49,30 @@ impl Counts {
     }
 }
 
-/// The guests that there are and those about to be made.
+/// The existing guests and those about to be created.
 #[derive(Debug, Default)]
 pub struct Guests(Mutex<Counts>);
 
 impl Guests {
-    /// Forgets what was counted and counts these, by the networks that they were made from.
+    /// Replaces the counts by those of these guests, given by the networks that they were created from.
     pub fn replace(&self, guests: impl Iterator<Item = Option<ClientNet>>) {
         let mut counts = Counts::default();
         guests.for_each(|net| counts.add(net));
         *self.lock() = counts;
     }
 
-    /// There is one more.
+    /// Counts one more guest.
     pub fn add(&self, net: Option<ClientNet>) {
         self.lock().add(net);
     }
 
-    /// There is one less.
+    /// Counts one guest less.
     pub fn remove(&self, net: Option<ClientNet>) {
         self.lock().remove(net);
     }
 
-    /// Counts a guest that is about to be made, until the result is dropped: what is made at the same time is not
-    /// seen in the index yet.
+    /// Counts a guest that is about to be created until the result is dropped, since concurrent creations are not in the index
+    /// yet.
     ///
     /// # Errors
     /// [`IdentityError::TooManyGuests`].
@@ -97,12 +97,12 @@ impl Guests {
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        // No change leaves the counts half made.
+        // No change leaves the counts incomplete.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place of a guest that is about to be made.
+/// The reserved place of a guest that is about to be created.
 #[derive(Debug)]
 #[must_use = "dropping it gives the place back"]
 pub struct GuestPlace {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order, neither bound is passed, and nobody below both is refused.
+        /// For any sequence of operations, neither bound is exceeded, and no request below both is refused.
         #[test]
         fn both_bounds_hold_and_nobody_below_them_is_refused(steps in prop::collection::vec(step(), 0..60)) {
             let guests = Arc::new(Guests::default());

@@ -1,4 +1,4 @@
-//! The edge's door to users, keys and sessions.
+//! The edge's handle to users, keys and sessions.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,22 +26,22 @@ use crate::service::{self, Slot};
 use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
-/// Most calls at a time; one more is refused.
-const PLACES: usize = 4096;
+/// Maximum number of concurrent calls; one more is refused.
+const MAX_CONCURRENT_CALLS: usize = 4096;
 
-/// How many credentials are ended in one change, so that others' changes come in between.
+/// Number of credentials ended in one change, so that other changes get their turn in between.
 const ENDED_AT_A_TIME: usize = 100;
 
-/// How often what came of a credential is looked for again.
+/// Maximum number of searches for what a credential created.
 const MAX_ROUNDS: usize = 100;
 
-/// How long a call waits for an actor that is being restarted.
+/// Maximum time that a call waits for an actor that is being restarted.
 const RESTART_WAIT: Duration = Duration::from_secs(2);
 
-/// A call is answered within the time of a disk write; this long means that it is stuck.
+/// Maximum time of a call. A call is answered within the time of a disk write; one that takes this long is stuck.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Users, keys and sessions. Cheap to clone.
+/// Handle to users, keys and sessions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Identity {
     desk: Desk,
@@ -58,11 +58,11 @@ impl Identity {
             tokens: Arc::new(tokens),
             accounts: Arc::default(),
             sessions: Arc::default(),
-            places: Arc::new(Semaphore::new(PLACES)),
+            places: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)),
         }
     }
 
-    /// Its actors, for a supervisor to start.
+    /// Returns its actors, for a supervisor to start.
     pub(crate) fn children(&self, config: &AuthConfig) -> Vec<ChildSpec> {
         let accounts = Accounts {
             desk: self.desk.clone(),
@@ -85,27 +85,27 @@ impl Identity {
         ]
     }
 
-    /// Where other parts keep what they keep.
+    /// Returns the store, which other components share.
     pub(crate) fn store(&self) -> &Arc<Store> {
         &self.desk.store
     }
 
-    /// Writes what is still to be written and closes the database. Blocks.
+    /// Writes pending data and closes the database. Blocks.
     pub(crate) fn close(&self) {
         accounts::note_used(&self.desk);
         self.desk.store.close();
     }
 
-    /// What credentials are checked against.
+    /// Returns the index that credentials are checked against.
     pub(crate) fn index(&self) -> Arc<Index> {
         Arc::clone(&self.desk.index)
     }
 
-    /// Whose credential this is, be it a JWT or an API key. Waits for nothing. A key that is bound to addresses is not
-    /// accepted here.
+    /// Returns the principal of a credential, either a JWT or an API key. Does not wait. A key that is restricted to addresses is
+    /// not accepted here.
     ///
     /// # Errors
-    /// Why it is not accepted.
+    /// The reason why it is not accepted.
     pub fn authenticate(&self, credential: &str) -> Result<Principal, AuthError> {
         if credential.starts_with(secret::PREFIX) {
             self.authenticate_key(credential, None)
@@ -114,10 +114,10 @@ impl Identity {
         }
     }
 
-    /// Whose API key this is, shown from that address. Waits for nothing.
+    /// Returns the principal of an API key presented from that address. Does not wait.
     ///
     /// # Errors
-    /// Why it is not accepted.
+    /// The reason why it is not accepted.
     pub fn authenticate_key(&self, key: &str, from: Option<IpAddr>) -> Result<Principal, AuthError> {
         if !secret::is_well_formed(key) {
             return Err(AuthError::Malformed);
@@ -125,10 +125,10 @@ impl Identity {
         self.desk.index.key(&secret::hash(key), from, now_s())
     }
 
-    /// Whose access token this is. Waits for nothing.
+    /// Returns the principal of an access token. Does not wait.
     ///
     /// # Errors
-    /// Why it is not accepted.
+    /// The reason why it is not accepted.
     pub fn authenticate_token(&self, token: &str) -> Result<Principal, AuthError> {
         let now = now_s();
         let grant = self.tokens.access(token, now)?;
@@ -139,26 +139,26 @@ impl Identity {
         )
     }
 
-    /// The lists of models, each of which must have the model that a principal asks for.
+    /// Returns the lists of allowed models of a principal; a requested model must be in each of them.
     #[must_use]
     pub fn model_lists(&self, principal: &Principal) -> Vec<Vec<String>> {
         let restrictions = self.desk.index.restrictions(principal);
         restrictions.iter().filter_map(|only| only.models.clone()).collect()
     }
 
-    /// The public keys that tokens can be checked with, as a JWK Set (RFC 7517).
+    /// Returns the public keys that tokens can be checked with, as a JWK Set (RFC 7517).
     #[must_use]
     pub fn jwks(&self) -> serde_json::Value {
         self.tokens.ring().to_jwks()
     }
 
-    /// Whether the store takes writes.
+    /// Returns whether the store accepts writes.
     #[must_use]
     pub fn database_healthy(&self) -> bool {
         self.desk.store.is_healthy()
     }
 
-    /// Begins a session for a user who has just shown who they are.
+    /// Begins a session for a user who has just authenticated.
     ///
     /// # Errors
     /// No such user, a disabled one ([`AuthError::UserDisabled`]), or the store.
@@ -167,10 +167,10 @@ impl Identity {
         Ok(self.tokens.issue(granted, now_s()))
     }
 
-    /// Begins a session for a user, made by somebody else.
+    /// Begins a session for a user on behalf of another caller.
     ///
     /// # Errors
-    /// As [`start_session`](Self::start_session), or a maker that has ended meanwhile.
+    /// As [`start_session`](Self::start_session), or the maker's credential has ended meanwhile.
     pub async fn make_session(
         &self,
         user: UserId,
@@ -181,8 +181,8 @@ impl Identity {
         Ok(self.tokens.issue(granted, now_s()))
     }
 
-    /// New tokens for old ones. An older generation presented again ends the session, except within
-    /// `auth.refresh_grace_s`, when the same new generation is given once more.
+    /// Exchanges tokens for new ones. An older generation presented again ends the session, except within `auth.refresh_grace_s`,
+    /// when the same new generation is returned once more.
     ///
     /// # Errors
     /// [`IdentityError::Auth`] with the reason, or the store.
@@ -192,14 +192,14 @@ impl Identity {
         Ok(self.tokens.issue(granted, now_s()))
     }
 
-    /// Whose session a token is of that could be used to refresh it, whether it is still refreshed or not.
+    /// Returns the user and session of a token that could be used to refresh it, whether or not the session has ended.
     #[must_use]
     pub fn session_of(&self, proof: RefreshProof<'_>) -> Option<(UserId, SessionId)> {
         let grant = self.tokens.refreshable(proof, now_s()).ok()?;
         Some((grant.user, grant.session))
     }
 
-    /// A user's sessions that have not ended, oldest first.
+    /// Returns a user's sessions that have not ended, oldest first.
     ///
     /// # Errors
     /// The store.
@@ -207,7 +207,7 @@ impl Identity {
         self.ask_sessions(|call| SessionsMessage::List(user, call)).await
     }
 
-    /// Ends a session of that user; none of its tokens is accepted from now on. This is also how one logs out.
+    /// Ends a session of that user, as in a logout; none of its tokens is accepted from now on.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -215,7 +215,7 @@ impl Identity {
         self.ask_sessions(|call| SessionsMessage::End(user, session, call)).await
     }
 
-    /// A new guest of somebody from that network.
+    /// Creates a guest for a caller of that network.
     ///
     /// # Errors
     /// [`IdentityError::TooManyGuests`], or the store.
@@ -223,13 +223,12 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::Guest(net, call)).await
     }
 
-    /// The user of that external identity: found by it, or else by its email, or else made new. A `guest` becomes
-    /// that user and keeps its data; where the user was here before, the guest is gone and its data is the user's
+    /// Returns the user of that external identity, found by it or by its email address, or else newly created. A `guest` becomes
+    /// that user and keeps its data; if the user already exists, the guest is deleted and its data belongs to the user
     /// ([`SignIn::merged_guest`]). The guest's sessions and keys end either way, so start a session afterwards.
     ///
     /// # Errors
-    /// A disabled user ([`AuthError::UserDisabled`]), an address that belongs to somebody else at that provider,
-    /// or the store.
+    /// A disabled user ([`AuthError::UserDisabled`]), an address that belongs to another user at that provider, or the store.
     pub async fn sign_in(
         &self,
         profile: ExternalProfile,
@@ -238,7 +237,7 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::SignIn(profile, guest, call)).await
     }
 
-    /// One user.
+    /// Returns one user.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -246,7 +245,7 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::User(user, call)).await
     }
 
-    /// Up to `limit` users, oldest first, those behind `after`.
+    /// Returns up to `limit` users after `after`, oldest first.
     ///
     /// # Errors
     /// The store.
@@ -258,10 +257,10 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::Users(after, limit, call)).await
     }
 
-    /// A new member.
+    /// Creates a member.
     ///
     /// # Errors
-    /// A field that cannot be, a taken email, or the store.
+    /// An invalid field, a taken email address, or the store.
     pub async fn create_user(&self, email: &str, name: &str) -> Result<UserRecord, IdentityError> {
         let (email, name) = (email.to_owned(), name.to_owned());
         self.ask_accounts(|call| AccountsMessage::CreateUser(email, name, call)).await
@@ -270,13 +269,13 @@ impl Identity {
     /// Changes a user.
     ///
     /// # Errors
-    /// Not found, a field that cannot be, the last administrator, or the store.
+    /// Not found, an invalid field, the last administrator, or the store.
     pub async fn update_user(&self, user: UserId, update: UserUpdate) -> Result<UserRecord, IdentityError> {
         self.ask_accounts(|call| AccountsMessage::UpdateUser(user, update, call)).await
     }
 
-    /// Whether a share link that this user made then (epoch seconds) still leads anywhere: it ends with its user's being
-    /// disabled or deleted.
+    /// Returns whether a share link that this user created at that time (epoch seconds) still works: it stops working when its
+    /// user is disabled or deleted.
     #[must_use]
     pub fn shows_share(&self, user: UserId, made_at: u64) -> bool {
         self.desk.index.shows_share(user, made_at)
@@ -290,11 +289,11 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::DeleteUser(user, call)).await
     }
 
-    /// A new key for a user. One that is made with a key of the same user is no more than that one, and ends with it.
+    /// Creates a key for a user. A key created with a key of the same user grants no more than that one, and ends with it.
     ///
     /// # Errors
-    /// Permissions that the maker or the user lacks, more than the maker's key has, too many keys, a field that cannot
-    /// be, not found, a maker that has ended meanwhile, or the store.
+    /// Permissions that the maker or the user lacks, more than the maker's key has, too many keys, an invalid field, not found, a
+    /// maker's credential that has ended meanwhile, or the store.
     pub async fn create_key(
         &self,
         user: UserId,
@@ -305,7 +304,7 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::CreateKey(user, maker, key, call)).await
     }
 
-    /// A user's keys that are not revoked, oldest first.
+    /// Returns a user's keys that are not revoked, oldest first.
     ///
     /// # Errors
     /// The store.
@@ -313,7 +312,7 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::Keys(user, call)).await
     }
 
-    /// One of a user's keys that are not revoked.
+    /// Returns one of a user's keys that are not revoked.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -321,7 +320,7 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::Key(user, key, call)).await
     }
 
-    /// Changes a key. Who acts with a key makes keys less, and never more.
+    /// Changes a key. A caller that acts with a key can only reduce keys.
     ///
     /// # Errors
     /// As [`create_key`](Self::create_key).
@@ -344,10 +343,10 @@ impl Identity {
         self.ask_accounts(|call| AccountsMessage::RevokeKey(user, key, call)).await
     }
 
-    /// Ends every key and session that came of a credential but `spared`, where `only` says whose, and returns how many
-    /// there were.
+    /// Ends every key and session that a credential created, except `spared` and, if `only` is given, those of other users.
+    /// Returns the number of ended ones.
     ///
-    /// The credential should have ended before: what it asks for meanwhile is made no more, so that nothing is missed.
+    /// The credential should have ended before: then none of its pending requests creates anything, and nothing is missed.
     ///
     /// # Errors
     /// The store.
@@ -358,7 +357,7 @@ impl Identity {
         only: Option<UserId>,
     ) -> Result<usize, IdentityError> {
         let mut ended = 0;
-        // What was found may make something until it is ended itself; what that one made is found in the next round.
+        // A credential found here may create others until it is ended itself; the next round finds those.
         for _ in 0..MAX_ROUNDS {
             let mut made = self.desk.index.made_by(origin);
             made.retain(|made| Some(*made) != spared && only.is_none_or(|only| made.user == only));
@@ -408,7 +407,7 @@ impl Identity {
         slot: &Slot<M>,
         message: impl FnOnce(Call<T>) -> M,
     ) -> Result<T, IdentityError> {
-        // The place is taken before the mailbox: a mailbox has no bound of its own.
+        // The place is taken before sending: a mailbox has no bound of its own.
         let busy = IdentityError::Busy { retry_after: RETRY_AFTER };
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy)?;
         let unavailable = || IdentityError::Unavailable { part, retry_after: RETRY_AFTER };

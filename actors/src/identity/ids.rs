@@ -1,5 +1,5 @@
-//! Ids of users, keys and sessions: a prefix that says what it is, and a UUID version 7 ([RFC 9562]), so that
-//! ids sort by time of creation and cannot be guessed from one another.
+//! Ids of users, keys and sessions: a prefix that names the kind, and a UUID version 7 ([RFC 9562]), so that ids sort by time of
+//! creation and cannot be guessed from one another.
 //!
 //! [RFC 9562]: https://www.rfc-editor.org/rfc/rfc9562
 
@@ -9,11 +9,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A text that is no id of the wanted kind.
+/// A text that is not an id of the expected kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an id of this kind reads `{prefix}` and 32 hexadecimal digits")]
 pub struct InvalidId {
-    /// What ids of this kind begin with.
+    /// The prefix of ids of this kind.
     pub prefix: &'static str,
 }
 
@@ -25,22 +25,22 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// What the text form begins with.
+            /// The prefix of the text form.
             pub const PREFIX: &'static str = $prefix;
 
-            /// A new id that no other has.
+            /// Creates a new, unique id.
             #[must_use]
             pub fn new() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// The 16 bytes, in the order of creation.
+            /// Returns the 16 bytes, which sort in the order of creation.
             #[must_use]
             pub const fn to_bytes(self) -> [u8; 16] {
                 self.0.into_bytes()
             }
 
-            /// The id of these bytes.
+            /// Returns the id of these bytes.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
@@ -99,7 +99,7 @@ id!(
     "user_"
 );
 id!(
-    /// An API key's id, `key_…`. Not the key itself.
+    /// An API key's id, `key_…`. Not the secret.
     KeyId,
     "key_"
 );
@@ -110,7 +110,7 @@ id!(
 );
 
 impl SessionId {
-    /// When it was made (epoch seconds), as the id says.
+    /// Returns the time of creation (epoch seconds) that the id contains.
     pub(crate) const fn made_at_s(self) -> u64 {
         let [a, b, c, d, e, f, ..] = self.0.into_bytes();
         u64::from_be_bytes([0, 0, a, b, c, d, e, f]) / 1000

@@ -1,8 +1,8 @@
-//! What checking a credential reads: users, keys and sessions in memory.
+//! In-memory index of users, keys and sessions, read when a credential is checked.
 //!
-//! The store's thread alone writes it, in the order in which changes became durable and before anybody is told of
-//! them: so a revocation holds for whatever request comes after its answer, and what the index grants is on disk. It
-//! is no part of the actors and goes on while they are restarted.
+//! Only the store's thread writes it, in the order in which changes became durable and before they are acknowledged: so a
+//! revocation applies to every request sent after its answer, and what the index grants is on disk. It is no part of the actors
+//! and remains available while they are restarted.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -24,19 +24,19 @@ use super::types::{
 use crate::limits::LimitOverrides;
 use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, StoredSession, Stores};
 
-/// How many locks share the entries of one kind.
+/// Number of locks that share the entries of one kind.
 const SHARDS: usize = 16;
 
-/// How many users are read at a time when loading.
+/// Number of users read at a time when loading.
 const LOAD_PAGE: usize = 1000;
 
-/// A map whose readers rarely meet a writer.
+/// A sharded map, whose readers rarely meet a writer.
 #[derive(Debug)]
 struct Sharded<K, V> {
     shards: Vec<RwLock<HashMap<K, V>>>,
 }
 
-/// A key that names its shard. Any byte that is random does.
+/// A key that determines its shard. Any byte that is random serves.
 trait ShardKey: Copy + Eq + Hash {
     fn byte(&self) -> u8;
 }
@@ -59,7 +59,7 @@ impl ShardKey for KeyId {
     }
 }
 
-/// The first half of a key's hash: enough to find it; the whole is compared apart.
+/// The first half of a key's hash: enough for the look-up; the whole hash is compared separately.
 type KeyPrefix = [u8; 16];
 
 impl ShardKey for KeyPrefix {
@@ -110,7 +110,7 @@ impl<K: ShardKey, V> Sharded<K, V> {
     }
 }
 
-/// What is to be known of a user.
+/// The indexed fields of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct UserEntry {
     kind: UserKind,
@@ -127,7 +127,7 @@ impl From<&UserRecord> for UserEntry {
     }
 }
 
-/// What is to be known of a key.
+/// The indexed fields of a key.
 #[derive(Debug)]
 struct KeyEntry {
     hash: KeyHash,
@@ -140,7 +140,7 @@ struct KeyEntry {
     parent: Option<KeyId>,
     made_by: Box<[Origin]>,
     only: Arc<Restrictions>,
-    /// When it was last accepted (epoch seconds, 0: never), and the same as far as it is stored.
+    /// Time at which the key was last accepted (epoch seconds, 0: never), and the part of it that is stored.
     last_used: AtomicU64,
     stored_last_used: AtomicU64,
 }
@@ -180,7 +180,7 @@ impl KeyEntry {
     }
 }
 
-/// What is to be known of a session.
+/// The indexed fields of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SessionEntry {
     user: UserId,
@@ -203,7 +203,7 @@ impl From<&StoredSession> for SessionEntry {
 pub struct Index {
     users: Sharded<UserId, UserEntry>,
     keys: Sharded<KeyPrefix, KeyEntry>,
-    /// Where a key of that id is in `keys`.
+    /// The position in `keys` of the key of that id.
     key_ids: Sharded<KeyId, KeyPrefix>,
     sessions: Sharded<SessionId, SessionEntry>,
     guests: Arc<Guests>,
@@ -222,7 +222,7 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Takes everything from the store in place of what is here.
+    /// Replaces the contents by those of the store.
     ///
     /// # Errors
     /// The store failed.
@@ -253,7 +253,7 @@ impl Index {
         Ok(())
     }
 
-    /// Takes changes over that are durable now.
+    /// Applies changes that have become durable.
     pub fn apply(&self, changes: &Changes) {
         let mut deleted = HashSet::new();
         for change in &changes.accounts {
@@ -271,7 +271,7 @@ impl Index {
                 AccountChange::PutKey(hash, record) => {
                     let entry = KeyEntry::new(hash, record);
                     let mut keys = self.keys.write(&prefix(hash));
-                    // A use that was noted meanwhile is newer than what is stored.
+                    // A use noted meanwhile is newer than the stored one.
                     if let Some(before) = keys.get(&prefix(hash)) {
                         entry
                             .last_used
@@ -288,7 +288,7 @@ impl Index {
             }
         }
         if !deleted.is_empty() {
-            // Without their user they are of no use, and the store forgets them in steps that say nothing here.
+            // Without their user they are invalid, and the store deletes them in steps that are not reported here.
             self.keys.retain(|entry| !deleted.contains(&entry.user));
             self.sessions.retain(|entry| !deleted.contains(&entry.user));
         }
@@ -304,7 +304,7 @@ impl Index {
         }
     }
 
-    /// How many guests there are.
+    /// Returns the counts of guests.
     pub fn guests(&self) -> &Arc<Guests> {
         &self.guests
     }
@@ -319,10 +319,10 @@ impl Index {
         }
     }
 
-    /// Whose key has that hash, shown from that address.
+    /// Returns the principal of the key with that hash, presented from that address.
     ///
     /// # Errors
-    /// Why it is not accepted.
+    /// The reason why it is not accepted.
     pub fn key(&self, hash: &KeyHash, from: Option<IpAddr>, now: u64) -> Result<Principal, AuthError> {
         let keys = self.keys.read(&prefix(hash));
         let entry = keys.get(&prefix(hash)).filter(|entry| bool::from(entry.hash.ct_eq(hash)));
@@ -332,7 +332,7 @@ impl Index {
         if user.disabled {
             return Err(AuthError::UserDisabled);
         }
-        // Not more often than it changes: a write would take the cache line from every other core.
+        // Not more often than the value changes: a write would take the cache line from every other core.
         if entry.last_used.load(Ordering::Relaxed) < now {
             entry.last_used.store(now, Ordering::Relaxed);
         }
@@ -352,7 +352,7 @@ impl Index {
         Ok(principal)
     }
 
-    /// A key that was made with another does no more than that one, and not for longer.
+    /// Limits a key's principal to the permissions and the lifetime of the keys that it was created with.
     fn hold_to_parents(
         &self,
         principal: &mut Principal,
@@ -376,11 +376,11 @@ impl Index {
         if next.is_none() { Ok(()) } else { Err(AuthError::RevokedKey) }
     }
 
-    /// Whose session that is. One that began by `over` is over, whatever its tokens say: they may be older than a
-    /// setting.
+    /// Returns the principal of a session. A session that began at or before `over` has ended, regardless of its tokens, which
+    /// may be older than a setting.
     ///
     /// # Errors
-    /// It has ended, or its user may not use it.
+    /// It has ended, or its user is not allowed to use it.
     pub fn session(&self, user: UserId, session: SessionId, over: u64) -> Result<Principal, AuthError> {
         let holds = |entry: &SessionEntry| entry.user == user && entry.created_at > over;
         if !self.sessions.read(&session).get(&session).is_some_and(holds) {
@@ -401,13 +401,13 @@ impl Index {
         })
     }
 
-    /// Whether a share link that this user made then still leads anywhere.
+    /// Returns whether a share link that this user created at that time still works.
     pub fn shows_share(&self, user: UserId, made_at: u64) -> bool {
         let ended = |entry: &UserEntry| entry.shares_ended_at.is_some_and(|ended| made_at <= ended);
         self.user(user).is_some_and(|entry| !entry.disabled && !ended(&entry))
     }
 
-    /// Where and for which models the key may be used that a principal shows, and the keys that it was made with.
+    /// Returns the restrictions of the principal's key and of the keys that it was created with.
     pub fn restrictions(&self, principal: &Principal) -> Vec<Arc<Restrictions>> {
         let PrincipalKind::Key { key, .. } = principal.kind else { return Vec::new() };
         let parents = principal.parents.iter().flatten().map(|(parent, _)| *parent);
@@ -418,7 +418,7 @@ impl Index {
         std::iter::once(key).chain(parents).filter_map(of).collect()
     }
 
-    /// Every key and session that came of a credential and has not ended.
+    /// Returns every key and session that a credential created and that has not ended.
     pub fn made_by(&self, origin: Origin) -> Vec<Origin> {
         let mut made = Vec::new();
         self.keys.each(|_, key| {
@@ -434,14 +434,14 @@ impl Index {
         made
     }
 
-    /// When a key was last accepted, as far as it is known here.
+    /// Returns the time at which a key was last accepted, as far as it is known here.
     pub fn last_used(&self, hash: &KeyHash) -> Option<u64> {
         let keys = self.keys.read(&prefix(hash));
         let last_used = keys.get(&prefix(hash))?.last_used.load(Ordering::Relaxed);
         (last_used > 0).then_some(last_used)
     }
 
-    /// The keys that were used since that was last stored, and when; they count as stored from now on.
+    /// Returns the keys used since their use was last stored, with the time; they count as stored from now on.
     pub fn take_used(&self) -> Vec<(UserId, KeyId, u64)> {
         let mut used = Vec::new();
         self.keys.each(|_, entry| {
@@ -453,7 +453,7 @@ impl Index {
         used
     }
 
-    /// The ids of all users of that kind.
+    /// Returns the ids of all users of that kind.
     pub fn users_of(&self, kind: UserKind) -> Vec<UserId> {
         let mut users = Vec::new();
         self.users.each(|id, entry| {

@@ -1,12 +1,11 @@
-//! Who may do what: users, API keys and login sessions.
+//! Authentication and authorization: users, API keys and login sessions.
 //!
-//! [`Identity`] is the edge's door. Checking a credential goes through no mailbox: it reads an `index` in memory
-//! that is changed only after a change is on disk, so a check costs a hash and two look-ups. Everything else is a
-//! message to one of two supervised actors, `accounts` for users and keys and `sessions` for login sessions, which
-//! answer once it is on disk.
+//! [`Identity`] is the edge's handle. Checking a credential goes through no mailbox: it reads an `index` in memory that is
+//! changed only after a change is on disk, so a check costs a hash and two look-ups. Everything else is a message to one of two
+//! supervised actors, `accounts` for users and keys and `sessions` for login sessions, which answer once the change is on disk.
 //!
-//! Decisions are functions of what is stored (`users`, `api_keys`, `sessions`) that give an answer and the
-//! changes that make it true; they run one after the other on the store's thread. `family` and `token` are pure.
+//! Decisions are functions of the stored state (`users`, `api_keys`, `sessions`) that return an answer and the changes it needs;
+//! the store's thread runs them one after the other. `family` and `token` are pure.
 
 mod accounts;
 mod admin;
@@ -52,12 +51,12 @@ pub use types::{
     SignIn, TokenPair, UserKind, UserRecord, UserUpdate,
 };
 
-/// The clock that dates what is stored and issued (epoch seconds).
+/// Returns the time of the clock that dates stored and issued objects (epoch seconds).
 pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// A user, not stored yet.
+/// Returns a user that is not stored yet.
 #[cfg(test)]
 pub(crate) fn new_member(kind: UserKind) -> UserRecord {
     users::new_user(kind, None, "Test".to_owned(), now_s())

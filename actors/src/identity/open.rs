@@ -1,4 +1,4 @@
-//! Opening what identity needs: the database, the index over it, the signing keys, and an administrator.
+//! Opening of the parts of identity: the database, the index over it, the signing keys, and an administrator.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::tokens::Tokens;
 use crate::config::{AuthConfig, StorageConfig};
 use crate::store::{self, OpenError, Store};
 
-/// Why there can be no users, keys and sessions.
+/// The reason why users, keys and sessions cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityOpenError {
     /// The database cannot be used.
@@ -24,17 +24,17 @@ pub enum IdentityOpenError {
     SigningKeys {
         /// The data folder.
         folder: String,
-        /// What is wrong.
+        /// The cause.
         error: io::Error,
     },
-    /// There is no administrator and none can be made.
+    /// There is no administrator and none can be created.
     #[error(transparent)]
     Admin(#[from] AdminError),
 }
 
 impl Identity {
-    /// Opens the data folder. Blocks. Credentials can be checked at once; the actors of everything else are still to
-    /// be started.
+    /// Opens the data folder. Blocks. Credentials can be checked at once; the actors for everything else still have to be
+    /// started.
     pub(crate) fn open(
         storage: &StorageConfig,
         config: &AuthConfig,

@@ -1,31 +1,31 @@
-//! What a principal may do: a small set, ordered by inclusion.
+//! Permissions of a principal: a small set, ordered by inclusion.
 //!
-//! A route asks for a [`Right`]. Callers deal in [`Permission`]s, each of which grants several rights, so that a route
-//! can be open to a permission that is narrower than another. [`Permissions`] is a set of rights.
+//! A route requires a [`Right`]. Callers use [`Permission`]s, each of which grants several rights, so that a route can be open to
+//! a permission that is narrower than another. [`Permissions`] is a set of rights.
 
 use std::fmt;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// One thing that a route asks for.
+/// A single right that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Right {
-    /// See models and stored responses.
+    /// Read models and stored responses.
     ReadInference,
-    /// Run models, and keep or delete what they answered.
+    /// Run models, and store or delete their responses.
     Infer,
-    /// See one's conversations.
+    /// Read one's conversations.
     ReadConversations,
     /// Change one's conversations.
     WriteConversations,
-    /// See what one has used.
+    /// Read one's usage.
     ReadUsage,
-    /// See one's keys and sessions.
+    /// Read one's keys and sessions.
     ReadKeys,
-    /// Make, change and end one's keys, sessions and account.
+    /// Create, change and end one's keys, sessions and account.
     ManageKeys,
-    /// See who one is, and the server's state.
+    /// Read one's account and the server's state.
     ReadAccount,
     /// Change one's name.
     WriteAccount,
@@ -38,23 +38,23 @@ impl Right {
         1 << self as u16
     }
 
-    /// The permissions of which each grants it, the usual one first.
+    /// Returns the permissions that grant this right, the usual one first.
     pub fn granted_by(self) -> impl Iterator<Item = Permission> {
         Permission::ALL.into_iter().filter(move |permission| permission.rights().has(self))
     }
 
-    /// The usual permission that grants it.
+    /// Returns the permission that usually grants this right.
     #[must_use]
     pub fn usual(self) -> Permission {
         self.granted_by().next().unwrap_or(Permission::Admin)
     }
 }
 
-/// What a key can be given: a name for several rights.
+/// A permission of a key: a name for several rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Permission {
-    /// Look at everything of one's own (GET).
+    /// Read everything of one's own (GET).
     Read,
     /// Inference, embeddings, responses, conversations, one's own name.
     Write,
@@ -62,20 +62,20 @@ pub enum Permission {
     Keys,
     /// Administer users, keys and the server.
     Admin,
-    /// Of `read` and `write`, what concerns inference: models, answers, responses, embeddings.
+    /// The part of `read` and `write` that concerns inference: models, answers, responses, embeddings.
     Inference,
-    /// Of `read` and `write`, what concerns conversations.
+    /// The part of `read` and `write` that concerns conversations.
     Conversations,
-    /// Of `read`, what one has used.
+    /// The part of `read` that concerns one's usage.
     Usage,
 }
 
 impl Permission {
-    /// All of them, in order: those that are in others last.
+    /// All permissions in order; those contained in others come last.
     pub const ALL: [Self; 7] =
         [Self::Read, Self::Write, Self::Keys, Self::Admin, Self::Inference, Self::Conversations, Self::Usage];
 
-    /// As in the API.
+    /// Returns the name as in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -89,19 +89,19 @@ impl Permission {
         }
     }
 
-    /// The permission of that name.
+    /// Returns the permission of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|permission| permission.name() == name)
     }
 
-    /// All names, for messages: `` `read`, `write` ``.
+    /// Returns all names, for messages: `` `read`, `write` ``.
     #[must_use]
     pub fn names() -> String {
         Self::ALL.map(|permission| format!("`{permission}`")).join(", ")
     }
 
-    /// What it grants.
+    /// Returns the rights that it grants.
     #[must_use]
     pub const fn rights(self) -> Permissions {
         let rights: &[Right] = match self {
@@ -136,64 +136,64 @@ impl fmt::Display for Permission {
 
 /// A set of rights: a lattice under inclusion, with [`meet`](Self::meet) and [`join`](Self::join).
 ///
-/// In JSON a list of permissions' names without order or repetition: `["read", "write"]`. What is made of names reads
-/// back as the same set.
+/// In JSON a list of permission names without order or repetition: `["read", "write"]`. A set made of names reads back as the
+/// same set.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Permissions(u16);
 
 impl Permissions {
-    /// Nothing.
+    /// No right.
     pub const NONE: Self = Self(0);
-    /// Everything but managing keys and administering.
+    /// Every right except managing keys and administering.
     pub const READ_WRITE: Self = Permission::Read.rights().join(Permission::Write.rights());
-    /// What a user has who is no administrator.
+    /// The rights of a user who is not an administrator.
     pub const MEMBER: Self = Self::READ_WRITE.join(Permission::Keys.rights());
-    /// Everything.
+    /// Every right.
     pub const ALL: Self = Self::MEMBER.join(Permission::Admin.rights());
 
-    /// Whether `right` is in it.
+    /// Returns whether the set contains `right`.
     #[must_use]
     pub const fn has(self, right: Right) -> bool {
         self.0 & right.bit() != 0
     }
 
-    /// Whether it grants all that `permission` does.
+    /// Returns whether the set grants everything that `permission` does.
     #[must_use]
     pub const fn contains(self, permission: Permission) -> bool {
         permission.rights().is_subset(self)
     }
 
-    /// Whether everything in it is in `other`, too.
+    /// Returns whether every right of the set is also in `other`.
     #[must_use]
     pub const fn is_subset(self, other: Self) -> bool {
         self.0 & !other.0 == 0
     }
 
-    /// What is in both.
+    /// Returns the intersection.
     #[must_use]
     pub const fn meet(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// What is in either.
+    /// Returns the union.
     #[must_use]
     pub const fn join(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Those of its permissions that `other` does not grant whole.
+    /// Returns those of its permissions that `other` does not grant completely.
     #[must_use]
     pub fn lacking(self, other: Self) -> Self {
         self.iter().filter(|&permission| !other.contains(permission)).collect()
     }
 
-    /// Whether it is empty.
+    /// Returns whether the set is empty.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// The permissions that it grants whole, in order, less those that are in the ones before.
+    /// Returns the permissions that the set grants completely, in order, without those contained in earlier ones.
     pub fn iter(self) -> impl Iterator<Item = Permission> {
         let mut said = Self::NONE;
         Permission::ALL.into_iter().filter(move |&permission| {
@@ -285,7 +285,7 @@ mod tests {
             prop_assert!(!(a.is_subset(b) && b.is_subset(c)) || a.is_subset(c));
         }
 
-        /// However keys are made of keys, none has what the first maker lacks, and none is lost on the way.
+        /// For any chain of keys created with keys, none has rights that the first maker lacks, and no right is lost on the way.
         #[test]
         fn no_chain_of_meets_grants_more(first in sets(), chain in prop::collection::vec(sets(), 0..8)) {
             let last = chain.iter().fold(first, |maker, &wanted| maker.meet(wanted));
@@ -294,7 +294,7 @@ mod tests {
             prop_assert!(last.lacking(first).is_empty());
         }
 
-        /// What lacks nothing is no more, and what is no more lacks nothing.
+        /// A set that lacks nothing is a subset, and a subset lacks nothing.
         #[test]
         fn lacking_names_what_is_more(wanted in sets(), had in sets()) {
             let lacking = wanted.lacking(had);

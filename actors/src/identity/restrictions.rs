@@ -1,4 +1,4 @@
-//! Where and for which models a key may be used.
+//! Restrictions of a key to addresses and models.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Most models, and most networks, of one key.
+/// Maximum number of models, and of networks, of one key.
 pub const MAX_ENTRIES: usize = 64;
 
 /// An address or a network of addresses: `192.0.2.7`, `2001:db8::/32`.
@@ -21,13 +21,13 @@ pub struct Network(IpNet);
 pub struct InvalidNetwork;
 
 impl Network {
-    /// Whether it has that address. An IPv4 client of a dual-stack socket is that IPv4 client.
+    /// Returns whether the network contains an address. An IPv4 client of a dual-stack socket counts as that IPv4 client.
     #[must_use]
     pub fn has(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
 
-    /// Whether it has every address of another.
+    /// Returns whether the network contains every address of another.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.0.contains(&other.0)
@@ -41,8 +41,8 @@ impl FromStr for Network {
         let text = text.trim();
         let single = || text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
         let network = text.parse::<IpNet>().or_else(|_| single()).map_err(|_| InvalidNetwork)?;
-        // `10.1.2.3/8` means the network that it lies in. `::ffff:a.b.c.d/96+n` would hold no client, whose address is
-        // taken as IPv4.
+        // `10.1.2.3/8` means the network that the address lies in. `::ffff:a.b.c.d/96+n` would contain no client, since such
+        // addresses are treated as IPv4.
         match network {
             IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => {
                 let v4 = v6.addr().to_ipv4_mapped().ok_or(InvalidNetwork)?;
@@ -69,40 +69,40 @@ impl From<Network> for String {
     }
 }
 
-/// An address alone has no length behind it.
+/// An address alone is written without a prefix length.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.prefix_len() == self.0.max_prefix_len() { self.0.addr().fmt(f) } else { self.0.fmt(f) }
     }
 }
 
-/// Where and for which models a key may be used. `None` is anywhere, and for any.
+/// The addresses and models that a key is restricted to. `None` means any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Restrictions {
-    /// Ids or aliases of models.
+    /// Allowed ids or aliases of models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
-    /// The client's addresses.
+    /// Allowed addresses of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<Network>>,
 }
 
 impl Restrictions {
-    /// Whether there is none.
+    /// Returns whether there is no restriction.
     #[must_use]
     pub const fn is_none(&self) -> bool {
         self.models.is_none() && self.addresses.is_none()
     }
 
-    /// Whether the key may be used from there; `None`: from nowhere known.
+    /// Returns whether the key may be used from an address; `None` is an unknown address.
     #[must_use]
     pub fn allows(&self, address: Option<IpAddr>) -> bool {
         let Some(networks) = &self.addresses else { return true };
         address.is_some_and(|address| networks.iter().any(|network| network.has(address)))
     }
 
-    /// Whether these models are all among those of every one of `bounds`.
+    /// Returns whether these models are all allowed by every one of `bounds`.
     #[must_use]
     pub fn models_within(models: Option<&[String]>, bounds: &[Self]) -> bool {
         bounds
@@ -111,7 +111,7 @@ impl Restrictions {
             .all(|bound| models.is_some_and(|models| models.iter().all(|model| bound.contains(model))))
     }
 
-    /// Whether these networks all lie in those of every one of `bounds`.
+    /// Returns whether these networks all lie in those of every one of `bounds`.
     #[must_use]
     pub fn addresses_within(addresses: Option<&[Network]>, bounds: &[Self]) -> bool {
         bounds.iter().filter_map(|bound| bound.addresses.as_deref()).all(|bound| {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     proptest! {
-        /// What lies within allows nothing that the bound does not.
+        /// Networks within a bound allow no address that the bound does not.
         #[test]
         fn within_is_no_more(inner in networks(), outer in networks(), bits in any::<u32>()) {
             let bound = [Restrictions { addresses: Some(outer), models: None }];

@@ -1,4 +1,4 @@
-//! API keys: how one looks, and what is kept of it.
+//! API keys: their form, and the hash that is stored.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,27 +7,27 @@ use sha2::{Digest, Sha256};
 use super::types::Secret;
 use crate::store::KeyHash;
 
-/// What every API key begins with.
+/// The prefix of every API key.
 pub const PREFIX: &str = "sk-jan-";
 
 /// 256 bits in base64url.
 const BODY: usize = 43;
 
-/// How many characters of the secret its hint shows: 24 bits of 256.
+/// Number of characters of the secret that its hint shows: 24 bits of 256.
 const SHOWN: usize = 4;
 
-/// A new key.
+/// Generates a new key.
 ///
 /// # Panics
-/// Without randomness from the system, which would make every key guessable.
+/// Panics without randomness from the system, which would make every key guessable.
 pub fn generate() -> Secret {
     let mut bytes = [0; 32];
-    // Not from aws-lc-rs: its generator is seeded once a thread, which takes 0.1 s of it.
+    // Not from aws-lc-rs: its generator is seeded once per thread, which takes 0.1 s of it.
     getrandom::fill(&mut bytes).expect("the system's randomness is there once it has started");
     Secret::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-/// Whether the text could be a key at all.
+/// Returns whether the text has the form of a key.
 pub fn is_well_formed(text: &str) -> bool {
     text.strip_prefix(PREFIX).is_some_and(|body| {
         body.len() == BODY
@@ -35,12 +35,12 @@ pub fn is_well_formed(text: &str) -> bool {
     })
 }
 
-/// What is kept: 256 random bits need no slow hash.
+/// Returns the hash that is stored: 256 random bits need no slow hash.
 pub fn hash(key: &str) -> KeyHash {
     Sha256::digest(key).into()
 }
 
-/// To tell keys apart: the secret's last characters.
+/// Returns a hint that distinguishes keys for a reader: the secret's last characters.
 pub fn hint(key: &str) -> String {
     let shown = key.len().saturating_sub(SHOWN);
     format!("{PREFIX}…{}", key.get(shown..).unwrap_or_default())

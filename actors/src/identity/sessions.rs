@@ -1,4 +1,4 @@
-//! The service of login sessions, and the decisions about them.
+//! The actor of login sessions, and the decisions about them.
 //!
 //! As with [`accounts`](super::accounts), decisions run on the store's thread and are answered once they are durable.
 
@@ -18,47 +18,46 @@ use super::users::{self, Decision};
 use crate::service::{Service, Tick};
 use crate::store::{Changes, SessionChange, StoreError, StoredSession, Stores};
 
-/// How often it is looked whether there is a new signing key.
+/// Interval at which new signing keys are looked for.
 const TICK: Duration = Duration::from_secs(2);
 
-/// Every so many ticks, sessions that have run out are deleted.
+/// Number of ticks between deletions of expired sessions.
 const SWEEP_TICKS: u64 = 1800;
 
 /// Messages of the session registry.
 #[derive(Debug)]
 pub enum SessionsMessage {
-    /// Begin a session for that user, who has signed in or for whom somebody makes it.
+    /// Begins a session for that user, who has signed in or for whom the maker creates it.
     Start(UserId, Option<Maker>, Call<Granted>),
-    /// Somebody shows tokens of that generation to get new ones. An inner error changes something, too: it may be
-    /// the end of the session.
+    /// Exchanges tokens of that generation for new ones. An inner error also changes something: it may end the session.
     Refresh(Grant, Call<Result<Granted, AuthError>>),
-    /// List a user's sessions.
+    /// Lists a user's sessions.
     List(UserId, Call<Vec<SessionRecord>>),
-    /// End a session of that user.
+    /// Ends a session of that user.
     End(UserId, SessionId, Call<()>),
-    /// Time passed.
+    /// Periodic maintenance.
     Tick,
 }
 
-/// What new tokens are made from.
+/// The grant that new tokens are issued for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granted {
-    /// What they stand for.
+    /// The grant.
     pub grant: Grant,
-    /// When the session ends at the latest; no token of it is valid for longer.
+    /// Time at which the session ends at the latest; none of its tokens is valid for longer.
     pub ends_at: u64,
 }
 
-/// The service of login sessions.
+/// The actor of login sessions.
 #[derive(Clone, Debug)]
 pub struct SessionRegistry {
-    /// Where decisions are carried out.
+    /// Executes decisions.
     pub desk: Desk,
     /// The signing keys.
     pub tokens: Arc<Tokens>,
-    /// How generations are judged.
+    /// The rules by which generations are judged.
     pub rules: FamilyRules,
-    /// Ticks since the start.
+    /// Number of ticks since the start.
     pub ticks: u64,
 }
 
@@ -118,7 +117,7 @@ pub fn start(
     Ok((Granted { grant, ends_at: rules.ends_at(now) }, change(SessionChange::Put(session))))
 }
 
-/// What comes of showing tokens of a generation.
+/// Decides on tokens of a generation that are presented for new ones.
 pub fn refresh(
     stores: &dyn Stores,
     shown: Grant,
@@ -151,7 +150,7 @@ pub fn refresh(
     })
 }
 
-/// A user's sessions that can still be refreshed, oldest first.
+/// Returns a user's sessions that can still be refreshed, oldest first.
 pub fn list(
     stores: &dyn Stores,
     user: UserId,
@@ -177,7 +176,7 @@ pub fn end(stores: &dyn Stores, user: UserId, id: SessionId) -> Decision<()> {
     Ok(((), change(SessionChange::End(user, session.id))))
 }
 
-/// Sessions that can't be refreshed any more, and those of users who are gone.
+/// Returns the sessions that can no longer be refreshed, and those of users who are gone.
 pub fn over(stores: &dyn Stores, now: u64, rules: FamilyRules) -> Result<Vec<SessionId>, StoreError> {
     let mut sessions = Vec::new();
     stores.sessions().each_session(&mut |session| sessions.push(session))?;
@@ -190,7 +189,7 @@ pub fn over(stores: &dyn Stores, now: u64, rules: FamilyRules) -> Result<Vec<Ses
     Ok(found)
 }
 
-/// Deletes those of them that still are.
+/// Deletes those of the sessions that still qualify.
 pub fn sweep(
     stores: &dyn Stores,
     sessions: &[SessionId],

@@ -1,8 +1,8 @@
-//! The keys that tokens are signed with: Ed25519 ([RFC 8037]).
+//! Signing keys of tokens: Ed25519 ([RFC 8037]).
 //!
-//! The newest one signs. An older key is honoured until all tokens that it signed have expired, and is then deleted. All
-//! servers that accept each other's tokens share one [`SigningKeyStore`]; today that is a folder with a file for each key
-//! ([`KeyFolder`]). Rotating writes one more file, so it is done or not done, whatever crashes.
+//! The newest key signs. An older key is accepted until all tokens that it signed have expired, and is then deleted. All servers
+//! that accept each other's tokens share one [`SigningKeyStore`]; today that is a folder with a file for each key
+//! ([`KeyFolder`]). A rotation writes one more file, so it is atomic with respect to crashes.
 //!
 //! [RFC 8037]: https://www.rfc-editor.org/rfc/rfc8037
 
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::store::files::{create_private_folder, write_private};
 
-/// One key, as its file has it.
+/// The contents of a key's file.
 #[derive(Serialize, Deserialize)]
 struct KeyFile {
     kid: String,
@@ -30,16 +30,16 @@ struct KeyFile {
     private_key: String,
 }
 
-/// A key that is honoured.
+/// An accepted key.
 #[derive(Clone)]
 pub struct SigningKey {
     /// Its id: the RFC 7638 thumbprint of its public part.
     pub kid: String,
-    /// Signs.
+    /// The private key, which signs.
     pub encoding: EncodingKey,
-    /// Checks.
+    /// The public key, which verifies.
     pub decoding: DecodingKey,
-    /// The public key, as a JWK has it (`x`).
+    /// The public key as in a JWK (`x`).
     public: String,
     created_at_ms: u64,
 }
@@ -50,7 +50,7 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// All keys that are honoured, oldest first.
+/// All accepted keys, oldest first.
 #[derive(Clone, Debug)]
 pub struct KeyRing {
     keys: Vec<SigningKey>,
@@ -82,7 +82,7 @@ pub trait SigningKeyStore: fmt::Debug + Send + Sync {
 pub struct KeyFolder(PathBuf);
 
 impl KeyFolder {
-    /// The keys of a data folder.
+    /// Returns the store of a data folder's keys.
     pub fn of(data_dir: &Path) -> Self {
         Self(data_dir.join("keys"))
     }
@@ -110,7 +110,7 @@ impl SigningKeyStore for KeyFolder {
 
     fn rotate(&self) -> io::Result<String> {
         create_private_folder(&self.0)?;
-        // Never older than the newest, should the clock have been set back.
+        // Never older than the newest, in case the clock was set back.
         let newest = read_all(&self.0)?.last().map_or(0, |(key, _)| key.created_at_ms);
         let created_at_ms = now_ms().max(newest + 1);
         let unspecified = |_| io::Error::other("the system gives no randomness for a signing key");
@@ -126,17 +126,17 @@ impl SigningKeyStore for KeyFolder {
 }
 
 impl KeyRing {
-    /// The one that signs.
+    /// Returns the key that signs.
     pub fn newest(&self) -> &SigningKey {
         self.keys.last().expect("a ring is made with at least one key, and never loses its last")
     }
 
-    /// The key of that id.
+    /// Returns the key of that id.
     pub fn find(&self, kid: &str) -> Option<&SigningKey> {
         self.keys.iter().find(|key| key.kid == kid)
     }
 
-    /// The public keys as a JWK Set (RFC 7517), newest first.
+    /// Returns the public keys as a JWK Set (RFC 7517), newest first.
     pub fn to_jwks(&self) -> serde_json::Value {
         let keys = self.keys.iter().rev().map(|key| {
             serde_json::json!({
@@ -151,21 +151,20 @@ impl KeyRing {
         serde_json::json!({ "keys": keys.collect::<Vec<_>>() })
     }
 
-    /// The ids, oldest first.
+    /// Returns the ids, oldest first.
     pub fn kids(&self) -> Vec<&str> {
         self.keys.iter().map(|key| key.kid.as_str()).collect()
     }
 }
 
-/// How many of the keys made at those times (oldest first) are dead: replaced, and `keep_ms` have passed since.
+/// Returns how many of the keys created at those times (oldest first) are dead: replaced for at least `keep_ms`.
 fn dead_count(created_at_ms: &[u64], now_ms: u64, keep_ms: u64) -> usize {
     let replaced_at = created_at_ms.iter().skip(1);
     replaced_at.take_while(|&&at| at.saturating_add(keep_ms) < now_ms).count()
 }
 
-/// Makes a new signing key in `<data-dir>/keys` (`jan-server keys rotate`) and returns its id (`kid`). New tokens are
-/// signed with it; older keys are honoured until no token of theirs can be alive. A running server notices within
-/// seconds.
+/// Creates a new signing key in `<data-dir>/keys` (`jan-server keys rotate`) and returns its id (`kid`). New tokens are signed
+/// with it; older keys are accepted until none of their tokens can be valid. A running server notices within seconds.
 ///
 /// # Errors
 /// The folder cannot be written.
@@ -178,7 +177,7 @@ fn now_ms() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Every key of the folder, oldest first.
+/// Reads every key of the folder, oldest first.
 fn read_all(folder: &Path) -> io::Result<Vec<(SigningKey, PathBuf)>> {
     let mut keys = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -195,7 +194,7 @@ fn read_all(folder: &Path) -> io::Result<Vec<(SigningKey, PathBuf)>> {
 }
 
 fn read_key(path: &Path) -> io::Result<SigningKey> {
-    // What is wrong with a key's text is not told: it might be told with a piece of the key.
+    // The parser's error is not passed on: it might contain a part of the key.
     let invalid =
         |_| io::Error::new(io::ErrorKind::InvalidData, "this file is not one that the server wrote");
     let file: KeyFile = serde_json::from_slice(&std::fs::read(path)?).map_err(|_| invalid(()))?;

@@ -1,9 +1,9 @@
-//! Tokens: JWTs ([RFC 7519]) signed with Ed25519, checked as [RFC 8725] says.
+//! Tokens: JWTs ([RFC 7519]) signed with Ed25519 and checked according to [RFC 8725].
 //!
-//! The algorithm is pinned, a key is looked up by id among this server's own and nothing in a token is followed
-//! anywhere, an access token is no refresh token by header and by claim, and issuer and audience must be this
-//! server's. Claims' times are checked apart from the signature, so that an access token that has expired can
-//! still refresh its session and so that the clock is passed in.
+//! The algorithm is pinned, a key is looked up by id among this server's own, and no reference in a token is followed. Access and
+//! refresh tokens are distinguished by header and by claim, and issuer and audience must be this server's. The times among the
+//! claims are checked apart from the signature, so that an access token that has expired can still refresh its session, and so
+//! that the clock is an argument.
 //!
 //! [RFC 7519]: https://www.rfc-editor.org/rfc/rfc7519
 //! [RFC 8725]: https://www.rfc-editor.org/rfc/rfc8725
@@ -20,24 +20,24 @@ use super::ids::{SessionId, UserId};
 use super::signing::KeyRing;
 use super::types::Secret;
 
-/// No token made here is longer; anything that is gets no further look.
+/// Maximum length of a token in bytes. No token issued here is longer; longer ones are refused unread.
 pub const MAX_LENGTH: usize = 4096;
 
-/// How far ahead of this server's clock a token's `nbf` may be: two servers of one data folder, or a clock set back.
+/// Seconds that a token's `nbf` may be ahead of this server's clock: two servers of one data folder, or a clock set back.
 const LEEWAY_S: u64 = 30;
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenType {
-    /// To be shown with requests.
+    /// Presented with requests.
     Access,
-    /// To be shown for new tokens only.
+    /// Presented for new tokens only.
     Refresh,
 }
 
 impl TokenType {
-    /// The header's `typ`: `at+jwt` is RFC 9068's.
+    /// Returns the header's `typ`: `at+jwt` is RFC 9068's.
     const fn header(self) -> &'static str {
         match self {
             Self::Access => "at+jwt",
@@ -46,12 +46,12 @@ impl TokenType {
     }
 }
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// Who issued it.
+    /// The issuer.
     pub iss: String,
-    /// For whom.
+    /// The audience.
     pub aud: String,
     /// The user.
     pub sub: UserId,
@@ -59,23 +59,23 @@ pub struct Claims {
     pub sid: SessionId,
     /// The token's own id.
     pub jti: String,
-    /// When it was issued (epoch seconds).
+    /// Time of issue (epoch seconds).
     pub iat: u64,
-    /// From when on it is valid.
+    /// Time from which the token is valid.
     pub nbf: u64,
-    /// Until when.
+    /// Time at which the token expires.
     pub exp: u64,
-    /// What it is for.
+    /// The token's purpose.
     pub typ: TokenType,
     /// The generation of the session's tokens that it belongs to.
     #[serde(rename = "gen")]
     pub generation: u32,
 }
 
-/// What the tokens of one session's generation have in common.
+/// The claims that the tokens of one session's generation share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Whose session it is.
+    /// The user that owns the session.
     pub user: UserId,
     /// The session.
     pub session: SessionId,
@@ -83,10 +83,10 @@ pub struct Grant {
     pub generation: u32,
 }
 
-/// What is left to look at once a token's signature and origin are good.
+/// The part of a token that is checked after its signature and origin are found valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// What it stands for.
+    /// The grant that the token stands for.
     pub grant: Grant,
     iat: u64,
     nbf: u64,
@@ -94,7 +94,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Whether it is valid at `now`.
+    /// Checks that the token is valid at `now`.
     ///
     /// # Errors
     /// `NotYetValid`, `LifetimeTooLong` or `Expired`.
@@ -103,7 +103,7 @@ impl Checked {
         if self.has_expired(now) { Err(AuthError::Expired) } else { Ok(()) }
     }
 
-    /// The same, but it may have expired.
+    /// Checks like [`check_times`](Self::check_times), but accepts an expired token.
     ///
     /// # Errors
     /// `NotYetValid` or `LifetimeTooLong`.
@@ -117,13 +117,13 @@ impl Checked {
         Ok(())
     }
 
-    /// Whether it is too late for it.
+    /// Returns whether the token has expired at `now`.
     pub const fn has_expired(&self, now: u64) -> bool {
         now >= self.exp
     }
 }
 
-/// Who issues tokens, for whom.
+/// The issuer and the audience of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parties {
     /// `iss`.
@@ -133,7 +133,7 @@ pub struct Parties {
 }
 
 impl Parties {
-    /// A signed token.
+    /// Issues a signed token.
     pub fn issue(&self, ring: &KeyRing, typ: TokenType, grant: Grant, now: u64, lifetime_s: u64) -> Secret {
         let claims = Claims {
             iss: self.issuer.clone(),
@@ -150,10 +150,10 @@ impl Parties {
         sign(ring, &claims)
     }
 
-    /// Whose token this is and what it says; its times are still to be checked.
+    /// Checks a token except for its times, and returns its claims.
     ///
     /// # Errors
-    /// Why it is none.
+    /// The reason why it is not accepted.
     pub fn check(&self, ring: &KeyRing, typ: TokenType, token: &str) -> Result<Checked, AuthError> {
         if token.len() > MAX_LENGTH {
             return Err(AuthError::TooLong);
@@ -163,7 +163,7 @@ impl Parties {
             return Err(AuthError::WrongAlgorithm);
         }
         if header.crit.is_some() {
-            // RFC 7515, section 4.1.11: extensions that are not understood make it invalid. None is understood.
+            // RFC 7515, section 4.1.11: extensions that are not understood make the token invalid. None is understood here.
             return Err(AuthError::Malformed);
         }
         let key = header.kid.and_then(|kid| ring.find(&kid)).ok_or(AuthError::UnknownSigningKey)?;
@@ -201,7 +201,7 @@ fn sign(ring: &KeyRing, claims: &Claims) -> Secret {
     Secret::new(token.expect("claims of texts and numbers have a JSON form, and the key was read as Ed25519"))
 }
 
-/// A header before anything in it is believed.
+/// A header before it is verified.
 #[derive(Deserialize)]
 struct RawHeader {
     alg: String,

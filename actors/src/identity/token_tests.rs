@@ -32,7 +32,7 @@ impl Fixture {
         self.parties.check(&self.ring, TokenType::Access, token)
     }
 
-    /// A token of this server's key with any header and claims.
+    /// Returns a token signed with this server's key, with any header and claims.
     fn forge(&self, change: impl FnOnce(&mut Value, &mut Value)) -> String {
         let key = self.ring.newest();
         let mut header = json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": key.kid });

@@ -1,4 +1,4 @@
-//! Issuing and checking tokens with the keys of the moment.
+//! Issuing and checking of tokens with the current signing keys.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,15 +13,16 @@ use super::token::{Checked, Grant, MAX_LENGTH, Parties, TokenType};
 use super::types::{RefreshProof, TokenPair};
 use crate::config::AuthConfig;
 
-/// No token lives longer than the settings say; those of before a setting was lowered may live this long.
-const LONGEST_ACCESS_S: u64 = 24 * 3600;
+/// Maximum lifetime of an access token in seconds. No token lives longer than the settings say, but tokens issued before a
+/// setting was lowered may live this long.
+const MAX_ACCESS_S: u64 = 24 * 3600;
 /// The same for refresh tokens.
-const LONGEST_REFRESH_S: u64 = 365 * 24 * 3600;
+const MAX_REFRESH_S: u64 = 365 * 24 * 3600;
 
-/// Keys that were replaced are looked after this often, besides when the folder changes.
+/// Interval in seconds at which replaced keys are deleted, in addition to when the folder changes.
 const SWEEP_S: u64 = 3600;
 
-/// The tokens of this server.
+/// Issuer and verifier of this server's tokens.
 #[derive(Debug)]
 pub struct Tokens {
     parties: Parties,
@@ -31,13 +32,13 @@ pub struct Tokens {
     session_lifetime_s: u64,
     keys: Box<dyn SigningKeyStore>,
     ring: RwLock<Arc<KeyRing>>,
-    /// When the keys that `ring` was read from had changed, and when they were read (epoch seconds).
+    /// Times at which the keys of `ring` had last changed and were read (epoch seconds).
     read: Mutex<(Option<SystemTime>, u64)>,
     cache: TokenCache,
 }
 
 impl Tokens {
-    /// Reads the signing keys, and makes the first one where there is none.
+    /// Reads the signing keys, and creates the first one if there is none.
     ///
     /// # Errors
     /// The keys cannot be read or written.
@@ -58,10 +59,10 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// Reads the signing keys again when they have changed, and once in a while to delete expired ones.
+    /// Reads the signing keys again if they have changed, and regularly to delete expired ones.
     ///
     /// # Errors
-    /// They cannot be read; those known so far stay.
+    /// They cannot be read; those known so far remain.
     pub fn reload(&self, now: u64) -> io::Result<()> {
         let changed_at = self.keys.changed_at()?;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +71,7 @@ impl Tokens {
         }
         let keep_ms = keep_ms(self.access_ttl_s, self.refresh_window_s);
         let ring = self.keys.load(now.saturating_mul(1000), keep_ms)?;
-        // A change within the resolution of the folder's time, or by deleting a dead key, is read once more.
+        // A change within the resolution of the folder's time, or the deletion of a dead key, is read once more.
         *read = (Some(changed_at), now);
         let before = self.ring();
         if before.kids() != ring.kids() {
@@ -81,26 +82,26 @@ impl Tokens {
         Ok(())
     }
 
-    /// What a valid access token stands for.
+    /// Returns the grant of a valid access token.
     ///
     /// # Errors
-    /// Why it is not valid.
+    /// The reason why it is not valid.
     pub fn access(&self, token: &str, now: u64) -> Result<Grant, AuthError> {
         let checked = self.signed(token, now)?;
-        checked.check_times(now, self.access_ttl_s.max(LONGEST_ACCESS_S))?;
+        checked.check_times(now, self.access_ttl_s.max(MAX_ACCESS_S))?;
         Ok(checked.grant)
     }
 
-    /// What a token stands for that is shown for new ones.
+    /// Returns the grant of a token that is presented for new ones.
     ///
     /// # Errors
-    /// Why it is not valid.
+    /// The reason why it is not valid.
     pub fn refreshable(&self, proof: RefreshProof<'_>, now: u64) -> Result<Grant, AuthError> {
         match proof {
             RefreshProof::Access(token) => {
                 let checked = self.parties.check(&self.ring(), TokenType::Access, token)?;
-                checked.check_start(now, self.access_ttl_s.max(LONGEST_ACCESS_S))?;
-                // An access token travels with every request and lies in more places than a refresh token does.
+                checked.check_start(now, self.access_ttl_s.max(MAX_ACCESS_S))?;
+                // An access token travels with every request and is stored in more places than a refresh token.
                 if checked.has_expired(now.saturating_sub(self.expired_token_refresh_s)) {
                     return Err(AuthError::RefreshWindowOver);
                 }
@@ -108,7 +109,7 @@ impl Tokens {
             }
             RefreshProof::Refresh(token) => {
                 let checked = self.parties.check(&self.ring(), TokenType::Refresh, token)?;
-                checked.check_times(now, self.refresh_window_s.max(LONGEST_REFRESH_S)).map_err(|error| {
+                checked.check_times(now, self.refresh_window_s.max(MAX_REFRESH_S)).map_err(|error| {
                     if error == AuthError::Expired { AuthError::RefreshWindowOver } else { error }
                 })?;
                 Ok(checked.grant)
@@ -116,7 +117,7 @@ impl Tokens {
         }
     }
 
-    /// The tokens of a generation. None is valid for longer than its session.
+    /// Issues the tokens of a generation. None is valid for longer than its session.
     pub fn issue(&self, granted: Granted, now: u64) -> TokenPair {
         let ring = self.ring();
         let Granted { grant, ends_at } = granted;
@@ -131,12 +132,12 @@ impl Tokens {
         }
     }
 
-    /// How long after its sign-in a session ends.
+    /// Returns the number of seconds after its sign-in at which a session ends.
     pub const fn session_lifetime_s(&self) -> u64 {
         self.session_lifetime_s
     }
 
-    /// The keys of the moment.
+    /// Returns the current keys.
     pub fn ring(&self) -> Arc<KeyRing> {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -157,13 +158,13 @@ impl Tokens {
     }
 }
 
-/// How long after its replacement a key may have live tokens. Those that have expired refresh no longer than the
+/// Returns how many milliseconds after its replacement a key may have valid tokens. Expired ones refresh no longer than the
 /// window since their session's last refresh, so `auth.expired_token_refresh_s` adds nothing.
 fn keep_ms(access_ttl_s: u64, refresh_window_s: u64) -> u64 {
     access_ttl_s.max(refresh_window_s).saturating_mul(1000)
 }
 
-/// How a session's generations are judged.
+/// Returns the rules by which a session's generations are judged.
 pub fn family_rules(config: &AuthConfig) -> FamilyRules {
     FamilyRules {
         window_s: config.refresh_window_s,

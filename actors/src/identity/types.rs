@@ -1,4 +1,4 @@
-//! Users, keys, sessions and principals: the vocabulary between the edge and the actors.
+//! Users, keys, sessions and principals: the types shared by the edge and the actors.
 //!
 //! Times are seconds since the epoch.
 
@@ -13,20 +13,20 @@ use super::permissions::{Permissions, Right};
 use super::restrictions::{Network, Restrictions};
 use crate::limits::LimitOverrides;
 
-/// What kind of user it is. In order of what they may do.
+/// The kind of a user, ordered by what it is allowed to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UserKind {
-    /// Nobody knows who; becomes a member by signing in.
+    /// Unidentified; becomes a member by signing in.
     Guest,
-    /// Signed in or made by an administrator.
+    /// Signed in, or created by an administrator.
     Member,
-    /// May do everything.
+    /// Allowed to do everything.
     Admin,
 }
 
 impl UserKind {
-    /// The most that a credential of such a user can do.
+    /// Returns the maximum permissions of a credential of such a user.
     #[must_use]
     pub const fn permissions(self) -> Permissions {
         match self {
@@ -36,125 +36,125 @@ impl UserKind {
     }
 }
 
-/// Who a user is at an identity provider (OpenID Connect Core, section 2: `iss` and `sub` together).
+/// A user's identity at an identity provider (OpenID Connect Core, section 2: `iss` and `sub` together).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ExternalId {
     /// The provider's issuer.
     pub issuer: String,
-    /// The user's id there, which never changes, unlike the email address.
+    /// The user's id at the issuer, which never changes, unlike the email address.
     pub subject: String,
 }
 
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserRecord {
-    /// Its id.
+    /// The user's id.
     pub id: UserId,
-    /// What kind of user.
+    /// The user's kind.
     pub kind: UserKind,
-    /// In lower case; no two users have the same. A guest has none.
+    /// The email address in lower case, unique among users. `None` for a guest.
     pub email: Option<String>,
-    /// For people to read.
+    /// The display name.
     pub name: String,
-    /// A picture's URL, from the identity provider.
+    /// The URL of a picture, from the identity provider.
     #[serde(default)]
     pub picture: Option<String>,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: u64,
-    /// No credential of a disabled user is accepted; nothing of the user is deleted.
+    /// True if the user is disabled: none of its credentials is accepted, but nothing of the user is deleted.
     #[serde(default)]
     pub disabled: bool,
-    /// Limits other than the settings'.
+    /// Limits that override those of the settings.
     #[serde(default)]
     pub limits: LimitOverrides,
-    /// The network that a guest was made from, which its address's number of guests counts; gone with the sign-in.
+    /// The network that a guest was created from, which counts towards that network's limit of guests; `None` after a sign-in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_net: Option<ClientNet>,
-    /// Who it is at the identity provider.
+    /// The user's identity at the identity provider.
     #[serde(default)]
     pub external: Option<ExternalId>,
-    /// When the user was last disabled: share links made until then lead nowhere.
+    /// Time at which the user was last disabled; share links created until then no longer work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares_ended_at: Option<u64>,
 }
 
-/// What to change about a user; `None` leaves a field as it is.
+/// Changes to a user; `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserUpdate {
-    /// A new name.
+    /// The new name.
     pub name: Option<String>,
-    /// Disable or enable.
+    /// True disables the user, false enables it.
     pub disabled: Option<bool>,
-    /// All limits of the user.
+    /// The limits, which replace all limits of the user.
     pub limits: Option<LimitOverrides>,
-    /// Another kind.
+    /// The new kind.
     pub kind: Option<UserKind>,
 }
 
-/// Somebody whom an identity provider has vouched for; the caller has checked that the email is verified.
+/// A person authenticated by an identity provider; the caller has checked that the email address is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalProfile {
-    /// Who it is there.
+    /// The identity at the provider.
     pub id: ExternalId,
     /// The verified address.
     pub email: String,
-    /// For people to read; may be empty.
+    /// The display name; may be empty.
     pub name: String,
-    /// A picture's URL.
+    /// The URL of a picture.
     pub picture: Option<String>,
 }
 
-/// What came of signing in through an identity provider.
+/// The outcome of a sign-in through an identity provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignIn {
     /// The user.
     pub user: UserRecord,
-    /// Whether the user is new here (a guest that became a member is).
+    /// True if the user is new to this server, also if it was a guest before.
     pub created: bool,
-    /// The guest that turned out to be a user that was here before; the guest is gone, and its data is the user's.
+    /// The guest that turned out to be an existing user; the guest is deleted, and its data belongs to the user.
     pub merged_guest: Option<UserId>,
 }
 
-/// An API key, without its secret, of which only a hash is kept.
+/// An API key without its secret, of which only a hash is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiKeyRecord {
-    /// Its id.
+    /// The key's id.
     pub id: KeyId,
-    /// Whose it is.
+    /// The user that owns the key.
     pub user: UserId,
-    /// For people to read.
+    /// The display name.
     pub name: String,
-    /// The secret's beginning and end, to tell keys apart: `sk-jan-…x7Qk`.
+    /// The secret's beginning and end, which distinguish keys for a reader: `sk-jan-…x7Qk`.
     pub hint: String,
-    /// What it grants, at most. What the user lacks it does not grant either.
+    /// The maximum permissions of the key. Permissions that the user lacks are not granted either.
     pub permissions: Permissions,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: u64,
-    /// When it was last accepted; written with a delay of up to a minute.
+    /// Time at which the key was last accepted; stored with a delay of up to a minute. `None`: never.
     #[serde(default)]
     pub last_used_at: Option<u64>,
-    /// From when on it is refused.
+    /// Time from which the key is refused. `None`: never.
     #[serde(default)]
     pub expires_at: Option<u64>,
-    /// When it was revoked; kept for a while so that its user is told so.
+    /// Time of its revocation; a revoked key is kept for a while, so that its user gets a specific error.
     #[serde(default)]
     pub revoked_at: Option<u64>,
-    /// Limits of this key, on top of its user's.
+    /// Limits of this key, in addition to its user's.
     #[serde(default)]
     pub limits: LimitOverrides,
-    /// Where and for which models it may be used.
+    /// The addresses and models that the key is restricted to.
     #[serde(default, skip_serializing_if = "Restrictions::is_none")]
     pub only: Restrictions,
-    /// The key of the same user that it was made with. It grants no more than that one and ends with it.
+    /// The key of the same user that this one was created with. This key grants no more than its parent and ends with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<KeyId>,
-    /// The credential that it was made with, behind the one that this was made with, and so on; empty for a key with a
-    /// parent. It ends with any of them where that is asked for.
+    /// The credential that this key was created with, followed by the one that that one was created with, and so on; empty for a
+    /// key with a parent. The key ends with any of them where that is requested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub made_by: Vec<Origin>,
 }
 
-/// A key or a session.
+/// The id of a key or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum CredentialId {
@@ -173,26 +173,26 @@ impl fmt::Display for CredentialId {
     }
 }
 
-/// A credential that a key or a session was made with.
+/// A credential that was used to create a key or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Origin {
-    /// Whose it is.
+    /// The user that owns the credential.
     pub user: UserId,
-    /// Which one.
+    /// The credential.
     pub with: CredentialId,
 }
 
-/// Who makes or changes a key.
+/// The caller that creates or changes a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Maker {
-    /// What they may do.
+    /// The caller's permissions.
     pub permissions: Permissions,
-    /// With which credential; `None` for the server itself.
+    /// The credential of the caller; `None` for the server itself.
     pub with: Option<Origin>,
 }
 
 impl Maker {
-    /// The key that it acts with, where that is one of `user`.
+    /// Returns the key that the caller acts with, if it is one of `user`.
     pub(crate) fn own_key(&self, user: UserId) -> Option<KeyId> {
         match self.with {
             Some(Origin { user: own, with: CredentialId::Key(key) }) if own == user => Some(key),
@@ -219,80 +219,80 @@ impl From<&Principal> for Maker {
     }
 }
 
-/// A key that is to be made.
+/// A key to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewKey {
-    /// For people to read.
+    /// The display name.
     pub name: String,
-    /// What it grants.
+    /// The permissions that it grants.
     pub permissions: Permissions,
-    /// From when on it is refused.
+    /// Time from which it is refused. `None`: never.
     pub expires_at: Option<u64>,
-    /// Its own limits.
+    /// The key's own limits.
     pub limits: LimitOverrides,
-    /// Where and for which models it may be used.
+    /// The addresses and models that the key is restricted to.
     pub only: Restrictions,
 }
 
-/// What to change about a key; `None` leaves a field as it is.
+/// Changes to a key; `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyUpdate {
-    /// A new name.
+    /// The new name.
     pub name: Option<String>,
-    /// All its permissions, at most the maker's.
+    /// The permissions, which replace all of the key's; at most the maker's.
     pub permissions: Option<Permissions>,
-    /// When it expires; `Some(None)`: never.
+    /// Time at which the key expires; `Some(None)`: never.
     pub expires_at: Option<Option<u64>>,
-    /// All its own limits.
+    /// The limits, which replace all of the key's own.
     pub limits: Option<LimitOverrides>,
-    /// All its models; `Some(None)`: any.
+    /// The models, which replace all of the key's; `Some(None)`: any.
     pub models: Option<Option<Vec<String>>>,
-    /// All its addresses; `Some(None)`: any.
+    /// The addresses, which replace all of the key's; `Some(None)`: any.
     pub addresses: Option<Option<Vec<Network>>>,
 }
 
-/// A key just made, with its secret, which is nowhere else.
+/// A key just created, with its secret, which is stored nowhere.
 #[derive(Clone, Debug)]
 pub struct CreatedKey {
-    /// What is kept.
+    /// The record that is stored.
     pub record: ApiKeyRecord,
-    /// To be shown once.
+    /// The secret, to be shown once.
     pub secret: Secret,
 }
 
 /// A login session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
-    /// Its id.
+    /// The session's id.
     pub id: SessionId,
-    /// Whose it is.
+    /// The user that owns the session.
     pub user: UserId,
-    /// When the user signed in.
+    /// Time at which the user signed in.
     pub created_at: u64,
-    /// When it was last refreshed, or else began.
+    /// Time of the last refresh, or of the session's beginning.
     pub refreshed_at: u64,
-    /// Until when it can be refreshed.
+    /// Time until which the session can be refreshed.
     pub expires_at: u64,
-    /// The credential that it was made with, where nobody signed in.
+    /// The credential that the session was created with, if it did not begin with a sign-in.
     pub made_by: Option<CredentialId>,
 }
 
-/// What signing in and refreshing give.
+/// The tokens returned by signing in and refreshing.
 #[derive(Clone, Debug)]
 pub struct TokenPair {
     /// A JWT for `Authorization: Bearer`.
     pub access_token: Secret,
-    /// Seconds that the access token is valid for.
+    /// Lifetime of the access token in seconds.
     pub expires_in: u64,
-    /// A JWT that [`Identity::refresh`](super::Identity::refresh) alone accepts.
+    /// A JWT that only [`Identity::refresh`](super::Identity::refresh) accepts.
     pub refresh_token: Secret,
-    /// The session that both belong to.
+    /// The session that both tokens belong to.
     pub session: SessionId,
-    /// Whose it is.
+    /// The user that owns the session.
     pub user: UserId,
 }
 
-/// What a session is refreshed with.
+/// The token presented to refresh a session.
 #[derive(Clone, Copy, Debug)]
 pub enum RefreshProof<'a> {
     /// The access token, possibly expired.
@@ -301,18 +301,18 @@ pub enum RefreshProof<'a> {
     Refresh(&'a str),
 }
 
-/// Text that must not be logged. It is shown by [`reveal`](Self::reveal) alone.
+/// Text that must not be logged. Only [`reveal`](Self::reveal) returns it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps it.
+    /// Wraps a text.
     #[must_use]
     pub const fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// The text itself.
+    /// Returns the text itself.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -336,7 +336,7 @@ pub enum ClientNet {
 
 impl From<IpAddr> for ClientNet {
     fn from(address: IpAddr) -> Self {
-        // An IPv4 client of a dual-stack socket is that IPv4 client.
+        // An IPv4 client of a dual-stack socket counts as that IPv4 client.
         match address.to_canonical() {
             IpAddr::V4(v4) => Self::V4(v4.octets()),
             IpAddr::V6(v6) => {
@@ -376,7 +376,7 @@ impl FromStr for ClientNet {
     }
 }
 
-// As text, as people read it in an export.
+// Serialized as text, since exports are read by people.
 impl Serialize for ClientNet {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -389,12 +389,12 @@ impl<'de> Deserialize<'de> for ClientNet {
     }
 }
 
-/// Whom limits, shares and places count a request against.
+/// The entity that limits, shares and places are counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Party {
     /// A user.
     User(UserId),
-    /// The anonymous callers and the guests of a network: anybody can be any number of guests.
+    /// The anonymous callers and the guests of a network, together: one person can create any number of guests.
     Net(ClientNet),
 }
 
@@ -407,7 +407,7 @@ impl fmt::Display for Party {
     }
 }
 
-/// Who makes a request.
+/// The authenticated caller of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrincipalKind {
     /// A user, through a session.
@@ -419,42 +419,42 @@ pub enum PrincipalKind {
     },
     /// A user's API key.
     Key {
-        /// Whose key it is.
+        /// The user that owns the key.
         user: UserId,
         /// The key.
         key: KeyId,
     },
-    /// Nobody in particular, from there.
+    /// An anonymous caller of a network.
     Anonymous {
         /// The client's network.
         net: ClientNet,
     },
 }
 
-/// Who makes a request and what they may do.
+/// The caller of a request and its permissions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Principal {
-    /// Who.
+    /// The caller.
     pub kind: PrincipalKind,
-    /// What they may do. An anonymous caller has none: what is open to those is the edge's to say.
+    /// The caller's permissions. None for an anonymous caller: the edge decides which routes are open to those.
     pub permissions: Permissions,
-    /// What kind of user it is; `None` for an anonymous caller.
+    /// The user's kind; `None` for an anonymous caller.
     pub user_kind: Option<UserKind>,
-    /// The network whose limits hold for a guest; `None` for everybody else, and before [`Principal::at`].
+    /// The network whose limits apply to a guest; `None` for everybody else, and before [`Principal::at`].
     pub guest_net: Option<ClientNet>,
     /// The user's own limits.
     pub user_limits: LimitOverrides,
     /// The key's own limits.
     pub key_limits: LimitOverrides,
-    /// The keys that the key was made with, and their own limits: they count what it does, too.
+    /// The keys that the key was created with, and their own limits, which this key's requests count towards, too.
     pub parents: [Option<(KeyId, LimitOverrides)>; MAX_PARENTS],
 }
 
-/// How many keys may have been made one with the other before a key.
+/// Maximum number of ancestors of a key: keys that were created one with the other, ending with this one.
 pub const MAX_PARENTS: usize = 3;
 
 impl Principal {
-    /// A caller without a credential.
+    /// Returns the principal of a caller without a credential.
     #[must_use]
     pub fn anonymous(address: IpAddr) -> Self {
         Self {
@@ -468,14 +468,14 @@ impl Principal {
         }
     }
 
-    /// The same principal with the client's address, whose limits hold for a guest.
+    /// Returns the same principal with the client's address, whose limits apply to a guest.
     #[must_use]
     pub fn at(self, address: IpAddr) -> Self {
         let is_guest = self.user_kind == Some(UserKind::Guest);
         Self { guest_net: is_guest.then(|| address.into()), ..self }
     }
 
-    /// Whom limits, shares and places count its requests against.
+    /// Returns the entity that limits, shares and places of the caller's requests are counted for.
     #[must_use]
     pub const fn party(&self) -> Party {
         match (self.kind, self.guest_net) {
@@ -484,7 +484,7 @@ impl Principal {
         }
     }
 
-    /// The user, where there is one.
+    /// Returns the user, if there is one.
     #[must_use]
     pub const fn user(&self) -> Option<UserId> {
         match self.kind {
@@ -493,7 +493,7 @@ impl Principal {
         }
     }
 
-    /// The session, where a session's token was shown.
+    /// Returns the session, if a session's token was presented.
     #[must_use]
     pub const fn session(&self) -> Option<SessionId> {
         match self.kind {
@@ -502,13 +502,13 @@ impl Principal {
         }
     }
 
-    /// Whether it may do that.
+    /// Returns whether the principal has a right.
     #[must_use]
     pub const fn may(&self, right: Right) -> bool {
         self.permissions.has(right)
     }
 
-    /// Whom the engine's queue is to be fair to: the user, or the network of an anonymous caller or a guest.
+    /// Returns the fair-queueing key of the engine: the user, or the network of an anonymous caller or a guest.
     #[must_use]
     pub fn fairness_key(&self) -> String {
         self.party().to_string()
@@ -518,8 +518,8 @@ impl Principal {
 /// A part of a list, in order of creation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
-    /// The part.
+    /// The items of this part.
     pub items: Vec<T>,
-    /// Whether there is more behind it.
+    /// True if more items follow.
     pub has_more: bool,
 }

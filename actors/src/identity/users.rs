@@ -1,6 +1,6 @@
-//! Decisions about users: from what is stored to an answer and the changes that make it so.
+//! Decisions about users: from the stored state to an answer and the changes that it needs.
 //!
-//! No clock, no actor, no disk of their own: the store's thread runs them one after the other.
+//! They have no clock, no actor and no disk access of their own: the store's thread runs them one after the other.
 
 use super::error::{AuthError, IdentityError};
 use super::ids::UserId;
@@ -8,24 +8,24 @@ use super::types::{ClientNet, ExternalProfile, Page, SignIn, UserKind, UserRecor
 use crate::limits::LimitOverrides;
 use crate::store::{AccountChange, Changes, KeyHash, SessionChange, Stores};
 
-/// An answer and what makes it true.
+/// An answer and the changes that it needs.
 pub type Decision<T> = Result<(T, Changes), IdentityError>;
 
-/// Longest name of anything, in characters.
+/// Maximum length of a name of any kind, in characters.
 pub const MAX_NAME: usize = 200;
 
 /// RFC 5321, section 4.5.3.1.3: the longest path, less its brackets.
 const MAX_EMAIL: usize = 254;
 
-/// Longest URL of a picture that is kept, in bytes.
+/// Maximum length of a stored picture URL, in bytes.
 const MAX_PICTURE: usize = 2048;
 
-/// One user.
+/// Returns one user.
 pub fn find(stores: &dyn Stores, id: UserId) -> Result<UserRecord, IdentityError> {
     stores.accounts().user(id)?.ok_or_else(|| not_found(id))
 }
 
-/// Up to `limit` users behind `after`.
+/// Returns up to `limit` users after `after`.
 pub fn page(
     stores: &dyn Stores,
     after: Option<UserId>,
@@ -37,13 +37,13 @@ pub fn page(
     Ok(Page { items, has_more })
 }
 
-/// A new guest, from that network.
+/// Creates a guest of that network.
 pub fn guest(net: ClientNet, now: u64) -> (UserRecord, Changes) {
     let guest = new_user(UserKind::Guest, None, "Guest".to_owned(), now);
     put(UserRecord { guest_net: Some(net), ..guest })
 }
 
-/// A new member.
+/// Creates a member.
 pub fn create(stores: &dyn Stores, email: &str, name: &str, now: u64) -> Decision<UserRecord> {
     let email = valid_email(email)?;
     let name = valid_name(name)?;
@@ -53,7 +53,7 @@ pub fn create(stores: &dyn Stores, email: &str, name: &str, now: u64) -> Decisio
     Ok(put(new_user(UserKind::Member, Some(email), name, now)))
 }
 
-/// A user of any kind, not stored yet.
+/// Returns a user of any kind, not stored yet.
 pub fn new_user(kind: UserKind, email: Option<String>, name: String, now: u64) -> UserRecord {
     UserRecord {
         id: UserId::new(),
@@ -70,7 +70,7 @@ pub fn new_user(kind: UserKind, email: Option<String>, name: String, now: u64) -
     }
 }
 
-/// Changes a user. `admins` are at least all administrators that there were a moment ago.
+/// Changes a user. `admins` contains at least all administrators that existed a moment ago.
 pub fn update(
     stores: &dyn Stores,
     id: UserId,
@@ -92,7 +92,7 @@ pub fn update(
     }
     user.disabled = update.disabled.unwrap_or(user.disabled);
     if user.disabled && !before.disabled {
-        // For good: enabling the user again does not open them.
+        // Permanent: enabling the user again does not restore the links.
         user.shares_ended_at = Some(now);
     }
     user.limits = update.limits.unwrap_or(user.limits);
@@ -108,15 +108,15 @@ pub fn delete(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Decision<()
     if administers(&user) {
         keep_an_admin(stores, id, admins)?;
     }
-    // Without their user, keys and sessions are worth nothing from that moment on; the store forgets them in steps.
+    // Without their user, keys and sessions are invalid from that moment on; the store deletes them in steps.
     Ok(((), Changes::accounts(vec![AccountChange::DeleteUser(id)])))
 }
 
-/// The user whom an identity provider vouches for.
+/// Returns the user authenticated by an identity provider.
 ///
-/// A guest that signs in becomes that user and keeps its data; where the user was here before, the guest is deleted
-/// and its data is the user's. Its sessions and keys end in either case: whoever had them was nobody in particular,
-/// and must not find themselves signed in as somebody (session fixation).
+/// A guest that signs in becomes that user and keeps its data; if the user already exists, the guest is deleted and its data
+/// belongs to the user. Its sessions and keys end in either case: their holder was unidentified, and must not find themselves
+/// signed in as somebody else (session fixation).
 pub fn sign_in(
     stores: &dyn Stores,
     profile: ExternalProfile,
@@ -130,10 +130,10 @@ pub fn sign_in(
         None => None,
     };
     let here = match (accounts.user_by_external(&profile.id)?, accounts.user_by_email(&email)?) {
-        // The address may have changed at the provider; one that is somebody else's here stays theirs.
+        // The address may have changed at the provider; an address that belongs to another user here is not taken over.
         (Some(user), None) => Some(UserRecord { email: Some(email.clone()), ..user }),
         (Some(user), Some(_)) => Some(user),
-        // Made by an administrator; the provider has verified the address.
+        // Created by an administrator; the provider has verified the address.
         (None, Some(user)) if user.external.is_none() => Some(user),
         (None, Some(_)) => return Err(IdentityError::EmailTaken(email)),
         (None, None) => None,
@@ -169,23 +169,23 @@ pub fn sign_in(
     Ok((SignIn { user, created, merged_guest }, changes))
 }
 
-/// When guests are forgotten.
+/// Retention of guests.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestRetention {
-    /// How long after its last use.
+    /// Seconds after its last use at which a guest is deleted.
     pub idle_s: u64,
-    /// How long after its last refresh a session may be in use.
+    /// Seconds after its last refresh during which a session may be in use.
     pub access_ttl_s: u64,
 }
 
 impl GuestRetention {
-    /// How long a guest is kept that nobody can be any more, having neither session nor key: an administrator may
-    /// still have made it for somebody.
+    /// Seconds that an unreachable guest, which has neither session nor key, is kept: an administrator may still have created it
+    /// for somebody.
     const UNREACHABLE_S: u64 = 86_400;
 }
 
-/// Forgets those of `guests` that have not been used for so long, with their sessions and keys. `last_used` knows of
-/// uses of keys that are not stored yet.
+/// Deletes those of `guests` that have not been used for that long, with their sessions and keys. `last_used` includes uses of
+/// keys that are not stored yet.
 pub fn forget_guests(
     stores: &dyn Stores,
     guests: &[UserId],
@@ -218,7 +218,7 @@ pub fn forget_guests(
     Ok(changes)
 }
 
-/// All of a user's sessions and keys end.
+/// Ends all of a user's sessions and keys.
 fn end_credentials(stores: &dyn Stores, id: UserId) -> Result<Changes, IdentityError> {
     let keys = stores.accounts().keys(id)?.into_iter();
     let sessions = stores.sessions().sessions(id)?.into_iter();
@@ -233,7 +233,7 @@ const fn administers(user: &UserRecord) -> bool {
     matches!(user.kind, UserKind::Admin) && !user.disabled
 }
 
-/// Refuses when nobody but `id` administers. `admins` may have some that no longer do.
+/// Refuses if no other administrator than `id` is left. `admins` may contain some that no longer are.
 fn keep_an_admin(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Result<(), IdentityError> {
     for &other in admins.iter().filter(|&&other| other != id) {
         if stores.accounts().user(other)?.is_some_and(|user| administers(&user)) {
@@ -252,7 +252,7 @@ fn not_found(id: UserId) -> IdentityError {
     IdentityError::NotFound { what: "user", id: id.to_string() }
 }
 
-/// An address in lower case. Whether there is a mailbox only a message could tell.
+/// Returns an address in lower case. Whether the mailbox exists could only be found out by sending a message.
 fn valid_email(email: &str) -> Result<String, IdentityError> {
     let email = email.trim().to_lowercase();
     let valid = email.len() <= MAX_EMAIL
@@ -265,7 +265,7 @@ fn valid_email(email: &str) -> Result<String, IdentityError> {
     Err(IdentityError::Invalid { field: "email", problem })
 }
 
-/// A name without space around it.
+/// Returns a name without surrounding whitespace.
 pub fn valid_name(name: &str) -> Result<String, IdentityError> {
     let name = name.trim();
     if (1..=MAX_NAME).contains(&name.chars().count()) && !name.contains(char::is_control) {
@@ -275,7 +275,7 @@ pub fn valid_name(name: &str) -> Result<String, IdentityError> {
     Err(IdentityError::Invalid { field: "name", problem })
 }
 
-/// What a provider says a user is called, made to fit; the address where it says nothing.
+/// Returns the user's name at the provider, made to fit; the address if there is none.
 fn readable_name(name: &str, email: &str) -> String {
     let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
     let name = name.trim();

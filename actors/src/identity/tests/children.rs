@@ -1,4 +1,4 @@
-//! Keys that are made and changed with keys: none is more than the one that it was made with, at any time.
+//! Keys that are created and changed with keys: at no time does one grant more than the one that it was created with.
 
 use std::collections::HashMap;
 
@@ -13,9 +13,9 @@ const NOW: u64 = 1000;
 
 #[derive(Clone, Debug)]
 enum Action {
-    /// Make a key with that one, or with a session.
+    /// Creates a key with that one, or with a session.
     Make(Option<prop::sample::Index>, Permissions, Option<u64>, LimitOverrides),
-    /// Change the second with the first, or with a session.
+    /// Changes the second with the first, or with a session.
     Change(Option<prop::sample::Index>, prop::sample::Index, KeyUpdate),
     Revoke(prop::sample::Index),
     Restart,
@@ -60,7 +60,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(action, 1..40)
 }
 
-/// Whether a limit is no more than another; 0 is none.
+/// Returns whether a limit is no more than another; 0 is none.
 fn at_most(a: Option<u32>, b: Option<u32>) -> bool {
     match (a.filter(|&a| a > 0), b.filter(|&b| b > 0)) {
         (_, None) => true,
@@ -76,7 +76,7 @@ fn is_no_more(a: &ApiKeyRecord, b: &ApiKeyRecord) -> bool {
         && at_most(a.limits.tokens_per_minute, b.limits.tokens_per_minute)
 }
 
-/// Every key that was made: its secret and how it was last answered.
+/// Every key created: its secret and its last answer.
 type Made = Vec<(Secret, ApiKeyRecord)>;
 
 fn ancestors(made: &Made, key: &ApiKeyRecord) -> Vec<usize> {
@@ -210,7 +210,7 @@ async fn a_child_ends_with_its_parent() {
     }
     assert_eq!(identity.keys(user).await.unwrap(), []);
     assert!(identity.key(user, last.record.id).await.is_err());
-    // What asked before the end is decided after it: no key comes of it.
+    // A request sent before the end is decided after it: it creates no key.
     let late = identity.create_key(user, &maker, new_key("late", Permissions::MEMBER)).await.unwrap_err();
     assert_eq!(late, IdentityError::Auth(AuthError::RevokedKey));
     let fixture = fixture.restart().await;

@@ -19,10 +19,10 @@ const RULES: FamilyRules = FamilyRules { window_s: 1000, grace_s: 10, lifetime_s
 #[derive(Clone, Debug)]
 enum Action {
     Start,
-    /// Show the tokens of the generation that is so many behind the newest.
+    /// Presents the tokens of the generation that is so many behind the newest.
     Refresh(u32),
     Logout,
-    /// What is asked for next is written by nobody's word: the server is killed before it is durable.
+    /// The next request is not acknowledged: the server is killed before the change is durable.
     KilledDuringRefresh(u32),
     KilledDuringLogout,
     Killed,
@@ -72,8 +72,7 @@ impl World {
         receiver.recv().unwrap()
     }
 
-    /// Carries out a decision, and is killed after its changes went to the database and before anybody waited for the
-    /// disk.
+    /// Executes a decision, and is killed after its changes went to the database and before anything waited for the disk.
     fn killed_during<T: Send + 'static>(
         self,
         decide: impl FnOnce(&dyn Stores) -> users::Decision<T> + Send + 'static,
@@ -116,7 +115,7 @@ fn open(folder: &Path) -> Desk {
     }
 }
 
-/// What must hold of one session: when it began and its family, or that it has ended.
+/// The expected state of one session: its beginning and its family, or that it has ended.
 type Model = HashMap<SessionId, Option<(u64, Family)>>;
 
 fn life(session: StoredSession) -> (u64, Family) {
@@ -200,7 +199,7 @@ proptest! {
     }
 }
 
-/// What refreshing must answer, and what must be stored afterwards.
+/// Returns the expected answer to a refresh, and the state expected to be stored afterwards.
 fn expect(
     life: Option<(u64, Family)>,
     shown: Grant,
@@ -215,7 +214,7 @@ fn expect(
     }
 }
 
-/// What was not acknowledged may have happened or not, and nothing else.
+/// Accepts that an unacknowledged change happened or did not happen, and nothing else.
 fn settle(
     world: &World,
     model: &mut Model,

@@ -22,10 +22,10 @@ use crate::limits::LimitOverrides;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{Supervisor, SupervisorArguments, SupervisorMessage};
 
-/// Where guests come from.
+/// The network of guests.
 const NET: ClientNet = ClientNet::V4([192, 0, 2, 1]);
 
-/// A data folder with everything started over it.
+/// A data folder with all components started over it.
 struct Fixture {
     folder: TempDir,
     identity: Identity,
@@ -55,7 +55,7 @@ impl Fixture {
         Self { folder, identity, admin_key, config, root }
     }
 
-    /// Stops everything in order.
+    /// Stops all components in order.
     async fn stop(self) -> (TempDir, AuthConfig) {
         self.root.stop_and_wait(None, None).await.unwrap();
         let identity = self.identity;
@@ -68,7 +68,7 @@ impl Fixture {
         Self::over(folder, config).await
     }
 
-    /// A server over a copy of the files as they are at this moment: what a killed one leaves behind.
+    /// Starts a server over a copy of the current files, as after a kill.
     async fn crash(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();
         copy(self.folder.path(), folder.path());

@@ -1,4 +1,4 @@
-//! Actors that die, calls that are too many, and what goes on meanwhile.
+//! Crashed actors, too many calls, and what remains available meanwhile.
 
 use super::*;
 

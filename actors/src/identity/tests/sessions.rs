@@ -63,12 +63,12 @@ async fn tabs_that_race_get_the_same_generation() {
     let first = fixture.identity.start_session(user).await.unwrap();
     let (a, b, c) = tokio::join!(fixture.refresh(&first), fixture.refresh(&first), fixture.refresh(&first));
     let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
-    // One goes on; the others' tokens are of the same generation, so they count as the race of a next one.
+    // One is refreshed; the others' tokens are of the same generation, so they count as a concurrent refresh.
     let next = fixture.refresh(&b).await.unwrap();
     assert!(fixture.refresh(&a).await.is_ok());
     assert!(fixture.refresh(&c).await.is_ok());
     assert!(fixture.refresh(&next).await.is_ok());
-    // Two generations back is no race, however soon.
+    // Two generations back is no concurrent refresh, however soon.
     assert_eq!(fixture.refresh(&first).await.map(|_| ()), auth(AuthError::TokenReused));
 }
 

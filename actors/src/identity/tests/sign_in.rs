@@ -21,7 +21,7 @@ async fn somebody_new_and_then_known_by_the_subject() {
     let again = fixture.identity.sign_in(profile("1", "ann@new.example"), None).await.unwrap();
     assert!(!again.created);
     assert_eq!((again.user.id, again.user.email.as_deref()), (first.user.id, Some("ann@new.example")));
-    // Another subject with an address that is somebody's is not that somebody.
+    // Another subject with the address of an existing user is not that user.
     let taken = fixture.identity.sign_in(profile("2", "ann@new.example"), None).await;
     assert_eq!(taken, Err(IdentityError::EmailTaken("ann@new.example".to_owned())));
 }

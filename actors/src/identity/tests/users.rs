@@ -132,7 +132,7 @@ async fn guests_are_bounded_by_network_and_in_all_across_restarts() {
     assert!(refused(2)(fixture.identity.guest(here).await));
     fixture.identity.guest(there).await.unwrap();
     assert!(refused(3)(fixture.identity.guest(there).await));
-    // Who signs in is no guest any more, and who is deleted neither.
+    // A guest that signs in or is deleted no longer counts as a guest.
     let profile = ExternalProfile {
         id: ExternalId { issuer: "i".to_owned(), subject: "s".to_owned() },
         email: "ann@example.com".to_owned(),
