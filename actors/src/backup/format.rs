@@ -1,4 +1,4 @@
-//! The lines of an export, written and read. Pure.
+//! Writing and reading of the lines of an export. Pure.
 
 use std::fmt::Write as _;
 
@@ -10,12 +10,12 @@ use super::Counts;
 use crate::identity::UserId;
 use crate::store::{KINDS, Record, SCHEMA, StoreError, Stores, record_kind, upgrade};
 
-/// The version of the lines. One that is newer than this is refused.
+/// The version of the lines. A newer version is refused.
 pub const FORMAT: u32 = 1;
 
-/// Records that are read from the store at a time.
+/// Maximum number of records read from the store at a time.
 const PAGE: usize = 256;
-/// Or about so many bytes.
+/// Approximate maximum number of bytes read at a time.
 const PAGE_BYTES: usize = 256 << 10;
 
 /// The first line.
@@ -28,9 +28,9 @@ pub struct Header {
     pub schema: u32,
     /// The id of the store.
     pub store: String,
-    /// When the export began.
+    /// Time at which the export began.
     pub created_at: String,
-    /// Whose records alone are in it.
+    /// The user whose records the export is restricted to; `None`: all records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserId>,
 }
@@ -49,7 +49,7 @@ struct Line {
     value: Value,
 }
 
-/// Why there is no export.
+/// The reason why an export failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExportError {
     /// The store failed.
@@ -57,13 +57,13 @@ pub enum ExportError {
     Store(#[from] StoreError),
 }
 
-/// Why an export is not taken in. Nothing of it is, in any of these cases.
+/// The reason why an export is not imported. In each of these cases nothing of it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImportError {
-    /// Its first line is no header.
+    /// Its first line is not a header.
     #[error("this is not an export of this program: its first line is not a header ({0})")]
     NotAnExport(String),
-    /// A newer program made it.
+    /// It was made by a newer version of this program.
     #[error(
         "the export was made by a newer version of this program ({what} {found}, this one knows up to {known}): \
          import it with that version"
@@ -71,37 +71,37 @@ pub enum ImportError {
     Newer {
         /// `format` or `schema`.
         what: &'static str,
-        /// Its version.
+        /// The version found.
         found: u32,
-        /// The newest that is known here.
+        /// The newest supported version.
         known: u32,
     },
-    /// A line is no record.
+    /// A line is not a record.
     #[error(
         "line {number} of the export is not a record: {problem}. It was damaged or edited; use another copy"
     )]
     Line {
-        /// Which, from 1.
+        /// The number of the line, from 1.
         number: u64,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// It ends before its trailer.
     #[error("the export is truncated: it ends after {lines} lines without a trailer. Use another copy")]
     CutOff {
-        /// How many lines there are.
+        /// Number of lines read.
         lines: u64,
     },
-    /// The trailer does not fit what was read.
+    /// The trailer does not match the lines.
     #[error(
         "the export is damaged: its last line does not agree with what was read (it should be {expected}). Use \
          another copy"
     )]
     Damaged {
-        /// What the trailer would have to be.
+        /// The expected trailer.
         expected: String,
     },
-    /// Something stands behind the trailer.
+    /// A line follows the trailer.
     #[error("the export has something behind its trailer; import one export at a time")]
     Behind,
 }
@@ -124,7 +124,7 @@ enum Stage {
 }
 
 impl Exporter {
-    /// Of everything, or of what is a user's.
+    /// Returns an exporter of everything, or of one user's records.
     pub fn new(user: Option<UserId>) -> Self {
         Self {
             user,
@@ -135,12 +135,12 @@ impl Exporter {
         }
     }
 
-    /// How many records of each kind have been written.
+    /// Returns the number of records of each kind written so far.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// The next lines; `None` behind the last. A piece may be empty.
+    /// Returns the next lines; `None` after the last. A piece may be empty.
     ///
     /// # Errors
     /// The store failed.
@@ -159,7 +159,7 @@ impl Exporter {
                     Some(last) => Stage::Records { kind, after: Some(last.key.clone()) },
                     None => Stage::Records { kind: kind + 1, after: None },
                 };
-                // What is left of somebody who is being forgotten is nobody's any more.
+                // The remaining records of a user who is being deleted are not exported.
                 let forgotten = stores.deleting_users()?;
                 for record in page.iter().filter(|record| is_whole(record)) {
                     let any = self.user.is_none() && forgotten.is_empty();
@@ -204,7 +204,7 @@ impl Exporter {
     }
 }
 
-/// An export with a damaged record could not be imported; without it, it can.
+/// Returns whether a record is intact. An export with a damaged record could not be imported; without it, it can.
 fn is_whole(record: &Record) -> bool {
     let checked = record.check();
     if let Err(problem) = &checked {
@@ -220,7 +220,7 @@ fn trailer(records: &Counts, digest: &Sha256) -> String {
     serde_json::to_string(&trailer).expect("texts and numbers have a JSON form")
 }
 
-/// Reads and checks an export line by line.
+/// Reads and verifies an export line by line.
 #[derive(Debug, Default)]
 pub struct Importer {
     digest: Sha256,
@@ -231,7 +231,7 @@ pub struct Importer {
 }
 
 impl Importer {
-    /// Takes a line, without its line break. A record is given, not yet verified by the trailer.
+    /// Takes a line without its line break. Returns a record, not yet verified by the trailer.
     ///
     /// # Errors
     /// See [`ImportError`].
@@ -246,7 +246,7 @@ impl Importer {
             self.header = Some(header);
             return Ok(None);
         }
-        // The trailer is known beforehand, to the last byte: whatever differs is damage.
+        // The trailer is known in advance, to the last byte: any difference is damage.
         if line.starts_with(b"{\"kind\":\"trailer\"") {
             let expected = trailer(&self.counts, &self.digest);
             self.ended = expected.as_bytes() == line;
@@ -276,20 +276,20 @@ impl Importer {
         Ok(Record { kind, key, value })
     }
 
-    /// How many lines have been read.
+    /// Returns the number of lines read.
     pub fn lines(&self) -> u64 {
         self.lines
     }
 
-    /// The id of the store that was exported; `None` before the header.
+    /// Returns the id of the exported store; `None` before the header.
     pub fn store(&self) -> Option<&str> {
         self.header.as_ref().map(|header| header.store.as_str())
     }
 
-    /// What was read, once it is all verified.
+    /// Returns the counts, once everything is verified.
     ///
     /// # Errors
-    /// It is cut off.
+    /// It is truncated.
     pub fn finish(self) -> Result<Counts, ImportError> {
         if self.ended { Ok(self.counts) } else { Err(ImportError::CutOff { lines: self.lines }) }
     }
@@ -301,7 +301,7 @@ fn read_header(line: &[u8]) -> Result<Header, ImportError> {
     if value["kind"] != "header" {
         return Err(ImportError::NotAnExport(start));
     }
-    // Before the rest is looked at: a newer header may look different.
+    // Before the other fields are read: a newer header may differ.
     for (what, known) in [("format", FORMAT), ("schema", SCHEMA)] {
         let found = value[what].as_u64().and_then(|found| u32::try_from(found).ok());
         let found = found.ok_or_else(|| ImportError::NotAnExport(start.clone()))?;
@@ -400,7 +400,7 @@ mod tests {
             place in any::<prop::sample::Index>(),
         ) {
             let text = written(&records);
-            // Without its last line break it is whole.
+            // Without its last line break the export is complete.
             prop_assert!(read(&text[..place.index(text.len() - 1)]).is_err());
         }
 

@@ -1,4 +1,4 @@
-//! The limits of an import: revocations of what is in the store already stay, and somebody goes on administering it.
+//! Constraints on an import: revocations in the existing store are kept, and an administrator remains.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,27 +7,27 @@ use crate::conversations::{ConversationRecord, Share};
 use crate::identity::{ApiKeyRecord, UserId, UserKind, UserRecord};
 use crate::store::{KINDS, Record, StoreError, StoredSession, Stores};
 
-/// Users that are looked at at a time.
+/// Number of users read at a time.
 const PAGE: usize = 256;
 
-/// An import beside the store that is there.
+/// The relation of an import to the existing store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keep {
-    /// Whether the import is one of the same store: what it has and the store has not is gone on purpose.
+    /// True if the import comes from the same store: what it contains and the store lacks was deleted on purpose.
     pub same_store: bool,
-    /// Whether what was revoked is to be as it is in the import.
+    /// True if revoked objects are restored as they are in the import.
     pub restore_revoked: bool,
 }
 
 impl Keep {
-    /// Whether there is anything to look up for such a record.
+    /// Returns whether the existing store has to be consulted for such a record.
     pub fn concerns(self, record: &Record) -> bool {
         let name = KINDS[record.kind].name;
         name == "audit"
             || (!self.restore_revoked && ["user", "key", "session", "conversation"].contains(&name))
     }
 
-    /// The record as it may be put in; `None`: not at all. `now`: epoch seconds.
+    /// Returns the record as it may be imported; `None`: not at all. `now`: epoch seconds.
     ///
     /// # Errors
     /// The database failed.
@@ -37,7 +37,7 @@ impl Keep {
         }
         match KINDS[record.kind].name {
             "user" => changed(record, |user: &mut UserRecord| {
-                // A damaged one says nothing.
+                // A damaged user has no effect.
                 let before = unless_damaged(here.accounts().user(user.id))?;
                 if let Some(before) = before {
                     user.disabled |= before.disabled;
@@ -54,7 +54,7 @@ impl Keep {
                     };
                     key.revoked_at = match before {
                         Some(before) => before.revoked_at.or(key.revoked_at),
-                        // Revoked so long ago that it is forgotten, or gone with its user.
+                        // Revoked so long ago that it was deleted, or gone with its user.
                         None if self.same_store => key.revoked_at.or(Some(now)),
                         None => key.revoked_at,
                     };
@@ -62,14 +62,14 @@ impl Keep {
                 })
             }
             "session" => changed(record, |session: &mut StoredSession| {
-                // One that is here knows which tokens were used; one that is not has ended.
+                // An existing session knows which tokens were used; a missing one has ended.
                 let here = unless_damaged(here.sessions().session(session.id))?;
                 Ok(here.is_none() && !self.same_store)
             }),
             "conversation" => changed(record, |conversation: &mut ConversationRecord| {
                 let before = unless_damaged(here.conversations().conversation(conversation.id))?;
                 match before {
-                    // As it is here; what it shows may not be in the import.
+                    // Unchanged: the items that it shows may not be in the import.
                     Some(before) => {
                         let next = conversation.next;
                         let shows = |share: &Share| share.head.is_none_or(|head| head < next);
@@ -80,7 +80,7 @@ impl Keep {
                 }
                 Ok(true)
             }),
-            // What is in the log stays as it is.
+            // Existing entries of the log remain unchanged.
             "audit" => {
                 let before = here.records().stored(&record)?;
                 Ok(Some(Record { value: before.unwrap_or(record.value), ..record }))
@@ -90,12 +90,12 @@ impl Keep {
     }
 }
 
-/// A record with a change to what it says; `None` where `change` says `false`.
+/// Returns a record with a changed value; `None` if `change` returns `false`.
 fn changed<T: serde::Serialize + serde::de::DeserializeOwned>(
     mut record: Record,
     change: impl FnOnce(&mut T) -> Result<bool, StoreError>,
 ) -> Result<Option<Record>, StoreError> {
-    // It was checked before.
+    // The record was checked before.
     let Ok(mut value) = serde_json::from_slice::<T>(&record.value) else { return Ok(Some(record)) };
     if !change(&mut value)? {
         return Ok(None);
@@ -112,8 +112,8 @@ fn unless_damaged<T>(found: Result<Option<T>, StoreError>) -> Result<Option<T>, 
     }
 }
 
-/// Looks at a whole import before anything of it is put in: whether its records can stand beside each other, and whether
-/// somebody administers the store afterwards.
+/// Checks a whole import before any part of it is stored: whether its records are compatible with each other, and whether the
+/// store has an administrator afterwards.
 #[derive(Debug, Default)]
 pub struct Whole {
     users: HashMap<UserId, bool>,
@@ -121,10 +121,10 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// Notes a record as it will be put in.
+    /// Adds a record as it will be stored.
     ///
     /// # Errors
-    /// Another one of the import has its place.
+    /// Another record of the import conflicts with it.
     pub fn note(&mut self, record: &Record) -> Result<(), OfflineError> {
         for entry in record.unique_keys()? {
             if !self.names.insert((entry.index, entry.key)) {
@@ -140,15 +140,16 @@ impl Whole {
         Ok(())
     }
 
-    /// Whether somebody administers the import.
+    /// Returns whether the import contains an active administrator.
     pub fn has_admin(&self) -> bool {
         self.users.values().any(|&administers| administers)
     }
 
-    /// Refuses an import that would leave a store without an administrator that has one. `replaces`: what is here goes.
+    /// Refuses an import that would leave a store without an administrator that has one. `replaces`: the existing data is
+    /// removed.
     ///
     /// # Errors
-    /// It would, or the database failed.
+    /// The import is refused, or the database failed.
     pub fn check(&self, here: &dyn Stores, replaces: bool) -> Result<(), OfflineError> {
         if self.has_admin() {
             return Ok(());

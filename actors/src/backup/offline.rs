@@ -11,26 +11,26 @@ use crate::identity::{UserId, now_s};
 use crate::store::files::create_private_folder;
 use crate::store::{self, OpenError, Record, StoreError, Stores};
 
-/// Longest line: no record comes near it.
+/// Maximum length of a line in bytes; records are far shorter.
 const LINE: u64 = 64 << 20;
 
-/// Records that are put in at a time.
+/// Maximum number of records stored at a time.
 const CHUNK: usize = 500;
-/// Or about so many bytes of them.
+/// Approximate maximum number of bytes stored at a time.
 const CHUNK_BYTES: usize = 4 << 20;
 
-/// What to do with a store that has something already.
+/// The handling of a store that already contains data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImportMode {
-    /// Refuse.
+    /// Refuses the import.
     Fresh,
-    /// Put the import in its place; the store that was there is kept beside it.
+    /// Replaces the store by the import; the previous store is kept beside it.
     Replace,
-    /// Put the import's records in, in place of those of the same keys.
+    /// Adds the import's records, replacing those of the same keys.
     Merge,
 }
 
-/// Why it cannot be done.
+/// The reason why an export or import failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
     /// The store cannot be opened.
@@ -39,28 +39,28 @@ pub enum OfflineError {
     /// There is no store.
     #[error("{0} contains no store; name the server's data folder (--data-dir)")]
     NoStore(PathBuf),
-    /// No such user.
+    /// The user does not exist.
     #[error("the user {0} does not exist in the store")]
     NoUser(String),
-    /// The store has something in it.
+    /// The store contains data.
     #[error(
         "the store in {0} has data already, and nothing was changed. --replace puts the import in its place and keeps \
          what was there beside it; --merge adds the import's records to it"
     )]
     NotEmpty(PathBuf),
-    /// Something of the import is somebody else's in the store.
+    /// A record of the import conflicts with one of another owner in the store.
     #[error(
         "the import has a record that cannot stand beside one in the store: {0}. Nothing was changed. Delete or change \
          one of the two, or import into an empty store"
     )]
     Conflict(String),
-    /// Nobody would be left to administer.
+    /// No administrator would be left.
     #[error(
         "the import would leave no administrator that is not disabled, and nothing was changed. Make or enable another \
          administrator in the store that was exported, and export it again"
     )]
     NoAdmin,
-    /// The export is not taken in.
+    /// The export is not accepted.
     #[error(transparent)]
     Import(#[from] ImportError),
     /// The store failed.
@@ -69,9 +69,9 @@ pub enum OfflineError {
     /// A file failed.
     #[error("cannot use {what}: {error}")]
     File {
-        /// Which.
+        /// The name of the file.
         what: String,
-        /// What the system says.
+        /// The error of the operating system.
         error: io::Error,
     },
 }
@@ -84,14 +84,14 @@ impl From<ExportError> for OfflineError {
     }
 }
 
-/// A file's error.
+/// Returns a function that adds the name of a file to its error.
 pub fn file_error(what: impl ToString) -> impl FnOnce(io::Error) -> OfflineError {
     let what = what.to_string();
     move |error| OfflineError::File { what, error }
 }
 
-/// Writes an export of a whole store, or of what is the user's of that id or address. Blocks; `progress` is told now
-/// and then how many records are written.
+/// Writes an export of a whole store, or of the user of that id or address. Blocks; `progress` is called at the beginning and
+/// then with the number of records written.
 ///
 /// # Errors
 /// See [`OfflineError`].
@@ -128,8 +128,8 @@ fn find_user(stores: &dyn Stores, name: &str) -> Result<Option<UserId>, StoreErr
     Ok(found.map(|user| user.id))
 }
 
-/// Takes an export in. Nothing of it is there before all of it is verified. What was revoked in the store that is there
-/// stays so, unless `restore_revoked`. Blocks.
+/// Imports an export. Nothing of it is visible before all of it is verified. Revocations in the existing store are kept, unless
+/// `restore_revoked`. Blocks.
 ///
 /// # Errors
 /// See [`OfflineError`].
@@ -142,7 +142,7 @@ pub fn import(
 ) -> Result<Counts, OfflineError> {
     create_private_folder(folder).map_err(file_error(folder.display()))?;
     let factory = store::offline_factory(folder);
-    // Held open to the end, so that no server takes the folder meanwhile.
+    // Kept open to the end, so that no server opens the folder meanwhile.
     let here = if factory.exists() { Some(factory.open()?) } else { None };
     let here = here.as_deref();
     if let Some(stores) = here {
@@ -162,9 +162,9 @@ pub fn import(
     Ok(counts)
 }
 
-/// Puts an import into a new store.
+/// Writes an import into a new store.
 ///
-/// `before`: the store whose place it takes, whose revocations go on.
+/// `before`: the store that it replaces, whose revocations are kept.
 fn build(
     stores: &dyn Stores,
     before: Option<&dyn Stores>,
@@ -202,7 +202,7 @@ fn build(
     Ok(counts)
 }
 
-/// Records that are put in together.
+/// Records that are stored together.
 #[derive(Default)]
 struct Chunk {
     records: Vec<Record>,
@@ -210,7 +210,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// The records, once there are enough.
+    /// Adds a record, and returns all of them once there are enough.
     fn push(&mut self, record: Record) -> Option<Vec<Record>> {
         self.bytes += record.value.len();
         self.records.push(record);
@@ -219,7 +219,7 @@ impl Chunk {
     }
 }
 
-/// Reads and checks an export, giving each record and the id of its store.
+/// Reads and verifies an export, passing on each record and the id of its store.
 fn read(
     input: &mut dyn Read,
     visit: &mut dyn FnMut(Record, &str) -> Result<(), OfflineError>,
@@ -242,21 +242,21 @@ fn read(
     }
 }
 
-/// What is done with records that are verified: first with all of them, then with the whole, then with all again.
+/// A step of importing verified records: first with all of them, then with the whole, then with all again.
 #[derive(Debug)]
 pub enum Step<'a> {
-    /// See whether one is in another's place, and note it.
+    /// Check the records for conflicts, and add them to the whole.
     Check(&'a mut Whole, Keep),
-    /// See whether the whole may be put in; there are no records.
+    /// Check the whole; there are no records.
     Whole(&'a Whole),
-    /// Put them in.
+    /// Store the records.
     Put(Keep),
 }
 
-/// Does one of the two steps with some records.
+/// Executes a step with some records.
 pub type Apply<'a> = &'a mut dyn FnMut(&[Record], Step<'_>) -> Result<(), OfflineError>;
 
-/// One of the two steps with some records.
+/// Executes a step with some records in a store.
 pub fn put(stores: &dyn Stores, records: &[Record], step: Step<'_>) -> Result<(), OfflineError> {
     match step {
         Step::Check(whole, keep) => {
@@ -285,8 +285,8 @@ pub fn put(stores: &dyn Stores, records: &[Record], step: Step<'_>) -> Result<()
     }
 }
 
-/// Verifies a whole export, then hands its records over in chunks, first to be checked and then to be put in. `id`: of
-/// the store that it is put in. A merge that is cut off can be done again: what is in already is put in once more.
+/// Verifies a whole export, then passes its records on in chunks, first to be checked and then to be stored. `id`: the id of the
+/// store that it is imported into. An interrupted merge can be repeated: the records already stored are stored once more.
 pub fn merge(
     folder: &Path,
     id: &str,
@@ -298,7 +298,7 @@ pub fn merge(
     let mut spool = tempfile::tempfile_in(folder).map_err(file_error(folder.display()))?;
     let (counts, store) = {
         let mut spool = io::BufWriter::new(&mut spool);
-        // A line of the spool is a record, verified by then.
+        // A line of the spool is a record that is verified by now.
         let read = read(input, &mut |record, _| {
             let parts = (record.kind, &record.key, String::from_utf8_lossy(&record.value));
             let line = serde_json::to_string(&parts).expect("numbers and texts have a JSON form");

@@ -1,9 +1,9 @@
-//! Export and import of a store that is being served.
+//! Export and import of the store of a running server.
 //!
-//! An export reads some hundred records at a time and goes on when they have been taken; it takes no turn on the store's
-//! thread, so it holds nobody up. An import puts as many records in as it can within some milliseconds, and then others
-//! have their turn. It is no snapshot of one moment: each record is whole, what was there from its begin to its end
-//! is in it, and what came or went meanwhile may be.
+//! An export reads some hundred records at a time and continues when they have been taken; it takes no turn on the store's
+//! thread, so it delays no writer. An import stores as many records as it can within some milliseconds, and then other writers
+//! get their turn. An export is no snapshot of one moment: each record is consistent, records that exist from its beginning to
+//! its end are included, and records that are added or deleted meanwhile may be.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -24,20 +24,20 @@ use crate::store::{
     StoredSession, Stores,
 };
 
-/// A piece is read within milliseconds; this long means that the disk is stuck.
+/// Maximum time to read a piece. A piece takes milliseconds; this long means that the disk is stuck.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an import may hold the store's thread at a time.
+/// Maximum time that an import holds the store's thread.
 const STEP: Duration = Duration::from_millis(5);
 
-/// How long an import waits for what is still being removed, and how often it looks.
+/// Maximum time that an import waits for pending removals, and the interval of its checks.
 const REMOVING: Duration = Duration::from_secs(30);
 const REMOVING_AGAIN: Duration = Duration::from_millis(10);
 
-/// Why it cannot be done.
+/// The reason why an export or import failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The export is not taken in, or cannot stand beside what is there.
+    /// The export is not accepted, or conflicts with the store.
     #[error(transparent)]
     Import(#[from] OfflineError),
     /// The store failed.
@@ -48,7 +48,7 @@ pub enum BackupError {
     Timeout,
 }
 
-/// Exports and imports of a store that is being served. Cheap to clone.
+/// Exports and imports of the store of a running server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Backup {
     store: Arc<Store>,
@@ -61,14 +61,14 @@ impl Backup {
         Self { store, index, folder }
     }
 
-    /// An export of everything, or of what is a user's.
+    /// Returns an export of everything, or of one user's records.
     #[must_use]
     pub fn export(&self, user: Option<UserId>) -> ExportStream {
         ExportStream { store: Arc::clone(&self.store), exporter: Some(Exporter::new(user)) }
     }
 
-    /// Takes an export in that comes through `body`: its records are put in place of those of the same keys. Nothing
-    /// of it is there before all of it is verified. What was revoked here stays so, unless `restore_revoked`.
+    /// Imports an export that arrives through `body`: its records replace those of the same keys. Nothing of it is visible before
+    /// all of it is verified. Revocations in the store are kept, unless `restore_revoked`.
     ///
     /// # Errors
     /// See [`BackupError`].
@@ -105,7 +105,7 @@ impl Backup {
         self.put(Arc::new(ready?), keep)
     }
 
-    /// Puts records in, a few at a time. They hold for credentials as soon as they are durable.
+    /// Stores records, a few at a time. They apply to credentials as soon as they are durable.
     fn put(&self, ready: Arc<Vec<PreparedRecord>>, keep: Keep) -> Result<(), OfflineError> {
         let (mut done, begun) = (0, Instant::now());
         while done < ready.len() {
@@ -130,8 +130,8 @@ impl Backup {
     }
 }
 
-/// Puts records in from that one on, for a while: the next one, and what the index of credentials has to know. What was
-/// revoked is looked up here, where nothing is revoked meanwhile.
+/// Stores records from the given one on, for a limited time; returns the next one, and the changes for the index of credentials.
+/// Revocations are looked up here, where none happens concurrently.
 fn put_some(
     stores: &dyn Stores,
     all: &[PreparedRecord],
@@ -152,7 +152,7 @@ fn put_some(
         }
         match stores.records().put_prepared(&ready) {
             Ok(()) => credentials(&ready.record, &mut changes),
-            // What is in already is to be made durable.
+            // The records stored so far are made durable first.
             Err(StoreError::Removing) if next > from => break,
             Err(error) => return Err(error),
         }
@@ -161,9 +161,9 @@ fn put_some(
     Ok((next, changes))
 }
 
-/// What the index of credentials has to know of a record that was put in.
+/// Adds the changes that a stored record means for the index of credentials.
 fn credentials(Record { kind, key, value }: &Record, changes: &mut Changes) {
-    // It was checked before.
+    // The record was checked before.
     match KINDS[*kind].name {
         "user" => {
             let user: Option<UserRecord> = serde_json::from_slice(value).ok();
@@ -187,12 +187,12 @@ fn credentials(Record { kind, key, value }: &Record, changes: &mut Changes) {
 #[derive(Debug)]
 pub struct ExportStream {
     store: Arc<Store>,
-    /// `None` once it has ended.
+    /// `None` once the export has ended.
     exporter: Option<Exporter>,
 }
 
 impl ExportStream {
-    /// The next lines; `None` behind the last. After an error there is nothing more.
+    /// Returns the next lines; `None` after the last or after an error.
     pub async fn next(&mut self) -> Option<Result<Bytes, BackupError>> {
         loop {
             let mut exporter = self.exporter.take()?;
@@ -208,7 +208,7 @@ impl ExportStream {
             match piece {
                 Ok(None) => return None,
                 Err(ExportError::Store(error)) => return Some(Err(error.into())),
-                // What is not the user's gives pieces with nothing in them.
+                // Records that are not the user's give empty pieces.
                 Ok(Some(lines)) if lines.is_empty() => self.exporter = Some(exporter),
                 Ok(Some(lines)) => {
                     self.exporter = Some(exporter);
@@ -219,7 +219,7 @@ impl ExportStream {
     }
 }
 
-/// A body that arrives elsewhere, read here.
+/// Reader of a body that arrives in another task.
 struct ChannelReader {
     body: mpsc::Receiver<io::Result<Bytes>>,
     rest: Bytes,

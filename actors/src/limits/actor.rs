@@ -1,4 +1,4 @@
-//! The actors that look after the buckets.
+//! The actors that maintain the buckets.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,37 +9,37 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::handle::Clock;
 use super::table::{SHARDS, Table};
 
-/// How many actors share the shards.
+/// Number of actors that share the shards.
 pub const LIMITERS: usize = 4;
 
-/// How often each looks after one of its shards.
+/// Interval at which each actor maintains one of its shards.
 const TICK: Duration = Duration::from_secs(4);
 
-/// What a rate limiter is told.
+/// Messages of a rate limiter.
 #[derive(Debug)]
 pub enum RateLimiterMessage {
-    /// Time passed.
+    /// Periodic maintenance.
     Tick,
 }
 
-/// Forgets idle principals in its share of the [`Table`], one shard a tick, so that no shard is locked for long.
+/// Removes idle principals from its share of the [`Table`], one shard per tick, so that no shard is locked for long.
 ///
-/// The buckets are not part of the actor: it can be restarted at any time and no count changes.
+/// The buckets are not part of the actor: a restart at any time changes no count.
 #[derive(Debug)]
 pub struct RateLimiter;
 
-/// What a rate limiter needs.
+/// The arguments of a rate limiter.
 #[derive(Clone, Debug)]
 pub struct RateLimiterArguments {
     /// The buckets.
     pub table: Arc<Table>,
-    /// Milliseconds.
+    /// The clock, in milliseconds.
     pub clock: Clock,
-    /// Which of the [`LIMITERS`] it is.
+    /// The number of this actor among the [`LIMITERS`].
     pub number: usize,
 }
 
-/// A rate limiter's state.
+/// The state of a rate limiter.
 #[derive(Debug)]
 pub struct RateLimiterState {
     arguments: RateLimiterArguments,

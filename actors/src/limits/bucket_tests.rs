@@ -8,13 +8,13 @@ fn rates() -> impl Strategy<Value = Rate> {
         .prop_map(|(limit, period_ms)| Rate { limit, period_ms })
 }
 
-/// Waits and attempts: how long until the next burst, and how many it has.
+/// Waits and attempts: the time until the next burst, and its size.
 fn bursts() -> impl Strategy<Value = Vec<(u64, u32)>> {
     let wait = prop_oneof![0u64..5, 0u64..5_000, 0u64..200_000, 0u64..8_000_000];
     prop::collection::vec((wait, 0u32..80), 1..40)
 }
 
-/// The model: exact fractions of a request in u128, as one would write a bucket down.
+/// The model: exact fractions of a request in u128, the obvious form of a bucket.
 struct Model {
     /// In 1/period requests.
     level: u128,
@@ -74,7 +74,7 @@ proptest! {
         }
     }
 
-    /// What `one_in_ms` and `full_in_ms` promise comes true then, and not a millisecond before.
+    /// The waits of `one_in_ms` and `full_in_ms` are sufficient, and not a millisecond too long.
     #[test]
     fn its_promises_hold(rate in rates(), bursts in bursts(), debt in 0u32..1000) {
         let mut bucket = Bucket::default();
@@ -101,7 +101,7 @@ proptest! {
         prop_assert_eq!(bucket, Bucket::default(), "an hour fills any bucket");
     }
 
-    /// Looking often loses nothing: many small refills are one large one.
+    /// Frequent reads lose nothing: many small refills add up to one large one.
     #[test]
     fn refills_add_up(rate in rates(), taken in 0u32..200, waits in prop::collection::vec(0u64..10_000, 0..30)) {
         let mut bucket = Bucket::default();

@@ -1,4 +1,4 @@
-//! The edge's door to the rate limits.
+//! The edge's handle to the rate limits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,10 +11,10 @@ use crate::config::RateLimitsConfig;
 use crate::identity::{ClientNet, MAX_PARENTS, Party, Principal, PrincipalKind};
 use crate::supervisor::ChildSpec;
 
-/// When to ask again for a stream: streams end when they end.
+/// Retry delay of a refused stream; the end of a running stream cannot be foreseen.
 const STREAM_RETRY: Duration = Duration::from_secs(1);
 
-/// Milliseconds that no clock adjustment touches, for the buckets; the calendar only serves the headers.
+/// Milliseconds that no clock adjustment affects, for the buckets; the calendar serves the headers only.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
@@ -25,13 +25,13 @@ impl Clock {
         Self { start: Instant::now() }
     }
 
-    /// Since the start.
+    /// Returns the milliseconds since the start.
     pub fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-/// The rate limits. Cheap to clone; no method waits.
+/// Handle to the rate limits. Cheap to clone; no method waits.
 #[derive(Clone, Debug)]
 pub struct Limiter {
     pub(super) table: Arc<Table>,
@@ -39,12 +39,12 @@ pub struct Limiter {
     config: Arc<RateLimitsConfig>,
 }
 
-/// A stream that is counted. Dropping it ends the count.
+/// A counted stream. Dropping it ends the count.
 #[derive(Debug)]
 #[must_use = "dropping it means that the stream is over"]
 pub struct StreamPermit {
     table: Arc<Table>,
-    subjects: [Option<Subject>; MOST_ASKED],
+    subjects: [Option<Subject>; MAX_ASKED],
 }
 
 impl Drop for StreamPermit {
@@ -55,23 +55,23 @@ impl Drop for StreamPermit {
     }
 }
 
-/// Answers for each inference request, where the settings name no limit of answers.
-const ANSWERS_A_REQUEST: u32 = 10;
+/// Number of answers per inference request where the settings contain no limit of answers.
+const ANSWERS_PER_REQUEST: u32 = 10;
 
-/// One whose buckets are asked, and the limits that hold there.
+/// A subject whose buckets are checked, and the limits that apply there.
 type Asked = (Subject, Limits);
 
-/// A key, those that it was made with, its guest, and the guest's network.
-const MOST_ASKED: usize = MAX_PARENTS + 3;
+/// Maximum number of checked subjects: a key, its ancestors, its guest, and the guest's network.
+const MAX_ASKED: usize = MAX_PARENTS + 3;
 
 impl Limiter {
-    /// Nobody has asked for anything yet.
+    /// Returns a limiter with full buckets.
     #[must_use]
     pub fn new(config: RateLimitsConfig) -> Self {
         Self { table: Arc::default(), clock: Clock::new(), config: Arc::new(config) }
     }
 
-    /// Its actors, for a supervisor to start.
+    /// Returns its actors, for a supervisor to start.
     pub(crate) fn children(&self) -> Vec<ChildSpec> {
         let child = |number| {
             let arguments =
@@ -81,7 +81,7 @@ impl Limiter {
         (0..LIMITERS).map(child).collect()
     }
 
-    /// Counts a request, unless a bucket is empty: a request that is refused costs nothing.
+    /// Counts a request, unless a bucket is empty: a refused request costs nothing.
     pub fn check(&self, principal: &Principal, kind: CheckKind) -> Verdict {
         self.check_at(principal, kind, self.clock.now_ms())
     }
@@ -103,7 +103,7 @@ impl Limiter {
         verdict
     }
 
-    /// What [`check`](Self::check) would say, without counting.
+    /// Returns the result of [`check`](Self::check) without counting.
     #[must_use]
     pub fn peek(&self, principal: &Principal, kind: CheckKind) -> Verdict {
         self.peek_at(principal, kind, self.clock.now_ms())
@@ -118,8 +118,8 @@ impl Limiter {
         judged.fold(Verdict::UNLIMITED, worse)
     }
 
-    /// Charges the tokens of an answer, once they are known. The bucket may go below empty; the next inference
-    /// waits until it is paid back.
+    /// Charges the tokens of an answer, once they are known. The bucket may go below empty; the next inference waits until the
+    /// debt is paid.
     pub fn charge_tokens(&self, principal: &Principal, tokens: u32) {
         let now = self.clock.now_ms();
         for (subject, limits) in self.asked(principal).iter().flatten() {
@@ -132,7 +132,7 @@ impl Limiter {
     /// Counts the answers of one request, all of them or none.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason for the refusal.
     pub fn take_answers(&self, principal: &Principal, answers: u32) -> Result<(), AnswersRefused> {
         self.take_answers_at(principal, answers, self.clock.now_ms())
     }
@@ -161,14 +161,14 @@ impl Limiter {
         Ok(())
     }
 
-    /// Counts a stream for as long as the permit lives.
+    /// Counts a stream for the lifetime of the permit.
     ///
     /// # Errors
-    /// The refusal, when the principal has as many streams as it may.
+    /// The refusal, if the principal has its maximum number of streams.
     pub fn stream(&self, principal: &Principal) -> Result<StreamPermit, Verdict> {
         let now = self.clock.now_ms();
-        // Dropped on a refusal, it gives back what was counted so far.
-        let mut permit = StreamPermit { table: Arc::clone(&self.table), subjects: [None; MOST_ASKED] };
+        // Dropped on a refusal, the permit gives back the counts so far.
+        let mut permit = StreamPermit { table: Arc::clone(&self.table), subjects: [None; MAX_ASKED] };
         for (held, (subject, limits)) in
             permit.subjects.iter_mut().zip(self.asked(principal).iter().flatten())
         {
@@ -195,7 +195,7 @@ impl Limiter {
         Ok(permit)
     }
 
-    /// Whether somebody from there may try to sign in.
+    /// Returns whether a client of that network may try to sign in.
     #[must_use]
     pub fn sign_in_allowed(&self, net: ClientNet) -> Verdict {
         let limits = self.limits(self.config.anonymous_per_hour, &LimitOverrides::default());
@@ -203,19 +203,19 @@ impl Limiter {
         judge_one(&entry.failures, limits.failures, LimitName::SignInFailures, Asking::ToTake)
     }
 
-    /// Somebody from there failed to sign in.
+    /// Counts a failed sign-in from that network.
     pub fn sign_in_failed(&self, net: ClientNet) {
         let limits = self.limits(self.config.anonymous_per_hour, &LimitOverrides::default());
         self.table
             .with(net.into(), self.clock.now_ms(), &limits, |entry| entry.failures.take(limits.failures));
     }
 
-    /// Whose buckets a principal's request counts in: a key's own first, where it has any.
+    /// Returns the subjects whose buckets count a principal's request: a key's own first, if it has any.
     ///
-    /// A guest counts in its network's, like an anonymous caller, so that many guests have no more than one. Limits
-    /// that an administrator gave one guest take the place of the network's, in buckets of its own. A key that was made
-    /// with another counts in both, or many small ones would be one large one.
-    fn asked(&self, principal: &Principal) -> [Option<Asked>; MOST_ASKED] {
+    /// A guest counts in the buckets of its network, like an anonymous caller, so that many guests together have the limits of
+    /// one. Limits that an administrator set for one guest replace the network's, in buckets of its own. A key that was created
+    /// with another counts in both, otherwise many small keys would add up to a large one.
+    fn asked(&self, principal: &Principal) -> [Option<Asked>; MAX_ASKED] {
         let own = |subject: Subject, limits: &LimitOverrides| {
             (*limits != LimitOverrides::default()).then(|| (subject, self.own_limits(limits)))
         };
@@ -228,7 +228,7 @@ impl Limiter {
                 (guest, self.limits(config.anonymous_per_hour, &principal.user_limits.lifted()))
             }
         };
-        let mut asked = [None; MOST_ASKED];
+        let mut asked = [None; MAX_ASKED];
         let [keys @ .., guests, parties] = &mut asked;
         (*guests, *parties) = (guest, Some((party.into(), limits)));
         if let PrincipalKind::Key { key, .. } = principal.kind {
@@ -255,7 +255,7 @@ impl Limiter {
         }
     }
 
-    /// Limits that hold beside others: what has none of its own has none here.
+    /// Returns limits that apply in addition to others: an absent limit is unlimited here.
     fn own_limits(&self, own: &LimitOverrides) -> Limits {
         // Without inference of its own, it has no answers of its own either.
         let with_inference = own.inference_per_minute.is_some() || own.answers_per_minute.is_some();
@@ -270,15 +270,15 @@ impl Limiter {
         }
     }
 
-    /// Answers a minute, where inference requests are limited to `inference` unless `own` says otherwise. Whoever has
-    /// inference of their own has answers of their own in proportion. Never fewer than inference requests, so that
-    /// requests for one answer meet the limit of requests alone.
+    /// Returns the answers per minute, where inference requests are limited to `inference` unless `own` has a limit. A subject
+    /// with its own limit of inference requests has a proportional limit of answers. Never fewer than inference requests, so that
+    /// requests for one answer are bound by the limit of requests alone.
     fn answers(&self, own: &LimitOverrides, inference: u32) -> Rate {
         let set = self.config.answers_per_minute;
         let set = set.filter(|&set| set == 0 || own.inference_per_minute.is_none());
         let inference = own.inference_per_minute.unwrap_or(inference);
         let answers = own.answers_per_minute.or(set);
-        Rate::per_minute(match answers.unwrap_or(inference.saturating_mul(ANSWERS_A_REQUEST)) {
+        Rate::per_minute(match answers.unwrap_or(inference.saturating_mul(ANSWERS_PER_REQUEST)) {
             0 => 0,
             limited => limited.max(inference),
         })
@@ -313,7 +313,7 @@ fn judge(entry: &Entry, limits: &Limits, kind: CheckKind) -> Verdict {
 enum Asking {
     /// An empty bucket refuses.
     ToTake,
-    /// It is only to be shown.
+    /// The bucket is only shown.
     ToLook,
 }
 
@@ -341,7 +341,7 @@ fn judge_one(bucket: &Bucket, rate: Rate, name: LimitName, asking: Asking) -> Ve
     }
 }
 
-/// Of two, the one that refuses for longer, or has fewer left, or is full later.
+/// Returns the stricter of two: the one that refuses for longer, has fewer left, or is full later.
 fn worse(a: Verdict, b: Verdict) -> Verdict {
     let rank = |verdict: &Verdict| {
         let view = verdict.nearest.map(|view| (u32::MAX - view.remaining, view.reset_epoch_s));
@@ -350,7 +350,7 @@ fn worse(a: Verdict, b: Verdict) -> Verdict {
     if rank(&b) > rank(&a) { b } else { a }
 }
 
-/// The epoch second that is no earlier than `wait` from now.
+/// Returns the first epoch second at least `wait` from now.
 fn epoch_s_in(wait: Duration) -> u64 {
     let then = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(wait);
     then.as_secs() + u64::from(then.subsec_nanos() > 0)

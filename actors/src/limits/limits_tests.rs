@@ -115,7 +115,7 @@ fn answers_are_taken_as_a_whole_and_come_back() {
     assert_eq!(limiter.take_answers_at(&user, 5, 0), Ok(()));
     assert!(limiter.take_answers_at(&user, 10, 29_999).is_err());
     assert_eq!(limiter.take_answers_at(&user, 10, 30_000), Ok(()));
-    // The reference's buckets show nothing of it.
+    // The buckets of the API reference do not show it.
     assert_eq!(view(limiter.peek_at(&user, CheckKind::Inference, 0)), (true, LimitName::Inference, 2, 2));
 }
 
@@ -153,7 +153,7 @@ fn answers_go_with_the_inference_of_whoever_has_their_own() {
 }
 
 proptest! {
-    /// Whatever the settings, as many requests for one answer pass at once as the limit of requests lets pass.
+    /// With any settings, as many requests for one answer pass at once as the limit of requests allows.
     #[test]
     fn requests_for_one_answer_meet_the_limit_of_requests_alone(
         inference in 1u32..80,
@@ -177,8 +177,8 @@ proptest! {
         prop_assert!(!limiter.check_at(&user, CheckKind::Inference, 0).allowed);
     }
 
-    /// In no minute are there more answers than the bucket holds and what comes back meanwhile, and what is refused
-    /// passes after the time that the refusal names.
+    /// No minute has more answers than the bucket holds and refills meanwhile, and a refused request passes after the time that
+    /// the refusal names.
     #[test]
     fn answers_are_bounded_and_the_wait_is_the_one_named(
         asked in prop::collection::vec((0u64..20_000, 1u32..25), 1..60),
@@ -195,7 +195,7 @@ proptest! {
                     let wait = u64::try_from(retry_after.as_millis()).unwrap();
                     prop_assert!(answers <= 15 && wait > 0);
                     now += wait;
-                    // Beside the key's own, its user's bucket may take longer.
+                    // The user's bucket may take longer than the key's own.
                     let mut tries = 0;
                     while let Err(AnswersRefused::NotNow { retry_after, .. }) = limiter.take_answers_at(&key, answers, now) {
                         now += u64::try_from(retry_after.as_millis()).unwrap();
@@ -229,7 +229,7 @@ fn guests_of_a_network_share_its_buckets_with_anonymous_callers() {
     assert!(limiter.check_at(&elsewhere, CheckKind::Request, 0).allowed, "by where the request comes from");
     let member = user().at("2001:db8:1:2::1".parse().unwrap());
     assert_eq!(view(limiter.check_at(&member, CheckKind::Request, 0)), (true, LimitName::Requests, 5, 4));
-    // Streams, too.
+    // The same applies to streams.
     let streams: Vec<_> = (0..3).map(|_| limiter.stream(&guest("192.0.2.9"))).collect();
     assert_eq!(streams.iter().filter(|stream| stream.is_ok()).count(), 2);
 }
@@ -277,7 +277,7 @@ fn a_keys_own_limit_holds_beside_its_users() {
         assert!(limiter.check_at(&wide, CheckKind::Request, 0).allowed);
     }
     assert!(!limiter.check_at(&wide, CheckKind::Request, 0).allowed, "no more than the user has");
-    // What the user's bucket refused was given back to the key's: 3 of 1000 are used.
+    // The key's bucket got back the requests that the user's bucket refused: 3 of 1000 are used.
     let more = Principal {
         user_limits: LimitOverrides { requests_per_hour: Some(0), ..Default::default() },
         ..wide
@@ -323,7 +323,7 @@ fn streams_are_counted_while_they_last() {
     assert_eq!(view(refused), (false, LimitName::Streams, 2, 0));
     drop(first);
     let third = limiter.stream(&user).unwrap();
-    // A key that has one stream of its own left, of a user that has none: the refusal gives the key's back.
+    // A key with one stream of its own left, of a user with none left: the refusal gives the key's back.
     let key = key_of(&user, LimitOverrides { concurrent_streams: Some(1), ..Default::default() });
     assert!(limiter.stream(&key).is_err());
     drop(third);
@@ -369,8 +369,8 @@ fn peeking_counts_nothing() {
 }
 
 proptest! {
-    /// However the clock steps back and forth: over any span no more is admitted than the capacity and what refills
-    /// while the clock goes forward. And a clock that was set back keeps nobody waiting for it to catch up.
+    /// For any steps of the clock: over any span no more is admitted than the capacity and the refill while the clock goes
+    /// forward. A clock that was set back makes no caller wait for it to catch up.
     #[test]
     fn clock_steps(steps in prop::collection::vec((0u64..4_000_000, any::<bool>(), 0u32..8), 1..40), limit in 1u32..20) {
         let limiter = limiter(RateLimitsConfig { authenticated_per_hour: limit, ..small() });
@@ -400,7 +400,7 @@ proptest! {
         prop_assert!(wait <= hour.div_ceil(limit));
     }
 
-    /// The headers of any sequence of requests are those of a bucket kept in plain fractions.
+    /// The headers of any sequence of requests are those of a bucket kept in exact fractions.
     #[test]
     fn headers_equal_the_model(waits in prop::collection::vec((0u64..1_500_000, any::<bool>()), 1..60)) {
         let limiter = limiter(small());
@@ -412,7 +412,7 @@ proptest! {
             requests = (requests + 5.0 * wait as f64 / 3_600_000.0).min(5.0);
             inference = (inference + 2.0 * wait as f64 / 60_000.0).min(2.0);
             let kind = if infer { CheckKind::Inference } else { CheckKind::Request };
-            // Floating point: near a whole number either side is right.
+            // Floating point: near a whole number either result is right.
             let near = |x: f64| (x - x.round()).abs() < 1e-6;
             if near(requests) || near(inference) {
                 requests = if near(requests) { requests.round() } else { requests };
@@ -435,14 +435,14 @@ proptest! {
                     wait = wait.max(missing(inference, 2.0, 60_000.0));
                 }
                 let promised = verdict.retry_after.unwrap().as_secs_f64() * 1000.0;
-                // The next whole millisecond, give or take what floating point loses.
+                // The next whole millisecond, within the error of floating point.
                 prop_assert!((-0.001..=1.001).contains(&(promised - wait)), "{promised} {wait}");
             }
         }
     }
 }
 
-/// However many keys are made with one, they do together no more than it may.
+/// Keys created with one key together do no more than that key is allowed.
 #[test]
 fn keys_made_with_a_key_count_in_its_limits() {
     let limiter = limiter(RateLimitsConfig::default());

@@ -1,7 +1,7 @@
-//! How much a principal may ask for: token buckets and counts of streams.
+//! Rate limits of principals: token buckets and counts of streams.
 //!
-//! `bucket` is the arithmetic, `table` every principal's buckets, [`Limiter`] the edge's door, and `actor` the
-//! supervised actors that look after the table.
+//! `bucket` is the arithmetic, `table` every principal's buckets, [`Limiter`] the edge's handle, and `actor` the supervised
+//! actors that maintain the table.
 
 mod actor;
 mod bucket;

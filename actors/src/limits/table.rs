@@ -1,8 +1,8 @@
 //! Every principal's buckets, in shards that outlive the actors.
 //!
-//! A check is arithmetic of some ten nanoseconds, so it goes straight to its shard under a mutex: a message to an
-//! actor and back would cost a hundred times that, on every request. The [`RateLimiter`](super::actor::RateLimiter)
-//! actors, one for each group of shards, forget the principals that are idle; a check never depends on them.
+//! A check is arithmetic of some ten nanoseconds, so it locks its shard directly: a message to an actor and back would cost a
+//! hundred times that, on every request. The [`RateLimiter`](super::actor::RateLimiter) actors, one for each group of shards,
+//! remove idle principals; a check never depends on them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,15 +10,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::bucket::{Bucket, Rate};
 use crate::identity::{ClientNet, KeyId, Party, UserId};
 
-/// How many shards there are.
+/// Number of shards.
 pub const SHARDS: usize = 64;
 
-/// After so long without a request every bucket is full, whatever its limit ([`Bucket`] owes at most an hour), so
-/// that it can be forgotten.
+/// Milliseconds without a request after which every bucket is full, whatever its limit ([`Bucket`] owes at most an hour), so that
+/// it can be removed.
 pub const IDLE_MS: u64 = Rate::HOUR_MS;
 
-/// Whose buckets: a user, a key or a network. 16 bytes for all three: ids are UUIDs of version 7, whose version is in
-/// the seventh byte, where a network has 0.
+/// The owner of buckets: a user, a key or a network. 16 bytes for all three: ids are UUIDs of version 7, whose version is in the
+/// seventh byte, where a network has 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Subject([u8; 16]);
 
@@ -58,7 +58,7 @@ impl From<Party> for Subject {
 }
 
 impl Subject {
-    /// The last bytes are the random ones of an id and the distinguishing ones of a network.
+    /// Returns the number of the shard. The last bytes are the random ones of an id and the distinguishing ones of a network.
     fn shard(self) -> usize {
         let mix = self.0[8..].iter().fold(0u32, |mix, &byte| mix.wrapping_mul(31).wrapping_add(byte.into()));
         mix as usize % SHARDS
@@ -68,42 +68,42 @@ impl Subject {
 /// One principal's buckets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Entry {
-    /// When time was last let pass here.
+    /// Time of the last refill (milliseconds).
     last_ms: u64,
-    /// Requests an hour.
+    /// Requests per hour.
     pub requests: Bucket,
-    /// Inference requests a minute.
+    /// Inference requests per minute.
     pub inference: Bucket,
-    /// Answers a minute.
+    /// Answers per minute.
     pub answers: Bucket,
-    /// Tokens a minute.
+    /// Tokens per minute.
     pub tokens: Bucket,
-    /// Failed sign-ins an hour.
+    /// Failed sign-ins per hour.
     pub failures: Bucket,
-    /// Streams at the moment.
+    /// Number of open streams.
     pub streams: u32,
 }
 
-/// The limits that hold for one principal.
+/// The limits that apply to one principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests an hour.
+    /// Requests per hour.
     pub requests: Rate,
-    /// Inference requests a minute.
+    /// Inference requests per minute.
     pub inference: Rate,
-    /// Answers a minute.
+    /// Answers per minute.
     pub answers: Rate,
-    /// Tokens a minute.
+    /// Tokens per minute.
     pub tokens: Rate,
-    /// Failed sign-ins an hour.
+    /// Failed sign-ins per hour.
     pub failures: Rate,
-    /// Streams at the same time; 0: any number.
+    /// Maximum number of concurrent streams; 0: unlimited.
     pub streams: u32,
 }
 
 impl Entry {
-    /// Lets time pass up to `now_ms`. A clock that went back starts from there: the bucket neither fills nor waits
-    /// for the clock to catch up.
+    /// Refills the buckets up to `now_ms`. If the clock was set back, time continues from there: the bucket neither fills nor
+    /// waits for the clock to catch up.
     pub fn pass(&mut self, now_ms: u64, limits: &Limits) {
         let elapsed = now_ms.saturating_sub(self.last_ms);
         self.last_ms = now_ms;
@@ -121,7 +121,7 @@ impl Entry {
 
 type Shard = HashMap<Subject, Entry>;
 
-/// All principals' buckets.
+/// The buckets of all principals.
 #[derive(Debug)]
 pub struct Table {
     shards: Vec<Mutex<Shard>>,
@@ -134,7 +134,7 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Works on a principal's buckets as they are at `now_ms`.
+    /// Calls a function with a principal's buckets as they are at `now_ms`.
     pub fn with<T>(
         &self,
         who: Subject,
@@ -148,21 +148,21 @@ impl Table {
         work(entry)
     }
 
-    /// A copy of a principal's buckets as they are at `now_ms`; makes no entry.
+    /// Returns a copy of a principal's buckets as they are at `now_ms`, without creating an entry.
     pub fn peek(&self, who: Subject, now_ms: u64, limits: &Limits) -> Entry {
         let mut entry = self.lock(who.shard()).get(&who).copied().unwrap_or_default();
         entry.pass(now_ms, limits);
         entry
     }
 
-    /// A stream of that principal is over.
+    /// Ends a stream of that principal.
     pub fn end_stream(&self, who: Subject) {
         if let Some(entry) = self.lock(who.shard()).get_mut(&who) {
             entry.streams = entry.streams.saturating_sub(1);
         }
     }
 
-    /// Forgets the idle principals of one shard; returns how many.
+    /// Removes the idle principals of one shard; returns how many.
     pub fn forget_idle(&self, shard: usize, now_ms: u64) -> usize {
         let mut shard = self.lock(shard);
         let before = shard.len();
@@ -174,7 +174,7 @@ impl Table {
         forgotten
     }
 
-    /// How many principals there are.
+    /// Returns the number of principals.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         (0..SHARDS).map(|shard| self.lock(shard).len()).sum()

@@ -1,34 +1,34 @@
-//! What is limited and what a check says.
+//! The limited quantities and the results of checks.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Limits of one user or key in place of the settings' (`rate_limits`). For a user a value replaces the setting;
-/// for a key it holds beside its user's, so that a key can be given less than its user has, never more.
-/// `None`: no limit of its own. `Some(0)`: unlimited (for a user) or no limit of its own (for a key).
+/// Limits of one user or key that override those of the settings (`rate_limits`). For a user a value replaces the setting; for a
+/// key it applies in addition to its user's, so that a key can have lower limits than its user, but not higher ones. `None`: no
+/// limit of its own. `Some(0)`: unlimited (for a user) or no limit of its own (for a key).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LimitOverrides {
-    /// Requests an hour.
+    /// Requests per hour.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests_per_hour: Option<u32>,
-    /// Inference requests a minute.
+    /// Inference requests per minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inference_per_minute: Option<u32>,
-    /// Answers a minute. Where it is unset and inference requests are not, ten times those.
+    /// Answers per minute. If it is `None` and the limit of inference requests is not, ten times the latter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers_per_minute: Option<u32>,
-    /// Tokens a minute, prompt and answer together.
+    /// Tokens per minute, prompt and answer together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_minute: Option<u32>,
-    /// Streams at the same time.
+    /// Concurrent streams.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrent_streams: Option<u32>,
 }
 
 impl LimitOverrides {
-    /// For each limit: 0, which is none, where this has one of its own, else `None`.
+    /// Returns 0, which means none, for each limit that is set, and `None` for the others.
     pub(super) fn lifted(&self) -> Self {
         let lift = |own: Option<u32>| own.map(|_| 0);
         Self {
@@ -40,11 +40,10 @@ impl LimitOverrides {
         }
     }
 
-    /// These limits of a key, none above those of the key that it is made with. A limit that is absent becomes that
-    /// one's.
+    /// Returns these limits of a key, none above those of the key that it is created with. An absent limit becomes that key's.
     ///
     /// # Errors
-    /// The name of one that is above, and what is allowed.
+    /// The name of a limit that is above, and the allowed value.
     pub fn within(self, bound: &Self) -> Result<Self, (&'static str, u32)> {
         let Self {
             requests_per_hour,
@@ -66,7 +65,7 @@ impl LimitOverrides {
         })
     }
 
-    /// The lower one of each limit.
+    /// Returns the lower one of each limit.
     #[must_use]
     pub fn meet(self, other: &Self) -> Self {
         Self {
@@ -92,7 +91,7 @@ fn within(
     }
 }
 
-/// 0 is no limit, as for keys.
+/// Returns the lower limit; 0 is no limit, as for keys.
 fn lower(a: Option<u32>, b: Option<u32>) -> Option<u32> {
     match (a.filter(|&a| a > 0), b.filter(|&b| b > 0)) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -100,34 +99,34 @@ fn lower(a: Option<u32>, b: Option<u32>) -> Option<u32> {
     }
 }
 
-/// What kind of request is checked.
+/// The kind of a checked request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckKind {
-    /// Any request: counts against requests an hour.
+    /// Any request: counts towards requests per hour.
     Request,
-    /// A request that runs a model: counts against requests an hour and inference a minute, and needs tokens left.
+    /// A request that runs a model: counts towards requests per hour and inference per minute, and requires that tokens are left.
     Inference,
 }
 
-/// Which limit a bucket belongs to.
+/// The limit that a bucket belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitName {
-    /// Requests an hour.
+    /// Requests per hour.
     Requests,
-    /// Inference requests a minute.
+    /// Inference requests per minute.
     Inference,
-    /// Answers a minute.
+    /// Answers per minute.
     Answers,
-    /// Tokens a minute.
+    /// Tokens per minute.
     Tokens,
-    /// Streams at the same time.
+    /// Concurrent streams.
     Streams,
-    /// Failed sign-ins an hour.
+    /// Failed sign-ins per hour.
     SignInFailures,
 }
 
 impl LimitName {
-    /// For messages: `requests an hour`.
+    /// Returns the text for messages: `requests an hour`.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
@@ -141,43 +140,43 @@ impl LimitName {
     }
 }
 
-/// What a bucket looks like from outside: the `X-RateLimit-*` headers.
+/// A bucket as the `X-RateLimit-*` headers show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BucketView {
-    /// Which limit it is.
+    /// The limit.
     pub name: LimitName,
-    /// What it holds when full (`X-RateLimit-Limit`).
+    /// The amount of a full bucket (`X-RateLimit-Limit`).
     pub limit: u32,
-    /// What it holds now, whole ones only (`X-RateLimit-Remaining`).
+    /// The remaining amount, rounded down (`X-RateLimit-Remaining`).
     pub remaining: u32,
-    /// The epoch second by which it is full again (`X-RateLimit-Reset`).
+    /// The epoch second at which it is full again (`X-RateLimit-Reset`).
     pub reset_epoch_s: u64,
 }
 
-/// What a check says.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether the request may go on.
+    /// True if the request is allowed.
     pub allowed: bool,
-    /// The bucket nearest its end (of a refusal: the one that refuses for longest); `None` when nothing is limited.
+    /// The bucket nearest its limit (of a refusal: the one that refuses for longest); `None` if nothing is limited.
     pub nearest: Option<BucketView>,
-    /// With a refusal: when it would be allowed.
+    /// Delay until the request would be allowed; `None` if it is allowed.
     pub retry_after: Option<Duration>,
 }
 
-/// Why answers are refused.
+/// The reason why answers are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswersRefused {
-    /// There are more than the limit lets a full bucket hold, so that waiting is of no use.
+    /// More answers than a full bucket holds, so that waiting does not help.
     MoreThanAll {
-        /// Answers a minute.
+        /// Answers per minute.
         limit: u32,
     },
-    /// There are not so many left now.
+    /// Fewer answers are left at the moment.
     NotNow {
-        /// Answers a minute.
+        /// Answers per minute.
         limit: u32,
-        /// When there are.
+        /// Delay until enough are left.
         retry_after: Duration,
     },
 }

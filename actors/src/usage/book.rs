@@ -1,8 +1,7 @@
-//! What has been used and is not on disk yet. Pure: no clock, no store.
+//! Usage that is not on disk yet. Pure: no clock, no store.
 //!
-//! What is added waits until it is taken as a batch. A batch that failed is given again under its number, so that a
-//! store that remembers the last number it applied applies each once: after a failed `fsync` nobody knows whether
-//! it is on disk.
+//! Added counts wait until they are taken as a batch. A failed batch is returned again under its number, so that a store that
+//! remembers the last number it applied applies each once: after a failed `fsync` it is unknown whether the batch is on disk.
 
 use std::collections::HashMap;
 
@@ -10,34 +9,34 @@ use uuid::Uuid;
 
 use super::types::{UsageCounts, UsageKey};
 
-/// Names a batch: numbers count up within one process's book.
+/// The id of a batch: numbers count up within one process's book.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchId {
-    /// The book.
+    /// The id of the book.
     pub book: Uuid,
-    /// Its batch, from 1.
+    /// The number of the batch, from 1.
     pub number: u64,
 }
 
-/// Rows that go to the store together.
+/// Rows that are stored together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Which.
+    /// The id.
     pub id: BatchId,
-    /// What is to be added.
+    /// The counts to be added.
     pub rows: Vec<(UsageKey, UsageCounts)>,
 }
 
-/// See the module's description.
+/// The usage that is not on disk yet; see the module's documentation.
 #[derive(Debug)]
 pub struct Book {
     id: Uuid,
     pending: HashMap<UsageKey, UsageCounts>,
-    /// Given to the store and not known to be there.
+    /// The batch passed to the store and not known to be durable.
     batch: Option<Batch>,
-    /// Whether the store has it right now.
+    /// True while the store is writing the batch.
     under_way: bool,
-    /// How many batches were made.
+    /// Number of batches created.
     made: u64,
 }
 
@@ -48,7 +47,7 @@ impl Default for Book {
 }
 
 impl Book {
-    /// Something was used.
+    /// Adds counts.
     pub fn add(&mut self, key: &UsageKey, counts: &UsageCounts) {
         match self.pending.get_mut(key) {
             Some(pending) => pending.add(counts),
@@ -58,7 +57,7 @@ impl Book {
         }
     }
 
-    /// The number of the batch after which everything so far is on disk; 0: it is.
+    /// Returns the number of the batch after which all usage so far is on disk; 0: it is already.
     pub fn last_needed(&self) -> u64 {
         match (self.pending.is_empty(), &self.batch) {
             (false, _) => self.made + 1,
@@ -67,7 +66,7 @@ impl Book {
         }
     }
 
-    /// What to give to the store now, if anything; it is under way until [`done`](Self::done).
+    /// Returns the batch to pass to the store now, if there is one; it counts as being written until [`done`](Self::done).
     pub fn take(&mut self) -> Option<Batch> {
         if self.under_way {
             return None;
@@ -81,7 +80,7 @@ impl Book {
         self.batch.clone()
     }
 
-    /// What came of the batch under way: on disk, or to be given again.
+    /// Records the outcome of the batch being written: on disk, or to be returned again.
     pub fn done(&mut self, durable: bool) {
         self.under_way = false;
         if durable {
@@ -102,7 +101,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Add(u32, u64),
-        /// A batch goes to the store; whether it gets there, and whether that becomes known.
+        /// A batch goes to the store; `applied` and the outcome that becomes known may differ.
         Flush {
             applied: bool,
             known: bool,
@@ -139,7 +138,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever fails, and whether or not it failed after all: everything is there once in the end.
+        /// For any failures, whether or not the batch was applied: all usage is counted once in the end.
         #[test]
         fn everything_is_counted_once(steps in prop::collection::vec(step(), 0..60)) {
             let (mut book, mut store, mut truth) = (Book::default(), Store::default(), BTreeMap::new());

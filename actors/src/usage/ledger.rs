@@ -1,4 +1,4 @@
-//! The ledger: the edge's door, and the actor that writes down what has been used.
+//! The ledger: the edge's handle, and the actor that stores usage.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,20 +12,20 @@ use super::types::{UsageCounts, UsageKey};
 use crate::store::{Store, StoreError, Stores};
 use crate::supervisor::ChildSpec;
 
-/// How often it is written down what unfinished requests have used: the most of it that a killed server loses.
+/// Interval at which the usage of unfinished requests is stored: the most that a killed server loses.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The longest that a request's end waits for its usage to be on disk. A disk that is full or broken must not hold
-/// answers back; what was used stays in the book until it can be written.
+/// Maximum time that the end of a request waits for its usage to be on disk. A full or broken disk must not delay answers; the
+/// usage stays in the book until it can be written.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The same for whatever is left when the server stops.
+/// Maximum time that the server's stop waits for the remaining usage.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A report that takes this long is stuck.
+/// Maximum time of a report.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there is no report.
+/// The reason why there is no report.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     /// The store failed.
@@ -36,7 +36,7 @@ pub enum UsageError {
     Timeout,
 }
 
-/// Counts what is used. Cheap to clone.
+/// Counter of usage. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct UsageLedger {
     store: Arc<Store>,
@@ -44,12 +44,12 @@ pub struct UsageLedger {
     progress: Arc<watch::Sender<Progress>>,
 }
 
-/// How far the store is.
+/// The progress of the store.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     /// The number of the last batch on disk.
     durable: u64,
-    /// How many times a batch could not be written.
+    /// Number of times that a batch could not be written.
     failures: u64,
 }
 
@@ -58,17 +58,17 @@ impl UsageLedger {
         Self { store, book: Arc::default(), progress: Arc::new(watch::Sender::new(Progress::default())) }
     }
 
-    /// Its actor, for a supervisor to start.
+    /// Returns its actor, for a supervisor to start.
     pub(crate) fn child(&self) -> ChildSpec {
         ChildSpec::new("usage ledger", || Ledger, self.clone())
     }
 
-    /// Notes that something was used. Waits for nothing; it is on disk within a second.
+    /// Adds usage. Does not wait; the usage is on disk within a second.
     pub fn add(&self, key: &UsageKey, counts: &UsageCounts) {
         self.book().add(key, counts);
     }
 
-    /// Returns when everything noted so far is on disk, or cannot be written now, or after a second.
+    /// Returns when all usage added so far is on disk, or cannot be written now, or after a second.
     pub async fn settle(&self) {
         self.settle_within(SETTLE_TIMEOUT).await;
     }
@@ -80,7 +80,7 @@ impl UsageLedger {
         let settled = async {
             loop {
                 self.flush();
-                // The batch under way may be one before the needed one.
+                // The batch being written may be the one before the needed one.
                 let seen = *progress.borrow_and_update();
                 let over = seen.durable >= needed || seen.failures > failures;
                 if over || progress.changed().await.is_err() {
@@ -93,7 +93,7 @@ impl UsageLedger {
         }
     }
 
-    /// Gives what has been used to the store, unless it is still writing the batch before.
+    /// Passes the usage to the store, unless the store is still writing the previous batch.
     fn flush(&self) {
         let Some(batch) = self.book().take() else { return };
         let number = batch.id.number;
@@ -115,12 +115,12 @@ impl UsageLedger {
         );
     }
 
-    /// Writes down what is left.
+    /// Stores the remaining usage.
     pub(crate) async fn close(&self) {
         self.settle_within(CLOSE_TIMEOUT).await;
     }
 
-    /// Usage by day. What was noted in the last second may be missing.
+    /// Returns usage by day. Usage of the last second may be missing.
     ///
     /// # Errors
     /// The store.
@@ -131,7 +131,7 @@ impl UsageLedger {
         limit: usize,
     ) -> Result<UsagePage, UsageError> {
         self.flush();
-        // Behind the batch; the reading itself may take long and needs no turn.
+        // After the batch; the read itself may take long and needs no turn.
         let (reply, turn) = tokio::sync::oneshot::channel();
         self.store.read(move |_| {
             let _ = reply.send(());
@@ -151,7 +151,7 @@ impl UsageLedger {
     }
 }
 
-/// A job that panicked, or that a closed store dropped, did not write its batch.
+/// Guard for a job that panicked or was dropped by a closed store and did not write its batch.
 struct Undone(Option<UsageLedger>);
 
 impl Undone {
@@ -175,7 +175,7 @@ fn report(
     limit: usize,
 ) -> Result<UsagePage, StoreError> {
     let mut report = Report::new(grouping, limit);
-    // Of somebody who is being forgotten nobody is told any more.
+    // The identity of a user who is being deleted is no longer reported.
     let forgotten = stores.deleting_users()?;
     let is_forgotten = |key: &UsageKey| key.user.user().is_some_and(|user| forgotten.contains(&user));
     stores.usage().rows(filter, &mut |key, counts| {
@@ -188,7 +188,7 @@ fn report(
     Ok(report.finish())
 }
 
-/// Adds a batch. What a user used who is gone by now is counted without saying who it was.
+/// Adds a batch. Usage of a user who has been deleted meanwhile is counted without the user's identity.
 fn record(stores: &dyn Stores, batch: &Batch) -> Result<(), StoreError> {
     let mut rows = Vec::with_capacity(batch.rows.len());
     for (key, counts) in &batch.rows {
@@ -201,7 +201,7 @@ fn record(stores: &dyn Stores, batch: &Batch) -> Result<(), StoreError> {
     stores.usage().add(batch.id, &rows)
 }
 
-/// The actor: time passes.
+/// The actor, which flushes periodically.
 #[derive(Debug)]
 struct Ledger;
 

@@ -1,9 +1,8 @@
-//! Who used how much: tokens and requests by user, key, model and day.
+//! Usage accounting: tokens and requests by user, key, model and day.
 //!
-//! [`UsageLedger`] is the door. What happens is added to a book in memory ([`book`]) as it happens, and the book goes
-//! to the database in numbered batches, each applied once whatever fails in between. A request's end waits for its
-//! batch, so what was answered is counted; a killed server loses at most what unfinished requests used in the last
-//! second.
+//! [`UsageLedger`] is the handle. Usage is added to a book in memory ([`book`]) as it occurs, and the book goes to the database
+//! in numbered batches, each applied once regardless of failures in between. A request's end waits for its batch, so acknowledged
+//! answers are counted; a killed server loses at most the usage of unfinished requests in the last second.
 
 mod book;
 mod ledger;

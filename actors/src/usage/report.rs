@@ -1,4 +1,4 @@
-//! Reports: rows summed by day and by what the caller wants told apart. Pure.
+//! Reports: rows summed by day and by the groups that the caller selects. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,54 +6,54 @@ use std::sync::Arc;
 use super::types::{Day, Payer, UsageCounts, UsageKey};
 use crate::identity::KeyId;
 
-/// Which rows.
+/// A selection of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageFilter {
-    /// Whose; `None`: everybody's.
+    /// The owner of the usage; `None`: all owners.
     pub user: Option<Payer>,
-    /// First day.
+    /// The first day.
     pub start: Day,
-    /// Last day.
+    /// The last day.
     pub end: Day,
 }
 
-/// What is told apart within a day.
+/// The groups within a day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsageGrouping {
-    /// Users.
+    /// True to separate users.
     pub user: bool,
-    /// API keys.
+    /// True to separate API keys.
     pub key: bool,
-    /// Models.
+    /// True to separate models.
     pub model: bool,
 }
 
-/// What one result is of; `None` where it was not told apart.
+/// The group of one result; `None` where groups are not separated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UsageGroup {
-    /// Of whom.
+    /// The owner of the usage.
     pub user: Option<Payer>,
-    /// Of which key; `Some(None)`: without one.
+    /// The key; `Some(None)`: no key.
     pub key: Option<Option<KeyId>>,
-    /// Of which model.
+    /// The model.
     pub model: Option<Arc<str>>,
 }
 
-/// One sum.
+/// The sum of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageResult {
-    /// Of what.
+    /// The group.
     pub group: UsageGroup,
     /// The sum.
     pub counts: UsageCounts,
 }
 
-/// A day.
+/// A day with its results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageBucket {
-    /// Which.
+    /// The day.
     pub day: Day,
-    /// Its sums.
+    /// The sums of the day.
     pub results: Vec<UsageResult>,
 }
 
@@ -62,11 +62,11 @@ pub struct UsageBucket {
 pub struct UsagePage {
     /// The days.
     pub buckets: Vec<UsageBucket>,
-    /// Whether there are more days behind them.
+    /// True if more days follow.
     pub has_more: bool,
 }
 
-/// Sums rows up as they come, in any order, keeping the first `limit` days and the knowledge of one more.
+/// Sums rows in any order, keeping the first `limit` days and the information whether there is one more.
 #[derive(Debug)]
 pub struct Report {
     grouping: UsageGrouping,
@@ -75,12 +75,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// Nothing yet.
+    /// Returns an empty report.
     pub fn new(grouping: UsageGrouping, limit: usize) -> Self {
         Self { grouping, limit, days: BTreeMap::new() }
     }
 
-    /// One row.
+    /// Adds one row.
     pub fn add(&mut self, key: &UsageKey, counts: &UsageCounts) {
         let group = UsageGroup {
             user: self.grouping.user.then_some(key.user),
@@ -88,7 +88,7 @@ impl Report {
             model: self.grouping.model.then(|| Arc::clone(&key.model)),
         };
         self.days.entry(key.day).or_default().entry(group).or_default().add(counts);
-        // A day that cannot be on this page any more; that there is one behind the page is all that matters.
+        // This day is beyond the page; only the existence of a day after the page matters.
         if self.days.len() > self.limit + 1 {
             self.days.pop_last();
         }
@@ -130,7 +130,7 @@ mod tests {
         })
     }
 
-    /// The plainest way to say the same: filter and sum for each day and group.
+    /// The reference implementation: filters and sums for each day and group.
     fn naive(rows: &[(UsageKey, UsageCounts)], grouping: UsageGrouping, limit: usize) -> UsagePage {
         let mut days: Vec<Day> = rows.iter().map(|(key, _)| key.day).collect();
         days.sort_unstable();

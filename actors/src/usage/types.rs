@@ -1,4 +1,4 @@
-//! What is counted, and for whom.
+//! The counted quantities, and the keys that they are counted by.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,52 +15,52 @@ use crate::identity::{KeyId, Principal, PrincipalKind, UserId};
 #[serde(try_from = "String", into = "String")]
 pub struct Day(u32);
 
-/// A text that is no day.
+/// A text that is not a day.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a day reads YYYY-MM-DD and is not before 1970-01-01")]
 pub struct InvalidDay;
 
 impl Day {
-    /// The first day there is.
+    /// The earliest day.
     pub const FIRST: Self = Self(0);
 
-    /// Today.
+    /// Returns the current day.
     #[must_use]
     pub fn today() -> Self {
         Self::of(Timestamp::now())
     }
 
-    /// The day of a moment.
+    /// Returns the day of a point in time.
     #[must_use]
     pub fn of(moment: Timestamp) -> Self {
         Self(u32::try_from(moment.as_second().div_euclid(86_400)).unwrap_or(0))
     }
 
-    /// As days since 1970-01-01.
+    /// Returns the days since 1970-01-01.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.0
     }
 
-    /// The day of that number; later ones than a calendar has are its last.
+    /// Returns the day of that number; numbers beyond the calendar give its last day.
     #[must_use]
     pub fn from_number(number: u32) -> Self {
         Self(number.min(Self::last().0))
     }
 
-    /// The last day that a calendar has: 9999-12-31.
+    /// Returns the last day of the calendar: 9999-12-31.
     #[must_use]
     pub fn last() -> Self {
         Self(2_932_896)
     }
 
-    /// So many days earlier, or the first day.
+    /// Returns the day that many days earlier, or the first day.
     #[must_use]
     pub fn back(self, days: u32) -> Self {
         Self(self.0.saturating_sub(days))
     }
 
-    /// Its first second since the epoch.
+    /// Returns its first second since the epoch.
     #[must_use]
     pub fn start_s(self) -> i64 {
         i64::from(self.0) * 86_400
@@ -84,7 +84,7 @@ impl FromStr for Day {
     fn from_str(text: &str) -> Result<Self, InvalidDay> {
         let date: Date = text.parse().map_err(|_| InvalidDay)?;
         let since: SignedDuration = date.duration_since(jiff::civil::date(1970, 1, 1));
-        // One way to write a day: what is accepted reads the same again.
+        // A day has a single text form: an accepted text formats to itself.
         let day = u32::try_from(since.as_hours() / 24).map(Self).map_err(|_| InvalidDay)?;
         if day.to_string() == text { Ok(day) } else { Err(InvalidDay) }
     }
@@ -104,20 +104,20 @@ impl From<Day> for String {
     }
 }
 
-/// Whose usage it is.
+/// The owner of usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Payer {
-    /// Everybody who showed no credential, together.
+    /// All callers without a credential, together.
     Anonymous,
     /// A user.
     User(UserId),
-    /// Users who are gone, together: a total stays, who it was does not.
+    /// All deleted users, together: the total remains, the identity does not.
     Deleted,
 }
 
 impl Payer {
-    /// 16 bytes that sort.
+    /// Returns 16 bytes that sort.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
         match self {
@@ -127,7 +127,7 @@ impl Payer {
         }
     }
 
-    /// The user, where there is one.
+    /// Returns the user, if there is one.
     #[must_use]
     pub const fn user(self) -> Option<UserId> {
         match self {
@@ -173,22 +173,22 @@ impl From<Payer> for String {
     }
 }
 
-/// What is counted apart.
+/// The key that usage is counted by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UsageKey {
-    /// Whose.
+    /// The owner of the usage.
     pub user: Payer,
-    /// On which day the request was accepted.
+    /// The day on which the request was accepted.
     pub day: Day,
-    /// With which API key; `None` for a session or no credential.
+    /// The API key; `None` for a session or no credential.
     pub key: Option<KeyId>,
-    /// Of which model: its own id, whatever alias was asked for.
+    /// The model's own id, whichever alias was requested.
     #[serde(with = "shared_text")]
     pub model: Arc<str>,
 }
 
 impl UsageKey {
-    /// For a request that a principal makes today.
+    /// Returns the key for a request that a principal makes today.
     #[must_use]
     pub fn of(principal: &Principal, model: &str) -> Self {
         let (user, key) = match principal.kind {
@@ -199,14 +199,14 @@ impl UsageKey {
         Self { user, day: Day::today(), key, model: model.into() }
     }
 
-    /// The same with nothing that says who it was.
+    /// Returns the same key without the caller's identity.
     #[must_use]
     pub fn anonymised(&self) -> Self {
         Self { user: Payer::Deleted, key: None, ..self.clone() }
     }
 }
 
-/// Text with a reference count, as text.
+/// Serde conversion of reference-counted text.
 mod shared_text {
     use std::sync::Arc;
 
@@ -221,21 +221,21 @@ mod shared_text {
     }
 }
 
-/// How much.
+/// The counted quantities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageCounts {
     /// Requests that a model accepted.
     pub requests: u64,
-    /// Tokens of prompts, those from the cache among them.
+    /// Prompt tokens, including those from the cache.
     pub prompt_tokens: u64,
-    /// Tokens of prompts that came from the prefix cache.
+    /// Prompt tokens that came from the prefix cache.
     pub cached_tokens: u64,
     /// Tokens of answers.
     pub completion_tokens: u64,
 }
 
 impl UsageCounts {
-    /// Adds.
+    /// Adds other counts, saturating.
     pub fn add(&mut self, other: &Self) {
         self.requests = self.requests.saturating_add(other.requests);
         self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
