@@ -1,36 +1,36 @@
-//! Bounds of the lists and short texts of requests, and where the description says them.
+//! Bounds of the lists and short texts of requests, and their entries in the API description.
 //!
 //! Texts that a model reads (contents, instructions, prompts, arguments of calls) are bounded by the body and by the
-//! model's context. Everything else has a bound here or beside the check of its field: a cheap request must not be a
-//! large one. OpenAI's bound where it has one, else one that no real client meets.
+//! model's context. Everything else has a bound here or at the check of its field, so that a cheap request cannot cause
+//! much work. The bounds are OpenAI's if it has one, else larger than any real client needs.
 
 use serde_json::{Map, Value, json};
 
 use crate::http::ApiError;
 
-/// Most stop texts.
+/// Maximum number of stop sequences.
 pub const MAX_STOPS: usize = 4;
-/// Longest stop text, in characters: each piece of each answer is held against it.
+/// Maximum length of a stop sequence, in characters: each part of each answer is compared with it.
 pub const MAX_STOP: usize = 256;
-/// Most entries of `logit_bias`: each is applied at each token.
+/// Maximum number of entries in `logit_bias`: each is applied to each token.
 pub const MAX_LOGIT_BIASES: usize = 1024;
-/// Longest id or name that a caller gives, in characters.
+/// Maximum length of an id or name from a caller, in characters.
 pub const MAX_NAME: usize = 512;
-/// Longest description of a tool or a schema, in characters.
+/// Maximum length of the description of a tool or a schema, in characters.
 pub const MAX_DESCRIPTION: usize = 65_536;
-/// Most messages of a chat, or items of a response's input.
+/// Maximum number of messages in a chat, or of items in a response's input.
 pub const MAX_MESSAGES: usize = 16_384;
-/// Most parts of one content.
+/// Maximum number of parts in one content.
 pub const MAX_PARTS: usize = 4096;
-/// Most calls of one message.
+/// Maximum number of calls in one message.
 pub const MAX_CALLS: usize = 1024;
-/// Most documents of a chat.
+/// Maximum number of documents in a chat.
 pub const MAX_DOCUMENTS: usize = 1024;
-/// Most variables for a chat template.
+/// Maximum number of variables for a chat template.
 pub const MAX_TEMPLATE_VARIABLES: usize = 256;
-/// Most texts to choose an answer from.
+/// Maximum number of texts in a choice constraint.
 pub const MAX_CHOICES: usize = 8192;
-/// Most entries of a list of a few known words.
+/// Maximum number of entries in a list of keywords.
 pub const MAX_WORDS: usize = 64;
 
 const LONGEST: &str = "maxLength";
@@ -101,7 +101,7 @@ const DESCRIBED: &[(&[&str], &[&str], &str, usize)] = &[
     (&["DetokenizeRequest"], &["/properties/tokens"], MOST, 1 << 20),
 ];
 
-/// Writes the bounds into the description's schemas.
+/// Writes the bounds into the schemas of the API description.
 pub fn describe(schemas: &mut Value) {
     for (names, fields, keyword, bound) in DESCRIBED {
         for (name, field) in names.iter().flat_map(|name| fields.iter().map(move |field| (name, field))) {
@@ -115,7 +115,7 @@ pub fn describe(schemas: &mut Value) {
 /// # Errors
 /// 400 for a text of more than `most` characters.
 pub fn text(param: &str, text: Option<&str>, most: usize) -> Result<(), ApiError> {
-    // Bytes are never fewer than characters: only a long text is counted.
+    // The number of bytes is at least that of characters, so only a long text needs counting.
     match text.filter(|text| text.len() > most).map(|text| text.chars().count()) {
         Some(count) if count > most => Err(ApiError::invalid_value(
             param,
@@ -125,7 +125,7 @@ pub fn text(param: &str, text: Option<&str>, most: usize) -> Result<(), ApiError
     }
 }
 
-/// Ids and names in the object at `at`.
+/// Checks ids and names in the object at `at`.
 ///
 /// # Errors
 /// 400 with the field that is too long.
@@ -144,7 +144,7 @@ pub fn entries(param: &str, count: usize, most: usize) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The fields of a chat template beside the messages.
+/// Checks the fields of a chat template other than the messages.
 ///
 /// # Errors
 /// 400 with the field that has too many entries.

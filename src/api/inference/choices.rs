@@ -21,10 +21,10 @@ use super::web_search::citations::{UrlCitation, citations};
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
 
-/// The generations of a request that have all left the queue. Dropping it cancels them.
+/// The generations of a request, all of which have left the queue. Dropping it cancels them.
 pub struct Started {
     events: SelectAll<EventStream>,
-    /// Events of some that came while others had not left the queue.
+    /// Events of some generations that arrived before the others had left the queue.
     buffered: VecDeque<(usize, GenerationEvent)>,
     prompt_texts: Vec<Option<Arc<str>>>,
     /// `None` in tests.
@@ -35,11 +35,12 @@ pub struct Started {
 pub struct AnswerPolicy {
     /// Rules for calls of tools.
     pub reading: Reading,
-    /// Check of answers that end by themselves.
+    /// Check of answers that end normally.
     pub check: Option<OutputCheck>,
-    /// Field that constrains the answers, for errors about it.
+    /// The field that constrains the answers, for errors about it.
     pub constraining: Option<&'static str>,
-    /// Turn of a stored conversation that the one answer is written to. Dropped before its end, it is `incomplete` there.
+    /// The turn of a stored conversation that the one answer is written to. If dropped early, it is stored as
+    /// `incomplete`.
     pub turn: Option<Turn>,
     /// Sources that the answers may cite by their numbers.
     pub sources: Vec<WebSource>,
@@ -50,7 +51,7 @@ pub struct Choices {
     started: Started,
     policy: AnswerPolicy,
     answers: Vec<Answer>,
-    /// Events to be yielded before the next one of a generation is read.
+    /// Events to yield before the next event of a generation is read.
     ready: VecDeque<(usize, ChoiceEvent)>,
 }
 
@@ -59,9 +60,9 @@ pub struct Choices {
 struct Answer {
     /// Calls so far: name and arguments.
     calls: Vec<Call>,
-    /// Its text, where it may cite.
+    /// Its text, collected only if it may contain citations.
     text: String,
-    /// Whether what comes belongs to a call that is left out.
+    /// Set while the deltas belong to a call that is left out.
     skipping: bool,
 }
 
@@ -72,12 +73,12 @@ struct Call {
     arguments: String,
 }
 
-/// What an answer says once all have started.
+/// An event of an answer, after all answers have started.
 #[derive(Debug, PartialEq)]
 pub enum ChoiceEvent {
-    /// More text, with its tokens' log-probabilities where they are wanted; either can be empty.
+    /// More text, with its tokens' log-probabilities if requested; either can be empty.
     Text(String, Vec<TokenLogprob>),
-    /// How likely the prompt's tokens were, before anything else.
+    /// The log-probabilities of the prompt's tokens, before any other event.
     Prompt(PromptLogprobs),
     /// More reasoning.
     Reasoning(String),
@@ -97,18 +98,18 @@ pub enum ChoiceEvent {
         /// The increment.
         text: String,
     },
-    /// What its text cites; only where there are sources.
+    /// The citations in its text; only if there are sources.
     Citations(Vec<UrlCitation>),
     /// The end of this answer.
     Finished(FinishReason, TokenUsage),
 }
 
 impl Started {
-    /// Starts all `requests` and waits until each has left the queue, so that whatever can go wrong before
-    /// the first token is an error here and not in the middle of a response.
+    /// Starts all `requests` and waits until each has left the queue, so that a failure before the first token is an
+    /// error here and not in the middle of a response.
     ///
     /// # Errors
-    /// The first refusal or failure of any of them.
+    /// The first error of any request.
     pub async fn new(
         models: &Models,
         requests: Vec<GenerationRequest>,
@@ -145,7 +146,7 @@ impl Started {
                 | GenerationEvent::Output { .. }
                 | GenerationEvent::Finished { .. }) => {
                     started[index] = true;
-                    // Unread, the first answers would stall and never make room for the last.
+                    // If they were not read, the first answers would stall and never make room for the last.
                     all.buffered.push_back((index, event));
                 }
             }
@@ -153,7 +154,7 @@ impl Started {
         Ok(all)
     }
 
-    /// Their answers, under these rules.
+    /// Returns the answers under the given policy.
     pub fn under(self, policy: AnswerPolicy) -> Choices {
         let answers = std::iter::repeat_with(Answer::default).take(self.prompt_texts.len()).collect();
         Choices { started: self, policy, answers, ready: VecDeque::new() }
@@ -165,7 +166,7 @@ impl Started {
         }
     }
 
-    /// The next event of any of them.
+    /// Returns the next event of any generation.
     async fn next(&mut self) -> Option<(usize, GenerationEvent)> {
         if let Some(buffered) = self.buffered.pop_front() {
             return Some(buffered);
@@ -177,25 +178,25 @@ impl Started {
 }
 
 impl Choices {
-    /// Parts that another round of the same request uses again.
+    /// Returns the parts that another round of the same request uses again.
     pub fn into_parts(self) -> (Reading, Option<OutputCheck>, Option<Meter>) {
         (self.policy.reading, self.policy.check, self.started.meter)
     }
 
-    /// Returns when what was used is on disk, so that it is counted before the client is told that it is over. Waits
-    /// for a second at most, and not at all for a disk that is full.
+    /// Returns after the usage was written to disk, so that it is counted before the client learns of the end. Waits
+    /// for at most a second, and not at all if the disk is full.
     pub async fn settle(&self) {
         if let Some(meter) = &self.started.meter {
             meter.settle().await;
         }
     }
 
-    /// The prompt of one answer as text, where it was asked for.
+    /// Returns the prompt of one answer as text, if it was requested.
     pub fn take_prompt_text(&mut self, index: usize) -> Option<Arc<str>> {
         self.started.prompt_texts.get_mut(index).and_then(Option::take)
     }
 
-    /// The next event of any answer; `None` once all have finished.
+    /// Returns the next event of any answer; `None` after all have finished.
     pub async fn next(&mut self) -> Option<Result<(usize, ChoiceEvent), GenerationError>> {
         let event = self.next_event().await?;
         Some(event.map_err(|error| structured_output::named(error, self.policy.constraining)))
@@ -228,7 +229,7 @@ impl Choices {
         }
     }
 
-    /// Queues what these parts say. Log-probabilities go with the first text among them.
+    /// Queues the events of these parts. Log-probabilities go with the first text among them.
     fn read(&mut self, index: usize, parts: Vec<OutputPart>, mut logprobs: Vec<TokenLogprob>) {
         let answer = &mut self.answers[index];
         for part in parts {
@@ -292,12 +293,12 @@ impl Choices {
                     for call in calls {
                         self.policy.reading.check(&call.name, &call.arguments)?;
                     }
-                    // Who calls a tool has not answered yet.
+                    // An answer that calls tools is not final yet.
                     if let Some(check) = self.policy.check.as_ref().filter(|_| calls.is_empty()) {
                         check.finish(index)?;
                     }
                 }
-                // Who hears of the end can rely on it.
+                // The turn is stored before the client learns of the end, so that the client can rely on it.
                 if let Some(mut turn) = self.policy.turn.take() {
                     for call in calls {
                         turn.push_call(&call.id, &call.name, &call.arguments);
@@ -316,7 +317,7 @@ impl Choices {
     }
 }
 
-/// A call's id: short and plain, for templates of Mistral's take nine letters and digits and no more.
+/// Generates a call's id: nine letters and digits, the only form that Mistral's templates accept.
 fn call_id() -> String {
     const DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut number = uuid::Uuid::new_v4().as_u128();
@@ -328,7 +329,7 @@ fn call_id() -> String {
     id
 }
 
-/// The events of one generation, which end with `Finished` or `Failed`.
+/// Returns the events of one generation, which end with `Finished` or `Failed`.
 fn events_of(index: usize, generation: Generation) -> EventStream {
     Box::pin(unfold(Some(generation), move |generation| async move {
         let mut generation = generation?;

@@ -3,7 +3,7 @@
 //!
 //! A macro emits the fields into each request's struct, since `serde(flatten)` would lose the names of ignored fields.
 //! Sources: `CreateChatCompletionRequest`, `CreateCompletionRequest` and `CreateResponse` in OpenAI's API description;
-//! `top_k`, `min_p`, `typical_p` and the repeat penalty as vLLM and llama.cpp have them.
+//! `top_k`, `min_p`, `typical_p` and the repeat penalty as in vLLM and llama.cpp.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use super::bounds::{self, MAX_LOGIT_BIASES};
 use super::params;
 use crate::http::ApiError;
 
-/// Declares a request's struct with the shared fields behind its own, and emits their checks.
+/// Declares a request's struct with the shared fields after its own, and emits their checks.
 ///
-/// `chat` and `completion` requests have all fields; `response` requests have no constraints but `text`, and describe the
-/// fields that OpenAI's do not have there by reference to chat completions.
+/// `chat` and `completion` requests have all fields; `response` requests have no constraints but `text`. In their
+/// description, the fields that OpenAI's responses lack refer to chat completions.
 ///
-/// A sampling field is its documentation, its bounds as the description has them, its name and type, the check that
-/// converts it, and the field of `SamplingParams` that it sets. A constraint field is its documentation and schema, its
-/// name and type, and the check that makes a constraint of it; at most one of these may be given.
+/// A sampling field consists of its documentation, its bounds as in the description, its name and type, the check that
+/// converts it, and the field of `SamplingParams` that it sets. A constraint field consists of its documentation and
+/// schema, its name and type, and the check that turns it into a constraint; a request may contain at most one of them.
 macro_rules! inference_request {
     (@all $meta:tt $name:ident $own:tt { $($openai:tt)* } { $($further:tt)* } $constraints:tt) => {
         inference_request! { @emit $meta $name $own { $($openai)* $($further)* } {} $constraints }
@@ -73,10 +73,10 @@ macro_rules! inference_request {
                 $((stringify!($brief), inference_request!(@bounds $($($brief_bound)+)?)),)*
             ];
 
-            /// Checks the sampling fields; without a seed, a random one.
+            /// Checks the sampling fields. Without a seed, a random one is used.
             ///
             /// # Errors
-            /// 400 with the field.
+            /// 400 that names the field.
             pub fn sampling(&self) -> Result<jan_protocol::types::SamplingParams, $crate::http::ApiError> {
                 let mut params = jan_protocol::types::SamplingParams::default();
                 $(
@@ -105,10 +105,10 @@ macro_rules! inference_request {
     (@constraints $name:ident) => {};
     (@constraints $name:ident $($field:ident => $check:path;)+) => {
         impl $name {
-            /// Checks the constraint fields, and takes their values; `None`: free text.
+            /// Checks the constraint fields and takes their values; `None` for free text.
             ///
             /// # Errors
-            /// 400 with the field; also where two are given.
+            /// 400 that names the field; also if two are set.
             pub fn take_constraint(
                 &mut self,
             ) -> Result<Option<$crate::api::inference::structured_output::Structured>, $crate::http::ApiError>
@@ -131,7 +131,7 @@ macro_rules! inference_request {
     };
     ($kind:ident: $(#[$meta:meta])* pub struct $name:ident { $($own:tt)* }) => {
         inference_request! { @$kind { $(#[$meta])* } $name { $($own)* }
-            // In all three of OpenAI's descriptions.
+            // Fields in all three of OpenAI's descriptions.
             {
                 /// Sampling temperature. `0` always selects the most likely token; higher values are more random.
                 #[schema(minimum = 0, maximum = 2, default = 1)]
@@ -140,7 +140,7 @@ macro_rules! inference_request {
                 #[schema(minimum = 0, maximum = 1, default = 1)]
                 top_p: f64 => crate::api::inference::fields::number, top_p;
             }
-            // Not in that of responses.
+            // Fields that responses lack in OpenAI's description.
             {
                 /// Samples from the `k` most likely tokens only; 0 or -1 disables it.
                 #[schema(minimum = -1, default = 0)]
@@ -172,7 +172,7 @@ macro_rules! inference_request {
                 /// `n` uses a seed derived from this one and `i`.
                 seed: i64 => crate::api::inference::fields::seed, seed;
             }
-            // Checked in this order: of two, the later one is refused.
+            // Checked in this order: of two, the later one is reported.
             {
                 /// The format of the answer: text, JSON, or JSON that satisfies a schema.
                 response_format: crate::api::inference::structured_output::ResponseFormat
@@ -204,15 +204,15 @@ macro_rules! inference_request {
 
 pub(in crate::api) use inference_request;
 
-/// Bounds of a field and its default, as the description has them.
+/// Bounds of a field and its default, as in the description.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(dead_code, reason = "the default is for the description and the tests")]
 pub struct Bounds {
-    /// Smallest value.
+    /// Minimum.
     pub minimum: Option<f64>,
-    /// Value that all are above.
+    /// Exclusive minimum.
     pub exclusive_minimum: Option<f64>,
-    /// Largest value.
+    /// Maximum.
     pub maximum: Option<f64>,
     /// Value of a request without the field.
     pub default: Option<f64>,
@@ -223,7 +223,7 @@ impl Bounds {
     pub const NONE: Self = Self { minimum: None, exclusive_minimum: None, maximum: None, default: None };
 }
 
-/// Checks a number, as an `f32` too.
+/// Checks a number, also after its conversion to `f32`.
 pub fn number(param: &str, value: Option<&f64>, bounds: Bounds) -> Result<Option<f32>, ApiError> {
     let Some(&value) = value else { return Ok(None) };
     let maximum = bounds.maximum.unwrap_or(f64::MAX);
@@ -242,15 +242,15 @@ pub fn number(param: &str, value: Option<&f64>, bounds: Bounds) -> Result<Option
     }
 }
 
-/// Checks `top_k`; 0 where it is off.
+/// Checks `top_k`; returns 0 if it is disabled.
 pub fn top_k(param: &str, value: Option<&i64>, bounds: Bounds) -> Result<Option<u32>, ApiError> {
     let minimum = bounds.minimum.unwrap_or(0.0) as i64;
     let value = params::integer(param, value.copied(), minimum..=i64::from(i32::MAX))?;
-    // -1 is how vLLM switches it off.
+    // vLLM disables it with -1.
     Ok(value.map(|value| u32::try_from(value).unwrap_or(0)))
 }
 
-/// Takes a seed, or draws one.
+/// Returns the given seed, or a random one.
 #[allow(clippy::unnecessary_wraps, reason = "all checks have one signature")]
 pub fn seed(_param: &str, value: Option<&i64>, _bounds: Bounds) -> Result<Option<u64>, ApiError> {
     Ok(Some(value.map_or_else(random_seed, |seed| seed.cast_unsigned())))

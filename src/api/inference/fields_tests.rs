@@ -13,7 +13,7 @@ fn sampling(body: &Value) -> Result<SamplingParams, String> {
     request.sampling().map_err(param)
 }
 
-/// A number as a client writes it.
+/// Formats a number as a client would.
 fn written(number: f64) -> Value {
     if number.fract() == 0.0 { json!(number as i64) } else { json!(number) }
 }
@@ -45,7 +45,7 @@ fn bounds_are_those_of_the_description() {
         }
         let below = bounds.minimum.map(|least| [least - 1.0, least - 0.01]);
         let above = bounds.maximum.map(|most| [most + 1.0, most + 0.01]);
-        // The last is 0 as an f32.
+        // The last value becomes 0 as an `f32`.
         let excluded = bounds.exclusive_minimum.map(|least| [least, least + 1e-60]);
         for wrong in [below, above, excluded].into_iter().flatten().flatten() {
             assert_eq!(with(wrong), Err((*field).to_owned()), "{field} {wrong}");

@@ -1,4 +1,4 @@
-//! Log-probabilities as OpenAI's two APIs show them.
+//! Log-probabilities in the formats of OpenAI's two APIs.
 //!
 //! Source: `ChatCompletionTokenLogprob` and `CreateCompletionResponse.choices[].logprobs` in OpenAI's API description.
 
@@ -54,12 +54,12 @@ impl From<TokenLogprob> for ChatTokenLogprob {
 }
 
 impl ChatLogprobs {
-    /// Adds those of more tokens.
+    /// Appends those of more tokens.
     pub fn extend(&mut self, more: impl IntoIterator<Item = TokenLogprob>) {
         self.content.extend(more.into_iter().map(ChatTokenLogprob::from));
     }
 
-    /// Those of a chunk; `None` where it has none.
+    /// Returns those of a chunk; `None` if it has no tokens.
     pub fn of_chunk(tokens: Vec<TokenLogprob>) -> Option<Self> {
         let mut logprobs = Self::default();
         logprobs.extend(tokens);
@@ -82,7 +82,7 @@ pub struct CompletionLogprobs {
 }
 
 impl CompletionLogprobs {
-    /// Those of a prompt.
+    /// Returns those of a prompt.
     pub fn of_prompt(scores: PromptLogprobs) -> Self {
         let mut logprobs = Self {
             text_offset: vec![0],
@@ -94,11 +94,11 @@ impl CompletionLogprobs {
         logprobs
     }
 
-    /// Adds those of more tokens, whose text lies `behind` so many characters.
+    /// Appends those of more tokens, whose text starts at the offset `behind`, in characters.
     pub fn extend(&mut self, more: impl IntoIterator<Item = TokenLogprob>, behind: u64) {
         for token in more {
             let chosen = completion_token(&token.chosen);
-            // Of two tokens with one text the likelier one counts, which comes first.
+            // Of two tokens with the same text the likelier one counts; it comes first.
             let mut top = BTreeMap::new();
             for candidate in token.top.iter().chain([&token.chosen]) {
                 top.entry(completion_token(candidate)).or_insert(candidate.logprob);
@@ -110,7 +110,7 @@ impl CompletionLogprobs {
         }
     }
 
-    /// Those of a chunk; `None` where it has none.
+    /// Returns those of a chunk; `None` if it has no tokens.
     pub fn of_chunk(tokens: Vec<TokenLogprob>, behind: u64) -> Option<Self> {
         let mut logprobs = Self::default();
         logprobs.extend(tokens, behind);
@@ -118,7 +118,7 @@ impl CompletionLogprobs {
     }
 }
 
-/// A token's text as OpenAI's completions show it.
+/// Returns a token's text in the form of OpenAI's completions.
 fn completion_token(candidate: &Candidate) -> String {
     text_or_bytes(&candidate.bytes)
 }

@@ -1,4 +1,4 @@
-//! What one request costs: its tokens, which limits and the ledger count, and a stream while it lasts.
+//! Metering of one request: its tokens, for rate limits and the usage ledger, and its stream permit.
 
 use jan_actors::identity::Principal;
 use jan_actors::limits::{AnswersRefused, Limiter, StreamPermit};
@@ -8,10 +8,10 @@ use jan_actors::usage::{UsageCounts, UsageKey, UsageLedger};
 use crate::api::state::AppState;
 use crate::http::{ApiError, RequestContext};
 
-/// Counts `answers` of one request, whose number `field` says, against the caller's answers a minute.
+/// Counts the `answers` of one request, whose number `field` sets, against the caller's limit of answers a minute.
 ///
 /// # Errors
-/// 400: more than the limit lets one request have at all. 429: not so many are left now.
+/// 400 if the number exceeds the whole limit; 429 if it exceeds what is left at present.
 pub fn take_answers(
     state: &AppState,
     context: &RequestContext,
@@ -34,8 +34,8 @@ pub fn take_answers(
     }
 }
 
-/// Counts the tokens of a request's answers and charges them when it is over, however it ends: who leaves early has
-/// used the tokens so far. The ledger gets them as they come.
+/// Counts the tokens of a request's answers and charges them when the request ends, including when its client
+/// disconnects early. The usage ledger receives them as they arrive.
 #[derive(Debug)]
 pub struct Meter {
     limiter: Limiter,
@@ -43,21 +43,21 @@ pub struct Meter {
     _stream: Option<StreamPermit>,
     answers_per_prompt: usize,
     prompt_tokens: u32,
-    /// For each answer.
+    /// One count for each answer.
     completion_tokens: Vec<u32>,
-    /// Of rounds before this one.
+    /// Tokens of the rounds before this one.
     earlier_tokens: u32,
     ledger: UsageLedger,
-    /// `None` until it is known which model it is for.
+    /// `None` until the model is known.
     account: Option<UsageKey>,
     accepted: bool,
 }
 
 impl Meter {
-    /// For a request for `prompts` prompts with `answers_per_prompt` answers each.
+    /// Starts metering a request with `prompts` prompts and `answers_per_prompt` answers to each.
     ///
     /// # Errors
-    /// 429: the caller has as many streams as they may.
+    /// 429: the caller has reached the limit of concurrent streams.
     pub fn start(
         state: &AppState,
         context: &RequestContext,
@@ -86,27 +86,27 @@ impl Meter {
         })
     }
 
-    /// The request is for that model, by its id or an alias.
+    /// Sets the model of the request, by its id or an alias.
     pub async fn of_model(&mut self, models: &Models, model: &str) {
         let description = models.describe(model).await;
         self.account = description.map(|model| UsageKey::of(&self.principal, &model.root));
     }
 
-    /// The same request asks the model again, with a search's results.
+    /// Begins another round of the same request, with the results of a search.
     pub fn next_round(&mut self) {
         for tokens in &mut self.completion_tokens {
             self.earlier_tokens = self.earlier_tokens.saturating_add(std::mem::take(tokens));
         }
     }
 
-    /// Returns when what was used is on disk. What a client was told to be over has been counted.
+    /// Returns after the usage was written to disk, so that usage is counted before a client learns of the end.
     pub async fn settle(&self) {
         if self.account.is_some() {
             self.ledger.settle().await;
         }
     }
 
-    /// Takes note of so many tokens of a prompt that is answered with no text.
+    /// Records the tokens of a prompt that is answered without text.
     pub fn read(&mut self, tokens: u32) {
         self.prompt_tokens = self.prompt_tokens.saturating_add(tokens);
         let used = UsageCounts {
@@ -119,10 +119,10 @@ impl Meter {
         }
     }
 
-    /// Takes note of what answer `index` says.
+    /// Records an event of answer `index`.
     pub fn observe(&mut self, index: usize, event: &GenerationEvent) {
         let mut used = UsageCounts::default();
-        // The answers to one prompt share it.
+        // The answers to one prompt share its tokens.
         let of_prompt = index.is_multiple_of(self.answers_per_prompt);
         let completion = &mut self.completion_tokens[index];
         match event {

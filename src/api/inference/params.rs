@@ -1,6 +1,6 @@
-//! Checks of further fields that inference requests share ([`super::fields`] has those of sampling and constraints). Types
-//! are checked by then; this is about ranges. Source: `CreateChatCompletionRequest` and `CreateCompletionRequest` in
-//! OpenAI's API description.
+//! Checks of further fields that inference requests share; [`super::fields`] has those of sampling and constraints.
+//! Deserialization has checked the types; these functions check ranges. Source: `CreateChatCompletionRequest` and
+//! `CreateCompletionRequest` in OpenAI's API description.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::bounds::{self, MAX_NAME, MAX_STOP, MAX_STOPS};
 use crate::http::ApiError;
 
-/// Most answers to one prompt.
+/// Maximum number of answers to one prompt.
 pub const MAX_N: i64 = 128;
 const MAX_METADATA: usize = 16;
 const MAX_METADATA_KEY: usize = 64;
@@ -38,17 +38,17 @@ pub struct StreamOptions {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceTier {
-    /// As the server sees fit.
+    /// Chosen by the server.
     Auto,
-    /// The one tier there is.
+    /// The only tier.
     Default,
-    /// Taken as `default`.
+    /// Treated as `default`.
     Flex,
-    /// Taken as `default`.
+    /// Treated as `default`.
     Scale,
-    /// Taken as `default`.
+    /// Treated as `default`.
     Priority,
-    /// Taken as `default`.
+    /// Treated as `default`.
     Fast,
 }
 
@@ -97,8 +97,8 @@ impl<'de> Deserialize<'de> for Stop {
     }
 }
 
-/// The seed of the `index`-th answer to a prompt: a SplitMix64 step of the request's seed, so that the
-/// answers differ from each other and each is the same again with the same seed, whatever `n` is.
+/// Returns the seed of the `index`-th answer to a prompt: a SplitMix64 step of the request's seed, so that the answers
+/// differ from each other and each is reproducible with the same seed, independently of `n`.
 pub fn choice_seed(seed: u64, index: u32) -> u64 {
     let mut mixed = seed.wrapping_add(u64::from(index).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -136,25 +136,26 @@ pub fn integer(param: &str, value: Option<i64>, range: RangeInclusive<i64>) -> R
     }
 }
 
-/// Checks `max_tokens` and its like: at least `least`.
+/// Checks `max_tokens` and similar fields: at least `least`.
 pub fn token_count(param: &str, value: Option<i64>, least: i64) -> Result<Option<u32>, ApiError> {
     let value = integer(param, value, least..=i64::from(i32::MAX))?;
     Ok(value.and_then(|value| u32::try_from(value).ok()))
 }
 
-/// Checks `n`; 1 where it is not given.
+/// Checks `n`; 1 if it is not set.
 pub fn choice_count(n: Option<i64>) -> Result<u32, ApiError> {
     let n = integer("n", n, 1..=MAX_N)?.unwrap_or(1);
     Ok(u32::try_from(n).expect("the range was checked"))
 }
 
-/// Checks a number of answers to make.
+/// Checks `best_of`, the number of answers to generate.
 pub fn best_of(best_of: Option<i64>) -> Result<Option<u32>, ApiError> {
     let best_of = integer("best_of", best_of, 1..=MAX_N)?;
     Ok(best_of.and_then(|count| u32::try_from(count).ok()))
 }
 
-/// Checks chat's `logprobs` and `top_logprobs`: of how many of the likeliest tokens log-probabilities are wanted.
+/// Checks chat's `logprobs` and `top_logprobs`; returns the number of most likely tokens to report, `None` for no
+/// log-probabilities.
 pub fn chat_logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u32>, ApiError> {
     let top = integer("top_logprobs", top, 0..=20)?;
     if wanted.unwrap_or(false) {
@@ -175,7 +176,7 @@ pub fn completion_logprobs(top: Option<i64>) -> Result<Option<u32>, ApiError> {
     Ok(top.and_then(|top| u32::try_from(top).ok()))
 }
 
-/// Checks `stop`; no stop texts where it is not given.
+/// Checks `stop`; no stop sequences if it is not set.
 pub fn stops(stop: Option<Stop>) -> Result<Arc<[String]>, ApiError> {
     let stops = stop.unwrap_or_default().0;
     if stops.iter().any(String::is_empty) {
@@ -195,13 +196,13 @@ pub fn model(id: &str) -> Result<(), ApiError> {
     bounds::text("model", Some(id), MAX_NAME)
 }
 
-/// Checks the fields that only name something of the caller's.
+/// Checks the fields that are labels of the caller.
 pub fn labels(user: Option<&str>, prompt_cache_key: Option<&str>) -> Result<(), ApiError> {
     bounds::text("user", user, MAX_NAME)?;
     bounds::text("prompt_cache_key", prompt_cache_key, MAX_NAME)
 }
 
-/// Checks `stream_options`, which only a stream may have. Whether to send usage.
+/// Checks `stream_options`, which requires a stream. Returns whether to send usage.
 pub fn include_usage(stream: bool, options: Option<StreamOptions>) -> Result<bool, ApiError> {
     match options {
         Some(_) if !stream => Err(ApiError::invalid_value(
@@ -212,7 +213,7 @@ pub fn include_usage(stream: bool, options: Option<StreamOptions>) -> Result<boo
     }
 }
 
-/// Checks the fields that only describe the request.
+/// Checks the fields that describe the request without affecting it.
 pub fn descriptive(metadata: Option<&Metadata>, safety_identifier: Option<&str>) -> Result<(), ApiError> {
     if let Some(metadata) = metadata {
         if metadata.len() > MAX_METADATA {
@@ -291,7 +292,7 @@ mod tests {
         }
     }
 
-    /// Seeds are part of what callers rely on: the same request gives the same answer in the next release.
+    /// Callers rely on seeds: the same request gives the same answer in the next release.
     #[test]
     fn choice_seeds_never_change() {
         assert_eq!(choice_seed(0, 0), 0xe220_a839_7b1d_cdaf);

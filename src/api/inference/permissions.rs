@@ -1,4 +1,4 @@
-//! Checks of an inference request that the declaration of its route cannot make: they depend on its body.
+//! Checks of an inference request that depend on its body, which the declaration of its route therefore cannot make.
 
 use jan_actors::identity::Right;
 
@@ -6,9 +6,9 @@ use crate::api::state::AppState;
 use crate::auth::gate::require;
 use crate::http::{ApiError, RequestContext};
 
-/// Fails where the caller's key, or one that it was made with, may not be used for a model, by whichever of its names.
+/// Fails if the caller's key, or a key that it was created with, does not permit a model, under any of its names.
 ///
-/// A model that does not exist is for whoever looks for it.
+/// A model that does not exist passes; looking it up reports that.
 pub async fn check_model(state: &AppState, context: &RequestContext, model: &str) -> Result<(), ApiError> {
     for list in state.identity.model_lists(&context.caller.principal) {
         if !is_among(state, model, &list).await {
@@ -18,7 +18,7 @@ pub async fn check_model(state: &AppState, context: &RequestContext, model: &str
     Ok(())
 }
 
-/// Whether a model, by its id or an alias, is one of a list.
+/// Returns whether a model, given by its id or an alias, is on a list.
 async fn is_among(state: &AppState, model: &str, list: &[String]) -> bool {
     if list.iter().any(|listed| listed == model) {
         return true;
@@ -32,7 +32,7 @@ async fn is_among(state: &AppState, model: &str, list: &[String]) -> bool {
     false
 }
 
-/// Fails where a caller who is somebody may not use conversations: they are more than inference.
+/// Fails if an identified caller lacks the permission for conversations, which goes beyond inference.
 pub fn check_conversations(context: &RequestContext) -> Result<(), ApiError> {
     let principal = &context.caller.principal;
     match principal.user() {

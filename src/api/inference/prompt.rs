@@ -7,7 +7,7 @@ use jan_protocol::types::Token;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use utoipa::ToSchema;
 
-/// Most prompts in one request.
+/// Maximum number of prompts in one request.
 pub const MAX_PROMPTS: usize = 128;
 
 const EXPECTED: &str = "a string, an array of strings, an array of tokens or an array of token arrays";
@@ -28,7 +28,7 @@ pub enum PromptShape {
     TokenLists(Vec<Vec<u32>>),
 }
 
-/// One or several prompts, at least one and at most `MOST`.
+/// One or several prompts, at least one and at most `MAX`.
 #[derive(Debug, PartialEq)]
 pub struct PromptList<const MOST: usize>(pub Vec<Prompt>);
 
@@ -51,7 +51,7 @@ impl<'de, const MOST: usize> Visitor<'de> for PromptsVisitor<MOST> {
     }
 
     fn visit_unit<E: Error>(self) -> Result<PromptList<MOST>, E> {
-        // OpenAI's default: as if from the beginning of a new document.
+        // OpenAI's default: as at the beginning of a new document.
         self.visit_str("")
     }
 
@@ -60,7 +60,7 @@ impl<'de, const MOST: usize> Visitor<'de> for PromptsVisitor<MOST> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PromptList<MOST>, A::Error> {
-        // The first element says what the others must be, so that each is read as what it is.
+        // The type of the first element determines that of the others.
         match seq.next_element::<First>()? {
             None => Err(A::Error::custom(format!("an empty array, expected {EXPECTED}"))),
             Some(First::Token(first)) => {

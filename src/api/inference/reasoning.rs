@@ -1,4 +1,4 @@
-//! Thinking: how much of it a request asks for.
+//! Reasoning options of requests.
 
 use jan_actors::model::ChatPrompt;
 use serde::{Deserialize, Serialize};
@@ -9,15 +9,15 @@ use utoipa::ToSchema;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
-    /// Not at all.
+    /// No reasoning.
     None,
-    /// Not at all, too.
+    /// No reasoning.
     Minimal,
     /// At most 1,024 tokens.
     Low,
     /// At most 8,192 tokens.
     Medium,
-    /// As much as the model likes.
+    /// Unlimited.
     High,
     /// As `high`.
     Xhigh,
@@ -47,8 +47,8 @@ impl Effort {
     }
 }
 
-/// Tells the template, whose variables' names differ between families, and returns the budget. What the caller gave the
-/// template stands.
+/// Sets the template variables that control reasoning, whose names differ between model families, and returns the
+/// budget. Variables that the caller set are kept.
 pub fn apply(
     effort: Option<Effort>,
     budget: Option<u32>,
@@ -58,7 +58,7 @@ pub fn apply(
     let mut variables = kwargs.unwrap_or_default();
     if let Some(effort) = effort {
         let thinks = effort.budget() != Some(0);
-        // Qwen, GLM and others; DeepSeek and Granite; gpt-oss, which knows three.
+        // Qwen, GLM and others; DeepSeek and Granite; gpt-oss, which has three levels.
         let word = match effort {
             Effort::None | Effort::Minimal | Effort::Low => "low",
             Effort::Medium => "medium",

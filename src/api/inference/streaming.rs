@@ -1,4 +1,4 @@
-//! Answers as server-sent events, for chat and text completions alike.
+//! Answers as server-sent events, for chat and text completions.
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -7,13 +7,13 @@ use futures_util::stream::unfold;
 use super::choices::{ChoiceEvent, Choices};
 use crate::http::{ApiError, RequestId, sse};
 
-/// Turns what the answers say into the chunks of one API.
+/// Encodes the events of answers as the chunks of one API.
 pub trait Encoder: Send + Sync + 'static {
-    /// What comes before any answer's text.
+    /// Writes the chunks before the first answer's text.
     fn opening(&mut self, buffer: &mut Vec<u8>);
-    /// One event of one answer.
+    /// Writes the chunks of one event of one answer.
     fn event(&mut self, index: usize, event: ChoiceEvent, buffer: &mut Vec<u8>);
-    /// What comes after the last answer's end, without `[DONE]`.
+    /// Writes the chunks after the last answer's end, without `[DONE]`.
     fn closing(&mut self, buffer: &mut Vec<u8>);
 }
 
@@ -23,7 +23,7 @@ enum Stage<E> {
     Ended,
 }
 
-/// The events of a whole response, `[DONE]` included. A failure ends it with an error event.
+/// Returns the events of a whole response, including `[DONE]`. A failure ends it with an error event.
 pub fn events<E: Encoder>(
     choices: Choices,
     encoder: E,

@@ -26,7 +26,8 @@ impl From<FinishReason> for Finish {
 }
 
 impl Finish {
-    /// Of an answer that may have `called` tools. One that was cut off is that, whatever it called.
+    /// Returns the reason for an answer that may have `called` tools. An answer that was cut off keeps its reason, even
+    /// with calls.
     pub fn of(reason: FinishReason, called: bool) -> Self {
         match reason {
             FinishReason::Stop if called => Self::ToolCalls,
@@ -83,8 +84,8 @@ pub struct UsageSum {
 }
 
 impl UsageSum {
-    /// For `prompts` prompts with `answers_per_prompt` answers each; answer `i` belongs to prompt
-    /// `i / answers_per_prompt`.
+    /// Creates the sum for `prompts` prompts with `answers_per_prompt` answers each; answer `i` belongs to prompt `i /
+    /// answers_per_prompt`.
     pub fn new(prompts: usize, answers_per_prompt: usize) -> Self {
         Self { prompts: vec![None; prompts], answers_per_prompt, completion_tokens: 0, reasoning_tokens: 0 }
     }
@@ -92,14 +93,15 @@ impl UsageSum {
     /// Counts one finished answer.
     pub fn add(&mut self, index: usize, usage: TokenUsage) {
         let prompt = &mut self.prompts[index / self.answers_per_prompt];
-        // The prompt is read by one answer and shared by its siblings; the least cached one is that reader.
+        // One answer processes the prompt, and its siblings share it; the count with the fewest cached tokens is that
+        // one's.
         let cached = prompt.map_or(usage.cached_tokens, |(_, cached)| cached.min(usage.cached_tokens));
         *prompt = Some((usage.prompt_tokens, cached));
         self.completion_tokens = self.completion_tokens.saturating_add(usage.completion_tokens);
         self.reasoning_tokens = self.reasoning_tokens.saturating_add(usage.reasoning_tokens);
     }
 
-    /// The sum so far.
+    /// Returns the sum so far.
     pub fn total(&self) -> Usage {
         let (mut prompt_tokens, mut cached_tokens) = (0u32, 0u32);
         for (prompt, cached) in self.prompts.iter().flatten() {
@@ -119,21 +121,21 @@ impl UsageSum {
     }
 }
 
-/// What all chunks of a response, or the response, have in common.
+/// The common fields of all chunks of a response, or of the response.
 #[derive(Clone, Debug)]
 pub struct Head {
     /// `chatcmpl-…` or `cmpl-…`.
     pub id: String,
     /// Unix seconds.
     pub created: i64,
-    /// The id that the caller asked for.
+    /// The model as requested.
     pub model: String,
     /// Identifies the build and the model.
     pub system_fingerprint: String,
 }
 
 impl Head {
-    /// For one request, from now.
+    /// Creates the fields for one request, at the current time.
     pub fn new(prefix: &str, model: &str) -> Self {
         Self {
             id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
@@ -144,7 +146,7 @@ impl Head {
     }
 }
 
-/// FNV-1a of the version and the model: unlike the standard library's hashes it never changes.
+/// FNV-1a of the version and the model: unlike the standard library's hashes it is stable across releases.
 fn fingerprint(model: &str) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in env!("CARGO_PKG_VERSION").bytes().chain([0]).chain(model.bytes()) {

@@ -1,4 +1,4 @@
-//! What a response says, going into its conversation as well.
+//! Recording of a response's output in its conversation.
 
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
@@ -12,7 +12,7 @@ use super::output::OutputSearch;
 use crate::api::inference::web_search::citations::citations;
 use crate::http::ApiError;
 
-/// What has been said and is stored with the turn's end.
+/// The output so far, which is stored at the end of the turn.
 #[derive(Debug, Default)]
 struct Said {
     text: String,
@@ -52,7 +52,7 @@ impl Said {
         turn.annotate(citations(&self.text, &self.sources).iter().map(|one| json!(one)).collect());
         for search in &self.searches {
             let mut item = json!(search);
-            // It gets one as everything in a conversation does.
+            // Removed, since the conversation assigns an id to every item.
             if let Value::Object(fields) = &mut item {
                 fields.shift_remove("id");
             }
@@ -64,8 +64,8 @@ impl Said {
     }
 }
 
-/// The same, with what is said going into a conversation as well. The turn is over before the end is told, so that
-/// whoever hears of it finds it there; a run that ends otherwise leaves it `incomplete`.
+/// Returns `source` with its output also recorded in a conversation. The turn is stored before the end is emitted, so
+/// that readers who see the end find the answer there; a run that ends otherwise leaves it `incomplete`.
 pub fn into_turn(source: Source, turn: Turn, with_sources: bool) -> Source {
     Box::pin(unfold(
         (source, Some(turn), Said::default()),
@@ -90,7 +90,7 @@ pub fn into_turn(source: Source, turn: Turn, with_sources: bool) -> Source {
     ))
 }
 
-/// Maps an error of the conversation that a response belongs to.
+/// Maps an error of the response's conversation.
 pub fn conversation_error(error: ConversationError) -> ApiError {
     ApiError::from_conversation(error).with_param("conversation")
 }

@@ -1,4 +1,4 @@
-//! `POST /responses`: from the request to the run and to what its client gets.
+//! `POST /responses`: from the request to the run and its HTTP response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,12 +73,12 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let (user, party) = (context.caller.principal.user(), context.caller.principal.party());
     if checked.background {
         user.ok_or_else(|| ApiError::credential_required().with_param("background"))?;
-        // Before a conversation is told of it.
+        // Checked before the conversation is changed.
         state.responses.check_room(party).map_err(ApiError::from_responses)?;
     }
     let (stream, background) = (checked.stream, checked.background);
     let (with_sources, max_searches) = (checked.with_sources, checked.max_searches);
-    // Whoever cannot be known again has nothing to come back for.
+    // Without a user a response is not stored, since its owner could not be identified later.
     let owner = user.filter(|_| checked.store);
     let models = state.models.clone();
     if models.describe(&parsed.value.model).await.is_none() {
@@ -106,7 +106,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         let constraining = plan.constraining;
         generation::source(generation::start(models, plan, meter), constraining)
     } else {
-        // What can go wrong before the first token goes wrong before there is a response.
+        // An error before the first token is returned before there is a response.
         let constraining = plan.constraining;
         match generation::start(models, plan, meter).await {
             Ok(choices) => generation::source(std::future::ready(Ok(choices)), constraining),
@@ -124,7 +124,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let keep = match (background, stream) {
         (true, _) => Keep::Always,
         (false, true) => Keep::For(Duration::from_millis(state.responses.config().resume_grace_ms)),
-        // Its id was told to nobody.
+        // No client knows its id.
         (false, false) => Keep::For(Duration::ZERO),
     };
     let reader = match owner {
@@ -155,11 +155,11 @@ fn searching(state: &AppState, context: &RequestContext, web: WebTool, most: Opt
     }
 }
 
-/// Everything that is known before the model begins.
+/// The state of a request before generation begins.
 struct Prepared {
     record: ResponseRecord,
     plan: Plan,
-    /// The place of the answer in its conversation.
+    /// The turn of the answer in its conversation.
     turn: Option<Turn>,
 }
 
@@ -189,7 +189,7 @@ async fn prepare(
     history::check_size(&history, &input)?;
     let id = ResponseId::new();
     if conversation.is_some() {
-        // Items of a conversation have ids of their own: one that is sent again is another.
+        // Items of a conversation have ids of their own: an item that is sent again becomes a new item.
         input.iter_mut().for_each(items::forget_id);
     }
     items::assign_ids(id, &history, &mut input);
@@ -236,13 +236,13 @@ async fn prepare(
         background: checked.background,
         history,
         input,
-        // Of a response that is not kept nobody is the owner.
+        // A response that is not stored has no owner.
         ..ResponseRecord::new(owner.unwrap_or_default(), created_at, json!(shown))
     };
     Ok(Prepared { record, plan, turn })
 }
 
-/// The whole response, once it is there.
+/// Returns the whole response after its end.
 async fn whole(mut reader: Reader, shown: &ResponseObject) -> Result<Response, ApiError> {
     let (progress, error) = reader.end().await;
     match error {

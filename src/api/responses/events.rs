@@ -1,7 +1,7 @@
-//! The events of a response as they follow from what the model said: no clock, no socket, no model.
+//! The events of a response, derived from the output of the model without a clock, a socket or a model.
 //!
-//! The same response always has the same events with the same numbers, whether they are sent while it is made, or
-//! made again from what is stored; so a stream can be taken up at any number.
+//! A response always has the same events with the same numbers, whether they are sent during generation or rebuilt from
+//! the stored response, so that a stream can be resumed at any number.
 //!
 //! Source: `ResponseStreamEvent` in OpenAI's API description.
 
@@ -229,7 +229,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Its `type`.
+    /// Returns its `type`.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Created { .. } => "response.created",
@@ -257,10 +257,10 @@ impl Event {
     }
 }
 
-/// Numbers the events of one response as they come about.
+/// Numbers the events of one response in the order of their creation.
 #[derive(Debug)]
 pub struct EventLog {
-    /// As it was made.
+    /// The response object at its creation.
     shown: ResponseObject,
     output: Output,
     seen: usize,
@@ -268,18 +268,18 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Nothing has happened yet.
+    /// Creates the log of a response without output.
     pub fn new(shown: ResponseObject) -> Self {
         let output = Output::of(&shown);
         Self { shown, output, seen: 0, next: 0 }
     }
 
-    /// How many deltas it has taken.
+    /// Returns the number of deltas so far.
     pub const fn seen(&self) -> usize {
         self.seen
     }
 
-    /// What comes before anything is said.
+    /// Returns the events before the first output.
     pub fn opening(&mut self) -> Vec<ResponseStreamEvent> {
         let with = |status| Box::new(ResponseObject { status, ..self.shown.bare() });
         let mut events = Vec::new();
@@ -293,7 +293,7 @@ impl EventLog {
         self.number(events)
     }
 
-    /// What follows from more deltas, and from the end where it is there.
+    /// Returns the events of further deltas, and of the end if it is given.
     pub fn advance(&mut self, deltas: Vec<Delta>, end: Option<&End>) -> Vec<ResponseStreamEvent> {
         let mut events = Vec::new();
         for delta in &deltas {
@@ -319,7 +319,7 @@ impl EventLog {
         self.number(events)
     }
 
-    /// An error that is not the response's own: the stream ends with it, the response goes on.
+    /// Returns an error event that is not an error of the response: it ends the stream, and generation continues.
     pub fn interrupted(&mut self, code: &str, message: &str) -> ResponseStreamEvent {
         let event = Event::Error { code: Some(code.to_owned()), message: message.to_owned(), param: None };
         ResponseStreamEvent { event, sequence_number: self.next }
@@ -335,8 +335,8 @@ impl EventLog {
     }
 }
 
-/// Of a response that was lost with its server, nothing that was said is kept. Its end comes behind whatever its client
-/// had heard of it, for a client that takes the stream up has to hear of the end.
+/// Renumbers the end of a response that was lost with its server. None of its output is stored; its end is numbered
+/// after the events that its client has received, so that a client that resumes the stream receives it.
 pub fn move_behind(events: &mut [ResponseStreamEvent], after: Option<u64>) {
     let (Some(after), Some(first)) = (after, events.first().map(|event| event.sequence_number)) else {
         return;

@@ -21,7 +21,7 @@ fn end(status: EndStatus) -> End {
     }
 }
 
-/// All events, the deltas and the end arriving in pieces of these sizes.
+/// Returns all events, with the deltas and the end arriving in pieces of these sizes.
 fn play(log: &mut EventLog, deltas: &[Delta], end: &End, pieces: &[usize]) -> Vec<ResponseStreamEvent> {
     let mut events = log.opening();
     let mut rest = deltas;
@@ -95,8 +95,8 @@ fn statuses() -> impl Strategy<Value = EndStatus> {
 }
 
 proptest! {
-    /// However the deltas arrive, the events are the same, numbered without gaps, and add up to the final response;
-    /// what is begun is ended.
+    /// The events do not depend on how the deltas arrive, are numbered without gaps, and add up to the final response;
+    /// everything that begins also ends.
     #[test]
     fn the_events_do_not_depend_on_when_things_arrive(
         texts in prop::collection::vec("[a-zä]{0,3}", 0..12),
@@ -132,7 +132,7 @@ proptest! {
         prop_assert_eq!(count("response.content_part.added"), count("response.content_part.done"));
         prop_assert_eq!(count("response.output_item.added"), response.output.len());
     }
-    /// The same for whatever a response can be made of, searches of the web among it, in any order.
+    /// The same holds for all kinds of output, including web searches, in any order.
     #[test]
     fn searches_and_citations_do_not_depend_on_when_things_arrive(
         kinds in prop::collection::vec(kind(), 0..12),

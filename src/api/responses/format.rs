@@ -1,4 +1,4 @@
-//! `text.format`: what the text of a response has to be.
+//! `text.format`: the format of a response's text.
 //!
 //! Source: `TextResponseFormatConfiguration` in OpenAI's API description.
 
@@ -30,7 +30,7 @@ pub struct TextFormat {
 
 impl TextFormat {
     /// # Errors
-    /// 400 with what cannot be.
+    /// 400 that names what is not supported.
     pub fn check(&self) -> Result<Option<Structured>, ApiError> {
         match self.kind {
             FormatKind::Text => Ok(None),
@@ -42,7 +42,7 @@ impl TextFormat {
         }
     }
 
-    /// As a response shows it.
+    /// Returns the format in the form of the response object.
     pub fn shown(&self) -> Value {
         match self.kind {
             FormatKind::Text => json!({"type": "text"}),

@@ -1,4 +1,4 @@
-//! From a checked request to what feeds a run: the messages that fit, and the generation.
+//! From a checked request to the source of a run: the messages that fit, and the generation.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,32 +16,32 @@ use crate::api::inference::structured_output::{OutputCheck, named};
 use crate::api::inference::tools::Reading;
 use crate::http::ApiError;
 
-/// What is to be generated.
+/// The plan of a generation.
 #[derive(Debug)]
 pub struct Plan {
-    /// The prompt in it is still to be set.
+    /// The generation request; its messages are set when it starts.
     pub request: GenerationRequest,
-    /// Stays, whatever is left out.
+    /// The instructions, which are never left out.
     pub instructions: Option<Value>,
     /// The conversation.
     pub messages: Vec<Value>,
-    /// Whether the oldest messages may be left out.
+    /// Set if the oldest messages may be left out.
     pub truncate: bool,
-    /// Looks at the finished answer.
+    /// The check of the finished answer.
     pub check: Option<OutputCheck>,
-    /// Reads its calls.
+    /// The policy for its tool calls.
     pub reading: Reading,
-    /// The field that says what the answer has to be, for errors about it.
+    /// The field that constrains the answer, for errors about it.
     pub constraining: Option<&'static str>,
 }
 
 impl Plan {
-    /// The request with the messages from `begin` on.
+    /// Returns the request with the messages from index `begin` on.
     pub fn request(&self, begin: usize) -> GenerationRequest {
         self.request_with(&self.messages[begin..])
     }
 
-    /// The request with these messages.
+    /// Returns the request with these messages.
     pub fn request_with(&self, messages: &[Value]) -> GenerationRequest {
         let messages: Vec<Value> = self.instructions.iter().chain(messages).cloned().collect();
         let prompt = match &*self.request.prompt {
@@ -52,17 +52,17 @@ impl Plan {
     }
 }
 
-/// Starts the generation; what can go wrong before the first token is an error here.
+/// Starts the generation; failures before the first token are errors here.
 pub async fn start(models: Models, mut plan: Plan, meter: Meter) -> Result<Choices, GenerationError> {
     begin(&models, &mut plan, meter).await
 }
 
-/// The same; takes what looks at the answer out of the plan.
+/// Starts the generation; takes the checks of the answer out of the plan.
 pub async fn begin(models: &Models, plan: &mut Plan, meter: Meter) -> Result<Choices, GenerationError> {
     let begin = if plan.truncate { first_that_fits(models, plan).await? } else { 0 };
     let request = plan.request(begin);
     let started = Started::new(models, vec![request], meter).await?;
-    // What an answer cites, and where it is stored, is the business of the run that it belongs to.
+    // The run that an answer belongs to handles citations and storage.
     Ok(started.under(AnswerPolicy {
         reading: std::mem::take(&mut plan.reading),
         check: plan.check.take(),
@@ -82,7 +82,7 @@ async fn first_that_fits(models: &Models, plan: &Plan) -> Result<usize, Generati
             Err(error) => return Err(error),
         }
     }
-    // Where not even the last fits, the generation says so.
+    // If not even the last message fits, the generation reports it.
     Ok(beginnings[fit.found().min(beginnings.len() - 1)])
 }
 
@@ -92,7 +92,7 @@ enum Stage<F> {
     Ended,
 }
 
-/// What a generation that is still to be started says.
+/// Returns the source of a generation that has yet to start.
 pub fn source<F>(starting: F, constraining: Option<&'static str>) -> Source
 where
     F: Future<Output = Result<Choices, GenerationError>> + Send + 'static,
@@ -117,7 +117,7 @@ where
     }))
 }
 
-/// What an answer says, as a piece of a response.
+/// Converts an event of an answer to a delta of the response.
 pub fn delta(event: ChoiceEvent) -> Delta {
     let of = |kind, text| Delta { kind, text, ..Delta::default() };
     match event {
@@ -125,12 +125,12 @@ pub fn delta(event: ChoiceEvent) -> Delta {
         ChoiceEvent::Reasoning(text) => of(DeltaKind::Reasoning, text),
         ChoiceEvent::Call { id, name, .. } => of(DeltaKind::Call { call_id: id }, name),
         ChoiceEvent::Arguments { text, .. } => of(DeltaKind::Arguments, text),
-        // What is cited follows from the text and the searches.
+        // Citations follow from the text and the searches.
         ChoiceEvent::Citations(_) | ChoiceEvent::Prompt(_) | ChoiceEvent::Finished(..) => Delta::default(),
     }
 }
 
-/// The end of a response that failed.
+/// Returns the end of a response that failed.
 pub fn failed(error: GenerationError, constraining: Option<&'static str>) -> RunEvent {
     let error = named(error, constraining);
     let shown = ApiError::from_generation(error.clone(), PROMPT);

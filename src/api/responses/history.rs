@@ -1,4 +1,4 @@
-//! What came before: the items of earlier responses, and those that are only referred to.
+//! The context of a response: the items of earlier responses, and referenced items.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,13 +15,13 @@ use super::request::ConversationParam;
 use crate::api::state::AppState;
 use crate::http::ApiError;
 
-/// Largest context that is kept with one response, in bytes of JSON.
+/// Maximum size of the context stored with one response, in bytes of JSON.
 const MAX_CONTEXT: usize = 16 << 20;
 
-/// Most responses that the references of one request may lead to.
+/// Maximum number of responses that the references of one request may lead to.
 const MAX_REFERENCED: usize = 64;
 
-/// The items before this turn.
+/// Returns the items before this turn.
 pub async fn of_previous(
     state: &AppState,
     user: Option<UserId>,
@@ -47,7 +47,7 @@ pub async fn of_previous(
     Ok(everything(found.record))
 }
 
-/// The items of a conversation as it is now, oldest first.
+/// Returns the items of a conversation in its current state, oldest first.
 pub async fn of_conversation(
     state: &AppState,
     user: Option<UserId>,
@@ -61,8 +61,8 @@ pub async fn of_conversation(
     Ok((user, id, items.into_iter().map(|item| Value::Object(item.body)).collect()))
 }
 
-/// Adds this turn's items to their conversation, and an answer that is still to be made. Gives what stands before
-/// them, and them as they were added.
+/// Adds this turn's items and a placeholder for the answer to their conversation. Returns the items before them, and
+/// the added items.
 pub async fn begin_turn(
     state: &AppState,
     user: UserId,
@@ -86,7 +86,7 @@ pub async fn begin_turn(
     Ok((turn, history, input))
 }
 
-/// All items of a response, oldest first: what was before it, its input, its output.
+/// Returns all items of a response, oldest first: its history, its input, its output.
 pub fn everything(record: ResponseRecord) -> Vec<Value> {
     let output = output_items(&record);
     let mut items = record.history;
@@ -95,8 +95,8 @@ pub fn everything(record: ResponseRecord) -> Vec<Value> {
     items
 }
 
-/// Puts items in the place of references to them. A reference may lead to the history, to what stands before it in
-/// the input, and to every stored response of the user.
+/// Replaces references with the items they refer to: items of the history, earlier items of the input, or items of the
+/// user's stored responses.
 pub async fn resolve(
     state: &AppState,
     user: Option<UserId>,
@@ -153,7 +153,7 @@ async fn stored(
     Ok(referenced[&id].iter().find(|item| id_of(item) == wanted).cloned())
 }
 
-/// Refuses what would be too much to keep.
+/// Rejects a context that is too large to be stored.
 pub fn check_size(history: &[Value], input: &[Value]) -> Result<(), ApiError> {
     let size: usize = history.iter().chain(input).map(|item| item.to_string().len()).sum();
     if size <= MAX_CONTEXT {

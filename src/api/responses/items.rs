@@ -1,4 +1,4 @@
-//! Items: what is said, called and answered, as callers give it, as it is stored, and as models read it.
+//! Items (messages, calls and their results): as received, as stored, and as messages for the model.
 //!
 //! Source: `InputItem`, `ItemResource` and `OutputItem` in OpenAI's API description. A stored item is the JSON that
 //! `GET /responses/{id}/input_items` shows.
@@ -17,7 +17,7 @@ use crate::api::inference::bounds::{self, MAX_MESSAGES, MAX_PARTS};
 use crate::http::ApiError;
 use crate::http::json::Checked;
 
-/// Types of items that are part of the API and need what this server does not have.
+/// Item types of the API that require features this server does not have.
 const UNSUPPORTED: [&str; 13] = [
     "file_search_call",
     "computer_call",
@@ -81,7 +81,7 @@ pub enum ItemRole {
     System,
     /// Instructions, by their newer name.
     Developer,
-    /// The person.
+    /// The user.
     User,
     /// The model.
     Assistant,
@@ -91,15 +91,15 @@ pub enum ItemRole {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemStatus {
-    /// The response is being generated.
+    /// It is being generated.
     InProgress,
-    /// It is whole.
+    /// It is complete.
     Completed,
-    /// It broke off.
+    /// It ended early.
     Incomplete,
-    /// Searches of the web: it is under way.
+    /// Web searches: it is running.
     Searching,
-    /// Searches of the web: it came to nothing.
+    /// Web searches: it failed.
     Failed,
 }
 
@@ -149,7 +149,7 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
-/// Checks a request's input and gives its items in their stored form, without ids where there are none yet.
+/// Checks a request's input and returns its items in their stored form, without ids if they have none yet.
 pub fn normalize(input: Option<Input>) -> Result<Vec<Value>, ApiError> {
     match input {
         None => Ok(Vec::new()),
@@ -166,7 +166,7 @@ pub fn normalize(input: Option<Input>) -> Result<Vec<Value>, ApiError> {
 }
 
 impl InputItem {
-    /// Checks it and gives its stored form. `at` is where it stands, for errors.
+    /// Checks the item and returns its stored form. `at` is its path, for errors.
     fn normalize(self, at: &str) -> Result<Value, ApiError> {
         let missing = |field: &str| ApiError::missing(format!("{at}.{field}"));
         let status = self.status.unwrap_or(ItemStatus::Completed);
@@ -294,7 +294,7 @@ fn message_parts(content: Content, role: ItemRole, at: &str) -> Result<Vec<Value
     parts.into_iter().enumerate().map(check).collect()
 }
 
-/// The id of the message that a response says.
+/// Returns the id of the message of a response.
 pub fn message_id(response: ResponseId) -> String {
     format!("msg_{}", digits(response))
 }
@@ -304,25 +304,25 @@ fn digits(response: ResponseId) -> String {
     text[ResponseId::PREFIX.len()..].to_owned()
 }
 
-/// The response that an item came with, as its id tells.
+/// Returns the response that an item belongs to, according to its id.
 pub fn response_of(item: &str) -> Option<ResponseId> {
     let (_, digits) = item.split_once('_')?;
     format!("{}{}", ResponseId::PREFIX, digits.get(..32)?).parse().ok()
 }
 
-/// An item's id, where it has one.
+/// Returns an item's id; empty if it has none.
 pub fn id_of(item: &Value) -> &str {
     item["id"].as_str().unwrap_or_default()
 }
 
-/// Takes an item's id away.
+/// Removes an item's id.
 pub fn forget_id(item: &mut Value) {
     if let Value::Object(fields) = item {
         fields.shift_remove("id");
     }
 }
 
-/// Gives every item an id that no other in this response has.
+/// Gives every item an id that is unique in this response.
 pub fn assign_ids(response: ResponseId, history: &[Value], input: &mut [Value]) {
     let mut taken: HashSet<String> = history.iter().map(|item| id_of(item).to_owned()).collect();
     for (number, item) in input.iter_mut().enumerate() {
@@ -343,7 +343,8 @@ pub fn assign_ids(response: ResponseId, history: &[Value], input: &mut [Value]) 
     }
 }
 
-/// The messages that a model reads. What it thought goes with what it said then, for the template to show or not.
+/// Converts items to messages for the model. Reasoning is attached to the message that followed it; the template
+/// decides whether to show it.
 pub fn to_messages<'a>(items: impl IntoIterator<Item = &'a Value>) -> Vec<Value> {
     let mut messages: Vec<Value> = Vec::new();
     let mut thought: Option<String> = None;
@@ -352,7 +353,7 @@ pub fn to_messages<'a>(items: impl IntoIterator<Item = &'a Value>) -> Vec<Value>
         match item["type"].as_str() {
             Some("message") => {
                 let text = text_of(&item["content"]);
-                // An answer that broke off before its first word.
+                // An empty answer ended before its first word.
                 if item["role"] != "assistant" || !text.is_empty() {
                     messages.push(json!({"role": item["role"], "content": text}));
                 }
@@ -362,7 +363,7 @@ pub fn to_messages<'a>(items: impl IntoIterator<Item = &'a Value>) -> Vec<Value>
                     "id": item["call_id"], "type": "function",
                     "function": {"name": item["name"], "arguments": item["arguments"]},
                 });
-                // The calls of one turn stand in the message that made them.
+                // The calls of one turn belong to the message that made them.
                 match messages.last_mut().filter(|message| message["role"] == "assistant") {
                     Some(message) => match message["tool_calls"].as_array_mut() {
                         Some(calls) => calls.push(call),
@@ -393,7 +394,7 @@ pub fn to_messages<'a>(items: impl IntoIterator<Item = &'a Value>) -> Vec<Value>
     messages
 }
 
-/// A text, or the texts of parts, joined by line breaks as chat joins them.
+/// Returns a text, or the texts of parts, joined by line breaks as in chat.
 fn text_of(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),

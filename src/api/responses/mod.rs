@@ -1,10 +1,10 @@
 //! `/responses`: OpenAI's stateful API. The routes, the handlers and their description.
 //!
-//! - [`mod@request`], [`items`]: what callers send
-//! - [`create`]: from there to a run
-//! - [`object`], [`events`], [`paging`]: what they get, plain and as events; pure
+//! - [`mod@request`], [`items`]: the requests
+//! - [`create`]: from a request to a run
+//! - [`object`], [`events`], [`paging`]: the responses, as objects and as events; pure
 //! - [`history`], [`truncation`], [`generation`], [`conversation`]: the model's input and output
-//! - [`search_rounds`]: the same with web searches
+//! - [`search_rounds`]: generation with web searches
 //! - [`stream`]: events on the wire
 
 mod conversation;
@@ -52,7 +52,7 @@ use crate::http::error::ErrorResponse;
 use crate::http::routing::{Id, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response, sse};
 
-/// `/responses` and everything below.
+/// Returns the routes of `/responses` and below.
 pub fn routes() -> Vec<Route> {
     vec![
         route!(create::create, Place::Api, Access::Anonymous(Right::Infer)).inference(),
@@ -81,7 +81,7 @@ fn from_generation(error: GenerationError) -> ApiError {
     super::inference::structured_output::generation_error(error, PROMPT, Some(request::FORMAT))
 }
 
-/// The response as it was made.
+/// Returns the response object at its creation.
 fn shown(record: &ResponseRecord) -> Result<ResponseObject, ApiError> {
     serde_json::from_value(record.shown.clone()).map_err(|error| {
         tracing::error!(%error, response = %record.id, "a stored response cannot be read");
@@ -164,7 +164,7 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
     };
     let input_tokens = match state.models.count_tokens(generation).await {
         Ok(tokens) => tokens,
-        // Too long to be answered, and counted all the same.
+        // The prompt exceeds the context, but its length is known.
         Err(GenerationError::ContextLengthExceeded { prompt_tokens, .. }) => prompt_tokens,
         Err(error) => return Err(from_generation(error)),
     };
@@ -173,7 +173,7 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
     Ok(response)
 }
 
-/// A response's id. What is none names no response.
+/// Parses a response's id. A malformed one is reported as not found.
 fn parse(id: &str) -> Result<ResponseId, ApiError> {
     id.parse().map_err(|_| ApiError::not_found("response", id))
 }

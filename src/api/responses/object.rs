@@ -87,11 +87,11 @@ pub struct ResponseObject {
     pub user: Option<String>,
     /// As requested.
     pub metadata: Metadata,
-    /// The id of the message that it says, where a conversation gave it; stored, and not part of the API.
+    /// The id of its message, if a conversation assigned it; stored, and not part of the API.
     #[serde(rename = "_message_id", default, skip_serializing_if = "Option::is_none")]
     #[schema(ignore)]
     pub message_id: Option<String>,
-    /// Whether searches show all their sources; stored, and not part of the API.
+    /// Set if searches show all their sources; stored, and not part of the API.
     #[serde(rename = "_with_sources", default, skip_serializing_if = "std::ops::Not::not")]
     #[schema(ignore)]
     pub with_sources: bool,
@@ -101,17 +101,17 @@ pub struct ResponseObject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseStatus {
-    /// It waits for its turn.
+    /// It waits in the queue.
     Queued,
-    /// The response is being generated.
+    /// It is being generated.
     InProgress,
     /// The model ended it.
     Completed,
-    /// It is as long as it may be.
+    /// It reached its maximum length.
     Incomplete,
-    /// The response failed.
+    /// It failed.
     Failed,
-    /// It was ended from outside.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -178,7 +178,7 @@ impl From<TokenUsage> for ResponseUsage {
 }
 
 impl ResponseObject {
-    /// A response that is about to be made.
+    /// Creates a response that has yet to be generated.
     pub fn new(
         id: ResponseId,
         created_at: u64,
@@ -229,13 +229,13 @@ impl ResponseObject {
         }
     }
 
-    /// As its client sees it: without what is only stored.
+    /// Returns the response as clients see it, without the fields that are only stored.
     #[must_use]
     pub fn bare(&self) -> Self {
         Self { message_id: None, with_sources: false, ..self.clone() }
     }
 
-    /// The same response once it is that far.
+    /// Returns the response in the given state of progress.
     #[must_use]
     pub fn at(&self, progress: &Progress) -> Self {
         let mut response = self.bare();
@@ -250,7 +250,7 @@ impl ResponseObject {
         response
     }
 
-    /// The same response once it has ended so, but for its output.
+    /// Returns the response after the given end, but without its output.
     pub fn ended_as(&self, end: &End) -> Self {
         let mut response = self.bare();
         response.ended(end);
@@ -277,7 +277,7 @@ impl ResponseObject {
         self.usage = end.usage.map(Into::into);
     }
 
-    /// The id of the message that it says.
+    /// Returns the id of its message.
     pub fn message_id(&self) -> String {
         match &self.message_id {
             Some(id) => id.clone(),

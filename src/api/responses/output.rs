@@ -1,4 +1,4 @@
-//! What a response says, as items, and the events that go with them: the same however the pieces arrive.
+//! The output of a response as items, and their events; both are independent of how the deltas arrive.
 //!
 //! Source: `OutputItem`, `OutputMessage`, `FunctionToolCall` and `ReasoningItem` in OpenAI's API description.
 
@@ -153,7 +153,7 @@ pub enum OutputPart {
 }
 
 impl OutputText {
-    /// A text with its tokens' log-probabilities.
+    /// Creates a text with its tokens' log-probabilities.
     pub fn new(text: String, logprobs: Vec<ChatTokenLogprob>) -> Self {
         Self { kind: "output_text".to_owned(), text, annotations: Vec::new(), logprobs }
     }
@@ -166,7 +166,7 @@ impl ReasoningText {
 }
 
 impl OutputSearch {
-    /// A search that is about to begin.
+    /// Creates a search that has yet to begin.
     pub fn new(id: String, query: &str) -> Self {
         let action = SearchAction {
             kind: "search".to_owned(),
@@ -177,7 +177,7 @@ impl OutputSearch {
         Self { id, kind: "web_search_call".to_owned(), status: ItemStatus::InProgress, action }
     }
 
-    /// It has ended; `None`: it failed.
+    /// Ends the search; `None` if it failed.
     pub fn end(&mut self, found: Option<&[WebSource]>, with_sources: bool) {
         self.status = if found.is_some() { ItemStatus::Completed } else { ItemStatus::Failed };
         let source = |source: &WebSource| SearchSource { kind: "url".to_owned(), url: source.url.clone() };
@@ -195,7 +195,7 @@ impl OutputItem {
         }
     }
 
-    /// Whether a piece of this kind goes on with it.
+    /// Returns whether a delta of this kind continues the item.
     const fn continues(&self, kind: &DeltaKind) -> bool {
         matches!(
             (self, kind),
@@ -216,7 +216,7 @@ impl OutputItem {
     }
 }
 
-/// Puts a response's items together.
+/// Assembles the items of a response.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// The digits of the response's id, which its items' ids have as well.
@@ -224,16 +224,16 @@ pub struct Output {
     /// The id of its first message.
     message_id: String,
     items: Vec<OutputItem>,
-    /// Whether the last item may still go on.
+    /// Set while the last item may continue.
     open: bool,
-    /// What searches have found, in the order of the numbers by which it is cited.
+    /// The sources of all searches, in the order of the numbers by which they are cited.
     sources: Vec<WebSource>,
-    /// Whether searches show them.
+    /// Set if searches show their sources.
     with_sources: bool,
 }
 
 impl Output {
-    /// Nothing has been said.
+    /// Creates an empty output.
     pub fn of(shown: &ResponseObject) -> Self {
         Self::new(&shown.id, shown.message_id(), shown.with_sources)
     }
@@ -243,7 +243,7 @@ impl Output {
         Self { digits, message_id, items: Vec::new(), open: false, sources: Vec::new(), with_sources }
     }
 
-    /// Everything that a response said which has ended so.
+    /// Returns the output of a response with the given end.
     pub fn whole(mut self, deltas: &[Delta], end: &End) -> Vec<OutputItem> {
         let mut events = Vec::new();
         for delta in deltas {
@@ -253,16 +253,16 @@ impl Output {
         self.items
     }
 
-    /// The items so far.
+    /// Returns the items so far.
     pub fn items(&self) -> Vec<OutputItem> {
         self.items.clone()
     }
 
-    /// Takes a piece.
+    /// Adds a delta.
     pub fn push(&mut self, delta: &Delta, events: &mut Vec<Event>) {
         let goes_on = self.open && self.items.last().is_some_and(|item| item.continues(&delta.kind));
         if !goes_on {
-            // Arguments without a call are nobody's, and so are results without a search.
+            // Arguments without a call and results without a search belong to no item.
             if matches!(delta.kind, DeltaKind::Arguments | DeltaKind::Searched { .. }) {
                 return;
             }
@@ -353,7 +353,7 @@ impl Output {
         self.items.push(item.clone());
         self.open = true;
         let output_index = self.last_index();
-        // It begins without its parts.
+        // The item is added without its parts.
         let mut bare = item;
         match &mut bare {
             OutputItem::Message(message) => message.content.clear(),
@@ -408,7 +408,7 @@ impl Output {
                 events.push(Event::ArgumentsDone { item_id: item_id.clone(), name, output_index, arguments });
                 None
             }
-            // It ended with its response and found nothing.
+            // The search ended together with its response, without results.
             OutputItem::Search(search) => {
                 search.end(None, false);
                 None
@@ -420,13 +420,13 @@ impl Output {
         events.push(Event::ItemDone { output_index, item: item.clone() });
     }
 
-    /// The response has ended.
+    /// Ends the response.
     pub fn end(&mut self, end: &End, events: &mut Vec<Event>) {
         let status = match end.status {
             EndStatus::Completed => ItemStatus::Completed,
             EndStatus::Incomplete | EndStatus::Failed | EndStatus::Cancelled => ItemStatus::Incomplete,
         };
-        // A model that said nothing and ended has said an empty text.
+        // A model that ended without output has produced an empty text.
         let says_something = matches!(end.status, EndStatus::Completed | EndStatus::Incomplete);
         let silent = self.items.iter().all(|item| matches!(item, OutputItem::Search(_)));
         if silent && says_something {
@@ -438,13 +438,13 @@ impl Output {
 }
 
 impl OutputMessage {
-    /// A message with these texts.
+    /// Creates a message with these texts.
     pub fn new(id: String, status: ItemStatus, content: Vec<OutputText>) -> Self {
         Self { id, kind: "message".to_owned(), status, role: "assistant".to_owned(), content }
     }
 }
 
-/// What a stored response said, as items of a later turn.
+/// Returns the output of a stored response as items of a later turn.
 pub fn output_items(record: &ResponseRecord) -> Vec<Value> {
     let given = record.shown["_message_id"].as_str().map(str::to_owned);
     let id = given.unwrap_or_else(|| super::items::message_id(record.id));

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::items::id_of;
 use crate::http::ApiError;
 
-/// Which way a list goes.
+/// The order of a list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// Oldest first.
@@ -17,14 +17,14 @@ pub enum Order {
     Descending,
 }
 
-/// Which part of a list.
+/// The requested part of a list.
 #[derive(Clone, Debug)]
 pub struct PageQuery {
-    /// Items behind this one.
+    /// Only items after this one.
     pub after: Option<String>,
-    /// So many.
+    /// The maximum number of items.
     pub limit: usize,
-    /// Which way.
+    /// The order.
     pub order: Order,
 }
 
@@ -44,7 +44,7 @@ pub struct ItemList {
     has_more: bool,
 }
 
-/// One page of `items`, which are oldest first.
+/// Returns one page of `items`, which are in ascending order.
 pub fn page(mut items: Vec<Value>, query: &PageQuery) -> Result<ItemList, ApiError> {
     if query.order == Order::Descending {
         items.reverse();
@@ -77,7 +77,7 @@ mod tests {
     }
 
     proptest! {
-        /// Page after page is the whole list, each item once.
+        /// The pages together are the whole list, with each item once.
         #[test]
         fn pages_add_up(count in 0usize..30, limit in 1usize..8, descending: bool) {
             let order = if descending { Order::Descending } else { Order::Ascending };

@@ -10,9 +10,9 @@ const MAX_LIMIT: usize = 100;
 /// `GET /responses/{id}`
 #[derive(Debug, Default, PartialEq)]
 pub struct RetrieveQuery {
-    /// Whether events are wanted.
+    /// Set if events are requested.
     pub stream: bool,
-    /// Only those of a higher number.
+    /// Only events with a higher number.
     pub starting_after: Option<u64>,
 }
 
@@ -21,7 +21,7 @@ pub struct RetrieveQuery {
 pub struct ListQuery(pub PageQuery);
 
 impl RetrieveQuery {
-    /// Reads it. Unknown parameters are left alone.
+    /// Parses the query. Unknown parameters are ignored.
     pub fn parse(query: &str) -> Result<Self, ApiError> {
         let pairs = Pairs::parse(query)?;
         pairs.check_include()?;
@@ -43,7 +43,7 @@ impl RetrieveQuery {
 }
 
 impl ListQuery {
-    /// Reads it. Unknown parameters are left alone.
+    /// Parses the query. Unknown parameters are ignored.
     pub fn parse(query: &str) -> Result<Self, ApiError> {
         let pairs = Pairs::parse(query)?;
         pairs.check_include()?;

@@ -26,10 +26,11 @@ use crate::http::json::{Given, Unsupported};
 /// The field that holds the prompt, for errors about it.
 pub const PROMPT: &str = "input";
 
-/// OpenAI's least `max_output_tokens`.
+/// OpenAI's minimum of `max_output_tokens`.
 const LEAST_OUTPUT: i64 = 16;
 
-/// What `include` may name. Only `SOURCES` and `LOGPROBS` have an effect: nothing else is ever part of a response.
+/// The allowed values of `include`. Only `SOURCES` and `LOGPROBS` have an effect: the others are never part of a
+/// response.
 const INCLUDABLE: [&str; 8] = [
     "file_search_call.results",
     "web_search_call.results",
@@ -40,12 +41,12 @@ const INCLUDABLE: [&str; 8] = [
     "reasoning.encrypted_content",
     LOGPROBS,
 ];
-/// Where the form of the text is.
+/// The field that holds the format of the text.
 pub const FORMAT: &str = "text.format";
 const SOURCES: &str = "web_search_call.action.sources";
 const LOGPROBS: &str = "message.output_text.logprobs";
 
-/// Fields that later versions bring, and those of vLLM and llama-server that have no counterpart here.
+/// Fields of later API versions, and those of vLLM and llama-server that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "prompt", harmless: &[] },
     Unsupported { field: "moderation", harmless: &[] },
@@ -182,7 +183,7 @@ pub struct CountTokens {
 pub enum Truncation {
     /// The oldest items are left out.
     Auto,
-    /// Is refused.
+    /// It is rejected.
     #[default]
     Disabled,
 }
@@ -190,10 +191,10 @@ pub enum Truncation {
 /// Retention of cached prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub enum CacheRetention {
-    /// A while.
+    /// In memory, for a limited time.
     #[serde(rename = "in_memory", alias = "in-memory")]
     InMemory,
-    /// A day.
+    /// One day.
     #[serde(rename = "24h")]
     Day,
 }
@@ -281,7 +282,7 @@ impl<'de> Deserialize<'de> for ConversationParam {
     }
 }
 
-/// Checks that the history comes from one place, and that its names are no longer than names are.
+/// Checks that at most one field refers to earlier items, and that its id is not too long.
 pub fn check_history(
     previous: Option<&str>,
     conversation: Option<&ConversationParam>,
@@ -297,33 +298,33 @@ pub fn check_history(
     }
 }
 
-/// A request that has passed every check of its own.
+/// A request that has passed all checks that need no other state.
 #[derive(Debug)]
 pub struct Checked {
-    /// This turn's items, without ids where the caller gave none.
+    /// This turn's items, without ids if the caller set none.
     pub input: Vec<Value>,
     pub sampling: SamplingParams,
     pub stop: Arc<[String]>,
     pub max_tokens: Option<u32>,
     pub logprobs: Option<u32>,
-    /// Whether searches show what they found.
+    /// Set if searches show their sources.
     pub with_sources: bool,
-    /// Most searches, where the caller says so.
+    /// The caller's limit of searches, if any.
     pub max_searches: Option<u32>,
     pub store: bool,
     pub background: bool,
     pub stream: bool,
-    /// What the answer has to be, where it is not free.
+    /// The constraint on the answer; `None` for free text.
     pub structured: Option<Structured>,
-    /// What the model may call.
+    /// The tools that the model may call.
     pub tools: Tools,
-    /// The prompt but for its messages.
+    /// The prompt without its messages.
     pub prompt: ChatPrompt,
     pub thinking_budget: Option<u32>,
 }
 
 impl CreateResponse {
-    /// Checks every field's range, and takes out what is no longer needed.
+    /// Checks the range of every field, and takes out those that are not needed later.
     pub fn check(&mut self) -> Result<Checked, ApiError> {
         params::model(&self.model)?;
         let max_tokens = params::token_count("max_output_tokens", self.max_output_tokens, LEAST_OUTPUT)?;
@@ -381,7 +382,7 @@ impl CreateResponse {
     }
 }
 
-/// Checks the names that `include` gives.
+/// Checks the values of `include`.
 pub fn check_include(include: &[String]) -> Result<(), ApiError> {
     bounds::entries("include", include.len(), MAX_WORDS)?;
     match include.iter().find(|name| !INCLUDABLE.contains(&name.as_str())) {
@@ -393,7 +394,7 @@ pub fn check_include(include: &[String]) -> Result<(), ApiError> {
     }
 }
 
-/// Checks `text` and `reasoning`; returns what the text has to be, where it is not free.
+/// Checks `text` and `reasoning`; returns the constraint on the text, `None` for free text.
 pub fn check_form(
     text: Option<&TextConfig>,
     reasoning: Option<&Reasoning>,

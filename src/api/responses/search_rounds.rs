@@ -1,8 +1,8 @@
-//! A response that may search the web: the server searches before the model is asked, or when the model calls for it,
-//! and the model goes on with what was found.
+//! Generation with web searches: the server searches before it asks the model, or when the model calls the tool, and
+//! the model continues with the results.
 //!
-//! Everything happens while the response is made: its client sees the search begin, and dropping the source ends the
-//! search as it ends the generation.
+//! Searches are part of the response: its client sees each search begin, and dropping the source ends the search as
+//! well as the generation.
 
 use futures_util::stream::{once, select};
 use futures_util::{StreamExt, future};
@@ -19,25 +19,25 @@ use crate::api::inference::choices::{ChoiceEvent, Choices};
 use crate::api::inference::metering::Meter;
 use crate::api::inference::web_search::{FUNCTION, Wish, prompt};
 
-/// What is said and not yet taken, at most.
+/// Maximum number of events that are sent ahead of the reader.
 const AHEAD: usize = 16;
 
-/// What searching takes.
+/// The web search of a response.
 #[derive(Debug)]
 pub struct Searching {
-    /// Where to search.
+    /// The search service.
     pub door: WebSearch,
-    /// At whose expense.
+    /// The key that searches are charged to.
     pub payer: String,
-    /// What is wished of every search.
+    /// Search options that apply to every query.
     pub wish: Wish,
-    /// Whether the server searches first, rather than when the model calls for it.
+    /// Set if the server searches first, rather than when the model calls the tool.
     pub first: bool,
-    /// Most searches.
+    /// Maximum number of searches.
     pub most: u32,
 }
 
-/// What such a response says.
+/// Returns the source of such a response.
 pub fn source(models: Models, plan: Plan, meter: Meter, searching: Searching) -> Source {
     let (out, said) = mpsc::channel(AHEAD);
     let constraining = plan.constraining;
@@ -49,7 +49,7 @@ pub fn source(models: Models, plan: Plan, meter: Meter, searching: Searching) ->
         };
         rounds.tell(end).await;
     };
-    // The rounds are part of the stream: they go on while it is read, and end when it is dropped.
+    // The rounds are part of the stream: they make progress while it is read, and end when it is dropped.
     Box::pin(select(ReceiverStream::new(said), once(rounds).filter_map(|()| future::ready(None))))
 }
 
@@ -57,25 +57,25 @@ struct Rounds {
     models: Models,
     plan: Plan,
     searching: Searching,
-    /// How many sources there are.
+    /// The number of sources so far.
     found: usize,
     out: mpsc::Sender<RunEvent>,
 }
 
-/// What the model did in one round.
+/// The actions of the model in one round.
 #[derive(Debug, Default)]
 struct Round {
     text: String,
     /// Its searches: the call's id and arguments.
     searches: Vec<(String, String)>,
-    /// Whether what comes belongs to the last of them.
+    /// Set while the deltas belong to the last search.
     in_search: bool,
-    /// Whether it called a function of the caller's.
+    /// Set if it called a function of the caller's.
     calls: bool,
 }
 
 impl Rounds {
-    /// The receiver is in the same stream, so it is there.
+    /// Emits an event. The receiver is part of the same stream, so it still exists.
     async fn tell(&self, event: RunEvent) {
         let _ = self.out.send(event).await;
     }
@@ -98,7 +98,7 @@ impl Rounds {
             let mut round = Round::default();
             let (reason, usage) = self.listen(&mut choices, &mut round).await?;
             total = sum(total, usage);
-            // Calls of functions are for the caller to answer, whatever else was called beside them.
+            // Calls of functions are for the caller to answer, even if searches were called with them.
             if reason != FinishReason::Stop || round.searches.is_empty() || round.calls {
                 choices.settle().await;
                 return Ok((reason, total));
@@ -117,7 +117,7 @@ impl Rounds {
         }
     }
 
-    /// Hears one answer out.
+    /// Forwards one answer to its end.
     async fn listen(
         &self,
         choices: &mut Choices,
@@ -148,7 +148,7 @@ impl Rounds {
         Err(GenerationError::Internal("a generation ended without a result".to_owned()))
     }
 
-    /// Searches with what the user says.
+    /// Searches with the user's question.
     async fn search_first(&mut self) -> Result<(), GenerationError> {
         let query = SearchQuery::words(prompt::question(&self.plan.messages).unwrap_or_default());
         let messages = self.plan.messages.clone();
@@ -158,7 +158,7 @@ impl Rounds {
         Ok(())
     }
 
-    /// Makes the searches that the model called for, and lets it see what they found.
+    /// Runs the searches that the model called, and appends their results to the messages.
     async fn search_as_called(&mut self, round: Round) -> Result<(), GenerationError> {
         let calls: Vec<Value> = round
             .searches
@@ -187,7 +187,8 @@ impl Rounds {
         Ok(())
     }
 
-    /// One search, told as it goes; gives what the model is to read of it. `with` gives the messages with such a text.
+    /// Runs one search, emitting its events; returns the text for the model. `with` returns the messages with such a
+    /// text.
     async fn search<F>(&mut self, query: &str, failed: &str, with: F) -> Result<String, GenerationError>
     where
         F: Fn(&str) -> Vec<Value>,
@@ -197,7 +198,7 @@ impl Rounds {
         let asked = self.searching.wish.query(query);
         let found = match self.searching.door.search(&self.searching.payer, asked).await {
             Ok(found) => found,
-            // Why is in the log and in /status: the response has no place for it.
+            // The cause is in the log and in /status: the response object has no field for it.
             Err(_) => {
                 self.tell_delta(DeltaKind::Searched { sources: None }, "").await;
                 return Ok(failed.to_owned());
@@ -205,7 +206,7 @@ impl Rounds {
         };
         let request = |text: &str| {
             let messages = with(text);
-            // With `truncation`, what is older makes room first.
+            // With `truncation`, older messages are left out first.
             let begin = match self.plan.truncate {
                 true => beginnings(&messages).last().copied().unwrap_or(0),
                 false => 0,
@@ -219,14 +220,14 @@ impl Rounds {
     }
 }
 
-/// What a call's arguments search for.
+/// Returns the query in a call's arguments.
 fn wanted(arguments: &str) -> Option<String> {
     let arguments: Value = serde_json::from_str(arguments).ok()?;
     let words = SearchQuery::words(arguments["query"].as_str()?);
     (!words.is_empty()).then_some(words)
 }
 
-/// Takes the search off the tools.
+/// Removes the search from the tools.
 fn without_search(plan: &mut Plan) {
     let tools = plan.request.tools.take().map(|tools| {
         let callable = tools.callable.iter().filter(|tool| tool.name != FUNCTION).cloned().collect();
@@ -240,7 +241,7 @@ fn without_search(plan: &mut Plan) {
     }
 }
 
-/// A call was made: another need not be.
+/// Makes further calls optional after a call was made.
 fn relax(plan: &mut Plan) {
     let Some(tools) = plan.request.tools.take() else { return };
     plan.reading.relax(&tools);

@@ -1,4 +1,4 @@
-//! A response's events as server-sent events, from any number on, while it is made or afterwards.
+//! A response's events as server-sent events, starting at any number, during generation or afterwards.
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::events::{EventLog, ResponseStreamEvent, move_behind};
 use crate::http::{ApiError, sse};
 
-/// Where the events come from.
+/// The origin of the events.
 #[derive(Debug)]
 pub enum Origin {
     /// The response is being generated.
@@ -20,7 +20,7 @@ pub enum Origin {
 }
 
 struct Stage {
-    /// `None` once the stream has ended.
+    /// `None` after the end of the stream.
     origin: Option<Origin>,
     log: EventLog,
     opened: bool,
@@ -29,7 +29,7 @@ struct Stage {
     _permit: Option<StreamPermit>,
 }
 
-/// The events behind number `after`, or all. `permit` is held until they are sent.
+/// Returns the events after number `after`, or all. `permit` is held until they are sent.
 pub fn events(
     origin: Origin,
     log: EventLog,

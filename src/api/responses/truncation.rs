@@ -1,31 +1,32 @@
-//! `truncation: "auto"`: which of the oldest messages to leave out.
+//! `truncation: "auto"`: selection of the oldest messages to leave out.
 
 use serde_json::Value;
 
-/// Where a conversation may begin: at a message of somebody who is not the model, for answers to what is left out
-/// make no sense, and many templates refuse them. The whole conversation is the first.
+/// Returns the indexes at which a conversation may begin: messages that are not the model's, since answers to omitted
+/// questions make no sense, and many templates reject them. The whole conversation comes first.
 pub fn beginnings(messages: &[Value]) -> Vec<usize> {
     let starts = |message: &Value| matches!(message["role"].as_str(), Some("user" | "system" | "developer"));
     let later = (1..messages.len()).filter(|index| starts(&messages[*index]));
     std::iter::once(0).chain(later).collect()
 }
 
-/// Finds the first of a number of candidates that fits, where all behind one that fits do, in few questions.
+/// Searches for the first of a number of candidates that fits, if all after a fitting one fit as well, in few steps.
 #[derive(Clone, Copy, Debug)]
 pub struct FirstFit {
-    /// Everything before it does not fit.
+    /// No candidate before this one fits.
     low: usize,
-    /// It fits, or is behind the last.
+    /// This candidate fits, or is one past the last.
     high: usize,
 }
 
 impl FirstFit {
-    /// Of `count` candidates.
+    /// Starts the search among `count` candidates.
     pub const fn new(count: usize) -> Self {
         Self { low: 0, high: count }
     }
 
-    /// The next candidate to try; `None` when the answer is known. The first is tried first, since most fit as they are.
+    /// Returns the next candidate to try; `None` when the result is known. The first is tried first, since most fit
+    /// unchanged.
     pub const fn next(&self) -> Option<usize> {
         if self.low >= self.high {
             None
@@ -36,7 +37,7 @@ impl FirstFit {
         }
     }
 
-    /// Whether that candidate fits.
+    /// Records whether that candidate fits.
     pub const fn tell(&mut self, candidate: usize, fits: bool) {
         if fits {
             self.high = candidate;
@@ -45,7 +46,7 @@ impl FirstFit {
         }
     }
 
-    /// The answer; the number of candidates where none fits.
+    /// Returns the result; the number of candidates if none fits.
     pub const fn found(&self) -> usize {
         self.high
     }

@@ -1,4 +1,4 @@
-//! The fields of a request that say what its answers have to be.
+//! The request fields that constrain answers.
 
 use jan_actors::model::Constraint;
 use serde::Deserialize;
@@ -9,10 +9,10 @@ use super::{MOST_TEXT_BYTES, Structured, gbnf, json_object};
 use crate::api::inference::bounds::{self, MAX_CHOICES};
 use crate::http::ApiError;
 
-/// Longest list of choices, in bytes.
+/// Maximum size of a list of choices, in bytes.
 const MOST_CHOICE_BYTES: usize = 64 * 1024;
 
-/// Longest grammar with a schema in it, which nobody looks into before it is compiled.
+/// Maximum size of a grammar that embeds a schema, in bytes: such a schema is not checked before it is compiled.
 const MOST_EMBEDDING_BYTES: usize = 4 * 1024;
 
 /// The format of the answer, as in vLLM; exactly one of these.
@@ -39,10 +39,10 @@ pub struct StructuredOutputs {
     whitespace_pattern: Option<Value>,
 }
 
-/// Returns the one constraint that a request has; `None`: free text.
+/// Returns the one constraint of a request; `None` for free text.
 ///
 /// # Errors
-/// 400 with the second field where there are several.
+/// 400 that names the second field if there are several.
 pub fn at_most_one(mut found: Vec<Structured>) -> Result<Option<Structured>, ApiError> {
     if let [first, second, ..] = &found[..] {
         let message =
@@ -80,7 +80,7 @@ pub fn grammar(field: &'static str, text: String) -> Result<Option<Structured>, 
     any_grammar(field, text).map(Some)
 }
 
-/// Checks a field that is a grammar in llama.cpp's notation. Clients of llama-server send an empty one for none.
+/// Checks a field that is a grammar in llama.cpp's notation. Clients of llama-server send an empty text for no grammar.
 pub fn llama_grammar(field: &'static str, text: String) -> Result<Option<Structured>, ApiError> {
     if text.is_empty() { Ok(None) } else { gbnf_grammar(field, &text).map(Some) }
 }
@@ -145,7 +145,7 @@ fn expression(field: &'static str, regex: String) -> Result<Structured, ApiError
     Ok(Structured::text(field, Constraint::Regex(regex)))
 }
 
-/// These texts and no other.
+/// Returns the constraint to exactly one of these texts.
 fn one_of(field: &'static str, choices: &[String]) -> Result<Structured, ApiError> {
     if choices.is_empty() || choices.iter().any(String::is_empty) {
         let message = format!("Invalid '{field}': expected at least one text, and none that is empty.");
@@ -158,7 +158,7 @@ fn one_of(field: &'static str, choices: &[String]) -> Result<Structured, ApiErro
     Ok(Structured::text(field, Constraint::Regex(expression)))
 }
 
-/// A grammar in either notation.
+/// Returns the constraint of a grammar in either notation.
 fn any_grammar(field: &'static str, text: String) -> Result<Structured, ApiError> {
     if gbnf::is_gbnf(&text) {
         return gbnf_grammar(field, &text);

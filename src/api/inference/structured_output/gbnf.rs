@@ -1,8 +1,8 @@
 //! Grammars in llama.cpp's notation (GBNF), for the engine.
 //!
-//! Source: `grammars/README.md` of llama.cpp. A grammar that leads nowhere back to itself is an expression. Any other
-//! becomes one in Lark's notation whose words are single characters: what reads it takes the longest word that fits,
-//! which GBNF does not, and of words of one character none is longer than another.
+//! Source: `grammars/README.md` of llama.cpp. A grammar without recursion becomes a regular expression. Any other
+//! becomes a grammar in Lark's notation whose terminals are single characters: Lark's lexer takes the longest terminal
+//! that matches, which GBNF does not, and terminals of one character all have the same length.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -10,27 +10,27 @@ use std::fmt::Write as _;
 use jan_actors::model::Constraint;
 use serde_json::Value;
 
-/// Most rules.
+/// Maximum number of rules.
 const MOST_RULES: usize = 1000;
-/// Most parentheses in each other.
+/// Maximum nesting of parentheses.
 const DEPTH: usize = 50;
-/// Most suffixes of a whole grammar that follow another suffix, as in `"a"??`: each nests like a parenthesis, and what
-/// walks over a grammar is recursive.
+/// Maximum number of suffixes in a whole grammar that follow another suffix, as in `"a"??`: each nests like a
+/// parenthesis, and grammars are walked recursively.
 const MAX_STACKED_SUFFIXES: usize = 50;
-/// Most that a repetition can be told to repeat, as in llama.cpp.
+/// Maximum count of a repetition, as in llama.cpp.
 const MOST_REPEATS: u32 = 2000;
-/// Longest expression that a grammar is written as; a longer one stays a grammar.
+/// Maximum length of the expression that a grammar is converted to, in bytes; a longer one stays a grammar.
 const MOST_EXPRESSION: usize = 16 * 1024;
 
-/// Whether a text is in this notation; Lark's has no such mark.
+/// Returns whether a text is in this notation; Lark's notation does not contain `::=`.
 pub fn is_gbnf(text: &str) -> bool {
     text.contains("::=")
 }
 
-/// The constraint that a grammar describes; its rule `root` is the answer.
+/// Returns the constraint that a grammar describes; its rule `root` is the answer.
 ///
 /// # Errors
-/// What is wrong with it, and in which line.
+/// A text that says what is wrong, and in which line.
 pub fn constraint(text: &str) -> Result<Constraint, String> {
     let grammar = Grammar::parse(text)?;
     Ok(match grammar.expression() {
@@ -42,12 +42,12 @@ pub fn constraint(text: &str) -> Result<Constraint, String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Node {
     Text(String),
-    /// One character, as an expression has it.
+    /// One character, in the syntax of expressions.
     Class(String),
     Rule(usize),
     Sequence(Vec<Node>),
     OneOf(Vec<Node>),
-    /// Least and most times.
+    /// A node with its minimum and maximum count.
     Repeat(Box<Node>, u32, Option<u32>),
 }
 
@@ -60,10 +60,10 @@ struct Grammar {
 struct Parser<'a> {
     text: &'a str,
     at: usize,
-    /// Every name that was seen, and the number of its rule.
+    /// The names seen so far, with the numbers of their rules.
     names: HashMap<&'a str, usize>,
     rules: Vec<Option<Node>>,
-    /// Suffixes so far that follow another suffix.
+    /// The number of suffixes so far that follow another suffix.
     stacked: usize,
 }
 
@@ -91,15 +91,15 @@ impl Grammar {
         Ok(Self { root, rules: rules.collect::<Result<_, _>>()? })
     }
 
-    /// All of it as one expression; `None` where a rule leads back to itself or it becomes too long.
+    /// Returns the grammar as one expression; `None` if a rule is recursive or the expression becomes too long.
     fn expression(&self) -> Option<String> {
         let mut done = vec![None; self.rules.len()];
         self.settle(self.root, &mut done, &mut vec![false; self.rules.len()])?;
         done[self.root].take()
     }
 
-    /// Writes the rule's expression, and before it those that it needs. A chain of rules can be long, so the rules
-    /// under way are kept in a list rather than on the stack.
+    /// Writes the rule's expression, after those of the rules that it refers to. A chain of rules can be long, so
+    /// pending rules are kept in a list rather than on the stack.
     fn settle(&self, rule: usize, done: &mut [Option<String>], open: &mut [bool]) -> Option<()> {
         let mut path = vec![rule];
         while let Some(&rule) = path.last() {
@@ -116,7 +116,7 @@ impl Grammar {
                 done[rule].as_ref()?;
                 path.pop();
             } else if std::mem::replace(&mut open[rule], true) {
-                // It was here before and its rules are not done: one of them leads back.
+                // The rule was visited before and its references are not done: one of them leads back to it.
                 return None;
             } else {
                 path.extend(missing);
@@ -137,7 +137,7 @@ impl Grammar {
 }
 
 impl Node {
-    /// The rules that it names.
+    /// Returns the rules that the node refers to.
     fn named(&self) -> Vec<usize> {
         let (mut named, mut left) = (Vec::new(), vec![self]);
         while let Some(node) = left.pop() {
@@ -154,7 +154,7 @@ impl Node {
     }
 
     fn expression(&self, rules: &[Option<String>], out: &mut String) {
-        // Whatever a name stands for can be long, and be named often.
+        // The expression of a rule can be long, and the rule can be referred to often.
         if out.len() > MOST_EXPRESSION {
             return;
         }
@@ -246,7 +246,7 @@ impl<'a> Parser<'a> {
         format!("line {line}: {what}, got {near:?}")
     }
 
-    /// Goes past whitespace and comments.
+    /// Skips whitespace and comments.
     fn space(&mut self) {
         loop {
             self.at = self.text.len() - self.rest().trim_start().len();
@@ -283,7 +283,7 @@ impl<'a> Parser<'a> {
         Ok(number)
     }
 
-    /// Whether a rule begins here: then the one before it is over.
+    /// Returns whether a rule begins here, which ends the rule before it.
     fn at_rule(&self) -> bool {
         let mut ahead =
             Parser { text: self.text, at: self.at, names: HashMap::new(), rules: Vec::new(), stacked: 0 };
@@ -340,7 +340,7 @@ impl<'a> Parser<'a> {
         Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Sequence(nodes) })
     }
 
-    /// What follows a part of a rule and says how often it comes.
+    /// Parses the repetition suffixes after a part of a rule.
     fn repeated(&mut self, mut node: Node) -> Result<Node, String> {
         loop {
             self.space();
@@ -420,7 +420,7 @@ impl<'a> Parser<'a> {
         Ok(Node::Class(class))
     }
 
-    /// The next character of a text or a class; `\` begins some that are written otherwise.
+    /// Parses the next character of a text or a class, including escapes that begin with `\`.
     fn character(&mut self, end: &str) -> Result<char, String> {
         let next = |parser: &mut Self| {
             let character = parser.rest().chars().next();

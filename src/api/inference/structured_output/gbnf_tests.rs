@@ -97,7 +97,7 @@ fn an_expression_that_grows_too_long_stays_a_grammar() {
 }
 
 fn nodes() -> impl Strategy<Value = (String, String)> {
-    // A part of a grammar, and the expression that it means.
+    // A part of a grammar, and the equivalent expression.
     let leaf = prop_oneof![
         "[a-c]{0,3}".prop_map(|text| (format!("\"{text}\""), text)),
         Just(("[a-b]".to_owned(), "[a-b]".to_owned())),

@@ -1,7 +1,7 @@
-//! Structured output: what a request says that its answers have to be, and the last check of a finished answer.
+//! Structured output: the constraints of a request on its answers, and the final check of a finished answer.
 //!
 //! Sources: `ResponseFormatJsonSchema` in OpenAI's API description; `guided_json`, `guided_regex`, `guided_choice`,
-//! `guided_grammar` and `structured_outputs` as vLLM's users know them; `grammar` and `json_schema` as llama-server's do.
+//! `guided_grammar` and `structured_outputs` as in vLLM; `grammar` and `json_schema` as in llama-server.
 
 mod constraints;
 pub mod gbnf;
@@ -21,21 +21,21 @@ pub use self::constraints::{
 };
 use crate::http::ApiError;
 
-/// Longest schema, in bytes.
+/// Maximum size of a schema, in bytes.
 const MOST_BYTES: usize = 256 * 1024;
 
-/// Longest expression or grammar, in bytes, and that of all expressions of a schema. Compiling them can take time with
-/// the square of their length, and keeps others waiting: this much is seconds at worst.
+/// Maximum length of an expression or grammar, in bytes, and of all expressions in a schema together. Compiling can
+/// take time quadratic in their length and delays other requests: this length takes seconds at worst.
 const MOST_TEXT_BYTES: usize = 16 * 1024;
 
-/// Most patterns of properties of a schema; compiling them takes time with more than the square of their number.
+/// Maximum number of pattern properties in a schema; compiling them takes more than quadratic time.
 const MOST_PATTERN_PROPERTIES: usize = 100;
 
-/// Most properties of a schema, as in OpenAI's API.
+/// Maximum number of properties in a schema, as in OpenAI's API.
 const MOST_PROPERTIES: usize = 5000;
 
-/// Most properties of one object that may be left out. Each could be the next, so compiling them takes time with the
-/// square of their number.
+/// Maximum number of optional properties in one object. Each could be the next one, so compiling them takes quadratic
+/// time.
 const MOST_OPTIONAL: usize = 500;
 
 /// The format of the answer.
@@ -78,14 +78,14 @@ pub struct JsonSchemaFormat {
     pub strict: Option<bool>,
 }
 
-/// What answers have to be.
+/// The constraint on answers.
 #[derive(Debug)]
 pub struct Structured {
-    /// The field that says so, for errors about it.
+    /// The field that sets the constraint, for errors about it.
     pub field: &'static str,
-    /// For the engine.
+    /// The constraint that the engine enforces.
     pub constraint: Arc<Constraint>,
-    /// Whether finished answers are checked.
+    /// The check of finished answers; `None` if they are not checked.
     validator: Option<Validator>,
 }
 
@@ -112,12 +112,12 @@ pub fn response_format(_field: &'static str, format: ResponseFormat) -> Result<O
     format.check()
 }
 
-/// Any JSON object, as `field` asks.
+/// Returns the constraint to any JSON object, which `field` requests.
 pub fn json_object(field: &'static str) -> Result<Structured, ApiError> {
     Structured::json(field, field, any_object())
 }
 
-/// JSON that a schema accepts, as `field` asks; its name and the schema lie at `at`.
+/// Returns the constraint to JSON that a schema accepts, which `field` requests; its name and the schema are at `at`.
 pub fn json_schema(
     field: &'static str,
     at: &str,
@@ -154,17 +154,18 @@ impl Structured {
         Self { field, constraint: Arc::new(constraint), validator: None }
     }
 
-    /// What checks `answers` answers when they end. `cut`: a stop text may end them before they are complete.
+    /// Returns the check of `answers` answers at their end. `cut`: a stop sequence may end them before they are
+    /// complete.
     pub fn output_check(self, answers: usize, cut: bool) -> Option<OutputCheck> {
         let validator = self.validator.filter(|_| !cut)?;
         Some(OutputCheck { validator, texts: vec![String::new(); answers] })
     }
 }
 
-/// Compiles what checks finished texts against a schema, within the bounds on schemas.
+/// Compiles the validator of finished texts for a schema, within the bounds on schemas.
 ///
 /// # Errors
-/// What is wrong with the schema, or too much.
+/// A text that says what is wrong with the schema, or which bound it exceeds.
 pub fn validator(schema: &Value) -> Result<Validator, String> {
     check_properties(schema)?;
     nesting::check(schema)?;
@@ -174,10 +175,10 @@ pub fn validator(schema: &Value) -> Result<Validator, String> {
     })?
 }
 
-/// Whether a schema's properties are not too many to be enforced.
+/// Checks that a schema has few enough properties to be enforced.
 ///
 /// # Errors
-/// What is too much.
+/// The exceeded bound.
 fn check_properties(schema: &Value) -> Result<(), String> {
     let mut left = vec![schema];
     let (mut total, mut patterns, mut pattern_bytes) = (0, 0, 0);
@@ -221,7 +222,7 @@ fn check_properties(schema: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// The error, with the field that constrains the answers where that is at fault.
+/// Adds the field that constrains the answers to an error that it caused.
 #[must_use]
 pub fn named(error: GenerationError, constraining: Option<&'static str>) -> GenerationError {
     match (error, constraining) {
@@ -235,7 +236,7 @@ pub fn named(error: GenerationError, constraining: Option<&'static str>) -> Gene
     }
 }
 
-/// Maps an engine's error where `field` is what constrains the answers.
+/// Maps an error of the engine; `field` is the field that constrains the answers.
 pub fn generation_error(
     error: GenerationError,
     prompt_param: &'static str,
@@ -244,8 +245,8 @@ pub fn generation_error(
     ApiError::from_generation(named(error, field), prompt_param)
 }
 
-/// The last check of finished answers: that the model was kept inside the schema is the engine's doing, and an answer
-/// is called finished only when it is seen to be so.
+/// The final check of finished answers. The engine enforces the schema during generation; an answer is reported as
+/// finished only if this check confirms it.
 #[derive(Debug)]
 pub struct OutputCheck {
     validator: Validator,
@@ -253,33 +254,33 @@ pub struct OutputCheck {
 }
 
 impl OutputCheck {
-    /// Takes more of an answer.
+    /// Appends more text to an answer.
     pub fn push(&mut self, index: usize, text: &str) {
         self.texts[index].push_str(text);
     }
 
-    /// What was said belonged to a round before the answer.
+    /// Discards the text so far, which belonged to a round before the answer.
     pub fn next_round(&mut self) {
         self.texts.iter_mut().for_each(String::clear);
     }
 
-    /// Looks at an answer that ended by itself.
+    /// Checks an answer that ended normally.
     ///
     /// # Errors
-    /// [`GenerationError::InvalidOutput`] with what is wrong.
+    /// [`GenerationError::InvalidOutput`] with the violation.
     pub fn finish(&self, index: usize) -> Result<(), GenerationError> {
         satisfies(&self.texts[index], &self.validator)
             .map_err(|message| GenerationError::InvalidOutput { message })
     }
 }
 
-/// Whether a text is JSON that satisfies a schema.
+/// Checks that a text is JSON that satisfies a schema.
 ///
-/// JSON's numbers have no end, but those that can be compared here do. What holds larger ones is well-formed and was kept
-/// to its schema while it was generated; it is not refused for what this check cannot see.
+/// JSON's numbers are unbounded, but those that can be compared here are not. A text with larger ones is well-formed
+/// and was held to its schema during generation, so it is accepted.
 ///
 /// # Errors
-/// What is wrong.
+/// The violation.
 pub fn satisfies(text: &str, validator: &Validator) -> Result<(), String> {
     match serde_json::from_str::<Value>(text) {
         Ok(value) => {

@@ -1,9 +1,9 @@
-//! Bounds on how deeply a JSON schema nests, references included.
+//! Bounds on the nesting depth of a JSON schema, references included.
 //!
-//! Whatever compiles or applies a schema walks it recursively and follows its references. JSON's own nesting is bounded
-//! where a body is parsed, but a flat list of definitions that refer to each other nests as deeply as it is long, and a
-//! stack overflow aborts the whole process. So the nesting is bounded here, without recursion, before any such walk, and
-//! the walks run on a stack that this bound cannot exhaust.
+//! Compilers and validators walk a schema recursively and follow its references. JSON's own nesting is bounded by the
+//! parser of the body, but a flat list of definitions that refer to each other nests as deeply as it is long, and a
+//! stack overflow aborts the whole process. The nesting is therefore bounded here, without recursion, before any such
+//! walk, and the walks run on a stack that this bound cannot exhaust.
 
 use std::collections::HashMap;
 use std::thread;
@@ -11,17 +11,18 @@ use std::thread;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-/// Most levels of arrays and objects in each other, where a reference continues with the levels of its target.
+/// Maximum number of nested arrays and objects, where a reference continues with the levels of its target.
 const MAX_LEVELS: usize = 2000;
 
-/// The same where `unevaluatedProperties` or `unevaluatedItems` occur, for which every level walks those below again.
+/// The bound for schemas with `unevaluatedProperties` or `unevaluatedItems`, for which every level walks those below
+/// again.
 const MAX_LEVELS_UNEVALUATED: usize = 200;
 
-/// Most values that are visited to measure a schema: targets of references can contain each other.
+/// Maximum number of values visited to measure a schema: targets of references can contain each other.
 const MAX_VISITS: usize = 1_000_000;
 
-/// Stack for walks over a schema, in bytes: at least six times what [`MAX_LEVELS`] levels were seen to need. Only pages
-/// that are touched take memory.
+/// Stack size for walks over a schema, in bytes: at least six times the measured need of [`MAX_LEVELS`] levels. Only
+/// pages that are touched take memory.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// Keywords that refer to another schema.
@@ -33,14 +34,14 @@ struct Node<'a> {
     levels: usize,
     references: Vec<&'a str>,
     unevaluated: bool,
-    /// Whether references can mean something else than a path from the root.
+    /// Set if references can mean something other than a path from the root.
     rebased: bool,
 }
 
-/// Checks that a schema nests no deeper than its recursive walks can follow.
+/// Checks that a schema nests no deeper than the recursive walks can follow.
 ///
 /// # Errors
-/// The bound, and what to change.
+/// A text that states the bound and what to change.
 pub fn check(schema: &Value) -> Result<(), String> {
     let too_much = || "its references lead through too many definitions; use fewer of them".to_owned();
     let mut visits = 0;
@@ -49,7 +50,7 @@ pub fn check(schema: &Value) -> Result<(), String> {
     let mut numbers: HashMap<&str, usize> = HashMap::new();
     let mut nodes = vec![root];
     let mut next = 0;
-    // The distinct targets, each surveyed once. Names that are not paths can mean anything in the schema.
+    // The distinct targets, each surveyed once. Names that are not paths can refer to anything in the schema.
     while next < nodes.len() {
         for reference in nodes[next].references.clone() {
             if !numbers.contains_key(reference) {
@@ -77,7 +78,7 @@ pub fn check(schema: &Value) -> Result<(), String> {
 /// Runs a walk over a schema that passed [`check`] on a stack that is large enough for it.
 ///
 /// # Errors
-/// The system has no thread or memory left for it.
+/// The system has no thread or memory left.
 pub fn on_large_stack<T: Send>(walk: impl FnOnce() -> T + Send) -> Result<T, String> {
     thread::scope(|scope| {
         let thread = thread::Builder::new()
@@ -89,7 +90,7 @@ pub fn on_large_stack<T: Send>(walk: impl FnOnce() -> T + Send) -> Result<T, Str
     })
 }
 
-/// Looks through a schema without following its references; `None` where it takes too many visits.
+/// Surveys a schema without following its references; `None` if that takes too many visits.
 fn survey<'a>(schema: &'a Value, visits: &mut usize) -> Option<Node<'a>> {
     let mut node = Node::default();
     let mut left = vec![(schema, 1)];
@@ -128,8 +129,8 @@ fn resolved<'a>(schema: &'a Value, reference: &str) -> Option<&'a Value> {
     schema.pointer(&pointer)
 }
 
-/// An upper bound on the levels of any path that visits no node twice: what leads to circles and what they lead to is
-/// measured along its longest path, and of the circles every node counts.
+/// Returns an upper bound on the levels of any path that visits no node twice. Nodes before and after cycles are
+/// measured along their longest path; of the cycles every node counts.
 fn deepest(edges: &[Vec<usize>], levels: &[usize]) -> usize {
     let mut reversed = vec![Vec::new(); edges.len()];
     for (from, targets) in edges.iter().enumerate() {
@@ -142,8 +143,8 @@ fn deepest(edges: &[Vec<usize>], levels: &[usize]) -> usize {
     behind.saturating_add(before).saturating_add(circles)
 }
 
-/// Takes away nodes that have no `incoming` edge left, one after the other, and returns the most levels along a path of
-/// what was taken.
+/// Removes nodes without a remaining `incoming` edge, one after the other, and returns the maximum number of levels
+/// along a path of removed nodes.
 fn peeled(outgoing: &[Vec<usize>], incoming: &[Vec<usize>], levels: &[usize], left: &mut [bool]) -> usize {
     let mut open: Vec<usize> =
         incoming.iter().map(|from| from.iter().filter(|&&node| left[node]).count()).collect();

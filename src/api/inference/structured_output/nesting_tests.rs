@@ -3,7 +3,7 @@ use serde_json::{Map, json};
 
 use super::*;
 
-/// Definitions of which each refers to the next, the last one to `last`.
+/// Definitions each of which refers to the next, the last one to `last`.
 fn chain(count: usize, link: impl Fn(Value) -> Value, last: Value) -> Value {
     let mut definitions: Map<String, Value> =
         (0..count).map(|n| (format!("d{n}"), link(json!({"$ref": format!("#/$defs/d{}", n + 1)})))).collect();
@@ -19,7 +19,7 @@ fn chains_of_references_are_bounded() {
     assert!(check(&chain(2001, plain, json!({}))).is_err());
     assert_eq!(check(&chain(600, list, json!({}))), Ok(()));
     assert!(check(&chain(700, list, json!({}))).is_err());
-    // In a circle, too, and with references that are no paths.
+    // Also in a cycle, and with references that are not paths.
     assert!(check(&chain(2001, plain, json!({"$ref": "#/$defs/d0"}))).is_err());
     let mut named = chain(2001, plain, json!({}));
     named["$defs"]["d7"]["$id"] = json!("elsewhere");
@@ -42,7 +42,7 @@ fn many_definitions_side_by_side_are_fine() {
     let flat: Map<String, Value> =
         definitions.keys().map(|name| (name.clone(), json!({"items": {}}))).collect();
     assert_eq!(check(&json!({"properties": properties.clone(), "$defs": flat})), Ok(()));
-    // All in one circle through the root: any of them could follow any other.
+    // All in one cycle through the root: any of them could follow any other.
     assert!(check(&json!({"properties": properties, "$defs": definitions})).is_err());
 }
 
@@ -57,7 +57,7 @@ fn the_deepest_schema_fits_the_stack() {
 }
 
 proptest! {
-    /// The bound is never below the longest path that visits no node twice, found by trying all.
+    /// The bound is at least the length of the longest path that visits no node twice, found by trying all paths.
     #[test]
     fn no_path_is_longer_than_the_bound(
         edges in prop::collection::vec(prop::collection::vec(0usize..7, 0..4), 7),

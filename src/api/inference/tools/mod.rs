@@ -1,7 +1,7 @@
-//! Tools: what a request says that its answers may call, and the last check of a call.
+//! Tools: the functions that answers may call, and the final check of a call.
 //!
-//! Sources: `ChatCompletionTool`, `ChatCompletionToolChoiceOption`, `FunctionTool` and `ToolChoiceParam` in OpenAI's API
-//! description. Chat and Responses say the same in different places: [`ToolField`] knows which.
+//! Sources: `ChatCompletionTool`, `ChatCompletionToolChoiceOption`, `FunctionTool` and `ToolChoiceParam` in OpenAI's
+//! API description. Chat and Responses have the same data in different places, which [`ToolField`] distinguishes.
 
 mod responses_api;
 
@@ -21,10 +21,10 @@ use super::structured_output;
 use super::web_search::{self, is_web_search};
 use crate::http::ApiError;
 
-/// Most tools of one request, as OpenAI has it.
+/// Maximum number of tools in one request, as in OpenAI's API.
 const MOST_TOOLS: usize = 128;
 
-/// Largest schemas of all tools together, in bytes.
+/// Maximum size of the schemas of all tools together, in bytes.
 const MOST_BYTES: usize = 256 * 1024;
 
 /// A function that the model may call.
@@ -84,25 +84,25 @@ pub enum ToolChoiceMode {
     Required,
 }
 
-/// Where a request says its tools.
+/// The position of functions within the tools of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToolField {
-    /// Chat: a function is an object within the tool.
+    /// Chat: the function is an object inside the tool.
     Nested,
-    /// Responses: a function is the tool.
+    /// Responses: the function is the tool itself.
     Flat,
 }
 
 /// The tools of a request.
 #[derive(Debug, Default)]
 pub struct Tools {
-    /// Those that the model is shown, as chat's wire objects.
+    /// The tools that the prompt shows to the model, as chat's wire objects.
     pub shown: Vec<Value>,
-    /// Those that it may call; `None` where it may call none.
+    /// The tools that the model may call; `None` if it may call none.
     pub plan: Option<Arc<ToolPlan>>,
-    /// Whether the web can be searched.
+    /// The web search tool, if present.
     pub web: Option<WebTool>,
-    /// What looks at calls that are kept in their form.
+    /// Validators of calls whose arguments are constrained, by name.
     validators: Vec<(String, Validator)>,
 }
 
@@ -110,7 +110,7 @@ impl Tools {
     /// Checks chat's fields.
     ///
     /// # Errors
-    /// 400 with the field.
+    /// 400 that names the field.
     pub fn of_chat(
         tools: Option<Vec<ChatTool>>,
         choice: Option<&Value>,
@@ -171,7 +171,7 @@ impl Tools {
         }
         let choice = Choice::read(choice, field, &functions)?;
         if choice.mode == Mode::None || functions.is_empty() {
-            // What it is not shown it cannot call.
+            // The model cannot call tools that it is not shown.
             return Ok(Self::default());
         }
         let required = choice.mode == Mode::Required;
@@ -202,7 +202,7 @@ impl Tools {
         })
     }
 
-    /// What reads an answer's calls.
+    /// Returns the policy for the calls of an answer.
     pub fn reading(self) -> Reading {
         Reading {
             one_call: self.plan.as_ref().is_some_and(|plan| !plan.parallel),
@@ -211,26 +211,26 @@ impl Tools {
     }
 }
 
-/// What reading an answer takes.
+/// The policy for the tool calls of an answer.
 #[derive(Debug, Default)]
 pub struct Reading {
-    /// Whether a second call is left out.
+    /// Set if calls after the first are left out.
     pub one_call: bool,
     validators: Vec<(String, Validator)>,
 }
 
 impl Reading {
-    /// A call need no longer be made: only arguments of strict tools are still held to their schema.
+    /// Makes calls optional: only the arguments of strict tools are still held to their schema.
     pub fn relax(&mut self, plan: &ToolPlan) {
         let strict = |name: &String| plan.callable.iter().any(|tool| tool.name == *name && tool.strict);
         self.validators.retain(|(name, _)| strict(name));
     }
 
-    /// Looks at a finished call: that the model was kept inside the schema is the engine's doing, and a call is passed on
-    /// as whole only when it is seen to be so.
+    /// Checks a finished call. The engine enforces the schema during generation; a call is passed on as complete only
+    /// if this check confirms it.
     ///
     /// # Errors
-    /// [`GenerationError::InvalidOutput`] with what is wrong.
+    /// [`GenerationError::InvalidOutput`] with the violation.
     pub fn check(&self, name: &str, arguments: &str) -> Result<(), GenerationError> {
         let Some((_, validator)) = self.validators.iter().find(|(known, _)| known == name) else {
             return Ok(());
@@ -253,7 +253,7 @@ impl ToolField {
 impl FunctionObject {
     fn callable(&self) -> Callable {
         let mut parameters = self.parameters.clone().unwrap_or_default();
-        // Arguments are always an object; without any they are an empty one.
+        // Arguments are always an object; a function without parameters takes an empty one.
         if parameters.is_empty() {
             parameters = Map::from_iter([
                 ("properties".to_owned(), json!({})),
@@ -293,9 +293,9 @@ enum Mode {
 
 struct Choice {
     mode: Mode,
-    /// The names that may be called; `None`: all.
+    /// The names that may be called; `None` for all.
     only: Option<Vec<String>>,
-    /// Whether it is one call of the only one.
+    /// Set if the choice is a call of the only one.
     named: bool,
 }
 

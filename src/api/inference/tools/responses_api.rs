@@ -1,4 +1,4 @@
-//! The tools of Responses: functions, and web search, which the server does itself.
+//! The tools of Responses: functions, and web search, which the server runs itself.
 //!
 //! Sources: `Tool`, `ToolChoiceTypes` in OpenAI's API description.
 
@@ -43,16 +43,16 @@ pub struct ResponseTool {
 /// Web search as a tool.
 #[derive(Debug)]
 pub struct WebTool {
-    /// What is wished of every search.
+    /// The search options.
     pub wish: Wish,
-    /// Whether the server searches before the model is asked, rather than when the model calls for it.
+    /// Set if the server searches before it asks the model; otherwise it searches when the model calls the tool.
     pub first: bool,
-    /// Its field, for errors.
+    /// The tool's field, for errors.
     pub at: String,
 }
 
 impl ResponseTool {
-    /// As a response shows it.
+    /// Returns the tool in the form of the response object.
     pub fn shown(&self) -> Value {
         if is_web_search(&self.kind) {
             let (place, filters) = (self.user_location.as_ref(), self.filters.as_ref());
@@ -64,7 +64,7 @@ impl ResponseTool {
         })
     }
 
-    /// As web search.
+    /// Returns the options of a web search tool.
     fn web(&self, index: usize) -> Result<WebTool, ApiError> {
         let at = format!("tools[{index}]");
         let unsupported = |field: &str, allowed: &str| {
@@ -84,8 +84,8 @@ impl ResponseTool {
     }
 }
 
-/// A tool choice as a response shows it; `auto` is the default. Web search has several names in requests, but only
-/// one of them is among `ToolChoiceTypes` in OpenAI's API description.
+/// Returns a tool choice in the form of the response object; `auto` is the default. Web search has several names in
+/// requests, but only one of them is among `ToolChoiceTypes` in OpenAI's API description.
 pub fn shown_choice(choice: Option<&Value>) -> Value {
     match choice {
         Some(choice) if choice["type"].as_str().is_some_and(is_web_search) => {
@@ -100,7 +100,7 @@ impl Tools {
     /// Checks Responses' fields.
     ///
     /// # Errors
-    /// 400 with the field.
+    /// 400 that names the field.
     pub fn of_response(
         tools: Option<&[ResponseTool]>,
         choice: Option<&Value>,
@@ -129,13 +129,14 @@ impl Tools {
             return Err(ApiError::invalid_value("tool_choice", message));
         }
         let is = |word: &str| choice.and_then(Value::as_str) == Some(word);
-        // Where there is nothing to decide, the model is not asked: small ones are poor at calling tools.
+        // If only web search can be called, the server searches without asking the model: small models are poor at
+        // calling tools.
         let first = names_web || (is("required") && web.is_some() && functions.len() == 1);
         if !first {
             let tools = Self::new(functions, choice, parallel, ToolField::Flat)?;
             return Ok(Self { web: web.filter(|_| !is("none")), ..tools });
         }
-        // Looked at as a whole, so that an error names the right place.
+        // All tools are checked together first, so that an error names the right index.
         Self::new(functions.clone(), None, parallel, ToolField::Flat)?;
         functions.retain(|function| function.name != web_search::FUNCTION);
         let tools = Self::new(functions, None, parallel, ToolField::Flat)?;
@@ -144,7 +145,7 @@ impl Tools {
 }
 
 impl FunctionObject {
-    /// Web search, for models that decide themselves.
+    /// Returns the function for web search, for models that decide themselves.
     fn web_search() -> Self {
         let query =
             json!({"type": "string", "description": "What to search for, in a few words", "maxLength": 200});

@@ -1,12 +1,12 @@
-//! Which of the sources a text cites: `[1]` in it is the first.
+//! Citations of sources in a text: `[1]` cites the first.
 
 use jan_actors::web_search::WebSource;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// More digits than any source's number has.
+/// Maximum number of digits of a source's number.
 const DIGITS: usize = 3;
-/// Most numbers between one pair of brackets.
+/// Maximum number of sources in one pair of brackets.
 const TOGETHER: usize = 10;
 
 /// A citation of a page in a text.
@@ -55,14 +55,14 @@ impl From<UrlCitation> for ChatCitation {
     }
 }
 
-/// The citations of a text, in its order. `[1, 2]` cites two sources in one place; numbers that no source has, and
-/// brackets that have something else, are text.
+/// Returns the citations in a text, in order. `[1, 2]` cites two sources in one place; numbers without a source, and
+/// brackets with other content, are plain text.
 pub fn citations(text: &str, sources: &[WebSource]) -> Vec<UrlCitation> {
     let mut found = Vec::new();
     if sources.is_empty() {
         return found;
     }
-    // What stands between the last opening bracket and here, as long as it can be a mark.
+    // The text since the last opening bracket, as long as it can be a mark.
     let mut open: Option<(usize, String)> = None;
     for (index, c) in text.chars().enumerate() {
         match (c, &mut open) {

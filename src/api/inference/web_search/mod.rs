@@ -1,5 +1,5 @@
-//! Web search in chat and in responses: what a request wishes, what the model reads of the results, and which of them
-//! its answer cites.
+//! Web search in chat and responses: the options of a request, the results in the prompt, and the citations in the
+//! answer.
 //!
 //! Sources: `WebSearchTool`, `WebSearchPreviewTool`, `web_search_options`, `UrlCitationBody` in OpenAI's API description.
 
@@ -9,5 +9,5 @@ pub mod prompt;
 
 pub use options::{ContextSize, SearchFilters, UserLocation, WebSearchOptions, Wish, is_web_search, shown};
 
-/// The name by which models call a search, where they decide themselves.
+/// The function name by which models call a search, if they decide themselves.
 pub const FUNCTION: &str = "web_search";

@@ -1,4 +1,4 @@
-//! What a request says of its searches.
+//! Search options of requests.
 
 use jan_actors::web_search::SearchQuery;
 use jan_actors::web_search::types::tidy;
@@ -12,12 +12,12 @@ use crate::http::ApiError;
 const NAMES: [&str; 4] =
     ["web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11"];
 
-/// Most domains: search engines look at some 32 words.
+/// Maximum number of domains: search engines read about 32 words.
 const MOST_DOMAINS: usize = 20;
-/// Longest part of a place, in characters.
+/// Maximum length of a part of a location, in characters.
 const PLACE: usize = 100;
 
-/// Whether a tool, or a choice of one, of this type is web search.
+/// Returns whether a tool, or a tool choice, of this type is web search.
 pub fn is_web_search(kind: &str) -> bool {
     NAMES.contains(&kind)
 }
@@ -41,7 +41,7 @@ pub enum ContextSize {
 #[schema(as = SearchLocationKind)]
 #[serde(rename_all = "lowercase")]
 pub enum LocationKind {
-    /// Not very.
+    /// Approximate.
     #[default]
     Approximate,
 }
@@ -94,7 +94,7 @@ pub struct Approximate {
     approximate: UserLocation,
 }
 
-/// What is wished of every search of a request.
+/// Search options that apply to every query of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
     country: Option<String>,
@@ -104,10 +104,10 @@ pub struct Wish {
 }
 
 impl Wish {
-    /// Checks what a request says; `at` is where, for errors.
+    /// Checks the fields of a request; `at` is their path, for errors.
     ///
     /// # Errors
-    /// 400 with the field.
+    /// 400 that names the field.
     pub fn new(
         size: Option<ContextSize>,
         place: Option<&UserLocation>,
@@ -158,7 +158,7 @@ impl Wish {
         Ok(())
     }
 
-    /// A search for these words.
+    /// Returns the query for these words.
     pub fn query(&self, text: &str) -> SearchQuery {
         let results = match self.size {
             ContextSize::Low => 3,
@@ -176,10 +176,10 @@ impl Wish {
 }
 
 impl WebSearchOptions {
-    /// Checks them.
+    /// Checks the fields.
     ///
     /// # Errors
-    /// 400 with the field.
+    /// 400 that names the field.
     pub fn check(&self) -> Result<Wish, ApiError> {
         let at = "web_search_options";
         let place = self.user_location.as_ref().map(|place| &place.approximate);
@@ -187,7 +187,7 @@ impl WebSearchOptions {
     }
 }
 
-/// A tool as a response shows it.
+/// Returns the tool in the form of the response object.
 pub fn shown(
     kind: &str,
     size: Option<ContextSize>,

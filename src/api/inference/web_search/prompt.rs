@@ -1,7 +1,7 @@
-//! What the model reads of a search: a numbered list of sources, as long as there is room for.
+//! The results of a search in the prompt: a numbered list of as many sources as fit.
 //!
-//! It stands in the user's message and not in a system message. Every chat template takes a user's message; what other
-//! people's pages say has no business among the instructions; and a conversation's beginning stays in the prefix cache.
+//! It is part of the user's message and not a system message. Every chat template accepts a user's message; the text of
+//! foreign pages must not be among the instructions; and the beginning of the conversation stays in the prefix cache.
 
 use std::fmt::Write as _;
 
@@ -9,28 +9,28 @@ use jan_actors::model::{GenerationError, GenerationRequest, Models};
 use jan_actors::web_search::{Found, WebResult, WebSource};
 use serde_json::{Value, json};
 
-/// Results and characters of each snippet, from the most on down.
+/// Number of results and characters of each snippet, in descending order.
 const LEVELS: [(usize, usize); 7] = [(20, 400), (10, 300), (6, 240), (4, 180), (3, 120), (2, 80), (1, 60)];
-/// Room for the answer where the request does not say how long it may be.
+/// Tokens reserved for the answer if the request does not limit it.
 const ANSWER: u32 = 256;
-/// A token is hardly ever shorter than this in a list of sources: what is longer in characters than the context in
+/// Characters per token that a list of sources hardly ever falls below: a text that is longer than the context in
 /// tokens times this need not be tried.
 const CHARS_A_TOKEN: usize = 4;
 
-/// What the model reads when a search has failed.
+/// The text for the model after a failed search.
 const FAILED: &str = "A web search was tried for this and failed: nothing could be looked up. Where the answer depends \
                       on what the web says now, say that it could not be looked up.";
 
-/// What a search came to, for the model.
+/// The result of a search in the prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     /// The text.
     pub text: String,
-    /// The sources that it has, in the order of their numbers.
+    /// Its sources, in the order of their numbers.
     pub sources: Vec<WebSource>,
 }
 
-/// What the last user says: what is searched for where nobody says otherwise.
+/// Returns the last message of the user, the default query.
 pub fn question(messages: &[Value]) -> Option<&str> {
     let text = |message: &Value| {
         message["role"] == "user" && message["content"].as_str().is_some_and(|t| !t.trim().is_empty())
@@ -38,7 +38,7 @@ pub fn question(messages: &[Value]) -> Option<&str> {
     messages.iter().rev().find(|message| text(message))?["content"].as_str()
 }
 
-/// The messages with `text` before the last question.
+/// Returns the messages with `text` inserted before the last question.
 pub fn with_sources(mut messages: Vec<Value>, text: &str) -> Vec<Value> {
     match messages.iter_mut().rev().find(|message| message["role"] == "user") {
         Some(message) => {
@@ -50,12 +50,12 @@ pub fn with_sources(mut messages: Vec<Value>, text: &str) -> Vec<Value> {
     messages
 }
 
-/// The text of a search that failed.
+/// Returns the text for a failed search.
 pub const fn failed() -> &'static str {
     FAILED
 }
 
-/// The list of a search's sources, numbered behind the `before` that there are already.
+/// Returns the list of a search's sources, numbered after the `before` earlier ones.
 pub fn render(query: &str, results: &[WebResult], snippet: usize, before: usize) -> String {
     if results.is_empty() {
         return format!("A web search for {query:?} found nothing.");
@@ -65,7 +65,7 @@ pub fn render(query: &str, results: &[WebResult], snippet: usize, before: usize)
     for (number, result) in (before + 1..).zip(results) {
         let date = result.date.as_ref().map(|date| format!(" ({date})")).unwrap_or_default();
         let title: String = result.source.title.chars().take(snippet).collect();
-        // Writing to a text cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(text, "\n[{number}] {title}{date}\n{}\n", result.source.url);
         let quoted: String = result.snippet.chars().take(snippet).collect();
         if !quoted.is_empty() {
@@ -76,10 +76,10 @@ pub fn render(query: &str, results: &[WebResult], snippet: usize, before: usize)
     text
 }
 
-/// As much of the results as fits: `request` makes the request that would be made with such a text.
+/// Returns as many results as fit; `request` builds the request that contains a given text.
 ///
 /// # Errors
-/// The model cannot say how long the prompt is, for another reason than that it is too long.
+/// The model cannot count the tokens of the prompt, for a reason other than its length.
 pub async fn fit<F>(
     models: &Models,
     query: &str,
