@@ -1,4 +1,4 @@
-//! `/admin/audit`: who did what, for administrators.
+//! `/admin/audit`: the audit log, for administrators.
 
 use std::net::IpAddr;
 
@@ -19,11 +19,11 @@ use crate::http::error::ErrorResponse;
 use crate::http::routing::{Place, RawQuery, route};
 use crate::http::{ApiError, Response};
 
-/// Records of one page, where the caller does not say.
+/// Default number of records on a page.
 const PAGE: usize = 50;
-/// The most that the caller may say.
+/// Maximum number of records on a page.
 const MAX_PAGE: usize = 500;
-/// The last second that can be asked for: the end of the year 9999.
+/// The latest time that can be requested: the end of the year 9999, in Unix seconds.
 const MAX_TIME: u64 = 253_402_300_799;
 
 /// `/admin/audit`
@@ -128,13 +128,13 @@ impl From<Actor> for Who {
 #[schema(as = AuditOutcome)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It was done.
+    /// It succeeded.
     Ok,
-    /// It was not done, for a reason in the request.
+    /// It was refused because of the request.
     Refused,
-    /// It was not done, for a reason in the server.
+    /// It failed because of the server.
     Failed,
-    /// The client went away before the answer; it may have been done.
+    /// The client disconnected before the response; it may have succeeded.
     Unknown,
 }
 

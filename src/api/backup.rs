@@ -1,4 +1,4 @@
-//! `/admin/export` and `/admin/import`: everything that is kept, while it is being served.
+//! `/admin/export` and `/admin/import`: exports and imports of a running server's store.
 
 use std::io;
 
@@ -22,7 +22,7 @@ use crate::http::error::ErrorResponse;
 use crate::http::routing::{Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, Response};
 
-/// Pieces of a body that wait to be checked.
+/// Maximum number of body chunks that wait to be checked.
 const PIECES: usize = 8;
 
 /// `/admin/export` and `/admin/import`
@@ -76,11 +76,11 @@ async fn export(state: AppState, RawQuery(query): RawQuery) -> Result<Response, 
             Some(state.identity.user(user).await.map_err(ApiError::from_identity)?.id)
         }
     };
-    // One piece is read when the one before has been taken.
+    // The next chunk is read only after the previous one was taken.
     let pieces = unfold(state.backup.export(user), |mut export| async {
         let piece = export.next().await?.map_err(|error| {
             tracing::error!(%error, "an export was interrupted");
-            // The connection is closed before the body's end, and the trailer is missing.
+            // The connection is closed before the end of the body, and the trailer is missing.
             io::Error::other(error)
         });
         Some((piece, export))
@@ -130,11 +130,11 @@ async fn import(
     };
     let (sender, receiver) = mpsc::channel(PIECES);
     let timeout = state.config.body_timeout();
-    // It owns the sender: its end is the body's.
+    // It owns the sender, so that the channel ends with the body.
     let feed = async move {
         let mut body = std::pin::pin!(request.into_body());
         loop {
-            // The limit is on silence: how long a whole body takes depends on how large it is.
+            // The limit applies to pauses: the duration of a whole body depends on its size.
             let piece = match tokio::time::timeout(timeout, body.next()).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(Ok(bytes))) => Ok(bytes),
@@ -142,7 +142,7 @@ async fn import(
                 Err(_elapsed) => Err(ApiError::request_timeout(timeout)),
             };
             match piece {
-                // Nobody takes it any more: what is wrong is known.
+                // If the receiver is gone, the error is already known.
                 Ok(bytes) => {
                     if sender.send(Ok(bytes)).await.is_err() {
                         return Ok(());

@@ -1,4 +1,4 @@
-//! `POST /embeddings`: texts as vectors.
+//! `POST /embeddings`.
 //!
 //! Source: `CreateEmbeddingRequest` and `CreateEmbeddingResponse` in OpenAI's API description.
 
@@ -23,7 +23,7 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// The field that holds the texts, for errors about it.
 const INPUT: &str = "input";
-/// Most texts of one request.
+/// Maximum number of texts in one request.
 const MAX_INPUTS: usize = 2048;
 
 /// `/embeddings`
@@ -64,14 +64,14 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     meter.of_model(&state.models, &model).await;
     let (vectors, tokens) = embed(&state, request, &mut meter).await.map_err(error)?;
     meter.settle().await;
-    // A thousand vectors are megabytes of digits.
+    // On a blocking thread: a thousand vectors are megabytes of digits.
     let answer = move || json(&EmbeddingList::new(model, vectors, format, tokens));
     let mut response = tokio::task::spawn_blocking(answer).await.map_err(|_| ApiError::internal())?;
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
 }
 
-/// The vectors in the order of the inputs, and the tokens that were read for them.
+/// Returns the vectors in the order of the inputs, and the number of input tokens.
 async fn embed(
     state: &AppState,
     request: EmbeddingRequest,
@@ -95,7 +95,7 @@ async fn embed(
 
 fn error(error: GenerationError) -> ApiError {
     match error {
-        // No template is at work here.
+        // Embeddings use no chat template.
         GenerationError::InvalidPrompt { message } => {
             ApiError::invalid_value(INPUT, format!("Invalid '{INPUT}': {message}."))
         }
@@ -145,7 +145,7 @@ pub enum InputShape {
 }
 
 /// The encoding of vectors.
-// Read as a text first: serde_json takes a number in an enum's place for a mistake in the JSON.
+// Deserialized from a text first: serde_json reports a number in place of an enum as a syntax error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(try_from = "String")]
 #[schema(rename_all = "snake_case")]
@@ -178,7 +178,7 @@ impl EmbeddingsRequest {
                 let message = format!("Invalid 'dimensions': {given} is out of range, expected at least 1.");
                 return Err(ApiError::invalid_value("dimensions", message));
             }
-            // How many there are, the model knows.
+            // The model knows its number of dimensions.
             Some(given) => Some(u32::try_from(given).unwrap_or(u32::MAX)),
         };
         let one = matches!(&*self.input.0, [Prompt::Text(_)]);
@@ -190,7 +190,7 @@ impl EmbeddingsRequest {
             }
             Prompt::Text(text) => Ok(EmbeddingInput::Text(text)),
             Prompt::Tokens(tokens) => Ok(EmbeddingInput::Tokens(tokens)),
-            // No JSON is read as this.
+            // No JSON input deserializes to these.
             Prompt::Chat(_) | Prompt::Infill { .. } => Err(ApiError::internal()),
         };
         Ok(EmbeddingRequest {
@@ -295,7 +295,7 @@ mod tests {
             "object": "list", "model": "m", "usage": {"prompt_tokens": 3, "total_tokens": 3},
             "data": [{"object": "embedding", "index": 0, "embedding": [0.6, -0.8]}],
         });
-        // As text: a tree would hold 64-bit floats.
+        // Compared as text, since a tree would hold 64-bit floats.
         assert_eq!(serde_json::from_str::<Value>(&serde_json::to_string(&list).unwrap()).unwrap(), expected);
         let list = EmbeddingList::new("m".to_owned(), vec![vec![1.0, -2.0]], EncodingFormat::Base64, 3);
         assert_eq!(serde_json::to_value(list).unwrap()["data"][0]["embedding"], "AACAPwAAAMA=");

@@ -1,4 +1,4 @@
-//! Probes: `/health` and `/livez` say that the process answers, `/readyz` that a model does.
+//! Probes: `/health` and `/livez` report that the process responds, `/readyz` that a model can answer.
 
 use std::time::Duration;
 

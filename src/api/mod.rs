@@ -24,7 +24,7 @@ mod usage;
 pub use self::openapi::PAGE as SWAGGER_PAGE;
 use self::state::Route;
 
-/// Every route.
+/// Returns all routes.
 #[must_use]
 pub fn routes() -> Vec<Route> {
     [
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use crate::auth::access::Access;
 
-    /// An operation that is added later is not forgotten.
+    /// Guards against new operations without an audit record.
     #[test]
     fn what_changes_accounts_or_takes_data_out_is_in_the_audit_log() {
         for route in routes() {

@@ -20,7 +20,7 @@ use crate::http::{ApiError, RequestContext, Response};
 pub fn routes() -> Vec<Route> {
     vec![
         route!(list, Place::Api, Access::Anonymous(Right::ReadInference)),
-        // An id may hold slashes.
+        // An id may contain slashes.
         route!(retrieve, Place::Api, Access::Anonymous(Right::ReadInference)).takes_rest(),
     ]
 }
@@ -102,11 +102,11 @@ pub struct Model {
 pub enum Status {
     /// It is being loaded.
     Loading,
-    /// It can.
+    /// It can answer.
     Ready,
-    /// It can, with some of its workers down.
+    /// It can answer, with some of its workers down.
     Degraded,
-    /// It cannot; it is tried again later.
+    /// It cannot answer; loading is retried later.
     Unhealthy,
 }
 

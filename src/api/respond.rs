@@ -1,4 +1,4 @@
-//! Reading requests and making answers: what every resource does the same way.
+//! Parsing of requests and construction of responses, shared by all resources.
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::http::json::Parsed;
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
-/// 200 with a value as JSON.
+/// Returns 200 with a value as JSON.
 pub fn json<T: Serialize>(value: &T) -> Response {
     let body = serde_json::to_vec(value).expect("wire types serialize");
     let mut response = http::Response::new(body.into());
@@ -17,7 +17,7 @@ pub fn json<T: Serialize>(value: &T) -> Response {
     response
 }
 
-/// A value as JSON that no cache may keep, since it is about an account (RFC 6749 section 5.1).
+/// Returns a value as JSON that caches must not store, since it concerns an account (RFC 6749 section 5.1).
 pub fn private<T: Serialize>(status: StatusCode, value: &T) -> Response {
     let mut response = json(value);
     *response.status_mut() = status;
@@ -30,14 +30,14 @@ pub async fn read<T: DeserializeOwned + Send + 'static>(request: ApiRequest) -> 
     request.read(&[], Ok).await
 }
 
-/// Reads a query, in which each parameter stands at most once.
+/// Parses a query in which each parameter occurs at most once.
 pub fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, ApiError> {
     let message = "The query cannot be parsed, or repeats a parameter.";
     serde_urlencoded::from_str(query).map_err(|_| ApiError::bad_request("invalid_query", message))
 }
 
-/// The user whose credential the request carries. Routes that call this need a user by their declaration, too; this is
-/// the second check.
+/// Returns the user of the request's credential. Routes that call this also require a user by their declaration; this
+/// is the second check.
 ///
 /// # Errors
 /// 401 without a user.
@@ -45,7 +45,7 @@ pub fn user_of(context: &RequestContext) -> Result<UserId, ApiError> {
     context.caller.principal.user().ok_or_else(ApiError::credential_required)
 }
 
-/// Names the fields that were ignored, so that a misspelt one is noticed.
+/// Names the ignored fields in a header, so that a misspelt one is noticed.
 pub fn name_ignored(response: &mut Response, ignored: &[String]) {
     if !ignored.is_empty() {
         let names = HeaderValue::from_str(&ignored.join(", ")).expect("the names are printable ASCII");

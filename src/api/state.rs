@@ -75,11 +75,11 @@ pub struct Services {
     pub responses: Responses,
     /// Web search.
     pub web_search: WebSearch,
-    /// Signing in with Google.
+    /// Sign-in with Google.
     pub google: Arc<Google>,
-    /// Callers who may become guests.
+    /// Policy for becoming a guest.
     pub guests: OpenTo,
-    /// Phase of the server between start and stop.
+    /// The server's phase between start and stop.
     pub lifecycle: Lifecycle,
     /// Limits and timeouts.
     pub config: Arc<HttpConfig>,

@@ -1,4 +1,4 @@
-//! `GET /status`: what works, measured when it is asked for.
+//! `GET /status`: the state of the components, measured at each request.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use crate::auth::access::Access;
 use crate::http::Response;
 use crate::http::routing::{Place, route};
 
-/// A part that does not say how it is within this is not well.
+/// Time after which a component that does not respond counts as unhealthy.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A ready task that has to wait this long for its turn means that the server cannot keep up.
+/// A ready task that waits this long to be polled means that the server is overloaded.
 const SLOW_TURN: Duration = Duration::from_millis(250);
 
 /// `/status`
@@ -75,9 +75,9 @@ pub enum Health {
     Degraded,
     /// It does not work.
     Unhealthy,
-    /// It is not there, by configuration.
+    /// It is not configured.
     NotConfigured,
-    /// It was not needed so far.
+    /// It has not been needed so far.
     Unknown,
 }
 
@@ -96,7 +96,7 @@ impl From<SearchHealth> for Health {
 async fn gateway(state: &AppState) -> Health {
     let asked = Instant::now();
     tokio::task::yield_now().await;
-    // With a tenth of the connections left, the next burst will be refused.
+    // With less than a tenth of the connections left, the next burst would be refused.
     let crowded = state.lifecycle.connections() >= state.config.max_connections.div_ceil(10) * 9;
     if crowded || asked.elapsed() > SLOW_TURN || state.lifecycle.draining.is_cancelled() {
         Health::Degraded
@@ -113,7 +113,7 @@ async fn inference(state: &AppState) -> Health {
     }
 }
 
-/// The state of a model.
+/// Returns whether a model can answer now.
 pub async fn can_answer(state: &AppState) -> bool {
     let status = tokio::time::timeout(PATIENCE, state.models.status()).await;
     matches!(status, Ok(ModelStatus::Ready | ModelStatus::Degraded))

@@ -1,4 +1,4 @@
-//! `POST /apply-template`, `/tokenize` and `/detokenize`: what a model sees. Fields as vLLM and llama-server have them.
+//! `POST /apply-template`, `/tokenize` and `/detokenize`: the input of a model. Fields as in vLLM and llama-server.
 
 use jan_actors::identity::Right;
 use jan_actors::model::{ChatPrompt, Inspect, Inspected};
@@ -23,7 +23,7 @@ use crate::http::json::Unsupported;
 use crate::http::routing::{Place, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
-/// Longest text to tokenize, in bytes, and most tokens to put together.
+/// Maximum length of a text to tokenize, in bytes, and maximum number of tokens to decode.
 const MOST: usize = 1 << 20;
 
 static UNSUPPORTED: &[Unsupported] = &[
@@ -31,7 +31,7 @@ static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "functions", harmless: &[] },
 ];
 
-/// The three routes.
+/// Returns the three routes.
 pub fn routes() -> Vec<Route> {
     vec![
         route!(apply_template, Place::Api, Access::Anonymous(Right::Infer)).inference(),
@@ -344,7 +344,7 @@ async fn inspect(
 }
 
 impl ChatFields {
-    /// `None` where there are no messages.
+    /// Returns the chat; `None` if there are no messages.
     fn check(self) -> Result<Option<ChatPrompt>, ApiError> {
         let tools = Tools::of_chat(self.tools, None, None)?;
         bounds::template(self.documents.as_ref(), self.chat_template_kwargs.as_ref())?;

@@ -1,6 +1,6 @@
-//! `/usage` and `/admin/usage`: what has been used, by day.
+//! `/usage` and `/admin/usage`: usage by day.
 //!
-//! The shapes are those of OpenAI's organization usage (`UsageResponse` in its API description).
+//! The formats are those of OpenAI's organization usage (`UsageResponse` in its API description).
 
 use http::StatusCode;
 use jan_actors::identity::Right;
@@ -17,9 +17,9 @@ use crate::http::error::ErrorResponse;
 use crate::http::routing::{Place, RawQuery, route};
 use crate::http::{ApiError, RequestContext, Response};
 
-/// Days of one page, where the caller does not say; also how far back it goes then.
+/// Default number of days on a page, and of days before today that are reported.
 const PAGE: usize = 31;
-/// The most that the caller may say.
+/// Maximum number of days on a page.
 const MAX_PAGE: usize = 366;
 
 /// `/usage` and `/admin/usage`
@@ -119,7 +119,7 @@ struct Query {
     user: Option<String>,
 }
 
-/// What a query asks for.
+/// A validated query.
 #[derive(Debug, PartialEq)]
 struct Checked {
     start: Day,
@@ -138,7 +138,7 @@ impl Query {
             let message = format!("'start' ({start}) must not be after 'end' ({end}).");
             return Err(ApiError::invalid_value("start", message));
         }
-        // An `after` that is before the start asks for what the start does.
+        // An `after` before the start has no effect.
         let behind = day("after", self.after)?.map(|day| Day::from_number(day.number().saturating_add(1)));
         let limit = match self.limit.as_deref().map(str::parse) {
             None => PAGE,

@@ -1,4 +1,4 @@
-//! `/user/api-keys`: one's own keys.
+//! `/user/api-keys`: the caller's own keys.
 
 use http::StatusCode;
 use jan_actors::identity::{CredentialId, KeyId, KeyUpdate, Origin, Right};
@@ -56,14 +56,14 @@ pub struct UpdateApiKey {
     addresses: Option<Option<Vec<String>>>,
 }
 
-/// Tells null from absent.
+/// Distinguishes null from an absent field.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
-/// A key's id. What is none names no key.
+/// Parses a key's id. A malformed one is reported as not found.
 fn parse(id: &str) -> Result<KeyId, ApiError> {
     id.parse().map_err(|_| ApiError::not_found("API key", id))
 }

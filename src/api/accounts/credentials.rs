@@ -1,4 +1,4 @@
-//! `/admin/users/{id}/sessions` and `/admin/users/{id}/api-keys`: what any user is known by, for administrators.
+//! `/admin/users/{id}/sessions` and `/admin/users/{id}/api-keys`: the credentials of any user, for administrators.
 
 use http::StatusCode;
 use jan_actors::identity::{CredentialId, KeyId, Origin, PrincipalKind, Right, SessionId};
@@ -15,7 +15,7 @@ use crate::http::error::ErrorResponse;
 use crate::http::routing::{Id, Ids, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
-/// Both collections and what is in them.
+/// Returns the routes of both collections and their members.
 pub fn routes() -> Vec<Route> {
     vec![
         route!(list_sessions, Place::Api, Access::Needs(Right::Administer)),

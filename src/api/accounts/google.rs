@@ -1,4 +1,4 @@
-//! `/auth/google`: signing in with Google or another OpenID provider.
+//! `/auth/google`: sign-in with Google or another OpenID provider.
 
 use http::header::{ACCEPT, CACHE_CONTROL, COOKIE, LOCATION, REFERRER_POLICY, SET_COOKIE};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -117,7 +117,7 @@ async fn arrive(
         Err(error) => {
             tracing::warn!(%error, "sign-in failed");
             let error = ApiError::from_sign_in(&error);
-            // Nobody is to blame for a provider that is down or a server that is not set up.
+            // A provider that is down or a server that is not configured is not a failed attempt of the client.
             if error.status().is_client_error() {
                 state.limiter.sign_in_failed(net);
             }
@@ -146,9 +146,9 @@ async fn welcome(state: &AppState, arrival: Arrival) -> Result<Response, ApiErro
             address.extend(utf8_percent_encode(text, NON_ALPHANUMERIC));
         }
         let mut response = redirect(&address)?;
-        // The cookie that the code may be bound to must outlive it.
+        // The code may be bound to the cookie, which must therefore outlive it.
         response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &arrival.browser)?);
-        // The session begins with the code.
+        // The session begins when the code is exchanged.
         note_sign_in(&mut response, &signed, "sign_in");
         return Ok(response);
     }
@@ -157,7 +157,7 @@ async fn welcome(state: &AppState, arrival: Arrival) -> Result<Response, ApiErro
     Ok(response)
 }
 
-/// What came of it for the audit log.
+/// Adds the result to the audit record.
 fn note_sign_in(response: &mut Response, signed: &SignIn, action: &'static str) {
     note(response, |noted| {
         noted.user = Some(signed.user.id);
@@ -168,7 +168,7 @@ fn note_sign_in(response: &mut Response, signed: &SignIn, action: &'static str) 
     });
 }
 
-/// A 302 that no cache keeps and whose target does not learn where the browser comes from.
+/// Returns a 302 that caches must not store and whose target does not receive the referrer.
 fn redirect(address: &str) -> Result<Response, ApiError> {
     let mut response = StatusCode::FOUND.into_response();
     let headers = response.headers_mut();
@@ -183,12 +183,13 @@ fn wants_json(headers: &HeaderMap) -> bool {
     accept.contains("application/json") && !accept.contains("text/html")
 }
 
-/// The cookie of the browser that a sign-in was begun in.
+/// Returns the cookie of the browser in which a sign-in was begun.
 pub fn sign_in_cookie<'a>(google: &Google, headers: &'a HeaderMap) -> Option<&'a str> {
     cookie(headers, cookie_name(google))
 }
 
-/// Browsers take a cookie with this prefix only from the host itself and over TLS, so that no neighbour can plant one.
+/// Returns the cookie's name. Browsers accept one with this prefix only from the host itself and over TLS, so that no
+/// sibling domain can set it.
 fn cookie_name(google: &Google) -> &'static str {
     if google.is_secure() { "__Host-jan_sign_in" } else { "jan_sign_in" }
 }

@@ -1,4 +1,4 @@
-//! Accounts: users, their profiles, keys and sessions, and signing in.
+//! Accounts: users, their profiles, keys and sessions, and sign-in.
 
 pub mod api_keys;
 pub mod credentials;

@@ -1,4 +1,4 @@
-//! `/user/profile`: who one is.
+//! `/user/profile`: the caller's account.
 
 use http::StatusCode;
 use jan_actors::identity::{Permission, Right, UserUpdate};

@@ -64,7 +64,7 @@ impl From<TokenPair> for Tokens {
     }
 }
 
-/// The answer to a sign-in.
+/// Returns the response to a sign-in.
 pub fn signed_in(status: StatusCode, pair: TokenPair) -> Response {
     let (user, session) = (pair.user, pair.session);
     let mut response = private(status, &Tokens::from(pair));
@@ -75,12 +75,12 @@ pub fn signed_in(status: StatusCode, pair: TokenPair) -> Response {
     response
 }
 
-/// Begins a session for a user whom nobody doubts.
+/// Begins a session for a user who has been authenticated.
 pub async fn begin_session(state: &AppState, user: UserId) -> Result<TokenPair, ApiError> {
     state.identity.start_session(user).await.map_err(refusal)
 }
 
-/// A disabled user is not the fault of a credential: there is none yet.
+/// Maps an error to a response; a disabled user is 403, since there is no credential yet.
 pub fn refusal(error: IdentityError) -> ApiError {
     match error {
         IdentityError::Auth(AuthError::UserDisabled) => {
@@ -165,7 +165,7 @@ async fn refresh(state: AppState, request: ApiRequest) -> Result<Response, ApiEr
     let bearer = bearer_of(request.headers())?;
     let body = request.read_optional(|parsed: Parsed<RefreshRequest>| Ok(parsed.value)).await?;
     let proof = match (&body.refresh_token, &bearer) {
-        // A client may send its access token along with everything.
+        // A client may send its access token with every request.
         (Some(token), _) => RefreshProof::Refresh(token),
         (None, Some(token)) => RefreshProof::Access(token),
         (None, None) => return Err(ApiError::credential_required()),
@@ -174,7 +174,7 @@ async fn refresh(state: AppState, request: ApiRequest) -> Result<Response, ApiEr
         Ok(pair) => Ok(signed_in(StatusCode::OK, pair)),
         Err(error) => {
             let mut response = refused(&state, &context, error).into_response();
-            // Refused as it is, the token is one of this server's and says of which session.
+            // A refused token may still be one of this server's, and then it names its session.
             if let Some((user, session)) = state.identity.session_of(proof) {
                 note(&mut response, |noted| {
                     noted.user = Some(user);
@@ -186,7 +186,7 @@ async fn refresh(state: AppState, request: ApiRequest) -> Result<Response, ApiEr
     }
 }
 
-/// The access token in the headers. An API key has no session to refresh.
+/// Returns the access token in the headers. An API key has no session to refresh.
 fn bearer_of(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     match find_credential(headers).map_err(ApiError::unusable_credential)? {
         None => Ok(None),
@@ -195,7 +195,7 @@ fn bearer_of(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// Counts what was never a token of this server's, so that nobody can try for long.
+/// Counts tokens that were never this server's, to limit guessing.
 fn refused(state: &AppState, context: &RequestContext, error: IdentityError) -> ApiError {
     if let IdentityError::Auth(cause) = error
         && gate::is_guess(cause)
@@ -353,7 +353,7 @@ async fn revoke(
 )]
 async fn jwks(state: AppState) -> Response {
     let mut response = json(&state.identity.jwks());
-    // Shorter than a rotated key is honoured, so that nobody misses a new one.
+    // Shorter than the time that a rotated key stays valid, so that no client misses a new key.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
     response
 }

@@ -1,4 +1,4 @@
-//! Wire types that the resources about accounts share: users, keys, limits, lists.
+//! Wire types that account resources share: users, keys, limits, lists.
 
 use http::StatusCode;
 use jan_actors::identity::{
@@ -17,10 +17,10 @@ use crate::api::{
 use crate::auth::note;
 use crate::http::{ApiError, Response};
 
-/// Longest time until a key expires.
+/// Maximum lifetime of a key, in days.
 const MAX_EXPIRY_DAYS: i64 = 3650;
 const DAY: u64 = 86_400;
-/// Longest id of a model in a key's list, in characters.
+/// Maximum length of a model id in a key's list, in characters.
 const MAX_MODEL_ID: usize = 256;
 
 /// A list.
@@ -35,7 +35,7 @@ pub struct List<T> {
 }
 
 impl<T> List<T> {
-    /// A part of a list, or all of it.
+    /// Creates a list with a part of the entries, or all of them.
     pub fn new(data: Vec<T>, has_more: bool) -> Self {
         Self { object: "list", data, has_more }
     }
@@ -53,7 +53,7 @@ pub struct Deleted {
 }
 
 impl Deleted {
-    /// `object` says what it was.
+    /// Creates the object of a deletion; `object` is its type.
     pub fn new(id: impl ToString, object: &'static str) -> Self {
         Self { id: id.to_string(), object, deleted: true }
     }
@@ -64,11 +64,11 @@ impl Deleted {
 #[schema(as = UserRole)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Nobody knows who; becomes a member by signing in.
+    /// An account without an identity; becomes a member by signing in.
     Guest,
-    /// Signed in, or made by an administrator.
+    /// Signed in, or created by an administrator.
     Member,
-    /// May do everything.
+    /// Has all permissions.
     Admin,
 }
 
@@ -255,19 +255,19 @@ impl From<CreatedKey> for NewApiKey {
 #[serde(rename_all = "lowercase")]
 #[allow(dead_code, reason = "describes what permissions() reads")]
 pub enum PermissionName {
-    /// Look at everything of one's own.
+    /// Read everything of one's own account.
     Read,
     /// Inference, embeddings, responses, conversations, one's own name.
     Write,
     /// Manage one's keys, sessions and account.
     Keys,
-    /// Administer.
+    /// Administer the server.
     Admin,
-    /// Of read and write, what concerns inference: models, answers, responses, embeddings.
+    /// The part of `read` and `write` that concerns inference: models, answers, responses, embeddings.
     Inference,
-    /// Of read and write, what concerns conversations.
+    /// The part of `read` and `write` that concerns conversations.
     Conversations,
-    /// Of read, what one has used.
+    /// The part of `read` that concerns one's own usage.
     Usage,
 }
 
@@ -295,7 +295,7 @@ pub struct CreateApiKey {
 }
 
 impl CreateApiKey {
-    /// What the actors take.
+    /// Checks the fields and returns the key for the actors.
     pub fn check(self, now: u64) -> Result<NewKey, ApiError> {
         Ok(NewKey {
             name: self.name,
@@ -310,7 +310,7 @@ impl CreateApiKey {
     }
 }
 
-/// Makes a key with the caller's credential.
+/// Creates a key with the caller's credential.
 pub async fn create_key(
     state: &AppState,
     user: UserId,
@@ -320,12 +320,12 @@ pub async fn create_key(
     let created = state.identity.create_key(user, caller, key).await;
     created.map_err(|error| {
         let error = ApiError::from_identity(error);
-        // A new key's expiry is given in days.
+        // The request states the expiry in days.
         if error.param() == Some("expires_at") { error.with_param("expires_in_days") } else { error }
     })
 }
 
-/// Whether what came of a credential ends with it, from the query of the request that ends it.
+/// Parses the query of a request that ends a credential; returns whether derived credentials end as well.
 pub fn cascade(query: &str) -> Result<bool, ApiError> {
     #[derive(Default, Deserialize)]
     struct Query {
@@ -339,9 +339,9 @@ pub fn cascade(query: &str) -> Result<bool, ApiError> {
     }
 }
 
-/// Ends a key or a session, and, where that is asked for, everything that came of it: of all users for an
-/// administrator, of their own for others. Only the caller's own credential is spared, so that nobody locks themselves
-/// out. One that has ended before is no error then: what came of it ends now.
+/// Ends a key or a session and, with `cascade`, everything derived from it: of all users for an administrator, of the
+/// same user for others. The caller's own credential is spared, so that callers cannot lock themselves out. A
+/// credential that has already ended is not an error with `cascade`: those derived from it end now.
 pub async fn end(
     state: &AppState,
     origin: Origin,
@@ -362,7 +362,7 @@ pub async fn end(
     if came_of_it > 0 { Ok(()) } else { ended.map_err(ApiError::from_identity) }
 }
 
-/// The answer to such a request.
+/// Returns the response to such a request.
 pub fn ended(deleted: Deleted, cascade: bool) -> Response {
     let mut response = private(StatusCode::OK, &deleted);
     if cascade {
@@ -371,7 +371,7 @@ pub fn ended(deleted: Deleted, cascade: bool) -> Response {
     response
 }
 
-/// The answer to a request that made a key.
+/// Returns the response to a request that created a key.
 pub fn created(key: CreatedKey) -> Response {
     let (user, id) = (key.record.user, key.record.id);
     let mut response = private(StatusCode::CREATED, &NewApiKey::from(key));
@@ -382,7 +382,7 @@ pub fn created(key: CreatedKey) -> Response {
     response
 }
 
-/// Checks a list of models' ids. Whether there are such models is for the requests that use them.
+/// Checks a list of models' ids. The existence of the models is checked by the requests that use them.
 pub fn models(ids: Vec<String>) -> Result<Vec<String>, ApiError> {
     check_count("models", ids.len())?;
     let wrong = |id: &String| id.trim().is_empty() || id.chars().count() > MAX_MODEL_ID;
@@ -394,7 +394,7 @@ pub fn models(ids: Vec<String>) -> Result<Vec<String>, ApiError> {
     Ok(ids)
 }
 
-/// Reads a list of addresses and networks.
+/// Parses a list of addresses and networks.
 pub fn networks(texts: &[String]) -> Result<Vec<Network>, ApiError> {
     check_count("addresses", texts.len())?;
     let read = |(at, text): (usize, &String)| {
@@ -414,7 +414,7 @@ fn check_count(field: &'static str, count: usize) -> Result<(), ApiError> {
     Err(ApiError::invalid_value(field, message))
 }
 
-/// A set of permissions from their names.
+/// Parses a set of permissions from their names.
 pub fn permissions(names: &[String]) -> Result<Permissions, ApiError> {
     if names.is_empty() {
         let message = format!("'permissions' must name at least one of {}.", Permission::names());
@@ -432,7 +432,7 @@ pub fn permissions(names: &[String]) -> Result<Permissions, ApiError> {
     names.iter().enumerate().map(find).collect()
 }
 
-/// The time `days` from now.
+/// Returns the time in `days` days, in Unix seconds.
 pub fn expires_at(days: i64, now: u64) -> Result<u64, ApiError> {
     match u64::try_from(days) {
         Ok(days @ 1..) if days <= MAX_EXPIRY_DAYS.unsigned_abs() => Ok(now + days * DAY),
@@ -443,7 +443,7 @@ pub fn expires_at(days: i64, now: u64) -> Result<u64, ApiError> {
     }
 }
 
-/// Unix seconds.
+/// Returns the current time in Unix seconds.
 pub fn now() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! `/admin`: users, for administrators.
+//! `/admin/users`: administration of users.
 
 use http::StatusCode;
 use jan_actors::identity::{Right, UserId, UserUpdate};
@@ -16,9 +16,9 @@ use crate::http::error::ErrorResponse;
 use crate::http::routing::{Id, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, Response};
 
-/// Users of one page, where the caller does not say.
+/// Default number of users on a page.
 const PAGE: usize = 20;
-/// The most that the caller may say.
+/// Maximum number of users on a page.
 const MAX_PAGE: usize = 100;
 
 /// `/admin/users` and `/admin/users/{id}`
@@ -65,7 +65,7 @@ struct PageQuery {
     limit: Option<String>,
 }
 
-/// A user's id. What is none names no user.
+/// Parses a user's id. A malformed one is reported as not found.
 pub fn parse(id: &str) -> Result<UserId, ApiError> {
     id.parse().map_err(|_| ApiError::not_found("user", id))
 }

@@ -1,5 +1,5 @@
-//! `conversation` of `POST /chat/completions`: the stored history goes before what is said, and what is said and
-//! answered is stored.
+//! `conversation` of `POST /chat/completions`: the stored history precedes the new messages, and the messages and the
+//! answer are stored.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use crate::api::conversations::types::{own_items, parse_id};
 use crate::api::{respond::user_of, state::AppState};
 use crate::http::{ApiError, RequestContext};
 
-/// The conversation that a request goes on with: its id, or an object.
+/// The conversation that a request continues: its id, or an object.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConversationParam {
     id: String,
@@ -74,8 +74,8 @@ impl From<&Turn> for ConversationRef {
     }
 }
 
-/// Begins the turn: stores `messages` durably, and puts the stored history in their place. Empty ones ask for the last
-/// answer once more.
+/// Begins the turn: stores `messages` durably and replaces them with the stored history, which then includes them.
+/// Without messages the last answer is regenerated.
 pub async fn begin(
     state: &AppState,
     context: &RequestContext,
@@ -96,7 +96,7 @@ pub async fn begin(
     Ok(turn)
 }
 
-/// A turn that came to nothing leaves no trace, so that the request can be made again.
+/// Removes a failed turn, so that the request can be repeated.
 pub async fn take_back(turn: Option<Turn>) {
     if let Some(turn) = turn
         && let Err(error) = turn.take_back().await

@@ -1,4 +1,4 @@
-//! The messages of a chat, as callers give them and as chat templates take them.
+//! The messages of a chat, as received and as passed to chat templates.
 //!
 //! Source: `ChatCompletionRequestMessage` in OpenAI's API description.
 
@@ -58,7 +58,7 @@ pub enum Role {
     System,
     /// Instructions, by their newer name.
     Developer,
-    /// The person.
+    /// The user.
     User,
     /// The model.
     Assistant,
@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
-/// A message as the chat templates take it: OpenAI's object with the content as one string.
+/// Converts a message to the form of chat templates: OpenAI's object with the content as one string.
 pub fn message_object((index, message): (usize, Message)) -> Result<Value, ApiError> {
     let at = |field: &str| format!("messages[{index}].{field}");
     let role = message.role;
@@ -233,7 +233,7 @@ pub fn message_object((index, message): (usize, Message)) -> Result<Value, ApiEr
     Ok(Value::Object(object))
 }
 
-/// A content's text; parts are joined by line breaks, as llama.cpp and vLLM join them.
+/// Returns a content's text; parts are joined by line breaks, as in llama.cpp and vLLM.
 fn flatten(content: Content, role: Role, message: usize) -> Result<String, ApiError> {
     let parts = match content {
         Content::Text(text) => return Ok(text),

@@ -34,7 +34,7 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response, sse};
 
 /// The field that holds the prompt, for errors about it.
 const PROMPT: &str = "messages";
-/// The field that asks for a search.
+/// The field that requests a web search.
 const WEB_SEARCH: &str = "web_search_options";
 
 /// `/chat/completions`
@@ -132,7 +132,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     Ok(response)
 }
 
-/// Searches the web where that is asked for, and starts the answers. Returns the sources that they may cite, too.
+/// Searches the web if requested, and starts the answers. Also returns the sources that they may cite.
 async fn start(
     state: &AppState,
     context: &RequestContext,

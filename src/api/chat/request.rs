@@ -21,7 +21,7 @@ use crate::api::inference::web_search::{WebSearchOptions, Wish};
 use crate::http::ApiError;
 use crate::http::json::{Given, Unsupported};
 
-/// Fields that later versions bring, and vLLM's that have no counterpart here.
+/// Fields of later API versions, and those of vLLM that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "functions", harmless: &[Given::EmptyList] },
     Unsupported { field: "function_call", harmless: &[Given::Word("none"), Given::Word("auto")] },
@@ -117,12 +117,12 @@ inference_request! { chat:
     }
 }
 
-/// A request that has passed every check.
+/// A request that has passed all checks.
 #[derive(Debug)]
 pub struct CheckedChat {
     pub model: String,
     pub cache_key: Option<String>,
-    /// Contents as one string.
+    /// Contents are one string each.
     pub prompt: ChatPrompt,
     pub tools: Tools,
     pub web: Option<Wish>,
@@ -139,7 +139,7 @@ pub struct CheckedChat {
 }
 
 impl ChatRequest {
-    /// Checks every field's range.
+    /// Checks the range of every field.
     pub fn check(mut self) -> Result<CheckedChat, ApiError> {
         params::model(&self.model)?;
         let max_tokens = token_limit(self.max_tokens, self.max_completion_tokens)?;
@@ -199,7 +199,7 @@ impl ChatRequest {
     }
 }
 
-/// How the prompt ends.
+/// Returns the ending of the prompt.
 pub fn ending(begin_answer: Option<bool>, go_on: Option<bool>) -> Result<PromptEnding, ApiError> {
     match (begin_answer, go_on.unwrap_or(false)) {
         (Some(true), true) => Err(ApiError::invalid_value(
@@ -212,7 +212,7 @@ pub fn ending(begin_answer: Option<bool>, go_on: Option<bool>) -> Result<PromptE
     }
 }
 
-/// Calls can be told from an answer that is JSON, not from one that an expression or a grammar describes.
+/// Rejects tools together with an expression or a grammar: tool calls can be distinguished from JSON answers only.
 fn exclude(structured: Option<&Structured>, tools: &Tools) -> Result<(), ApiError> {
     match structured {
         Some(structured)

@@ -307,7 +307,7 @@ const MESSAGE_FIELDS: &[&str] =
     &["role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations", "audio", "unknown"];
 
 proptest! {
-    /// Whatever stands in a field: a request or a 400, and what passes is in range.
+    /// Any value in a field gives a request or a 400, and accepted values are in range.
     #[test]
     fn any_value_in_any_field_is_fine_or_a_400(
         field in proptest::sample::select(FIELDS.iter().copied().chain(sampling_fields()).collect::<Vec<_>>()),

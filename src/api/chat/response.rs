@@ -1,7 +1,7 @@
 //! `POST /chat/completions`: the response, whole and in chunks.
 //!
 //! Source: `CreateChatCompletionResponse` and `CreateChatCompletionStreamResponse` in OpenAI's API description;
-//! `reasoning_content` as DeepSeek, vLLM and llama-server have it.
+//! `reasoning_content` as in DeepSeek's API, vLLM and llama-server.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ use crate::api::inference::usage::{Finish, Head, Usage, UsageSum};
 use crate::api::inference::web_search::citations::{ChatCitation, UrlCitation};
 use crate::http::sse;
 
-/// The only tier there is.
+/// The only service tier.
 pub const TIER: &str = "default";
 
 /// A chat completion.
@@ -59,7 +59,7 @@ pub struct ChatChoice {
 }
 
 impl ChatChoice {
-    /// An answer that has said nothing yet.
+    /// Creates an empty answer.
     pub fn new(index: u32, with_logprobs: bool) -> Self {
         let message = AssistantMessage {
             role: "assistant",
@@ -73,7 +73,7 @@ impl ChatChoice {
         Self { index, message, logprobs, finish_reason: Finish::Stop }
     }
 
-    /// Goes on; whether that was the end is the caller's to know.
+    /// Adds an event. The caller tracks the end of the answer.
     pub fn take(&mut self, event: ChoiceEvent) {
         let message = &mut self.message;
         match event {
@@ -83,7 +83,7 @@ impl ChatChoice {
                     all.extend(logprobs);
                 }
             }
-            // Chat does not show its prompt.
+            // Chat does not echo its prompt.
             ChoiceEvent::Prompt(_) => {}
             ChoiceEvent::Reasoning(text) => {
                 message.reasoning_content.get_or_insert_default().push_str(&text);
@@ -101,7 +101,7 @@ impl ChatChoice {
             ChoiceEvent::Finished(reason, _) => {
                 let called = !message.tool_calls.is_empty();
                 self.finish_reason = Finish::of(reason, called);
-                // As OpenAI has it: a message that only calls has no content.
+                // As in OpenAI's API: a message with calls only has no content.
                 if called {
                     message.content = message.content.take().filter(|text| !text.is_empty());
                 }
@@ -228,17 +228,17 @@ pub struct FunctionDelta {
     arguments: String,
 }
 
-/// Writes chunks.
+/// Encodes the chunks of a stream.
 pub struct ChunkEncoder {
-    /// What all of them have.
+    /// The common fields of all chunks.
     pub head: Head,
-    /// Whether the usage is wanted.
+    /// Set if the usage is requested.
     pub include_usage: bool,
     /// The usage so far.
     pub usage: UsageSum,
-    /// Which of the answers have called tools.
+    /// For each answer, whether it has called tools.
     pub called: Vec<bool>,
-    /// Where it is stored.
+    /// The conversation that the answer is stored in.
     pub conversation: Option<ConversationRef>,
 }
 
@@ -290,7 +290,7 @@ impl Encoder for ChunkEncoder {
                 let delta = Delta { content: Some(Cow::Owned(text)), ..Delta::default() };
                 self.write_choice(index, delta, ChatLogprobs::of_chunk(logprobs), None, buffer);
             }
-            // Chat does not show its prompt.
+            // Chat does not echo its prompt.
             ChoiceEvent::Prompt(_) => {}
             ChoiceEvent::Reasoning(text) => {
                 let delta = Delta { reasoning_content: Some(text), ..Delta::default() };

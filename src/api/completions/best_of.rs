@@ -1,9 +1,9 @@
-//! `best_of`: which answers are told.
+//! `best_of`: selection of the answers to return.
 
 use super::response::Answer;
 
-/// Of every `made` answers the `told` whose tokens were likeliest on average, the best first. All of them in their order
-/// where none is left out.
+/// Returns, of every `made` answers, the `told` ones with the highest mean log-probability, best first. If none is left
+/// out, all keep their order.
 pub fn of_each(mut answers: Vec<Answer>, made: usize, told: usize) -> Vec<Answer> {
     if made <= told {
         return answers;
@@ -12,7 +12,7 @@ pub fn of_each(mut answers: Vec<Answer>, made: usize, told: usize) -> Vec<Answer
     while !answers.is_empty() {
         let rest = answers.split_off(made.min(answers.len()));
         let mut of_prompt = std::mem::replace(&mut answers, rest);
-        // Stable: of equal ones the first.
+        // The sort is stable: among equal ones the first comes first.
         of_prompt.sort_by(|a, b| b.likelihood().total_cmp(&a.likelihood()));
         of_prompt.truncate(told);
         best.append(&mut of_prompt);
@@ -27,7 +27,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// What is told is as likely as anything that is left out, in order, prompt by prompt.
+        /// Returned answers are at least as likely as those left out, in order, for each prompt.
         #[test]
         fn the_best_are_told(
             scores in prop::collection::vec(prop::collection::vec(-9.0f64..0.0, 5), 0..4),

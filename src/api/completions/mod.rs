@@ -100,7 +100,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let mut echo = |index| choices.take_prompt_text(index).map_or_else(String::new, |text| text.to_string());
     let echoes: Vec<String> = (0..prompts * best_of).map(&mut echo).collect();
     let mut response = if stream {
-        // None but those that are told, or `best_of` was refused.
+        // All generated answers are returned: a stream with more `best_of` than `n` was rejected.
         let encoder = ChunkEncoder::new(head, include_usage, UsageSum::new(prompts, n), echoes, scored);
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
         sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
@@ -115,7 +115,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     Ok(response)
 }
 
-/// All answers to their ends.
+/// Reads all answers to their ends.
 async fn collect(
     mut choices: Choices,
     usage: &mut UsageSum,

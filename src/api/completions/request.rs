@@ -1,4 +1,4 @@
-//! What a text completion may be asked for.
+//! `POST /completions`: the request and its checks.
 //!
 //! Source: `CreateCompletionRequest` in OpenAI's API description.
 
@@ -15,7 +15,7 @@ use crate::api::inference::structured_output::Structured;
 use crate::http::json::Unsupported;
 use crate::http::{ApiError, RequestContext};
 
-/// Most answers of one request, over all its prompts.
+/// Maximum number of answers to one request, over all its prompts.
 const MAX_ANSWERS: usize = 1024;
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
@@ -67,38 +67,38 @@ inference_request! { completion:
     }
 }
 
-/// A request that has passed every check.
+/// A request that has passed all checks.
 #[derive(Debug)]
 pub struct Checked {
     /// The model's id or alias.
     pub model: String,
-    /// What to continue.
+    /// The prompts to continue.
     pub prompts: Vec<Prompt>,
-    /// How tokens are chosen.
+    /// The sampling parameters.
     pub sampling: SamplingParams,
-    /// Texts that end an answer.
+    /// The stop sequences.
     pub stop: Arc<[String]>,
-    /// Most tokens of an answer.
+    /// Maximum number of tokens of an answer.
     pub max_tokens: u32,
-    /// How many answers to a prompt are told.
+    /// The number of answers to return for each prompt.
     pub n: u32,
-    /// How many are made.
+    /// The number of answers to generate for each prompt.
     pub best_of: u32,
-    /// Whether answers begin with their prompts.
+    /// Set if answers begin with their prompts.
     pub echo: bool,
-    /// Whether they come as events.
+    /// Set if answers are sent as events.
     pub stream: bool,
-    /// Whether events end with counts.
+    /// Set if the stream ends with the usage.
     pub include_usage: bool,
-    /// Whether log-probabilities are told, and of how many of the likeliest tokens.
+    /// The number of most likely tokens to return with log-probabilities; `None` for no log-probabilities.
     pub logprobs: Option<u32>,
-    /// What answers have to be.
+    /// The constraint on the answers; `None` for free text.
     pub structured: Option<Structured>,
 }
 
 impl CompletionRequest {
     /// # Errors
-    /// 400 with the field that cannot be.
+    /// 400 that names the invalid field.
     pub fn check(mut self) -> Result<Checked, ApiError> {
         params::model(&self.model)?;
         let max_tokens = params::token_count("max_tokens", self.max_tokens, 0)?.unwrap_or(DEFAULT_MAX_TOKENS);
@@ -144,7 +144,7 @@ impl CompletionRequest {
     }
 }
 
-/// Which of `best_of` are the best is known when all have ended.
+/// Checks `best_of`. The best answers are known only after all have ended, so more than `n` cannot be streamed.
 fn best_of(best_of: Option<i64>, n: u32, stream: bool) -> Result<u32, ApiError> {
     let best_of = params::best_of(best_of)?.unwrap_or(n);
     if best_of < n {
@@ -160,7 +160,7 @@ fn best_of(best_of: Option<i64>, n: u32, stream: bool) -> Result<u32, ApiError> 
     Ok(best_of)
 }
 
-/// The prompts with what comes behind the gap.
+/// Returns the prompts with the text after the gap.
 fn filling(prompts: Vec<Prompt>, suffix: &str, echo: bool) -> Result<Vec<Prompt>, ApiError> {
     if echo {
         let message = "Invalid 'echo': an answer between 'prompt' and 'suffix' cannot start with its prompt; omit 'echo' or 'suffix'.";
@@ -176,14 +176,14 @@ fn filling(prompts: Vec<Prompt>, suffix: &str, echo: bool) -> Result<Vec<Prompt>
     prompts.into_iter().map(fill).collect()
 }
 
-/// What the models are asked: each prompt `best_of` times.
+/// Returns the generation requests: `best_of` for each prompt.
 pub fn generation_requests(
     checked: Checked,
     constraint: Option<&Arc<Constraint>>,
     context: &RequestContext,
 ) -> Vec<GenerationRequest> {
     let mut requests = Vec::with_capacity(checked.prompts.len() * checked.best_of as usize);
-    // The best are told by their log-probabilities.
+    // Log-probabilities are needed to select the best.
     let logprobs = if checked.best_of > checked.n { checked.logprobs.or(Some(0)) } else { checked.logprobs };
     for prompt in checked.prompts {
         let request = GenerationRequest {

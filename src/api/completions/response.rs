@@ -1,4 +1,4 @@
-//! Text completions as they are sent.
+//! `POST /completions`: the response, whole and in chunks.
 //!
 //! Source: `CreateCompletionResponse` in OpenAI's API description.
 
@@ -36,7 +36,7 @@ pub struct Completion<'a> {
 }
 
 impl<'a> Completion<'a> {
-    /// Of these answers.
+    /// Creates a completion with these answers.
     pub fn new(head: &'a Head, choices: Vec<CompletionChoice<'a>>, usage: Option<Option<Usage>>) -> Self {
         Self {
             id: &head.id,
@@ -63,33 +63,33 @@ pub struct CompletionChoice<'a> {
     pub finish_reason: Option<Finish>,
 }
 
-/// One answer while it comes, where it is not streamed.
+/// An answer in progress, without streaming.
 #[derive(Debug)]
 pub struct Answer {
     text: String,
-    /// Characters of the prompt in front of it.
+    /// The number of characters of the prompt before it.
     behind: u64,
     logprobs: CompletionLogprobs,
-    /// The sum of its own tokens' log-probabilities, where they are known, and how many there are.
+    /// The sum of its own tokens' log-probabilities, if known, and their number.
     score: (f64, u32),
     finish: Finish,
 }
 
 impl Answer {
-    /// One that begins with `echo`.
+    /// Creates an answer that begins with `echo`.
     pub fn new(echo: String) -> Self {
         let behind = echo.chars().count() as u64;
         let logprobs = CompletionLogprobs::default();
         Self { text: echo, behind, logprobs, score: (0.0, 0), finish: Finish::Stop }
     }
 
-    /// One of that likelihood.
+    /// Creates an answer with that likelihood.
     #[cfg(test)]
     pub fn scored(score: f64) -> Self {
         Self { score: (score, 1), ..Self::new(String::new()) }
     }
 
-    /// Takes what it says.
+    /// Adds an event.
     pub fn take(&mut self, event: ChoiceEvent) {
         match event {
             ChoiceEvent::Text(text, logprobs) => {
@@ -102,7 +102,7 @@ impl Answer {
             }
             ChoiceEvent::Prompt(scores) => self.logprobs = CompletionLogprobs::of_prompt(scores),
             ChoiceEvent::Finished(reason, _) => self.finish = reason.into(),
-            // A prompt that is no chat has no thinking and no tools.
+            // A prompt that is not a chat has no reasoning and no tools.
             ChoiceEvent::Reasoning(_)
             | ChoiceEvent::Call { .. }
             | ChoiceEvent::Arguments { .. }
@@ -110,13 +110,13 @@ impl Answer {
         }
     }
 
-    /// The mean of its tokens' log-probabilities; an answer without tokens is the least likely.
+    /// Returns the mean of its tokens' log-probabilities; an answer without tokens is the least likely.
     pub fn likelihood(&self) -> f64 {
         let (sum, tokens) = self.score;
         if tokens == 0 { f64::NEG_INFINITY } else { sum / f64::from(tokens) }
     }
 
-    /// As it is sent.
+    /// Converts the answer to its wire type.
     pub fn into_choice(self, index: u32, with_logprobs: bool) -> CompletionChoice<'static> {
         CompletionChoice {
             index,
@@ -127,27 +127,28 @@ impl Answer {
     }
 }
 
-/// Writes answers as events.
+/// Encodes answers as events.
 pub struct ChunkEncoder {
-    /// What all events have in common.
+    /// The common fields of all events.
     head: Head,
-    /// Whether the counts are wanted.
+    /// Set if the usage is requested.
     include_usage: bool,
-    /// The counts so far.
+    /// The usage so far.
     usage: UsageSum,
     /// Each answer's prompt; empty without `echo`.
     echoes: Vec<String>,
-    /// Whether the prompts wait for their log-probabilities.
+    /// Set while the prompts wait for their log-probabilities.
     scored: bool,
 }
 
 impl ChunkEncoder {
-    /// For answers that begin with `echoes`; where those are `scored`, with how likely their tokens were.
+    /// Creates an encoder of answers that begin with `echoes`; with `scored`, the echoes include their
+    /// log-probabilities.
     pub fn new(head: Head, include_usage: bool, usage: UsageSum, echoes: Vec<String>, scored: bool) -> Self {
         Self { head, include_usage, usage, echoes, scored }
     }
 
-    /// Characters of the prompt in front of an answer.
+    /// Returns the number of characters of the prompt before an answer.
     fn behind(&self, index: usize) -> u64 {
         self.echoes.get(index).map_or(0, |echo| echo.chars().count() as u64)
     }
@@ -198,7 +199,7 @@ impl Encoder for ChunkEncoder {
                 self.usage.add(index, usage);
                 self.write_choice(index, "", None, Some(reason.into()), buffer);
             }
-            // A prompt that is no chat has no thinking and no tools.
+            // A prompt that is not a chat has no reasoning and no tools.
             ChoiceEvent::Reasoning(_)
             | ChoiceEvent::Call { .. }
             | ChoiceEvent::Arguments { .. }

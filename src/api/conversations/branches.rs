@@ -17,10 +17,10 @@ use crate::http::error::ErrorResponse;
 use crate::http::routing::{Id, Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
-/// How much of a branch's last message is shown.
+/// Number of characters of a branch's last message in its preview.
 const PREVIEW_CHARS: usize = 100;
 
-/// `/conversations/{id}/branches` and `/export`.
+/// Returns the routes of `/conversations/{id}/branches` and `/export`.
 pub fn routes() -> Vec<Route> {
     vec![
         route!(list, Place::Api, Access::Needs(Right::ReadConversations)),
@@ -142,7 +142,7 @@ struct FormatQuery {
     format: Option<String>,
 }
 
-/// Whether a query asks for Markdown.
+/// Returns whether a query requests Markdown.
 pub fn wants_markdown(query: &str) -> Result<bool, ApiError> {
     match parse_query::<FormatQuery>(query)?.format.as_deref() {
         None | Some("json") => Ok(false),

@@ -1,4 +1,4 @@
-//! `/conversations/{id}/items`: what was said, as OpenAI's items.
+//! `/conversations/{id}/items`: the contents of a conversation as OpenAI's items.
 
 use http::StatusCode;
 use jan_actors::conversations::{Anchor, Item};
@@ -20,7 +20,7 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 const LOGPROBS: &str = "message.output_text.logprobs";
 const ENCRYPTED: &str = "reasoning.encrypted_content";
-/// What `include` may name. Only the first two are ever left out without it.
+/// The allowed values of `include`. Only the first two affect the response.
 const INCLUDES: &[&str] = &[
     LOGPROBS,
     ENCRYPTED,
@@ -56,7 +56,7 @@ pub struct CreateItems {
     parent: Option<Option<String>>,
 }
 
-/// What new items hang on, from `parent`.
+/// Returns the anchor of new items, from `parent`.
 pub fn anchor(parent: Option<Option<String>>) -> Anchor {
     match parent {
         None => Anchor::Head,
@@ -65,14 +65,14 @@ pub fn anchor(parent: Option<Option<String>>) -> Anchor {
     }
 }
 
-/// What `include` asks for.
+/// The optional fields that `include` requests.
 struct Included {
     logprobs: bool,
     encrypted: bool,
 }
 
 impl Included {
-    /// Leaves out what comes only when it is asked for.
+    /// Removes the optional fields that were not requested.
     fn show(&self, mut item: Item) -> Item {
         if !self.encrypted {
             item.body.remove("encrypted_content");
@@ -80,7 +80,7 @@ impl Included {
         if let Some(Value::Array(parts)) = item.body.get_mut("content") {
             let texts = parts.iter_mut().filter(|part| part["type"] == "output_text");
             for part in texts.filter_map(Value::as_object_mut) {
-                // A list also where there are none, as OpenAI's description has it.
+                // As in OpenAI's description, the list is present even if it is empty.
                 if !self.logprobs || !part.contains_key("logprobs") {
                     part.insert("logprobs".to_owned(), Value::Array(Vec::new()));
                 }
@@ -90,7 +90,7 @@ impl Included {
     }
 }
 
-/// A query in which `include` may stand several times, also as the SDKs write lists (`include[]`, `include[0]`).
+/// A query that may repeat `include`, also in the SDKs' notation of lists (`include[]`, `include[0]`).
 #[derive(Default)]
 struct ItemQuery {
     limit: Option<String>,

@@ -1,4 +1,4 @@
-//! `/conversations`: conversations that are kept. A superset of OpenAI's Conversations API.
+//! `/conversations`: stored conversations. A superset of OpenAI's Conversations API.
 
 pub mod branches;
 pub mod items;
@@ -28,7 +28,7 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 const MAX_PAGE: i64 = 100;
 const DEFAULT_PAGE: i64 = 20;
-/// Longest text to search for.
+/// Maximum length of a search text.
 const MAX_SEARCH: usize = 200;
 
 /// `/conversations` and `/conversations/{id}`
@@ -80,7 +80,7 @@ pub struct UpdateConversation {
     metadata: Option<Option<BTreeMap<String, String>>>,
 }
 
-/// Tells null from absent.
+/// Distinguishes null from an absent field.
 pub fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
 where
     D: Deserializer<'de>,
@@ -134,7 +134,7 @@ pub struct DeletedConversation {
 }
 
 impl DeletedConversation {
-    /// `object` says what is gone.
+    /// Creates the object of a deletion; `object` is its type.
     pub fn new(id: ConversationId, object: &'static str) -> Self {
         Self { id: id.to_string(), object, deleted: true }
     }
@@ -150,7 +150,7 @@ struct ListQuery {
     model: Option<String>,
 }
 
-/// `limit` of a list.
+/// Parses `limit` of a list.
 pub fn page_size(limit: Option<&str>) -> Result<usize, ApiError> {
     let Some(text) = limit else { return Ok(usize::try_from(DEFAULT_PAGE).unwrap_or_default()) };
     match text.parse::<i64>() {
@@ -165,7 +165,7 @@ pub fn page_size(limit: Option<&str>) -> Result<usize, ApiError> {
     }
 }
 
-/// `order` of a list: whether it is `desc`, which is the default.
+/// Parses `order` of a list; returns true for `desc`, the default.
 pub fn is_descending(order: Option<&str>) -> Result<bool, ApiError> {
     match order {
         None | Some("desc") => Ok(true),

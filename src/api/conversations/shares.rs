@@ -1,4 +1,4 @@
-//! Links that anybody can read a conversation by.
+//! Links by which anyone can read a conversation.
 
 use http::{HeaderValue, StatusCode};
 use jan_actors::conversations::{ConversationQuery, Item, Share, item};
@@ -131,7 +131,7 @@ struct SharesQuery {
 )]
 async fn share(Id(id): Id, state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let (user, id) = (user_of(&request.context)?, parse_id(&id)?);
-    // A link reads: whoever makes one has to be able to.
+    // A link gives read access, so its creator needs the permission to read.
     let principal = &request.context.caller.principal;
     if !principal.may(Right::ReadConversations) {
         return Err(ApiError::insufficient_permissions(Right::ReadConversations, principal));
@@ -189,7 +189,7 @@ async fn shared(Id(token): Id, state: AppState, RawQuery(query): RawQuery) -> Re
     if !state.identity.shows_share(record.user, made_at) {
         return Err(ApiError::not_found("share link", "of that token"));
     }
-    // Instructions are for the model and its owner.
+    // Instructions are only for the model and the owner.
     let items: Vec<Item> = items
         .into_iter()
         .filter(|item| !matches!(item::role(&item.body), Some("system" | "developer")))
@@ -208,7 +208,7 @@ async fn shared(Id(token): Id, state: AppState, RawQuery(query): RawQuery) -> Re
         ),
     };
     let headers = response.headers_mut();
-    // The address is the key: it must be in no index, and in no other site's log.
+    // The URL grants access, so it must not appear in an index or another site's log.
     headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
     headers.insert(http::header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     Ok(response)

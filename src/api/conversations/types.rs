@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::http::ApiError;
 
-/// Most items in one request, as OpenAI has it.
+/// Maximum number of items in one request, as in OpenAI's API.
 pub const MAX_ITEMS_AT_ONCE: usize = 20;
 
 /// A conversation.
@@ -42,7 +42,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Its id.
+    /// Returns its id.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -74,13 +74,13 @@ pub struct ConversationWithMessages {
 }
 
 impl ConversationWithMessages {
-    /// Its messages from its items.
+    /// Creates the object with the messages among its items.
     pub fn new(record: ConversationRecord, items: &[Item]) -> Self {
         Self { conversation: record.into(), messages: messages(items) }
     }
 }
 
-/// The messages among items. Reasoning and the calls of built-in tools are in `items` alone.
+/// Returns the messages among items. Reasoning and calls of built-in tools are available only as items.
 pub fn messages(items: &[Item]) -> Vec<ChatMessage> {
     items.iter().filter_map(ChatMessage::of).collect()
 }
@@ -114,7 +114,7 @@ impl ChatMessage {
     }
 }
 
-/// An item: OpenAI's object, and when it was added and what it answers.
+/// An item: OpenAI's object with its time of creation and its parent.
 #[derive(Debug)]
 pub struct WireItem(pub Item);
 
@@ -149,7 +149,7 @@ pub struct ItemList {
 }
 
 impl ItemList {
-    /// A part of a list, or all of it.
+    /// Creates a list with a part of the items, or all of them.
     pub fn new(data: Vec<Item>, has_more: bool) -> Self {
         let id = |item: Option<&Item>| item.map(|item| item.id.clone()).unwrap_or_default();
         Self {
@@ -162,12 +162,12 @@ impl ItemList {
     }
 }
 
-/// A conversation's id. What is none names no conversation.
+/// Parses a conversation's id. A malformed one is reported as not found.
 pub fn parse_id(id: &str) -> Result<ConversationId, ApiError> {
     id.parse().map_err(|_| ApiError::not_found("conversation", id))
 }
 
-/// The items of a request, checked.
+/// Checks the items of a request.
 pub fn check_items(field: &str, items: Vec<Value>, max_bytes: usize) -> Result<Vec<NewItem>, ApiError> {
     if items.len() > MAX_ITEMS_AT_ONCE {
         return Err(ApiError::invalid_value(
@@ -182,7 +182,7 @@ pub fn check_items(field: &str, items: Vec<Value>, max_bytes: usize) -> Result<V
     items.into_iter().enumerate().map(check).collect::<Result<_, _>>().map_err(ApiError::from_conversation)
 }
 
-/// Items that this server made from a request's messages.
+/// Checks items that this server created from a request's messages.
 pub fn own_items(bodies: Vec<Map<String, Value>>, max_bytes: usize) -> Result<Vec<NewItem>, ApiError> {
     let own = |body| item::own(body, max_bytes);
     bodies.into_iter().map(own).collect::<Result<_, _>>().map_err(|error| match error {

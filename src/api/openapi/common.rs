@@ -1,5 +1,5 @@
-//! What all operations have in common, added to the description in one place: who may call, the errors that every
-//! route can have, headers, samples. A resource describes what is its own.
+//! The parts of the description that all operations share, added in one place: security, the errors of every route,
+//! headers, samples. Each resource describes only its own parts.
 
 use std::collections::HashMap;
 
@@ -43,10 +43,10 @@ pub fn complete(document: &mut Value, routes: &[Route]) {
     components.insert("securitySchemes".to_owned(), security_schemes());
 }
 
-/// A text that is "Always `this`." is a constant for clients, too. schemathesis holds the answers to it.
+/// Marks a text described as "Always `this`." as a constant. schemathesis checks responses against it.
 fn fix_constants(schemas: &mut Value) {
     for schema in schemas.as_object_mut().into_iter().flat_map(Map::values_mut) {
-        // What is flattened into another type is one of several parts.
+        // A type with flattened fields is described as several parts.
         let parts = match schema.get_mut("allOf") {
             Some(Value::Array(parts)) => parts.as_mut_slice(),
             _ => std::slice::from_mut(schema),
@@ -63,7 +63,8 @@ fn fix_constants(schemas: &mut Value) {
     }
 }
 
-/// Says where what was made can be had, changed and deleted: from `POST /things` to everything at and below `/things/{id}`.
+/// Adds links from an operation that creates an object to those that use it: from `POST /things` to everything at and
+/// below `/things/{id}`.
 fn add_links(paths: &mut Map<String, Value>) {
     let mut members: Vec<(String, String, String)> = Vec::new();
     for (path, item) in paths.iter() {
@@ -93,8 +94,8 @@ fn add_links(paths: &mut Map<String, Value>) {
     }
 }
 
-/// Says an error that several operations have once and refers to it: written out, the errors are most of the
-/// description. The first one of a status is named after it, further ones get a number.
+/// Moves errors that several operations share to one definition: written out, they would be most of the description.
+/// The first one of a status is named after the status, further ones get a number.
 fn share_errors(paths: &mut Map<String, Value>) -> Map<String, Value> {
     let mut seen: Vec<(String, &mut Value)> = Vec::new();
     for operation in paths.values_mut().filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
@@ -152,7 +153,7 @@ fn security_schemes() -> Value {
     })
 }
 
-/// Who may call, from the same table that the edge decides by.
+/// Returns the security requirement of a route, from the same declaration that the edge enforces.
 fn security(rule: &Rule) -> Value {
     match rule.access {
         Access::Probe | Access::Open => json!([]),
@@ -164,7 +165,7 @@ fn security(rule: &Rule) -> Value {
     }
 }
 
-/// Gives each parameter in a path a value that is shown and tried.
+/// Gives each path parameter an example value.
 fn name_examples(operation: &mut Map<String, Value>, path: &str) {
     let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
     for parameter in parameters.into_iter().flatten().filter(|one| one["in"] == "path") {
@@ -172,7 +173,7 @@ fn name_examples(operation: &mut Map<String, Value>, path: &str) {
             continue;
         }
         let description = parameter["description"].as_str().unwrap_or_default();
-        // "The key's id, `key_…`" says how such ids begin.
+        // "The key's id, `key_…`" contains the prefix of such ids.
         let prefix = description.split_once('`').and_then(|(_, rest)| rest.split_once("…`"));
         let example = match prefix {
             Some((prefix, _)) => format!("{prefix}0197f3c2b6f97d3a8c6d2f9e1b4a5c7d"),
@@ -188,7 +189,7 @@ fn has_parameter(operation: &Map<String, Value>, place: &str) -> bool {
     parameters.is_some_and(|all| all.iter().any(|one| one["in"] == place))
 }
 
-/// Whether this error can come from the operation.
+/// Returns whether an operation can return this error.
 fn applies(error: &Known, operation: &Map<String, Value>, rule: &Rule) -> bool {
     match error.of {
         Of::Every => true,
@@ -203,7 +204,7 @@ fn applies(error: &Known, operation: &Map<String, Value>, rule: &Rule) -> bool {
     }
 }
 
-/// Adds the errors that any route can have, and to all errors the bodies that they come with.
+/// Adds the errors that any route can return, and the bodies of all errors.
 fn add_errors(operation: &mut Map<String, Value>, rule: &Rule) {
     let mut common = vec![
         ("401", "The credential is missing or invalid; the code has the reason"),
@@ -309,8 +310,8 @@ fn add_headers(operation: &mut Map<String, Value>) {
     }
 }
 
-/// Streams: a resource names what its events hold; that they come as server-sent events, how they end and that they
-/// can fail is the same for all. As OpenAPI has it, the schema is that of one event.
+/// Completes the description of streams. A resource names the content of its events; their format as server-sent
+/// events, their end and their failures are the same for all. As in OpenAPI, the schema is that of one event.
 fn explain_streams(operation: &mut Map<String, Value>) {
     let responses = operation["responses"].as_object_mut().expect("an operation has responses");
     for response in responses.values_mut() {
@@ -375,7 +376,7 @@ fn samples(operation: &Map<String, Value>, method: &Method, path: &str, schemas:
     .to_value()
 }
 
-/// The example of a body: its own, or that of its schema.
+/// Returns the example of a body: its own, or that of its schema.
 fn example_of<'a>(media: &'a Value, schemas: &'a Value) -> Option<&'a Value> {
     if let Some(example) = media.get("example") {
         return Some(example);
@@ -384,7 +385,7 @@ fn example_of<'a>(media: &'a Value, schemas: &'a Value) -> Option<&'a Value> {
     {
         return first.get("value");
     }
-    // A body that may be left out is described as "null or this".
+    // An optional body is described as "null or this".
     let alternatives = media["schema"]["oneOf"].as_array();
     let reference = alternatives
         .into_iter()

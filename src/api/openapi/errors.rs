@@ -1,36 +1,36 @@
-//! Every error's code, by status: what the description's examples and a test are made from.
+//! The code of every error by status, the source of the description's examples and of a test.
 
 use serde_json::{Map, Value, json};
 
 use Of::{Body, Every, Id, Inference, Query, Tag};
 
-/// Which operations an error can come from.
+/// The operations that can return an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
-    /// All.
+    /// All operations.
     Every,
-    /// Those that take a body.
+    /// Operations with a body.
     Body,
-    /// Those that take a query.
+    /// Operations with a query.
     Query,
-    /// Those about one thing with an id.
+    /// Operations on one object with an id.
     Id,
-    /// Those that a model works for.
+    /// Operations that run a model.
     Inference,
-    /// Those with this tag.
+    /// Operations with this tag.
     Tag(&'static str),
 }
 
-/// One error.
+/// An error.
 #[derive(Debug)]
 pub struct Known {
     /// The HTTP status.
     pub status: u16,
     /// A stable code for programs.
     pub code: &'static str,
-    /// Where it can come from.
+    /// The operations that can return it.
     pub of: Of,
-    /// What it means.
+    /// The meaning.
     pub meaning: &'static str,
 }
 
@@ -38,7 +38,7 @@ const fn known(status: u16, code: &'static str, of: Of, meaning: &'static str) -
     Known { status, code, of, meaning }
 }
 
-/// Every error that this server answers with.
+/// Every error that this server returns.
 pub static ERRORS: &[Known] = &[
     known(400, "invalid_json", Body, "The body is not valid JSON."),
     known(400, "invalid_type", Body, "A field has the wrong type."),
@@ -217,12 +217,12 @@ pub static ERRORS: &[Known] = &[
     known(507, "storage_quota_exceeded", Body, "The caller has reached a storage quota."),
 ];
 
-/// The name of an example in the description.
+/// Returns the name of an error's example in the description.
 pub fn example_name(error: &Known) -> String {
     format!("{}_{}", error.code, error.status)
 }
 
-/// One example body an error.
+/// Returns one example body for each error.
 pub fn examples() -> Map<String, Value> {
     let one = |error: &Known| {
         let kind = match error.status {
@@ -246,7 +246,7 @@ mod tests {
 
     use super::*;
 
-    /// What is before a code in the source.
+    /// The source text that precedes a code.
     const MAKERS: [&str; 6] =
         ["::bad_request(", "::forbidden(", "::unavailable(", "::unauthorized(", "=> (", "StatusCode::"];
 
@@ -257,11 +257,11 @@ mod tests {
                 codes_in(&path, found);
             } else if path.extension().is_some_and(|end| end == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                // Tests name codes to compare with.
+                // Tests contain codes for comparison.
                 let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
                 for maker in MAKERS {
                     for rest in text.split(maker).skip(1) {
-                        // `StatusCode::NOT_FOUND, "code"`: the name of the status comes first.
+                        // In `StatusCode::NOT_FOUND, "code"` the name of the status comes first.
                         let rest = rest.trim_start_matches(|c: char| c.is_ascii_uppercase() || c == '_');
                         let rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
                         let Some(code) = rest.strip_prefix('"').and_then(|rest| rest.split('"').next())

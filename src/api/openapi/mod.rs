@@ -1,6 +1,6 @@
-//! The description of the API, and `/api/swagger`, where it can be read and tried.
+//! The description of the API, and `/api/swagger`, a page to read and try it.
 //!
-//! Each handler describes what is its own, and its route is what puts it in; [`common`] adds what all have in common.
+//! Each handler describes its own part, which its route adds; [`common`] adds the shared parts.
 
 mod common;
 mod errors;
@@ -37,12 +37,12 @@ use crate::http::error::ErrorBody;
         (name = "status", description = "Probes and the state of the components"),
         (name = "docs", description = "This description and its interactive page"),
     ),
-    // Part of `ErrorResponse`, for those who refer to it by name.
+    // Part of `ErrorResponse`, for clients that refer to it by name.
     components(schemas(ErrorBody))
 )]
 struct Doc;
 
-/// The description of the whole API: of each of its routes.
+/// Returns the description of the whole API, from all routes.
 fn document() -> Value {
     let routes = super::routes();
     let mut paths = Paths::new();
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::auth::access::Access;
 
-    /// Every operation: its method, its path, itself.
+    /// Returns every operation with its method and its path.
     fn operations(document: &Value) -> Vec<(String, String, Value)> {
         let mut found = Vec::new();
         for (path, item) in document["paths"].as_object().unwrap() {
@@ -151,7 +151,7 @@ mod tests {
         }
     }
 
-    /// Schemas of one name would silently be taken for each other.
+    /// Two schemas with the same name would silently replace each other.
     #[test]
     fn every_schema_has_a_name_of_its_own() {
         let mut seen = BTreeMap::new();

@@ -1,34 +1,34 @@
-//! Code samples for each operation, made from the description's own examples: curl, Python, JavaScript.
+//! Code samples for each operation in curl, Python and JavaScript, generated from the description's examples.
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-/// Where the samples find the server.
+/// The server's URL in the samples.
 pub const HOST: &str = "http://localhost:8080";
 
-/// A file to be sent.
+/// The name of a file to send.
 const FILE: &str = "export.ndjson";
 
-/// A request as a sample shows it.
+/// The request of a sample.
 #[derive(Debug)]
 pub struct Sample<'a> {
     /// `GET` and so on.
     pub method: &'a str,
-    /// With its parameters filled in.
+    /// The path with its parameters filled in.
     pub path: String,
-    /// Whether a key goes along.
+    /// Set if the request carries a key.
     pub with_key: bool,
     /// The body.
     pub body: Option<&'a Value>,
     /// The content type of a body that is a file.
     pub file: Option<&'a str>,
-    /// Whether the answer is JSON.
+    /// Set if the response is JSON.
     pub json_answer: bool,
 }
 
 impl Sample<'_> {
-    /// The value of `x-codeSamples`.
+    /// Returns the value of `x-codeSamples`.
     pub fn to_value(&self) -> Value {
         json!([
             {"lang": "Shell", "label": "curl", "source": self.curl()},
@@ -48,7 +48,7 @@ impl Sample<'_> {
             text.push_str(" \\\n  -H \"Authorization: Bearer $JAN_API_KEY\"");
         }
         if let Some(body) = self.body {
-            // A quote in single quotes: end them, quote it, go on.
+            // In single quotes, a quote is written as: end the quotes, an escaped quote, begin again.
             let body = pretty(body).replace('\'', "'\\''");
             let _ = write!(text, " \\\n  -H \"Content-Type: application/json\" \\\n  -d '{body}'");
         }
@@ -128,14 +128,14 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).expect("JSON values serialize")
 }
 
-/// A JSON value as Python writes it.
+/// Returns a JSON value in Python's notation.
 fn python_literal(value: &Value) -> String {
     let list = |items: Vec<String>| items.join(", ");
     match value {
         Value::Null => "None".to_owned(),
         Value::Bool(true) => "True".to_owned(),
         Value::Bool(false) => "False".to_owned(),
-        // Python reads JSON's numbers and strings.
+        // JSON's numbers and strings are valid Python.
         Value::Number(_) | Value::String(_) => value.to_string(),
         Value::Array(items) => format!("[{}]", list(items.iter().map(python_literal).collect())),
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! `/api/swagger`: Swagger UI out of the binary, and the description in the forms that programs read.
+//! `/api/swagger`: Swagger UI from the binary, and the description in its machine-readable forms.
 
 use std::io::Read;
 use std::sync::{Arc, LazyLock};
@@ -20,15 +20,15 @@ use crate::http::error::ErrorResponse;
 use crate::http::routing::{Id, Place, route};
 use crate::http::{ApiError, ApiRequest, Response};
 
-/// Where the page lies.
+/// The path of the page.
 pub const PAGE: &str = "/api/swagger/index.html";
 
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
 const HTML: &str = "text/html; charset=utf-8";
 
-/// The page loads nothing from elsewhere, runs no script but its own, and talks to this server alone. Swagger UI sets
-/// styles of elements.
+/// The page loads nothing from other origins, runs only its own scripts, and connects only to this server. Swagger UI
+/// sets inline styles.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -37,7 +37,7 @@ static AS_JSON: LazyLock<Bytes> =
 static AS_YAML: LazyLock<Bytes> =
     LazyLock::new(|| yaml_serde::to_string(&document()).expect("the description serializes").into());
 
-/// `/api/swagger` and everything below, and `/`, which leads there.
+/// Returns the routes of `/api/swagger` and below, and of `/`, which redirects there.
 pub fn routes() -> Vec<Route> {
     vec![
         route!(to_page, Place::Root, Access::Open),
@@ -180,7 +180,7 @@ fn file_of_page(name: &str, asked: &HeaderMap) -> Result<Response, ApiError> {
     let found = found.ok_or_else(|| ApiError::not_found("file", name))?;
     let (stored, body) = match found.bytes {
         std::borrow::Cow::Borrowed(bytes) => (found.gzpipped, Bytes::from_static(bytes)),
-        // Only Swagger UI's own initializer is made anew, and the page has another.
+        // Only Swagger UI's own initializer is generated, and the page uses another one.
         std::borrow::Cow::Owned(_) => return Err(ApiError::not_found("file", name)),
     };
     let mut response = match stored {
@@ -197,7 +197,7 @@ fn file_of_page(name: &str, asked: &HeaderMap) -> Result<Response, ApiError> {
         false => content(media_type, body),
     };
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-    // They change with the server's version alone.
+    // The files change only with the server's version.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     Ok(response)
 }
