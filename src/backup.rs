@@ -47,7 +47,7 @@ pub struct ImportArgs {
     restore_revoked: bool,
 }
 
-/// Why it cannot be done.
+/// Reasons why an export or an import fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// A setting is wrong.
@@ -59,9 +59,9 @@ pub enum Failure {
     /// A file cannot be used.
     #[error("cannot use {path}: {error}")]
     File {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -71,7 +71,7 @@ fn file(path: &Path) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure::File { path, error }
 }
 
-/// Exports.
+/// Runs an export.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -85,7 +85,7 @@ pub fn export(arguments: &ExportArgs) -> Result<(), Failure> {
             backup::export(&folder, user, &mut output, &mut |count| progress.show(count))?
         }
         Some(path) => {
-            // Beside it first: an export that breaks off must not take a good one's place.
+            // Written to a new file first, so that an export that fails does not replace a complete one.
             let mut draft = path.clone().into_os_string();
             draft.push(".new");
             let draft = PathBuf::from(draft);
@@ -106,7 +106,7 @@ pub fn export(arguments: &ExportArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Imports.
+/// Runs an import.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -128,7 +128,7 @@ pub fn import(arguments: &ImportArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What has been done, on standard error: a line that changes on a terminal, one line at the end elsewhere.
+/// Progress on standard error: a line that is updated on a terminal, one line at the end otherwise.
 struct Progress {
     verb: &'static str,
     terminal: bool,
@@ -143,7 +143,7 @@ impl Progress {
     fn show(&mut self, count: u64) {
         if self.terminal && count >= self.shown + PROGRESS_EVERY {
             self.shown = count;
-            // Nobody is hurt where standard error is closed.
+            // A closed standard error is harmless.
             let _ = write!(io::stderr(), "\r{} {count} records", self.verb);
         }
     }

@@ -133,7 +133,7 @@ impl SettingsArgs {
         .collect()
     }
 
-    /// The settings in effect under these flags.
+    /// Returns the settings in effect under these flags.
     ///
     /// # Errors
     /// See [`ConfigError`].
@@ -145,7 +145,7 @@ impl SettingsArgs {
     }
 }
 
-/// Runs the command that the arguments name. Exit status 2: wrong arguments or settings; 1: it failed.
+/// Runs the command of the arguments. Exit status 2: invalid arguments or settings; 1: the command failed.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -171,7 +171,7 @@ pub fn main() -> ExitCode {
 #[cfg(feature = "engine")]
 use jan_engine::{vetting::helper::main as constraints_main, worker::main as worker_main};
 
-/// A program without the engine has no worker to be.
+/// A program without the engine cannot run as a worker.
 #[cfg(not(feature = "engine"))]
 fn worker_main() -> ExitCode {
     let error = "this program was built without the feature `engine`; name one with it in worker.program";
@@ -227,7 +227,7 @@ fn fail(error: &dyn std::error::Error, status: u8) -> ExitCode {
         message.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    // Nothing can be done where even standard error is closed.
+    // With a closed standard error the message is lost.
     let _ = writeln!(std::io::stderr(), "{message}");
     ExitCode::from(status)
 }

@@ -1,4 +1,4 @@
-//! HTTP errors for the errors of the actors: the one place that maps them.
+//! Mapping of the actors' errors to HTTP errors; the one place that does so.
 
 use std::io;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::auth::errors::INVALID_TOKEN;
 use crate::http::ApiError;
 use crate::http::error::capitalize;
 
-/// `Retry-After` of a failure that may pass.
+/// `Retry-After` of a failure that may be temporary.
 const RETRY_SOON: Duration = Duration::from_secs(5);
 
-/// `Retry-After` where an actor has too much to do or is being restarted.
+/// `Retry-After` if an actor is overloaded or being restarted.
 const RETRY_AT_ONCE: Duration = Duration::from_secs(1);
 
 impl ApiError {
@@ -64,7 +64,7 @@ impl ApiError {
                 Self::unavailable("model_unavailable", message, retry_after)
             }
             GenerationError::EngineCrashed => {
-                // It ended its worker twice: a client's automatic retry would do so again.
+                // It ended its worker twice, so a client's automatic retry must not repeat it.
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_crashed", message).not_to_be_retried()
             }
             GenerationError::ShuttingDown => Self::shutting_down(),
@@ -75,7 +75,7 @@ impl ApiError {
         }
     }
 
-    /// 401 with a code for each reason for which a credential is refused.
+    /// 401 with a code for each reason to refuse a credential.
     #[must_use]
     pub fn from_auth(error: AuthError) -> Self {
         let code = match error {
@@ -194,7 +194,7 @@ impl ApiError {
         }
     }
 
-    /// Maps an error of a web search. `param` is the field that asks for the search.
+    /// Maps an error of a web search. `param` is the field that requests the search.
     #[must_use]
     pub fn from_search(error: &SearchError, param: &str) -> Self {
         let message = format!("{}.", capitalize(&error.to_string()));
@@ -268,13 +268,13 @@ impl ApiError {
         Self::unavailable("storage_unavailable", message, RETRY_SOON)
     }
 
-    /// 507 `storage_quota_exceeded`: the caller keeps as much as one may; the message has the quota's name.
+    /// 507 `storage_quota_exceeded`: the caller's quota is exhausted; the message names it.
     #[must_use]
     pub fn storage_quota(message: String) -> Self {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_quota_exceeded", message)
     }
 
-    /// 507 `insufficient_storage`: the disk has no room (RFC 4918, section 11.5).
+    /// 507 `insufficient_storage`: the disk is full (RFC 4918, section 11.5).
     #[must_use]
     pub fn insufficient_storage() -> Self {
         let message = "The server's disk is full, so nothing can be written; reads continue. Its administrator \

@@ -1,12 +1,12 @@
-//! The edge of Jan Server: command line, configuration and HTTP. It owns no state: everything that does
-//! lives in [`jan_actors`], and a handler only translates between HTTP and typed messages.
+//! The edge of Jan Server: command line, configuration and HTTP. It owns no state: [`jan_actors`] does, and a handler
+//! only translates between HTTP and typed messages.
 //!
-//! - [`cli`]: the commands; [`serve`]: what `jan-server serve` does from start to stop
-//! - [`config`]: the settings, where they come from and how they are checked
-//! - [`auth`]: who calls and what they may do
+//! - [`cli`]: the commands; [`serve`]: `jan-server serve` from start to stop
+//! - [`config`]: the settings, their sources and their checks
+//! - [`auth`]: authentication, authorisation and rate limiting
 //! - [`backup`]: `jan-server export` and `import`
 //! - [`http`]: connections, limits, errors, server-sent events
-//! - [`api`]: one file a resource
+//! - [`api`]: one file or folder for each resource
 
 pub mod api;
 pub mod auth;

@@ -1,4 +1,4 @@
-//! Logs: human lines or JSON on standard error, and panics as log events.
+//! Logs: human-readable lines or JSON on standard error, and panics as log events.
 
 mod json_lines;
 
@@ -11,7 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use self::json_lines::JsonLines;
 use crate::config::{LogConfig, LogFormat};
 
-/// Starts logging for this process. A second call changes nothing.
+/// Starts logging for this process. Further calls have no effect.
 pub fn init(config: &LogConfig) {
     let terminal = std::io::stderr().is_terminal();
     let filter = EnvFilter::builder().parse_lossy(&config.level);
@@ -21,7 +21,7 @@ pub fn init(config: &LogConfig) {
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
-    // An error here says that logging was started before.
+    // An error means that logging has already been started.
     let _ = if json {
         let layer = tracing_subscriber::fmt::layer()
             .fmt_fields(JsonLines)
@@ -36,7 +36,7 @@ pub fn init(config: &LogConfig) {
         let payload = panic.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let message = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        // A slice that is cut inside a character shows the whole text, which may be a request's.
+        // The message of a slice outside a character boundary contains the whole text, which may be a request's.
         let message = message.split(" of `").next().unwrap_or_default();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(message, place, "panic");

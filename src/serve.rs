@@ -15,9 +15,9 @@ use crate::config::Config;
 use crate::http::routing::Router;
 use crate::http::{Listener, Server};
 
-/// What the workers get to end in, once every request is done or cut off.
+/// Time that workers have to stop after every request has ended or was cut off.
 const WORKER_GRACE: Duration = Duration::from_secs(2);
-/// The same after a second signal.
+/// The same time after a second signal.
 const HURRIED_GRACE: Duration = Duration::from_millis(500);
 
 /// Serves until a signal; see [`Server::drain`] for how it stops.
@@ -28,15 +28,15 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     raise_open_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(serve(config))?;
-    // Blocking work that is still under way must not hold up the end.
+    // Blocking work in progress must not delay the exit.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(code)
 }
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {
-    // Signals count from here on, so that one during the start is not lost.
+    // Registered first, so that a signal during the start is not lost.
     let mut signals = Signals::new()?;
-    // The address first: it is what fails most often, and before any worker is started.
+    // The address is bound first: it fails most often, and no worker has been started yet.
     let listener = Listener::bind(&config.http.listen).await?;
     let address = listener.address();
     let system = System::start(config.actors()).await?;
@@ -120,14 +120,15 @@ pub(crate) fn start_server(
     Ok(Server::start(listener, router, Some(gate), proxies, lifecycle, config.http.clone()))
 }
 
-/// The record of a start: which settings are other than the defaults. Their values may be secrets.
+/// Returns the audit record of a start: the names of the settings that differ from the defaults. Their values may be
+/// secrets, so they are left out.
 fn settings_record(config: &Config) -> AuditRecord {
     let mut fields: Vec<_> = config.changed().into_iter().map(Into::into).collect();
     fields.truncate(MAX_FIELDS);
     AuditRecord { fields, ..AuditRecord::new("settings.load", AuditOutcome::Ok) }
 }
 
-/// The names of this server that the settings have.
+/// Returns the names of this server according to the settings.
 fn local_names(config: &Config) -> LocalNames {
     let redirect = config.auth.google.redirect_url.as_deref();
     let redirect = redirect.and_then(|url| oauth2::url::Url::parse(url).ok());
@@ -178,7 +179,7 @@ impl Signals {
     }
 }
 
-/// Tells on standard output where the server is and how to try it; warns of aliases in the log.
+/// Prints the server's address and an example request to standard output, and logs warnings about aliases.
 async fn announce(address: SocketAddr, system: &System, anonymous: bool) {
     let models = system.models().list().await;
     for alias in models.iter().filter(|model| model.id != model.root) {
@@ -213,12 +214,12 @@ async fn announce(address: SocketAddr, system: &System, anonymous: bool) {
          -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'\n",
         version = env!("CARGO_PKG_VERSION"),
     );
-    // The server serves all the same where nobody reads its output.
+    // The server runs even if its output is closed.
     let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// A URL that works on this machine: an unspecified address is reached through loopback.
+/// Returns a URL that works on this machine: an unspecified address is reached through loopback.
 fn reachable_url(mut address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -229,8 +230,8 @@ fn reachable_url(mut address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
-/// Raises the soft limit of open files to the hard one: each connection takes one, and many systems start
-/// a process with 1024.
+/// Raises the soft limit of open files to the hard one: each connection takes one, and many systems start a process
+/// with 1024.
 fn raise_open_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
