@@ -33,11 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server. Its tasks end with the runtime of the test.
 pub struct TestApp {
-    /// Where it listens.
+    /// Its address.
     pub address: SocketAddr,
     /// An administrator's key.
     pub key: String,
-    /// What answers for the model.
+    /// Backend of the model.
     pub backend: Arc<Scripted>,
     client: reqwest::Client,
     server: Server,

@@ -29,37 +29,9 @@ use super::error::{prefix, without_token};
 use super::io::RunningRequest;
 use super::limits;
 use super::routing::{Arrival, Captured, Found, Router, Target};
-use super::{ApiError, Lifecycle, RequestId, Response};
+use super::{ApiError, Lifecycle, RequestContext, RequestId, Response};
 use crate::auth::access::{Access, Rule};
 use crate::auth::{Admission, Caller, Gate, Noted};
-
-/// What a handler may know of a request beyond its path, headers and body.
-#[derive(Clone, Debug)]
-pub struct RequestContext {
-    /// The request's id.
-    pub id: RequestId,
-    /// Where the connection comes from.
-    pub peer: SocketAddr,
-    /// Who it is from.
-    pub caller: Caller,
-}
-
-impl RequestContext {
-    /// Whom to be fair to: a user, or an address without one; a guest is its address.
-    #[must_use]
-    pub fn fairness_key(&self) -> String {
-        self.caller.principal.fairness_key()
-    }
-
-    /// Who may share what is computed for the request: the user, guests included, or an address without one.
-    #[must_use]
-    pub fn tenant(&self) -> String {
-        match self.caller.principal.user() {
-            Some(user) => user.to_string(),
-            None => self.fairness_key(),
-        }
-    }
-}
 
 /// Answers requests from the routes.
 #[derive(Debug)]

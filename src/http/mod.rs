@@ -6,6 +6,7 @@ mod bodies;
 pub mod body;
 mod budget;
 mod connection;
+mod context;
 mod cors;
 mod edge;
 pub mod error;
@@ -19,7 +20,7 @@ mod server;
 pub mod sse;
 
 pub use body::ApiRequest;
-pub use edge::RequestContext;
+pub use context::RequestContext;
 pub use error::ApiError;
 pub use lifecycle::Lifecycle;
 pub use request_id::RequestId;

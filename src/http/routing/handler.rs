@@ -12,7 +12,7 @@ use super::Captured;
 use crate::http::body::{self, Announced, BodyStream};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
-/// What the edge knows of a request that it hands to the filter of its route.
+/// The edge's knowledge of a request, handed to the filter of its route.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     pub context: RequestContext,
@@ -97,9 +97,9 @@ impl<S> Extract<S> for ApiRequest {
     }
 }
 
-/// What a handler answers.
+/// Answer of a handler.
 pub trait Answer {
-    /// The response that it is.
+    /// Makes a response of it.
     fn into_answer(self) -> Response;
 }
 

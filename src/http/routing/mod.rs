@@ -19,7 +19,7 @@ pub use self::tree::{Captured, Found};
 use super::Response;
 use crate::auth::access::{Access, Audited, Body, Rule};
 
-/// Where a path lies.
+/// Location of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// As it stands.
@@ -33,7 +33,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// What its paths begin with; the first is the one of the description.
+    /// Beginnings of its paths; the first is the one of the description.
     fn prefixes(self) -> &'static [&'static str] {
         match self {
             Self::Root => &[""],
