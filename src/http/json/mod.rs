@@ -6,6 +6,7 @@
 
 mod elements;
 mod outline;
+mod whole_numbers;
 
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 use serde_ignored::Path;
@@ -14,6 +15,9 @@ use super::ApiError;
 pub use elements::Elements;
 use outline::Outline;
 pub use outline::{Checked, Given, Unsupported};
+
+/// The byte order mark of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Most ignored fields that are named; the rest is summed up as `…`.
 const NAMED_FIELDS: usize = 32;
@@ -38,6 +42,8 @@ pub fn parse<T: DeserializeOwned>(
     body: &[u8],
     unsupported: &'static [Unsupported],
 ) -> Result<Parsed<T>, ApiError> {
+    // RFC 8259 lets readers skip it; tools of Windows write it.
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     check_utf8(body)?;
     let given = outline(body, unsupported)?;
     for (field, given) in &given {
@@ -48,8 +54,12 @@ pub fn parse<T: DeserializeOwned>(
             ));
         }
     }
-    typed(body, unsupported).map_err(|refused| match refused {
-        Refused::Error(error) => error,
+    let mut outcome = typed(body, unsupported);
+    if matches!(outcome, Err(Refused::Fraction(_))) {
+        outcome = typed(&whole_numbers::as_integers(body), unsupported);
+    }
+    outcome.map_err(|refused| match refused {
+        Refused::Error(error) | Refused::Fraction(error) => error,
         Refused::NotAName { field, error } => {
             let known = known_names::<T>(body, &error, unsupported);
             let message = known.map_or_else(
@@ -64,6 +74,8 @@ pub fn parse<T: DeserializeOwned>(
 /// Why a typed request could not be read.
 enum Refused {
     Error(ApiError),
+    /// A number with a fraction or an exponent stands for an integer.
+    Fraction(ApiError),
     /// The field has one of some names and was given something that is no text.
     NotAName {
         field: String,
@@ -146,7 +158,11 @@ fn typed<T: DeserializeOwned>(
     }
     match value {
         Ok(value) => Ok(Parsed { value, ignored }),
-        Err(error) if error.is_data() => Err(Refused::Error(type_error(&error, &track.path().to_string()))),
+        Err(error) if error.is_data() => {
+            let refused = type_error(&error, &track.path().to_string());
+            let is_fraction = error.to_string().starts_with("invalid type: floating point");
+            Err(if is_fraction { Refused::Fraction(refused) } else { Refused::Error(refused) })
+        }
         Err(error) if wants_name(&error) => Err(Refused::NotAName { field: track.path().to_string(), error }),
         Err(error) => Err(Refused::Error(syntax_error(&error))),
     }
@@ -166,10 +182,16 @@ fn type_error(error: &serde_json::Error, path: &str) -> ApiError {
     // serde_json adds the place; the field says more.
     let text = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
     let parent = if path == "." { "" } else { path };
+    let inside = |field: &str| format!("{parent}{}{field}", if parent.is_empty() { "" } else { "." });
+    if let Some(field) = text.strip_prefix("duplicate field `").and_then(|rest| rest.strip_suffix('`')) {
+        // The path ends in the field where its value was reached.
+        let field = if parent.ends_with(field) { parent.to_owned() } else { inside(field) };
+        let message = format!("The field '{field}' is given twice; give it once");
+        return ApiError::invalid_type(Some(field), message);
+    }
     let field = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
     if let Some(field) = field {
-        let dot = if parent.is_empty() { "" } else { "." };
-        return ApiError::missing(format!("{parent}{dot}{field}"));
+        return ApiError::missing(inside(field));
     }
     if parent.is_empty() {
         return ApiError::invalid_type(None, format!("Invalid request: {}", plain(text)));

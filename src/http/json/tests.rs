@@ -201,3 +201,39 @@ fn values_arrive() {
     assert_eq!((parsed.model.as_str(), parsed.items.len()), ("m", 1));
     assert_eq!((parsed.limit, parsed.ratio), (Some(3), Some(1.0)));
 }
+
+#[test]
+fn whole_numbers_are_integers_however_they_are_written() {
+    for (number, expected) in [("10.0", 10), ("1e1", 10), ("-3.00", -3), ("-0.0", 0), ("1E+2", 100)] {
+        let parsed = read(&format!(r#"{{"model": "m 1.0", "ratio": 2.0, "limit": {number}}}"#)).unwrap();
+        let Request { model, limit, ratio, .. } = parsed.value;
+        assert_eq!((model.as_str(), limit, ratio), ("m 1.0", Some(expected), Some(2.0)), "{number}");
+    }
+    for number in ["1.5", "1e-1", "1e300", "9007199254740993.0"] {
+        let (code, param, message) = refused(&format!(r#"{{"model": "m", "limit": {number}}}"#));
+        assert_eq!((code, param.as_deref()), ("invalid_type", Some("limit")), "{number}: {message}");
+    }
+    // Fields that nobody knows are named as ever.
+    let parsed = read(r#"{"model": "m", "limit": 1.0, "more": 2.0}"#).unwrap();
+    assert_eq!(parsed.ignored, ["more"]);
+}
+
+#[test]
+fn byte_order_mark_is_skipped() {
+    assert_eq!(read("\u{feff}{\"model\": \"m\"}").unwrap().value.model, "m");
+    assert_eq!(refused("\u{feff}").0, "invalid_json");
+    assert_eq!(refused("\u{feff}\u{feff}{\"model\": \"m\"}").0, "invalid_json");
+}
+
+#[test]
+fn fields_given_twice_are_named() {
+    for (body, field) in [
+        (r#"{"model": "m", "limit": 1, "limit": 2}"#, "limit"),
+        (r#"{"model": "m", "model": "m"}"#, "model"),
+        (r#"{"model": "m", "items": [{}, {"name": "a", "name": "b"}]}"#, "items[1].name"),
+    ] {
+        let (code, param, message) = refused(body);
+        assert_eq!((code, param.as_deref()), ("invalid_type", Some(field)), "{message}");
+        assert!(message.contains("twice"), "{message}");
+    }
+}

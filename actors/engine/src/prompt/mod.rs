@@ -4,5 +4,6 @@ pub mod chat_template;
 pub mod fallback_tools;
 pub mod prepare;
 pub mod render;
+pub mod roles;
 pub mod sharing;
 pub mod shield;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::chat_template::{ChatInput, ChatTemplate, TemplateError};
 use super::fallback_tools::{describe_tools, read_arguments, spell_out_calls};
+use super::roles::Roles;
 
 /// A chat template and what it knows.
 #[derive(Clone, Debug)]
@@ -15,6 +16,7 @@ pub struct Renderer {
     pub formats: Formats,
     /// Whether it shows earlier calls.
     shows_calls: bool,
+    roles: Roles,
 }
 
 impl Renderer {
@@ -33,7 +35,7 @@ impl Renderer {
         let call = json!({"id": "abcdefghi", "type": "function", "function": {"name": PROBE, "arguments": arguments}});
         let called = json!({"role": "assistant", "content": "", "tool_calls": [call]});
         let result = json!({"role": "tool", "tool_call_id": "abcdefghi", "content": "!"});
-        let shows = |messages: &[Value], tools: Option<&[Value]>| {
+        let shows_texts = |messages: &[Value], tools: Option<&[Value]>, texts: &[&str]| {
             let input = ChatInput {
                 messages,
                 tools,
@@ -42,13 +44,15 @@ impl Renderer {
                 extra: None,
                 now: jiff::Zoned::now(),
             };
-            template.render(&input).is_ok_and(|text| text.contains(PROBE))
+            template.render(&input).is_ok_and(|prompt| texts.iter().all(|text| prompt.contains(text)))
         };
+        let shows = |messages: &[Value], tools: Option<&[Value]>| shows_texts(messages, tools, &[PROBE]);
         let shows_tools = shows(std::slice::from_ref(&question), Some(&tools));
         let shows_calls =
             shows(&[question.clone(), called.clone()], None) || shows(&[question, called, result], None);
         let formats = detect(source, shows_tools);
-        Ok(Self { template, formats, shows_calls })
+        let roles = Roles::find(source, |messages, texts| shows_texts(messages, None, texts));
+        Ok(Self { template, formats, shows_calls, roles })
     }
 
     /// The prompt's text.
@@ -56,7 +60,7 @@ impl Renderer {
     /// # Errors
     /// What the template says of these messages.
     pub fn render(&self, chat: &ChatPrompt) -> Result<String, TemplateError> {
-        let mut messages = chat.messages.clone();
+        let mut messages = self.roles.adapt(chat.messages.clone());
         read_arguments(&mut messages);
         let mut tools = &chat.tools[..];
         if !self.shows_calls {
@@ -89,11 +93,13 @@ impl Renderer {
         if chat.ending != PromptEnding::LastMessage {
             return Ok(text);
         }
-        // As transformers does: up to the end of what the last message says.
+        // As transformers does: up to the end of what the last message says, with the white space there, which many
+        // templates leave out.
         let last = messages.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
+        let space = &last[last.trim_end().len()..];
         let last = last.trim();
         match text.rfind(last).filter(|_| !last.is_empty()) {
-            Some(at) => Ok(text[..at + last.len()].to_owned()),
+            Some(at) => Ok(format!("{}{space}", &text[..at + last.len()])),
             None => Err(TemplateError::Refused(
                 "the last message cannot be continued: the template does not show its text".to_owned(),
             )),
@@ -151,6 +157,43 @@ mod tests {
         assert!(text.contains("<tool_response>\nr\n</tool_response>"), "{text}");
     }
 
+    /// Every text is shown, in its order, whatever roles come where.
+    #[test]
+    fn no_template_loses_a_message() {
+        let chats: &[&[&str]] = &[
+            &["system", "user"],
+            &["developer", "user"],
+            &["system", "developer", "user", "assistant", "user"],
+            &["system"],
+            &["developer"],
+            &["user", "user", "user"],
+            &["user", "system", "user"],
+            &["user", "assistant", "developer", "user"],
+            &["user", "assistant", "user", "system"],
+            &["system", "user", "assistant", "assistant", "user"],
+            &["system", "system", "user", "user", "assistant", "user", "user"],
+        ];
+        let chatml = ("CHATML", super::super::chat_template::CHATML.to_owned());
+        let files = ["gemma", "llama3", "mistral", "qwen3", "qwen3-thinking", "smollm2"];
+        let path = |name| format!("{}/../../fixtures/templates/{name}.jinja", env!("CARGO_MANIFEST_DIR"));
+        let files = files.map(|name| (name, std::fs::read_to_string(path(name)).unwrap()));
+        for (name, source) in files.into_iter().chain([chatml]) {
+            let renderer = Renderer::new(&source, "<s>", "</s>").unwrap();
+            for roles in chats {
+                let message = |(number, role): (usize, &&str)| json!({"role": role, "content": format!("text {number}.")});
+                let prompt = ChatPrompt::from(roles.iter().enumerate().map(message).collect::<Vec<_>>());
+                let text =
+                    renderer.render(&prompt).unwrap_or_else(|error| panic!("{name} {roles:?}: {error}"));
+                let places: Vec<_> =
+                    (0..roles.len()).map(|number| text.find(&format!("text {number}."))).collect();
+                assert!(places.iter().all(Option::is_some), "{name} {roles:?}: {text}");
+                // Mistral's puts the system's text into the last turn.
+                assert!(places.is_sorted() || name == "mistral", "{name} {roles:?}: {text}");
+                assert!(!text.contains("developer"), "{name} {roles:?}: {text}");
+            }
+        }
+    }
+
     #[test]
     fn a_message_goes_on() {
         let messages = vec![
@@ -158,7 +201,7 @@ mod tests {
             json!({"role": "assistant", "content": "Once upon "}),
         ];
         let prompt = ChatPrompt { ending: PromptEnding::LastMessage, ..ChatPrompt::from(messages) };
-        assert!(renderer("qwen3.jinja").render(&prompt).unwrap().ends_with("Once upon"));
+        assert!(renderer("qwen3.jinja").render(&prompt).unwrap().ends_with("Once upon "));
         let nothing = ChatPrompt { messages: vec![json!({"role": "user", "content": ""})], ..prompt };
         assert!(renderer("qwen3.jinja").render(&nothing).is_err());
     }
