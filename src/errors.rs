@@ -37,6 +37,10 @@ impl ApiError {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_prompt", message).with_param(prompt_param)
             }
             GenerationError::InvalidParameter { param, .. } => Self::invalid_value(param, message),
+            GenerationError::MalformedConstraint { field, message } => {
+                let field = if field.is_empty() { "response_format" } else { field };
+                Self::invalid_value(field, format!("Invalid '{field}': {message}."))
+            }
             GenerationError::InvalidConstraint { field, message } => {
                 let field = if field.is_empty() { "response_format" } else { field };
                 let message =
@@ -322,6 +326,13 @@ mod tests {
                 400,
                 "invalid_value",
                 Some("logit_bias"),
+                None,
+            ),
+            (
+                GenerationError::MalformedConstraint { field: "grammar", message: text() },
+                400,
+                "invalid_value",
+                Some("grammar"),
                 None,
             ),
             (

@@ -7,7 +7,7 @@ use jan_protocol::worker_protocol::{FromWorker, ToWorker, from_worker, to_worker
 use llguidance::toktrie::ApproximateTokEnv;
 use prost::Message;
 
-use super::decode::constraint::Grammars;
+use super::decode::constraint::{Grammars, gbnf};
 use super::worker::held_parts::HeldParts;
 
 #[path = "driver.rs"]
@@ -42,6 +42,36 @@ fn compile(grammars: &Grammars, constraint: &Constraint) {
 
 fn text(input: &[u8]) -> String {
     String::from_utf8_lossy(input).into_owned()
+}
+
+#[test]
+fn gbnf() {
+    let words = &[
+        "root ::= ",
+        "a ::= ",
+        "|",
+        "(",
+        ")",
+        "[a-z]",
+        "[^\\x00-\\u10ff]",
+        "\"a\"",
+        "*",
+        "+",
+        "?",
+        "{2,3}",
+        "{1000}",
+        "\n",
+        "#",
+        ".",
+        " a",
+        "\\",
+    ];
+    Target::new("gbnf", words).up_to(16 << 10).run(|input| {
+        let text = String::from_utf8_lossy(input);
+        if let Err(problem) = gbnf::source(&text) {
+            assert!(!problem.is_empty());
+        }
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::completions::request::{self as completion_request, CompletionRequest}
 use super::conversations::items::CreateItems;
 use super::conversations::{CreateConversation, UpdateConversation};
 use super::embeddings::EmbeddingsRequest;
-use super::inference::structured_output::{self, gbnf};
+use super::inference::structured_output;
 use super::responses::query::{ListQuery, RetrieveQuery};
 use super::responses::request::{self as response_request, CountTokens, CreateResponse};
 use super::tokenize::{DetokenizeRequest, TemplateRequest, TokenizeRequest};
@@ -70,37 +70,6 @@ const BODY_WORDS: &[&str] = &[
     "\"reasoning\":",
     "\"metadata\":",
 ];
-
-#[test]
-fn gbnf() {
-    let words = &[
-        "root ::= ",
-        "a ::= ",
-        "|",
-        "(",
-        ")",
-        "[a-z]",
-        "[^\\x00-\\u10ff]",
-        "\"a\"",
-        "*",
-        "+",
-        "?",
-        "{2,3}",
-        "{1000}",
-        "\n",
-        "#",
-        ".",
-        " a",
-        "\\",
-    ];
-    Target::new("gbnf", words).up_to(16 << 10).run(|input| {
-        let text = String::from_utf8_lossy(input);
-        let _ = gbnf::is_gbnf(&text);
-        if let Err(problem) = gbnf::constraint(&text) {
-            assert!(!problem.is_empty());
-        }
-    });
-}
 
 #[test]
 fn schema_validator() {

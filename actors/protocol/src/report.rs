@@ -33,7 +33,9 @@ pub enum Rejection {
         /// What is wrong.
         message: String,
     },
-    /// The answer's schema or grammar cannot be used.
+    /// The answer's grammar is not well-formed.
+    MalformedConstraint(String),
+    /// The answer's schema or grammar cannot be enforced.
     InvalidConstraint(String),
     /// It takes more work than a constraint may.
     ConstraintTooExpensive(String),

@@ -132,15 +132,19 @@ pub struct Callable {
     pub strict: bool,
 }
 
-/// What an answer has to be.
+/// Constraint of an answer, as the caller gave it; a backend compiles it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Constraint {
     /// A JSON value that this JSON Schema, as JSON text, accepts.
     JsonSchema(String),
     /// A text that this regular expression matches as a whole (Rust's syntax, without look-around).
     Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
     /// A text of this grammar, in llguidance's variant of Lark's notation.
     Lark(String),
+    /// A text of this grammar, in llama.cpp's notation.
+    Gbnf(String),
 }
 
 /// One generation: one prompt, one answer. `n` answers are `n` of these; what they have in common is shared, also with
@@ -316,7 +320,15 @@ pub enum GenerationError {
         /// What is wrong and what would be right.
         message: String,
     },
-    /// The answer's schema or grammar cannot be used (400).
+    /// The answer's grammar is not well-formed (400).
+    #[error("{message}")]
+    MalformedConstraint {
+        /// The field that has it; empty where that is not known yet.
+        field: &'static str,
+        /// What is wrong and where.
+        message: String,
+    },
+    /// The answer's schema or grammar cannot be enforced (400).
     #[error("{message}")]
     InvalidConstraint {
         /// The field that has it; empty where that is not known yet.

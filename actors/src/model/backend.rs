@@ -13,7 +13,7 @@ use futures_util::stream::{Stream, StreamExt};
 use jan_protocol::embeddings::{Embedding, EmbeddingRequest};
 pub use jan_protocol::output_formats::Part as OutputPart;
 use jan_protocol::types::{
-    FinishReason, GenerationError, GenerationRequest, Inspect, Inspected, ModelStatus, Prompt,
+    Constraint, FinishReason, GenerationError, GenerationRequest, Inspect, Inspected, ModelStatus, Prompt,
     PromptLogprobs, TokenLogprob, TokenUsage,
 };
 
@@ -95,8 +95,8 @@ pub struct Capabilities {
     pub token_prompts: bool,
     /// Filling the gap between two texts.
     pub infill: bool,
-    /// Answers held to a schema or grammar.
-    pub constraints: bool,
+    /// Constraints of answers, by notation.
+    pub constraints: Notations,
     /// Log-probabilities of the prompt's tokens.
     pub prompt_logprobs: bool,
     /// Continues answers after a crash of its worker or engine.
@@ -110,7 +110,7 @@ impl Capabilities {
         inspect: true,
         token_prompts: true,
         infill: true,
-        constraints: true,
+        constraints: Notations::ALL,
         prompt_logprobs: true,
         resumes: true,
     };
@@ -123,13 +123,49 @@ impl Capabilities {
             Prompt::Infill { .. } if !self.infill => return Some(("suffix", "filling a gap in a text")),
             _ => {}
         }
-        if request.constraint.is_some() && !self.constraints {
-            return Some(("response_format", "answers held to a schema or grammar"));
+        if let Some(constraint) = &request.constraint
+            && let Some(notation) = self.constraints.lacking(constraint)
+        {
+            return Some(("response_format", notation));
         }
         if request.score_prompt && !self.prompt_logprobs {
             return Some(("echo", "log-probabilities of a prompt"));
         }
         None
+    }
+}
+
+/// Notations of constraints that a backend enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notations {
+    /// JSON Schema.
+    pub json_schema: bool,
+    /// Regular expressions.
+    pub regex: bool,
+    /// Texts to choose from.
+    pub choice: bool,
+    /// Grammars in Lark's notation.
+    pub lark: bool,
+    /// Grammars in llama.cpp's notation.
+    pub gbnf: bool,
+}
+
+impl Notations {
+    /// All of them.
+    pub const ALL: Self = Self { json_schema: true, regex: true, choice: true, lark: true, gbnf: true };
+    /// None of them.
+    pub const NONE: Self = Self { json_schema: false, regex: false, choice: false, lark: false, gbnf: false };
+
+    /// Name of what it lacks to enforce this constraint.
+    fn lacking(self, constraint: &Constraint) -> Option<&'static str> {
+        let (known, name) = match constraint {
+            Constraint::JsonSchema(_) => (self.json_schema, "answers that satisfy a JSON Schema"),
+            Constraint::Regex(_) => (self.regex, "answers that match a regular expression"),
+            Constraint::Choice(_) => (self.choice, "answers that are one of several texts"),
+            Constraint::Lark(_) => (self.lark, "answers of a grammar in Lark's notation"),
+            Constraint::Gbnf(_) => (self.gbnf, "answers of a grammar in llama.cpp's notation"),
+        };
+        (!known).then_some(name)
     }
 }
 

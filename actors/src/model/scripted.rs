@@ -17,7 +17,9 @@ use jan_protocol::types::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{Backend, Capabilities, Condition, Embeddings, Generation, GenerationEvent, OutputPart};
+use super::backend::{
+    Backend, Capabilities, Condition, Embeddings, Generation, GenerationEvent, Notations, OutputPart,
+};
 use super::models::RETRY_AFTER;
 use super::shares::Place;
 use crate::supervisor::ChildSpec;
@@ -144,7 +146,12 @@ fn steps(request: &GenerationRequest, prompt_tokens: u32) -> Vec<Step> {
 
 impl Backend for Scripted {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { constraints: false, prompt_logprobs: false, resumes: false, ..Capabilities::ALL }
+        Capabilities {
+            constraints: Notations::NONE,
+            prompt_logprobs: false,
+            resumes: false,
+            ..Capabilities::ALL
+        }
     }
 
     fn condition(&self) -> Condition {

@@ -9,7 +9,9 @@
 //! grammar and on the work of a mask. Those bounds do not hold inside each of llguidance's operations, so a helper process
 //! compiles an untrusted constraint first ([`vetting`](crate::vetting)).
 
+pub mod gbnf;
 mod product;
+pub mod source;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +24,7 @@ use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, Tok
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use self::source::Source;
 use crate::llama::Model;
 use crate::vetting::{Refusal, Vetter, VettingSettings};
 
@@ -150,9 +153,13 @@ impl Grammars {
     /// What is wrong with the constraint, for its author.
     pub fn guide(&self, constraint: &Constraint) -> Result<Guide, Refusal> {
         if !self.knows(constraint) {
-            let checked = product::check(constraint).map_err(Refusal::TooExpensive);
-            let (result, kib) = match checked.and_then(|()| self.vet(constraint)) {
-                Ok(kib) => (self.compile(constraint), kib),
+            let vetted = Source::of(constraint).and_then(|source| {
+                product::check(&source).map_err(Refusal::TooExpensive)?;
+                let kib = self.vet(&source)?;
+                Ok((source, kib))
+            });
+            let (result, kib) = match vetted {
+                Ok((source, kib)) => (self.compile(&source), kib),
                 Err(refusal) => (Err(refusal), 0),
             };
             if let Err(refusal) = &result
@@ -188,10 +195,10 @@ impl Grammars {
     }
 
     /// Has a constraint compiled in the helper first, where there is one. Returns how much memory that took.
-    fn vet(&self, constraint: &Constraint) -> Result<u64, Refusal> {
+    fn vet(&self, source: &Source) -> Result<u64, Refusal> {
         match &self.vetter {
-            Some(vetter) if !is_trusted(constraint) => {
-                vetter.lock().unwrap_or_else(PoisonError::into_inner).vet(constraint).map(u64::from)
+            Some(vetter) if !is_trusted(source) => {
+                vetter.lock().unwrap_or_else(PoisonError::into_inner).vet(source).map(u64::from)
             }
             _ => Ok(0),
         }
@@ -201,9 +208,9 @@ impl Grammars {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn compile(&self, constraint: &Constraint) -> Result<Matcher, Refusal> {
+    pub fn compile(&self, source: &Source) -> Result<Matcher, Refusal> {
         // A defect of a library must not end the thread: the constraint is refused, since it could not be compiled.
-        catch_unwind(AssertUnwindSafe(|| self.compile_now(constraint)))
+        catch_unwind(AssertUnwindSafe(|| self.compile_now(source)))
             .unwrap_or_else(|_| Err("it cannot be compiled".to_owned()))
             .map_err(|error| match LIMIT_MARKS.iter().any(|mark| error.contains(mark)) {
                 true => Refusal::TooExpensive(error),
@@ -211,14 +218,14 @@ impl Grammars {
             })
     }
 
-    fn compile_now(&self, constraint: &Constraint) -> Result<Matcher, String> {
-        let grammar = match constraint {
-            Constraint::JsonSchema(schema) => {
+    fn compile_now(&self, source: &Source) -> Result<Matcher, String> {
+        let grammar = match source {
+            Source::JsonSchema(schema) => {
                 let schema: Value = serde_json::from_str(schema).map_err(|error| error.to_string())?;
                 TopLevelGrammar::from_json_schema(with_layout(&schema))
             }
-            Constraint::Regex(regex) => TopLevelGrammar::from_regex(regex),
-            Constraint::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
+            Source::Regex(regex) => TopLevelGrammar::from_regex(regex),
+            Source::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
         };
         let mut matcher = Matcher::new(self.factory.create_parser(grammar));
         if let Some(error) = matcher.get_error() {
@@ -235,8 +242,8 @@ impl Grammars {
 }
 
 /// Whether a constraint is one of the server's own: any JSON object.
-fn is_trusted(constraint: &Constraint) -> bool {
-    matches!(constraint, Constraint::JsonSchema(schema) if schema == r#"{"type":"object"}"#)
+fn is_trusted(source: &Source) -> bool {
+    matches!(source, Source::JsonSchema(schema) if schema == r#"{"type":"object"}"#)
 }
 
 /// What llguidance says, for people: on one line, without its own marks.

@@ -18,9 +18,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jan_protocol::confinement::{self, Confinement};
-use jan_protocol::types::Constraint;
 use llguidance::toktrie::{TokEnv, TokenId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::decode::constraint::source::Source;
 
 /// Longest frame either side takes: a vocabulary or a constraint.
 const MAX_FRAME_BYTES: usize = 256 << 20;
@@ -53,7 +54,10 @@ impl CompileLimits {
 /// Why a constraint is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It is wrong.
+    /// It is not well-formed.
+    #[error("{0}")]
+    Malformed(String),
+    /// It cannot be enforced.
     #[error("{0}")]
     Invalid(String),
     /// It takes more work than a constraint may.
@@ -138,7 +142,7 @@ impl Vetter {
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn vet(&mut self, constraint: &Constraint) -> Result<u32, Refusal> {
+    pub fn vet(&mut self, source: &Source) -> Result<u32, Refusal> {
         let mut running = match self.running.take() {
             Some(running) => running,
             None => self.start().map_err(|error| {
@@ -146,7 +150,7 @@ impl Vetter {
                 Refusal::Unavailable("the process that compiles constraints cannot be started".to_owned())
             })?,
         };
-        let asked = write_frame(&mut running.to, &encode(constraint));
+        let asked = write_frame(&mut running.to, &encode(source));
         match asked.and_then(|()| self.answer(&mut running)) {
             Ok(Some(frame)) => {
                 let verdict = Verdict::decode(&frame).ok_or_else(|| {
@@ -228,24 +232,24 @@ impl Vetter {
     }
 }
 
-fn encode(constraint: &Constraint) -> Vec<u8> {
-    let (kind, text) = match constraint {
-        Constraint::JsonSchema(schema) => (b'j', schema),
-        Constraint::Regex(regex) => (b'r', regex),
-        Constraint::Lark(grammar) => (b'l', grammar),
+fn encode(source: &Source) -> Vec<u8> {
+    let (kind, text) = match source {
+        Source::JsonSchema(schema) => (b'j', schema),
+        Source::Regex(regex) => (b'r', regex),
+        Source::Lark(grammar) => (b'l', grammar),
     };
     let mut frame = vec![kind];
     frame.extend_from_slice(text.as_bytes());
     frame
 }
 
-fn decode(frame: &[u8]) -> Option<Constraint> {
+fn decode(frame: &[u8]) -> Option<Source> {
     let (kind, text) = frame.split_first()?;
     let text = std::str::from_utf8(text).ok()?.to_owned();
     match kind {
-        b'j' => Some(Constraint::JsonSchema(text)),
-        b'r' => Some(Constraint::Regex(text)),
-        b'l' => Some(Constraint::Lark(text)),
+        b'j' => Some(Source::JsonSchema(text)),
+        b'r' => Some(Source::Regex(text)),
+        b'l' => Some(Source::Lark(text)),
         _ => None,
     }
 }
@@ -257,6 +261,7 @@ impl Verdict {
             Some(Refusal::Invalid(message)) => (1, &**message),
             Some(Refusal::TooExpensive(message)) => (2, &**message),
             Some(Refusal::Unavailable(message)) => (3, &**message),
+            Some(Refusal::Malformed(message)) => (4, &**message),
         };
         let mut frame = vec![kind, u8::from(self.is_last)];
         frame.extend_from_slice(&self.kib.to_le_bytes());
@@ -273,6 +278,7 @@ impl Verdict {
             1 => Some(Refusal::Invalid(message)),
             2 => Some(Refusal::TooExpensive(message)),
             3 => Some(Refusal::Unavailable(message)),
+            4 => Some(Refusal::Malformed(message)),
             _ => return None,
         };
         Some(Self { refusal, kib: u32::from_le_bytes(*kib), is_last: is_last != 0 })
@@ -309,6 +315,7 @@ mod tests {
     fn refusals() -> impl Strategy<Value = Option<Refusal>> {
         prop_oneof![
             Just(None),
+            ".*".prop_map(|message| Some(Refusal::Malformed(message))),
             ".*".prop_map(|message| Some(Refusal::Invalid(message))),
             ".*".prop_map(|message| Some(Refusal::TooExpensive(message))),
             ".*".prop_map(|message| Some(Refusal::Unavailable(message))),
@@ -320,7 +327,7 @@ mod tests {
         fn frames_come_back(refusal in refusals(), kib in any::<u32>(), is_last in any::<bool>(), text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let verdict = Verdict { refusal, kib, is_last };
             prop_assert_eq!(Verdict::decode(&verdict.encode()), Some(verdict));
-            for constraint in [Constraint::JsonSchema(text.clone()), Constraint::Regex(text.clone()), Constraint::Lark(text)] {
+            for constraint in [Source::JsonSchema(text.clone()), Source::Regex(text.clone()), Source::Lark(text)] {
                 let mut pipe = Vec::new();
                 write_frame(&mut pipe, &encode(&constraint)).unwrap();
                 prop_assert_eq!(decode(&read_frame(&mut &*pipe).unwrap()), Some(constraint));

@@ -44,6 +44,8 @@ impl HeldParts {
             }
             Some(part::Part::JsonSchema(schema)) => Ok(constraint(types::Constraint::JsonSchema(schema))),
             Some(part::Part::Regex(regex)) => Ok(constraint(types::Constraint::Regex(regex))),
+            Some(part::Part::Choice(choice)) => Ok(constraint(types::Constraint::Choice(choice.texts))),
+            Some(part::Part::Gbnf(grammar)) => Ok(constraint(types::Constraint::Gbnf(grammar))),
             Some(part::Part::Lark(grammar)) => Ok(constraint(types::Constraint::Lark(grammar))),
             Some(part::Part::Tools(json)) => serde_json::from_str(&json)
                 .map(|tools| Held::Tools(Arc::new(tools)))

@@ -17,7 +17,7 @@ use crate::report::{EngineLoad as Load, PlacedLogprob, PromptScores, Rejection, 
 use crate::{output_formats, types};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 9;
+pub const PROTOCOL_VERSION: u32 = 10;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -329,6 +329,7 @@ impl From<Rejection> for Rejected {
                 Rejection::InvalidParameter { param, message } => {
                     rejected::Reason::InvalidParameter(InvalidParameter { param: param.to_owned(), message })
                 }
+                Rejection::MalformedConstraint(message) => rejected::Reason::MalformedConstraint(message),
                 Rejection::InvalidConstraint(message) => rejected::Reason::InvalidConstraint(message),
                 Rejection::ConstraintTooExpensive(message) => {
                     rejected::Reason::ConstraintTooExpensive(message)
@@ -358,6 +359,9 @@ impl From<Rejected> for types::GenerationError {
                     Some(param) => Self::InvalidParameter { param, message: e.message },
                     None => Self::Internal(format!("the worker refused {}: {}", e.param, e.message)),
                 }
+            }
+            Some(rejected::Reason::MalformedConstraint(message)) => {
+                Self::MalformedConstraint { field: "", message }
             }
             Some(rejected::Reason::InvalidConstraint(message)) => {
                 Self::InvalidConstraint { field: "", message }

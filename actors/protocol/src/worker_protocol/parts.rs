@@ -24,7 +24,9 @@ impl Part {
             parts::Part::Constraint(constraint) => match (**constraint).clone() {
                 types::Constraint::JsonSchema(schema) => part::Part::JsonSchema(schema),
                 types::Constraint::Regex(regex) => part::Part::Regex(regex),
+                types::Constraint::Choice(texts) => part::Part::Choice(Texts { texts }),
                 types::Constraint::Lark(grammar) => part::Part::Lark(grammar),
+                types::Constraint::Gbnf(grammar) => part::Part::Gbnf(grammar),
             },
             parts::Part::Tools(tools) => part::Part::Tools(serde_json::to_string(&**tools).expect(json)),
         };

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{MOST_TEXT_BYTES, Structured, gbnf, json_object};
+use super::{MOST_TEXT_BYTES, Structured, json_object};
 use crate::api::inference::bounds::{self, MAX_CHOICES};
 use crate::http::ApiError;
 
@@ -72,7 +72,7 @@ pub fn regex(field: &'static str, regex: String) -> Result<Option<Structured>, A
 
 /// Checks a field that is a list of texts to choose from.
 pub fn choice(field: &'static str, choices: Vec<String>) -> Result<Option<Structured>, ApiError> {
-    one_of(field, &choices).map(Some)
+    one_of(field, choices).map(Some)
 }
 
 /// Checks a field that is a grammar in either notation.
@@ -82,7 +82,7 @@ pub fn grammar(field: &'static str, text: String) -> Result<Option<Structured>, 
 
 /// Checks a field that is a grammar in llama.cpp's notation. Clients of llama-server send an empty text for no grammar.
 pub fn llama_grammar(field: &'static str, text: String) -> Result<Option<Structured>, ApiError> {
-    if text.is_empty() { Ok(None) } else { gbnf_grammar(field, &text).map(Some) }
+    if text.is_empty() { Ok(None) } else { gbnf_grammar(field, text).map(Some) }
 }
 
 impl StructuredOutputs {
@@ -111,7 +111,7 @@ impl StructuredOutputs {
             found.push(expression("structured_outputs.regex", regex)?);
         }
         if let Some(choices) = self.choice {
-            found.push(one_of("structured_outputs.choice", &choices)?);
+            found.push(one_of("structured_outputs.choice", choices)?);
         }
         if let Some(text) = self.grammar {
             found.push(any_grammar("structured_outputs.grammar", text)?);
@@ -133,8 +133,12 @@ impl StructuredOutputs {
 /// # Errors
 /// 400 for a text that is empty or too long.
 fn bounded(field: &str, text: &str, most: usize) -> Result<(), ApiError> {
-    if text.is_empty() || text.len() > most {
-        let message = format!("Invalid '{field}': expected 1 to {most} bytes, got {}.", text.len());
+    length(field, text.len(), most)
+}
+
+fn length(field: &str, bytes: usize, most: usize) -> Result<(), ApiError> {
+    if bytes == 0 || bytes > most {
+        let message = format!("Invalid '{field}': expected 1 to {most} bytes, got {bytes}.");
         return Err(ApiError::invalid_value(field, message));
     }
     Ok(())
@@ -146,36 +150,35 @@ fn expression(field: &'static str, regex: String) -> Result<Structured, ApiError
 }
 
 /// Returns the constraint to exactly one of these texts.
-fn one_of(field: &'static str, choices: &[String]) -> Result<Structured, ApiError> {
+fn one_of(field: &'static str, choices: Vec<String>) -> Result<Structured, ApiError> {
     if choices.is_empty() || choices.iter().any(String::is_empty) {
         let message = format!("Invalid '{field}': expected at least one text, and none that is empty.");
         return Err(ApiError::invalid_value(field, message));
     }
     bounds::entries(field, choices.len(), MAX_CHOICES)?;
-    let escaped: Vec<String> = choices.iter().map(|choice| regex_syntax::escape(choice)).collect();
-    let expression = escaped.join("|");
-    bounded(field, &expression, MOST_CHOICE_BYTES)?;
-    Ok(Structured::text(field, Constraint::Regex(expression)))
+    // Their length as an expression, which is what a backend may make of them.
+    let escaped = choices.iter().map(|choice| regex_syntax::escape(choice).len());
+    length(field, escaped.sum::<usize>() + choices.len() - 1, MOST_CHOICE_BYTES)?;
+    Ok(Structured::text(field, Constraint::Choice(choices)))
+}
+
+/// Whether a grammar is in llama.cpp's notation; Lark's has no such mark.
+fn is_gbnf(text: &str) -> bool {
+    text.contains("::=")
 }
 
 /// Returns the constraint of a grammar in either notation.
 fn any_grammar(field: &'static str, text: String) -> Result<Structured, ApiError> {
-    if gbnf::is_gbnf(&text) {
-        return gbnf_grammar(field, &text);
+    if is_gbnf(&text) {
+        return gbnf_grammar(field, text);
     }
     bounded(field, &text, if text.contains("%json") { MOST_EMBEDDING_BYTES } else { MOST_TEXT_BYTES })?;
     Ok(Structured::text(field, Constraint::Lark(text)))
 }
 
-fn gbnf_grammar(field: &'static str, text: &str) -> Result<Structured, ApiError> {
-    bounded(field, text, MOST_TEXT_BYTES)?;
-    let constraint = gbnf::constraint(text).map_err(|error| {
-        ApiError::invalid_value(
-            field,
-            format!("Invalid '{field}': not a grammar in llama.cpp's notation: {error}."),
-        )
-    })?;
-    Ok(Structured::text(field, constraint))
+fn gbnf_grammar(field: &'static str, text: String) -> Result<Structured, ApiError> {
+    bounded(field, &text, MOST_TEXT_BYTES)?;
+    Ok(Structured::text(field, Constraint::Gbnf(text)))
 }
 
 #[cfg(test)]
@@ -198,8 +201,8 @@ mod tests {
             (json!({"guided_regex": "a", "grammar": "root ::= \"a\""}), "grammar"),
             (json!({"guided_choice": []}), "guided_choice"),
             (json!({"guided_regex": ""}), "guided_regex"),
-            (json!({"grammar": "start: \"a\""}), "grammar"),
-            (json!({"guided_grammar": "root ::= nothing"}), "guided_grammar"),
+            (json!({"guided_grammar": "start: \"a\"".repeat(2000)}), "guided_grammar"),
+            (json!({"grammar": "root ::= \"a\" ".repeat(2000)}), "grammar"),
             (json!({"structured_outputs": {}}), "structured_outputs"),
             (json!({"structured_outputs": {"json_object": false}}), "structured_outputs"),
             (json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}), "structured_outputs"),
@@ -212,9 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn choices_are_texts_and_no_expressions() {
+    fn choices_are_bounded_as_an_expression() {
         let structured = check(json!({"structured_outputs": {"choice": ["a.b", "c|d"]}})).unwrap().unwrap();
-        assert_eq!(*structured.constraint, Constraint::Regex(r"a\.b|c\|d".to_owned()));
+        let texts = ["a.b", "c|d"].map(str::to_owned).to_vec();
+        assert_eq!(*structured.constraint, Constraint::Choice(texts));
+        // Two bytes each, and one between them.
+        assert!(check(json!({"guided_choice": ["..".repeat(8192), "a".repeat(32_767)]})).unwrap().is_some());
+        let error = check(json!({"guided_choice": ["..".repeat(8192), "a".repeat(32_768)]})).unwrap_err();
+        assert_eq!(error.message(), "Invalid 'guided_choice': expected 1 to 65536 bytes, got 65537.");
     }
 
     #[test]
@@ -223,7 +231,10 @@ mod tests {
         assert_eq!(*lark.constraint, Constraint::Lark("start: \"a\"".to_owned()));
         for field in ["guided_grammar", "grammar"] {
             let llama = check(json!({field: "root ::= \"a\""})).unwrap().unwrap();
-            assert_eq!(*llama.constraint, Constraint::Regex("a".to_owned()));
+            assert_eq!(*llama.constraint, Constraint::Gbnf("root ::= \"a\"".to_owned()));
         }
+        // llama-server's field has its notation whatever it looks like.
+        let llama = check(json!({"grammar": "start: \"a\""})).unwrap().unwrap();
+        assert_eq!(*llama.constraint, Constraint::Gbnf("start: \"a\"".to_owned()));
     }
 }

@@ -4,7 +4,6 @@
 //! `guided_grammar` and `structured_outputs` as in vLLM; `grammar` and `json_schema` as in llama-server.
 
 mod constraints;
-pub mod gbnf;
 mod nesting;
 
 use std::sync::Arc;
@@ -226,6 +225,9 @@ fn check_properties(schema: &Value) -> Result<(), String> {
 #[must_use]
 pub fn named(error: GenerationError, constraining: Option<&'static str>) -> GenerationError {
     match (error, constraining) {
+        (GenerationError::MalformedConstraint { field: "", message }, Some(field)) => {
+            GenerationError::MalformedConstraint { field, message }
+        }
         (GenerationError::InvalidConstraint { field: "", message }, Some(field)) => {
             GenerationError::InvalidConstraint { field, message }
         }

@@ -6,8 +6,9 @@
 
 use std::collections::HashSet;
 
-use jan_protocol::types::Constraint;
 use serde_json::Value;
+
+use super::source::Source;
 
 /// Largest product of the parts of expressions that have to hold at once.
 const MAX_PRODUCT: u64 = 1_000_000;
@@ -25,12 +26,12 @@ const MAX_VISITS: usize = 300_000;
 ///
 /// # Errors
 /// What is too much.
-pub fn check(constraint: &Constraint) -> Result<(), String> {
-    match constraint {
+pub fn check(source: &Source) -> Result<(), String> {
+    match source {
         // An expression alone has nothing to be multiplied.
-        Constraint::Regex(_) => Ok(()),
-        Constraint::Lark(grammar) => check_grammar(grammar),
-        Constraint::JsonSchema(schema) => match serde_json::from_str(schema) {
+        Source::Regex(_) => Ok(()),
+        Source::Lark(grammar) => check_grammar(grammar),
+        Source::JsonSchema(schema) => match serde_json::from_str(schema) {
             Ok(schema) => check_schema(&schema),
             // Whoever compiles it says what is wrong.
             Err(_) => Ok(()),
@@ -334,7 +335,7 @@ mod tests {
     use super::*;
 
     fn schema(schema: Value) -> Result<(), String> {
-        check(&Constraint::JsonSchema(schema.to_string()))
+        check(&Source::JsonSchema(schema.to_string()))
     }
 
     fn patterns(count: usize) -> Vec<Value> {
@@ -378,16 +379,14 @@ mod tests {
     fn grammars_have_few_conjunctions() {
         let grammar = |count: usize| {
             let terms: Vec<String> = (0..=count).map(|n| format!("/x.*a.{{{n}}}b.*/")).collect();
-            check(&Constraint::Lark(format!("start: T\nT: {}", terms.join(" & "))))
+            check(&Source::Lark(format!("start: T\nT: {}", terms.join(" & "))))
         };
         assert!(grammar(0).is_ok() && grammar(4).is_ok());
         assert!(grammar(5).is_err() && grammar(24).is_err());
         let texts =
             "start: \"a && b &&& c\" /[&]&&&&/ // & & & & &\n# & & & & &\n | %json {\"const\": \"&&&&&&\"}";
-        assert!(check(&Constraint::Lark(texts.to_owned())).is_ok());
+        assert!(check(&Source::Lark(texts.to_owned())).is_ok());
         let long = "abcdefghijklmnopqrstuvwxyz0123456789".repeat(2);
-        assert!(
-            check(&Constraint::Lark(format!("T: /{long}/ & /{long}!/ & /{long}?/ & /{long};-/"))).is_err()
-        );
+        assert!(check(&Source::Lark(format!("T: /{long}/ & /{long}!/ & /{long}?/ & /{long};-/"))).is_err());
     }
 }

@@ -53,6 +53,7 @@ impl Preparer {
             }
         };
         grammars.guide(constraint).map_err(|refusal| match refusal {
+            Refusal::Malformed(message) => Rejection::MalformedConstraint(message),
             Refusal::Invalid(message) => Rejection::InvalidConstraint(message),
             Refusal::TooExpensive(message) => Rejection::ConstraintTooExpensive(message),
             Refusal::Unavailable(message) => Rejection::Unavailable(message),

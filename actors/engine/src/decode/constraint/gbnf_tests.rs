@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::*;
 
 fn expression(grammar: &str) -> String {
-    match constraint(grammar).unwrap() {
-        Constraint::Regex(expression) => expression,
+    match source(grammar).unwrap() {
+        Source::Regex(expression) => expression,
         other => panic!("{other:?}"),
     }
 }
@@ -38,8 +38,8 @@ fn what_leads_nowhere_back_is_an_expression() {
 fn what_leads_back_stays_a_grammar() {
     let list = "root ::= \"[\" (item (\",\" item)*)? \"]\"\nitem ::= root | [0-9]+";
     assert_eq!(
-        constraint(list).unwrap(),
-        Constraint::Lark(
+        source(list).unwrap(),
+        Source::Lark(
             "start: r0\nr0: \"[\" (r1 (\",\" r1)*)? \"]\"\nr1: (r0 | (/[\\x{30}-\\x{39}]/)+)\n".into()
         ),
     );
@@ -66,34 +66,34 @@ fn what_is_wrong_is_named() {
         ("root = \"a\"", "expected '::='"),
         ("\n\nroot ::= %", "line 3"),
     ] {
-        let error = constraint(grammar).unwrap_err();
+        let error = source(grammar).unwrap_err();
         assert!(error.contains(what), "{grammar}: {error}");
     }
     let deep = format!("root ::= {}\"a\"{}", "(".repeat(1000), ")".repeat(1000));
-    assert!(constraint(&deep).unwrap_err().contains("parentheses"));
+    assert!(source(&deep).unwrap_err().contains("parentheses"));
     let many: String = (0..2000).map(|n| format!("r{n} ::= \"a\"\n")).collect();
-    assert!(constraint(&many).unwrap_err().contains("rules"));
+    assert!(source(&many).unwrap_err().contains("rules"));
 }
 
 #[test]
 fn every_nesting_is_bounded() {
     for suffix in ["?", "*", "+", "{1}", "{0,2}", " ?\n#c\n"] {
         let stacked = format!("root ::= \"a\"{}", suffix.repeat(10_800));
-        assert!(constraint(&stacked).unwrap_err().contains("repetitions of repetitions"), "{suffix}");
+        assert!(source(&stacked).unwrap_err().contains("repetitions of repetitions"), "{suffix}");
         let few = format!("root ::= (\"a\"{0})??", suffix.repeat(3));
-        assert!(constraint(&few).is_ok(), "{suffix}");
+        assert!(source(&few).is_ok(), "{suffix}");
     }
     let spread = format!("root ::= {}\"a\"{}", "(".repeat(40), format!("){}", "?".repeat(40)).repeat(40));
-    assert!(constraint(&spread).unwrap_err().contains("repetitions of repetitions"));
+    assert!(source(&spread).unwrap_err().contains("repetitions of repetitions"));
     let chain: String = (0..998).map(|n| format!("r{n} ::= r{}\n", n + 1)).collect();
-    assert!(constraint(&format!("root ::= r0\n{chain}r998 ::= \"a\"")).is_ok());
+    assert!(source(&format!("root ::= r0\n{chain}r998 ::= \"a\"")).is_ok());
 }
 
 #[test]
 fn an_expression_that_grows_too_long_stays_a_grammar() {
     let doubling: String = (0..40).map(|n| format!("r{n} ::= r{} r{}\n", n + 1, n + 1)).collect();
     let grammar = format!("root ::= r0\n{doubling}r40 ::= \"a\"");
-    assert!(matches!(constraint(&grammar).unwrap(), Constraint::Lark(_)));
+    assert!(matches!(source(&grammar).unwrap(), Source::Lark(_)));
 }
 
 fn nodes() -> impl Strategy<Value = (String, String)> {
@@ -129,6 +129,6 @@ proptest! {
 
     #[test]
     fn any_text_is_fine_or_wrong(text in "(root ::= |[a-c\"\\[\\](){}|*+?.\\\\^0-9# \n-]|::=){0,40}") {
-        let _ = constraint(&text);
+        let _ = source(&text);
     }
 }

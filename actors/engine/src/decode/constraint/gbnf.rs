@@ -1,4 +1,4 @@
-//! Grammars in llama.cpp's notation (GBNF), for the engine.
+//! Conversion of grammars in llama.cpp's notation (GBNF) to those of llguidance.
 //!
 //! Source: `grammars/README.md` of llama.cpp. A grammar without recursion becomes a regular expression. Any other
 //! becomes a grammar in Lark's notation whose terminals are single characters: Lark's lexer takes the longest terminal
@@ -7,35 +7,31 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use jan_actors::model::Constraint;
 use serde_json::Value;
 
+use super::source::Source;
+
 /// Maximum number of rules.
-const MOST_RULES: usize = 1000;
+const MAX_RULES: usize = 1000;
 /// Maximum nesting of parentheses.
-const DEPTH: usize = 50;
+const MAX_DEPTH: usize = 50;
 /// Maximum number of suffixes in a whole grammar that follow another suffix, as in `"a"??`: each nests like a
 /// parenthesis, and grammars are walked recursively.
 const MAX_STACKED_SUFFIXES: usize = 50;
 /// Maximum count of a repetition, as in llama.cpp.
-const MOST_REPEATS: u32 = 2000;
+const MAX_REPEATS: u32 = 2000;
 /// Maximum length of the expression that a grammar is converted to, in bytes; a longer one stays a grammar.
-const MOST_EXPRESSION: usize = 16 * 1024;
+const MAX_EXPRESSION: usize = 16 * 1024;
 
-/// Returns whether a text is in this notation; Lark's notation does not contain `::=`.
-pub fn is_gbnf(text: &str) -> bool {
-    text.contains("::=")
-}
-
-/// Returns the constraint that a grammar describes; its rule `root` is the answer.
+/// Converts a grammar; its rule `root` is the answer.
 ///
 /// # Errors
 /// A text that says what is wrong, and in which line.
-pub fn constraint(text: &str) -> Result<Constraint, String> {
+pub fn source(text: &str) -> Result<Source, String> {
     let grammar = Grammar::parse(text)?;
     Ok(match grammar.expression() {
-        Some(expression) => Constraint::Regex(expression),
-        None => Constraint::Lark(grammar.lark()),
+        Some(expression) => Source::Regex(expression),
+        None => Source::Lark(grammar.lark()),
     })
 }
 
@@ -112,7 +108,7 @@ impl Grammar {
             if missing.is_empty() {
                 let mut expression = String::new();
                 self.rules[rule].expression(done, &mut expression);
-                done[rule] = Some(expression).filter(|expression| expression.len() <= MOST_EXPRESSION);
+                done[rule] = Some(expression).filter(|expression| expression.len() <= MAX_EXPRESSION);
                 done[rule].as_ref()?;
                 path.pop();
             } else if std::mem::replace(&mut open[rule], true) {
@@ -155,7 +151,7 @@ impl Node {
 
     fn expression(&self, rules: &[Option<String>], out: &mut String) {
         // The expression of a rule can be long, and the rule can be referred to often.
-        if out.len() > MOST_EXPRESSION {
+        if out.len() > MAX_EXPRESSION {
             return;
         }
         match self {
@@ -275,8 +271,8 @@ impl<'a> Parser<'a> {
         let next = self.rules.len();
         let number = *self.names.entry(name).or_insert(next);
         if number == next {
-            if next == MOST_RULES {
-                return Err(format!("it has more than {MOST_RULES} rules"));
+            if next == MAX_RULES {
+                return Err(format!("it has more than {MAX_RULES} rules"));
             }
             self.rules.push(None);
         }
@@ -295,8 +291,8 @@ impl<'a> Parser<'a> {
     }
 
     fn alternatives(&mut self, depth: usize) -> Result<Node, String> {
-        if depth > DEPTH {
-            return Err(self.wrong(&format!("more than {DEPTH} parentheses in each other")));
+        if depth > MAX_DEPTH {
+            return Err(self.wrong(&format!("more than {MAX_DEPTH} parentheses in each other")));
         }
         let mut all = vec![self.sequence(depth)?];
         while self.take("|") {
@@ -352,10 +348,10 @@ impl<'a> Parser<'a> {
                     let end = self.rest().find('}').ok_or_else(|| self.wrong("expected '}'"))?;
                     let inner = &self.rest()[1..end];
                     let number = |text: &str| {
-                        let number = text.trim().parse::<u32>().ok().filter(|&number| number <= MOST_REPEATS);
+                        let number = text.trim().parse::<u32>().ok().filter(|&number| number <= MAX_REPEATS);
                         number.ok_or_else(|| {
                             self.wrong(&format!(
-                                "expected '{{m}}', '{{m,}}' or '{{m,n}}' up to {MOST_REPEATS}"
+                                "expected '{{m}}', '{{m,}}' or '{{m,n}}' up to {MAX_REPEATS}"
                             ))
                         })
                     };
