@@ -89,35 +89,51 @@ impl Default for StorageConfig {
     }
 }
 
-/// One of `[[models]]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// One of `[[models]]`: what all models have, and the backend that runs it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
-    /// The id that callers use as `model`.
+    /// Id that callers use as `model`.
     pub id: String,
-    /// The GGUF file.
-    pub path: PathBuf,
-    /// Shown as `owned_by`. Default: `jan`.
+    /// Value of `owned_by`. Default: `jan`.
     #[serde(default = "owned_by_jan")]
     pub owned_by: String,
-    /// Other ids for the same model.
+    /// Other ids of the same model.
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// How many workers serve this model, each with its own context.
+    /// Number of replicas that serve this model.
     #[serde(default = "one")]
     pub replicas: u32,
+    /// The backend; its keys are keys of the model.
+    #[serde(flatten)]
+    pub source: ModelSource,
+}
+
+/// What runs a model, with the settings that only that has. The keys that are given tell which one it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ModelSource {
+    /// Worker processes with llama.cpp.
+    Gguf(GgufModel),
+}
+
+/// A model that is a GGUF file, run by worker processes with llama.cpp.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GgufModel {
+    /// The GGUF file.
+    pub path: PathBuf,
     /// Context of one sequence in tokens. Default: the model's own, at most `engine.context_length`.
     #[serde(default)]
     pub context_length: Option<u32>,
-    /// A Jinja chat template file in place of the one in the GGUF.
+    /// Jinja chat template file in place of the one in the GGUF.
     #[serde(default)]
     pub chat_template: Option<PathBuf>,
-    /// How the model writes calls of tools. Unset: as its template tells.
+    /// Format of tool calls. Unset: detected from the chat template.
     #[serde(default)]
     pub tool_format: Option<String>,
-    /// How the model sets off its thinking, or `none`. Unset: as its template tells.
+    /// Format of reasoning, or `none`. Unset: detected from the chat template.
     #[serde(default)]
     pub reasoning_format: Option<String>,
-    /// How an embedding is made of its tokens': `mean`, `cls` or `last`. Unset: as the GGUF says, else the mean.
+    /// Pooling of token vectors: `mean`, `cls` or `last`. Unset: from the GGUF's metadata, otherwise the mean.
     #[serde(default)]
     pub pooling: Option<String>,
 }

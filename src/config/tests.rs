@@ -1,5 +1,6 @@
 use std::io::Write;
 
+use jan_actors::config::ModelSource;
 use proptest::prelude::*;
 
 use super::keys::{KEYS, Kind};
@@ -126,14 +127,19 @@ fn the_environment_takes_texts_numbers_and_lists() {
     assert!(refusal("", &[("JAN_SERVER__MODELS", "a.gguf")]).contains("write a TOML list"));
 }
 
+fn path_of(model: &ModelConfig) -> &Path {
+    let ModelSource::Gguf(gguf) = &model.source;
+    &gguf.path
+}
+
 #[test]
 fn model_flags_add_and_move_models() {
     let file = "[[models]]\nid = 'a'\npath = 'a.gguf'\nreplicas = 2\n";
     let flag = |id: &str, path: &str| Override::Model { id: id.to_owned(), path: path.to_owned() };
     let models = load(file, &[], &[flag("b", "b.gguf"), flag("a", "c.gguf")]).unwrap().models;
     assert_eq!(models.len(), 2);
-    assert_eq!((models[0].path.as_path(), models[0].replicas), (Path::new("c.gguf"), 2));
-    assert_eq!((models[1].id.as_str(), models[1].path.as_path()), ("b", Path::new("b.gguf")));
+    assert_eq!((path_of(&models[0]), models[0].replicas), (Path::new("c.gguf"), 2));
+    assert_eq!((models[1].id.as_str(), path_of(&models[1])), ("b", Path::new("b.gguf")));
 }
 
 #[test]

@@ -7,12 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jan_protocol::bundled_model;
 use jan_protocol::types::{ModelDescription, ModelStatus};
-use jan_protocol::worker_protocol::ModelSpec;
 
 use super::backend::{Backend, Condition};
-use super::llama_worker::LlamaWorker;
+use super::llama_worker::{self, LlamaWorker};
 use super::shares::Places;
-use crate::config::{ActorsConfig, SharePrefixes};
+use crate::config::{ActorsConfig, ModelSource};
 use crate::supervisor::ChildSpec;
 use crate::system::StartError;
 
@@ -80,34 +79,22 @@ impl Catalog {
     pub fn new(config: &ActorsConfig) -> Result<Self, StartError> {
         let mut catalog = Self { models: Vec::new() };
         for model in &config.models {
-            let chat_template = match &model.chat_template {
-                None => String::new(),
-                Some(path) => std::fs::read_to_string(path).map_err(|error| {
-                    StartError::Config(format!(
-                        "models: chat_template of `{}`: cannot read {}: {error}",
-                        model.id,
-                        path.display()
-                    ))
-                })?,
+            catalog.check_ids(&model.id, &model.aliases)?;
+            let backends: Vec<Arc<dyn Backend>> = match &model.source {
+                ModelSource::Gguf(gguf) => {
+                    let spec = llama_worker::spec::of_gguf(config, &model.id, gguf)?;
+                    LlamaWorker::replicas(config, &spec, model.replicas)?
+                }
             };
-            let spec = ModelSpec {
-                path: model.path.to_string_lossy().into_owned(),
-                chat_template,
-                tool_format: model.tool_format.clone().unwrap_or_default(),
-                reasoning_format: model.reasoning_format.clone().unwrap_or_default(),
-                pooling: model.pooling.clone().unwrap_or_default(),
-                ..spec(config, &model.id, model.context_length)
-            };
-            if spec.path.is_empty() {
-                return Err(StartError::Config(format!("models: `{}` has no path", model.id)));
-            }
-            catalog.add(config, spec, model.aliases.clone(), &model.owned_by, model.replicas)?;
+            catalog.add(config, &model.id, model.aliases.clone(), &model.owned_by, backends)?;
         }
         // A configured model may take the bundled model's place, or an alias of it.
         if catalog.find(bundled_model::ID).is_none() {
             let aliases = bundled_model::ALIASES.iter().filter(|a| catalog.find(a).is_none());
             let aliases = aliases.map(|a| (*a).to_owned()).collect();
-            catalog.add(config, spec(config, bundled_model::ID, None), aliases, "jan", 1)?;
+            let spec = llama_worker::spec::of_bundled_model(config);
+            let backends = LlamaWorker::replicas(config, &spec, 1)?;
+            catalog.add(config, bundled_model::ID, aliases, "jan", backends)?;
         }
         Ok(catalog)
     }
@@ -125,15 +112,9 @@ impl Catalog {
         Self { models: vec![Arc::new(model)] }
     }
 
-    fn add(
-        &mut self,
-        config: &ActorsConfig,
-        spec: ModelSpec,
-        aliases: Vec<String>,
-        owned_by: &str,
-        replicas: u32,
-    ) -> Result<(), StartError> {
-        for id in std::iter::once(&spec.id).chain(&aliases) {
+    /// Refuses ids that are empty or taken.
+    fn check_ids(&self, id: &str, aliases: &[String]) -> Result<(), StartError> {
+        for id in std::iter::once(id).chain(aliases.iter().map(String::as_str)) {
             if id.is_empty() {
                 return Err(StartError::Config("models: an id is empty; give each model one".to_owned()));
             }
@@ -141,22 +122,26 @@ impl Catalog {
                 return Err(StartError::Config(format!("models: the id `{id}` is given twice")));
             }
         }
-        if replicas == 0 {
-            return Err(StartError::Config(format!(
-                "models: replicas of `{}` is 0; it must be 1 or more",
-                spec.id
-            )));
-        }
-        let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
-        for number in 0..replicas {
-            backends.push(Arc::new(LlamaWorker::new(config, &spec, number)?));
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        config: &ActorsConfig,
+        id: &str,
+        aliases: Vec<String>,
+        owned_by: &str,
+        replicas: Vec<Arc<dyn Backend>>,
+    ) -> Result<(), StartError> {
+        if replicas.is_empty() {
+            return Err(StartError::Config(format!("models: replicas of `{id}` is 0; it must be 1 or more")));
         }
         self.models.push(Arc::new(Model {
-            id: spec.id,
+            id: id.to_owned(),
             aliases,
             owned_by: owned_by.to_owned(),
             places: Places::new(config.queue.max_requests),
-            replicas: backends,
+            replicas,
         }));
         Ok(())
     }
@@ -174,35 +159,5 @@ impl Catalog {
     /// Every model.
     pub fn models(&self) -> &[Arc<Model>] {
         &self.models
-    }
-}
-
-fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSpec {
-    let engine = &config.engine;
-    ModelSpec {
-        id: id.to_owned(),
-        path: String::new(),
-        unpack_folder: config.storage.path.join("models").to_string_lossy().into_owned(),
-        chat_template: String::new(),
-        tool_format: String::new(),
-        reasoning_format: String::new(),
-        pooling: String::new(),
-        context_length: context_length.unwrap_or(engine.context_length),
-        kv_cells: engine.kv_cells,
-        max_sequences: engine.max_sequences.into(),
-        cached_sequences: engine.cached_sequences.into(),
-        threads: engine.threads,
-        prefill_chunk: engine.prefill_chunk,
-        inter_token_target_ms: engine.inter_token_target_ms,
-        share_min_tokens: engine.share_min_tokens,
-        gpu_layers: engine.gpu_layers,
-        cache_cells: engine.cache_cells,
-        cache_ram_mib: engine.cache_ram_mib,
-        reproducible: engine.reproducible,
-        constraint_cpu_ms: engine.constraint_cpu_ms,
-        constraint_memory_mib: engine.constraint_memory_mib,
-        mask_budget_ms: engine.mask_budget_ms,
-        share_all: engine.share_prefixes == SharePrefixes::All,
-        shared_prompts: engine.shared_prompts.clone(),
     }
 }

@@ -11,6 +11,7 @@ mod environment;
 pub mod in_flight;
 mod output;
 pub mod replica;
+pub mod spec;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +54,19 @@ pub struct LlamaWorker {
 }
 
 impl LlamaWorker {
+    /// All replicas of a model.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn replicas(
+        config: &ActorsConfig,
+        model: &ModelSpec,
+        count: u32,
+    ) -> Result<Vec<Arc<dyn Backend>>, StartError> {
+        let replica = |number| Ok(Arc::new(Self::new(config, model, number)?) as Arc<dyn Backend>);
+        (0..count).map(replica).collect()
+    }
+
     /// The replica of that number; its worker is started by its actor.
     ///
     /// # Errors
