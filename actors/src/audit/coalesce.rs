@@ -1,8 +1,8 @@
-//! Refusals that come in numbers. Pure: time is an argument.
+//! Coalescing of frequent refusals. Pure: time is an argument.
 //!
-//! Anybody can be refused as often as they like. Of one kind from one network ten a minute are recorded one by one, of
-//! all kinds from one network sixty, and six hundred in all. The rest is counted: one record a minute for each kind, each
-//! network and all others, with what they have in common.
+//! A client can cause any number of refusals. Ten per minute of one kind from one network are recorded individually, sixty of all
+//! kinds from one network, and six hundred in all. The rest is counted: one record per minute for each kind, each network and all
+//! others, with the fields that they have in common.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,19 +10,19 @@ use std::collections::HashMap;
 use super::record::{Actor, AuditId, AuditOutcome, AuditRecord, OVERFLOW};
 use crate::identity::{ClientNet, now_s};
 
-/// Time over which refusals are counted together, in seconds.
+/// Period over which refusals are counted together, in seconds.
 pub const WINDOW_S: u64 = 60;
-/// Most records of one kind from one network in that time.
+/// Maximum number of records of one kind from one network per period.
 pub const MAX_REPEATS: u32 = 10;
-/// Most records of one network in that time.
+/// Maximum number of records of one network per period.
 pub const MAX_PER_NET: u32 = 60;
-/// Most records in that time.
+/// Maximum number of records per period.
 pub const MAX_IN_ALL: u32 = 600;
 
 /// The key by which refusals are counted together.
 type Kind = (Cow<'static, str>, AuditOutcome, Option<Cow<'static, str>>);
 
-/// Decides which refusals are recorded one by one, and counts the rest.
+/// Decides which refusals are recorded individually, and counts the rest.
 #[derive(Debug, Default)]
 pub struct Coalescer {
     began: Option<u64>,
@@ -45,7 +45,7 @@ struct Repeats {
 }
 
 impl Coalescer {
-    /// The record, where it is to be recorded as it is; `None`: it is counted. `now`: seconds of any clock that goes on.
+    /// Returns the record if it is to be recorded individually; `None`: it is counted. `now`: seconds of any monotonic clock.
     pub fn admit(&mut self, now: u64, record: AuditRecord) -> Option<AuditRecord> {
         if record.outcome == AuditOutcome::Ok {
             return Some(record);
@@ -53,7 +53,7 @@ impl Coalescer {
         self.began.get_or_insert(now);
         let net_key = record.address.map(ClientNet::from);
         let is_room = self.admitted < MAX_IN_ALL;
-        // What is not known yet is noted only where it is recorded, which bounds what is noted.
+        // New keys are noted only if the record is recorded, which bounds their number.
         let Some(net) = entry(&mut self.nets, net_key, is_room) else {
             add_overflow(&mut self.rest, record, false);
             return None;
@@ -77,7 +77,7 @@ impl Coalescer {
         None
     }
 
-    /// Takes the counts whose minute is over.
+    /// Takes the counts if their period has ended.
     pub fn drain(&mut self, now: u64) -> Vec<AuditRecord> {
         match self.began {
             Some(began) if now.saturating_sub(began) >= WINDOW_S => self.drain_all(),
@@ -107,7 +107,7 @@ fn entry<K: std::hash::Hash + Eq, V: Default>(
     if is_room { Some(map.entry(key).or_default()) } else { map.get_mut(&key) }
 }
 
-/// Counts one more; what is not the same in all is left out.
+/// Counts one more; fields that are not the same in all records are left out.
 fn add(rest: &mut AuditRecord, record: &AuditRecord) {
     rest.count = rest.count.saturating_add(record.count);
     rest.request_id = None;
@@ -134,7 +134,7 @@ fn add(rest: &mut AuditRecord, record: &AuditRecord) {
     }
 }
 
-/// The same for refusals of several kinds.
+/// Counts one more in a record of refusals of several kinds.
 fn add_overflow(rest: &mut Option<AuditRecord>, record: AuditRecord, of_one_net: bool) {
     match rest {
         Some(rest) => {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is refused, nothing is lost of the numbers, and both bounds hold.
+        /// For any refusals, the counts are complete, and both bounds hold.
         #[test]
         fn every_refusal_is_counted_once(all in prop::collection::vec((0u8..30, 0u16..40, 1usize..40), 0..200)) {
             let mut coalescer = Coalescer::default();

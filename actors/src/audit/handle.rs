@@ -1,4 +1,4 @@
-//! The edge's door to the audit log, and the actor that makes time pass for it.
+//! The edge's handle to the audit log, and the actor of its periodic work.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,33 +16,33 @@ use crate::identity::now_s;
 use crate::store::{Store, StoreError};
 use crate::supervisor::ChildSpec;
 
-/// Interval at which counts are written, and records that could not be stored are tried again.
+/// Interval at which counts are written, and failed writes are retried.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Interval at which old records are removed and the rest is counted.
+/// Interval at which old records are removed and the remaining ones are counted.
 const PASS_EVERY: Duration = Duration::from_secs(3600);
 
-/// Most records that wait to be stored, while the disk is full, say.
+/// Maximum number of records that wait to be stored, for example while the disk is full.
 const MAX_WAITING: usize = 4096;
 
-/// Records that are stored in one job of the store's thread.
+/// Number of records stored in one job of the store's thread.
 const PER_JOB: usize = 128;
 
-/// Records that are removed in one job.
+/// Number of records removed in one job.
 const REMOVED_PER_JOB: usize = 256;
 
-/// Records that one page looks at, whether they are in it or not.
+/// Maximum number of records examined for one page, including those that the filter excludes.
 const LOOKED_AT: usize = 50_000;
 
-/// A page that takes this long is stuck.
+/// Maximum time to read a page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the end of the server waits for what is not stored yet.
+/// Maximum time that the server's stop waits for records that are not stored yet.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const DAY_S: u64 = 86_400;
 
-/// Why there is no page.
+/// The reason why a page could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
     /// The store failed.
@@ -53,7 +53,7 @@ pub enum AuditError {
     Timeout,
 }
 
-/// Records what is done. Cheap to clone.
+/// Handle to the audit log. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Audit {
     store: Arc<Store>,
@@ -67,20 +67,20 @@ pub struct Audit {
 struct State {
     coalescer: Coalescer,
     waiting: VecDeque<AuditRecord>,
-    /// How many records the job has that is under way.
+    /// Number of records in the running job.
     writing: usize,
-    /// Whether the last job failed, which is in the log once.
+    /// True if the last job failed; the failure is logged once.
     failing: bool,
-    /// How many records found no room.
+    /// Number of records dropped because the queue was full.
     lost: u64,
-    /// How many there are of each class, once that is known.
+    /// Number of stored records of each class, once it is known.
     kept: Option<[usize; 2]>,
-    /// What came to be kept while they were counted.
+    /// Records stored during the count.
     added: [usize; 2],
 }
 
 impl Audit {
-    /// Keeps records there and writes them where the settings say.
+    /// Opens a log that stores its records in `store` and writes them to the configured stream.
     ///
     /// # Errors
     /// `audit.stream` names a file that cannot be opened.
@@ -90,12 +90,12 @@ impl Audit {
         Ok(Self { store, stream, config: Arc::new(config), began: Instant::now(), state })
     }
 
-    /// Its actor, for a supervisor to start.
+    /// Returns its actor, for a supervisor to start.
     pub(crate) fn child(&self) -> ChildSpec {
         ChildSpec::new("audit log", || Keeper, self.clone())
     }
 
-    /// Records something. Waits for nothing: it is on the stream and on disk within some milliseconds.
+    /// Records an event. Does not wait: the record is on the stream and on disk within some milliseconds.
     pub fn record(&self, record: AuditRecord) {
         let now = self.now();
         let mut state = self.state();
@@ -122,8 +122,8 @@ impl Audit {
         }
     }
 
-    /// Gives what waits to the store, unless it is still busy with what it got before: so a round of the store has one
-    /// such job at most, and changes that come in meanwhile share its sync.
+    /// Passes waiting records to the store, unless its previous job is still running: so a batch of the store has at most one
+    /// such job, and changes that arrive meanwhile share its sync.
     fn flush(&self) {
         let mut state = self.state();
         if state.writing > 0 || state.waiting.is_empty() {
@@ -150,7 +150,7 @@ impl Audit {
         );
     }
 
-    /// How many of each class have to go for these.
+    /// Returns how many records of each class have to be removed to make room for these.
     fn too_many(&self, state: &State, batch: &[AuditRecord]) -> [usize; 2] {
         let Some(kept) = state.kept else { return [0; 2] };
         Class::ALL.map(|class| {
@@ -186,13 +186,13 @@ impl Audit {
         }
     }
 
-    /// A page of records, newest first. What was recorded in the last milliseconds may be missing.
+    /// Returns a page of records, newest first. Records of the last milliseconds may be missing.
     ///
     /// # Errors
     /// The store.
     pub async fn page(&self, filter: AuditFilter, limit: usize) -> Result<AuditPage, AuditError> {
         self.flush();
-        // Behind what was just given to the store; the reading itself may take long and needs no turn.
+        // After the records just passed to the store; the read itself may take long and needs no turn.
         let (reply, turn) = oneshot::channel();
         self.store.read(move |_| {
             let _ = reply.send(());
@@ -207,7 +207,7 @@ impl Audit {
         }
     }
 
-    /// Time passed.
+    /// Performs the periodic work.
     fn tick(&self) {
         let now = self.now();
         let mut state = self.state();
@@ -221,11 +221,11 @@ impl Audit {
         self.flush();
     }
 
-    /// Removes what is too old, and counts what is left.
+    /// Removes records that are too old, and counts the remaining ones.
     async fn pass(&self) -> Result<(), StoreError> {
         let days = u64::from(self.config.retention_days);
         let before = match days {
-            // Off: whatever was kept before goes.
+            // Disabled: all records stored before are removed.
             0 => AuditId::from_bytes([0xff; 16]),
             days => AuditId::first_of(now_s().saturating_sub(days * DAY_S)),
         };
@@ -268,7 +268,7 @@ impl Audit {
         Ok(removed)
     }
 
-    /// Writes down what is left.
+    /// Stores the remaining records.
     pub(crate) async fn close(&self) {
         let counted = self.state().coalescer.drain_all();
         self.take(&mut self.state(), counted.into_iter());
@@ -303,7 +303,7 @@ impl Audit {
     }
 }
 
-/// A job that panicked, or that a closed store dropped, did not write its batch.
+/// Guard for a job that panicked or was dropped by a closed store and did not write its batch.
 struct Undone(Option<(Audit, Arc<[AuditRecord]>)>);
 
 impl Undone {
@@ -322,7 +322,7 @@ impl Drop for Undone {
     }
 }
 
-/// The actor: time passes.
+/// The actor, which performs the periodic work.
 #[derive(Debug)]
 struct Keeper;
 
@@ -345,7 +345,7 @@ impl RactorActor for Keeper {
     ) -> Result<Self::State, ActorProcessingErr> {
         myself.send_interval(TICK, || KeeperMessage::Tick);
         myself.send_interval(PASS_EVERY, || KeeperMessage::Pass);
-        // An actor that has just been spawned is there to be told.
+        // An actor that has just been spawned receives messages.
         let _ = myself.cast(KeeperMessage::Pass);
         Ok(audit)
     }

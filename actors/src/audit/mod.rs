@@ -1,8 +1,8 @@
-//! The audit log: who did what to accounts, keys, sessions, shares and the store, from where, and with which outcome.
+//! The audit log: actors, actions on accounts, keys, sessions, shares and the store, addresses and outcomes.
 //!
-//! A record holds ids, names of actions and fields, and an address: no name, no email address, no secret, no content.
-//! Whoever records waits for nothing. What was refused is bounded by address and in all ([`coalesce`]), so that nobody
-//! floods the log; what is kept is bounded by age and number, what was done apart from what was refused.
+//! A record contains ids, names of actions and fields, and an address: no name, no email address, no secret, no content.
+//! Recording does not wait. Refusals are bounded by address and in all ([`coalesce`]), so that no client can flood the log;
+//! stored records are bounded by age and number, successful actions separately from refusals.
 
 mod coalesce;
 mod handle;

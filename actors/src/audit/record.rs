@@ -1,4 +1,4 @@
-//! What a record of the audit log holds, and which records a question is about. Pure.
+//! Records of the audit log, and filters over them. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,13 +12,13 @@ use crate::identity::ids::id;
 use crate::identity::{InvalidId, KeyId, Principal, PrincipalKind, SessionId, UserId, now_s};
 
 id!(
-    /// A record's id, `audit_…`, in the order of time.
+    /// A record's id, `audit_…`, ordered by time.
     AuditId,
     "audit_"
 );
 
 impl AuditId {
-    /// No id that was made before that second is as large, and none since is smaller.
+    /// Returns a lower bound of the ids created from that second on; ids created before are smaller.
     #[must_use]
     pub fn first_of(second: u64) -> Self {
         let mut bytes = [0; 16];
@@ -27,7 +27,7 @@ impl AuditId {
         Self::from_bytes(bytes)
     }
 
-    /// When it was made (epoch seconds), as the id says.
+    /// Returns the time of creation (epoch seconds) that the id contains.
     #[must_use]
     pub const fn made_at_s(self) -> u64 {
         let [a, b, c, d, e, f, ..] = self.0.into_bytes();
@@ -35,9 +35,9 @@ impl AuditId {
     }
 }
 
-/// Records could not be kept or written; `count` says how many.
+/// Action of records that could not be stored or written; `count` is their number.
 pub const LOST: &str = "audit.lost";
-/// So many refusals, of whatever kind, were more than are recorded one by one.
+/// Action of refusals, of any kind, beyond those that are recorded individually.
 pub const OVERFLOW: &str = "audit.overflow";
 
 /// Every action.
@@ -66,33 +66,33 @@ pub const ACTIONS: &[&str] = &[
     OVERFLOW,
 ];
 
-/// Most names of fields in a record.
+/// Maximum number of field names in a record.
 pub const MAX_FIELDS: usize = 128;
-/// Longest name in a record, in bytes.
+/// Maximum length of a name in a record, in bytes.
 const MAX_NAME: usize = 64;
-/// How far ahead of this machine's clock a record of an import may be (seconds).
+/// Maximum time that a record of an import may be ahead of this machine's clock (seconds).
 const MAX_AHEAD_S: u64 = 24 * 3600;
 
-/// How it ended.
+/// The outcome of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuditOutcome {
-    /// It was done.
+    /// The action succeeded.
     Ok,
-    /// It was not done, for a reason in the request.
+    /// The action failed for a reason in the request.
     Refused,
-    /// It was not done, for a reason in the server.
+    /// The action failed for a reason in the server.
     Failed,
-    /// Whoever asked went away before the answer; it may have been done.
+    /// The caller left before the answer; the action may have succeeded.
     Unknown,
 }
 
 impl AuditOutcome {
-    /// Every one, with its name.
+    /// All outcomes with their names.
     pub const ALL: [(&'static str, Self); 4] =
         [("ok", Self::Ok), ("refused", Self::Refused), ("failed", Self::Failed), ("unknown", Self::Unknown)];
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -104,16 +104,16 @@ impl AuditOutcome {
     }
 }
 
-/// Who did it: nothing where no credential was accepted.
+/// The actor of a record: empty if no credential was accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
     /// The user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
-    /// With which API key.
+    /// The API key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<KeyId>,
-    /// With which session.
+    /// The session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<SessionId>,
 }
@@ -138,50 +138,50 @@ impl Actor {
     }
 }
 
-/// One thing that somebody did or tried. Its serde form is what is stored, exported and written to the stream.
+/// An action that was performed or attempted. Its serde form is stored, exported and written to the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRecord {
-    /// Its id.
+    /// The record's id.
     pub id: AuditId,
-    /// When (epoch seconds).
+    /// Time of the action (epoch seconds).
     pub created_at: u64,
-    /// What, one of [`ACTIONS`].
+    /// The action, one of [`ACTIONS`].
     pub action: Cow<'static, str>,
-    /// How it ended.
+    /// The outcome.
     pub outcome: AuditOutcome,
     /// The HTTP status of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// The code of the error.
+    /// The error code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Cow<'static, str>>,
-    /// Who.
+    /// The actor.
     #[serde(default, skip_serializing_if = "Actor::is_nobody")]
     pub actor: Actor,
-    /// From where, a trusted proxy's word taken.
+    /// The client's address, as reported by a trusted proxy if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// The request, where the server named it.
+    /// The id of the request, if the server assigned one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Whose account it is about.
+    /// The user whose account the action concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<UserId>,
-    /// The id of the key, session or conversation that it is about.
+    /// The id of the key, session or conversation that the action concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// In which way.
+    /// The method of the action.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub how: Option<Cow<'static, str>>,
-    /// The names of what was changed or set.
+    /// The names of the fields that were changed or set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<Cow<'static, str>>,
-    /// How many such things it stands for.
+    /// Number of such actions that the record stands for.
     pub count: u64,
 }
 
 impl AuditRecord {
-    /// A record of now.
+    /// Returns a record with the current time.
     #[must_use]
     pub fn new(action: &'static str, outcome: AuditOutcome) -> Self {
         Self {
@@ -202,17 +202,17 @@ impl AuditRecord {
         }
     }
 
-    /// Among which records it is counted and grows old.
+    /// Returns the class in which the record is counted and expires.
     #[must_use]
     pub fn class(&self) -> Class {
         let is_done = self.outcome == AuditOutcome::Ok && self.action != "session.refresh";
         if is_done { Class::Done } else { Class::Minor }
     }
 
-    /// Looks whether it is what this program writes: an import must not bring anything else into the log.
+    /// Checks that the record is one that this program writes: an import must not add anything else to the log.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of the problem.
     pub fn check(&self) -> Result<(), String> {
         let wrong = |field: &str| Err(format!("its {field} is not what this program writes"));
         if self.id.made_at_s().abs_diff(self.created_at) > 1 {
@@ -261,24 +261,24 @@ fn is_id(text: &str) -> bool {
     })
 }
 
-/// Records that are counted and grow old together, so that what is easily repeated does not push out what counts.
+/// A class of records that are counted and expire together, so that frequent events do not displace important ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// What was done.
+    /// Successful actions.
     Done = 0,
-    /// What was refused or failed, and sessions' refreshes.
+    /// Refused and failed actions, and refreshes of sessions.
     Minor = 1,
 }
 
 impl Class {
-    /// Both.
+    /// Both classes.
     pub const ALL: [Self; 2] = [Self::Done, Self::Minor];
 }
 
 /// A user, a key or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditWho {
-    /// Whatever key or session of that user.
+    /// Any key or session of that user.
     User(UserId),
     /// That key.
     Key(KeyId),
@@ -315,27 +315,27 @@ impl fmt::Display for AuditWho {
     }
 }
 
-/// Which records are asked for. Whatever is `None` lets all through.
+/// A filter of records. A field that is `None` matches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// Those about that user's account.
+    /// Records about that user's account.
     pub user: Option<UserId>,
-    /// Those of what that one did.
+    /// Records of actions by that actor.
     pub actor: Option<AuditWho>,
-    /// Those of that action, or of all that begin with it and a dot.
+    /// Records of that action, or of all actions with that prefix and a dot.
     pub action: Option<String>,
-    /// Those that ended so.
+    /// Records with that outcome.
     pub outcome: Option<AuditOutcome>,
-    /// Those of that second and since.
+    /// Records from that second on.
     pub since: Option<u64>,
-    /// Those before that second.
+    /// Records before that second.
     pub until: Option<u64>,
-    /// Those before that one, which need not be there.
+    /// Records before that one, which need not exist.
     pub after: Option<AuditId>,
 }
 
 impl AuditFilter {
-    /// Whether it lets a record through.
+    /// Returns whether a record matches.
     #[must_use]
     pub fn lets_through(&self, record: &AuditRecord) -> bool {
         let (low, high) = self.bounds();
@@ -347,7 +347,7 @@ impl AuditFilter {
             && self.outcome.is_none_or(|outcome| record.outcome == outcome)
     }
 
-    /// The first id that it lets through and the first behind that it does not.
+    /// Returns the first matching id, and the first id after the matching ones.
     #[must_use]
     pub fn bounds(&self) -> (AuditId, Option<AuditId>) {
         let low = AuditId::first_of(self.since.unwrap_or(0));
@@ -360,17 +360,17 @@ impl AuditFilter {
     }
 }
 
-/// Whether an action is that one or one of that family.
+/// Returns whether an action is the requested one or belongs to the requested family.
 fn is_of(action: &str, asked: &str) -> bool {
     action.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Some records, newest first.
+/// A page of records, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditPage {
     /// The records.
     pub records: Vec<AuditRecord>,
-    /// Where to go on, as [`AuditFilter::after`]; `None`: there are no more.
+    /// The position of the next page, for [`AuditFilter::after`]; `None`: there are no more records.
     pub next: Option<AuditId>,
 }
 

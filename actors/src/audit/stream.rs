@@ -1,7 +1,7 @@
 //! The audit log as lines of JSON on a stream of its own: standard error or a file.
 //!
-//! A thread writes; whoever records puts a line into a bounded queue and goes on. The file is opened for appending, and
-//! anew when it was moved or removed, so that `logrotate` works with and without `copytruncate`.
+//! A thread writes; a caller puts its line into a bounded queue and continues. The file is opened for appending, and reopened if
+//! it was moved or removed, so that `logrotate` works with and without `copytruncate`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 
 use super::record::{AuditOutcome, AuditRecord, LOST};
 
-/// Records that wait to be written.
+/// Maximum number of records that wait to be written.
 const QUEUE: usize = 4096;
 
-/// Failures are in the log at most this often.
+/// Minimum interval between log messages about failures.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// How long the end of the server waits for the last lines.
+/// Maximum time that the server's stop waits for the last lines.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether lost lines can be told of, while nothing else is written.
+/// Interval at which the report of lost lines is retried while nothing else is written.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
-/// The stream. Cheap to clone.
+/// Handle to the stream. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Stream {
     lines: Arc<Mutex<Option<SyncSender<AuditRecord>>>>,
@@ -34,7 +34,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Begins to write where `audit.stream` says; `None`: nowhere.
+    /// Opens the stream that `audit.stream` names; `None`: no stream.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -56,7 +56,7 @@ impl Stream {
         Ok(Some(Self { lines: Arc::new(Mutex::new(Some(lines))), lost, ended: Arc::new(Mutex::new(ended)) }))
     }
 
-    /// Writes a record soon. Where too many wait it is counted as lost.
+    /// Queues a record for writing. If the queue is full, the record is counted as lost.
     pub fn write(&self, record: &AuditRecord) {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = lines.as_ref().is_some_and(|lines| lines.try_send(record.clone()).is_ok());
@@ -65,7 +65,7 @@ impl Stream {
         }
     }
 
-    /// Writes what waits. Blocks, for a while at most.
+    /// Writes the queued records. Blocks for a limited time.
     pub fn close(&self) {
         drop(self.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
         let _ = self.ended.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(CLOSE_TIMEOUT);
@@ -97,7 +97,7 @@ impl Writer {
         }
     }
 
-    /// Lines are missing: that is told where they are missing.
+    /// Writes a record of the number of lost lines at the place where they are missing.
     fn tell_of_lost(&mut self) {
         let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
         if lost > 0 {
@@ -133,11 +133,11 @@ impl Output {
     }
 }
 
-/// A file that lines are appended to, by its name.
+/// A file that lines are appended to, with its path.
 struct Appended {
     path: PathBuf,
     file: Option<File>,
-    /// Whether the last line may be there in part.
+    /// True if the last line may be incomplete.
     torn: bool,
 }
 
@@ -158,7 +158,7 @@ impl Appended {
                 self.file.insert(open(&self.path)?)
             }
         };
-        // What a full disk cut off must not take the next line with it.
+        // A line cut off by a full disk must not merge with the next line.
         let ended: &[u8] = if self.torn { b"\n" } else { b"" };
         let whole = [ended, line].concat();
         let mut written = 0;
@@ -177,14 +177,14 @@ impl Appended {
     }
 }
 
-/// A pipe without a reader, which would hold the opening up, is refused.
+/// Opens a file for appending. A pipe without a reader, which would block, is refused.
 fn open(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)
 }
 
-/// Whether a path still leads to that file.
+/// Returns whether a path still leads to that file.
 fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), std::fs::metadata(path)) {
         (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),

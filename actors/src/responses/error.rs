@@ -1,37 +1,37 @@
-//! Why something about responses could not be done.
+//! Errors of operations on responses.
 
 use super::types::ResponseId;
 use crate::store::StoreError;
 
-/// Why something about responses could not be done.
+/// The reason why an operation on responses failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResponsesError {
-    /// No such response of that user.
+    /// The user has no such response.
     #[error("the response `{0}` does not exist")]
     NotFound(ResponseId),
-    /// Its client is waiting for it.
+    /// The response does not run in the background: its client waits for it.
     #[error("only responses that were created with `background` can be cancelled")]
     NotBackground,
-    /// As many run in the background as may.
+    /// The maximum number of responses already runs in the background.
     #[error(
         "{running} responses already run in the background, the most that {whose}; wait for one to end or cancel one"
     )]
     TooManyInBackground {
-        /// How many.
+        /// The number of running responses.
         running: usize,
-        /// Whose limit it is.
+        /// The owner of the limit, for the message.
         whose: &'static str,
     },
-    /// Too many calls at a time.
+    /// Too many concurrent calls.
     #[error("too many requests to the response store are pending; try again later")]
     Busy,
-    /// A part is being started again.
+    /// A component is being restarted.
     #[error("the {0} is being restarted; try again later")]
     Unavailable(&'static str),
-    /// There is no room on the disk.
+    /// The disk is full.
     #[error("the server's disk is full")]
     StorageFull,
-    /// The user keeps as much as one may.
+    /// The user's storage quota is used up.
     #[error("{0}")]
     StorageQuota(String),
     /// The store failed.

@@ -1,4 +1,4 @@
-//! The edge's door to stored responses.
+//! The edge's handle to stored responses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use crate::service::{self, Slot};
 use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
-/// Most calls at a time; one more is refused.
-const PLACES: usize = 1024;
+/// Maximum number of concurrent calls; one more is refused.
+const MAX_CONCURRENT_CALLS: usize = 1024;
 
-/// How long a call waits for an actor that is being restarted.
+/// Maximum time that a call waits for an actor that is being restarted.
 const RESTART_WAIT: Duration = Duration::from_secs(2);
 
-/// A call is answered within the time of a disk write; this long means that it is stuck.
+/// Maximum time of a call. A call is answered within the time of a disk write; one that takes this long is stuck.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Stored responses. Cheap to clone.
+/// Handle to stored responses. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Responses {
     service: Registry,
@@ -35,24 +35,24 @@ pub struct Responses {
 impl Responses {
     pub(crate) fn new(store: Arc<Store>, config: ResponsesConfig) -> Self {
         let service = Registry { store, runs: Arc::default(), config };
-        Self { service, slot: Arc::default(), places: Arc::new(Semaphore::new(PLACES)) }
+        Self { service, slot: Arc::default(), places: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)) }
     }
 
-    /// Its actors, for a supervisor to start.
+    /// Returns its actors, for a supervisor to start.
     pub(crate) fn children(&self) -> Vec<ChildSpec> {
         vec![service::child("responses", self.service.clone(), Arc::clone(&self.slot))]
     }
 
-    /// Settings.
+    /// Returns the settings.
     #[must_use]
     pub fn config(&self) -> &ResponsesConfig {
         &self.service.config
     }
 
-    /// Whether one more response can run in the background now; asked before anything is done for it.
+    /// Checks that one more response can run in the background now; called before any work is done for it.
     ///
     /// # Errors
-    /// Too many do.
+    /// Too many already do.
     pub fn check_room(&self, party: Party) -> Result<(), ResponsesError> {
         self.service.runs.room(party, &self.service.config)
     }
@@ -65,7 +65,7 @@ impl Responses {
         self.ask(|call| RegistryMessage::Begin(Box::new(new), call)).await
     }
 
-    /// One of a user's responses.
+    /// Returns one of a user's responses.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -73,7 +73,7 @@ impl Responses {
         self.ask(|call| RegistryMessage::Find(user, id, call)).await
     }
 
-    /// Ends a response that runs in the background; one that has ended stays as it is.
+    /// Ends a response that runs in the background; one that has ended remains as it is.
     ///
     /// # Errors
     /// Not found, not in the background, or the store.
@@ -90,7 +90,7 @@ impl Responses {
         Ok(found)
     }
 
-    /// Deletes one of a user's responses, and ends it if it runs.
+    /// Deletes one of a user's responses, and ends its run.
     ///
     /// # Errors
     /// Not found, or the store.

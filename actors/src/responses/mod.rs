@@ -1,8 +1,8 @@
-//! Responses: answers that are kept, go on without their client, and can be taken up again.
+//! Responses: stored answers that are generated independently of their client's connection and can be resumed.
 //!
-//! A [`Run`] is one answer while it is made: a task feeds it from a model, and any number of [`Reader`]s follow it,
-//! each at its own pace. [`Responses`] is the edge's door; the supervised `registry` actor begins stored runs, writes
-//! down how they end, and looks after what is stored. What becomes of a response is decided on the store's thread.
+//! A [`Run`] is one answer during its generation: a task feeds it from a model, and any number of [`Reader`]s follow it, each at
+//! its own pace. [`Responses`] is the edge's handle; the supervised `registry` actor begins stored runs, stores their ends, and
+//! maintains the stored responses. Decisions about a response are made on the store's thread.
 
 mod error;
 mod handle;

@@ -1,7 +1,7 @@
-//! The service of stored responses: begins runs, writes down how they end, and looks after what is stored.
+//! The actor of stored responses: begins runs, stores their ends, and maintains the stored responses.
 //!
-//! The runs lie beside it in a table, so that a restart of the actor ends none of them. Whether a response runs is
-//! decided on the store's thread, where its record is written and its end: nobody can see one without the other.
+//! The runs are held in a table outside the actor, so that its restart ends none of them. Whether a response runs is decided on
+//! the store's thread, where its record and its end are written, so both are always seen together.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,16 +17,16 @@ use crate::identity::{Party, UserId, now_s};
 use crate::service::{Request, Service, Tick};
 use crate::store::{Changes, ResponseChange, Staged, Store, StoreError, Stores, Used};
 
-/// How often what is stored is looked after.
+/// Interval between maintenance passes.
 const TICK: Duration = Duration::from_secs(60);
 
-/// Most responses that one pass deletes; the next pass goes on.
+/// Maximum number of responses that one pass deletes; the next pass continues.
 const PRUNED_AT_ONCE: usize = 1000;
 
-/// Responses that are deleted in one job of the store's thread.
+/// Number of responses deleted in one job of the store's thread.
 const PER_JOB: usize = 32;
 
-/// How long the first pass may hold the actor's start up.
+/// Maximum time that the first pass delays the actor's start.
 const FIRST_PASS: Duration = Duration::from_secs(5);
 
 /// A call to the registry.
@@ -35,13 +35,13 @@ pub type Call<T> = Request<T, ResponsesError>;
 /// Messages of the registry.
 #[derive(Debug)]
 pub enum RegistryMessage {
-    /// Store a response and begin its run.
+    /// Stores a response and begins its run.
     Begin(Box<NewRun>, Call<Reader>),
-    /// Look one up.
+    /// Looks up a response.
     Find(UserId, ResponseId, Call<Found>),
-    /// Delete one, and end it if it runs.
+    /// Deletes a response, and ends its run.
     Delete(UserId, ResponseId, Call<()>),
-    /// Time passed.
+    /// Periodic maintenance.
     Tick,
 }
 
@@ -49,7 +49,7 @@ pub enum RegistryMessage {
 #[derive(Debug, Default)]
 pub struct Runs {
     table: Mutex<HashMap<ResponseId, Running>>,
-    /// Held by whoever looks after what is stored.
+    /// Held by the task that maintains the stored responses.
     pass: Mutex<()>,
 }
 
@@ -61,7 +61,7 @@ struct Running {
 
 impl Runs {
     fn lock(&self) -> MutexGuard<'_, HashMap<ResponseId, Running>> {
-        // Every change is one call on the map, so a panic elsewhere leaves it whole.
+        // Every change is one call on the map, so a panic elsewhere leaves it consistent.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -69,12 +69,12 @@ impl Runs {
         self.lock().get(&id).map(|running| Arc::clone(&running.run))
     }
 
-    /// Whether one more response can run in the background.
+    /// Checks that one more response can run in the background.
     pub(super) fn room(&self, party: Party, config: &ResponsesConfig) -> Result<(), ResponsesError> {
         check_room(&self.lock(), party, config)
     }
 
-    /// Takes a place for a run, where there is one.
+    /// Takes a place for a run, if one is free.
     fn insert(
         &self,
         record: &ResponseRecord,
@@ -115,14 +115,14 @@ fn check_room(
     Ok(())
 }
 
-/// The service of stored responses.
+/// The actor of stored responses.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    /// What is kept.
+    /// The store.
     pub store: Arc<Store>,
     /// The runs.
     pub runs: Arc<Runs>,
-    /// Settings.
+    /// The settings.
     pub config: ResponsesConfig,
 }
 
@@ -132,7 +132,7 @@ impl Service for Registry {
     const TICK: Option<Tick<RegistryMessage>> = Some((TICK, || RegistryMessage::Tick));
 
     async fn start(&mut self) {
-        // Before anybody can ask: what ran when the server ended does not run any more.
+        // Before the first call: runs of the previous process no longer run.
         let _ = tokio::time::timeout(FIRST_PASS, self.look_after()).await;
     }
 
@@ -150,17 +150,17 @@ impl Registry {
     fn begin(&self, new: NewRun, call: Call<Reader>) {
         let NewRun { record, party, source, keep } = new;
         let run = Run::new();
-        // Before it is stored, so that whoever finds it there finds it running.
+        // Before it is stored, so that every reader that finds the record also finds its run.
         if let Err(error) = self.runs.insert(&record, party, &run, &self.config) {
             return call.answer(Err(error));
         }
         let (id, runtime) = (record.id, Handle::current());
         let (store, runs) = (Arc::clone(&self.store), Arc::clone(&self.runs));
         tokio::spawn(async move {
-            // However large it is: the store's thread has only its head to write.
+            // Regardless of its size: the store's thread only writes its head.
             let staged = store.look(move |stores| {
                 stores.check_space()?;
-                // Before anything is written; decided below, where nothing comes in between.
+                // Before anything is written; decided below, where no other change intervenes.
                 stores.check_quota(record.user, Used::of_response(0))?;
                 stores.responses().stage(&record)
             });
@@ -217,13 +217,13 @@ impl Registry {
         });
     }
 
-    /// Ends what is stored as running and does not run, and deletes what is too old or nobody's: one pass, on a thread of
-    /// its own.
+    /// Ends responses that are stored as running but do not run, and deletes those that are too old or have no owner: one pass,
+    /// on a thread of its own.
     fn look_after(&self) -> tokio::task::JoinHandle<()> {
         let (store, runs) = (Arc::clone(&self.store), Arc::clone(&self.runs));
         let retention = self.config.retention_days;
         tokio::task::spawn_blocking(move || {
-            // One that is not over is not met by another.
+            // A pass that is still running excludes another.
             let Ok(_pass) = runs.pass.try_lock() else { return };
             if let Err(error) = pass(&store, &runs, retention) {
                 tracing::warn!(%error, "maintenance of responses failed; it is retried later");
@@ -248,7 +248,7 @@ fn pass(store: &Store, runs: &Arc<Runs>, retention_days: u64) -> Result<(), Stor
             store.decide_blocking(move |_| Ok::<_, StoreError>(((), deletions)))?;
         }
     }
-    // The responses of users who are gone: a request may have been under way when its user was deleted.
+    // Responses of deleted users: a request may have been running when its user was deleted.
     let nobodys = store.look_blocking(|stores| {
         let mut nobodys = stores.responses().owners()?;
         let mut failed = None;
@@ -271,7 +271,7 @@ fn pass(store: &Store, runs: &Arc<Runs>, retention_days: u64) -> Result<(), Stor
     Ok(())
 }
 
-/// The end of a response that is stored as running and does not run.
+/// Ends a response that is stored as running but does not run.
 fn end_lost(store: &Store, runs: &Arc<Runs>, id: ResponseId) -> Result<(), StoreError> {
     let staged = store.look_blocking(|stores| {
         let record = stores.responses().response(id)?.filter(|record| record.end.is_none());
@@ -281,7 +281,7 @@ fn end_lost(store: &Store, runs: &Arc<Runs>, id: ResponseId) -> Result<(), Store
     let Some(staged) = staged else { return Ok(()) };
     let runs = Arc::clone(runs);
     store.decide_blocking(move |stores| -> Result<_, StoreError> {
-        // It may have been deleted meanwhile, or have gone over to another user, or have been imported.
+        // It may have been deleted meanwhile, have been transferred to another user, or have been imported.
         let same = stores.responses().owner(id)? == Some(staged.user());
         let running = stores.responses().running()?.contains(&id) && runs.get(id).is_none();
         let put = (same && running).then_some(ResponseChange::PutStaged(staged));
@@ -289,7 +289,7 @@ fn end_lost(store: &Store, runs: &Arc<Runs>, id: ResponseId) -> Result<(), Store
     })
 }
 
-/// Writes down how a run ended, and then lets everybody know.
+/// Stores the end of a run, and then publishes it to its readers.
 async fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, end: End) {
     let staged = {
         let (run, end) = (Arc::clone(&run), end.clone());
@@ -310,7 +310,7 @@ async fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, e
 
 fn find(stores: &dyn Stores, runs: &Runs, user: UserId, id: ResponseId) -> Result<Found, ResponsesError> {
     let responses = stores.responses();
-    // A run is in the table before it is stored and until its end is: where neither has it, it ended in between.
+    // A run is in the table before it is stored and until its end is: if it is found in neither, it ended in between.
     for last in [false, true] {
         let run = runs.get(id);
         // Before its bodies are read.

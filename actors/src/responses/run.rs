@@ -1,4 +1,4 @@
-//! One answer while it is made, and those who follow it.
+//! The run of an answer and its readers.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,40 +12,40 @@ use super::types::{Delta, End, EndStatus, Problem, Progress, ResponseRecord};
 use crate::identity::{Party, now_s};
 use crate::model::{FinishReason, GenerationError, TokenUsage};
 
-/// What a model says of an answer.
+/// An event of a model's answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RunEvent {
-    /// It has begun.
+    /// The answer has begun.
     Started,
-    /// More.
+    /// A piece of the answer.
     Delta(Delta),
-    /// The end.
+    /// The end of the answer.
     Finished(FinishReason, TokenUsage),
-    /// The end, without an answer: for programs, for people.
+    /// The end without an answer: the problem to store and show, and the error that caused it.
     Failed(Problem, Option<GenerationError>),
 }
 
-/// Where a run gets its answer from. Dropping it cancels the generation.
+/// The source of a run's answer. Dropping it cancels the generation.
 pub type Source = Pin<Box<dyn Stream<Item = RunEvent> + Send>>;
 
-/// How long a run goes on with nobody following it.
+/// The duration for which a run continues without readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// To its end.
+    /// Until its end.
     Always,
-    /// So long.
+    /// For this long.
     For(Duration),
 }
 
 /// A run to begin.
 pub struct NewRun {
-    /// What is stored, or would be.
+    /// The record that is stored, or would be.
     pub record: ResponseRecord,
-    /// Whose place it takes, where it runs in the background.
+    /// The party whose place it takes if it runs in the background.
     pub party: Party,
-    /// Where the answer comes from.
+    /// The source of the answer.
     pub source: Source,
-    /// How long it goes on alone.
+    /// The duration for which it continues without readers.
     pub keep: Keep,
 }
 
@@ -58,13 +58,13 @@ impl std::fmt::Debug for NewRun {
     }
 }
 
-/// One answer while it is made.
+/// An answer during its generation.
 #[derive(Debug)]
 pub struct Run {
     progress: watch::Sender<Progress>,
     readers: watch::Sender<usize>,
     cancel: CancellationToken,
-    /// In memory alone: what is stored has the problem in words.
+    /// In memory only: the stored record has the problem as text.
     error: std::sync::OnceLock<GenerationError>,
 }
 
@@ -78,7 +78,7 @@ impl Run {
         })
     }
 
-    /// Begins a run of which nothing is kept.
+    /// Begins a run that is not stored.
     #[must_use]
     pub fn unstored(source: Source) -> Reader {
         let run = Self::new();
@@ -90,19 +90,18 @@ impl Run {
         reader
     }
 
-    /// Follows it from its beginning.
+    /// Returns a reader that starts at the run's beginning.
     pub(super) fn follow(self: &Arc<Self>) -> Reader {
         self.readers.send_modify(|readers| *readers += 1);
         Reader { run: Arc::clone(self), progress: self.progress.subscribe() }
     }
 
-    /// Ends it soon.
+    /// Requests the run's end.
     pub(super) fn cancel(&self) {
         self.cancel.cancel();
     }
 
-    /// Takes the answer from its source. The end is the caller's to publish: those who follow are to know only of an
-    /// end that holds.
+    /// Takes the answer from its source. The caller publishes the end: readers are to see only an end that is durable.
     pub(super) async fn drive(&self, mut source: Source, keep: Keep) -> End {
         let driven = std::panic::AssertUnwindSafe(async {
             tokio::select! {
@@ -112,7 +111,7 @@ impl Run {
                 end = self.listen(&mut source) => end,
             }
         });
-        // A run that panicked has ended all the same, and those who wait for it are to hear of it.
+        // A run that panicked has ended nevertheless, and its readers have to be notified.
         driven.catch_unwind().await.unwrap_or_else(|_| {
             End::failed(now_s(), "internal_error", "The server had an error while generating the response.")
         })
@@ -144,12 +143,12 @@ impl Run {
         End::failed(now_s(), "internal_error", "The answer was interrupted.")
     }
 
-    /// Returns once nobody has followed for as long as `keep` says.
+    /// Returns once the run has had no reader for the duration of `keep`.
     async fn abandoned(&self, keep: Keep) {
         let Keep::For(grace) = keep else { return std::future::pending().await };
         let mut readers = self.readers.subscribe();
         loop {
-            // The sender is `self`, which is here.
+            // The sender is `self`, which is alive.
             let _ = readers.wait_for(|readers| *readers == 0).await;
             tokio::select! {
                 biased;
@@ -163,13 +162,13 @@ impl Run {
         self.progress.borrow().deltas.clone()
     }
 
-    /// Tells those who follow.
+    /// Publishes the end to the readers.
     pub(super) fn publish(&self, end: End) {
         self.progress.send_modify(|progress| progress.end = Some(end));
     }
 }
 
-/// Follows a run. While there is one, somebody is there.
+/// A reader of a run. A run with a reader is not abandoned.
 #[derive(Debug)]
 pub struct Reader {
     run: Arc<Run>,
@@ -177,19 +176,19 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// What the run has beyond `seen` pieces, and its end; waits until there is either.
+    /// Returns the pieces after the first `seen` ones, and the end; waits until there is either.
     pub async fn beyond(&mut self, seen: usize) -> (Vec<Delta>, Option<End>) {
         let more = |progress: &Progress| progress.deltas.len() > seen || progress.end.is_some();
         match self.progress.wait_for(more).await {
             Ok(progress) => {
                 (progress.deltas[seen.min(progress.deltas.len())..].to_vec(), progress.end.clone())
             }
-            // The sender lives in `self.run`, so it is there.
+            // The sender is part of `self.run`, so it is alive.
             Err(_) => (Vec::new(), Some(End::lost(now_s()))),
         }
     }
 
-    /// Waits for the end. Why a generation failed is known only here.
+    /// Waits for the end. The cause of a failed generation is known only here.
     pub async fn end(&mut self) -> (Progress, Option<GenerationError>) {
         let progress = match self.progress.wait_for(|progress| progress.end.is_some()).await {
             Ok(progress) => progress.clone(),
@@ -198,13 +197,13 @@ impl Reader {
         (progress, self.run.error.get().cloned())
     }
 
-    /// How far it is now.
+    /// Returns the current progress.
     #[must_use]
     pub fn now(&self) -> Progress {
         self.progress.borrow().clone()
     }
 
-    /// Ends the run soon.
+    /// Requests the run's end.
     pub(super) fn cancel(&self) {
         self.run.cancel();
     }

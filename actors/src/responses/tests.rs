@@ -83,7 +83,7 @@ fn says(text: &str) -> Source {
     ]))
 }
 
-/// Says something and never ends.
+/// Yields one piece and never ends.
 fn endless() -> Source {
     let delta = Delta { text: "a".to_owned(), ..Delta::default() };
     Box::pin(stream::iter([RunEvent::Started, RunEvent::Delta(delta)]).chain(stream::pending()))
@@ -161,7 +161,7 @@ async fn the_background_has_so_many_places() {
     assert!(matches!(refused, Err(ResponsesError::TooManyInBackground { running: 2, .. })));
     assert!(bench.responses.find(bench.user, records[2].id).await.is_err(), "what was refused is not stored");
     bench.responses.delete(bench.user, records[0].id).await.unwrap();
-    // The place is free once the run is over.
+    // The place is free once the run has ended.
     for _ in 0..1000 {
         match bench.begin(&records[2], endless()).await {
             Ok(_) => break,

@@ -1,4 +1,4 @@
-//! What a response is to the actors: what was asked, what was said so far, and how it ended.
+//! Responses as the actors see them: the request, the answer so far, and the end.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,28 +22,28 @@ id!(
 /// A response as it is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResponseRecord {
-    /// Its id.
+    /// The response's id.
     pub id: ResponseId,
-    /// Whose it is.
+    /// The user that owns the response.
     pub user: UserId,
-    /// When it was made (epoch seconds).
+    /// Time of creation (epoch seconds).
     pub created_at: u64,
-    /// Whether it runs without its client.
+    /// True if it runs independently of its client.
     pub background: bool,
-    /// The response as the edge showed it when it was made.
+    /// The response as the edge showed it at its creation.
     pub shown: Value,
     /// The items of earlier turns, oldest first.
     pub history: Vec<Value>,
     /// The items of this turn.
     pub input: Vec<Value>,
-    /// What the model said, in the pieces that it came in.
+    /// The model's answer, in the pieces that it arrived in.
     pub deltas: Vec<Delta>,
-    /// How it ended; `None` while it runs.
+    /// The end; `None` while it runs.
     pub end: Option<End>,
 }
 
 impl ResponseRecord {
-    /// A response that is about to run.
+    /// Returns a response that is about to run.
     #[must_use]
     pub fn new(user: UserId, created_at: u64, shown: Value) -> Self {
         Self {
@@ -59,143 +59,143 @@ impl ResponseRecord {
         }
     }
 
-    /// How far it is.
+    /// Returns the progress.
     #[must_use]
     pub fn progress(&self) -> Progress {
         Progress { started: self.end.is_some(), deltas: self.deltas.clone(), end: self.end.clone() }
     }
 }
 
-/// More of an answer.
+/// A piece of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
-    /// What it is.
+    /// The kind of the piece.
     #[serde(rename = "k", default, skip_serializing_if = "DeltaKind::is_text")]
     pub kind: DeltaKind,
-    /// The new text; of a call, the tool's name.
+    /// The new text; for a call, the tool's name.
     #[serde(rename = "t")]
     pub text: String,
-    /// Its tokens' log-probabilities, where they are wanted.
+    /// Log-probabilities of its tokens, if they were requested.
     #[serde(rename = "l", default, skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenLogprob>,
 }
 
-/// What a piece of an answer is.
+/// The kind of a piece of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeltaKind {
     /// Text for the reader.
     #[default]
     Text,
-    /// Thinking.
+    /// Reasoning.
     Reasoning,
-    /// A call of a tool begins.
+    /// The beginning of a tool call.
     Call {
-        /// What its result is to name.
+        /// The id that its result has to name.
         call_id: String,
     },
-    /// More of the last call's arguments.
+    /// More arguments of the last call.
     Arguments,
-    /// The server begins to search the web; the text is what for.
+    /// The beginning of a web search by the server; the text is the query.
     Search,
-    /// That search has ended.
+    /// The end of that search.
     Searched {
-        /// What the model is shown of it; `None` where the search failed.
+        /// The results that the model is shown; `None` if the search failed.
         #[serde(default)]
         sources: Option<Vec<WebSource>>,
     },
 }
 
 impl DeltaKind {
-    /// Whether it is text for the reader.
+    /// Returns whether it is text for the reader.
     #[must_use]
     pub fn is_text(&self) -> bool {
         *self == Self::Text
     }
 }
 
-/// How a response ended.
+/// The end of a response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct End {
-    /// How.
+    /// The status.
     pub status: EndStatus,
-    /// When (epoch seconds).
+    /// Time of the end (epoch seconds).
     pub at: u64,
-    /// What went wrong, where something did.
+    /// The problem, if one occurred.
     pub problem: Option<Problem>,
-    /// What it took, where that is known.
+    /// The token usage, if it is known.
     pub usage: Option<TokenUsage>,
 }
 
-/// How a response ended.
+/// The final status of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndStatus {
-    /// The model ended it.
+    /// Ended by the model.
     Completed,
-    /// It is as long as it may be.
+    /// Ended at its maximum length.
     Incomplete,
-    /// It could not be made, or not to its end.
+    /// Not generated, or not completely.
     Failed,
-    /// Its caller ended it, or left.
+    /// Ended by its caller, or because the caller left.
     Cancelled,
 }
 
-/// What went wrong.
+/// A problem with a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// For programs.
+    /// The code for programs.
     pub code: String,
-    /// For people.
+    /// The message for people.
     pub message: String,
 }
 
 const SERVER_STOPPED: &str = "server_stopped";
 
 impl End {
-    /// It was running when the server ended.
+    /// Returns the end of a response that was running when the server stopped.
     #[must_use]
     pub fn lost(at: u64) -> Self {
         let message = "The server stopped while the response was being generated. Create it again.";
         Self::failed(at, SERVER_STOPPED, message)
     }
 
-    /// Whether it was running when the server ended: what was said of it is not kept then.
+    /// Returns whether the response was running when the server stopped: its answer is not stored then.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.problem.as_ref().is_some_and(|problem| problem.code == SERVER_STOPPED)
     }
 
-    /// It failed.
+    /// Returns the end of a failed response.
     #[must_use]
     pub fn failed(at: u64, code: &str, message: &str) -> Self {
         let problem = Problem { code: code.to_owned(), message: message.to_owned() };
         Self { status: EndStatus::Failed, at, problem: Some(problem), usage: None }
     }
 
-    /// It was cancelled.
+    /// Returns the end of a cancelled response.
     #[must_use]
     pub const fn cancelled(at: u64) -> Self {
         Self { status: EndStatus::Cancelled, at, problem: None, usage: None }
     }
 }
 
-/// How far a response is.
+/// The progress of a response.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// Whether the model has begun.
+    /// True if the model has begun.
     pub started: bool,
-    /// What it said so far.
+    /// The answer so far.
     pub deltas: Vec<Delta>,
-    /// How it ended.
+    /// The end; `None` while it runs.
     pub end: Option<End>,
 }
 
-/// A stored response, and the way to follow it while it runs.
+/// The id of the item that the first new item answers.
 #[derive(Debug)]
 pub struct Found {
-    /// As it is stored.
+    /// The stored record.
     pub record: ResponseRecord,
-    /// Follows it; `None` once it has ended.
+    /// A reader of its run; `None` once it has ended.
     pub reader: Option<Reader>,
 }

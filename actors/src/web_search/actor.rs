@@ -1,4 +1,4 @@
-//! The actor that looks after what is remembered of searches.
+//! The actor that maintains the cache of search results.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,25 +7,25 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::handle::Shared;
 
-/// How often it looks.
+/// Interval between maintenance passes.
 const TICK: Duration = Duration::from_secs(60);
 
-/// What the keeper is told.
+/// Messages of the actor.
 #[derive(Debug)]
 pub enum SearchKeeperMessage {
-    /// Time passed.
+    /// Periodic maintenance.
     Tick,
 }
 
-/// Forgets results that are too old. What it looks after is not part of it: it can be restarted at any time, and neither
-/// a count nor a search that is under way changes.
+/// Removes expired results. The results are not part of the actor: a restart at any time changes neither a count nor a running
+/// search.
 #[derive(Debug)]
 pub struct SearchKeeper;
 
-/// What the keeper needs.
+/// The arguments of the actor.
 #[derive(Clone, Debug)]
 pub struct SearchKeeperArguments {
-    /// What is remembered.
+    /// The shared state with the cache.
     pub(super) shared: Arc<Shared>,
 }
 

@@ -1,4 +1,4 @@
-//! The service's answer as results. It comes from elsewhere and may be anything.
+//! Conversion of the service's answer into results. The answer is untrusted.
 
 use std::collections::HashSet;
 
@@ -7,35 +7,35 @@ use serde_json::Value;
 
 use super::types::{Found, SearchQuery, WebResult, WebSource, tidy};
 
-/// Longest title in characters.
+/// Maximum length of a title in characters.
 const TITLE: usize = 200;
-/// Longest snippet in characters.
+/// Maximum length of a snippet in characters.
 const SNIPPET: usize = 500;
-/// Longest date in characters.
+/// Maximum length of a date in characters.
 const DATE: usize = 40;
-/// Longest address in bytes.
+/// Maximum length of an address in bytes.
 const URL: usize = 2000;
-/// More than any search costs.
-const MOST_CREDITS: u64 = 100;
+/// Maximum number of credits that an answer may claim; no search costs as much.
+const MAX_CREDITS: u64 = 100;
 
-/// Reads an answer: the results that are of use, and what it cost.
+/// Parses an answer and returns its usable results and their cost.
 ///
 /// # Errors
-/// What is wrong with it as a whole. A single result that is of no use is left out.
+/// A description of the problem with the answer as a whole. An unusable result is left out.
 pub fn read(body: &[u8], query: &SearchQuery) -> Result<(Found, u32), &'static str> {
     let answer: Value = serde_json::from_slice(body).map_err(|_| "it is not JSON")?;
     let organic = answer.get("organic").ok_or("it has no list of results")?;
     let organic = organic.as_array().ok_or("its list of results is none")?;
     let mut seen = HashSet::new();
     let most = usize::try_from(query.results).unwrap_or(usize::MAX);
-    // A direct answer, where there is one, comes before the pages.
+    // A direct answer, if there is one, precedes the pages.
     let direct = answer.get("answerBox").into_iter();
     let results = direct
         .chain(organic)
         .filter_map(|result| read_result(result, query))
         .filter(|result| seen.insert(result.source.url.clone()))
         .take(most);
-    let credits = answer.get("credits").and_then(Value::as_u64).unwrap_or(1).clamp(1, MOST_CREDITS);
+    let credits = answer.get("credits").and_then(Value::as_u64).unwrap_or(1).clamp(1, MAX_CREDITS);
     Ok((Found { results: results.collect() }, u32::try_from(credits).unwrap_or(1)))
 }
 

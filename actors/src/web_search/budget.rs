@@ -1,4 +1,4 @@
-//! Search credits spent today, in all and by each payer: the cost limit.
+//! Search credits spent per day, in all and by each payer: the cost limit.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -9,12 +9,12 @@ use super::types::SearchError;
 
 const DAY: u64 = 86_400;
 
-/// Credits a day; 0 is no limit.
+/// Credits per day; 0 is unlimited.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Of all together.
+    /// The limit of all payers together.
     pub all: u32,
-    /// Of each one.
+    /// The limit of each payer.
     pub each: u32,
 }
 
@@ -54,7 +54,7 @@ pub struct LocalCredits(Mutex<Budget>);
 
 impl LocalCredits {
     fn budget(&self) -> MutexGuard<'_, Budget> {
-        // Every change is whole, so a panic elsewhere leaves nothing half done.
+        // Every change is atomic, so a panic elsewhere leaves a consistent state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -85,7 +85,7 @@ impl Budget {
         }
     }
 
-    /// Whether there is one more for `payer`.
+    /// Checks whether `payer` has a credit left.
     ///
     /// # Errors
     /// [`SearchError::Spent`].
@@ -107,7 +107,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Takes one.
+    /// Takes a credit.
     ///
     /// # Errors
     /// [`SearchError::Spent`].
@@ -117,7 +117,7 @@ impl Budget {
         Ok(())
     }
 
-    /// It cost more than was taken before.
+    /// Charges credits beyond the one that was taken.
     pub fn charge(&mut self, payer: &str, credits: u32, now_s: u64) {
         self.turn(now_s);
         self.all = self.all.saturating_add(credits);
@@ -125,7 +125,7 @@ impl Budget {
         *own = own.saturating_add(credits);
     }
 
-    /// It cost nothing after all.
+    /// Returns a credit that was taken.
     pub fn give_back(&mut self, payer: &str, now_s: u64) {
         self.turn(now_s);
         self.all = self.all.saturating_sub(1);

@@ -1,11 +1,11 @@
-//! Results that are remembered for a while, the same for everybody.
+//! Cache of results, shared by all users.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::types::{Found, SearchQuery};
 
-/// Results of the last searches, up to a number of them.
+/// The results of the last searches, up to a maximum number.
 #[derive(Debug, Default)]
 pub struct Cache {
     entries: HashMap<SearchQuery, Entry>,
@@ -14,20 +14,20 @@ pub struct Cache {
 #[derive(Debug)]
 struct Entry {
     found: Arc<Found>,
-    /// When it is too old.
+    /// Time at which it expires.
     ends_ms: u64,
     used_ms: u64,
 }
 
 impl Cache {
-    /// What is remembered of that search.
+    /// Returns the cached results of a search.
     pub fn get(&mut self, query: &SearchQuery, now_ms: u64) -> Option<Arc<Found>> {
         let entry = self.entries.get_mut(query).filter(|entry| entry.ends_ms > now_ms)?;
         entry.used_ms = now_ms;
         Some(Arc::clone(&entry.found))
     }
 
-    /// Remembers it. What is longest unused makes room.
+    /// Adds results. The least recently used entry makes room.
     pub fn put(&mut self, query: SearchQuery, found: Arc<Found>, most: usize, ttl_ms: u64, now_ms: u64) {
         if most == 0 || ttl_ms == 0 {
             return;
@@ -41,7 +41,7 @@ impl Cache {
         self.entries.insert(query, Entry { found, ends_ms, used_ms: now_ms });
     }
 
-    /// Forgets what is too old; returns how much that was.
+    /// Removes expired results; returns their number.
     pub fn forget_old(&mut self, now_ms: u64) -> usize {
         let before = self.entries.len();
         self.entries.retain(|_, entry| entry.ends_ms > now_ms);

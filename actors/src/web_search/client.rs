@@ -1,5 +1,5 @@
-//! Talking to the service: each request has a size limit for its answer and follows no redirect, and all tries of a
-//! search together have a time limit, so that whatever the service does costs one search and nothing else.
+//! Client of the service: each request has a size limit for its answer and follows no redirect, and all tries of a search
+//! together have a time limit, so that no behaviour of the service affects more than one search.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use super::config::WebSearchConfig;
 use super::retry;
 use super::types::{Found, SearchError, SearchQuery};
 
-/// Longest answer that is read. Ten results take about 10 KiB.
+/// Maximum size of an answer in bytes. Ten results take about 10 KiB.
 const ANSWER_LIMIT: usize = 1 << 20;
-/// How much of the service's own words about an error goes to the log.
+/// Maximum length of the service's error text in the log.
 const LOGGED: usize = 200;
 
-/// The service, seen from here.
+/// A client of the service.
 #[derive(Debug, Default)]
 pub struct Client {
-    /// Made at the first search: TLS and its root certificates are megabytes that most servers never need.
+    /// Created at the first search: TLS and its root certificates are megabytes that most servers never need.
     http: OnceLock<reqwest::Client>,
 }
 
@@ -33,7 +33,7 @@ struct Asked<'a> {
     location: Option<&'a str>,
 }
 
-/// A try that failed.
+/// A failed try.
 #[derive(Debug)]
 struct Failure {
     error: SearchError,
@@ -48,10 +48,10 @@ impl Failure {
 }
 
 impl Client {
-    /// Searches; returns what was found and what it cost.
+    /// Searches; returns the results and their cost.
     ///
     /// # Errors
-    /// Why nothing could be found. Returns within the time that the settings give.
+    /// The reason why the search failed. Returns within the time limit of the settings.
     pub async fn search(
         &self,
         config: &WebSearchConfig,
@@ -77,7 +77,7 @@ impl Client {
                 Err(failure) => failure,
             };
             let wait = retry::wait(failed, fastrand::f64(), failure.retry_after);
-            // A wait that there is no time for would hide why it failed behind a timeout.
+            // A wait that exceeds the time limit would hide the cause behind a timeout.
             let in_time = Instant::now() + wait < ends;
             if !failure.is_worth_another || failed >= config.retries || !in_time {
                 return Err(failure.error);
@@ -138,7 +138,7 @@ impl Client {
             return Ok(client.clone());
         }
         let client = reqwest::Client::builder()
-            // A redirect would carry the key to wherever it points.
+            // A redirect would send the key to another server.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(5))
             .pool_idle_timeout(Duration::from_secs(30))
@@ -162,7 +162,7 @@ fn refusal(status: u16, retry_after: Option<Duration>) -> Failure {
     Failure { error, is_worth_another: retry::is_worth_it(status), retry_after }
 }
 
-/// What the service asks for, in seconds (RFC 9110 section 10.2.3); a date is not looked at.
+/// Returns the delay that the service requests in seconds (RFC 9110 section 10.2.3); a date is ignored.
 fn retry_after(headers: &reqwest::header::HeaderMap) -> Option<Duration> {
     let text = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?;
     text.trim().parse().ok().map(Duration::from_secs)

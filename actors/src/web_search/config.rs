@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WebSearchConfig {
-    /// Where Serper is.
+    /// Base URL of Serper.
     pub base_url: String,
-    /// This server's key at Serper; without one nothing is searched.
+    /// This server's key at Serper; without one, web search is unavailable.
     pub api_key: Option<String>,
-    /// Longest time of a search, with all its retries (milliseconds).
+    /// Maximum time of a search with all its retries (milliseconds).
     pub timeout_ms: u64,
-    /// How often a search is tried again.
+    /// Number of retries of a search.
     pub retries: u32,
-    /// Most results of a search.
+    /// Maximum number of results of a search.
     pub max_results: u32,
-    /// Most searches of one response.
+    /// Maximum number of searches of one response.
     pub max_per_response: u32,
-    /// How long results are remembered (seconds). 0: not at all.
+    /// Time that results are cached (seconds). 0: not at all.
     pub cache_ttl_s: u64,
-    /// Results of how many searches are remembered. 0: none.
+    /// Number of searches whose results are cached. 0: none.
     pub cache_entries: usize,
-    /// Most credits a day. 0: no limit.
+    /// Maximum number of credits per day. 0: unlimited.
     pub credits_per_day: u32,
-    /// The same of one user or address.
+    /// Maximum number of credits per day of one user or address. 0: unlimited.
     pub credits_per_user_per_day: u32,
 }
 
@@ -45,7 +45,7 @@ impl Default for WebSearchConfig {
     }
 }
 
-/// Without the key.
+/// Leaves out the key.
 impl std::fmt::Debug for WebSearchConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WebSearchConfig")

@@ -1,4 +1,4 @@
-//! The edge's door to searching the web.
+//! The edge's handle to web search.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -13,13 +13,13 @@ use super::types::{Found, SearchError, SearchQuery};
 use crate::identity::now_s;
 use crate::supervisor::ChildSpec;
 
-/// Searching the web. Cheap to clone.
+/// Handle to web search. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WebSearch {
     shared: Arc<Shared>,
 }
 
-/// What is remembered, beside the actor that looks after it.
+/// The state shared with the actor that maintains it.
 #[derive(Debug)]
 pub(super) struct Shared {
     config: WebSearchConfig,
@@ -35,7 +35,7 @@ impl Shared {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Forgets results that are too old; returns how many.
+    /// Removes expired results; returns their number.
     pub(super) fn forget_old(&self) -> usize {
         let now_ms = self.now_ms();
         lock(&self.cache).forget_old(now_ms)
@@ -47,7 +47,7 @@ impl Shared {
 }
 
 impl WebSearch {
-    /// With these settings. Talks to nobody.
+    /// Returns a handle with these settings. Does not contact the service.
     #[must_use]
     pub fn new(config: WebSearchConfig) -> Self {
         let shared = Shared {
@@ -61,28 +61,28 @@ impl WebSearch {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Its actor, for a supervisor to start.
+    /// Returns its actor, for a supervisor to start.
     pub(crate) fn child(&self) -> ChildSpec {
         let arguments = SearchKeeperArguments { shared: Arc::clone(&self.shared) };
         ChildSpec::new("web search", || SearchKeeper, arguments)
     }
 
-    /// The settings.
+    /// Returns the settings.
     #[must_use]
     pub fn config(&self) -> &WebSearchConfig {
         &self.shared.config
     }
 
-    /// Whether `payer` can search now.
+    /// Checks that `payer` can search now.
     ///
     /// # Errors
-    /// There is no key, or as much has been spent as may be.
+    /// There is no key, or the credits are used up.
     pub async fn check(&self, payer: &str) -> Result<(), SearchError> {
         self.configured()?;
         self.shared.credits.check(payer, self.shared.limits(), now_s()).await
     }
 
-    /// How the service is, as the last calls have shown.
+    /// Returns the health of the service according to the last calls.
     #[must_use]
     pub fn health(&self) -> SearchHealth {
         match self.config().api_key {
@@ -91,10 +91,10 @@ impl WebSearch {
         }
     }
 
-    /// Searches, at `payer`'s expense. What is remembered costs nothing. Dropping the future ends the search.
+    /// Searches, at `payer`'s expense. Cached results cost nothing. Dropping the future ends the search.
     ///
     /// # Errors
-    /// Why there are no results. Returns within `timeout_ms`.
+    /// The reason why there are no results. Returns within `timeout_ms`.
     pub async fn search(&self, payer: &str, mut query: SearchQuery) -> Result<Arc<Found>, SearchError> {
         let shared = &self.shared;
         self.configured()?;
@@ -119,7 +119,7 @@ impl WebSearch {
                 Ok(found)
             }
             Err(error) => {
-                // The service charges for answers.
+                // The service charges for answers only.
                 shared.credits.give_back(payer, now_s()).await;
                 tracing::warn!(%error, "a web search failed");
                 Err(error)
@@ -133,6 +133,6 @@ impl WebSearch {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is inside is whole after every step, so a panic elsewhere leaves nothing half done.
+    // The contents are consistent after every step, so a panic elsewhere leaves a consistent state.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

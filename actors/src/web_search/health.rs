@@ -1,26 +1,26 @@
-//! How the service is, as real calls have shown.
+//! Health of the service, derived from real calls.
 
 use super::types::SearchError;
 
-/// So many failures in a row are no accident.
+/// Number of consecutive failures from which the service counts as unhealthy.
 const NOT_WELL: u32 = 3;
 
-/// How the service is.
+/// The health of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SearchHealth {
-    /// There is no key.
+    /// No key is configured.
     NotConfigured,
-    /// It was not asked yet.
+    /// No call was made yet.
     Unknown,
-    /// Its last answer was good.
+    /// The last call succeeded.
     Healthy,
-    /// It failed once or twice in a row.
+    /// One or two consecutive calls failed.
     Degraded,
-    /// It failed more often in a row, or does not take the key.
+    /// More consecutive calls failed, or the service rejects the key.
     Unhealthy,
 }
 
-/// What the last calls came to.
+/// The outcomes of the last calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     asked: bool,
@@ -29,14 +29,14 @@ pub struct Record {
 }
 
 impl Record {
-    /// A call has ended.
+    /// Records the outcome of a call.
     pub fn note<T>(&mut self, outcome: &Result<T, SearchError>) {
         self.asked = true;
         self.refused = matches!(outcome, Err(SearchError::KeyRefused(_)));
         self.failures = if outcome.is_ok() { 0 } else { self.failures.saturating_add(1) };
     }
 
-    /// What that says.
+    /// Returns the health.
     pub const fn health(self) -> SearchHealth {
         match self {
             Self { asked: false, .. } => SearchHealth::Unknown,

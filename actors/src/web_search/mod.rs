@@ -1,14 +1,13 @@
-//! Searching the web with [Serper](https://serper.dev): one search is one HTTP request at most a few times over, bounded
-//! in time, size and cost.
+//! Web search with [Serper](https://serper.dev): one search is one HTTP request with a few retries, bounded in time, size and
+//! cost.
 //!
-//! - [`WebSearch`]: the door; whoever drops its future drops the search
-//! - [`types`]: what is searched for and found
+//! - [`WebSearch`]: the handle; dropping a search's future ends the search
+//! - [`types`]: queries and results
 //! - `answer`, `budget`, `cache`, `health`, `retry`: pure, no clock and no socket of their own
-//! - `client`: talks to the service
-//! - `actor`: forgets what is too old
+//! - `client`: the HTTP client of the service
+//! - `actor`: removes expired results
 //!
-//! What is remembered lies beside the actor, as with the rate limits: it can be restarted at any time and no count
-//! changes.
+//! The state is held outside the actor, as with the rate limits: a restart at any time changes no count.
 
 mod actor;
 mod answer;

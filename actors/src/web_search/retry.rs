@@ -1,21 +1,21 @@
-//! When a search is tried again.
+//! Retry policy of searches.
 
 use std::time::Duration;
 
-/// The first wait is up to this long, and each after it up to twice as long.
+/// Upper bound of the first wait; it doubles with each further one.
 const BASE: Duration = Duration::from_millis(200);
-/// No wait of our own is longer.
-const MOST: Duration = Duration::from_secs(3);
+/// Maximum wait, unless the service asks for a longer one.
+const MAX_WAIT: Duration = Duration::from_secs(3);
 
-/// How long to wait behind try number `failed` (from 0), with a `draw` from 0 to 1: anything up to the bound ("full
-/// jitter"), so that many who failed together do not come back together. What the service asks for is never undercut.
+/// Returns the wait after try number `failed` (from 0), with a `draw` from 0 to 1: any value up to the bound ("full jitter"), so
+/// that clients that failed together do not retry together. The service's requested delay is never undercut.
 pub fn wait(failed: u32, draw: f64, retry_after: Option<Duration>) -> Duration {
-    let bound = BASE.saturating_mul(1 << failed.min(10)).min(MOST);
+    let bound = BASE.saturating_mul(1 << failed.min(10)).min(MAX_WAIT);
     let draw = if draw.is_finite() { draw.clamp(0.0, 1.0) } else { 1.0 };
     retry_after.unwrap_or_default().saturating_add(bound.mul_f64(draw))
 }
 
-/// Whether a status may be another one next time.
+/// Returns whether a retry may change the status.
 pub const fn is_worth_it(status: u16) -> bool {
     status == 429 || (status >= 500 && status != 501)
 }
@@ -34,7 +34,7 @@ mod tests {
             let asked = asked.map(Duration::from_millis);
             let waited = wait(failed, draw, asked);
             prop_assert!(waited >= asked.unwrap_or_default());
-            prop_assert!(waited <= asked.unwrap_or_default() + MOST);
+            prop_assert!(waited <= asked.unwrap_or_default() + MAX_WAIT);
             prop_assert!(wait(failed, 1.0, None) <= wait(failed + 1, 1.0, None));
         }
     }

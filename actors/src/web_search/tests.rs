@@ -1,4 +1,4 @@
-//! The door, against a service on a real socket.
+//! The handle, against a service on a real socket.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use super::*;
 const FOUND: &str =
     r#"{"organic": [{"title": "T", "link": "https://a.example/", "snippet": "S"}], "credits": 1}"#;
 
-/// Answers one request after the other with these (status, headers, body), the last one for ever.
+/// Answers one request after the other with these (status, headers, body); the last one is repeated.
 async fn service(answers: Vec<(u16, &'static str, String)>) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -55,17 +55,16 @@ fn query(text: &str) -> SearchQuery {
 #[tokio::test]
 async fn what_is_remembered_costs_nothing() {
     let (url, asked) = service(vec![(200, "", FOUND.to_owned())]).await;
-    let door =
-        WebSearch::new(WebSearchConfig { credits_per_user_per_day: 1, ..search(url).config().clone() });
-    assert_eq!(door.health(), SearchHealth::Unknown);
-    let found = door.search("a", query("x  y")).await.unwrap();
+    let web = WebSearch::new(WebSearchConfig { credits_per_user_per_day: 1, ..search(url).config().clone() });
+    assert_eq!(web.health(), SearchHealth::Unknown);
+    let found = web.search("a", query("x  y")).await.unwrap();
     assert_eq!(found.results[0].source.title, "T");
-    assert_eq!(door.search("a", query(" x\ny ")).await.unwrap(), found);
-    assert!(matches!(door.search("a", query("z")).await, Err(SearchError::Spent { .. })));
-    assert!(matches!(door.check("a").await, Err(SearchError::Spent { .. })));
-    assert!(door.search("b", query("z")).await.is_ok());
+    assert_eq!(web.search("a", query(" x\ny ")).await.unwrap(), found);
+    assert!(matches!(web.search("a", query("z")).await, Err(SearchError::Spent { .. })));
+    assert!(matches!(web.check("a").await, Err(SearchError::Spent { .. })));
+    assert!(web.search("b", query("z")).await.is_ok());
     assert_eq!(asked.load(Ordering::SeqCst), 2);
-    assert_eq!(door.health(), SearchHealth::Healthy);
+    assert_eq!(web.health(), SearchHealth::Healthy);
 }
 
 #[tokio::test]
@@ -91,25 +90,24 @@ async fn nobody_there_no_key_and_no_end() {
         (Err(SearchError::NotConfigured), SearchHealth::NotConfigured)
     );
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let door = search(format!("http://{nobody}"));
-    assert_eq!(door.search("a", query("x")).await, Err(SearchError::Unreachable));
-    assert_eq!(door.health(), SearchHealth::Degraded);
+    let web = search(format!("http://{nobody}"));
+    assert_eq!(web.search("a", query("x")).await, Err(SearchError::Unreachable));
+    assert_eq!(web.health(), SearchHealth::Degraded);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("http://{}", listener.local_addr().unwrap());
-    let door = WebSearch::new(WebSearchConfig { timeout_ms: 50, ..search(silent).config().clone() });
-    assert_eq!(door.search("a", query("x")).await, Err(SearchError::Timeout(Duration::from_millis(50))));
+    let web = WebSearch::new(WebSearchConfig { timeout_ms: 50, ..search(silent).config().clone() });
+    assert_eq!(web.search("a", query("x")).await, Err(SearchError::Timeout(Duration::from_millis(50))));
 }
 
 #[tokio::test]
 async fn answers_of_no_use_cost_nothing_and_are_not_remembered() {
     let long = (200, "", "x".repeat(2 << 20));
     let (url, _) = service(vec![long, (200, "", "<html>".to_owned()), (200, "", FOUND.to_owned())]).await;
-    let door =
-        WebSearch::new(WebSearchConfig { credits_per_user_per_day: 1, ..search(url).config().clone() });
+    let web = WebSearch::new(WebSearchConfig { credits_per_user_per_day: 1, ..search(url).config().clone() });
     for _ in 0..2 {
-        assert!(matches!(door.search("a", query("x")).await, Err(SearchError::Invalid(_))));
+        assert!(matches!(web.search("a", query("x")).await, Err(SearchError::Invalid(_))));
     }
-    assert!(door.search("a", query("x")).await.is_ok());
+    assert!(web.search("a", query("x")).await.is_ok());
 }
 
 #[test]

@@ -1,35 +1,35 @@
-//! What is searched for, what is found, and why nothing is.
+//! Queries, results and errors of searches.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest text that is searched for, in characters: search engines look at some 32 words.
+/// Maximum length of a query in characters: search engines use some 32 words.
 pub const MAX_QUERY: usize = 400;
 
-/// What is searched for. Two that are equal have the same results for a while.
+/// A query. Equal queries have the same results for a while.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SearchQuery {
-    /// The words.
+    /// The search terms.
     pub text: String,
     /// ISO code of the country to search from.
     pub country: Option<String>,
     /// The place to search from, in words.
     pub location: Option<String>,
-    /// Only pages of these domains and what is below them; empty is any.
+    /// Restricts results to these domains and their subdomains; empty: any.
     pub domains: Vec<String>,
-    /// Most results.
+    /// Maximum number of results.
     pub results: u32,
 }
 
 impl SearchQuery {
-    /// The words without line breaks and runs of spaces, not longer than the service wants them.
+    /// Returns the terms without line breaks and runs of spaces, cut to the maximum length.
     #[must_use]
     pub fn words(text: &str) -> String {
         tidy(text, MAX_QUERY)
     }
 
-    /// The words with the domains, as search engines have them.
+    /// Returns the terms with the domains as search operators.
     #[must_use]
     pub fn in_operators(&self) -> String {
         if self.domains.is_empty() {
@@ -39,7 +39,7 @@ impl SearchQuery {
         format!("{} ({})", self.text, sites.join(" OR "))
     }
 
-    /// Whether a page of that host may be among the results.
+    /// Returns whether a page of that host may be among the results.
     #[must_use]
     pub fn allows(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -51,7 +51,7 @@ impl SearchQuery {
     }
 }
 
-/// A text on one line, without control characters, cut at `most` characters.
+/// Returns a text on one line, without control characters, cut at `most` characters.
 #[must_use]
 pub fn tidy(text: &str, most: usize) -> String {
     let mut tidied = String::new();
@@ -74,78 +74,78 @@ pub fn tidy(text: &str, most: usize) -> String {
     tidied
 }
 
-/// One result.
+/// A result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebResult {
-    /// Its page.
+    /// The page.
     pub source: WebSource,
-    /// What the page says about it.
+    /// The page's text about the query.
     pub snippet: String,
-    /// The page's date in words, where it has one.
+    /// The page's date as text, if it has one.
     pub date: Option<String>,
 }
 
 /// A page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebSource {
-    /// Its address, `http` or `https`.
+    /// The address, `http` or `https`.
     pub url: String,
-    /// Its title.
+    /// The title.
     pub title: String,
 }
 
-/// What a search found; may be nothing.
+/// The results of a search; may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The results, best first.
     pub results: Vec<WebResult>,
 }
 
-/// Why there are no results. No text of the service's own and no key is part of it.
+/// The reason why there are no results. Contains no text of the service and no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SearchError {
-    /// There is no key.
+    /// No key is configured.
     #[error(
         "web search is not set up on this server: its operator has to set web_search.api_key \
          (JAN_SERVER__WEB_SEARCH__API_KEY) to a key of serper.dev"
     )]
     NotConfigured,
-    /// As much has been spent today as may be.
+    /// The credits of the day are used up.
     #[error("the limit of {limit} search credits a day{whose} is reached ({setting}); it resets at 0:00 UTC")]
     Spent {
         /// The limit.
         limit: u32,
-        /// Whose it is, for the sentence.
+        /// The owner of the limit, for the message.
         whose: &'static str,
         /// The setting.
         setting: &'static str,
-        /// Until it begins anew.
+        /// Delay until the limit resets.
         retry_after: Duration,
     },
-    /// No answer in time.
+    /// No answer within the time limit.
     #[error("the search service did not respond within {0:?}")]
     Timeout(Duration),
     /// No connection, or one that broke.
     #[error("the search service cannot be reached")]
     Unreachable,
-    /// The service cannot answer now.
+    /// The service is temporarily unavailable.
     #[error("the search service is unavailable (status {0})")]
     Unavailable(u16),
-    /// The service does not take the key.
+    /// The service rejects the key.
     #[error(
         "the search service rejected this server's key (status {0}); the administrator must check web_search.api_key"
     )]
     KeyRefused(u16),
-    /// The service does not take the search.
+    /// The service rejects the search.
     #[error("the search service rejected the search (status {0})")]
     Refused(u16),
-    /// The answer is of no use.
+    /// The answer is unusable.
     #[error("the search service's response is invalid: {0}")]
     Invalid(&'static str),
 }
 
 impl SearchError {
-    /// Whether the service is to blame, not this server's settings or its callers.
+    /// Returns whether the service is the cause, not this server's settings or its callers.
     #[must_use]
     pub const fn is_service(&self) -> bool {
         !matches!(self, Self::NotConfigured | Self::Spent { .. })
