@@ -1,10 +1,10 @@
-//! Everything of Jan Server that owns state.
+//! The parts of Jan Server that own state.
 //!
-//! Supervised actors, the stores, and the server's side of the worker processes. This crate knows neither HTTP nor
-//! llama.cpp: the edge (`src/` of the root package) sends typed messages and shapes the answers, and what a worker
-//! computes is behind the protocol of `jan-protocol`.
+//! Supervised actors, the stores, and the server's side of the worker processes. This crate depends on neither HTTP nor
+//! llama.cpp: the edge (`src/` of the root package) sends typed messages and formats the answers, and the computation of a worker
+//! is behind the protocol of `jan-protocol`.
 //!
-//! Arrows point inward: edge → actors → protocol ← engine, never back.
+//! Dependencies point inward: edge → actors → protocol ← engine, never back.
 
 pub mod audit;
 pub mod backup;

@@ -1,7 +1,7 @@
-//! One actor for the services that only hand their messages on: to decisions on the store's commit thread, and to tasks.
+//! A generic actor for services that only forward their messages: to decisions on the store's commit thread, and to tasks.
 //!
-//! Such a service holds no state that a restart would lose. What an actor adds is supervision, an address that outlives
-//! restarts ([`Slot`]), and calls whose number is bounded ([`Request`]).
+//! Such a service has no state that a restart would lose. The actor adds supervision, an address that outlives restarts
+//! ([`Slot`]), and a bound on concurrent calls ([`Request`]).
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::supervisor::ChildSpec;
 
-/// A call and its place among those at a time, which is taken until it is answered: a mailbox has no bound of its own.
+/// A call with its place in the bound on concurrent calls, held until it is answered: a mailbox has no bound of its own.
 pub struct Request<T, E> {
     reply: RpcReplyPort<Result<T, E>>,
     _place: OwnedSemaphorePermit,
@@ -26,7 +26,7 @@ impl<T, E> Debug for Request<T, E> {
 }
 
 impl<T: Send + 'static, E: Send + 'static> Request<T, E> {
-    /// A call that has its place.
+    /// Returns a call with its place.
     pub const fn new(reply: RpcReplyPort<Result<T, E>>, place: OwnedSemaphorePermit) -> Self {
         Self { reply, _place: place }
     }
@@ -36,7 +36,7 @@ impl<T: Send + 'static, E: Send + 'static> Request<T, E> {
         self.reply.is_closed()
     }
 
-    /// Answers it. The caller may have gone away meanwhile.
+    /// Answers the call. The caller may have gone away meanwhile.
     pub fn answer(self, answer: Result<T, E>) {
         let _ = self.reply.send(answer);
     }
@@ -57,13 +57,13 @@ impl<M: Message> Slot<M> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = actor;
     }
 
-    /// The actor, which has no address from now on.
+    /// Returns the actor and removes its address.
     #[cfg(test)]
     pub fn take(&self) -> Option<ActorRef<M>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The running actor; waits for one that is being started, up to a limit.
+    /// Returns the running actor; waits for one that is being started, up to a limit.
     pub async fn running(&self, limit: Duration) -> Option<ActorRef<M>> {
         let deadline = Instant::now() + limit;
         loop {
@@ -82,10 +82,10 @@ pub type Tick<M> = (Duration, fn() -> M);
 
 /// A service behind a [`ServiceActor`]. It is cloned for each start of its actor.
 pub trait Service: Clone + Send + Sync + 'static {
-    /// Its messages.
+    /// The type of its messages.
     type Message: Message;
 
-    /// A message that it gets at intervals, if any.
+    /// A message that it receives at intervals, if any.
     const TICK: Option<Tick<Self::Message>> = None;
 
     /// Work to be done before it has an address.
@@ -93,14 +93,14 @@ pub trait Service: Clone + Send + Sync + 'static {
         std::future::ready(())
     }
 
-    /// Hands a message on. Must not block.
+    /// Forwards a message. Must not block.
     fn handle(&mut self, message: Self::Message);
 
     /// Work to be done when its actor stops.
     fn stop(&mut self) {}
 }
 
-/// A child that runs a service, found in `slot` while it does. `name` is for logs.
+/// Returns a child that runs a service, with its address in `slot` while it runs. `name` is for logs.
 pub fn child<S: Service>(name: impl Into<String>, service: S, slot: Arc<Slot<S::Message>>) -> ChildSpec {
     ChildSpec::new(name, || ServiceActor::<S>(PhantomData), Running { service, slot })
 }
@@ -108,13 +108,13 @@ pub fn child<S: Service>(name: impl Into<String>, service: S, slot: Arc<Slot<S::
 /// The actor of a service.
 struct ServiceActor<S>(PhantomData<fn() -> S>);
 
-/// Its arguments and its state.
+/// The arguments and the state of the actor.
 struct Running<S: Service> {
     service: S,
     slot: Arc<Slot<S::Message>>,
 }
 
-// Derived, it would ask for messages that can be cloned.
+// Derived, it would require messages that can be cloned.
 impl<S: Service> Clone for Running<S> {
     fn clone(&self) -> Self {
         Self { service: self.service.clone(), slot: Arc::clone(&self.slot) }

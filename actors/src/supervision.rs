@@ -1,34 +1,35 @@
-//! The one restart policy of all supervisors: how often, how soon, and when to stop trying for a while.
+//! The restart policy of all supervisors: rate, delay, and pause of restarts.
 //!
-//! Intensity is counted as Erlang/OTP's supervisor counts it ([Supervisor Behaviour, "Maximum Restart Intensity"]):
-//! more than `max_restarts` restarts within a sliding window means that restarting does not help. OTP's supervisor
-//! then ends itself and leaves the matter to its own supervisor; here the part is given up for a while and tried
-//! again, since a model file can be replaced and memory can come free.
+//! Intensity is counted as Erlang/OTP's supervisor counts it ([Supervisor Behaviour, "Maximum Restart Intensity"]): more than
+//! `max_restarts` restarts within a sliding window mean that restarting does not help. OTP's supervisor then terminates and
+//! escalates to its own supervisor; here the child is given up for a while and then restarted, since a model file can be replaced
+//! and memory can become free.
 //!
-//! Pure: time is passed in, nothing sleeps. The supervisor asks at each failure and does what it is told.
+//! Pure: time is an argument, nothing sleeps. The supervisor asks for a decision at each failure and follows it.
 //!
 //! [Supervisor Behaviour, "Maximum Restart Intensity"]: https://www.erlang.org/doc/system/sup_princ.html
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How often and how soon a failed part is restarted.
+/// Rate and delay of the restarts of a failed child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// Most restarts in any window of `within` (OTP's `intensity`). 0: never at once, only after the cooldown.
+    /// Maximum number of restarts in any window of `within` (OTP's `intensity`). 0: no immediate restart, only after the
+    /// cooldown.
     pub max_restarts: u32,
     /// The window over which restarts are counted (OTP's `period`).
     pub within: Duration,
-    /// Wait before the second restart in a row; the first is immediate. Doubles with each one after it.
+    /// Wait before the second consecutive restart; the first is immediate. Doubles with each further one.
     pub initial_backoff: Duration,
-    /// The longest wait before a restart.
+    /// Maximum wait before a restart.
     pub max_backoff: Duration,
-    /// The shortest time for which the part is given up once `max_restarts` are used.
+    /// Minimum time for which the child is given up once `max_restarts` are used.
     pub cooldown: Duration,
 }
 
 impl Default for RestartPolicy {
-    /// 5 restarts a minute, at once and then after 100 ms doubling up to 5 s; given up for 30 s at least.
+    /// 5 restarts per minute, immediately and then after 100 ms doubling up to 5 s; given up for at least 30 s.
     fn default() -> Self {
         Self {
             max_restarts: 5,
@@ -41,7 +42,7 @@ impl Default for RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// The wait before a restart that follows `previous` restarts without a stable time between them.
+    /// Returns the wait before a restart that follows `previous` restarts without a stable period between them.
     pub fn backoff(&self, previous: u32) -> Duration {
         let Some(doublings) = previous.checked_sub(1) else {
             return Duration::ZERO;
@@ -51,12 +52,12 @@ impl RestartPolicy {
     }
 }
 
-/// What to do about a failure.
+/// The reaction to a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Restart after this long.
+    /// Restart after this delay.
     RestartAfter(Duration),
-    /// Too many restarts: report the part as unhealthy, and start it again after `retry_after`.
+    /// Too many restarts: report the child as unhealthy, and start it again after `retry_after`.
     GiveUp {
         /// At least the policy's cooldown, and until the window has room for a restart.
         retry_after: Duration,
@@ -64,7 +65,7 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// How long to wait before the part is started again, whichever the decision is.
+    /// Returns the delay until the child is started again, for either decision.
     pub fn delay(&self) -> Duration {
         match *self {
             Self::RestartAfter(delay) => delay,
@@ -73,29 +74,29 @@ impl Decision {
     }
 }
 
-/// What a supervisor remembers of one part's failures.
+/// The failure history of one child.
 #[derive(Clone, Debug)]
 pub struct RestartTracker {
     policy: RestartPolicy,
-    /// When the restarts of the current window were due, oldest first. At most `max_restarts` (or 1) of them.
+    /// Due times of the restarts in the current window, oldest first. At most `max_restarts` (or 1) of them.
     restarts: VecDeque<Instant>,
-    /// Restarts since the part was last stable or given up.
+    /// Number of restarts since the child was last stable or given up.
     in_a_row: u32,
 }
 
 impl RestartTracker {
-    /// A tracker of a part that has not failed yet.
+    /// Returns a tracker of a child that has not failed yet.
     pub fn new(policy: RestartPolicy) -> Self {
         Self { policy, restarts: VecDeque::new(), in_a_row: 0 }
     }
 
-    /// The policy that decides.
+    /// Returns the policy.
     pub fn policy(&self) -> &RestartPolicy {
         &self.policy
     }
 
-    /// The part failed at `now` (or failed to start). The start that the decision names counts as a restart at the
-    /// time when it is due, also the one after giving up, so the intensity holds over any window.
+    /// Records a failure at `now` (or a failed start), and decides. The start that the decision names counts as a restart at its
+    /// due time, also the one after giving up, so the intensity holds over any window.
     pub fn on_failure(&mut self, now: Instant) -> Decision {
         self.forget_before(now);
         let used = u32::try_from(self.restarts.len()).unwrap_or(u32::MAX);
@@ -114,8 +115,8 @@ impl RestartTracker {
         decision
     }
 
-    /// The part has run long enough at `now` to count as recovered: the next restart is immediate again. Restarts
-    /// that happened still count against the intensity.
+    /// Records that the child has run long enough at `now` to count as recovered: the next restart is immediate again. Earlier
+    /// restarts still count towards the intensity.
     pub fn on_stable(&mut self, now: Instant) {
         self.forget_before(now);
         self.in_a_row = 0;
@@ -132,7 +133,7 @@ impl RestartTracker {
         }
     }
 
-    /// How long until the oldest restart leaves the window.
+    /// Returns the time until the oldest restart leaves the window.
     fn until_room(&self, now: Instant) -> Duration {
         match self.restarts.front() {
             Some(&oldest) => (oldest + self.policy.within).saturating_duration_since(now),
@@ -263,7 +264,7 @@ mod tests {
                 if let Decision::GiveUp { retry_after } = decision {
                     prop_assert!(retry_after >= policy.cooldown);
                     prop_assert!(retry_after <= policy.cooldown.max(policy.within));
-                    // Whatever happened: a part that then lives for a whole window is restarted at once.
+                    // For any history: a child that then runs for a whole window is restarted immediately.
                     if policy.max_restarts > 0 {
                         prop_assert_eq!(tracker.clone().on_failure(now + policy.within), after(0));
                     }

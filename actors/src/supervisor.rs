@@ -1,8 +1,8 @@
-//! The one supervisor: starts its children and restarts those that end, within a [`RestartPolicy`].
+//! The supervisor: starts its children and restarts those that end, within a [`RestartPolicy`].
 //!
-//! One for one, as in Erlang/OTP's supervisor: a child's end concerns no sibling. A child that keeps failing
-//! is tried again after the policy's cooldown rather than taking the supervisor down with it: a server with
-//! one broken part goes on serving the others.
+//! One for one, as in Erlang/OTP's supervisor: a child's end does not affect its siblings. A child that keeps failing is started
+//! again after the policy's cooldown instead of terminating the supervisor: a server with one broken component continues to serve
+//! the others.
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +16,7 @@ use crate::supervision::{RestartPolicy, RestartTracker};
 
 type Spawning = Pin<Box<dyn Future<Output = Result<ActorCell, SpawnErr>> + Send>>;
 
-/// How to start one child, as often as needed.
+/// The specification of one child, which can be started repeatedly.
 #[derive(Clone)]
 pub struct ChildSpec {
     name: String,
@@ -30,7 +30,7 @@ impl fmt::Debug for ChildSpec {
 }
 
 impl ChildSpec {
-    /// A child that `actor` makes, with the same arguments at each start. `name` is for logs.
+    /// Returns a child whose actor `actor` creates, with the same arguments at each start. `name` is for logs.
     pub fn new<A>(name: impl Into<String>, actor: fn() -> A, arguments: A::Arguments) -> Self
     where
         A: Actor,
@@ -51,23 +51,23 @@ impl ChildSpec {
 #[derive(Debug, Default)]
 pub struct Supervisor;
 
-/// What a supervisor is made of.
+/// The arguments of a supervisor.
 #[derive(Clone, Debug)]
 pub struct SupervisorArguments {
-    /// Its children, started in this order.
+    /// The children, started in this order.
     pub children: Vec<ChildSpec>,
-    /// How often each may be restarted.
+    /// The restart policy of each child.
     pub policy: RestartPolicy,
 }
 
-/// What a supervisor is told.
+/// Messages of a supervisor.
 #[derive(Debug)]
 pub enum SupervisorMessage {
-    /// Start the child of this number.
+    /// Starts the child of this number.
     Start(usize),
 }
 
-/// A supervisor's state.
+/// The state of a supervisor.
 #[derive(Debug)]
 pub struct SupervisorState {
     children: Vec<Child>,
@@ -81,7 +81,7 @@ struct Child {
 }
 
 impl Supervisor {
-    /// Starts the child; one that does not start is tried again like one that ended.
+    /// Starts the child; a failed start is retried like a child's end.
     async fn start(myself: &ActorRef<SupervisorMessage>, state: &mut SupervisorState, number: usize) {
         let Some(child) = state.children.get_mut(number) else { return };
         match (child.spec.spawn)(myself.get_cell()).await {

@@ -21,7 +21,7 @@ use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMe
 use crate::usage::UsageLedger;
 use crate::web_search::WebSearch;
 
-/// Everything that runs behind the edge, under one root supervisor.
+/// All actors behind the edge, under one root supervisor.
 #[derive(Debug)]
 pub struct System {
     models: Models,
@@ -38,10 +38,10 @@ pub struct System {
     ended: JoinHandle<()>,
 }
 
-/// Why the system could not start.
+/// The reason why the system could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A setting is wrong.
+    /// A setting is invalid.
     #[error("{0}")]
     Config(String),
     /// The data folder cannot be used.
@@ -49,7 +49,7 @@ pub enum StartError {
     Storage {
         /// The folder.
         path: String,
-        /// What the system says.
+        /// The error of the operating system.
         error: std::io::Error,
     },
     /// Users, keys and sessions cannot be opened.
@@ -61,7 +61,7 @@ pub enum StartError {
 }
 
 impl System {
-    /// Starts the root supervisor and everything under it. Models load in the background.
+    /// Starts the root supervisor and all actors under it. Models load in the background.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -69,7 +69,7 @@ impl System {
         Self::start_over(&config, Catalog::new(&config)?).await
     }
 
-    /// The same with one model, answered by `backend`.
+    /// Starts the system with one model, answered by `backend`.
     ///
     /// # Errors
     /// As of [`start`](Self::start).
@@ -84,7 +84,7 @@ impl System {
 
     async fn start_over(config: &ActorsConfig, catalog: Catalog) -> Result<Self, StartError> {
         let folder = &config.storage.path;
-        // One that is there already may be somebody else's, too: its mode is left alone.
+        // An existing folder may be shared with others: its mode is left alone.
         create_private_folder(folder)
             .map_err(|error| StartError::Storage { path: folder.display().to_string(), error })?;
         let catalog = Arc::new(catalog);
@@ -128,52 +128,52 @@ impl System {
         })
     }
 
-    /// The door to the models.
+    /// Returns the handle to the models.
     pub fn models(&self) -> &Models {
         &self.models
     }
 
-    /// The door to users, keys and sessions.
+    /// Returns the handle to users, keys and sessions.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The door to the rate limits.
+    /// Returns the handle to the rate limits.
     pub fn limiter(&self) -> &Limiter {
         &self.limiter
     }
 
-    /// The door to what has been used.
+    /// Returns the handle to usage.
     pub fn usage(&self) -> &UsageLedger {
         &self.usage
     }
 
-    /// The door to exports and imports.
+    /// Returns the handle to exports and imports.
     pub fn backup(&self) -> &Backup {
         &self.backup
     }
 
-    /// The door to the audit log.
+    /// Returns the handle to the audit log.
     pub fn audit(&self) -> &Audit {
         &self.audit
     }
 
-    /// The door to stored responses.
+    /// Returns the handle to stored responses.
     pub fn responses(&self) -> &Responses {
         &self.responses
     }
 
-    /// The door to conversations.
+    /// Returns the handle to conversations.
     pub fn conversations(&self) -> &Conversations {
         &self.conversations
     }
 
-    /// The door to searching the web.
+    /// Returns the handle to web search.
     pub fn web_search(&self) -> &WebSearch {
         &self.web_search
     }
 
-    /// Where the first administrator's key was written, and whether this start wrote it.
+    /// Returns the file of the first administrator's key, and whether this start created it.
     pub fn admin_key_file(&self) -> &AdminKeyFile {
         &self.admin_key
     }
@@ -189,12 +189,12 @@ impl System {
         let _ = self.ended.await;
         self.usage.close().await;
         self.audit.close().await;
-        // Last, after whatever the actors write when they stop.
+        // Last, after the final writes of the actors.
         let _ = tokio::task::spawn_blocking(move || self.identity.close()).await;
     }
 }
 
-/// The database is opened, and the first start's keys are made, where blocking is allowed.
+/// Opens the database, and creates the first start's keys, where blocking is allowed.
 async fn open_identity(config: &ActorsConfig) -> Result<(Identity, AdminKeyFile), StartError> {
     let (storage, auth) = (config.storage.clone(), config.auth.clone());
     let opened = tokio::task::spawn_blocking(move || Identity::open(&storage, &auth)).await;

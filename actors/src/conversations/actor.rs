@@ -1,7 +1,7 @@
-//! The actors that write conversations: each has the users of one shard.
+//! The actors that write conversations, each for the users of one shard.
 //!
-//! Like the actor of users, they decide nothing in their mailboxes: each message becomes a decision on the store's
-//! thread, which answers once the change is durable. A restart loses only calls that were not begun.
+//! Like the actor of users, they decide nothing in their mailboxes: each message becomes a decision on the store's thread, which
+//! answers once the change is durable. A restart loses only calls that were not begun.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,57 +24,58 @@ pub type Call<T> = Request<T, ConversationError>;
 /// Messages of a conversation store.
 #[derive(Debug)]
 pub enum ConversationMessage {
-    /// Begin a conversation.
+    /// Creates a conversation.
     Create(UserId, NewConversation, Vec<PreparedItem>, Call<ConversationRecord>),
-    /// Change title, model or notes.
+    /// Changes title, model or metadata.
     Update(UserId, ConversationId, ConversationUpdate, Call<ConversationRecord>),
-    /// Delete a conversation.
+    /// Deletes a conversation.
     Delete(UserId, ConversationId, Call<()>),
-    /// Add items.
+    /// Appends items.
     Append(UserId, ConversationId, Vec<PreparedItem>, Anchor, Call<Vec<Placed>>),
-    /// Begin a turn.
+    /// Begins a turn.
     Begin(UserId, ConversationId, Opening, Call<Option<Begun>>),
-    /// Delete an item.
+    /// Deletes an item.
     DeleteItem(UserId, ConversationId, String, Call<ConversationRecord>),
-    /// Go on from another item.
+    /// Selects the item that the active branch ends with.
     Pick(UserId, ConversationId, String, Call<ConversationRecord>),
-    /// Make a link that anybody can read until then, of that token if there is none.
+    /// Creates a public link with that expiry, with the given token unless there is a link already.
     Share(UserId, ConversationId, String, Option<u64>, Call<Share>),
-    /// Make the link lead nowhere.
+    /// Removes the public link.
     Unshare(UserId, ConversationId, Call<()>),
 }
 
-/// The service that writes the conversations of one shard's users.
+/// The actor that writes the conversations of one shard's users.
 #[derive(Clone, Debug)]
 pub struct ConversationStore {
-    /// Where decisions are carried out.
+    /// Executes decisions.
     pub writer: Writer,
 }
 
-/// Has decisions carried out.
+/// Executes decisions about conversations on the store's thread.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    /// What is kept.
+    /// The store.
     pub store: Arc<Store>,
-    /// How large conversations may be.
+    /// The limits of conversations.
     pub limits: Arc<ConversationsConfig>,
     /// The time of the last decision (epoch microseconds).
     pub last_us: Arc<AtomicU64>,
 }
 
 impl Writer {
-    /// What decisions go by, now. No two have the same time, so that a list by last change is in the order of changes.
+    /// Returns the rules of a decision made now. Each decision has a distinct time, so that a list by last change is in the order
+    /// of changes.
     pub fn rules(&self) -> Rules {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         let later = |last: u64| now.max(last.saturating_add(1));
         let last = self.last_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(later(last)));
-        // It always gets through.
+        // The update never fails.
         let last = last.unwrap_or_else(|last| last);
         Rules { limits: (*self.limits).clone(), now_us: later(last) }
     }
 
-    /// Answers a call once its changes are durable; one that nobody waits for is not begun.
+    /// Answers a call once its changes are durable; a call without a waiting caller is not begun.
     fn decide<T: Send + 'static>(
         &self,
         call: Call<T>,
@@ -85,7 +86,7 @@ impl Writer {
         }
     }
 
-    /// Carries out a decision; `done` is told once its changes are durable.
+    /// Executes a decision; `done` is called once its changes are durable.
     pub fn carry_out<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Clone + Send + 'static,

@@ -1,12 +1,12 @@
-//! Between items and the messages of chat completions.
+//! Conversion between items and the messages of chat completions.
 
 use serde_json::{Map, Value, json};
 
 use super::item::{kind, role, text_of, text_part};
 use super::types::Item;
 
-/// What leads to an answer as chat messages, contents as one text. What a chat template has no place for, such as
-/// reasoning, is left out, and so is an answer that broke off before its first word.
+/// Returns the items that lead to an answer as chat messages, each content as one text. Items that a chat template does not
+/// support, such as reasoning, are left out, and so is an answer that was cut off before its first word.
 #[must_use]
 pub fn messages(history: &[Item]) -> Vec<Value> {
     let mut messages: Vec<Value> = Vec::with_capacity(history.len());
@@ -25,7 +25,7 @@ pub fn messages(history: &[Item]) -> Vec<Value> {
     messages
 }
 
-/// An item as a chat message by itself.
+/// Returns an item as a single chat message.
 #[must_use]
 pub fn message(body: &Map<String, Value>) -> Option<Value> {
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -49,7 +49,7 @@ pub fn message(body: &Map<String, Value>) -> Option<Value> {
     }
 }
 
-/// Calls that follow one another, or an answer, are one message.
+/// Adds calls; consecutive calls, or calls after an answer, are one message.
 fn add_calls(messages: &mut Vec<Value>, calls: Value) {
     let Some(last) = messages.last_mut().filter(|last| last["role"] == "assistant") else {
         messages.push(json!({"role": "assistant", "content": null, "tool_calls": calls}));
@@ -61,7 +61,7 @@ fn add_calls(messages: &mut Vec<Value>, calls: Value) {
     }
 }
 
-/// Chat messages, contents as one text, as items.
+/// Returns chat messages, each content as one text, as items.
 #[must_use]
 pub fn items(messages: &[Value]) -> Vec<Map<String, Value>> {
     let mut items = Vec::with_capacity(messages.len());
@@ -98,8 +98,8 @@ pub fn items(messages: &[Value]) -> Vec<Map<String, Value>> {
     items.into_iter().filter_map(object).collect()
 }
 
-/// The positions of the new items that are to be stored. Clients of chat completions send their instructions with every
-/// request; those that the branch has already are not stored again.
+/// Returns the positions of the new items to be stored. Clients of chat completions send their instructions with every request;
+/// those that the branch already contains are not stored again.
 #[must_use]
 pub fn without_repeated_instructions(bodies: &[Map<String, Value>], history: &[Item]) -> Vec<usize> {
     let is_instruction = |body: &Map<String, Value>| matches!(role(body), Some("system" | "developer"));

@@ -1,4 +1,4 @@
-//! Opaque cursors: a place in a list that stays where it is, whatever becomes of what was there.
+//! Opaque cursors: a position in a list that remains valid when the object at it is changed or deleted.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,14 +9,14 @@ use super::types::Position;
 const PREFIX: &str = "cur_";
 
 impl Position {
-    /// The place as text.
+    /// Returns the position as text.
     #[must_use]
     pub fn to_cursor(self) -> String {
         let bytes = [self.updated_us.to_be_bytes().as_slice(), &self.id.to_bytes()].concat();
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The place of a cursor; `None`: it is no cursor.
+    /// Returns the position of a cursor; `None`: the text is not a cursor.
     #[must_use]
     pub fn from_cursor(cursor: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(cursor.strip_prefix(PREFIX)?).ok()?;

@@ -1,7 +1,7 @@
-//! Decisions about conversations: from what is stored to an answer and the changes that make it so.
+//! Decisions about conversations: from the stored state to an answer and the changes that it needs.
 //!
-//! No clock, no actor, no disk of their own: the store's thread runs them one after the other, so none is made on what
-//! another one is about to change.
+//! They have no clock, no actor and no disk access of their own: the store's thread runs them one after the other, so none is
+//! based on state that another one is about to change.
 
 use serde_json::{Map, Value, json};
 
@@ -21,10 +21,10 @@ use crate::config::ConversationsConfig;
 use crate::identity::{IdentityError, UserId};
 use crate::store::{ConversationChange, ConversationsStore, Stores, Used};
 
-/// An answer and what makes it true.
+/// An answer and the changes that it needs.
 pub type Decision<T> = Result<(T, Vec<ConversationChange>), ConversationError>;
 
-/// A conversation of that user; somebody else's is none.
+/// Returns a conversation of that user; another user's is not found.
 pub fn find(
     store: &dyn ConversationsStore,
     user: UserId,
@@ -34,7 +34,7 @@ pub fn find(
     record.ok_or_else(|| ConversationError::not_found("conversation", &id.to_string()))
 }
 
-/// Refuses what is more than a user may have.
+/// Refuses changes that exceed the user's quota.
 fn check_quota(
     stores: &dyn Stores,
     before: Option<&ConversationRecord>,
@@ -64,7 +64,7 @@ pub fn check_room(
     Ok(stores.check_quota(user, Used::of_body(bytes))?)
 }
 
-/// Begins a conversation with `items`.
+/// Creates a conversation with `items`.
 pub fn create(
     stores: &dyn Stores,
     user: UserId,
@@ -72,7 +72,7 @@ pub fn create(
     items: Vec<PreparedItem>,
     rules: &Rules,
 ) -> Decision<ConversationRecord> {
-    // A request may have come in before its user was deleted; what is stored after that nobody would delete.
+    // A request may have arrived before its user was deleted; data stored after that would never be deleted.
     if stores.accounts().user(user)?.is_none() {
         return Err(ConversationError::Store(IdentityError::NotFound { what: "user", id: user.to_string() }));
     }
@@ -97,7 +97,7 @@ pub fn create(
     Ok((draft.record.clone(), draft.into_changes()))
 }
 
-/// Changes title, model or notes.
+/// Changes title, model or metadata.
 pub fn update(
     stores: &dyn Stores,
     user: UserId,
@@ -122,13 +122,13 @@ pub fn update(
     Ok((record.clone(), vec![ConversationChange::Put(record)]))
 }
 
-/// Deletes a conversation with everything in it.
+/// Deletes a conversation with all its items.
 pub fn delete(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decision<()> {
     find(&**stores.conversations(), user, id)?;
     Ok(((), vec![ConversationChange::Delete(id)]))
 }
 
-/// Adds items, which become the end of the active branch.
+/// Appends items, which become the end of the active branch.
 pub fn append(
     stores: &dyn Stores,
     user: UserId,
@@ -147,36 +147,36 @@ pub fn append(
     Ok((draft.placed.clone(), draft.into_changes()))
 }
 
-/// What a turn begins with.
+/// The input of a turn's beginning.
 #[derive(Clone, Debug)]
 pub struct Opening {
     /// The end of the branch that the turn read, checked again here.
     pub seen_head: Option<u32>,
-    /// What the turn's items hang on.
+    /// The parent of the turn's items.
     pub parent: Option<u32>,
-    /// What its user says.
+    /// The user's items.
     pub items: Vec<PreparedItem>,
-    /// Who is asked.
+    /// The model that answers.
     pub model: Option<String>,
 }
 
-/// What a turn has been given.
+/// The result of a turn's beginning.
 #[derive(Clone, Debug)]
 pub struct Begun {
-    /// Where its user's items are.
+    /// The positions of the user's items.
     pub items: Vec<Placed>,
-    /// The answer to come.
+    /// The pending answer.
     pub answer: StoredItem,
-    /// The numbers of all that the turn added.
+    /// The numbers of all items that the turn added.
     pub added: Vec<u32>,
-    /// What the end of the branch was before.
+    /// The previous end of the branch.
     pub head_before: Option<u32>,
-    /// The title before.
+    /// The previous title.
     pub title_before: Option<String>,
 }
 
-/// Stores what a turn's user says together with the answer to come, whose text is missing until it ends. `None`: the
-/// branch has another end than the turn has seen.
+/// Stores a turn's user items together with the pending answer, whose text is missing until it ends. `None`: the branch has
+/// another end than the turn has read.
 pub fn begin(
     stores: &dyn Stores,
     user: UserId,
@@ -191,7 +191,7 @@ pub fn begin(
         return Ok((None, Vec::new()));
     }
     let (head_before, title_before) = (draft.record.head, draft.record.title.clone());
-    // The items' own way of saying what they answer.
+    // The id of the item that the first new item answers.
     draft.nearest = nearest(store, id, opening.parent)?;
     draft.add(opening.items, opening.parent, rules)?;
     let items = draft.placed.clone();
@@ -212,7 +212,7 @@ pub fn begin(
     Ok((Some(begun), draft.into_changes()))
 }
 
-/// The answer's text so far. It stays one to come, and the conversation where it is in the list.
+/// Stores the answer's text so far. The answer remains pending, and the conversation keeps its place in the list.
 pub fn checkpoint(
     stores: &dyn Stores,
     id: ConversationId,
@@ -223,18 +223,18 @@ pub fn checkpoint(
     Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
 }
 
-/// What an answer says beside its text.
+/// The contents of an answer.
 #[derive(Clone, Debug, Default)]
 pub struct Said {
-    /// Its text.
+    /// The text.
     pub text: String,
-    /// What the text refers to, as OpenAI's annotations.
+    /// The references of the text, as OpenAI's annotations.
     pub annotations: Vec<Value>,
-    /// The tools that it calls.
+    /// The tool calls.
     pub calls: Vec<NewItem>,
 }
 
-/// The answer as it ended, and the tools that it calls.
+/// Stores the final answer and its tool calls.
 pub fn finish(
     stores: &dyn Stores,
     id: ConversationId,
@@ -255,7 +255,7 @@ pub fn finish(
     let (mut record, mut item) = replace(stores, id, answer, body)?;
     rules.touch(&mut record);
     item.node.pending = false;
-    // What was said meanwhile hangs on the answer and stays the end of the branch; the calls are the end otherwise.
+    // Items added meanwhile follow the answer and remain the end of the branch; otherwise the calls are the end.
     let (number, head) = (item.node.number, record.head);
     let mut draft = Draft::new(record);
     draft.nearest = Some(item.node.id.clone());
@@ -269,7 +269,7 @@ pub fn finish(
     Ok(((), changes))
 }
 
-/// A pending answer with another body, and the record that counts it.
+/// Returns a pending answer with another body, and the record with its new size.
 fn replace(
     stores: &dyn Stores,
     id: ConversationId,
@@ -296,7 +296,7 @@ fn answer_body(answer: &StoredItem, text: String, status: &str) -> Map<String, V
     body
 }
 
-/// Takes back what a turn added that has come to nothing.
+/// Reverts the additions of a turn that was abandoned.
 pub fn take_back(stores: &dyn Stores, id: ConversationId, begun: &Begun, rules: &Rules) -> Decision<()> {
     let store = &**stores.conversations();
     let mut record = store
@@ -317,7 +317,7 @@ pub fn take_back(stores: &dyn Stores, id: ConversationId, begun: &Begun, rules: 
     Ok(((), changes))
 }
 
-/// Deletes an item; what answers it stays.
+/// Deletes an item; the items that answer it remain.
 pub fn delete_item(
     stores: &dyn Stores,
     user: UserId,
@@ -342,7 +342,7 @@ fn erase(record: &mut ConversationRecord, node: Node, size: u64) -> Conversation
     ConversationChange::PutItem(record.id, StoredItem { node, body: Map::new() })
 }
 
-/// Makes that item the end of the active branch: the head of another branch, or one further up to go on from there.
+/// Makes an item the end of the active branch: the head of another branch, or an earlier item to continue from.
 pub fn pick(
     stores: &dyn Stores,
     user: UserId,
@@ -357,8 +357,8 @@ pub fn pick(
     Ok((record.clone(), vec![ConversationChange::Put(record)]))
 }
 
-/// Makes a link by which anybody can read the active branch as it is now, until then. There is one at a time; one that is
-/// there keeps its token.
+/// Creates a link through which the active branch can be read publicly in its current state until the expiry. There is one link
+/// at a time; an existing one keeps its token.
 pub fn share(
     stores: &dyn Stores,
     user: UserId,
@@ -372,7 +372,7 @@ pub fn share(
     if expires_at.is_some_and(|end| end <= now) {
         return Err(ConversationError::invalid("expires_at", "must be in the future (Unix seconds)"));
     }
-    // One that has ended stays so.
+    // A link that has expired or was revoked stays invalid.
     let ended_at = stores.accounts().user(user)?.and_then(|user| user.shares_ended_at);
     let open = |share: &Share| !share.is_over(now) && ended_at.is_none_or(|ended| share.created_at > ended);
     let token = record.share.take().filter(open).map_or(new_token, |share| share.token);
@@ -381,7 +381,7 @@ pub fn share(
     Ok((share, vec![ConversationChange::Put(record)]))
 }
 
-/// Makes the link lead nowhere.
+/// Removes the public link.
 pub fn unshare(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decision<()> {
     let mut record = find(&**stores.conversations(), user, id)?;
     if record.share.take().is_none() {
@@ -390,7 +390,7 @@ pub fn unshare(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decisio
     Ok(((), vec![ConversationChange::Put(record)]))
 }
 
-/// An item that was not deleted.
+/// Returns an item that is not deleted.
 pub fn find_item(
     store: &dyn ConversationsStore,
     id: ConversationId,
@@ -401,7 +401,7 @@ pub fn find_item(
     stored.ok_or_else(|| ConversationError::not_found("item", item))
 }
 
-/// The node of an item that was not deleted.
+/// Returns the node of an item that is not deleted.
 fn find_node(
     store: &dyn ConversationsStore,
     id: ConversationId,
@@ -412,7 +412,7 @@ fn find_node(
     node.ok_or_else(|| ConversationError::not_found("item", item))
 }
 
-/// Ids that this server's own parts give must not be there yet.
+/// Refuses ids assigned by other components of this server that exist already.
 fn check_new_ids(
     store: &dyn ConversationsStore,
     id: ConversationId,

@@ -12,10 +12,10 @@ use crate::store::{ConversationChange, ConversationsStore};
 #[derive(Debug)]
 pub struct Draft {
     pub record: ConversationRecord,
-    /// Where the items are.
+    /// The positions of the items.
     pub placed: Vec<Placed>,
     pub stored: Vec<(Node, PreparedBody)>,
-    /// The id of what the next item answers.
+    /// The id of the item that the next item answers.
     pub nearest: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl Draft {
         Self { record, placed: Vec::new(), stored: Vec::new(), nearest: None }
     }
 
-    /// The number of the item that new items follow.
+    /// Returns the number of the item that new items follow.
     pub fn hang_on(
         &mut self,
         store: &dyn ConversationsStore,
@@ -42,7 +42,7 @@ impl Draft {
         Ok(number)
     }
 
-    /// Adds items, each after the one before.
+    /// Adds items, each after the previous one.
     pub fn add(
         &mut self,
         items: Vec<PreparedItem>,
@@ -66,7 +66,7 @@ impl Draft {
     ) -> Result<u32, ConversationError> {
         let record = &mut self.record;
         let limits = &rules.limits;
-        // Deleted ones keep their places in the tree, so they count here.
+        // Deleted items keep their places in the tree, so they count here.
         if record.next >= limits.max_items {
             return Err(ConversationError::Full { limit: limits.max_items.into(), unit: "items" });
         }
@@ -88,7 +88,7 @@ impl Draft {
         Ok(number)
     }
 
-    /// The changes that add the items.
+    /// Returns the changes that add the items.
     pub fn into_changes(self) -> Vec<ConversationChange> {
         let id = self.record.id;
         let items = self.stored.into_iter().map(|(node, body)| match body {
@@ -99,7 +99,7 @@ impl Draft {
     }
 }
 
-/// The item itself or the nearest one before it that was not deleted.
+/// Returns the id of an item, or of the nearest one before it that is not deleted.
 pub fn nearest(
     store: &dyn ConversationsStore,
     id: ConversationId,

@@ -1,17 +1,17 @@
-//! Why something about a conversation could not be done.
+//! Errors of operations on conversations.
 
 use std::time::Duration;
 
 use crate::identity::IdentityError;
 use crate::store::StoreError;
 
-/// When to try again where nothing better is known.
+/// Delay after which to retry where no better estimate is known.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Why something about a conversation could not be done.
+/// The reason why an operation on a conversation failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConversationError {
-    /// There is no such thing, or it is somebody else's.
+    /// The object does not exist, or belongs to another user.
     #[error("the {what} {id} does not exist")]
     NotFound {
         /// `conversation`, `item`, `share link`.
@@ -19,12 +19,12 @@ pub enum ConversationError {
         /// Its id.
         id: String,
     },
-    /// A field cannot hold that.
+    /// A field has an invalid value.
     #[error("{field} {problem}")]
     Invalid {
-        /// Which one, as in `items[0].content`.
+        /// The name of the field, as in `items[0].content`.
         field: String,
-        /// What is wrong and what is allowed.
+        /// The problem and the allowed values.
         problem: String,
     },
     /// The conversation would have too many items or bytes.
@@ -32,46 +32,46 @@ pub enum ConversationError {
         "a conversation can have at most {limit} {unit}; create another one, or delete items of this one"
     )]
     Full {
-        /// How much.
+        /// The maximum.
         limit: u64,
         /// `items` or `bytes of items`.
         unit: &'static str,
     },
-    /// Answers before this one in the same conversation took too long.
+    /// Earlier answers in the same conversation took too long.
     #[error("another answer in this conversation has been running for {} s; try again", waited.as_secs())]
     TurnTimeout {
-        /// How long this one waited.
+        /// The time that this turn waited.
         waited: Duration,
     },
-    /// Too much is going on.
+    /// Too many conversations are in use.
     #[error("too many conversations are in use; try again in {} s", retry_after.as_secs())]
     Busy {
-        /// When to try again.
+        /// Delay after which to retry.
         retry_after: Duration,
     },
-    /// The part that would do it is being restarted or did not answer in time.
+    /// The responsible component is being restarted or did not answer in time.
     #[error("the conversation store does not respond; try again in {} s", retry_after.as_secs())]
     Unavailable {
-        /// When to try again.
+        /// Delay after which to retry.
         retry_after: Duration,
     },
-    /// The store failed; what was asked for may or may not have been done.
+    /// The store failed; the requested change may or may not have been made.
     #[error(transparent)]
     Store(IdentityError),
 }
 
 impl ConversationError {
-    /// Says that there is no such thing.
+    /// Returns the error that an object does not exist.
     pub(super) fn not_found(what: &'static str, id: &str) -> Self {
         Self::NotFound { what, id: id.chars().take(100).collect() }
     }
 
-    /// A field cannot hold that.
+    /// Returns the error that a field has an invalid value.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), problem: problem.into() }
     }
 
-    /// The part does not answer.
+    /// Returns the error that the component does not answer.
     pub(super) const fn unavailable() -> Self {
         Self::Unavailable { retry_after: RETRY_AFTER }
     }

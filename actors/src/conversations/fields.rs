@@ -1,17 +1,17 @@
-//! What title, model and metadata of a conversation can be.
+//! Validation of title, model and metadata of a conversation.
 
 use std::collections::BTreeMap;
 
 use super::error::ConversationError;
 use crate::config::ConversationsConfig;
 
-/// OpenAI's limits on the notes of every object.
+/// OpenAI's limits on the metadata of every object.
 const MAX_METADATA_KEY: usize = 64;
 const MAX_METADATA_VALUE: usize = 512;
-/// Longest model id that is kept.
+/// Maximum length of a stored model id in bytes.
 const MAX_MODEL: usize = 256;
 
-/// A title without space around it.
+/// Returns a title without surrounding whitespace.
 pub fn valid_title(title: &str, limits: &ConversationsConfig) -> Result<String, ConversationError> {
     let title = title.trim();
     let most = limits.max_title_chars;
@@ -24,7 +24,7 @@ pub fn valid_title(title: &str, limits: &ConversationsConfig) -> Result<String, 
     Err(ConversationError::invalid("title", problem))
 }
 
-/// A model's id. Whether there is one now says nothing of later.
+/// Checks a model's id. It need not name a served model, which may change later.
 pub fn valid_model(model: String) -> Result<String, ConversationError> {
     if (1..=MAX_MODEL).contains(&model.len()) && !model.contains(char::is_control) {
         return Ok(model);
@@ -32,7 +32,7 @@ pub fn valid_model(model: String) -> Result<String, ConversationError> {
     Err(ConversationError::invalid("model", format!("must be a model's id of 1 to {MAX_MODEL} bytes")))
 }
 
-/// The caller's own notes, within OpenAI's limits.
+/// Checks metadata against OpenAI's limits.
 pub fn check_metadata(
     metadata: &BTreeMap<String, String>,
     limits: &ConversationsConfig,

@@ -1,4 +1,4 @@
-//! The edge's door to conversations.
+//! The edge's handle to conversations.
 
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -26,22 +26,22 @@ use crate::service::{self, Slot};
 use crate::store::{ConversationsStore, Store, StoreError, Stores};
 use crate::supervisor::ChildSpec;
 
-/// Among how many actors the users are divided.
+/// Number of actors that the users are divided among.
 const SHARDS: usize = 8;
 
-/// Most calls and reads at a time; one more is refused.
-const PLACES: usize = 4096;
+/// Maximum number of concurrent calls and reads; one more is refused.
+const MAX_CONCURRENT_CALLS: usize = 4096;
 
-/// How long a call waits for an actor that is being restarted.
+/// Maximum time that a call waits for an actor that is being restarted.
 const RESTART_WAIT: Duration = Duration::from_secs(2);
 
-/// A call is answered within the time of a disk write; this long means that it is stuck.
+/// Maximum time of a call. A call is answered within the time of a disk write; one that takes this long is stuck.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a turn begins anew because items were added between its reading and its beginning.
-const BEGINS: usize = 100;
+/// Maximum number of attempts to begin a turn, because items were added between its read and its beginning.
+const MAX_BEGINS: usize = 100;
 
-/// Conversations. Cheap to clone.
+/// Handle to conversations. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Conversations {
     writer: Writer,
@@ -51,11 +51,11 @@ pub struct Conversations {
     running: Arc<dyn Leases>,
 }
 
-/// Where reads go: past the store's thread, so that none waits for an `fsync`.
+/// Access for reads, which bypass the store's thread, so that none waits for an `fsync`.
 #[derive(Debug)]
 struct Reader {
     store: Arc<Store>,
-    /// Weak: a database that failed must be let go before it is opened again.
+    /// Weak: a failed database must be released before it is reopened.
     trees: RwLock<Option<Weak<dyn ConversationsStore>>>,
 }
 
@@ -66,7 +66,7 @@ impl Reader {
         if let Some(trees) = known {
             return Ok(trees);
         }
-        // The first time, or the database was opened again.
+        // The first read, or the database was reopened.
         let (sender, receiver) = oneshot::channel();
         self.store.read(move |stores| {
             let _ = sender.send(stores.map(|stores| Arc::clone(stores.conversations())));
@@ -77,14 +77,14 @@ impl Reader {
     }
 }
 
-/// What a turn is about.
+/// The input of a turn.
 #[derive(Clone, Debug, Default)]
 pub struct TurnRequest {
-    /// What its user says. Empty: the last thing said is answered once more.
+    /// The user's items. Empty: the last user message is answered once more.
     pub items: Vec<NewItem>,
-    /// What it hangs on.
+    /// The position of the items.
     pub anchor: Anchor,
-    /// The model that is asked; the conversation's own where it has none yet.
+    /// The model that answers; it becomes the model of a conversation that has none yet.
     pub model: Option<String>,
 }
 
@@ -94,12 +94,12 @@ impl Conversations {
             reader: Arc::new(Reader { store: Arc::clone(&store), trees: RwLock::default() }),
             writer: Writer { store, limits: Arc::new(limits), last_us: Arc::default() },
             shards: (0..SHARDS).map(|_| Arc::default()).collect(),
-            places: Arc::new(Semaphore::new(PLACES)),
+            places: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)),
             running: Arc::new(LocalLeases::default()),
         }
     }
 
-    /// Its actors, for a supervisor to start.
+    /// Returns its actors, for a supervisor to start.
     pub(crate) fn children(&self) -> Vec<ChildSpec> {
         let child = |(number, slot): (usize, &Arc<Slot<ConversationMessage>>)| {
             let service = ConversationStore { writer: self.writer.clone() };
@@ -108,16 +108,16 @@ impl Conversations {
         self.shards.iter().enumerate().map(child).collect()
     }
 
-    /// How large conversations may be.
+    /// Returns the limits of conversations.
     #[must_use]
     pub fn limits(&self) -> &ConversationsConfig {
         &self.writer.limits
     }
 
-    /// Begins a conversation.
+    /// Creates a conversation.
     ///
     /// # Errors
-    /// A field that cannot be, or the store.
+    /// An invalid field, or the store.
     pub async fn create(
         &self,
         user: UserId,
@@ -128,7 +128,7 @@ impl Conversations {
         self.ask(user, |call| ConversationMessage::Create(user, new, prepared.items, call)).await
     }
 
-    /// A conversation with the items of its active branch, oldest first.
+    /// Returns a conversation with the items of its active branch, oldest first.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -140,7 +140,7 @@ impl Conversations {
         self.look(move |store, running| view::get(store, running, user, id)).await
     }
 
-    /// A conversation without its items.
+    /// Returns a conversation without its items.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -152,7 +152,7 @@ impl Conversations {
         self.look(move |store, _| find(store, user, id)).await
     }
 
-    /// The items of the active branch, oldest first.
+    /// Returns the items of the active branch, oldest first.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -160,7 +160,7 @@ impl Conversations {
         Ok(self.get(user, id).await?.1)
     }
 
-    /// A part of a user's conversations.
+    /// Returns a part of a user's conversations.
     ///
     /// # Errors
     /// The store.
@@ -172,10 +172,10 @@ impl Conversations {
         self.look(move |store, _| view::list(store, user, &query)).await
     }
 
-    /// Where a list goes on: behind that cursor, or that conversation as it stands now.
+    /// Returns the position where a list continues: after a cursor, or after a conversation as it stands now.
     ///
     /// # Errors
-    /// Neither, or the store.
+    /// The text is neither, or the store.
     pub async fn position(&self, user: UserId, cursor: &str) -> Result<Position, ConversationError> {
         if let Some(position) = Position::from_cursor(cursor) {
             return Ok(position);
@@ -185,10 +185,10 @@ impl Conversations {
         Ok(self.record(user, id).await?.position())
     }
 
-    /// Changes title, model or notes.
+    /// Changes title, model or metadata.
     ///
     /// # Errors
-    /// Not found, a field that cannot be, or the store.
+    /// Not found, an invalid field, or the store.
     pub async fn update(
         &self,
         user: UserId,
@@ -198,7 +198,7 @@ impl Conversations {
         self.ask(user, |call| ConversationMessage::Update(user, id, update, call)).await
     }
 
-    /// Deletes a conversation with everything in it.
+    /// Deletes a conversation with all its items.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -206,7 +206,7 @@ impl Conversations {
         self.ask(user, |call| ConversationMessage::Delete(user, id, call)).await
     }
 
-    /// Adds items, which become the end of the active branch. They are durable when this returns.
+    /// Appends items, which become the end of the active branch. They are durable when this returns.
     ///
     /// # Errors
     /// Not found, an id that is taken, too many or too large, or the store.
@@ -224,7 +224,7 @@ impl Conversations {
         Ok(prepared.show_all(placed))
     }
 
-    /// A part of the active branch: `limit` items behind `after`.
+    /// Returns a part of the active branch: `limit` items after `after`.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -243,7 +243,7 @@ impl Conversations {
         .await
     }
 
-    /// One item, of whatever branch.
+    /// Returns one item of any branch.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -260,7 +260,7 @@ impl Conversations {
         .await
     }
 
-    /// Deletes an item. What answers it stays, and answers what it answered.
+    /// Deletes an item. The items that answer it remain, and now answer the item before it.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -273,7 +273,7 @@ impl Conversations {
         self.ask(user, |call| ConversationMessage::DeleteItem(user, id, item, call)).await
     }
 
-    /// All branches, by when they were begun.
+    /// Returns all branches, ordered by their beginning.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -289,7 +289,7 @@ impl Conversations {
         .await
     }
 
-    /// Goes on from that item: the head of another branch, or one further up.
+    /// Selects the item that the active branch ends with: the head of another branch, or an earlier item.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -302,7 +302,7 @@ impl Conversations {
         self.ask(user, |call| ConversationMessage::Pick(user, id, item, call)).await
     }
 
-    /// A conversation with all its branches.
+    /// Returns a conversation with all its branches.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -314,8 +314,8 @@ impl Conversations {
         self.look(move |store, running| view::whole(store, running, user, id)).await
     }
 
-    /// Makes a link by which anybody can read the active branch as it is now, until then (epoch seconds). There is one at
-    /// a time; one that is there keeps its token.
+    /// Creates a link through which the active branch can be read publicly in its current state, until the expiry (epoch
+    /// seconds). There is one link at a time; an existing one keeps its token.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -331,7 +331,7 @@ impl Conversations {
         self.ask(user, |call| ConversationMessage::Share(user, id, token, expires_at, call)).await
     }
 
-    /// Makes the link lead nowhere.
+    /// Removes the public link.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -339,7 +339,7 @@ impl Conversations {
         self.ask(user, |call| ConversationMessage::Unshare(user, id, call)).await
     }
 
-    /// What a share link shows.
+    /// Returns the contents of a share link.
     ///
     /// # Errors
     /// Not found, or the store.
@@ -347,33 +347,33 @@ impl Conversations {
         self.look(move |store, running| view::shared(store, running, &token)).await
     }
 
-    /// Waits for one's turn to answer in a conversation: there is one answer at a time, so that each knows what those
-    /// before it said. It is over when the lease is dropped.
+    /// Waits for the exclusive right to answer in a conversation: there is one answer at a time, so that each takes the earlier
+    /// ones into account. Dropping the lease ends the right.
     ///
     /// # Errors
-    /// Those before took longer than `conversations.turn_wait_ms`.
+    /// Earlier answers took longer than `conversations.turn_wait_ms`.
     pub async fn lease(&self, id: ConversationId) -> Result<Lease, ConversationError> {
         let limit = Duration::from_millis(self.writer.limits.turn_wait_ms);
         let turn = tokio::time::timeout(limit, self.running.acquire(id)).await;
         turn.map_err(|_| ConversationError::TurnTimeout { waited: limit })
     }
 
-    /// Begins a turn: waits until it is one's own, then stores what the user says and the answer to come, durably.
+    /// Begins a turn: waits for the lease, then stores the user's items and the pending answer durably.
     ///
     /// # Errors
-    /// Not found, nothing to answer, too many or too large, those before took too long, or the store.
+    /// Not found, nothing to answer, too many or too large items, earlier answers that took too long, or the store.
     pub async fn begin(
         &self,
         user: UserId,
         id: ConversationId,
         request: TurnRequest,
     ) -> Result<Turn, ConversationError> {
-        // Before waiting: there may be no such conversation.
+        // Before waiting: the conversation may not exist.
         self.record(user, id).await?;
         let lease = self.lease(id).await?;
         let again = request.items.is_empty();
         let prepared = self.prepare(user, Some(id), request.items).await?;
-        for _ in 0..BEGINS {
+        for _ in 0..MAX_BEGINS {
             let anchor = request.anchor.clone();
             let seen =
                 self.look(move |store, running| view::before_turn(store, running, user, id, &anchor, again));
@@ -438,9 +438,9 @@ impl Conversations {
         user: UserId,
         message: impl FnOnce(Call<T>) -> ConversationMessage,
     ) -> Result<T, ConversationError> {
-        // The place is taken before the mailbox: a mailbox has no bound of its own.
+        // The place is taken before sending: a mailbox has no bound of its own.
         let place = self.place()?;
-        // A version 7 UUID ends in chance.
+        // The last bytes of a version 7 UUID are random.
         let shard = usize::from(user.to_bytes()[15]) % self.shards.len();
         let actor =
             self.shards[shard].running(RESTART_WAIT).await.ok_or_else(ConversationError::unavailable)?;

@@ -1,4 +1,4 @@
-//! Ids of conversations and of what is in them.
+//! Ids of conversations and of their items.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::identity::InvalidId;
 use crate::identity::ids::id;
 
-/// Longest id of an item in bytes.
+/// Maximum length of an item's id in bytes.
 pub const MAX_ITEM_ID: usize = 64;
 
 id!(
@@ -18,7 +18,7 @@ id!(
     "conv_"
 );
 
-/// A new id for an item of that type: what it is, as in OpenAI's ids, and a UUID version 7.
+/// Returns a new id for an item of that type: the type's prefix, as in OpenAI's ids, and a UUID version 7.
 #[must_use]
 pub fn new_item_id(kind: &str) -> String {
     let prefix = match kind {
@@ -39,7 +39,7 @@ pub fn new_item_id(kind: &str) -> String {
     format!("{prefix}_{}", Uuid::now_v7().as_simple())
 }
 
-/// Whether a text can be an item's id.
+/// Returns whether a text is a valid item id.
 #[must_use]
 pub fn is_item_id(text: &str) -> bool {
     (1..=MAX_ITEM_ID).contains(&text.len())

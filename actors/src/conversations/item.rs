@@ -1,4 +1,4 @@
-//! Items as OpenAI has them: checked where this server understands them, kept as they are where it does not.
+//! Items as in OpenAI's API: validated where this server interprets them, stored unchanged where it does not.
 //!
 //! Source: `InputItem` and `ConversationItem` in OpenAI's API description.
 
@@ -8,7 +8,7 @@ use super::error::ConversationError;
 use super::ids::is_item_id;
 use super::types::NewItem;
 
-/// The types that are kept. What is none of these is refused rather than kept for nobody to read.
+/// The accepted types. Other types are refused, since nothing could read them.
 const TYPES: &[&str] = &[
     "message",
     "function_call",
@@ -41,7 +41,7 @@ const TYPES: &[&str] = &[
 ];
 const ROLES: &[&str] = &["user", "assistant", "system", "developer"];
 const STATUSES: &[&str] = &["in_progress", "completed", "incomplete"];
-/// Parts that have text, and where.
+/// The parts that have text, and the field of the text.
 const TEXT_PARTS: &[(&str, &str)] = &[
     ("input_text", "text"),
     ("output_text", "text"),
@@ -54,11 +54,10 @@ const OTHER_PARTS: &[&str] = &["input_image", "input_file", "input_audio", "comp
 
 type Checked<T> = Result<T, ConversationError>;
 
-/// Checks an item that a caller gives; `at` is where it stands, for errors. An `id` of the caller's is left out: items
-/// get ids of their own.
+/// Checks an item of a caller; `at` is its path, for errors. An `id` of the caller's is removed: items get ids of their own.
 ///
 /// # Errors
-/// What is wrong with which field.
+/// The invalid field and the problem.
 pub fn check(item: Value, at: &str, max_bytes: usize) -> Checked<NewItem> {
     let Value::Object(given) = item else {
         return Err(ConversationError::invalid(
@@ -72,7 +71,7 @@ pub fn check(item: Value, at: &str, max_bytes: usize) -> Checked<NewItem> {
 fn check_object(mut given: Map<String, Value>, at: &str, max_bytes: usize) -> Checked<NewItem> {
     let field = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
     given.remove("id");
-    // Made here, and not to be stored as if the caller had said so.
+    // Created by this server; not accepted from a caller.
     given.remove("created_at");
     given.remove("parent_id");
     let kind = match given.remove("type") {
@@ -93,7 +92,7 @@ fn check_object(mut given: Map<String, Value>, at: &str, max_bytes: usize) -> Ch
     let status = match given.remove("status") {
         None | Some(Value::Null) => "completed".to_owned(),
         Some(Value::String(status)) if STATUSES.contains(&status.as_str()) => status,
-        // Tools have states of their own.
+        // Items of tools have statuses of their own.
         Some(Value::String(status)) if kind != "message" && status.len() <= 32 => status,
         Some(_) => {
             let problem = format!("must be one of: {}", STATUSES.join(", "));
@@ -128,7 +127,7 @@ fn check_object(mut given: Map<String, Value>, at: &str, max_bytes: usize) -> Ch
     let mut body = Map::new();
     body.insert("type".to_owned(), Value::String(kind));
     body.insert("status".to_owned(), Value::String(status));
-    // In the order that a reader looks for them.
+    // In the order in which a reader expects them.
     for name in ["role", "content"] {
         if let Some(value) = given.shift_remove(name) {
             body.insert(name.to_owned(), value);
@@ -179,7 +178,7 @@ fn check_message(given: &mut Map<String, Value>, field: &dyn Fn(&str) -> String)
     Ok(())
 }
 
-/// A text as a part of a message of that role.
+/// Returns a text as a part of a message of that role.
 #[must_use]
 pub fn text_part(role: &str, text: String) -> Value {
     match role {
@@ -207,7 +206,7 @@ fn check_part(part: Value, role: &str, at: &str) -> Checked<Value> {
         return Err(ConversationError::invalid(format!("{at}.type"), problem));
     };
     text(&part, name, &|name| format!("{at}.{name}"))?;
-    // Chat's name for it; conversations have two.
+    // The name of the part in chat completions; conversations have two names.
     if kind == "text" {
         let kind = if role == "assistant" { "output_text" } else { "input_text" };
         part.insert("type".to_owned(), json!(kind));
@@ -224,16 +223,16 @@ fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
-/// An object's size as JSON.
+/// Returns an object's size as JSON in bytes.
 #[must_use]
 pub fn size(body: &Map<String, Value>) -> usize {
     serde_json::to_vec(body).map_or(0, |json| json.len())
 }
 
-/// An item that this server makes itself, which may have its id already.
+/// Checks an item that this server creates itself, which may have an id already.
 ///
 /// # Errors
-/// As [`check`], and an id that cannot be one.
+/// As [`check`], and an invalid id.
 pub fn own(mut body: Map<String, Value>, max_bytes: usize) -> Checked<NewItem> {
     let id = match body.remove("id") {
         Some(Value::String(id)) if is_item_id(&id) => Some(id),
@@ -245,19 +244,19 @@ pub fn own(mut body: Map<String, Value>, max_bytes: usize) -> Checked<NewItem> {
     Ok(NewItem { id, ..check_object(body, "", max_bytes)? })
 }
 
-/// The `type` of an item.
+/// Returns the `type` of an item.
 #[must_use]
 pub fn kind(body: &Map<String, Value>) -> &str {
     body.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The `role` of a message.
+/// Returns the `role` of a message.
 #[must_use]
 pub fn role(body: &Map<String, Value>) -> Option<&str> {
     body.get("role").and_then(Value::as_str).filter(|_| kind(body) == "message")
 }
 
-/// The text that a reader sees of an item, its parts on lines of their own.
+/// Returns the text of an item that a reader sees, its parts on separate lines.
 #[must_use]
 pub fn text_of(body: &Map<String, Value>) -> String {
     let parts = match kind(body) {
@@ -280,7 +279,7 @@ fn text_of_part(part: &Value) -> Option<&str> {
     part.get(name)?.as_str()
 }
 
-/// Whether a model said it: what is made again when an answer is.
+/// Returns whether the model created the item: such items are replaced when an answer is regenerated.
 #[must_use]
 pub fn is_from_model(body: &Map<String, Value>) -> bool {
     match kind(body) {

@@ -106,7 +106,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Nothing panics, and what has been checked once passes again unchanged: an export can be imported.
+    /// Nothing panics, and a checked item passes again unchanged: an export can be imported.
     #[test]
     fn checked_items_stay_as_they_are(item in any_json()) {
         if let Ok(new) = check(item, "", 100_000) {

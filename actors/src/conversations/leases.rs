@@ -1,4 +1,4 @@
-//! Leases: a conversation is answered by one turn at a time, in the order in which they asked.
+//! Leases: a conversation is answered by one turn at a time, in the order of their requests.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -11,20 +11,20 @@ use super::ids::ConversationId;
 /// The leases of all conversations, shared by all servers that answer in them.
 #[ractor::async_trait]
 pub trait Leases: Debug + Send + Sync {
-    /// Waits for a conversation's lease, after those who asked before. Dropping the future gives up the place alone.
+    /// Waits for a conversation's lease, after the earlier requests. Dropping the future only gives up the place in the queue.
     async fn acquire(&self, id: ConversationId) -> Lease;
 
-    /// The number from which on the pending items of a conversation are being answered. `None`: none of them is, and
-    /// those that are pending were left behind by a crash.
+    /// Returns the number from which on the pending items of a conversation are being answered. `None`: none of them is, and
+    /// pending items were left behind by a crash.
     fn answering_from(&self, id: ConversationId) -> Option<u32>;
 }
 
-/// A lease that is held: the right to answer in a conversation until it is dropped. It must not outlive its server.
+/// A held lease: the right to answer in a conversation until it is dropped. It must not outlive its server.
 pub trait HeldLease: Debug + Send + Sync {
-    /// The conversation.
+    /// Returns the conversation.
     fn conversation(&self) -> ConversationId;
 
-    /// Notes that the items pending from this number on are answered by this turn.
+    /// Records that the items pending from this number on are answered by this turn.
     fn answers_from(&self, number: u32);
 }
 
@@ -33,12 +33,12 @@ pub trait HeldLease: Debug + Send + Sync {
 pub struct Lease(Box<dyn HeldLease>);
 
 impl Lease {
-    /// The conversation.
+    /// Returns the conversation.
     pub fn conversation(&self) -> ConversationId {
         self.0.conversation()
     }
 
-    /// Notes that the items pending from this number on are answered by this turn.
+    /// Records that the items pending from this number on are answered by this turn.
     pub fn answers_from(&self, number: u32) {
         self.0.answers_from(number);
     }
@@ -131,7 +131,7 @@ mod tests {
             }));
             tokio::task::yield_now().await;
         }
-        // Another conversation's turn is free.
+        // The lease of another conversation is free.
         drop(running.acquire(ConversationId::new()).await);
         assert!(lock(&order).is_empty());
         drop(first);

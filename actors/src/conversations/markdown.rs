@@ -1,12 +1,12 @@
-//! A conversation for people to read, as Markdown.
+//! Export of a conversation as Markdown for people to read.
 
 use std::fmt::Write;
 
 use super::item::{kind, role, text_of};
 use super::types::{ConversationRecord, Item};
 
-/// The title, then what each said under a heading of its own. What they wrote is Markdown already and stays as it is;
-/// what tools were called with and gave back is fenced.
+/// Returns the title, then each message under a heading of its own. Messages are Markdown already and remain unchanged; arguments
+/// and results of tools are fenced.
 #[must_use]
 pub fn export(record: &ConversationRecord, items: &[Item]) -> String {
     let title = record.title.as_deref().unwrap_or("Conversation").replace(char::is_control, " ");
@@ -41,7 +41,7 @@ fn speaker(role: &str) -> &'static str {
     }
 }
 
-/// A block that nothing in the text can end.
+/// Returns a fenced block that nothing in the text can end.
 fn fenced(text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);

@@ -1,11 +1,11 @@
-//! Conversations: what was said, kept so that nothing is lost.
+//! Conversations: durable storage of messages and answers.
 //!
-//! [`Conversations`] is the edge's door. Changes are messages to supervised actors, one for each shard of users, and
-//! are answered once they are on disk (`actor`, `decide`). Reads go past mailboxes and the store's thread (`view`).
-//! An answer that is being made is a [`Turn`]; in one conversation there is one at a time (`running`).
+//! [`Conversations`] is the edge's handle. Changes are messages to supervised actors, one for each shard of users, and are
+//! answered once they are on disk (`actor`, `decide`). Reads bypass mailboxes and the store's thread (`view`). An answer during
+//! its generation is a [`Turn`]; a conversation has one at a time (`leases`).
 //!
-//! A conversation is a tree of items (`tree`): editing a message or making an answer again adds a branch beside what
-//! is there, and nothing is overwritten. Items are OpenAI's, as JSON (`item`).
+//! A conversation is a tree of items (`tree`): editing a message or regenerating an answer adds a branch beside the existing one,
+//! and nothing is overwritten. Items are OpenAI's, as JSON (`item`).
 
 mod actor;
 pub mod chat;

@@ -1,4 +1,4 @@
-//! New items, prepared on any thread, so that a decision on the commit thread touches no large body.
+//! New items, prepared on any thread, so that a decision on the commit thread handles no large body.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,24 +14,24 @@ use crate::store::{ConversationsStore, MAX_INLINE_BYTES, StagedBody, StoreError}
 /// An item that is about to be added.
 #[derive(Clone, Debug)]
 pub struct PreparedItem {
-    /// Its id.
+    /// The item's id.
     pub id: String,
-    /// Whether the id was given by another part of this server, so that it may be taken already.
+    /// True if the id was assigned by another component of this server, so that it may be taken already.
     pub id_is_given: bool,
-    /// The size of its body as JSON.
+    /// The size of its body as JSON in bytes.
     pub bytes: u64,
     /// The title that it gives to a conversation without one.
     pub title: Option<String>,
-    /// Its body.
+    /// The body.
     pub body: PreparedBody,
 }
 
 /// The body of an item that is about to be added, with its `type` and `id`.
 #[derive(Clone, Debug)]
 pub enum PreparedBody {
-    /// A small one.
+    /// A small body.
     Inline(Map<String, Value>),
-    /// One that is in the store.
+    /// A body that is in the store already.
     Staged(Arc<UnusedBody>),
 }
 
@@ -39,14 +39,14 @@ pub enum PreparedBody {
 #[derive(Debug)]
 pub struct UnusedBody {
     staged: StagedBody,
-    /// Weak: what is staged in a database that failed is removed when that is reopened.
+    /// Weak: a body staged in a failed database is removed when that is reopened.
     store: Weak<dyn ConversationsStore>,
     kept: AtomicBool,
 }
 
 impl UnusedBody {
-    /// The body, for a change that refers to it. From here on it is not discarded: whether such a change was committed is
-    /// not always known, and a body that is not referred to is removed by the next start.
+    /// Returns the body for a change that refers to it. It is no longer discarded: it is not always known whether such a change
+    /// was committed, and a body without a reference is removed at the next start.
     pub fn keep(&self) -> StagedBody {
         self.kept.store(true, Ordering::Relaxed);
         self.staged.clone()
@@ -74,7 +74,7 @@ pub struct PreparedItems {
 }
 
 impl PreparedItems {
-    /// Prepares items, with small bodies for the time being.
+    /// Prepares items, for now with inline bodies.
     pub fn new(items: Vec<NewItem>, limits: &ConversationsConfig) -> Self {
         let mut prepared = Self::default();
         for item in items {
@@ -85,17 +85,17 @@ impl PreparedItems {
         prepared
     }
 
-    /// The size of all bodies as JSON.
+    /// Returns the size of all bodies as JSON in bytes.
     pub fn bytes(&self) -> u64 {
         self.items.iter().map(|item| item.bytes).fold(0, u64::saturating_add)
     }
 
-    /// Whether any body is too large for the commit thread.
+    /// Returns whether any body is too large for the commit thread.
     pub fn has_large(&self) -> bool {
         self.items.iter().any(PreparedItem::is_large)
     }
 
-    /// Has all bodies where a decision takes them: those that are too large for the commit thread in the store.
+    /// Makes all bodies available to a decision: those that are too large for the commit thread are staged in the store.
     ///
     /// # Errors
     /// The database failed.
@@ -112,13 +112,13 @@ impl PreparedItems {
         Ok(self)
     }
 
-    /// The items as they are shown, once they have their places: those of `positions`.
+    /// Returns the items of `positions` as they are shown, with their places.
     pub fn show(mut self, positions: &[usize], placed: Vec<Placed>) -> Vec<Item> {
         let bodies = positions.iter().map(|&at| std::mem::take(&mut self.bodies[at]));
         placed.into_iter().zip(bodies).map(|(placed, body)| placed.with_body(body)).collect()
     }
 
-    /// All items as they are shown, once they have their places.
+    /// Returns all items as they are shown, with their places.
     pub fn show_all(self, placed: Vec<Placed>) -> Vec<Item> {
         let all: Vec<_> = (0..self.bodies.len()).collect();
         self.show(&all, placed)
@@ -126,7 +126,7 @@ impl PreparedItems {
 }
 
 impl PreparedItem {
-    /// An item whose body is small.
+    /// Returns an item whose body is small.
     pub fn inline(new: NewItem, limits: &ConversationsConfig) -> Self {
         let (item, body) = prepare(new, limits);
         Self { body: PreparedBody::Inline(body), ..item }
@@ -137,7 +137,7 @@ impl PreparedItem {
     }
 }
 
-/// An item without its body, and the body.
+/// Returns an item without its body, and the body.
 fn prepare(new: NewItem, limits: &ConversationsConfig) -> (PreparedItem, Map<String, Value>) {
     let kind = item::kind(&new.body).to_owned();
     let id_is_given = new.id.is_some();

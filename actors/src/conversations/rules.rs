@@ -6,19 +6,19 @@ use crate::config::ConversationsConfig;
 /// The limits and the time of a decision.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// How large conversations may be.
+    /// The limits of conversations.
     pub limits: ConversationsConfig,
-    /// Now (epoch microseconds); later than at any decision before.
+    /// The current time (epoch microseconds); later than that of any earlier decision.
     pub now_us: u64,
 }
 
 impl Rules {
-    /// Now (epoch seconds).
+    /// Returns the current time (epoch seconds).
     pub const fn now_s(&self) -> u64 {
         self.now_us / 1_000_000
     }
 
-    /// Notes a change of a conversation. A clock that was set back does not move it down its user's list.
+    /// Records a change of a conversation. A clock that was set back does not move it down its user's list.
     pub fn touch(&self, record: &mut ConversationRecord) {
         record.updated_us = record.updated_us.max(self.now_us);
     }

@@ -1,11 +1,11 @@
-//! Titles that are made from the first thing that is said.
+//! Titles derived from the first message.
 
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Longest title that is made, in characters.
+/// Maximum length of a derived title, in characters.
 const LENGTH: usize = 60;
 
-/// A title from a text: its words on one line, cut where a reader sees a character end; `None` where there are none.
+/// Returns a title derived from a text: its words on one line, cut at a grapheme boundary; `None` if it has no words.
 #[must_use]
 pub fn from_text(text: &str, max_chars: usize) -> Option<String> {
     let most = LENGTH.min(max_chars);
@@ -51,7 +51,7 @@ mod tests {
         assert_eq!(title(" \n "), None);
         assert_eq!(title(&"a".repeat(60)), Some("a".repeat(60)));
         assert_eq!(title(&"a".repeat(61)), Some(format!("{}…", "a".repeat(60))));
-        // A family of seven code points is one character to its reader: whole or not at all.
+        // A family of seven code points is one grapheme: whole or not at all.
         let family = "👨‍👩‍👧‍👦";
         assert_eq!(title(&family.repeat(20)), Some(format!("{}…", family.repeat(8))));
         assert_eq!(from_text("abcdef", 3), Some("abc".to_owned()));
@@ -65,11 +65,11 @@ mod tests {
             let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
             let kept = title.strip_suffix('…').unwrap_or(&title);
             if let Some(rest) = words.strip_prefix(kept) {
-                // A cut lies where a grapheme ends.
+                // A cut lies at a grapheme boundary.
                 let ends: Vec<usize> = words.grapheme_indices(true).map(|(at, g)| at + g.len()).collect();
                 prop_assert!(rest.is_empty() || ends.contains(&kept.len()));
             } else {
-                // Text that ended in the mark by itself.
+                // A text that ended with the ellipsis itself.
                 prop_assert!(words.starts_with(&title));
             }
         }

@@ -1,33 +1,33 @@
-//! The shape of a conversation: every item hangs on the one it answers, and a branch is the way from an item back to
-//! the beginning. Pure; a child's number is always greater than its parent's, so there are no circles.
+//! The shape of a conversation: every item has the item that it answers as its parent, and a branch is the path from an item back
+//! to the beginning. Pure; a child's number is always greater than its parent's, so there are no cycles.
 
 use std::collections::HashMap;
 
-/// Where an item hangs, and how it stands.
+/// The position of an item, and its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// In the order they came in, across branches.
+    /// The order of arrival, across branches.
     pub number: u32,
-    /// What it hangs on; `None`: the beginning.
+    /// The parent; `None`: the item is at the beginning.
     pub parent: Option<u32>,
-    /// Its id.
+    /// The item's id.
     pub id: String,
-    /// When it was added (epoch seconds).
+    /// Time of its addition (epoch seconds).
     pub created_at: u64,
-    /// Its contents are gone; what hangs on it stays where it is.
+    /// True if its contents are deleted; its children keep their places.
     pub deleted: bool,
-    /// Its text is still to come.
+    /// True if its text is not complete yet.
     pub pending: bool,
 }
 
-/// A branch: what leads from its head back to the beginning.
+/// A branch: the path from its head back to the beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Branch {
     /// The number of its last item.
     pub head: u32,
-    /// The number of the last item that it shares with another branch; `None`: nothing.
+    /// The number of the last item that it shares with another branch; `None`: it shares none.
     pub fork: Option<u32>,
-    /// How many items it has.
+    /// Number of its items.
     pub items: usize,
 }
 
@@ -39,36 +39,36 @@ pub struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    /// Over all nodes of a conversation.
+    /// Returns the tree over all nodes of a conversation.
     #[must_use]
     pub fn new(nodes: &'a [Node]) -> Self {
         let at = nodes.iter().enumerate().map(|(index, node)| (node.number, index)).collect();
         Self { nodes, at }
     }
 
-    /// One node.
+    /// Returns one node.
     #[must_use]
     pub fn node(&self, number: u32) -> Option<&'a Node> {
         self.at.get(&number).map(|&index| &self.nodes[index])
     }
 
-    /// From `head` back to the beginning, deleted ones left out.
+    /// Returns the path from `head` back to the beginning without deleted items.
     pub fn back_from(&self, head: Option<u32>) -> impl Iterator<Item = &'a Node> {
         self.all_back_from(head).filter(|node| !node.deleted)
     }
 
-    /// The same, deleted ones included.
+    /// Returns the path from `head` back to the beginning with deleted items.
     fn all_back_from(&self, head: Option<u32>) -> impl Iterator<Item = &'a Node> {
         let mut next = head;
         std::iter::from_fn(move || {
             let node = self.node(next?)?;
-            // A damaged link upwards must not become a circle.
+            // A damaged parent link must not become a cycle.
             next = node.parent.filter(|&parent| parent < node.number);
             Some(node)
         })
     }
 
-    /// From the beginning to `head`, deleted ones left out.
+    /// Returns the path from the beginning to `head` without deleted items.
     #[must_use]
     pub fn path(&self, head: Option<u32>) -> Vec<&'a Node> {
         let mut path: Vec<_> = self.back_from(head).collect();
@@ -76,16 +76,16 @@ impl<'a> Tree<'a> {
         path
     }
 
-    /// What an item answers: the nearest one before it that was not deleted.
+    /// Returns the item that a node answers: the nearest one before it that is not deleted.
     #[must_use]
     pub fn parent(&self, node: &Node) -> Option<&'a Node> {
         self.back_from(node.parent).next()
     }
 
-    /// The branches by the number of their heads. A branch whose own items are all deleted is none.
+    /// Returns the branches, ordered by the number of their heads. A branch whose own items are all deleted is left out.
     #[must_use]
     pub fn branches(&self) -> Vec<Branch> {
-        // How many items answer one.
+        // Number of items that answer one.
         let mut children: HashMap<u32, usize> = HashMap::new();
         let live: Vec<_> = self.nodes.iter().filter(|node| !node.deleted).collect();
         let parents: HashMap<u32, Option<u32>> =

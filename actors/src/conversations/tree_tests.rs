@@ -22,7 +22,7 @@ fn numbers(path: &[&Node]) -> Vec<u32> {
 
 #[test]
 fn an_edited_message_makes_a_branch() {
-    // 0 user, 1 answer, 2 user, 3 answer; 4 is 2 edited, 5 its answer; 6 is 5 made again.
+    // 0 user, 1 answer, 2 user, 3 answer; 4 is 2 edited, 5 its answer; 6 is 5 regenerated.
     let links = [None, Some(0), Some(1), Some(2), Some(1), Some(4), Some(4)].map(|parent| (parent, false));
     let nodes = nodes(&links);
     let tree = Tree::new(&nodes);
@@ -50,7 +50,7 @@ fn what_is_deleted_is_passed_over() {
 }
 
 proptest! {
-    /// Against looking at every pair.
+    /// Compares with an implementation that examines every pair.
     #[test]
     fn paths_and_branches(choices in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0..5u8), 0..40)) {
         let links: Vec<_> = choices.iter().enumerate().map(|(number, (index, root, deleted))| {

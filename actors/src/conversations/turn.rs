@@ -1,5 +1,5 @@
-//! A turn: somebody says something, and an answer is made. From its beginning on, what was said and the answer's place
-//! are on disk; its text follows.
+//! A turn: a user's message and its answer. From the turn's beginning on, the message and the place of the answer are on disk;
+//! the answer's text follows.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use super::ids::ConversationId;
 use super::leases::Lease;
 use super::types::{Ending, Item, NewItem};
 
-/// A turn that has begun. Dropping it is how it breaks off: what there is of the answer is kept as `incomplete`.
+/// A turn that has begun. Dropping it aborts it: the partial answer is stored as `incomplete`.
 ///
-/// Its end goes to the store directly and not through the actor: the answer must not be lost while that is restarted
-/// or the server stops.
+/// Its end goes to the store directly and not through the actor: the answer must not be lost while the actor is restarted or the
+/// server stops.
 #[derive(Debug)]
 pub struct Turn {
     /// `None` once it has ended.
@@ -29,13 +29,13 @@ pub struct Turn {
 #[derive(Debug)]
 struct Open {
     writer: Writer,
-    /// Given back when the end is stored.
+    /// Released when the end is stored.
     lease: Lease,
     begun: Begun,
     text: String,
-    /// The tools that the answer calls.
+    /// The tool calls of the answer.
     calls: Vec<NewItem>,
-    /// What its text refers to.
+    /// The references of its text.
     annotations: Vec<Value>,
     every: Duration,
     stored_at: Instant,
@@ -63,25 +63,25 @@ impl Turn {
         }
     }
 
-    /// The conversation.
+    /// Returns the conversation.
     #[must_use]
     pub const fn conversation(&self) -> ConversationId {
         self.id
     }
 
-    /// The id of the answer's item.
+    /// Returns the id of the answer's item.
     #[must_use]
     pub fn answer_id(&self) -> &str {
         &self.answer_id
     }
 
-    /// What is to be answered: the branch up to it, oldest first.
+    /// Returns the messages to be answered: the branch up to the turn, oldest first.
     #[must_use]
     pub fn history(&self) -> &[Item] {
         &self.history
     }
 
-    /// More of the answer's text. Stored from time to time, so that not much is lost with the server.
+    /// Adds text to the answer. It is stored periodically, so that little is lost if the server is killed.
     pub fn push(&mut self, text: &str) {
         let Some(open) = &mut self.open else { return };
         open.text.push_str(text);
@@ -94,31 +94,31 @@ impl Turn {
         open.writer.carry_out(move |stores, _| decide::checkpoint(stores, id, &answer, text), |_| {});
     }
 
-    /// The answer calls a tool. Stored with its end.
+    /// Adds a tool call. It is stored at the turn's end.
     pub fn push_call(&mut self, call_id: &str, name: &str, arguments: &str) {
         self.push_item(json!({
             "type": "function_call", "status": "completed", "call_id": call_id, "name": name, "arguments": arguments,
         }));
     }
 
-    /// Something else that goes with the answer, such as a search. Stored with its end.
+    /// Adds another item of the answer, such as a search. It is stored at the turn's end.
     pub fn push_item(&mut self, item: Value) {
         if let (Some(open), Value::Object(body)) = (&mut self.open, item) {
             open.calls.push(NewItem { id: None, body });
         }
     }
 
-    /// What the answer's text refers to, as OpenAI's annotations. Stored with its end.
+    /// Sets the references of the answer's text, as OpenAI's annotations. They are stored at the turn's end.
     pub fn annotate(&mut self, annotations: Vec<Value>) {
         if let Some(open) = &mut self.open {
             open.annotations = annotations;
         }
     }
 
-    /// The answer is whole. Durable when this returns.
+    /// Completes the answer. It is durable when this returns.
     ///
     /// # Errors
-    /// The store. Whether the answer is kept is not known then.
+    /// The store failed. It is not known then whether the answer is stored.
     pub async fn finish(&mut self) -> Result<(), ConversationError> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let (sender, receiver) = oneshot::channel();
@@ -126,16 +126,16 @@ impl Turn {
             let _ = sender.send(outcome);
         });
         match receiver.await.unwrap_or_else(|_| Err(ConversationError::unavailable())) {
-            // Its user has deleted the conversation or the answer meanwhile.
+            // The user has deleted the conversation or the answer meanwhile.
             Err(ConversationError::NotFound { .. }) => Ok(()),
             outcome => outcome,
         }
     }
 
-    /// The turn has come to nothing: takes back what it stored, as if it had not begun.
+    /// Reverts the turn, as if it had not begun.
     ///
     /// # Errors
-    /// The store; what was stored stays then, and the answer is `incomplete`.
+    /// The store failed; the turn's items remain then, and the answer is `incomplete`.
     pub async fn take_back(mut self) -> Result<(), ConversationError> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let Open { writer, lease, begun, .. } = open;

@@ -1,4 +1,4 @@
-//! What conversations are made of.
+//! Types of conversations.
 
 use std::collections::BTreeMap;
 
@@ -12,98 +12,97 @@ use crate::identity::UserId;
 /// A conversation without its items.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConversationRecord {
-    /// Its id.
+    /// The conversation's id.
     pub id: ConversationId,
-    /// Whose it is.
+    /// The user that owns the conversation.
     pub user: UserId,
-    /// What it is about: given, or made from the first thing that its user says.
+    /// The title: set by the caller, or derived from the first user message.
     pub title: Option<String>,
-    /// The model that it is held with.
+    /// The conversation's model.
     pub model: Option<String>,
-    /// The caller's own notes.
+    /// The caller's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// When it was begun (epoch seconds).
+    /// Time of creation (epoch seconds).
     pub created_at: u64,
-    /// When it was last changed (epoch microseconds).
+    /// Time of the last change (epoch microseconds).
     pub updated_us: u64,
-    /// How many items it has, all branches together.
+    /// Number of its items in all branches.
     pub items: u32,
-    /// Their size as JSON.
+    /// The size of its items as JSON in bytes.
     pub bytes: u64,
     /// The number of the next item.
     pub next: u32,
-    /// The last item of the active branch; `None`: it is empty.
+    /// The last item of the active branch; `None`: the branch is empty.
     pub head: Option<u32>,
-    /// Where anybody can read it.
+    /// The public link, if there is one.
     pub share: Option<Share>,
 }
 
 impl ConversationRecord {
-    /// Where it stands among its user's conversations.
+    /// Returns its position among its user's conversations.
     #[must_use]
     pub const fn position(&self) -> Position {
         Position { updated_us: self.updated_us, id: self.id }
     }
 }
 
-/// A link that anybody can read the conversation by, as it was when the link was made.
+/// A public link to the conversation in its state at the link's creation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
-    /// What nobody can guess.
+    /// A random token that cannot be guessed.
     pub token: String,
     /// The last item that it shows.
     pub head: Option<u32>,
-    /// When it was made (epoch seconds).
+    /// Time of creation (epoch seconds).
     pub created_at: u64,
-    /// When it ends (epoch seconds).
+    /// Time at which it expires (epoch seconds). `None`: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<u64>,
 }
 
 impl Share {
-    /// Whether it has ended by itself. `now`: epoch seconds.
+    /// Returns whether it has expired. `now`: epoch seconds.
     #[must_use]
     pub fn is_over(&self, now: u64) -> bool {
         self.expires_at.is_some_and(|end| end <= now)
     }
 }
 
-/// Where a conversation stands among its user's: by the last change, then by id.
+/// The position of a conversation among its user's: by the last change, then by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// When it was last changed (epoch microseconds).
+    /// Time of the last change (epoch microseconds).
     pub updated_us: u64,
-    /// Which one.
+    /// The conversation's id.
     pub id: ConversationId,
 }
 
 /// An item as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredItem {
-    /// Where it hangs.
+    /// The position and the state.
     pub node: Node,
-    /// OpenAI's object; empty when it was deleted.
+    /// OpenAI's object; empty if the item is deleted.
     pub body: Map<String, Value>,
 }
 
 /// An item as it is shown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
-    /// Its id, as in the body.
+    /// The item's id, as in the body.
     pub id: String,
-    /// What it answers; `None`: the beginning.
+    /// The id of the item that it answers; `None`: it is at the beginning.
     pub parent: Option<String>,
-    /// When it was added (epoch seconds).
+    /// Time of its addition (epoch seconds).
     pub created_at: u64,
-    /// OpenAI's object with `type`, `id` and `status`. An answer that runs is `in_progress`, one that broke off
-    /// `incomplete`.
+    /// OpenAI's object with `type`, `id` and `status`. A running answer is `in_progress`, an aborted one `incomplete`.
     pub body: Map<String, Value>,
 }
 
-/// An item that was added, without its body.
+/// An added item without its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// Its id.
+    /// The item's id.
     pub id: String,
     /// The id of the item that it answers; `None`: it is at the beginning.
     pub parent: Option<String>,
@@ -112,7 +111,7 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// The item as it is shown.
+    /// Returns the item as it is shown.
     #[must_use]
     pub fn with_body(self, body: Map<String, Value>) -> Item {
         let Self { id, parent, created_at } = self;
@@ -120,120 +119,120 @@ impl Placed {
     }
 }
 
-/// An item to be added, checked.
+/// A checked item to be added.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewItem {
-    /// Its id; `None`: a new one.
+    /// The item's id; `None`: a new one.
     pub id: Option<String>,
     /// OpenAI's object without `id`.
     pub body: Map<String, Value>,
 }
 
-/// What new items hang on.
+/// The parent of new items.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Anchor {
     /// The last item of the active branch.
     #[default]
     Head,
-    /// Nothing: they begin the conversation once more.
+    /// None: the items begin the conversation once more.
     Beginning,
-    /// That item. What hangs on it already stays, as another branch.
+    /// That item. Its existing children remain, as another branch.
     After(String),
 }
 
-/// A conversation to be begun.
+/// A conversation to be created.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NewConversation {
-    /// Its title; absent: made from the first user message.
+    /// The title; `None`: derived from the first user message.
     pub title: Option<String>,
-    /// The model that it is held with.
+    /// The conversation's model.
     pub model: Option<String>,
-    /// The caller's own notes.
+    /// The caller's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// What it begins with.
+    /// The first items.
     pub items: Vec<NewItem>,
 }
 
-/// What to change about a conversation. What is `None` stays; an inner `None` is removed.
+/// Changes to a conversation. `None` leaves a field unchanged; an inner `None` removes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConversationUpdate {
-    /// Its title.
+    /// The title.
     pub title: Option<Option<String>>,
-    /// The model that it is held with.
+    /// The conversation's model.
     pub model: Option<Option<String>>,
-    /// All of the caller's own notes.
+    /// The metadata, which replaces all of the caller's metadata.
     pub metadata: Option<BTreeMap<String, String>>,
 }
 
-/// Which of a user's conversations.
+/// A query over a user's conversations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConversationQuery {
-    /// At most so many.
+    /// Maximum number of conversations.
     pub limit: usize,
-    /// Those behind that place, in the order asked for.
+    /// Only those after this position, in the requested order.
     pub after: Option<Position>,
-    /// Those before that place, in the order asked for: the ones next to it, if `after` is not given.
+    /// Only those before this position, in the requested order: the nearest ones, if `after` is not set.
     pub before: Option<Position>,
-    /// The last changed first.
+    /// True to list the last changed first.
     pub newest_first: bool,
-    /// Those held with that model.
+    /// Only those with this model.
     pub model: Option<String>,
-    /// Those whose title or items have that text, upper or lower case.
+    /// Only those whose title or items contain this text, ignoring case.
     pub text: Option<String>,
-    /// Those that a share link leads to.
+    /// Only those with a public link.
     pub shared: bool,
 }
 
 /// A part of a user's conversations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConversationPage {
-    /// In the order asked for.
+    /// The conversations in the requested order.
     pub data: Vec<ConversationRecord>,
-    /// Whether there may be more in the direction asked for.
+    /// True if there may be more in the requested direction.
     pub has_more: bool,
-    /// Where to go on in that direction. A search looks at a bounded part at a time, so it may find less than it was
-    /// asked for, or nothing, and still have more.
+    /// The position to continue from in that direction. A search examines a bounded part at a time, so it may return fewer
+    /// results than requested, or none, and still have more.
     pub next: Option<Position>,
 }
 
 /// A part of the active branch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ItemPage {
-    /// In the order asked for.
+    /// The items in the requested order.
     pub data: Vec<Item>,
-    /// Whether there is more behind the last one.
+    /// True if more items follow.
     pub has_more: bool,
 }
 
 /// A branch as it is shown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BranchView {
-    /// Its last item.
+    /// The last item.
     pub head: Item,
-    /// The last item that it shares with another branch.
+    /// The id of the last item that it shares with another branch.
     pub fork: Option<String>,
-    /// How many items lead to its head, the head among them.
+    /// Number of items on the path to its head, including the head.
     pub items: usize,
-    /// Whether it is the one that goes on.
+    /// True if it is the active branch.
     pub active: bool,
 }
 
-/// A conversation with all its items, of all branches, in the order they came in.
+/// A conversation with the items of all branches, in the order of their arrival.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WholeConversation {
-    /// Itself.
+    /// The conversation.
     pub record: ConversationRecord,
-    /// All items.
+    /// The items of all branches.
     pub items: Vec<Item>,
     /// The id of the last item of the active branch.
     pub head: Option<String>,
 }
 
-/// How an answer ended.
+/// The end of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// By itself.
+    /// Completed by the model.
     Completed,
-    /// It broke off.
+    /// Aborted.
     Incomplete,
 }

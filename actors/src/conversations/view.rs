@@ -1,4 +1,4 @@
-//! What is shown of conversations, from what is stored. Runs on any thread.
+//! Views of conversations, derived from the stored state. Runs on any thread.
 
 use super::decide::{find, find_item};
 use super::error::ConversationError;
@@ -13,23 +13,23 @@ use super::types::{
 use crate::identity::{UserId, now_s};
 use crate::store::{ConversationsStore, StoreError};
 
-/// A search looks at most at so many conversations at a time.
+/// Maximum number of conversations that a search examines at a time.
 const SEARCH_CONVERSATIONS: usize = 20_000;
-/// A search looks at most at so many bytes of items at a time.
+/// Maximum number of bytes of items that a search examines at a time.
 const SEARCH_BYTES: u64 = 16 << 20;
 
 type View<T> = Result<T, ConversationError>;
 
-/// Shows items of one conversation.
+/// View of the items of one conversation.
 pub struct Viewer<'a> {
     store: &'a dyn ConversationsStore,
     id: ConversationId,
-    /// From this number on, what is pending runs.
+    /// The number from which on pending items are running.
     running_from: Option<u32>,
 }
 
 impl<'a> Viewer<'a> {
-    /// Of that conversation.
+    /// Returns the view of a conversation.
     pub fn new(store: &'a dyn ConversationsStore, id: ConversationId, running: &dyn Leases) -> Self {
         // Looked up before anything is read: an answer counts as running until its end is stored.
         Self { store, id, running_from: running.answering_from(id) }
@@ -44,7 +44,7 @@ impl<'a> Viewer<'a> {
         Item { id: node.id, parent, created_at: node.created_at, body }
     }
 
-    /// The items of `nodes`; one that was deleted meanwhile is left out.
+    /// Returns the items of `nodes`; an item deleted meanwhile is left out.
     fn load(&self, tree: &Tree<'_>, nodes: &[&Node]) -> View<Vec<Item>> {
         let mut items = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -55,14 +55,14 @@ impl<'a> Viewer<'a> {
         Ok(items)
     }
 
-    /// The items from the beginning to `head`.
+    /// Returns the items from the beginning to `head`.
     pub fn path(&self, head: Option<u32>) -> View<Vec<Item>> {
         let nodes = self.store.nodes(self.id)?;
         let tree = Tree::new(&nodes);
         self.load(&tree, &tree.path(head))
     }
 
-    /// All items of all branches.
+    /// Returns the items of all branches.
     pub fn all(&self) -> View<Vec<Item>> {
         let nodes = self.store.nodes(self.id)?;
         let tree = Tree::new(&nodes);
@@ -70,7 +70,7 @@ impl<'a> Viewer<'a> {
         self.load(&tree, &live)
     }
 
-    /// A part of what leads to `head`.
+    /// Returns a part of the path to `head`.
     pub fn page(
         &self,
         head: Option<u32>,
@@ -78,7 +78,7 @@ impl<'a> Viewer<'a> {
         limit: usize,
         oldest_first: bool,
     ) -> View<ItemPage> {
-        // Also where it was deleted since: its place is known.
+        // Also if the item was deleted meanwhile: its place is known.
         let after = match after {
             Some(item) => {
                 let number = self.store.item_number(self.id, item)?;
@@ -102,7 +102,7 @@ impl<'a> Viewer<'a> {
         Ok(ItemPage { data: self.load(&tree, &path)?, has_more })
     }
 
-    /// One item.
+    /// Returns one item.
     pub fn item(&self, item: &str) -> View<Item> {
         let stored = find_item(self.store, self.id, item)?;
         let nodes = self.store.nodes(self.id)?;
@@ -111,12 +111,12 @@ impl<'a> Viewer<'a> {
         Ok(self.show(stored, parent))
     }
 
-    /// All branches.
+    /// Returns all branches.
     pub fn branches(&self, head: Option<u32>) -> View<Vec<BranchView>> {
         let nodes = self.store.nodes(self.id)?;
         let tree = Tree::new(&nodes);
         let active = tree.back_from(head).next().map(|node| node.number);
-        // The active branch may end further up than where others go on from it.
+        // The active branch may end before the point where others continue.
         let mut views = Vec::new();
         for branch in tree.branches() {
             let Some(node) = tree.node(branch.head) else { continue };
@@ -128,20 +128,20 @@ impl<'a> Viewer<'a> {
     }
 }
 
-/// What a turn reads before it begins: the end of the active branch, what its items hang on, and what leads there.
+/// The state that a turn reads before it begins: the end of the active branch, the parent of its items, and the path to it.
 #[derive(Debug)]
 pub struct Seen {
     /// The end of the active branch.
     pub head: Option<u32>,
     /// The number of the next item.
     pub next: u32,
-    /// What the turn's items hang on.
+    /// The parent of the turn's items.
     pub parent: Option<u32>,
-    /// From the beginning to there.
+    /// The items from the beginning to the parent.
     pub history: Vec<Item>,
 }
 
-/// Reads what a turn needs. `again`: it says nothing new, so it answers once more what was said last.
+/// Reads the state that a turn needs. `again`: it has no new message, so the last one is answered once more.
 pub fn before_turn(
     store: &dyn ConversationsStore,
     running: &dyn Leases,
@@ -172,7 +172,7 @@ pub fn before_turn(
     Ok(Seen { head: record.head, next: record.next, parent, history })
 }
 
-/// A conversation and what leads to the end of its active branch.
+/// Returns a conversation and the path to the end of its active branch.
 pub fn get(
     store: &dyn ConversationsStore,
     running: &dyn Leases,
@@ -184,7 +184,7 @@ pub fn get(
     Ok((record, items))
 }
 
-/// A conversation with all its branches.
+/// Returns a conversation with all its branches.
 pub fn whole(
     store: &dyn ConversationsStore,
     running: &dyn Leases,
@@ -200,13 +200,13 @@ pub fn whole(
     Ok(WholeConversation { items: viewer.all()?, head, record })
 }
 
-/// What a share link shows.
+/// Returns the contents of a share link.
 pub fn shared(
     store: &dyn ConversationsStore,
     running: &dyn Leases,
     token: &str,
 ) -> View<(ConversationRecord, Vec<Item>)> {
-    // The token is what opens it: it is repeated nowhere.
+    // The token is the link's secret: it is not repeated.
     let missing = || ConversationError::not_found("share link", "of that token");
     let id = store.shared(token)?.ok_or_else(missing)?;
     let record = store.conversation(id)?.ok_or_else(missing)?;
@@ -216,13 +216,13 @@ pub fn shared(
     Ok((record, items))
 }
 
-/// A part of a user's conversations.
+/// Returns a part of a user's conversations.
 pub fn list(
     store: &dyn ConversationsStore,
     user: UserId,
     query: &ConversationQuery,
 ) -> View<ConversationPage> {
-    // Towards the beginning of the list when only its other end is given.
+    // Towards the beginning of the list if only its other end is given.
     let backwards = query.before.is_some() && query.after.is_none();
     let (newer_than, older_than) = match query.newest_first {
         true => (query.before, query.after),
@@ -240,11 +240,11 @@ pub fn list(
         }
         next = Some(position);
         let record = match store.conversation(position.id) {
-            // Said when it is asked for by its id; the others are to be seen.
+            // A damaged record is reported when it is requested by id; the others must remain visible.
             Err(StoreError::Value { .. }) => None,
             record => record?,
         };
-        // Otherwise it has been changed or deleted since: it stands elsewhere now.
+        // Otherwise it has been changed or deleted meanwhile and has another position.
         if let Some(record) = record.filter(|record| record.position() == position && record.user == user)
             && search.matches(store, &record)?
         {

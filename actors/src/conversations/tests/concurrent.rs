@@ -1,4 +1,4 @@
-//! Lists that are read while conversations come, go and change.
+//! Lists that are read while conversations are created, deleted and changed.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ fn create(disk: &Disk, user: UserId, now: u64) -> ConversationId {
     .id
 }
 
-/// What was there all the time is seen once, in its order; what came or went meanwhile is seen at most once.
+/// Conversations that exist all the time are seen once, in order; those created or deleted meanwhile at most once.
 #[test]
 fn cursors_neither_skip_nor_repeat() {
     let disk = Disk::new(1);
@@ -58,7 +58,7 @@ fn cursors_neither_skip_nor_repeat() {
     });
 }
 
-/// What changes while a list is read may be missed, and is never seen twice.
+/// A conversation that changes while a list is read may be missed, and is never seen twice.
 #[test]
 fn changed_conversations_are_not_repeated() {
     let disk = Disk::new(1);
@@ -87,7 +87,7 @@ fn changed_conversations_are_not_repeated() {
     assert!(second.data.iter().all(|record| record.id != ids[10]));
 }
 
-/// A read does not wait for the disk: it is answered while the store's thread is held up.
+/// A read does not wait for the disk: it is answered while the store's thread is blocked.
 #[test]
 fn reads_go_past_the_writer() {
     let disk = Disk::new(1);

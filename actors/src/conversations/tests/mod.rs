@@ -45,7 +45,7 @@ impl Disk {
         disk
     }
 
-    /// Changes something and waits until it is durable.
+    /// Makes a change and waits until it is durable.
     fn write<T: Send + 'static>(
         &self,
         change: impl FnOnce(&dyn Stores) -> Result<T, ConversationError> + Send + 'static,
@@ -55,7 +55,7 @@ impl Disk {
         receiver.recv().unwrap()
     }
 
-    /// Carries out a decision and waits until it is durable.
+    /// Executes a decision and waits until it is durable.
     fn decide<T: Send + 'static>(
         &self,
         decide: impl FnOnce(&dyn Stores) -> Decision<T> + Send + 'static,
@@ -67,7 +67,7 @@ impl Disk {
         })
     }
 
-    /// The trees, as a reader on another thread has them.
+    /// Returns the trees as a reader on another thread has them.
     fn trees(&self) -> Arc<dyn ConversationsStore> {
         let (sender, receiver) = mpsc::channel();
         self.store.read(move |stores| {
@@ -76,7 +76,7 @@ impl Disk {
         receiver.recv().unwrap().unwrap()
     }
 
-    /// What a server that was killed now leaves behind.
+    /// Returns the state that a server killed now leaves behind.
     fn killed(self) -> Self {
         let after = tempfile::tempdir().unwrap();
         copy(self.folder.path(), after.path());

@@ -1,4 +1,4 @@
-//! Conversations in plain memory: what the real ones must be equal to.
+//! In-memory model of conversations, which the real ones must be equal to.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::super::types::Ending;
 
 pub const USERS: usize = 2;
 
-/// What can happen. Numbers are places in the model's lists.
+/// The possible operations. Numbers are positions in the model's lists.
 #[derive(Clone, Debug)]
 pub enum Transition {
     Create {
@@ -56,12 +56,12 @@ pub enum Transition {
     },
     /// The server is killed when everything is acknowledged.
     Kill,
-    /// The server is killed after this went to the database and before anybody waited for the disk.
+    /// The server is killed after this went to the database and before anything waited for the disk.
     KillDuring(Box<Transition>),
     Restart,
 }
 
-/// What new items hang on.
+/// The parent of new items.
 #[derive(Clone, Copy, Debug)]
 pub enum Parent {
     Head,
@@ -69,7 +69,7 @@ pub enum Parent {
     Item(usize),
 }
 
-/// How a turn ends.
+/// The end of a turn.
 #[derive(Clone, Copy, Debug)]
 pub enum End {
     By(Ending),
@@ -82,7 +82,7 @@ pub enum End {
 pub struct Model {
     pub conversations: Vec<Conversation>,
     pub clock: u64,
-    /// Whether the last transition was possible.
+    /// True if the last transition was possible.
     pub possible: bool,
 }
 
@@ -108,7 +108,7 @@ pub struct Item {
 }
 
 impl Conversation {
-    /// From the beginning to an item, deleted ones left out.
+    /// Returns the path from the beginning to an item without deleted ones.
     pub fn path(&self, head: Option<usize>) -> Vec<usize> {
         let mut path = Vec::new();
         let mut at = head;
@@ -237,11 +237,11 @@ impl Model {
 }
 
 fn word() -> impl Strategy<Value = String> {
-    // Now and then one that takes several chunks.
+    // Occasionally one that takes several chunks.
     prop_oneof![20 => "[a-z]{1,6}", 1 => Just("long ".repeat(30_000).trim_end().to_owned())]
 }
 
-/// What can happen to that model; now and then also what cannot.
+/// Returns the operations that are possible for the model; occasionally also impossible ones.
 pub fn transitions(model: &Model) -> BoxedStrategy<Transition> {
     let texts = || proptest::collection::vec("[a-z]{1,6}", 1..4);
     let create = (0..USERS, proptest::collection::vec("[a-z]{1,6}", 0..3))
@@ -263,7 +263,7 @@ pub fn transitions(model: &Model) -> BoxedStrategy<Transition> {
     let sizes: Vec<usize> = model.conversations.iter().map(|c| c.items.len()).collect();
     let owners: Vec<usize> = model.conversations.iter().map(|c| c.user.unwrap_or(0)).collect();
     let conversation = move || 0..count;
-    // One past the end is an item that never was.
+    // One past the end is an item that does not exist.
     let item = move || {
         let sizes = sizes.clone();
         conversation().prop_flat_map(move |number| (Just(number), 0..=sizes[number]))
@@ -271,7 +271,7 @@ pub fn transitions(model: &Model) -> BoxedStrategy<Transition> {
     let by = move || {
         let owners = owners.clone();
         (conversation(), 0..10usize).prop_map(move |(number, other)| {
-            // Sometimes somebody else.
+            // Occasionally another user.
             (number, if other == 0 { (owners[number] + 1) % USERS } else { owners[number] })
         })
     };

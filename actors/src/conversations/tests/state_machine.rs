@@ -1,4 +1,4 @@
-//! The real conversations on a real disk against those in memory, through any sequence of operations, crashes with and
+//! The real conversations on a real disk compared with those in memory, through any sequence of operations, crashes with and
 //! without loss, and restarts.
 
 use std::sync::mpsc;
@@ -31,7 +31,7 @@ impl ReferenceStateMachine for Reference {
     }
 }
 
-/// The real ones, and which of them is which of the model's.
+/// The real conversations, and their correspondence to the model's.
 struct Real {
     disk: Disk,
     known: Vec<Known>,
@@ -59,13 +59,13 @@ impl Real {
         self.ids(conversation).items.get(item).cloned().unwrap_or_else(|| "msg_none".to_owned())
     }
 
-    /// Whose it is now, as far as the trees know: what its owner would send.
+    /// Returns the current owner of a conversation according to the trees.
     fn owner(&self, conversation: usize) -> UserId {
         let record = self.disk.trees().conversation(self.ids(conversation).id).unwrap();
         record.map_or(self.disk.users[0], |record| record.user)
     }
 
-    /// Does it; whether it was possible.
+    /// Executes a transition; returns whether it was possible.
     fn run(&mut self, transition: &Transition) -> bool {
         let rules = self.rules();
         let decision = self.decision(transition);
@@ -89,7 +89,7 @@ impl Real {
         }
     }
 
-    /// The decision behind an operation, to be made on the store's thread.
+    /// Returns the decision of an operation, to be made on the store's thread.
     fn decision(&self, transition: &Transition) -> Deciding {
         let users = self.disk.users.clone();
         let said = |texts: &[String]| texts.iter().map(|text| prepared("user", text)).collect::<Vec<_>>();
@@ -211,8 +211,8 @@ impl Real {
         (self, true)
     }
 
-    /// The server is killed after the change went to the database and before anybody waited for the disk. It may have
-    /// happened or not; if it has not, it is done again.
+    /// Executes a transition; the server is killed after the change went to the database and before anything waited for the disk.
+    /// The change may have happened or not; if not, it is repeated.
     fn killed_during(mut self, transition: &Transition) -> (Self, bool) {
         let before = self.everything();
         let rules = self.rules();
@@ -240,7 +240,7 @@ impl Real {
             self.known = known;
             assert!(self.run(transition), "what was possible before the crash is possible after it");
         } else if matches!(happened, Noted::Nothing) {
-            // It may have changed nothing that shows; once more does no harm, or there is nothing left to do.
+            // The change may have been invisible; repeating it is harmless, or nothing is left to do.
             self.run(transition);
         } else {
             self.note(happened);
@@ -248,7 +248,7 @@ impl Real {
         (self, true)
     }
 
-    /// All that users see, for comparison.
+    /// Returns everything that users see, for comparison.
     fn everything(&self) -> Vec<(ConversationRecord, Vec<Item>)> {
         let trees = self.disk.trees();
         let mut all = Vec::new();
@@ -264,7 +264,7 @@ impl Real {
 /// A decision to be made on the store's thread.
 type Deciding = Box<dyn FnOnce(&dyn Stores, &Rules) -> Decision<Noted> + Send>;
 
-/// What a decision made that the model knows by number.
+/// The objects created by a decision, which the model knows by number.
 #[derive(Debug)]
 enum Noted {
     Created(ConversationId, Vec<String>),
