@@ -1,7 +1,7 @@
 //! A generic actor for services that only forward their messages: to decisions on the store's commit thread, and to tasks.
 //!
 //! Such a service has no state that a restart would lose. The actor adds supervision, an address that outlives restarts
-//! ([`Slot`]), and a bound on concurrent calls ([`Request`]).
+//! ([`ActorAddress`]), and a bound on concurrent calls ([`Request`]).
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
@@ -44,15 +44,15 @@ impl<T: Send + 'static, E: Send + 'static> Request<T, E> {
 
 /// The address of an actor, across restarts.
 #[derive(Debug)]
-pub struct Slot<M>(Mutex<Option<ActorRef<M>>>);
+pub struct ActorAddress<M>(Mutex<Option<ActorRef<M>>>);
 
-impl<M: Message> Default for Slot<M> {
+impl<M: Message> Default for ActorAddress<M> {
     fn default() -> Self {
         Self(Mutex::new(None))
     }
 }
 
-impl<M: Message> Slot<M> {
+impl<M: Message> ActorAddress<M> {
     fn set(&self, actor: Option<ActorRef<M>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = actor;
     }
@@ -100,9 +100,13 @@ pub trait Service: Clone + Send + Sync + 'static {
     fn stop(&mut self) {}
 }
 
-/// Returns a child that runs a service, with its address in `slot` while it runs. `name` is for logs.
-pub fn child<S: Service>(name: impl Into<String>, service: S, slot: Arc<Slot<S::Message>>) -> ChildSpec {
-    ChildSpec::new(name, || ServiceActor::<S>(PhantomData), Running { service, slot })
+/// Returns a child that runs a service, whose address is in `address` while it runs. `name` is for logs.
+pub fn child<S: Service>(
+    name: impl Into<String>,
+    service: S,
+    address: Arc<ActorAddress<S::Message>>,
+) -> ChildSpec {
+    ChildSpec::new(name, || ServiceActor::<S>(PhantomData), Running { service, address })
 }
 
 /// The actor of a service.
@@ -111,13 +115,13 @@ struct ServiceActor<S>(PhantomData<fn() -> S>);
 /// The arguments and the state of the actor.
 struct Running<S: Service> {
     service: S,
-    slot: Arc<Slot<S::Message>>,
+    address: Arc<ActorAddress<S::Message>>,
 }
 
 // Derived, it would require messages that can be cloned.
 impl<S: Service> Clone for Running<S> {
     fn clone(&self) -> Self {
-        Self { service: self.service.clone(), slot: Arc::clone(&self.slot) }
+        Self { service: self.service.clone(), address: Arc::clone(&self.address) }
     }
 }
 
@@ -133,7 +137,7 @@ impl<S: Service> Actor for ServiceActor<S> {
         mut running: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         running.service.start().await;
-        running.slot.set(Some(myself.clone()));
+        running.address.set(Some(myself.clone()));
         if let Some((interval, message)) = S::TICK {
             myself.send_interval(interval, message);
         }
@@ -155,7 +159,7 @@ impl<S: Service> Actor for ServiceActor<S> {
         _: ActorRef<Self::Msg>,
         running: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        running.slot.set(None);
+        running.address.set(None);
         running.service.stop();
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Audit {
 
     /// Returns its actor, for a supervisor to start.
     pub(crate) fn child(&self) -> ChildSpec {
-        ChildSpec::new("audit log", || Keeper, self.clone())
+        ChildSpec::new("audit log", || AuditActor, self.clone())
     }
 
     /// Records an event. Does not wait: the record is on the stream and on disk within some milliseconds.
@@ -135,7 +135,7 @@ impl Audit {
         let remove = self.too_many(&state, &batch);
         drop(state);
         let job = Arc::clone(&batch);
-        let undone = Undone(Some((self.clone(), batch)));
+        let undone = BatchGuard(Some((self.clone(), batch)));
         self.store.write(
             move |stores| -> Result<[usize; 2], StoreError> {
                 stores.audit().add(&job)?;
@@ -304,9 +304,9 @@ impl Audit {
 }
 
 /// Guard for a job that panicked or was dropped by a closed store and did not write its batch.
-struct Undone(Option<(Audit, Arc<[AuditRecord]>)>);
+struct BatchGuard(Option<(Audit, Arc<[AuditRecord]>)>);
 
-impl Undone {
+impl BatchGuard {
     fn settle(mut self, outcome: Result<[usize; 2], StoreError>) {
         if let Some((audit, batch)) = self.0.take() {
             audit.settled(&batch, outcome);
@@ -314,7 +314,7 @@ impl Undone {
     }
 }
 
-impl Drop for Undone {
+impl Drop for BatchGuard {
     fn drop(&mut self) {
         if let Some((audit, batch)) = self.0.take() {
             audit.settled(&batch, Err(StoreError::Reopening));
@@ -324,17 +324,17 @@ impl Drop for Undone {
 
 /// The actor, which performs the periodic work.
 #[derive(Debug)]
-struct Keeper;
+struct AuditActor;
 
 #[derive(Debug)]
-enum KeeperMessage {
+enum AuditMessage {
     Tick,
     Pass,
 }
 
 #[ractor::async_trait]
-impl RactorActor for Keeper {
-    type Msg = KeeperMessage;
+impl RactorActor for AuditActor {
+    type Msg = AuditMessage;
     type State = Audit;
     type Arguments = Audit;
 
@@ -343,10 +343,10 @@ impl RactorActor for Keeper {
         myself: ActorRef<Self::Msg>,
         audit: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        myself.send_interval(TICK, || KeeperMessage::Tick);
-        myself.send_interval(PASS_EVERY, || KeeperMessage::Pass);
+        myself.send_interval(TICK, || AuditMessage::Tick);
+        myself.send_interval(PASS_EVERY, || AuditMessage::Pass);
         // An actor that has just been spawned receives messages.
-        let _ = myself.cast(KeeperMessage::Pass);
+        let _ = myself.cast(AuditMessage::Pass);
         Ok(audit)
     }
 
@@ -357,8 +357,8 @@ impl RactorActor for Keeper {
         audit: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            KeeperMessage::Tick => audit.tick(),
-            KeeperMessage::Pass => {
+            AuditMessage::Tick => audit.tick(),
+            AuditMessage::Pass => {
                 if let Err(error) = audit.pass().await {
                     tracing::warn!(%error, "removing expired audit records failed; it is retried later");
                 }

@@ -6,8 +6,8 @@
 //!
 //! [`mod@format`] is pure; [`offline`] works on a store that no server has open, [`Backup`] on the store of a running server.
 
+mod constraints;
 pub(crate) mod format;
-mod keep;
 mod offline;
 mod online;
 

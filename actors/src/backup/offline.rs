@@ -5,8 +5,8 @@ use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::Counts;
+use super::constraints::{ImportConstraints, Whole};
 use super::format::{ExportError, Exporter, ImportError, Importer};
-use super::keep::{Keep, Whole};
 use crate::identity::{UserId, now_s};
 use crate::store::files::create_private_folder;
 use crate::store::{self, OpenError, Record, StoreError, Stores};
@@ -179,8 +179,9 @@ fn build(
     let (counts, _) = read(input, &mut |record, store| {
         let record = match before {
             Some(before) => {
-                let keep = Keep { same_store: id.as_deref() == Some(store), restore_revoked };
-                keep.apply(before, record, now_s())?
+                let constraints =
+                    ImportConstraints { same_store: id.as_deref() == Some(store), restore_revoked };
+                constraints.apply(before, record, now_s())?
             }
             None => Some(record),
         };
@@ -246,11 +247,11 @@ fn read(
 #[derive(Debug)]
 pub enum Step<'a> {
     /// Check the records for conflicts, and add them to the whole.
-    Check(&'a mut Whole, Keep),
+    Check(&'a mut Whole, ImportConstraints),
     /// Check the whole; there are no records.
     Whole(&'a Whole),
     /// Store the records.
-    Put(Keep),
+    Put(ImportConstraints),
 }
 
 /// Executes a step with some records.
@@ -259,7 +260,7 @@ pub type Apply<'a> = &'a mut dyn FnMut(&[Record], Step<'_>) -> Result<(), Offlin
 /// Executes a step with some records in a store.
 pub fn put(stores: &dyn Stores, records: &[Record], step: Step<'_>) -> Result<(), OfflineError> {
     match step {
-        Step::Check(whole, keep) => {
+        Step::Check(whole, constraints) => {
             for record in records {
                 if let Some(taken) = stores.records().conflict(record)? {
                     let what = String::from_utf8_lossy(&taken.key).replace('\0', " ");
@@ -267,16 +268,16 @@ pub fn put(stores: &dyn Stores, records: &[Record], step: Step<'_>) -> Result<()
                     let what = if readable { what } else { record.key_text() };
                     return Err(OfflineError::Conflict(format!("{} ({what})", taken.index)));
                 }
-                if let Some(record) = keep.apply(stores, record.clone(), now_s())? {
+                if let Some(record) = constraints.apply(stores, record.clone(), now_s())? {
                     whole.note(&record)?;
                 }
             }
             Ok(())
         }
         Step::Whole(whole) => whole.check(stores, false),
-        Step::Put(keep) => {
+        Step::Put(constraints) => {
             for record in records {
-                if let Some(record) = keep.apply(stores, record.clone(), now_s())? {
+                if let Some(record) = constraints.apply(stores, record.clone(), now_s())? {
                     stores.records().put(&[record])?;
                 }
             }
@@ -307,13 +308,13 @@ pub fn merge(
         spool.flush().map_err(file_error("the import's draft"))?;
         read
     };
-    let keep = Keep { same_store: store == id, restore_revoked };
+    let constraints = ImportConstraints { same_store: store == id, restore_revoked };
     let mut whole = Whole::default();
-    each_chunk(&mut spool, &mut |records| apply(records, Step::Check(&mut whole, keep)))?;
+    each_chunk(&mut spool, &mut |records| apply(records, Step::Check(&mut whole, constraints)))?;
     apply(&[], Step::Whole(&whole))?;
     let mut done = 0;
     each_chunk(&mut spool, &mut |records| {
-        apply(records, Step::Put(keep))?;
+        apply(records, Step::Put(constraints))?;
         done += records.len() as u64;
         progress(done);
         Ok(())

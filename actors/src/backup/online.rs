@@ -15,8 +15,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Counts;
+use super::constraints::ImportConstraints;
 use super::format::{ExportError, Exporter};
-use super::keep::Keep;
 use super::offline::{self, OfflineError, Step};
 use crate::identity::{ApiKeyRecord, Index, UserId, UserRecord, now_s};
 use crate::store::{
@@ -94,7 +94,7 @@ impl Backup {
     }
 
     fn apply(&self, records: &[Record], step: Step<'_>) -> Result<(), OfflineError> {
-        let Step::Put(keep) = step else {
+        let Step::Put(constraints) = step else {
             return self.store.look_blocking(|stores| offline::put(stores, records, step));
         };
         let ready: Result<Vec<PreparedRecord>, OfflineError> = self.store.look_blocking(|stores| {
@@ -102,17 +102,21 @@ impl Backup {
             let ready = records.iter().map(|record| stores.records().prepare(record.clone()));
             Ok(ready.collect::<Result<_, _>>()?)
         });
-        self.put(Arc::new(ready?), keep)
+        self.put(Arc::new(ready?), constraints)
     }
 
     /// Stores records, a few at a time. They apply to credentials as soon as they are durable.
-    fn put(&self, ready: Arc<Vec<PreparedRecord>>, keep: Keep) -> Result<(), OfflineError> {
+    fn put(
+        &self,
+        ready: Arc<Vec<PreparedRecord>>,
+        constraints: ImportConstraints,
+    ) -> Result<(), OfflineError> {
         let (mut done, begun) = (0, Instant::now());
         while done < ready.len() {
             let (all, index) = (Arc::clone(&ready), Arc::clone(&self.index));
             let (reply, answer) = std::sync::mpsc::channel();
             self.store.write(
-                move |stores: &dyn Stores| put_some(stores, &all, done, keep),
+                move |stores: &dyn Stores| put_some(stores, &all, done, constraints),
                 move |outcome: Result<_, StoreError>| {
                     let _ = reply.send(outcome.map(|(next, changes)| {
                         index.apply(&changes);
@@ -136,13 +140,13 @@ fn put_some(
     stores: &dyn Stores,
     all: &[PreparedRecord],
     from: usize,
-    keep: Keep,
+    constraints: ImportConstraints,
 ) -> Result<(usize, Changes), StoreError> {
     let (until, mut next, mut changes) = (Instant::now() + STEP, from, Changes::default());
     while next < all.len() && (next == from || Instant::now() < until) {
         let mut ready = Cow::Borrowed(&all[next]);
-        if keep.concerns(&ready.record) {
-            match keep.apply(stores, ready.record.clone(), now_s())? {
+        if constraints.concerns(&ready.record) {
+            match constraints.apply(stores, ready.record.clone(), now_s())? {
                 Some(record) => ready = Cow::Owned(ready.into_owned().with(record)),
                 None => {
                     next += 1;

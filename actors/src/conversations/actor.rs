@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::decide::{self, Begun, Decision, Opening};
+use super::commands::{self, Begun, Decision, Opening};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::prepared::PreparedItem;
@@ -115,31 +115,30 @@ fn handle(writer: &Writer, message: ConversationMessage) {
     use ConversationMessage as Message;
     match message {
         Message::Create(user, new, items, call) => {
-            writer.decide(call, move |stores, rules| decide::create(stores, user, new, items, rules));
+            writer.decide(call, move |stores, rules| commands::create(stores, user, new, items, rules));
         }
         Message::Update(user, id, update, call) => {
-            writer.decide(call, move |stores, rules| decide::update(stores, user, id, update, rules));
+            writer.decide(call, move |stores, rules| commands::update(stores, user, id, update, rules));
         }
         Message::Delete(user, id, call) => {
-            writer.decide(call, move |stores, _| decide::delete(stores, user, id));
+            writer.decide(call, move |stores, _| commands::delete(stores, user, id));
         }
-        Message::Append(user, id, items, anchor, call) => {
-            writer.decide(call, move |stores, rules| decide::append(stores, user, id, items, &anchor, rules))
-        }
+        Message::Append(user, id, items, anchor, call) => writer
+            .decide(call, move |stores, rules| commands::append(stores, user, id, items, &anchor, rules)),
         Message::Begin(user, id, opening, call) => {
-            writer.decide(call, move |stores, rules| decide::begin(stores, user, id, opening, rules));
+            writer.decide(call, move |stores, rules| commands::begin(stores, user, id, opening, rules));
         }
         Message::DeleteItem(user, id, item, call) => {
-            writer.decide(call, move |stores, rules| decide::delete_item(stores, user, id, &item, rules));
+            writer.decide(call, move |stores, rules| commands::delete_item(stores, user, id, &item, rules));
         }
         Message::Pick(user, id, item, call) => {
-            writer.decide(call, move |stores, rules| decide::pick(stores, user, id, &item, rules));
+            writer.decide(call, move |stores, rules| commands::pick(stores, user, id, &item, rules));
         }
         Message::Share(user, id, token, until, call) => {
-            writer.decide(call, move |stores, rules| decide::share(stores, user, id, token, until, rules));
+            writer.decide(call, move |stores, rules| commands::share(stores, user, id, token, until, rules));
         }
         Message::Unshare(user, id, call) => {
-            writer.decide(call, move |stores, _| decide::unshare(stores, user, id));
+            writer.decide(call, move |stores, _| commands::unshare(stores, user, id));
         }
     }
 }

@@ -25,7 +25,7 @@ impl Draft {
     }
 
     /// Returns the number of the item that new items follow.
-    pub fn hang_on(
+    pub fn parent_of(
         &mut self,
         store: &dyn ConversationsStore,
         anchor: &Anchor,

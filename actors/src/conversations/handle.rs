@@ -9,20 +9,20 @@ use ractor::RpcReplyPort;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::actor::{Call, ConversationMessage, ConversationStore, Writer};
-use super::decide::{self, Begun, Opening, find};
+use super::commands::{self, Begun, Opening, find};
 use super::error::{ConversationError, RETRY_AFTER};
 use super::ids::ConversationId;
 use super::leases::{Lease, Leases, LocalLeases};
 use super::prepared::PreparedItems;
+use super::queries::{self, Viewer};
 use super::turn::Turn;
 use super::types::{
     Anchor, BranchView, ConversationPage, ConversationQuery, ConversationRecord, ConversationUpdate, Item,
     ItemPage, NewConversation, NewItem, Position, Share, WholeConversation,
 };
-use super::view::{self, Viewer};
 use crate::config::ConversationsConfig;
 use crate::identity::UserId;
-use crate::service::{self, Slot};
+use crate::service::{self, ActorAddress};
 use crate::store::{ConversationsStore, Store, StoreError, Stores};
 use crate::supervisor::ChildSpec;
 
@@ -46,7 +46,7 @@ const MAX_BEGINS: usize = 100;
 pub struct Conversations {
     writer: Writer,
     reader: Arc<Reader>,
-    shards: Arc<[Arc<Slot<ConversationMessage>>]>,
+    shards: Arc<[Arc<ActorAddress<ConversationMessage>>]>,
     places: Arc<Semaphore>,
     running: Arc<dyn Leases>,
 }
@@ -101,9 +101,9 @@ impl Conversations {
 
     /// Returns its actors, for a supervisor to start.
     pub(crate) fn children(&self) -> Vec<ChildSpec> {
-        let child = |(number, slot): (usize, &Arc<Slot<ConversationMessage>>)| {
+        let child = |(number, address): (usize, &Arc<ActorAddress<ConversationMessage>>)| {
             let service = ConversationStore { writer: self.writer.clone() };
-            service::child(format!("conversation store #{number}"), service, Arc::clone(slot))
+            service::child(format!("conversation store #{number}"), service, Arc::clone(address))
         };
         self.shards.iter().enumerate().map(child).collect()
     }
@@ -137,7 +137,7 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<(ConversationRecord, Vec<Item>), ConversationError> {
-        self.look(move |store, running| view::get(store, running, user, id)).await
+        self.look(move |store, running| queries::get(store, running, user, id)).await
     }
 
     /// Returns a conversation without its items.
@@ -169,7 +169,7 @@ impl Conversations {
         user: UserId,
         query: ConversationQuery,
     ) -> Result<ConversationPage, ConversationError> {
-        self.look(move |store, _| view::list(store, user, &query)).await
+        self.look(move |store, _| queries::list(store, user, &query)).await
     }
 
     /// Returns the position where a list continues: after a cursor, or after a conversation as it stands now.
@@ -311,7 +311,7 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<WholeConversation, ConversationError> {
-        self.look(move |store, running| view::whole(store, running, user, id)).await
+        self.look(move |store, running| queries::whole(store, running, user, id)).await
     }
 
     /// Creates a link through which the active branch can be read publicly in its current state, until the expiry (epoch
@@ -344,7 +344,7 @@ impl Conversations {
     /// # Errors
     /// Not found, or the store.
     pub async fn shared(&self, token: String) -> Result<(ConversationRecord, Vec<Item>), ConversationError> {
-        self.look(move |store, running| view::shared(store, running, &token)).await
+        self.look(move |store, running| queries::shared(store, running, &token)).await
     }
 
     /// Waits for the exclusive right to answer in a conversation: there is one answer at a time, so that each takes the earlier
@@ -375,8 +375,8 @@ impl Conversations {
         let prepared = self.prepare(user, Some(id), request.items).await?;
         for _ in 0..MAX_BEGINS {
             let anchor = request.anchor.clone();
-            let seen =
-                self.look(move |store, running| view::before_turn(store, running, user, id, &anchor, again));
+            let seen = self
+                .look(move |store, running| queries::before_turn(store, running, user, id, &anchor, again));
             let seen = seen.await?;
             let new = super::chat::without_repeated_instructions(&prepared.bodies, &seen.history);
             let items = new.iter().map(|&at| prepared.items[at].clone()).collect();
@@ -407,7 +407,7 @@ impl Conversations {
             let _place = place;
             let prepared = PreparedItems::new(items, &limits);
             if prepared.has_large() {
-                decide::check_room(stores, user, id, prepared.bytes(), &limits)?;
+                commands::check_room(stores, user, id, prepared.bytes(), &limits)?;
             }
             Ok(prepared.place(stores.conversations())?)
         };

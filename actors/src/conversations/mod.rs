@@ -1,16 +1,16 @@
 //! Conversations: durable storage of messages and answers.
 //!
 //! [`Conversations`] is the edge's handle. Changes are messages to supervised actors, one for each shard of users, and are
-//! answered once they are on disk (`actor`, `decide`). Reads bypass mailboxes and the store's thread (`view`). An answer during
-//! its generation is a [`Turn`]; a conversation has one at a time (`leases`).
+//! answered once they are on disk (`actor`, `commands`). Reads bypass mailboxes and the store's thread (`queries`). An answer
+//! during its generation is a [`Turn`]; a conversation has one at a time (`leases`).
 //!
 //! A conversation is a tree of items (`tree`): editing a message or regenerating an answer adds a branch beside the existing one,
 //! and nothing is overwritten. Items are OpenAI's, as JSON (`item`).
 
 mod actor;
 pub mod chat;
+mod commands;
 mod cursor;
-mod decide;
 mod draft;
 mod error;
 mod fields;
@@ -20,12 +20,12 @@ pub mod item;
 mod leases;
 pub mod markdown;
 mod prepared;
+mod queries;
 mod rules;
 mod title;
 mod tree;
 mod turn;
 pub(crate) mod types;
-mod view;
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::actor::Writer;
-use super::decide::{self, Begun, Said};
+use super::commands::{self, AnswerContents, Begun};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::leases::Lease;
@@ -91,7 +91,7 @@ impl Turn {
         open.stored_at = Instant::now();
         open.stored_len = open.text.len();
         let (id, answer, text) = (self.id, open.begun.answer.clone(), open.text.clone());
-        open.writer.carry_out(move |stores, _| decide::checkpoint(stores, id, &answer, text), |_| {});
+        open.writer.carry_out(move |stores, _| commands::checkpoint(stores, id, &answer, text), |_| {});
     }
 
     /// Adds a tool call. It is stored at the turn's end.
@@ -142,7 +142,7 @@ impl Turn {
         let (sender, receiver) = oneshot::channel();
         let id = self.id;
         writer.carry_out(
-            move |stores, rules| decide::take_back(stores, id, &begun, rules),
+            move |stores, rules| commands::take_back(stores, id, &begun, rules),
             move |outcome| {
                 drop(lease);
                 let _ = sender.send(outcome);
@@ -174,10 +174,10 @@ fn end(
     done: impl FnOnce(Result<(), ConversationError>) + Send + 'static,
 ) {
     let Open { writer, lease, begun, text, annotations, calls, .. } = open;
-    let said = Said { text, annotations, calls };
+    let said = AnswerContents { text, annotations, calls };
     let answer = begun.answer;
     writer.carry_out(
-        move |stores, rules| decide::finish(stores, id, &answer, said, ending, rules),
+        move |stores, rules| commands::finish(stores, id, &answer, said, ending, rules),
         move |outcome| {
             drop(lease);
             done(outcome);

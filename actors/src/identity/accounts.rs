@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::call::{Call, Desk, PER_JOB, warn_of};
+use super::call::{Call, IdentityWriter, PER_JOB, warn_of};
 use super::error::IdentityError;
 use super::guests::GuestLimits;
 use super::ids::{KeyId, UserId};
@@ -63,7 +63,7 @@ pub enum AccountsMessage {
 #[derive(Clone, Debug)]
 pub struct Accounts {
     /// Executes decisions.
-    pub desk: Desk,
+    pub writer: IdentityWriter,
     /// Maximum numbers of guests.
     pub guest_limits: GuestLimits,
     /// Retention of guests.
@@ -83,13 +83,13 @@ impl Service for Accounts {
     }
 
     fn handle(&mut self, message: AccountsMessage) {
-        let desk = &self.desk;
-        let index = Arc::clone(&desk.index);
+        let writer = &self.writer;
+        let index = Arc::clone(&writer.index);
         let now = now_s();
         match message {
             AccountsMessage::Guest(net, call) => {
                 match index.guests().reserve(net, self.guest_limits) {
-                    Ok(place) => desk.carry_out(
+                    Ok(place) => writer.carry_out(
                         move |_| Ok(users::guest(net, now)),
                         move |answer| {
                             // Only once the index counts the guest itself.
@@ -101,41 +101,40 @@ impl Service for Accounts {
                 }
             }
             AccountsMessage::SignIn(profile, guest, call) => {
-                sign_in(desk.clone(), call, profile, guest, now);
+                sign_in(writer.clone(), call, profile, guest, now);
             }
-            AccountsMessage::User(id, call) => desk.look(call, move |stores| users::find(stores, id)),
+            AccountsMessage::User(id, call) => writer.look(call, move |stores| users::find(stores, id)),
             AccountsMessage::Users(after, limit, call) => {
-                desk.look(call, move |stores| users::page(stores, after, limit));
+                writer.look(call, move |stores| users::page(stores, after, limit));
             }
             AccountsMessage::CreateUser(email, name, call) => {
-                desk.decide(call, move |stores| users::create(stores, &email, &name, now));
+                writer.decide(call, move |stores| users::create(stores, &email, &name, now));
             }
-            AccountsMessage::UpdateUser(id, update, call) => desk.decide(call, move |stores| {
+            AccountsMessage::UpdateUser(id, update, call) => writer.decide(call, move |stores| {
                 users::update(stores, id, update, &index.users_of(UserKind::Admin), now)
             }),
             AccountsMessage::DeleteUser(id, call) => {
-                desk.decide(call, move |stores| users::delete(stores, id, &index.users_of(UserKind::Admin)))
+                writer.decide(call, move |stores| users::delete(stores, id, &index.users_of(UserKind::Admin)))
             }
             AccountsMessage::CreateKey(user, maker, key, call) => {
-                desk.decide(call, move |stores| api_keys::create(stores, user, maker, key, now));
+                writer.decide(call, move |stores| api_keys::create(stores, user, maker, key, now));
             }
             AccountsMessage::Keys(user, call) => {
-                desk.look(call, move |stores| api_keys::list(stores, user, |hash| index.last_used(hash)))
+                writer.look(call, move |stores| api_keys::list(stores, user, |hash| index.last_used(hash)))
             }
-            AccountsMessage::Key(user, key, call) => {
-                desk.look(call, move |stores| api_keys::one(stores, user, key, |hash| index.last_used(hash)))
-            }
+            AccountsMessage::Key(user, key, call) => writer
+                .look(call, move |stores| api_keys::one(stores, user, key, |hash| index.last_used(hash))),
             AccountsMessage::UpdateKey(user, key, maker, update, call) => {
-                desk.decide(call, move |stores| api_keys::update(stores, user, key, maker, update, now))
+                writer.decide(call, move |stores| api_keys::update(stores, user, key, maker, update, now))
             }
             AccountsMessage::RevokeKey(user, key, call) => {
-                desk.decide(call, move |stores| api_keys::revoke(stores, user, key, now));
+                writer.decide(call, move |stores| api_keys::revoke(stores, user, key, now));
             }
             AccountsMessage::End(credentials, call) => {
-                desk.decide(call, move |stores| api_keys::end(stores, &credentials, now));
+                writer.decide(call, move |stores| api_keys::end(stores, &credentials, now));
             }
             AccountsMessage::Tick => {
-                note_used(desk);
+                note_used(writer);
                 self.ticks += 1;
                 if self.ticks.is_multiple_of(SWEEP_TICKS) {
                     self.sweep(now);
@@ -145,20 +144,20 @@ impl Service for Accounts {
     }
 
     fn stop(&mut self) {
-        note_used(&self.desk);
+        note_used(&self.writer);
     }
 }
 
 impl Accounts {
     fn sweep(&self, now: u64) {
-        let desk = &self.desk;
-        desk.look_after(
+        let writer = &self.writer;
+        writer.maintain(
             move |stores| api_keys::revoked_long_ago(stores, now),
             move |stores, found| Ok(api_keys::forget(stores, found, now)?),
         );
-        let (guests, index) = (desk.index.users_of(UserKind::Guest), Arc::clone(&desk.index));
+        let (guests, index) = (writer.index.users_of(UserKind::Guest), Arc::clone(&writer.index));
         let retention = self.guest_retention;
-        desk.look_after(
+        writer.maintain(
             move |_| Ok(guests),
             move |stores, guests| {
                 let used = |hash: &_| index.last_used(hash);
@@ -170,11 +169,17 @@ impl Accounts {
 
 /// Executes a sign-in. The data of a guest that is merged into a user moves in steps before, so that other callers get their turn
 /// in between; the decision is made anew each time.
-fn sign_in(desk: Desk, call: Call<SignIn>, profile: ExternalProfile, guest: Option<UserId>, now: u64) {
+fn sign_in(
+    writer: IdentityWriter,
+    call: Call<SignIn>,
+    profile: ExternalProfile,
+    guest: Option<UserId>,
+    now: u64,
+) {
     if call.is_abandoned() {
         return;
     }
-    let (again, store) = (profile.clone(), Arc::clone(&desk.store));
+    let (again, store) = (profile.clone(), Arc::clone(&writer.store));
     let decide = move |stores: &dyn Stores| -> Result<(Option<SignIn>, Changes), IdentityError> {
         let (answer, changes) = users::sign_in(stores, profile, guest, now)?;
         for &(from, to) in &changes.moves {
@@ -186,19 +191,19 @@ fn sign_in(desk: Desk, call: Call<SignIn>, profile: ExternalProfile, guest: Opti
     };
     store.decide(decide, move |outcome| match outcome {
         Err(error) => call.answer(Err(error)),
-        Ok((None, _)) => sign_in(desk, call, again, guest, now),
+        Ok((None, _)) => sign_in(writer, call, again, guest, now),
         Ok((Some(answer), changes)) => {
-            desk.index.apply(&changes);
+            writer.index.apply(&changes);
             call.answer(Ok(answer));
         }
     });
 }
 
 /// Stores the last use of the keys used since the previous call.
-pub fn note_used(desk: &Desk) {
-    for used in desk.index.take_used().chunks(PER_JOB) {
+pub fn note_used(writer: &IdentityWriter) {
+    for used in writer.index.take_used().chunks(PER_JOB) {
         let used = used.to_vec();
-        desk.carry_out(
+        writer.carry_out(
             move |stores| Ok(((), api_keys::note_used(stores, &used)?)),
             |outcome: Result<(), IdentityError>| {
                 if let Err(error) = outcome {

@@ -8,7 +8,7 @@ use super::error::IdentityError;
 use super::permissions::Permissions;
 use super::restrictions::Restrictions;
 use super::types::{NewKey, UserKind};
-use super::{api_keys, call::Desk, now_s, users};
+use super::{api_keys, call::IdentityWriter, now_s, users};
 use crate::limits::LimitOverrides;
 use crate::store::files::write_private;
 use crate::store::{AccountChange, Changes};
@@ -42,9 +42,9 @@ pub enum AdminError {
 ///
 /// The file is written first: a crash in between leaves the file of a key that does not exist, and the next start creates
 /// another. The reverse order would leave an administrator whose key is lost.
-pub fn ensure(desk: &Desk, data_dir: &Path) -> Result<AdminKeyFile, AdminError> {
+pub fn ensure(writer: &IdentityWriter, data_dir: &Path) -> Result<AdminKeyFile, AdminError> {
     let path = data_dir.join("admin.key");
-    if !desk.index.users_of(UserKind::Admin).is_empty() {
+    if !writer.index.users_of(UserKind::Admin).is_empty() {
         return Ok(AdminKeyFile { path, new: false });
     }
     let now = now_s();
@@ -62,7 +62,7 @@ pub fn ensure(desk: &Desk, data_dir: &Path) -> Result<AdminKeyFile, AdminError> 
     let accounts = vec![AccountChange::PutUser(admin), AccountChange::PutKey(hash, key.record)];
     let changes = Changes::accounts(accounts);
     let (done, outcome) = mpsc::channel();
-    desk.carry_out(
+    writer.carry_out(
         move |_| Ok(((), changes)),
         move |outcome| {
             let _ = done.send(outcome);

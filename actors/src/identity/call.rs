@@ -16,14 +16,14 @@ pub type Call<T> = Request<T, IdentityError>;
 
 /// Executes decisions on the store's thread, and publishes their changes in the index once they are durable.
 #[derive(Clone, Debug)]
-pub struct Desk {
+pub struct IdentityWriter {
     /// The store.
     pub store: Arc<Store>,
     /// The index that credentials are checked against.
     pub index: Arc<Index>,
 }
 
-impl Desk {
+impl IdentityWriter {
     /// Answers a call by reading the store, without a turn on the store's thread.
     pub fn look<T: Send + 'static>(
         &self,
@@ -64,30 +64,30 @@ impl Desk {
 
     /// Finds items to maintain on a thread of its own, and maintains them in short jobs, one after the other, so that other
     /// callers get their turn in between.
-    pub fn look_after<I: Clone + Send + 'static>(
+    pub fn maintain<I: Clone + Send + 'static>(
         &self,
         find: impl FnOnce(&dyn Stores) -> Result<Vec<I>, StoreError> + Send + 'static,
         decide: impl Fn(&dyn Stores, &[I]) -> Result<Changes, IdentityError> + Send + Sync + 'static,
     ) {
-        let desk = self.clone();
+        let writer = self.clone();
         tokio::spawn(async move {
-            match desk.store.look(find).await {
-                Ok(found) => desk.one_after_the_other(found.into(), Arc::new(decide)),
+            match writer.store.look(find).await {
+                Ok(found) => writer.maintain_in_steps(found.into(), Arc::new(decide)),
                 Err(error) => warn_of(&error.into()),
             }
         });
     }
 
-    fn one_after_the_other<I: Clone + Send + 'static>(&self, mut rest: VecDeque<I>, decide: Arc<Job<I>>) {
+    fn maintain_in_steps<I: Clone + Send + 'static>(&self, mut rest: VecDeque<I>, decide: Arc<Job<I>>) {
         let these: Vec<I> = rest.drain(..rest.len().min(PER_JOB)).collect();
         if these.is_empty() {
             return;
         }
-        let (desk, again) = (self.clone(), Arc::clone(&decide));
+        let (writer, again) = (self.clone(), Arc::clone(&decide));
         self.carry_out(
             move |stores| Ok(((), decide(stores, &these)?)),
             move |outcome| match outcome {
-                Ok(()) => desk.one_after_the_other(rest, again),
+                Ok(()) => writer.maintain_in_steps(rest, again),
                 Err(error) => warn_of(&error),
             },
         );

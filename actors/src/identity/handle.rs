@@ -8,7 +8,7 @@ use ractor::{ActorRef, Message, RpcReplyPort};
 use tokio::sync::Semaphore;
 
 use super::accounts::{self, Accounts, AccountsMessage};
-use super::call::{Call, Desk};
+use super::call::{Call, IdentityWriter};
 use super::error::{AuthError, IdentityError, RETRY_AFTER};
 use super::ids::{KeyId, SessionId, UserId};
 use super::index::Index;
@@ -22,7 +22,7 @@ use super::types::{
 use super::users::GuestRetention;
 use super::{now_s, secret};
 use crate::config::AuthConfig;
-use crate::service::{self, Slot};
+use crate::service::{self, ActorAddress};
 use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
@@ -44,17 +44,17 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handle to users, keys and sessions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    desk: Desk,
+    writer: IdentityWriter,
     tokens: Arc<Tokens>,
-    accounts: Arc<Slot<AccountsMessage>>,
-    sessions: Arc<Slot<SessionsMessage>>,
+    accounts: Arc<ActorAddress<AccountsMessage>>,
+    sessions: Arc<ActorAddress<SessionsMessage>>,
     places: Arc<Semaphore>,
 }
 
 impl Identity {
-    pub(crate) fn new(desk: Desk, tokens: Tokens) -> Self {
+    pub(crate) fn new(writer: IdentityWriter, tokens: Tokens) -> Self {
         Self {
-            desk,
+            writer,
             tokens: Arc::new(tokens),
             accounts: Arc::default(),
             sessions: Arc::default(),
@@ -65,7 +65,7 @@ impl Identity {
     /// Returns its actors, for a supervisor to start.
     pub(crate) fn children(&self, config: &AuthConfig) -> Vec<ChildSpec> {
         let accounts = Accounts {
-            desk: self.desk.clone(),
+            writer: self.writer.clone(),
             guest_limits: config.into(),
             guest_retention: GuestRetention {
                 idle_s: config.guest_idle_s,
@@ -74,7 +74,7 @@ impl Identity {
             ticks: 0,
         };
         let sessions = SessionRegistry {
-            desk: self.desk.clone(),
+            writer: self.writer.clone(),
             tokens: Arc::clone(&self.tokens),
             rules: family_rules(config),
             ticks: 0,
@@ -87,18 +87,18 @@ impl Identity {
 
     /// Returns the store, which other components share.
     pub(crate) fn store(&self) -> &Arc<Store> {
-        &self.desk.store
+        &self.writer.store
     }
 
     /// Writes pending data and closes the database. Blocks.
     pub(crate) fn close(&self) {
-        accounts::note_used(&self.desk);
-        self.desk.store.close();
+        accounts::note_used(&self.writer);
+        self.writer.store.close();
     }
 
     /// Returns the index that credentials are checked against.
     pub(crate) fn index(&self) -> Arc<Index> {
-        Arc::clone(&self.desk.index)
+        Arc::clone(&self.writer.index)
     }
 
     /// Returns the principal of a credential, either a JWT or an API key. Does not wait. A key that is restricted to addresses is
@@ -122,7 +122,7 @@ impl Identity {
         if !secret::is_well_formed(key) {
             return Err(AuthError::Malformed);
         }
-        self.desk.index.key(&secret::hash(key), from, now_s())
+        self.writer.index.key(&secret::hash(key), from, now_s())
     }
 
     /// Returns the principal of an access token. Does not wait.
@@ -132,7 +132,7 @@ impl Identity {
     pub fn authenticate_token(&self, token: &str) -> Result<Principal, AuthError> {
         let now = now_s();
         let grant = self.tokens.access(token, now)?;
-        self.desk.index.session(
+        self.writer.index.session(
             grant.user,
             grant.session,
             now.saturating_sub(self.tokens.session_lifetime_s()),
@@ -142,7 +142,7 @@ impl Identity {
     /// Returns the lists of allowed models of a principal; a requested model must be in each of them.
     #[must_use]
     pub fn model_lists(&self, principal: &Principal) -> Vec<Vec<String>> {
-        let restrictions = self.desk.index.restrictions(principal);
+        let restrictions = self.writer.index.restrictions(principal);
         restrictions.iter().filter_map(|only| only.models.clone()).collect()
     }
 
@@ -155,7 +155,7 @@ impl Identity {
     /// Returns whether the store accepts writes.
     #[must_use]
     pub fn database_healthy(&self) -> bool {
-        self.desk.store.is_healthy()
+        self.writer.store.is_healthy()
     }
 
     /// Begins a session for a user who has just authenticated.
@@ -278,7 +278,7 @@ impl Identity {
     /// user is disabled or deleted.
     #[must_use]
     pub fn shows_share(&self, user: UserId, made_at: u64) -> bool {
-        self.desk.index.shows_share(user, made_at)
+        self.writer.index.shows_share(user, made_at)
     }
 
     /// Deletes a user with all keys and sessions.
@@ -359,7 +359,7 @@ impl Identity {
         let mut ended = 0;
         // A credential found here may create others until it is ended itself; the next round finds those.
         for _ in 0..MAX_ROUNDS {
-            let mut made = self.desk.index.made_by(origin);
+            let mut made = self.writer.index.made_by(origin);
             made.retain(|made| Some(*made) != spared && only.is_none_or(|only| made.user == only));
             if made.is_empty() {
                 return Ok(ended);
@@ -374,8 +374,8 @@ impl Identity {
     }
 
     #[cfg(test)]
-    pub(super) fn desk_for_tests(&self) -> &Desk {
-        &self.desk
+    pub(super) fn writer_for_tests(&self) -> &IdentityWriter {
+        &self.writer
     }
 
     /// Kills both actors as a panic would, and returns when they are gone.
@@ -404,14 +404,14 @@ impl Identity {
     async fn ask<M: Message, T: Send + 'static>(
         &self,
         part: &'static str,
-        slot: &Slot<M>,
+        address: &ActorAddress<M>,
         message: impl FnOnce(Call<T>) -> M,
     ) -> Result<T, IdentityError> {
         // The place is taken before sending: a mailbox has no bound of its own.
         let busy = IdentityError::Busy { retry_after: RETRY_AFTER };
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy)?;
         let unavailable = || IdentityError::Unavailable { part, retry_after: RETRY_AFTER };
-        let actor: ActorRef<M> = slot.running(RESTART_WAIT).await.ok_or_else(unavailable)?;
+        let actor: ActorRef<M> = address.running(RESTART_WAIT).await.ok_or_else(unavailable)?;
         let ask = |reply: RpcReplyPort<Result<T, IdentityError>>| message(Call::new(reply, place));
         let answer = actor.call(ask, Some(CALL_TIMEOUT)).await;
         answer.ok().and_then(|answer| answer.success_or(()).ok()).unwrap_or_else(|| Err(unavailable()))

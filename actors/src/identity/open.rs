@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::admin::{self, AdminError, AdminKeyFile};
-use super::call::Desk;
+use super::call::IdentityWriter;
 use super::handle::Identity;
 use super::index::Index;
 use super::now_s;
@@ -43,13 +43,13 @@ impl Identity {
         let index = Arc::new(Index::default());
         let mirror = Arc::clone(&index);
         let store = Store::open(store::factory(storage), move |stores| mirror.load(stores))?;
-        let desk = Desk { store: Arc::new(store), index };
+        let writer = IdentityWriter { store: Arc::new(store), index };
         let tokens = Tokens::open(config, Box::new(KeyFolder::of(data_dir)), now_s());
         let tokens = tokens.map_err(|error| IdentityOpenError::SigningKeys {
             folder: data_dir.display().to_string(),
             error,
         })?;
-        let admin_key = admin::ensure(&desk, data_dir)?;
-        Ok((Self::new(desk, tokens), admin_key))
+        let admin_key = admin::ensure(&writer, data_dir)?;
+        Ok((Self::new(writer, tokens), admin_key))
     }
 }

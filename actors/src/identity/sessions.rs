@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::api_keys;
-use super::call::{Call, Desk};
+use super::call::{Call, IdentityWriter};
 use super::error::{AuthError, IdentityError};
 use super::family::{Family, FamilyRules, Presented};
 use super::ids::{SessionId, UserId};
@@ -52,7 +52,7 @@ pub struct Granted {
 #[derive(Clone, Debug)]
 pub struct SessionRegistry {
     /// Executes decisions.
-    pub desk: Desk,
+    pub writer: IdentityWriter,
     /// The signing keys.
     pub tokens: Arc<Tokens>,
     /// The rules by which generations are judged.
@@ -67,26 +67,26 @@ impl Service for SessionRegistry {
     const TICK: Option<Tick<SessionsMessage>> = Some((TICK, || SessionsMessage::Tick));
 
     fn handle(&mut self, message: SessionsMessage) {
-        let Self { desk, rules, .. } = self;
+        let Self { writer, rules, .. } = self;
         let (rules, now) = (*rules, now_s());
         match message {
             SessionsMessage::Start(user, maker, call) => {
-                desk.decide(call, move |stores| start(stores, user, maker, now, rules));
+                writer.decide(call, move |stores| start(stores, user, maker, now, rules));
             }
             SessionsMessage::Refresh(shown, call) => {
-                desk.decide(call, move |stores| refresh(stores, shown, now, rules));
+                writer.decide(call, move |stores| refresh(stores, shown, now, rules));
             }
             SessionsMessage::List(user, call) => {
-                desk.look(call, move |stores| list(stores, user, now, rules))
+                writer.look(call, move |stores| list(stores, user, now, rules))
             }
-            SessionsMessage::End(user, id, call) => desk.decide(call, move |stores| end(stores, user, id)),
+            SessionsMessage::End(user, id, call) => writer.decide(call, move |stores| end(stores, user, id)),
             SessionsMessage::Tick => {
                 self.ticks += 1;
                 if let Err(error) = self.tokens.reload(now) {
                     tracing::warn!(%error, "the signing keys cannot be reloaded; the known ones remain in use");
                 }
                 if self.ticks.is_multiple_of(SWEEP_TICKS) {
-                    desk.look_after(
+                    writer.maintain(
                         move |stores| over(stores, now, rules),
                         move |stores, found| Ok(sweep(stores, found, now, rules)?),
                     );

@@ -200,7 +200,7 @@ impl Limiter {
     pub fn sign_in_allowed(&self, net: ClientNet) -> Verdict {
         let limits = self.limits(self.config.anonymous_per_hour, &LimitOverrides::default());
         let entry = self.table.peek(net.into(), self.clock.now_ms(), &limits);
-        judge_one(&entry.failures, limits.failures, LimitName::SignInFailures, Asking::ToTake)
+        judge_one(&entry.failures, limits.failures, LimitName::SignInFailures, CheckMode::Take)
     }
 
     /// Counts a failed sign-in from that network.
@@ -295,7 +295,7 @@ fn take(entry: &mut Entry, limits: &Limits, kind: CheckKind) -> Verdict {
     if kind == CheckKind::Inference {
         entry.inference.take(limits.inference);
     }
-    view_all(entry, limits, kind, Asking::ToLook)
+    view_all(entry, limits, kind, CheckMode::Peek)
 }
 
 fn give_back(entry: &mut Entry, limits: &Limits, kind: CheckKind) {
@@ -306,34 +306,34 @@ fn give_back(entry: &mut Entry, limits: &Limits, kind: CheckKind) {
 }
 
 fn judge(entry: &Entry, limits: &Limits, kind: CheckKind) -> Verdict {
-    view_all(entry, limits, kind, Asking::ToTake)
+    view_all(entry, limits, kind, CheckMode::Take)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asking {
+enum CheckMode {
     /// An empty bucket refuses.
-    ToTake,
+    Take,
     /// The bucket is only shown.
-    ToLook,
+    Peek,
 }
 
-fn view_all(entry: &Entry, limits: &Limits, kind: CheckKind, asking: Asking) -> Verdict {
-    let requests = judge_one(&entry.requests, limits.requests, LimitName::Requests, asking);
+fn view_all(entry: &Entry, limits: &Limits, kind: CheckKind, mode: CheckMode) -> Verdict {
+    let requests = judge_one(&entry.requests, limits.requests, LimitName::Requests, mode);
     if kind == CheckKind::Request {
         return requests;
     }
-    let inference = judge_one(&entry.inference, limits.inference, LimitName::Inference, asking);
-    let tokens = judge_one(&entry.tokens, limits.tokens, LimitName::Tokens, asking);
+    let inference = judge_one(&entry.inference, limits.inference, LimitName::Inference, mode);
+    let tokens = judge_one(&entry.tokens, limits.tokens, LimitName::Tokens, mode);
     worse(worse(requests, inference), tokens)
 }
 
-fn judge_one(bucket: &Bucket, rate: Rate, name: LimitName, asking: Asking) -> Verdict {
+fn judge_one(bucket: &Bucket, rate: Rate, name: LimitName, mode: CheckMode) -> Verdict {
     if rate.is_unlimited() {
         return Verdict::UNLIMITED;
     }
     let remaining = bucket.remaining(rate);
     let reset_epoch_s = epoch_s_in(Duration::from_millis(bucket.full_in_ms(rate)));
-    let allowed = asking == Asking::ToLook || remaining > 0;
+    let allowed = mode == CheckMode::Peek || remaining > 0;
     Verdict {
         allowed,
         nearest: Some(BucketView { name, limit: rate.limit, remaining, reset_epoch_s }),

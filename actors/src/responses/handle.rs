@@ -11,7 +11,7 @@ use super::run::{NewRun, Reader};
 use super::types::{Found, ResponseId};
 use crate::config::ResponsesConfig;
 use crate::identity::{Party, UserId};
-use crate::service::{self, Slot};
+use crate::service::{self, ActorAddress};
 use crate::store::Store;
 use crate::supervisor::ChildSpec;
 
@@ -28,19 +28,19 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Responses {
     service: Registry,
-    slot: Arc<Slot<RegistryMessage>>,
+    address: Arc<ActorAddress<RegistryMessage>>,
     places: Arc<Semaphore>,
 }
 
 impl Responses {
     pub(crate) fn new(store: Arc<Store>, config: ResponsesConfig) -> Self {
         let service = Registry { store, runs: Arc::default(), config };
-        Self { service, slot: Arc::default(), places: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)) }
+        Self { service, address: Arc::default(), places: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)) }
     }
 
     /// Returns its actors, for a supervisor to start.
     pub(crate) fn children(&self) -> Vec<ChildSpec> {
-        vec![service::child("responses", self.service.clone(), Arc::clone(&self.slot))]
+        vec![service::child("responses", self.service.clone(), Arc::clone(&self.address))]
     }
 
     /// Returns the settings.
@@ -100,7 +100,7 @@ impl Responses {
 
     #[cfg(test)]
     pub(super) fn kill_actor(&self) {
-        self.slot.take().expect("the actor runs").kill();
+        self.address.take().expect("the actor runs").kill();
     }
 
     async fn ask<T: Send + 'static>(
@@ -109,7 +109,7 @@ impl Responses {
     ) -> Result<T, ResponsesError> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ResponsesError::Busy)?;
         let unavailable = || ResponsesError::Unavailable("responses' actor");
-        let actor = self.slot.running(RESTART_WAIT).await.ok_or_else(unavailable)?;
+        let actor = self.address.running(RESTART_WAIT).await.ok_or_else(unavailable)?;
         let (reply, answer) = tokio::sync::oneshot::channel();
         let message = message(Call::new(reply.into(), place));
         actor.send_message(message).map_err(|_| unavailable())?;

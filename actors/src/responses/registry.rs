@@ -133,7 +133,7 @@ impl Service for Registry {
 
     async fn start(&mut self) {
         // Before the first call: runs of the previous process no longer run.
-        let _ = tokio::time::timeout(FIRST_PASS, self.look_after()).await;
+        let _ = tokio::time::timeout(FIRST_PASS, self.maintain()).await;
     }
 
     fn handle(&mut self, message: RegistryMessage) {
@@ -141,7 +141,7 @@ impl Service for Registry {
             RegistryMessage::Begin(new, call) => self.begin(*new, call),
             RegistryMessage::Find(user, id, call) => self.find(user, id, call),
             RegistryMessage::Delete(user, id, call) => self.delete(user, id, call),
-            RegistryMessage::Tick => drop(self.look_after()),
+            RegistryMessage::Tick => drop(self.maintain()),
         }
     }
 }
@@ -219,7 +219,7 @@ impl Registry {
 
     /// Ends responses that are stored as running but do not run, and deletes those that are too old or have no owner: one pass,
     /// on a thread of its own.
-    fn look_after(&self) -> tokio::task::JoinHandle<()> {
+    fn maintain(&self) -> tokio::task::JoinHandle<()> {
         let (store, runs) = (Arc::clone(&self.store), Arc::clone(&self.runs));
         let retention = self.config.retention_days;
         tokio::task::spawn_blocking(move || {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
-use super::book::{Batch, Book};
+use super::buffer::{Batch, UsageBuffer};
 use super::report::{Report, UsageFilter, UsageGrouping, UsagePage};
 use super::types::{UsageCounts, UsageKey};
 use crate::store::{Store, StoreError, Stores};
@@ -16,7 +16,7 @@ use crate::supervisor::ChildSpec;
 const TICK: Duration = Duration::from_secs(1);
 
 /// Maximum time that the end of a request waits for its usage to be on disk. A full or broken disk must not delay answers; the
-/// usage stays in the book until it can be written.
+/// usage stays in the buffer until it can be written.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum time that the server's stop waits for the remaining usage.
@@ -40,7 +40,7 @@ pub enum UsageError {
 #[derive(Clone, Debug)]
 pub struct UsageLedger {
     store: Arc<Store>,
-    book: Arc<Mutex<Book>>,
+    buffer: Arc<Mutex<UsageBuffer>>,
     progress: Arc<watch::Sender<Progress>>,
 }
 
@@ -55,7 +55,7 @@ struct Progress {
 
 impl UsageLedger {
     pub(crate) fn new(store: Arc<Store>) -> Self {
-        Self { store, book: Arc::default(), progress: Arc::new(watch::Sender::new(Progress::default())) }
+        Self { store, buffer: Arc::default(), progress: Arc::new(watch::Sender::new(Progress::default())) }
     }
 
     /// Returns its actor, for a supervisor to start.
@@ -65,7 +65,7 @@ impl UsageLedger {
 
     /// Adds usage. Does not wait; the usage is on disk within a second.
     pub fn add(&self, key: &UsageKey, counts: &UsageCounts) {
-        self.book().add(key, counts);
+        self.buffer().add(key, counts);
     }
 
     /// Returns when all usage added so far is on disk, or cannot be written now, or after a second.
@@ -74,7 +74,7 @@ impl UsageLedger {
     }
 
     async fn settle_within(&self, limit: Duration) {
-        let needed = self.book().last_needed();
+        let needed = self.buffer().last_needed();
         let mut progress = self.progress.subscribe();
         let failures = progress.borrow().failures;
         let settled = async {
@@ -95,10 +95,10 @@ impl UsageLedger {
 
     /// Passes the usage to the store, unless the store is still writing the previous batch.
     fn flush(&self) {
-        let Some(batch) = self.book().take() else { return };
+        let Some(batch) = self.buffer().take() else { return };
         let number = batch.id.number;
         let ledger = self.clone();
-        let guard = Undone(Some(self.clone()));
+        let guard = BatchGuard(Some(self.clone()));
         self.store.write(
             move |stores| record(stores, &batch),
             move |outcome: Result<(), StoreError>| {
@@ -106,7 +106,7 @@ impl UsageLedger {
                 if let Err(error) = &outcome {
                     tracing::warn!(%error, "usage could not be stored yet; the write is retried");
                 }
-                ledger.book().done(outcome.is_ok());
+                ledger.buffer().done(outcome.is_ok());
                 ledger.progress.send_modify(|progress| match outcome {
                     Ok(()) => progress.durable = number,
                     Err(_) => progress.failures += 1,
@@ -146,24 +146,24 @@ impl UsageLedger {
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn buffer(&self) -> MutexGuard<'_, UsageBuffer> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Guard for a job that panicked or was dropped by a closed store and did not write its batch.
-struct Undone(Option<UsageLedger>);
+struct BatchGuard(Option<UsageLedger>);
 
-impl Undone {
+impl BatchGuard {
     fn settled(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Undone {
+impl Drop for BatchGuard {
     fn drop(&mut self) {
         if let Some(ledger) = self.0.take() {
-            ledger.book().done(false);
+            ledger.buffer().done(false);
         }
     }
 }

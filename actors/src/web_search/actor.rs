@@ -12,7 +12,7 @@ const TICK: Duration = Duration::from_secs(60);
 
 /// Messages of the actor.
 #[derive(Debug)]
-pub enum SearchKeeperMessage {
+pub enum WebSearchMessage {
     /// Periodic maintenance.
     Tick,
 }
@@ -20,34 +20,34 @@ pub enum SearchKeeperMessage {
 /// Removes expired results. The results are not part of the actor: a restart at any time changes neither a count nor a running
 /// search.
 #[derive(Debug)]
-pub struct SearchKeeper;
+pub struct WebSearchActor;
 
 /// The arguments of the actor.
 #[derive(Clone, Debug)]
-pub struct SearchKeeperArguments {
+pub struct WebSearchArguments {
     /// The shared state with the cache.
     pub(super) shared: Arc<Shared>,
 }
 
 #[ractor::async_trait]
-impl Actor for SearchKeeper {
-    type Msg = SearchKeeperMessage;
-    type State = SearchKeeperArguments;
-    type Arguments = SearchKeeperArguments;
+impl Actor for WebSearchActor {
+    type Msg = WebSearchMessage;
+    type State = WebSearchArguments;
+    type Arguments = WebSearchArguments;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        myself.send_interval(TICK, || SearchKeeperMessage::Tick);
+        myself.send_interval(TICK, || WebSearchMessage::Tick);
         Ok(arguments)
     }
 
     async fn handle(
         &self,
         _: ActorRef<Self::Msg>,
-        SearchKeeperMessage::Tick: Self::Msg,
+        WebSearchMessage::Tick: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let forgotten = state.shared.forget_old();

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::actor::{SearchKeeper, SearchKeeperArguments};
+use super::actor::{WebSearchActor, WebSearchArguments};
 use super::budget::{Limits, LocalCredits, SearchCredits};
 use super::cache::Cache;
 use super::client::Client;
@@ -63,8 +63,8 @@ impl WebSearch {
 
     /// Returns its actor, for a supervisor to start.
     pub(crate) fn child(&self) -> ChildSpec {
-        let arguments = SearchKeeperArguments { shared: Arc::clone(&self.shared) };
-        ChildSpec::new("web search", || SearchKeeper, arguments)
+        let arguments = WebSearchArguments { shared: Arc::clone(&self.shared) };
+        ChildSpec::new("web search", || WebSearchActor, arguments)
     }
 
     /// Returns the settings.

@@ -7,14 +7,14 @@ use std::sync::{Arc, mpsc};
 
 use tempfile::TempDir;
 
-use super::decide::{self, Decision};
+use super::commands::{self, Decision};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::leases::LocalLeases;
 use super::prepared::PreparedItem;
 use super::rules::Rules;
 use super::types::*;
-use super::{item, view};
+use super::{item, queries};
 use crate::config::ConversationsConfig;
 use crate::identity::{UserId, UserKind, UserRecord};
 use crate::limits::LimitOverrides;

@@ -8,7 +8,7 @@ use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state
 
 use super::model::{self, End, Model, Parent, Transition, USERS};
 use super::*;
-use crate::conversations::decide::Opening;
+use crate::conversations::commands::Opening;
 use crate::store::ConversationChange;
 
 struct Reference;
@@ -97,7 +97,7 @@ impl Real {
             Transition::Create { user, texts } => {
                 let (new, items) = (NewConversation::default(), said(&texts));
                 Box::new(move |stores, rules| {
-                    let (record, changes) = decide::create(stores, users[user], new, items, rules)?;
+                    let (record, changes) = commands::create(stores, users[user], new, items, rules)?;
                     let items = changes.iter().filter_map(|change| match change {
                         ConversationChange::PutItem(_, item) => Some(item.node.id.clone()),
                         _ => None,
@@ -114,7 +114,7 @@ impl Real {
                     Parent::Item(item) => Anchor::After(self.item(conversation, item)),
                 };
                 Box::new(move |stores, rules| {
-                    let (items, changes) = decide::append(stores, users[by], id, items, &anchor, rules)?;
+                    let (items, changes) = commands::append(stores, users[by], id, items, &anchor, rules)?;
                     let items = items.into_iter().map(|item| item.id).collect();
                     Ok((Noted::Added(conversation, items), changes))
                 })
@@ -123,41 +123,41 @@ impl Real {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 let update = ConversationUpdate { title: Some(title), ..ConversationUpdate::default() };
                 Box::new(move |stores, rules| {
-                    Ok((Noted::Nothing, decide::update(stores, user, id, update, rules)?.1))
+                    Ok((Noted::Nothing, commands::update(stores, user, id, update, rules)?.1))
                 })
             }
             Transition::DeleteItem { conversation, item } => {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 let item = self.item(conversation, item);
                 Box::new(move |stores, rules| {
-                    Ok((Noted::Nothing, decide::delete_item(stores, user, id, &item, rules)?.1))
+                    Ok((Noted::Nothing, commands::delete_item(stores, user, id, &item, rules)?.1))
                 })
             }
             Transition::Pick { conversation, item } => {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 let item = self.item(conversation, item);
                 Box::new(move |stores, rules| {
-                    Ok((Noted::Nothing, decide::pick(stores, user, id, &item, rules)?.1))
+                    Ok((Noted::Nothing, commands::pick(stores, user, id, &item, rules)?.1))
                 })
             }
             Transition::Share { conversation } => {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 let token = format!("share_{}", ConversationId::new());
                 Box::new(move |stores, rules| {
-                    let (share, changes) = decide::share(stores, user, id, token, None, rules)?;
+                    let (share, changes) = commands::share(stores, user, id, token, None, rules)?;
                     Ok((Noted::Shared(conversation, Some(share.token)), changes))
                 })
             }
             Transition::Unshare { conversation } => {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 Box::new(move |stores, _| {
-                    let changes = decide::unshare(stores, user, id)?.1;
+                    let changes = commands::unshare(stores, user, id)?.1;
                     Ok((Noted::Shared(conversation, None), changes))
                 })
             }
             Transition::Delete { by, conversation } => {
                 let id = self.ids(conversation).id;
-                Box::new(move |stores, _| Ok((Noted::Nothing, decide::delete(stores, users[by], id)?.1)))
+                Box::new(move |stores, _| Ok((Noted::Nothing, commands::delete(stores, users[by], id)?.1)))
             }
             Transition::MoveAll { from, to } => Box::new(move |stores, _| {
                 while !stores.move_some(users[from], users[to])? {}
@@ -178,14 +178,20 @@ impl Real {
     fn turn(mut self, conversation: usize, text: &str, said: &str, end: End) -> (Self, bool) {
         let Known { id, .. } = self.ids(conversation);
         let (user, rules) = (self.owner(conversation), self.rules());
-        let seen =
-            view::before_turn(&*self.disk.trees(), &LocalLeases::default(), user, id, &Anchor::Head, false);
+        let seen = queries::before_turn(
+            &*self.disk.trees(),
+            &LocalLeases::default(),
+            user,
+            id,
+            &Anchor::Head,
+            false,
+        );
         let Ok(seen) = seen else { return (self, false) };
         let items = vec![prepared("user", text)];
         let opening = Opening { seen_head: seen.head, parent: seen.parent, items, model: None };
         let begun = self.disk.decide({
             let rules = rules.clone();
-            move |stores| decide::begin(stores, user, id, opening, &rules)
+            move |stores| commands::begin(stores, user, id, opening, &rules)
         });
         let begun = begun.unwrap().expect("nothing came in between");
         self.known[conversation].items.extend(begun.items.iter().map(|item| item.id.clone()));
@@ -195,16 +201,17 @@ impl Real {
             End::By(ending) => {
                 self.disk
                     .decide(move |stores| {
-                        let said = decide::Said { text: said, ..decide::Said::default() };
-                        decide::finish(stores, id, &answer, said, ending, &rules)
+                        let said =
+                            commands::AnswerContents { text: said, ..commands::AnswerContents::default() };
+                        commands::finish(stores, id, &answer, said, ending, &rules)
                     })
                     .unwrap();
             }
             End::TakenBack => {
-                self.disk.decide(move |stores| decide::take_back(stores, id, &begun, &rules)).unwrap();
+                self.disk.decide(move |stores| commands::take_back(stores, id, &begun, &rules)).unwrap();
             }
             End::Killed => {
-                self.disk.decide(move |stores| decide::checkpoint(stores, id, &answer, said)).unwrap();
+                self.disk.decide(move |stores| commands::checkpoint(stores, id, &answer, said)).unwrap();
                 self.disk = self.disk.killed();
             }
         }
@@ -254,7 +261,7 @@ impl Real {
         let mut all = Vec::new();
         for &user in &self.disk.users {
             for record in list_all(&*trees, user, true, 100) {
-                all.push(view::get(&*trees, &LocalLeases::default(), user, record.id).unwrap());
+                all.push(queries::get(&*trees, &LocalLeases::default(), user, record.id).unwrap());
             }
         }
         all
@@ -291,7 +298,7 @@ pub fn list_all(
             text: None,
             shared: false,
         };
-        let page = view::list(trees, user, &query).unwrap();
+        let page = queries::list(trees, user, &query).unwrap();
         all.extend(page.data);
         after = page.next;
         if !page.has_more {
@@ -366,7 +373,7 @@ fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expecte
         expected.path(head).into_iter().map(item).collect()
     };
     for (number, &user) in real.disk.users.iter().enumerate() {
-        let got = view::get(trees, &running, user, known.id);
+        let got = queries::get(trees, &running, user, known.id);
         if expected.user != Some(number) {
             assert!(matches!(got, Err(ConversationError::NotFound { .. })), "{got:?}");
             continue;
@@ -377,7 +384,7 @@ fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expecte
         assert_eq!(record.updated_us, expected.updated);
         let live = expected.items.iter().filter(|item| !item.deleted).count();
         assert_eq!((record.items as usize, record.next as usize), (live, expected.items.len()));
-        let whole = view::whole(trees, &running, user, known.id).unwrap();
+        let whole = queries::whole(trees, &running, user, known.id).unwrap();
         assert_eq!(whole.items.len(), live);
         let bytes: usize = whole
             .items
@@ -387,7 +394,7 @@ fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expecte
             .sum();
         assert_eq!(record.bytes, bytes as u64, "limits count what is there");
     }
-    let shared = known.token.as_deref().map(|token| view::shared(trees, &running, token));
+    let shared = known.token.as_deref().map(|token| queries::shared(trees, &running, token));
     match (&expected.share, shared) {
         (Some(head), Some(shared)) if expected.user.is_some() => {
             assert_eq!(shown(&shared.unwrap().1), path(*head));

@@ -93,7 +93,7 @@ fn ancestors(made: &Made, key: &ApiKeyRecord) -> Vec<usize> {
 fn check(world: &World, made: &Made) -> Result<(), TestCaseError> {
     for now in [NOW, NOW + 10] {
         let accepted =
-            |key: &(Secret, ApiKeyRecord)| world.desk.index.key(&secret::hash(key.0.reveal()), None, now);
+            |key: &(Secret, ApiKeyRecord)| world.writer.index.key(&secret::hash(key.0.reveal()), None, now);
         for key in made {
             let above = ancestors(made, &key.1);
             let answer = accepted(key);
@@ -130,7 +130,7 @@ proptest! {
             let maker = |made: &Made, with: Option<prop::sample::Index>| match with {
                 Some(with) if !made.is_empty() => {
                     let (secret, key) = &made[with.index(made.len())];
-                    let principal = world.desk.index.key(&secret::hash(secret.reveal()), None, NOW).ok();
+                    let principal = world.writer.index.key(&secret::hash(secret.reveal()), None, NOW).ok();
                     principal.map(|principal| (Maker::from(&principal), Some(key.clone())))
                 }
                 _ => Some((

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 
 use proptest::prelude::*;
 
-use super::super::call::Desk;
+use super::super::call::IdentityWriter;
 use super::super::family::{Family, FamilyRules, Presented};
 use super::super::index::Index;
 use super::super::token::Grant;
@@ -46,14 +46,14 @@ fn actions() -> impl Strategy<Value = Vec<(Action, prop::sample::Index, u64)>> {
 
 pub(super) struct World {
     folder: TempDir,
-    pub(super) desk: Desk,
+    pub(super) writer: IdentityWriter,
     pub(super) user: UserId,
 }
 
 impl World {
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let world = Self { desk: open(folder.path()), folder, user: UserId::new() };
+        let world = Self { writer: open(folder.path()), folder, user: UserId::new() };
         let user =
             UserRecord { id: world.user, ..users::new_user(UserKind::Member, None, "x".to_owned(), 0) };
         let put = crate::store::AccountChange::PutUser(user);
@@ -68,7 +68,7 @@ impl World {
         decide: impl FnOnce(&dyn Stores) -> users::Decision<T> + Clone + Send + 'static,
     ) -> Result<T, IdentityError> {
         let (sender, receiver) = mpsc::channel();
-        self.desk.carry_out(decide, move |answer| sender.send(answer).unwrap());
+        self.writer.carry_out(decide, move |answer| sender.send(answer).unwrap());
         receiver.recv().unwrap()
     }
 
@@ -79,25 +79,25 @@ impl World {
     ) -> Self {
         let after = tempfile::tempdir().unwrap();
         let (from, to): (PathBuf, PathBuf) = (self.folder.path().into(), after.path().into());
-        let killed = self.desk.store.write_blocking(move |stores| {
+        let killed = self.writer.store.write_blocking(move |stores| {
             let changes = decide(stores).map(|(_, changes)| changes).unwrap_or_default();
             commit_once(stores, &changes)?;
             copy(&from, &to);
             Ok::<_, StoreError>(())
         });
         killed.unwrap();
-        Self { desk: open(after.path()), folder: after, user: self.user }
+        Self { writer: open(after.path()), folder: after, user: self.user }
     }
 
     fn killed(self) -> Self {
         let after = tempfile::tempdir().unwrap();
         copy(self.folder.path(), after.path());
-        Self { desk: open(after.path()), folder: after, user: self.user }
+        Self { writer: open(after.path()), folder: after, user: self.user }
     }
 
     pub(super) fn restart(self) -> Self {
-        self.desk.store.close();
-        Self { desk: open(self.folder.path()), ..self }
+        self.writer.store.close();
+        Self { writer: open(self.folder.path()), ..self }
     }
 
     fn stored(&self, id: SessionId) -> Option<StoredSession> {
@@ -106,10 +106,10 @@ impl World {
     }
 }
 
-fn open(folder: &Path) -> Desk {
+fn open(folder: &Path) -> IdentityWriter {
     let index = Arc::new(Index::default());
     let mirror = Arc::clone(&index);
-    Desk {
+    IdentityWriter {
         store: Arc::new(Store::open(folder_factory(folder), move |stores| mirror.load(stores)).unwrap()),
         index,
     }
@@ -128,7 +128,7 @@ fn check(world: &World, model: &Model, now: u64) -> Result<(), TestCaseError> {
         prop_assert_eq!(stored.clone().map(life), *family);
         let over = now.saturating_sub(RULES.lifetime_s);
         let lives = family.is_some_and(|(began, _)| now < RULES.ends_at(began));
-        prop_assert_eq!(world.desk.index.session(world.user, id, over).is_ok(), lives);
+        prop_assert_eq!(world.writer.index.session(world.user, id, over).is_ok(), lives);
         if let Some((began, family)) = stored.map(life) {
             let goes_on = |g| matches!(family.present(g, began, now, RULES), Presented::Next(_));
             let live = (0..family.generation + 3).filter(|&g| goes_on(g)).count();

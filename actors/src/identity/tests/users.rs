@@ -90,7 +90,7 @@ async fn guests_nobody_uses_are_forgotten_with_their_credentials() {
     let member = fixture.member("m").await.id;
     let (sender, changes) = std::sync::mpsc::channel();
     let all = [with_session, with_key, alone, member];
-    fixture.identity.desk_for_tests().store.read(move |stores| {
+    fixture.identity.writer_for_tests().store.read(move |stores| {
         let stores = stores.unwrap();
         let retention = GuestRetention { idle_s: 10 * DAY, access_ttl_s: 3600 };
         let used_yesterday = |_: &_| Some(now_s() + 11 * DAY);

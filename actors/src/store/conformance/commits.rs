@@ -104,7 +104,7 @@ pub fn moved_data_is_whole(new: NewSubject) {
     let answers: Vec<_> = (0..20).map(|_| response(guest.id, "a")).collect();
     answers.iter().for_each(|answer| put_response(&*stores, answer));
     let row = |user| UsageKey { user: Payer::User(user), day: Day::FIRST, key: None, model: "m".into() };
-    let batch = BatchId { book: uuid::Uuid::new_v4(), number: 1 };
+    let batch = BatchId { buffer: uuid::Uuid::new_v4(), number: 1 };
     let counts = UsageCounts { requests: 3, ..UsageCounts::default() };
     stores.usage().add(batch, &[(row(guest.id), counts), (row(somebody.id), counts)]).unwrap();
     let before = stores.used(guest.id).unwrap();

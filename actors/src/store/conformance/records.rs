@@ -57,7 +57,7 @@ fn fill(stores: &dyn Stores) -> (UserRecord, ConversationRecord) {
         &crate::responses::ResponseRecord { end: Some(End::lost(9)), ..response(somebody.id, "a") },
     );
     let usage = UsageKey { user: Payer::User(somebody.id), day: Day::FIRST, key: None, model: "m".into() };
-    let batch = BatchId { book: uuid::Uuid::new_v4(), number: 1 };
+    let batch = BatchId { buffer: uuid::Uuid::new_v4(), number: 1 };
     stores.usage().add(batch, &[(usage, UsageCounts { requests: 3, ..UsageCounts::default() })]).unwrap();
     stores.audit().add(&[AuditRecord::new("import", AuditOutcome::Ok)]).unwrap();
     (somebody, talk)

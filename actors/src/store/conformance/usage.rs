@@ -28,7 +28,7 @@ pub fn batches_are_added_once(new: NewSubject) {
     let stores = subject.open();
     let store = stores.usage();
     let (ann, bob) = (user("ann@x.example").id, user("bob@x.example").id);
-    let book = Uuid::new_v4();
+    let buffer = Uuid::new_v4();
     let first = [
         (key(Payer::User(ann), 5, "m"), counts(1)),
         (key(Payer::User(ann), 5, "m"), counts(2)),
@@ -36,9 +36,9 @@ pub fn batches_are_added_once(new: NewSubject) {
         (key(Payer::Anonymous, 5, "m"), counts(8)),
     ];
     for _ in 0..2 {
-        store.add(BatchId { book, number: 1 }, &first).unwrap();
+        store.add(BatchId { buffer, number: 1 }, &first).unwrap();
     }
-    store.add(BatchId { book, number: 2 }, &first[..1]).unwrap();
+    store.add(BatchId { buffer, number: 2 }, &first[..1]).unwrap();
     assert_eq!(all(store, Some(Payer::User(ann))), [(key(Payer::User(ann), 5, "m"), 4)]);
     assert_eq!(all(store, Some(Payer::User(bob))), [(key(Payer::User(bob), 5, "m"), 4)]);
     assert_eq!(all(store, None).iter().map(|(_, tokens)| tokens).sum::<u64>(), 16);
@@ -48,7 +48,7 @@ pub fn days_are_bounded(new: NewSubject) {
     let subject = new(no_quotas());
     let stores = subject.open();
     let rows: Vec<_> = (0..10).map(|day| (key(Payer::Anonymous, day, "ÿ"), counts(1))).collect();
-    stores.usage().add(BatchId { book: Uuid::new_v4(), number: 1 }, &rows).unwrap();
+    stores.usage().add(BatchId { buffer: Uuid::new_v4(), number: 1 }, &rows).unwrap();
     for user in [None, Some(Payer::Anonymous)] {
         for (start, end, expected) in [(3, 5, vec![3, 4, 5]), (9, 20, vec![9]), (5, 3, vec![])] {
             let filter = UsageFilter { user, start: Day::from_number(start), end: Day::from_number(end) };
@@ -70,7 +70,7 @@ pub fn deleted_users_are_anonymous(new: NewSubject) {
     let mut rows = vec![(kept.clone(), counts(1))];
     // More than one step moves.
     rows.extend((0..150).map(|_| (with_key(gone.id), counts(2))));
-    stores.usage().add(BatchId { book: Uuid::new_v4(), number: 1 }, &rows).unwrap();
+    stores.usage().add(BatchId { buffer: Uuid::new_v4(), number: 1 }, &rows).unwrap();
     commit(&*stores, &Changes::accounts(vec![AccountChange::DeleteUser(gone.id)]));
     clean_up(&*stores);
     assert_eq!(all(stores.usage(), None), [(kept, 1), (key(Payer::Deleted, 5, "m"), 300)]);

@@ -152,5 +152,5 @@ fn upper_bytes(user: Payer, day: Day) -> Vec<u8> {
 }
 
 fn batch_bytes(id: BatchId) -> Vec<u8> {
-    [id.book.as_bytes().as_slice(), &id.number.to_be_bytes()].concat()
+    [id.buffer.as_bytes().as_slice(), &id.number.to_be_bytes()].concat()
 }

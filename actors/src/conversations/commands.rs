@@ -140,7 +140,7 @@ pub fn append(
     let store = &**stores.conversations();
     let before = find(store, user, id)?;
     let mut draft = Draft::new(before.clone());
-    let parent = draft.hang_on(store, anchor)?;
+    let parent = draft.parent_of(store, anchor)?;
     check_new_ids(store, id, &items)?;
     draft.add(items, parent, rules)?;
     check_quota(stores, Some(&before), &draft.record)?;
@@ -225,7 +225,7 @@ pub fn checkpoint(
 
 /// The contents of an answer.
 #[derive(Clone, Debug, Default)]
-pub struct Said {
+pub struct AnswerContents {
     /// The text.
     pub text: String,
     /// The references of the text, as OpenAI's annotations.
@@ -239,7 +239,7 @@ pub fn finish(
     stores: &dyn Stores,
     id: ConversationId,
     answer: &StoredItem,
-    said: Said,
+    said: AnswerContents,
     ending: Ending,
     rules: &Rules,
 ) -> Decision<()> {
@@ -247,7 +247,7 @@ pub fn finish(
         Ending::Completed => "completed",
         Ending::Incomplete => "incomplete",
     };
-    let Said { text, annotations, calls } = said;
+    let AnswerContents { text, annotations, calls } = said;
     let mut body = answer_body(answer, text, status);
     if let Some(part) = body.get_mut("content").and_then(|content| content.get_mut(0)) {
         part["annotations"] = Value::Array(annotations);

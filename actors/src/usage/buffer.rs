@@ -9,11 +9,11 @@ use uuid::Uuid;
 
 use super::types::{UsageCounts, UsageKey};
 
-/// The id of a batch: numbers count up within one process's book.
+/// The id of a batch: numbers count up within one process's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchId {
-    /// The id of the book.
-    pub book: Uuid,
+    /// The id of the buffer.
+    pub buffer: Uuid,
     /// The number of the batch, from 1.
     pub number: u64,
 }
@@ -29,7 +29,7 @@ pub struct Batch {
 
 /// The usage that is not on disk yet; see the module's documentation.
 #[derive(Debug)]
-pub struct Book {
+pub struct UsageBuffer {
     id: Uuid,
     pending: HashMap<UsageKey, UsageCounts>,
     /// The batch passed to the store and not known to be durable.
@@ -40,13 +40,13 @@ pub struct Book {
     made: u64,
 }
 
-impl Default for Book {
+impl Default for UsageBuffer {
     fn default() -> Self {
         Self { id: Uuid::new_v4(), pending: HashMap::new(), batch: None, under_way: false, made: 0 }
     }
 }
 
-impl Book {
+impl UsageBuffer {
     /// Adds counts.
     pub fn add(&mut self, key: &UsageKey, counts: &UsageCounts) {
         match self.pending.get_mut(key) {
@@ -73,7 +73,7 @@ impl Book {
         }
         if self.batch.is_none() && !self.pending.is_empty() {
             self.made += 1;
-            let id = BatchId { book: self.id, number: self.made };
+            let id = BatchId { buffer: self.id, number: self.made };
             self.batch = Some(Batch { id, rows: self.pending.drain().collect() });
         }
         self.under_way = self.batch.is_some();
@@ -141,28 +141,28 @@ mod tests {
         /// For any failures, whether or not the batch was applied: all usage is counted once in the end.
         #[test]
         fn everything_is_counted_once(steps in prop::collection::vec(step(), 0..60)) {
-            let (mut book, mut store, mut truth) = (Book::default(), Store::default(), BTreeMap::new());
+            let (mut buffer, mut store, mut truth) = (UsageBuffer::default(), Store::default(), BTreeMap::new());
             for step in steps {
                 match step {
                     Step::Add(day, completion_tokens) => {
-                        book.add(&key(day), &UsageCounts { completion_tokens, ..UsageCounts::default() });
+                        buffer.add(&key(day), &UsageCounts { completion_tokens, ..UsageCounts::default() });
                         *truth.entry(day).or_default() += completion_tokens;
                     }
                     Step::Flush { applied, known } => {
-                        if let Some(batch) = book.take() {
-                            prop_assert_eq!(book.take(), None, "one at a time");
+                        if let Some(batch) = buffer.take() {
+                            prop_assert_eq!(buffer.take(), None, "one at a time");
                             if applied {
                                 store.apply(&batch);
                             }
-                            book.done(applied && known);
+                            buffer.done(applied && known);
                         }
                     }
                 }
             }
-            while book.last_needed() > 0 {
-                let batch = book.take().expect("something is needed");
+            while buffer.last_needed() > 0 {
+                let batch = buffer.take().expect("something is needed");
                 store.apply(&batch);
-                book.done(true);
+                buffer.done(true);
             }
             prop_assert_eq!(store.tokens, truth);
         }
@@ -170,19 +170,19 @@ mod tests {
 
     #[test]
     fn who_waits_waits_for_the_right_batch() {
-        let mut book = Book::default();
-        assert_eq!(book.last_needed(), 0);
-        book.add(&key(1), &UsageCounts::default());
-        assert_eq!(book.last_needed(), 1);
-        assert_eq!(book.take().unwrap().id.number, 1);
-        assert_eq!(book.last_needed(), 1);
-        book.add(&key(1), &UsageCounts::default());
-        assert_eq!(book.last_needed(), 2);
-        book.done(false);
-        assert_eq!(book.take().unwrap().id.number, 1, "the same again");
-        book.done(true);
-        assert_eq!(book.take().unwrap().id.number, 2);
-        book.done(true);
-        assert_eq!((book.last_needed(), book.take()), (0, None));
+        let mut buffer = UsageBuffer::default();
+        assert_eq!(buffer.last_needed(), 0);
+        buffer.add(&key(1), &UsageCounts::default());
+        assert_eq!(buffer.last_needed(), 1);
+        assert_eq!(buffer.take().unwrap().id.number, 1);
+        assert_eq!(buffer.last_needed(), 1);
+        buffer.add(&key(1), &UsageCounts::default());
+        assert_eq!(buffer.last_needed(), 2);
+        buffer.done(false);
+        assert_eq!(buffer.take().unwrap().id.number, 1, "the same again");
+        buffer.done(true);
+        assert_eq!(buffer.take().unwrap().id.number, 2);
+        buffer.done(true);
+        assert_eq!((buffer.last_needed(), buffer.take()), (0, None));
     }
 }

@@ -1,6 +1,6 @@
 //! Views of conversations, derived from the stored state. Runs on any thread.
 
-use super::decide::{find, find_item};
+use super::commands::{find, find_item};
 use super::error::ConversationError;
 use super::ids::ConversationId;
 use super::item;

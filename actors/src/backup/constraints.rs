@@ -12,14 +12,14 @@ const PAGE: usize = 256;
 
 /// The relation of an import to the existing store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keep {
+pub struct ImportConstraints {
     /// True if the import comes from the same store: what it contains and the store lacks was deleted on purpose.
     pub same_store: bool,
     /// True if revoked objects are restored as they are in the import.
     pub restore_revoked: bool,
 }
 
-impl Keep {
+impl ImportConstraints {
     /// Returns whether the existing store has to be consulted for such a record.
     pub fn concerns(self, record: &Record) -> bool {
         let name = KINDS[record.kind].name;
