@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn being_stable_resets_the_backoff_but_not_the_intensity() {
+    fn stability_resets_the_backoff_but_not_the_intensity() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         let mut tracker = RestartTracker::new(policy());
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_cooldown_waits_for_the_window() {
+    fn short_cooldown_waits_for_the_window() {
         let start = Instant::now();
         let mut tracker = RestartTracker::new(RestartPolicy { cooldown: Duration::from_secs(1), ..policy() });
         for _ in 0..3 {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn no_restarts_allowed_means_one_attempt_a_cooldown() {
+    fn zero_restarts_mean_one_attempt_per_cooldown() {
         let start = Instant::now();
         let mut tracker = RestartTracker::new(RestartPolicy { max_restarts: 0, ..policy() });
         let give_up = Decision::GiveUp { retry_after: Duration::from_secs(20) };
@@ -222,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_starts_in_a_window_than_allowed(
+        fn starts_in_a_window_never_exceed_the_maximum(
             policy in policies(),
             lifetimes in prop::collection::vec((0u64..5_000, any::<bool>()), 1..60),
         ) {

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_left_out_of_the_sum() {
+    fn sums_leave_out_differing_fields() {
         let mut coalescer = Coalescer::default();
         for number in 0u8..20 {
             let user = crate::identity::UserId::from_bytes([number; 16]);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn one_network_does_not_hide_another() {
+    fn networks_are_counted_separately() {
         let mut coalescer = Coalescer::default();
         let one = (0..10_000u16).filter(|&code| coalescer.admit(0, refused(1, code % 500)).is_some()).count();
         assert_eq!(one, 60);

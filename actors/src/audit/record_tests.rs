@@ -17,7 +17,7 @@ fn ids_are_in_the_order_of_seconds() {
 }
 
 #[test]
-fn what_is_stored_names_only_what_there_is() {
+fn stored_records_omit_absent_fields() {
     let mut record = record("settings.load");
     record.id = AuditId::first_of(7);
     record.created_at = 7;
@@ -28,7 +28,7 @@ fn what_is_stored_names_only_what_there_is() {
 }
 
 #[test]
-fn an_import_brings_ids_and_names_alone() {
+fn imports_contain_ids_and_names_only() {
     let good = record("key.create");
     assert_eq!(good.check(), Ok(()));
     let change: [fn(&mut AuditRecord); 10] = [
@@ -58,7 +58,7 @@ fn an_import_brings_ids_and_names_alone() {
 }
 
 #[test]
-fn every_action_is_a_name_and_there_once() {
+fn actions_are_valid_unique_names() {
     assert!(ACTIONS.iter().all(|action| is_name(action)));
     assert!(ACTIONS.iter().enumerate().all(|(at, action)| !ACTIONS[..at].contains(action)));
     for (name, outcome) in AuditOutcome::ALL {
@@ -68,7 +68,7 @@ fn every_action_is_a_name_and_there_once() {
 }
 
 #[test]
-fn an_action_is_of_its_family_alone() {
+fn action_families_match_whole_segments() {
     assert!(is_of("key.create", "key.create") && is_of("key.create", "key"));
     for other in ["ke", "key.", "key.c", "keys", "create"] {
         assert!(!is_of("key.create", other), "{other}");
@@ -92,7 +92,7 @@ fn one_of(seed: u8) -> AuditRecord {
 
 proptest! {
     #[test]
-    fn filters_are_the_sum_of_their_parts(
+    fn filters_combine_their_fields(
         seed in any::<u8>(),
         user in prop::option::of(0u8..3),
         actor in prop::option::of(0u8..4),
@@ -133,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics(text in "\\PC{0,60}") {
+    fn parsers_never_panic(text in "\\PC{0,60}") {
         let _ = text.parse::<AuditWho>();
         let _ = (is_name(&text), is_id(&text));
     }

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_appended_to_a_private_file_also_after_it_was_moved() {
+    fn lines_are_appended_to_a_private_file_and_after_a_move() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
         let mut file = Appended::open(path.clone()).unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_lines_are_told_once_it_works_again() {
+    fn lost_lines_are_reported_after_recovery() {
         let folder = tempfile::tempdir().unwrap();
         let (inner, path) = (folder.path().join("a"), folder.path().join("a/audit.jsonl"));
         std::fs::create_dir(&inner).unwrap();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_opened_is_told_at_once() {
+    fn unusable_paths_are_refused_at_opening() {
         let folder = tempfile::tempdir().unwrap();
         assert!(Stream::open(folder.path().to_str().unwrap()).is_err(), "a folder");
         assert!(Stream::open(folder.path().join("no/such").to_str().unwrap()).is_err());

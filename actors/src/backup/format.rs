@@ -376,14 +376,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_and_back(records in prop::collection::vec(record(), 0..12)) {
+        fn exports_round_trip(records in prop::collection::vec(record(), 0..12)) {
             let (read, counts) = read(&written(&records)).unwrap();
             prop_assert_eq!(counts.values().sum::<u64>(), records.len() as u64);
             prop_assert_eq!(read, records);
         }
 
         #[test]
-        fn any_changed_byte_is_noticed(
+        fn changed_bytes_are_detected(
             records in prop::collection::vec(record(), 0..4),
             place in any::<prop::sample::Index>(),
             change in 1..=255u8,
@@ -395,7 +395,7 @@ mod tests {
         }
 
         #[test]
-        fn any_cut_is_noticed(
+        fn truncation_is_detected(
             records in prop::collection::vec(record(), 0..4),
             place in any::<prop::sample::Index>(),
         ) {
@@ -405,13 +405,13 @@ mod tests {
         }
 
         #[test]
-        fn hex_and_back(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn hex_round_trips(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             prop_assert_eq!(unhex(&hex(&bytes)), Some(bytes));
         }
     }
 
     #[test]
-    fn newer_ones_are_refused_and_say_so() {
+    fn newer_versions_are_refused_by_name() {
         let line = |format, schema| {
             format!(
                 "{{\"kind\":\"header\",\"format\":{format},\"schema\":{schema},\"store\":\"s\",\"created_at\":\"t\"}}"
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stands_behind_the_trailer() {
+    fn lines_after_the_trailer_are_refused() {
         let twice = [written(&[]), written(&[])].concat();
         assert_eq!(read(&twice), Err(ImportError::Behind));
     }

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_back_as_they_were() {
+    fn messages_round_trip() {
         let call =
             |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}});
         let chat = [
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_word_is_left_out() {
+    fn answers_without_text_are_left_out() {
         let said =
             history(&[json!({"role": "user", "content": ""}), json!({"role": "assistant", "content": ""})]);
         assert_eq!(messages(&said), [json!({"role": "user", "content": ""})]);

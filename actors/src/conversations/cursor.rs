@@ -34,13 +34,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn there_and_back(updated_us: u64, id: [u8; 16]) {
+        fn cursors_round_trip(updated_us: u64, id: [u8; 16]) {
             let position = Position { updated_us, id: ConversationId::from_bytes(id) };
             prop_assert_eq!(Position::from_cursor(&position.to_cursor()), Some(position));
         }
 
         #[test]
-        fn other_texts_are_none(text in "(cur_)?[A-Za-z0-9_=-]{0,40}") {
+        fn invalid_cursors_are_refused(text in "(cur_)?[A-Za-z0-9_=-]{0,40}") {
             if let Some(position) = Position::from_cursor(&text) {
                 prop_assert_eq!(position.to_cursor(), text);
             }

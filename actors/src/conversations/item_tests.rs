@@ -14,7 +14,7 @@ fn field(item: Value) -> String {
 }
 
 #[test]
-fn easy_messages_become_whole_ones() {
+fn short_messages_are_completed() {
     assert_eq!(
         body(json!({"role": "user", "content": "Hello"})),
         json!({"type": "message", "status": "completed", "role": "user",
@@ -29,7 +29,7 @@ fn easy_messages_become_whole_ones() {
 }
 
 #[test]
-fn other_items_are_kept() {
+fn other_items_are_stored_unchanged() {
     let call = json!({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"});
     let mut expected = call.clone();
     expected["status"] = json!("completed");
@@ -40,7 +40,7 @@ fn other_items_are_kept() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_invalid_field() {
     for (item, at) in [
         (json!("text"), "items[0]"),
         (json!({}), "items[0].type"),
@@ -108,7 +108,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 proptest! {
     /// Nothing panics, and a checked item passes again unchanged: an export can be imported.
     #[test]
-    fn checked_items_stay_as_they_are(item in any_json()) {
+    fn checked_items_remain_unchanged(item in any_json()) {
         if let Ok(new) = check(item, "", 100_000) {
             let again = check(Value::Object(new.body.clone()), "", 100_000).unwrap();
             prop_assert_eq!(again, new);

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn abandoned_wait_blocks_nobody() {
+    async fn abandoned_wait_blocks_no_other() {
         let running = LocalLeases::default();
         let id = ConversationId::new();
         let first = running.acquire(id).await;

@@ -57,7 +57,7 @@ mod tests {
     use crate::identity::UserId;
 
     #[test]
-    fn a_page() {
+    fn page_is_rendered() {
         let record = ConversationRecord {
             id: ConversationId::new(),
             user: UserId::new(),

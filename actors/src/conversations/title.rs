@@ -59,7 +59,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whole_graphemes_within_the_limit(text in "\\PC{0,200}", max in 1..300usize) {
+        fn titles_are_cut_at_graphemes_within_the_limit(text in "\\PC{0,200}", max in 1..300usize) {
             let Some(title) = from_text(&text, max) else { return Ok(()) };
             prop_assert!(title.chars().count() <= max && title.chars().count() <= LENGTH + 1);
             let words = text.split_whitespace().collect::<Vec<_>>().join(" ");

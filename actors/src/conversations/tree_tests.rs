@@ -21,7 +21,7 @@ fn numbers(path: &[&Node]) -> Vec<u32> {
 }
 
 #[test]
-fn an_edited_message_makes_a_branch() {
+fn edited_message_creates_a_branch() {
     // 0 user, 1 answer, 2 user, 3 answer; 4 is 2 edited, 5 its answer; 6 is 5 regenerated.
     let links = [None, Some(0), Some(1), Some(2), Some(1), Some(4), Some(4)].map(|parent| (parent, false));
     let nodes = nodes(&links);
@@ -40,7 +40,7 @@ fn an_edited_message_makes_a_branch() {
 }
 
 #[test]
-fn what_is_deleted_is_passed_over() {
+fn deleted_items_are_skipped() {
     let nodes = nodes(&[(None, false), (Some(0), true), (Some(1), false), (Some(1), true)]);
     let tree = Tree::new(&nodes);
     assert_eq!(numbers(&tree.path(Some(2))), [0, 2]);
@@ -52,7 +52,7 @@ fn what_is_deleted_is_passed_over() {
 proptest! {
     /// Compares with an implementation that examines every pair.
     #[test]
-    fn paths_and_branches(choices in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0..5u8), 0..40)) {
+    fn paths_and_branches_match_the_naive_search(choices in proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>(), 0..5u8), 0..40)) {
         let links: Vec<_> = choices.iter().enumerate().map(|(number, (index, root, deleted))| {
             let parent = (number > 0 && !root).then(|| u32::try_from(index.index(number)).unwrap());
             (parent, *deleted == 0)
@@ -83,7 +83,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_links_end(links in proptest::collection::vec((proptest::option::of(0..20u32), any::<bool>()), 0..20)) {
+    fn damaged_links_terminate(links in proptest::collection::vec((proptest::option::of(0..20u32), any::<bool>()), 0..20)) {
         let nodes = nodes(&links);
         let tree = Tree::new(&nodes);
         for node in &nodes {

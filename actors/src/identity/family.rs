@@ -94,7 +94,7 @@ mod tests {
     const BEGAN: u64 = 100;
 
     #[test]
-    fn a_life() {
+    fn session_is_refreshed_until_it_ends() {
         let first = Family::new(BEGAN);
         let Presented::Next(second) = first.present(1, BEGAN, 150, RULES) else { panic!() };
         assert_eq!(second, Family { generation: 2, since: 150 });
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn no_refresh_lengthens_a_life() {
+    fn refreshes_do_not_extend_the_lifetime() {
         let mut family = Family::new(BEGAN);
         let end = RULES.ends_at(BEGAN);
         for now in (BEGAN..end).step_by(500) {
@@ -133,7 +133,7 @@ mod tests {
         /// For any sequence and timing of tokens: at most one generation creates the next, it is the newest one created, and once
         /// a family has ended it yields no more tokens.
         #[test]
-        fn one_live_generation(steps in prop::collection::vec((0u32..8, 0u64..400, any::<bool>()), 1..80)) {
+        fn only_one_generation_is_live(steps in prop::collection::vec((0u32..8, 0u64..400, any::<bool>()), 1..80)) {
             let mut family = Some(Family::new(BEGAN));
             let mut now = BEGAN;
             let mut newest = 1;

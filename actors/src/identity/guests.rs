@@ -146,7 +146,7 @@ mod tests {
     proptest! {
         /// For any sequence of operations, neither bound is exceeded, and no request below both is refused.
         #[test]
-        fn both_bounds_hold_and_nobody_below_them_is_refused(steps in prop::collection::vec(step(), 0..60)) {
+        fn guest_bounds_hold_and_admit_requests_below_them(steps in prop::collection::vec(step(), 0..60)) {
             let guests = Arc::new(Guests::default());
             let (mut reserved, mut made) = (Vec::new(), Vec::new());
             for step in steps {

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_back() {
+    fn ids_round_trip() {
         let id = UserId::new();
         assert_eq!(id.to_string().len(), 5 + 32);
         assert_eq!(id.to_string().parse(), Ok(id));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_tell_when_they_were_made() {
+    fn ids_contain_their_creation_time() {
         let now = crate::identity::now_s();
         assert!(SessionId::new().made_at_s().abs_diff(now) <= 1);
         assert_eq!(SessionId::from_bytes([0; 16]).made_at_s(), 0);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn sorted_by_time() {
+    fn ids_sort_by_time() {
         let ids: Vec<_> = (0..100).map(|_| KeyId::new()).collect();
         assert!(ids.is_sorted());
     }

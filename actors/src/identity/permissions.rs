@@ -270,7 +270,7 @@ mod tests {
     proptest! {
         /// The laws of a bounded distributive lattice, and that inclusion is its order.
         #[test]
-        fn a_lattice(a in sets(), b in sets(), c in sets()) {
+        fn permissions_form_a_lattice(a in sets(), b in sets(), c in sets()) {
             prop_assert_eq!(a.meet(b), b.meet(a));
             prop_assert_eq!(a.join(b), b.join(a));
             prop_assert_eq!(a.meet(b.meet(c)), a.meet(b).meet(c));
@@ -287,7 +287,7 @@ mod tests {
 
         /// For any chain of keys created with keys, none has rights that the first maker lacks, and no right is lost on the way.
         #[test]
-        fn no_chain_of_meets_grants_more(first in sets(), chain in prop::collection::vec(sets(), 0..8)) {
+        fn chains_of_meets_never_grant_more(first in sets(), chain in prop::collection::vec(sets(), 0..8)) {
             let last = chain.iter().fold(first, |maker, &wanted| maker.meet(wanted));
             prop_assert!(last.is_subset(first));
             prop_assert!(chain.iter().all(|&wanted| last.is_subset(wanted)));
@@ -296,7 +296,7 @@ mod tests {
 
         /// A set that lacks nothing is a subset, and a subset lacks nothing.
         #[test]
-        fn lacking_names_what_is_more(wanted in sets(), had in sets()) {
+        fn lacking_names_the_excess(wanted in sets(), had in sets()) {
             let lacking = wanted.lacking(had);
             prop_assert_eq!(lacking.is_empty(), wanted.is_subset(had));
             prop_assert!(lacking.is_subset(wanted));
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_each_permission_grants() {
+    fn permissions_grant_their_rights() {
         let (read, write) = (Permission::Read.rights(), Permission::Write.rights());
         assert!(read.meet(write).is_empty());
         assert!(!Permissions::READ_WRITE.has(Right::ManageKeys), "managing keys is apart");

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_bound_to_addresses_is_of_no_use_from_nowhere() {
+    fn restricted_key_is_refused_without_an_address() {
         let bound = Restrictions { addresses: Some(vec![network("0.0.0.0/0")]), models: None };
         assert!(bound.allows(Some([1, 2, 3, 4].into())));
         assert!(!bound.allows(None));
@@ -175,7 +175,7 @@ mod tests {
     proptest! {
         /// Networks within a bound allow no address that the bound does not.
         #[test]
-        fn within_is_no_more(inner in networks(), outer in networks(), bits in any::<u32>()) {
+        fn networks_within_allow_no_more(inner in networks(), outer in networks(), bits in any::<u32>()) {
             let bound = [Restrictions { addresses: Some(outer), models: None }];
             let held = Restrictions::addresses_within(Some(&inner), &bound);
             let inner = Restrictions { addresses: Some(inner), models: None };
@@ -188,14 +188,14 @@ mod tests {
         }
 
         #[test]
-        fn a_text_is_kept(inner in networks()) {
+        fn networks_format_as_parsed(inner in networks()) {
             for network in inner {
                 prop_assert_eq!(network.to_string().parse::<Network>(), Ok(network));
             }
         }
 
         #[test]
-        fn no_text_panics(text in "\\PC{0,40}") {
+        fn parser_never_panics(text in "\\PC{0,40}") {
             let _ = text.parse::<Network>();
         }
     }

@@ -234,7 +234,7 @@ mod tests {
     const MONTH: u64 = 30 * 24 * 3_600_000;
 
     #[test]
-    fn the_first_key_is_made_and_found_again() {
+    fn first_key_is_created_and_reloaded() {
         let folder = tempfile::tempdir().unwrap();
         let made = KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap();
         let again = KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn rotation_keeps_the_old_key_for_a_while() {
+    fn rotation_keeps_the_old_key_until_it_expires() {
         let folder = tempfile::tempdir().unwrap();
         let first = KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap().newest().kid.clone();
         let second = rotate_signing_key(folder.path()).unwrap();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_is_named_and_not_shown() {
+    fn damaged_key_is_named_but_not_shown() {
         let folder = tempfile::tempdir().unwrap();
         KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap();
         let path = std::fs::read_dir(folder.path().join("keys")).unwrap().next().unwrap().unwrap().path();
@@ -276,7 +276,7 @@ mod tests {
 
     /// The example of RFC 8037, appendix A.3.
     #[test]
-    fn the_thumbprint_of_the_standard() {
+    fn thumbprint_matches_the_standard() {
         assert_eq!(
             thumbprint("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"),
             "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
@@ -285,7 +285,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_lives_until_its_tokens_are_dead(
+        fn key_lives_until_its_tokens_have_expired(
             mut created in prop::collection::vec(0u64..1000, 1..10), now in 0u64..3000, keep in 0u64..1000,
         ) {
             created.sort_unstable();

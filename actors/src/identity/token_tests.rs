@@ -55,7 +55,7 @@ fn signed(header: &Value, claims: &Value, key: &EncodingKey) -> String {
 }
 
 #[test]
-fn issued_and_checked() {
+fn tokens_are_issued_and_checked() {
     let fixture = Fixture::new();
     let checked = Checked { grant: fixture.grant, iat: NOW, nbf: NOW, exp: NOW + 600 };
     assert_eq!(fixture.checked(), checked);
@@ -63,7 +63,7 @@ fn issued_and_checked() {
 }
 
 #[test]
-fn each_cause_has_its_error() {
+fn errors_name_their_cause() {
     let fixture = Fixture::new();
     let valid = fixture.forge(|_, _| {});
     let (message, signature) = valid.rsplit_once('.').unwrap();
@@ -107,7 +107,7 @@ fn each_cause_has_its_error() {
 }
 
 #[test]
-fn a_key_in_the_token_is_not_used() {
+fn key_in_the_token_is_not_used() {
     let fixture = Fixture::new();
     let other = Fixture::new();
     let jwk = other.ring.to_jwks()["keys"][0].clone();
@@ -116,7 +116,7 @@ fn a_key_in_the_token_is_not_used() {
 }
 
 #[test]
-fn tokens_of_a_replaced_key_are_honoured_while_it_is() {
+fn tokens_of_a_replaced_key_are_accepted_while_the_key_is() {
     let fixture = Fixture::new();
     let token = fixture.forge(|_, _| {});
     rotate_signing_key(fixture._folder.path()).unwrap();
@@ -128,7 +128,7 @@ fn tokens_of_a_replaced_key_are_honoured_while_it_is() {
 }
 
 #[test]
-fn times() {
+fn times_are_checked() {
     let checked = Fixture::new().checked();
     let at = |now| checked.check_times(now, 600);
     assert_eq!(at(NOW - LEEWAY_S - 1), Err(AuthError::NotYetValid));
@@ -142,7 +142,7 @@ fn times() {
 proptest! {
     /// No single change of a token's text leaves it valid, and none panics.
     #[test]
-    fn any_change_is_noticed(position in any::<prop::sample::Index>(), byte in 0x20u8..0x7f) {
+    fn changed_tokens_are_refused(position in any::<prop::sample::Index>(), byte in 0x20u8..0x7f) {
         thread_local!(static TOKEN: (Fixture, String) = {
             let fixture = Fixture::new();
             let token = fixture.forge(|_, _| {});
@@ -160,7 +160,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_refused(text in "\\PC{0,200}(\\.\\PC{0,50}){0,4}") {
+    fn arbitrary_texts_are_refused(text in "\\PC{0,200}(\\.\\PC{0,50}){0,4}") {
         thread_local!(static FIXTURE: Fixture = Fixture::new());
         FIXTURE.with(|fixture| {
             prop_assert!(fixture.check(&text).is_err());

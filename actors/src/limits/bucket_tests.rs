@@ -42,7 +42,7 @@ impl Model {
 
 proptest! {
     #[test]
-    fn equals_the_model(rate in rates(), bursts in bursts()) {
+    fn bucket_equals_the_model(rate in rates(), bursts in bursts()) {
         let (mut bucket, mut model) = (Bucket::default(), Model::full(rate));
         for (wait, attempts) in bursts {
             bucket.refill(wait, rate);
@@ -55,7 +55,7 @@ proptest! {
     }
 
     #[test]
-    fn never_admits_more_than_capacity_and_refill_over_any_span(rate in rates(), bursts in bursts()) {
+    fn bucket_never_admits_more_than_capacity_and_refill_over_any_span(rate in rates(), bursts in bursts()) {
         let mut bucket = Bucket::default();
         let mut now = 0u64;
         let mut admitted: Vec<u64> = Vec::new();
@@ -76,7 +76,7 @@ proptest! {
 
     /// The waits of `one_in_ms` and `full_in_ms` are sufficient, and not a millisecond too long.
     #[test]
-    fn its_promises_hold(rate in rates(), bursts in bursts(), debt in 0u32..1000) {
+    fn waits_are_exact(rate in rates(), bursts in bursts(), debt in 0u32..1000) {
         let mut bucket = Bucket::default();
         for (wait, attempts) in bursts {
             bucket.refill(wait, rate);
@@ -150,7 +150,7 @@ fn unlimited_takes_for_ever_and_spends_nothing() {
 }
 
 #[test]
-fn the_documented_example() {
+fn documented_example_holds() {
     let rate = Rate::per_hour(1000);
     let mut bucket = Bucket::default();
     assert!(bucket.take(rate));

@@ -66,7 +66,7 @@ fn requests_count_down_and_are_refused() {
 }
 
 #[test]
-fn a_refused_inference_costs_no_request() {
+fn refused_inference_costs_no_request() {
     let limiter = limiter(small());
     let user = user();
     assert_eq!(view(limiter.check_at(&user, CheckKind::Inference, 0)), (true, LimitName::Inference, 2, 1));
@@ -120,7 +120,7 @@ fn answers_are_taken_as_a_whole_and_come_back() {
 }
 
 #[test]
-fn answers_go_with_the_inference_of_whoever_has_their_own() {
+fn answers_follow_an_own_inference_limit() {
     let given = |inference, answers| LimitOverrides {
         inference_per_minute: inference,
         answers_per_minute: answers,
@@ -235,7 +235,7 @@ fn guests_of_a_network_share_its_buckets_with_anonymous_callers() {
 }
 
 #[test]
-fn limits_given_to_a_guest_take_the_place_of_its_networks() {
+fn limits_of_a_guest_replace_its_networks() {
     let limiter = limiter(small());
     let given = LimitOverrides { inference_per_minute: Some(1), ..Default::default() };
     let narrow = Principal { user_limits: given, ..guest("192.0.2.7") };
@@ -251,7 +251,7 @@ fn limits_given_to_a_guest_take_the_place_of_its_networks() {
 }
 
 #[test]
-fn a_users_keys_share_the_users_buckets() {
+fn keys_share_their_users_buckets() {
     let limiter = limiter(small());
     let user = user();
     let plain = key_of(&user, LimitOverrides::default());
@@ -264,7 +264,7 @@ fn a_users_keys_share_the_users_buckets() {
 }
 
 #[test]
-fn a_keys_own_limit_holds_beside_its_users() {
+fn key_limit_applies_in_addition_to_its_users() {
     let limiter = limiter(small());
     let user = user();
     let narrow = key_of(&user, LimitOverrides { requests_per_hour: Some(1), ..Default::default() });
@@ -344,7 +344,7 @@ fn failed_sign_ins_by_network() {
 }
 
 #[test]
-fn idle_principals_are_forgotten_and_others_not() {
+fn idle_principals_are_removed_and_others_are_not() {
     let limiter = limiter(small());
     let (idle, streaming, busy) = (user(), user(), user());
     limiter.check_at(&idle, CheckKind::Request, 0);
@@ -372,7 +372,7 @@ proptest! {
     /// For any steps of the clock: over any span no more is admitted than the capacity and the refill while the clock goes
     /// forward. A clock that was set back makes no caller wait for it to catch up.
     #[test]
-    fn clock_steps(steps in prop::collection::vec((0u64..4_000_000, any::<bool>(), 0u32..8), 1..40), limit in 1u32..20) {
+    fn clock_steps_admit_no_more(steps in prop::collection::vec((0u64..4_000_000, any::<bool>(), 0u32..8), 1..40), limit in 1u32..20) {
         let limiter = limiter(RateLimitsConfig { authenticated_per_hour: limit, ..small() });
         let user = user();
         let (mut now, mut forward) = (10_000_000u64, 0u64);
@@ -444,7 +444,7 @@ proptest! {
 
 /// Keys created with one key together do no more than that key is allowed.
 #[test]
-fn keys_made_with_a_key_count_in_its_limits() {
+fn keys_created_with_a_key_count_in_its_limits() {
     let limiter = limiter(RateLimitsConfig::default());
     let user = user();
     let two =

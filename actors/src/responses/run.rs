@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_reader_hears_everything() {
+    async fn readers_receive_every_event() {
         let run = Run::new();
         let mut early = run.follow();
         run.publish(
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_there_ends_it_after_the_grace_and_somebody_keeps_it() {
+    async fn run_without_readers_ends_after_the_grace() {
         let grace = Duration::from_secs(10);
         let run = Run::new();
         let reader = run.follow();

@@ -90,7 +90,7 @@ fn endless() -> Source {
 }
 
 #[tokio::test]
-async fn what_is_told_is_stored_and_found_by_its_user_alone() {
+async fn responses_are_stored_and_found_by_their_user_alone() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::open(folder.path(), None, ResponsesConfig::default()).await;
     let record = bench.record(false);
@@ -115,7 +115,7 @@ async fn what_is_told_is_stored_and_found_by_its_user_alone() {
 }
 
 #[tokio::test]
-async fn what_ran_when_the_server_ended_has_failed() {
+async fn responses_running_at_a_stop_have_failed() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::open(folder.path(), None, ResponsesConfig::default()).await;
     let record = bench.record(true);
@@ -133,7 +133,7 @@ async fn what_ran_when_the_server_ended_has_failed() {
 }
 
 #[tokio::test]
-async fn a_restart_of_the_actor_ends_no_run() {
+async fn restart_of_the_actor_ends_no_run() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::open(folder.path(), None, ResponsesConfig::default()).await;
     let record = bench.record(true);
@@ -149,7 +149,7 @@ async fn a_restart_of_the_actor_ends_no_run() {
 }
 
 #[tokio::test]
-async fn the_background_has_so_many_places() {
+async fn background_places_are_bounded() {
     let folder = tempfile::tempdir().unwrap();
     let config = ResponsesConfig { max_background_per_user: 2, ..ResponsesConfig::default() };
     let bench = Bench::open(folder.path(), None, config).await;
@@ -173,7 +173,7 @@ async fn the_background_has_so_many_places() {
 }
 
 #[tokio::test]
-async fn what_is_old_or_nobodys_goes() {
+async fn old_and_orphaned_responses_are_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::open(folder.path(), None, ResponsesConfig::default()).await;
     let ended = |record: ResponseRecord| ResponseRecord { end: Some(End::cancelled(1)), ..record };

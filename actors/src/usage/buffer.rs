@@ -140,7 +140,7 @@ mod tests {
     proptest! {
         /// For any failures, whether or not the batch was applied: all usage is counted once in the end.
         #[test]
-        fn everything_is_counted_once(steps in prop::collection::vec(step(), 0..60)) {
+        fn usage_is_counted_once(steps in prop::collection::vec(step(), 0..60)) {
             let (mut buffer, mut store, mut truth) = (UsageBuffer::default(), Store::default(), BTreeMap::new());
             for step in steps {
                 match step {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_waits_for_the_right_batch() {
+    fn waiters_wait_for_the_right_batch() {
         let mut buffer = UsageBuffer::default();
         assert_eq!(buffer.last_needed(), 0);
         buffer.add(&key(1), &UsageCounts::default());

@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sums_are_those_of_the_plainest_way(
+        fn sums_match_the_naive_computation(
             rows in prop::collection::vec(row(), 0..40),
             (user, key, model) in any::<(bool, bool, bool)>(),
             limit in 1..8usize,

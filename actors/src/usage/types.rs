@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_read_in_one_way() {
+    fn days_have_a_single_text_form() {
         assert_eq!("1970-01-01".parse(), Ok(Day::FIRST));
         assert_eq!("2000-03-01".parse::<Day>().unwrap().start_s(), 951_868_800);
         assert_eq!("9999-12-31".parse(), Ok(Day::last()));
@@ -262,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn days_and_back(number in 0..=2_932_896u32) {
+        fn days_round_trip(number in 0..=2_932_896u32) {
             let day = Day::from_number(number);
             prop_assert_eq!(day.to_string().parse(), Ok(day));
             prop_assert_eq!(day.number(), number);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn payers_and_back() {
+    fn owners_round_trip() {
         for payer in [Payer::Anonymous, Payer::Deleted, Payer::User(UserId::new())] {
             assert_eq!(payer.to_string().parse(), Ok(payer));
         }

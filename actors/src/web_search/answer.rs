@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn results_are_read_and_what_is_none_is_left_out() {
+    fn results_are_read_and_unusable_ones_left_out() {
         let answer = json!({
             "searchParameters": {"q": "x"}, "credits": 2,
             "answerBox": {"title": "Direct", "answer": "42", "snippet": "no", "link": "https://d.example/"},
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn domains_hold_for_what_is_below_them_alone() {
+    fn domains_match_their_subdomains_only() {
         let link = |url: &str| json!({"title": "t", "link": url});
         let answer = json!({"organic": [
             link("https://a.example/"), link("https://www.A.example/"), link("https://ba.example/"),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_said() {
+    fn invalid_answers_are_described() {
         for wrong in ["", "null", "[]", "{}", "{\"organic\": 1}", "<html>", "{\"organic\": [", "\"organic\""]
         {
             assert!(read(wrong.as_bytes(), &query(1, &[])).is_err(), "{wrong}");
@@ -121,7 +121,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_bounded(
+        fn results_are_bounded(
             title in ".{0,600}", snippet in "(?s).{0,1200}", link in "(https?://[a-z.]{1,20}/.{0,30}|.{0,40})",
             count in 0usize..30, most in 0u32..12, credits in any::<i64>(),
         ) {
@@ -142,7 +142,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn parser_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(&bytes, &query(3, &[]));
         }
     }

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_whose_limit_it_is_and_when_it_ends() {
+    fn refusals_name_the_limit_and_its_reset() {
         let mut budget = Budget::default();
         let limits = Limits { all: 3, each: 2 };
         for _ in 0..2 {
@@ -159,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_is_taken_than_there_is(
+        fn credits_taken_never_exceed_the_limit(
             steps in prop::collection::vec((0u8..3, 0u64..3 * DAY), 0..200), all in 0u32..20, each in 0u32..10
         ) {
             let (mut budget, limits) = (Budget::default(), Limits { all, each });

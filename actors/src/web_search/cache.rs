@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_unused_makes_room() {
+    fn least_recently_used_entry_makes_room() {
         let mut cache = Cache::default();
         cache.put(query(1), Arc::default(), 2, 100, 0);
         cache.put(query(2), Arc::default(), 2, 100, 1);
@@ -72,7 +72,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_given_is_what_was_put_and_young_enough(
+        fn entries_are_returned_until_they_expire(
             steps in prop::collection::vec((any::<bool>(), 0u8..8, 0u64..40), 0..200), most in 0usize..5, ttl in 0u64..50
         ) {
             let (mut cache, mut now) = (Cache::default(), 0);

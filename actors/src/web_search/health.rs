@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_failure_is_not_many_and_one_success_is_enough() {
+    fn health_follows_consecutive_failures() {
         let mut record = Record::default();
         assert_eq!(record.health(), SearchHealth::Unknown);
         let failed = Err::<(), _>(SearchError::Unreachable);

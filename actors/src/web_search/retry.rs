@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_own_mistakes_are_not_repeated() {
+    fn client_errors_are_not_retried() {
         assert!([429, 500, 502, 503, 504].into_iter().all(is_worth_it));
         assert!(![400, 401, 402, 403, 404, 422, 501].into_iter().any(is_worth_it));
         assert_eq!(wait(0, 0.0, None), Duration::ZERO);

@@ -53,7 +53,7 @@ fn query(text: &str) -> SearchQuery {
 }
 
 #[tokio::test]
-async fn what_is_remembered_costs_nothing() {
+async fn cached_results_cost_nothing() {
     let (url, asked) = service(vec![(200, "", FOUND.to_owned())]).await;
     let web = WebSearch::new(WebSearchConfig { credits_per_user_per_day: 1, ..search(url).config().clone() });
     assert_eq!(web.health(), SearchHealth::Unknown);
@@ -68,7 +68,7 @@ async fn what_is_remembered_costs_nothing() {
 }
 
 #[tokio::test]
-async fn what_may_pass_is_tried_again_and_the_rest_is_not() {
+async fn transient_failures_are_retried_and_others_are_not() {
     let busy = (429, "Retry-After: 0\r\n", String::new());
     let (url, asked) = service(vec![busy, (503, "", String::new()), (200, "", FOUND.to_owned())]).await;
     assert!(search(url).search("a", query("x")).await.is_ok());
@@ -82,7 +82,7 @@ async fn what_may_pass_is_tried_again_and_the_rest_is_not() {
 }
 
 #[tokio::test]
-async fn nobody_there_no_key_and_no_end() {
+async fn unreachable_unconfigured_and_hanging_services_are_reported() {
     let none = WebSearch::new(WebSearchConfig::default());
     assert_eq!(none.search("a", query("x")).await, Err(SearchError::NotConfigured));
     assert_eq!(
@@ -100,7 +100,7 @@ async fn nobody_there_no_key_and_no_end() {
 }
 
 #[tokio::test]
-async fn answers_of_no_use_cost_nothing_and_are_not_remembered() {
+async fn unusable_answers_cost_nothing_and_are_not_cached() {
     let long = (200, "", "x".repeat(2 << 20));
     let (url, _) = service(vec![long, (200, "", "<html>".to_owned()), (200, "", FOUND.to_owned())]).await;
     let web = WebSearch::new(WebSearchConfig { credits_per_user_per_day: 1, ..search(url).config().clone() });
@@ -111,7 +111,7 @@ async fn answers_of_no_use_cost_nothing_and_are_not_remembered() {
 }
 
 #[test]
-fn domains_are_operators() {
+fn domains_become_operators() {
     let domains = vec!["a.example".to_owned(), "b.example".to_owned()];
     assert_eq!(SearchQuery { domains, ..query("x") }.in_operators(), "x (site:a.example OR site:b.example)");
 }

@@ -89,7 +89,7 @@ fn changed_conversations_are_not_repeated() {
 
 /// A read does not wait for the disk: it is answered while the store's thread is blocked.
 #[test]
-fn reads_go_past_the_writer() {
+fn reads_bypass_the_writer() {
     let disk = Disk::new(1);
     let user = disk.users[0];
     let id = create(&disk, user, 1);

@@ -415,5 +415,5 @@ prop_state_machine! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_sequence_gives_what_the_model_gives(sequential 1..30 => Test);
+    fn sequences_match_the_model(sequential 1..30 => Test);
 }

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 
 #[tokio::test]
-async fn the_first_start_makes_an_administrator_whose_key_may_everything() {
+async fn first_start_creates_an_administrator_with_all_permissions() {
     let fixture = Fixture::new().await;
     assert!(fixture.admin_key.new);
     assert_eq!(fixture.admin_key.path, fixture.folder.path().join("admin.key"));
@@ -22,7 +22,7 @@ async fn the_first_start_makes_an_administrator_whose_key_may_everything() {
 }
 
 #[tokio::test]
-async fn the_file_may_be_moved_away() {
+async fn key_file_may_be_moved() {
     let fixture = Fixture::new().await;
     let secret = fixture.admin_secret();
     std::fs::remove_file(&fixture.admin_key.path).unwrap();
@@ -32,7 +32,7 @@ async fn the_file_may_be_moved_away() {
 }
 
 #[tokio::test]
-async fn a_crash_between_file_and_store_leaves_no_administrator_without_a_key() {
+async fn crash_between_file_and_store_leaves_no_administrator_without_a_key() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("admin.key"), "of a start that was killed").unwrap();
     let fixture = Fixture::over(folder, AuthConfig::default()).await;
@@ -41,7 +41,7 @@ async fn a_crash_between_file_and_store_leaves_no_administrator_without_a_key() 
 }
 
 #[tokio::test]
-async fn the_last_administrator_stays() {
+async fn last_administrator_remains() {
     let fixture = Fixture::new().await;
     let identity = &fixture.identity;
     let admin = identity.authenticate(&fixture.admin_secret()).unwrap().user().unwrap();

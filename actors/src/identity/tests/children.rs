@@ -120,7 +120,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_key_is_more_than_the_one_that_it_was_made_with(actions in actions()) {
+    fn keys_never_exceed_their_parent(actions in actions()) {
         let mut world = World::new();
         let user = world.user;
         let rules = FamilyRules { window_s: 1000, grace_s: 10, lifetime_s: 1000 };
@@ -187,7 +187,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_child_ends_with_its_parent() {
+async fn child_ends_with_its_parent() {
     let fixture = Fixture::new().await;
     let identity = &fixture.identity;
     let user = fixture.member("somebody").await.id;

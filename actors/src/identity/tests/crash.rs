@@ -142,7 +142,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_acknowledged_is_lost_and_nothing_ended_comes_back(actions in actions()) {
+    fn acknowledged_changes_survive_and_ended_sessions_stay_ended(actions in actions()) {
         let mut world = World::new();
         let mut model = Model::new();
         let mut order: Vec<SessionId> = Vec::new();

@@ -1,7 +1,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_key_lives_and_is_revoked() {
+async fn key_is_created_used_and_revoked() {
     let fixture = Fixture::new().await;
     let identity = &fixture.identity;
     let user = fixture.member("somebody").await.id;
@@ -30,7 +30,7 @@ async fn a_key_lives_and_is_revoked() {
 }
 
 #[tokio::test]
-async fn wrong_keys() {
+async fn wrong_keys_are_refused() {
     let fixture = Fixture::new().await;
     let key = fixture.admin_secret();
     let mut other = key.clone();
@@ -60,7 +60,7 @@ async fn keys_expire() {
 }
 
 #[tokio::test]
-async fn no_key_grants_more_than_its_maker_or_its_user_has() {
+async fn keys_grant_no_more_than_their_maker_and_user_have() {
     let fixture = Fixture::new().await;
     let identity = &fixture.identity;
     let user = fixture.member("somebody").await.id;
@@ -80,7 +80,7 @@ async fn no_key_grants_more_than_its_maker_or_its_user_has() {
 }
 
 #[tokio::test]
-async fn a_users_keys_are_the_users_alone() {
+async fn keys_belong_to_their_user_alone() {
     let fixture = Fixture::new().await;
     let identity = &fixture.identity;
     let (a, b) = (fixture.member("a").await.id, fixture.member("b").await.id);
@@ -94,7 +94,7 @@ async fn a_users_keys_are_the_users_alone() {
 }
 
 #[tokio::test]
-async fn names_are_checked_and_limits_kept() {
+async fn names_are_checked_and_limits_are_stored() {
     let fixture = Fixture::new().await;
     let identity = &fixture.identity;
     let user = fixture.member("somebody").await.id;
@@ -110,7 +110,7 @@ async fn names_are_checked_and_limits_kept() {
 }
 
 #[tokio::test]
-async fn when_a_key_was_used_is_written_down() {
+async fn last_use_of_a_key_is_stored() {
     let fixture = Fixture::new().await;
     let user = fixture.member("somebody").await.id;
     let key = fixture.key(user, Permissions::READ_WRITE).await;

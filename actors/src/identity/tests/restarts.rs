@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn actors_that_die_are_restarted_and_lose_nothing() {
+async fn crashed_actors_are_restarted_without_loss() {
     let fixture = Fixture::new().await;
     let user = fixture.member("somebody").await.id;
     let key = fixture.key(user, Permissions::READ_WRITE).await;
@@ -19,7 +19,7 @@ async fn actors_that_die_are_restarted_and_lose_nothing() {
 }
 
 #[tokio::test]
-async fn calls_under_way_when_an_actor_dies_are_answered_or_refused_and_never_half_done() {
+async fn calls_during_a_crash_are_answered_or_refused_and_never_partial() {
     let fixture = Fixture::new().await;
     let user = fixture.member("somebody").await.id;
     let calls = (0..50).map(|number| {
@@ -59,7 +59,7 @@ async fn many_writers_share_the_disk() {
 }
 
 #[tokio::test]
-async fn more_calls_than_places_are_refused_at_once() {
+async fn calls_above_the_maximum_are_refused_at_once() {
     let fixture = Fixture::new().await;
     let user = fixture.member("somebody").await.id;
     let calls = (0..5000).map(|_| fixture.identity.user(user));

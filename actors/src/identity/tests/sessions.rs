@@ -5,7 +5,7 @@ fn auth(error: AuthError) -> Result<(), IdentityError> {
 }
 
 #[tokio::test]
-async fn a_session_is_used_refreshed_and_ended() {
+async fn session_is_used_refreshed_and_ended() {
     let fixture = Fixture::new().await;
     let identity = &fixture.identity;
     let user = fixture.member("somebody").await.id;
@@ -38,7 +38,7 @@ async fn a_session_is_used_refreshed_and_ended() {
 }
 
 #[tokio::test]
-async fn a_token_used_twice_ends_the_session() {
+async fn token_used_twice_ends_the_session() {
     let fixture = Fixture::with(AuthConfig { refresh_grace_s: 0, ..AuthConfig::default() }).await;
     let user = fixture.member("somebody").await.id;
     let first = fixture.identity.start_session(user).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_token_used_twice_ends_the_session() {
 }
 
 #[tokio::test]
-async fn tabs_that_race_get_the_same_generation() {
+async fn concurrent_refreshes_get_the_same_generation() {
     let fixture = Fixture::new().await;
     let user = fixture.member("somebody").await.id;
     let first = fixture.identity.start_session(user).await.unwrap();
@@ -73,7 +73,7 @@ async fn tabs_that_race_get_the_same_generation() {
 }
 
 #[tokio::test]
-async fn an_expired_access_token_still_refreshes_within_the_window() {
+async fn expired_access_token_refreshes_within_the_window() {
     let config = AuthConfig { access_token_ttl_s: 1, refresh_window_s: 3, ..AuthConfig::default() };
     let fixture = Fixture::with(config).await;
     let user = fixture.member("somebody").await.id;
@@ -95,7 +95,7 @@ async fn an_expired_access_token_still_refreshes_within_the_window() {
 }
 
 #[tokio::test]
-async fn an_expired_access_token_has_a_window_of_its_own() {
+async fn expired_access_token_has_its_own_window() {
     let config = AuthConfig { access_token_ttl_s: 1, expired_token_refresh_s: 1, ..AuthConfig::default() };
     let fixture = Fixture::with(config).await;
     let user = fixture.member("somebody").await.id;
@@ -108,7 +108,7 @@ async fn an_expired_access_token_has_a_window_of_its_own() {
 }
 
 #[tokio::test]
-async fn no_token_outlives_its_session() {
+async fn tokens_never_outlive_their_session() {
     let config = AuthConfig { session_lifetime_s: 100, ..AuthConfig::default() };
     let fixture = Fixture::with(config).await;
     let user = fixture.member("somebody").await.id;
@@ -127,7 +127,7 @@ async fn no_token_outlives_its_session() {
 }
 
 #[tokio::test]
-async fn an_access_token_is_no_refresh_token_and_the_other_way_round() {
+async fn access_and_refresh_tokens_are_not_interchangeable() {
     let fixture = Fixture::new().await;
     let user = fixture.member("somebody").await.id;
     let tokens = fixture.identity.start_session(user).await.unwrap();
@@ -140,7 +140,7 @@ async fn an_access_token_is_no_refresh_token_and_the_other_way_round() {
 }
 
 #[tokio::test]
-async fn a_session_is_its_users_alone() {
+async fn sessions_belong_to_their_user_alone() {
     let fixture = Fixture::new().await;
     let (a, b) = (fixture.member("a").await.id, fixture.member("b").await.id);
     let tokens = fixture.identity.start_session(a).await.unwrap();
@@ -153,7 +153,7 @@ async fn a_session_is_its_users_alone() {
 }
 
 #[tokio::test]
-async fn rotated_keys_sign_and_old_tokens_are_honoured() {
+async fn rotated_keys_sign_and_old_tokens_are_accepted() {
     let fixture = Fixture::new().await;
     let user = fixture.member("somebody").await.id;
     let before = fixture.identity.start_session(user).await.unwrap();

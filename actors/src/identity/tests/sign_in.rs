@@ -10,7 +10,7 @@ fn profile(subject: &str, email: &str) -> ExternalProfile {
 }
 
 #[tokio::test]
-async fn somebody_new_and_then_known_by_the_subject() {
+async fn new_user_is_later_found_by_the_subject() {
     let fixture = Fixture::new().await;
     let first = fixture.identity.sign_in(profile("1", "Ann@example.com"), None).await.unwrap();
     assert!(first.created && first.merged_guest.is_none());
@@ -27,7 +27,7 @@ async fn somebody_new_and_then_known_by_the_subject() {
 }
 
 #[tokio::test]
-async fn a_user_made_by_an_administrator_is_found_by_the_address() {
+async fn user_created_by_an_administrator_is_found_by_the_address() {
     let fixture = Fixture::new().await;
     let made = fixture.member("ann").await;
     let signed_in = fixture.identity.sign_in(profile("1", "ANN@example.com"), None).await.unwrap();
@@ -41,7 +41,7 @@ async fn a_user_made_by_an_administrator_is_found_by_the_address() {
 }
 
 #[tokio::test]
-async fn a_guest_becomes_a_member_and_its_old_credentials_end() {
+async fn guest_becomes_a_member_and_its_old_credentials_end() {
     let fixture = Fixture::new().await;
     let guest = fixture.identity.guest(NET).await.unwrap();
     assert_eq!((guest.kind, guest.email.as_ref()), (UserKind::Guest, None));
@@ -56,7 +56,7 @@ async fn a_guest_becomes_a_member_and_its_old_credentials_end() {
 }
 
 #[tokio::test]
-async fn a_guest_that_turns_out_to_be_known_is_merged() {
+async fn guest_of_an_existing_user_is_merged() {
     let fixture = Fixture::new().await;
     let ann = fixture.identity.sign_in(profile("1", "ann@example.com"), None).await.unwrap().user;
     let guest = fixture.identity.guest(NET).await.unwrap().id;
@@ -78,7 +78,7 @@ async fn only_a_guest_is_merged() {
 }
 
 #[tokio::test]
-async fn a_disabled_user_does_not_sign_in() {
+async fn disabled_user_cannot_sign_in() {
     let fixture = Fixture::new().await;
     let ann = fixture.identity.sign_in(profile("1", "ann@example.com"), None).await.unwrap().user;
     let disable = UserUpdate { disabled: Some(true), ..UserUpdate::default() };

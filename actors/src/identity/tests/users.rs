@@ -5,7 +5,7 @@ use crate::store::{AccountChange, KeyHash};
 const DAY: u64 = 86_400;
 
 #[tokio::test]
-async fn made_listed_changed_and_deleted() {
+async fn users_are_created_listed_changed_and_deleted() {
     let fixture = Fixture::new().await;
     let identity = &fixture.identity;
     let a = identity.create_user(" Ann@Example.COM ", " Ann ").await.unwrap();
@@ -39,7 +39,7 @@ async fn made_listed_changed_and_deleted() {
 }
 
 #[tokio::test]
-async fn deleting_ends_every_credential() {
+async fn deletion_ends_every_credential() {
     let fixture = Fixture::new().await;
     let user = fixture.member("somebody").await.id;
     let key = fixture.key(user, Permissions::READ_WRITE).await;
@@ -56,7 +56,7 @@ async fn deleting_ends_every_credential() {
 }
 
 #[tokio::test]
-async fn disabling_refuses_every_credential_and_enabling_takes_them_back() {
+async fn disabling_refuses_every_credential_until_enabling() {
     let fixture = Fixture::new().await;
     let identity = &fixture.identity;
     let user = fixture.member("somebody").await.id;
@@ -78,7 +78,7 @@ async fn disabling_refuses_every_credential_and_enabling_takes_them_back() {
 }
 
 #[tokio::test]
-async fn guests_nobody_uses_are_forgotten_with_their_credentials() {
+async fn unused_guests_are_deleted_with_their_credentials() {
     let fixture = Fixture::new().await;
     let (with_session, with_key, alone) = (
         fixture.identity.guest(NET).await.unwrap().id,
