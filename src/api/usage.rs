@@ -4,7 +4,7 @@
 
 use http::StatusCode;
 use jan_actors::identity::Right;
-use jan_actors::usage::{Day, Payer, UsageError, UsageFilter, UsageGrouping, UsagePage};
+use jan_actors::usage::{Day, UsageError, UsageFilter, UsageGrouping, UsageOwner, UsagePage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -126,7 +126,7 @@ struct Checked {
     end: Day,
     limit: usize,
     grouping: UsageGrouping,
-    user: Option<Payer>,
+    user: Option<UsageOwner>,
 }
 
 impl Query {
@@ -218,7 +218,7 @@ async fn list(
 ) -> Result<Response, ApiError> {
     let user = user_of(&context)?;
     let checked = parse_query::<Query>(&query)?.check(Day::today(), false)?;
-    report(&state, Checked { user: Some(Payer::User(user)), ..checked }).await
+    report(&state, Checked { user: Some(UsageOwner::User(user)), ..checked }).await
 }
 
 /// Usage of all users.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, Uri};
 use jan_actors::audit::Audit;
 use jan_actors::identity::{AuthError, ClientNet, Identity, Principal, Right};
-use jan_actors::limits::{CheckKind, Limiter, Verdict};
+use jan_actors::limits::{CheckKind, Limiter, RateLimitDecision};
 
 use super::access::{Access, Rule};
 use super::client::TrustedProxies;
@@ -40,7 +40,7 @@ pub struct Admission<'r> {
     /// Who it is.
     pub caller: Caller,
     /// The state of the caller's buckets, for the response's headers.
-    pub verdict: Verdict,
+    pub verdict: RateLimitDecision,
     /// The declared properties of its route, if it has one.
     pub rule: Option<&'r Rule>,
     /// Why the request goes no further.

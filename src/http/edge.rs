@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
-use jan_actors::limits::Verdict;
+use jan_actors::limits::RateLimitDecision;
 use tower::ServiceExt;
 use tracing::{Instrument, Span};
 use warp::Reply;
@@ -166,7 +166,7 @@ impl Edge {
             Some(gate) => gate.admit(rule, request.uri(), request.headers(), peer),
             None => Admission {
                 caller: Caller::anonymous(peer.ip()),
-                verdict: Verdict::UNLIMITED,
+                verdict: RateLimitDecision::UNLIMITED,
                 rule,
                 refusal: None,
             },

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use jan_actors::limits::Verdict;
+use jan_actors::limits::RateLimitDecision;
 use serde::Serialize;
 use utoipa::ToSchema;
 use warp::Reply;
@@ -29,7 +29,7 @@ pub struct ApiError {
     header: Option<Header>,
     retry_is_useless: bool,
     /// The state of the bucket that refused. Boxed, for errors are returned by value everywhere.
-    verdict: Option<Box<Verdict>>,
+    verdict: Option<Box<RateLimitDecision>>,
 }
 
 /// A header that goes with the status.
@@ -214,7 +214,7 @@ impl ApiError {
 
     /// 429 `rate_limit_exceeded` with `Retry-After`, and the headers of the bucket that is empty.
     #[must_use]
-    pub fn rate_limited(verdict: &Verdict) -> Self {
+    pub fn rate_limited(verdict: &RateLimitDecision) -> Self {
         let wait = verdict.retry_after.unwrap_or(Duration::from_secs(1));
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let limit = verdict

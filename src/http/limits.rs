@@ -1,14 +1,14 @@
 //! The rate limits' headers. There is no standard yet; these are the names that most APIs use.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use jan_actors::limits::Verdict;
+use jan_actors::limits::RateLimitDecision;
 
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// Adds the state of the bucket nearest its end, unless a refusal has brought its own.
-pub fn add_headers(verdict: &Verdict, headers: &mut HeaderMap) {
+pub fn add_headers(verdict: &RateLimitDecision, headers: &mut HeaderMap) {
     let Some(bucket) = verdict.nearest.filter(|_| !headers.contains_key(LIMIT)) else { return };
     headers.insert(LIMIT, HeaderValue::from(bucket.limit));
     headers.insert(REMAINING, HeaderValue::from(bucket.remaining));
@@ -23,7 +23,7 @@ mod tests {
 
     #[test]
     fn the_first_verdict_stays() {
-        let verdict = |limit| Verdict {
+        let verdict = |limit| RateLimitDecision {
             allowed: true,
             nearest: Some(BucketView {
                 name: LimitName::Requests,
@@ -34,7 +34,7 @@ mod tests {
             retry_after: None,
         };
         let mut headers = HeaderMap::new();
-        add_headers(&Verdict::UNLIMITED, &mut headers);
+        add_headers(&RateLimitDecision::UNLIMITED, &mut headers);
         assert!(headers.is_empty());
         add_headers(&verdict(1000), &mut headers);
         add_headers(&verdict(60), &mut headers);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::actor::{LIMITERS, RateLimiter, RateLimiterArguments};
 use super::bucket::{Bucket, Rate};
 use super::table::{Entry, Limits, Subject, Table};
-use super::types::{AnswersRefused, BucketView, CheckKind, LimitName, LimitOverrides, Verdict};
+use super::types::{AnswersRefused, BucketView, CheckKind, LimitName, LimitOverrides, RateLimitDecision};
 use crate::config::RateLimitsConfig;
 use crate::identity::{ClientNet, MAX_PARENTS, Party, Principal, PrincipalKind};
 use crate::supervisor::ChildSpec;
@@ -82,18 +82,18 @@ impl Limiter {
     }
 
     /// Counts a request, unless a bucket is empty: a refused request costs nothing.
-    pub fn check(&self, principal: &Principal, kind: CheckKind) -> Verdict {
+    pub fn check(&self, principal: &Principal, kind: CheckKind) -> RateLimitDecision {
         self.check_at(principal, kind, self.clock.now_ms())
     }
 
-    fn check_at(&self, principal: &Principal, kind: CheckKind, now: u64) -> Verdict {
-        let mut verdict = Verdict::UNLIMITED;
+    fn check_at(&self, principal: &Principal, kind: CheckKind, now: u64) -> RateLimitDecision {
+        let mut verdict = RateLimitDecision::UNLIMITED;
         let asked = self.asked(principal);
         for (number, (subject, limits)) in asked.iter().flatten().enumerate() {
             let judged = self.table.with(*subject, now, limits, |entry| take(entry, limits, kind));
             verdict = worse(verdict, judged);
             if !verdict.allowed {
-                // What the ones before have counted is given back.
+                // The counts of the earlier buckets are reverted.
                 for (subject, limits) in asked.iter().flatten().take(number) {
                     self.table.with(*subject, now, limits, |entry| give_back(entry, limits, kind));
                 }
@@ -105,17 +105,17 @@ impl Limiter {
 
     /// Returns the result of [`check`](Self::check) without counting.
     #[must_use]
-    pub fn peek(&self, principal: &Principal, kind: CheckKind) -> Verdict {
+    pub fn peek(&self, principal: &Principal, kind: CheckKind) -> RateLimitDecision {
         self.peek_at(principal, kind, self.clock.now_ms())
     }
 
-    fn peek_at(&self, principal: &Principal, kind: CheckKind, now: u64) -> Verdict {
+    fn peek_at(&self, principal: &Principal, kind: CheckKind, now: u64) -> RateLimitDecision {
         let asked = self.asked(principal);
         let judged = asked.iter().flatten().map(|(subject, limits)| {
             let entry = self.table.peek(*subject, now, limits);
             judge(&entry, limits, kind)
         });
-        judged.fold(Verdict::UNLIMITED, worse)
+        judged.fold(RateLimitDecision::UNLIMITED, worse)
     }
 
     /// Charges the tokens of an answer, once they are known. The bucket may go below empty; the next inference waits until the
@@ -165,7 +165,7 @@ impl Limiter {
     ///
     /// # Errors
     /// The refusal, if the principal has its maximum number of streams.
-    pub fn stream(&self, principal: &Principal) -> Result<StreamPermit, Verdict> {
+    pub fn stream(&self, principal: &Principal) -> Result<StreamPermit, RateLimitDecision> {
         let now = self.clock.now_ms();
         // Dropped on a refusal, the permit gives back the counts so far.
         let mut permit = StreamPermit { table: Arc::clone(&self.table), subjects: [None; MAX_ASKED] };
@@ -184,7 +184,7 @@ impl Limiter {
             if !counted {
                 let reset_epoch_s = epoch_s_in(STREAM_RETRY);
                 let nearest = BucketView { name: LimitName::Streams, limit, remaining: 0, reset_epoch_s };
-                return Err(Verdict {
+                return Err(RateLimitDecision {
                     allowed: false,
                     nearest: Some(nearest),
                     retry_after: Some(STREAM_RETRY),
@@ -197,7 +197,7 @@ impl Limiter {
 
     /// Returns whether a client of that network may try to sign in.
     #[must_use]
-    pub fn sign_in_allowed(&self, net: ClientNet) -> Verdict {
+    pub fn sign_in_allowed(&self, net: ClientNet) -> RateLimitDecision {
         let limits = self.limits(self.config.anonymous_per_hour, &LimitOverrides::default());
         let entry = self.table.peek(net.into(), self.clock.now_ms(), &limits);
         judge_one(&entry.failures, limits.failures, LimitName::SignInFailures, CheckMode::Take)
@@ -286,7 +286,7 @@ impl Limiter {
 }
 
 /// Takes from all buckets of that kind of request or from none.
-fn take(entry: &mut Entry, limits: &Limits, kind: CheckKind) -> Verdict {
+fn take(entry: &mut Entry, limits: &Limits, kind: CheckKind) -> RateLimitDecision {
     let verdict = judge(entry, limits, kind);
     if !verdict.allowed {
         return verdict;
@@ -305,7 +305,7 @@ fn give_back(entry: &mut Entry, limits: &Limits, kind: CheckKind) {
     }
 }
 
-fn judge(entry: &Entry, limits: &Limits, kind: CheckKind) -> Verdict {
+fn judge(entry: &Entry, limits: &Limits, kind: CheckKind) -> RateLimitDecision {
     view_all(entry, limits, kind, CheckMode::Take)
 }
 
@@ -317,7 +317,7 @@ enum CheckMode {
     Peek,
 }
 
-fn view_all(entry: &Entry, limits: &Limits, kind: CheckKind, mode: CheckMode) -> Verdict {
+fn view_all(entry: &Entry, limits: &Limits, kind: CheckKind, mode: CheckMode) -> RateLimitDecision {
     let requests = judge_one(&entry.requests, limits.requests, LimitName::Requests, mode);
     if kind == CheckKind::Request {
         return requests;
@@ -327,14 +327,14 @@ fn view_all(entry: &Entry, limits: &Limits, kind: CheckKind, mode: CheckMode) ->
     worse(worse(requests, inference), tokens)
 }
 
-fn judge_one(bucket: &Bucket, rate: Rate, name: LimitName, mode: CheckMode) -> Verdict {
+fn judge_one(bucket: &Bucket, rate: Rate, name: LimitName, mode: CheckMode) -> RateLimitDecision {
     if rate.is_unlimited() {
-        return Verdict::UNLIMITED;
+        return RateLimitDecision::UNLIMITED;
     }
     let remaining = bucket.remaining(rate);
     let reset_epoch_s = epoch_s_in(Duration::from_millis(bucket.full_in_ms(rate)));
     let allowed = mode == CheckMode::Peek || remaining > 0;
-    Verdict {
+    RateLimitDecision {
         allowed,
         nearest: Some(BucketView { name, limit: rate.limit, remaining, reset_epoch_s }),
         retry_after: (!allowed).then(|| Duration::from_millis(bucket.one_in_ms(rate))),
@@ -342,8 +342,8 @@ fn judge_one(bucket: &Bucket, rate: Rate, name: LimitName, mode: CheckMode) -> V
 }
 
 /// Returns the stricter of two: the one that refuses for longer, has fewer left, or is full later.
-fn worse(a: Verdict, b: Verdict) -> Verdict {
-    let rank = |verdict: &Verdict| {
+fn worse(a: RateLimitDecision, b: RateLimitDecision) -> RateLimitDecision {
+    let rank = |verdict: &RateLimitDecision| {
         let view = verdict.nearest.map(|view| (u32::MAX - view.remaining, view.reset_epoch_s));
         (verdict.retry_after, view)
     };

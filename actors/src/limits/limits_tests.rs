@@ -42,7 +42,7 @@ fn address(text: &str) -> Principal {
     Principal::anonymous(text.parse::<IpAddr>().unwrap())
 }
 
-fn view(verdict: Verdict) -> (bool, LimitName, u32, u32) {
+fn view(verdict: RateLimitDecision) -> (bool, LimitName, u32, u32) {
     let nearest = verdict.nearest.unwrap();
     (verdict.allowed, nearest.name, nearest.limit, nearest.remaining)
 }
@@ -291,7 +291,7 @@ fn overrides_replace_the_settings() {
     let overrides =
         LimitOverrides { requests_per_hour: Some(0), inference_per_minute: Some(3), ..Default::default() };
     let user = Principal { user_limits: overrides, ..user() };
-    assert_eq!(limiter.check_at(&user, CheckKind::Request, 0), Verdict::UNLIMITED);
+    assert_eq!(limiter.check_at(&user, CheckKind::Request, 0), RateLimitDecision::UNLIMITED);
     assert_eq!(view(limiter.check_at(&user, CheckKind::Inference, 0)), (true, LimitName::Inference, 3, 2));
 }
 

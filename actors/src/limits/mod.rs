@@ -10,4 +10,4 @@ mod table;
 mod types;
 
 pub use handle::{Limiter, StreamPermit};
-pub use types::{AnswersRefused, BucketView, CheckKind, LimitName, LimitOverrides, Verdict};
+pub use types::{AnswersRefused, BucketView, CheckKind, LimitName, LimitOverrides, RateLimitDecision};

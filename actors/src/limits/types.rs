@@ -155,7 +155,7 @@ pub struct BucketView {
 
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct RateLimitDecision {
     /// True if the request is allowed.
     pub allowed: bool,
     /// The bucket nearest its limit (of a refusal: the one that refuses for longest); `None` if nothing is limited.
@@ -181,7 +181,7 @@ pub enum AnswersRefused {
     },
 }
 
-impl Verdict {
+impl RateLimitDecision {
     /// Allowed, and nothing is limited.
     pub const UNLIMITED: Self = Self { allowed: true, nearest: None, retry_after: None };
 }

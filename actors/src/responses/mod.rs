@@ -15,5 +15,5 @@ mod tests;
 
 pub use error::ResponsesError;
 pub use handle::Responses;
-pub use run::{Keep, NewRun, Reader, Run, RunEvent, Source};
+pub use run::{NewRun, Reader, Run, RunEvent, RunLifetime, Source};
 pub use types::{Delta, DeltaKind, End, EndStatus, Found, Problem, Progress, ResponseId, ResponseRecord};

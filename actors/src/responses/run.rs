@@ -30,7 +30,7 @@ pub type Source = Pin<Box<dyn Stream<Item = RunEvent> + Send>>;
 
 /// The duration for which a run continues without readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
+pub enum RunLifetime {
     /// Until its end.
     Always,
     /// For this long.
@@ -46,7 +46,7 @@ pub struct NewRun {
     /// The source of the answer.
     pub source: Source,
     /// The duration for which it continues without readers.
-    pub keep: Keep,
+    pub keep: RunLifetime,
 }
 
 impl std::fmt::Debug for NewRun {
@@ -84,7 +84,7 @@ impl Run {
         let run = Self::new();
         let reader = run.follow();
         tokio::spawn(async move {
-            let end = run.drive(source, Keep::For(Duration::ZERO)).await;
+            let end = run.drive(source, RunLifetime::For(Duration::ZERO)).await;
             run.publish(end);
         });
         reader
@@ -102,7 +102,7 @@ impl Run {
     }
 
     /// Takes the answer from its source. The caller publishes the end: readers are to see only an end that is durable.
-    pub(super) async fn drive(&self, mut source: Source, keep: Keep) -> End {
+    pub(super) async fn drive(&self, mut source: Source, keep: RunLifetime) -> End {
         let driven = std::panic::AssertUnwindSafe(async {
             tokio::select! {
                 biased;
@@ -144,8 +144,8 @@ impl Run {
     }
 
     /// Returns once the run has had no reader for the duration of `keep`.
-    async fn abandoned(&self, keep: Keep) {
-        let Keep::For(grace) = keep else { return std::future::pending().await };
+    async fn abandoned(&self, keep: RunLifetime) {
+        let RunLifetime::For(grace) = keep else { return std::future::pending().await };
         let mut readers = self.readers.subscribe();
         loop {
             // The sender is `self`, which is alive.
@@ -240,7 +240,7 @@ mod tests {
         run.publish(
             run.drive(
                 Box::pin(stream::iter([RunEvent::Started, delta("a"), delta("b"), finished()])),
-                Keep::Always,
+                RunLifetime::Always,
             )
             .await,
         );
@@ -260,7 +260,7 @@ mod tests {
         let reader = run.follow();
         let driven = tokio::spawn({
             let run = Arc::clone(&run);
-            async move { run.drive(Box::pin(stream::pending()), Keep::For(grace)).await }
+            async move { run.drive(Box::pin(stream::pending()), RunLifetime::For(grace)).await }
         });
         tokio::time::sleep(grace * 5).await;
         drop(reader);
@@ -276,13 +276,16 @@ mod tests {
     async fn cancelled_panicking_and_broken_runs_end() {
         let run = Run::new();
         run.cancel();
-        assert_eq!(run.drive(Box::pin(stream::pending()), Keep::Always).await.status, EndStatus::Cancelled);
+        assert_eq!(
+            run.drive(Box::pin(stream::pending()), RunLifetime::Always).await.status,
+            EndStatus::Cancelled
+        );
         let run = Run::new();
         let panics = stream::poll_fn(|_| -> std::task::Poll<Option<RunEvent>> { panic!("as it must") });
-        assert_eq!(run.drive(Box::pin(panics), Keep::Always).await.status, EndStatus::Failed);
+        assert_eq!(run.drive(Box::pin(panics), RunLifetime::Always).await.status, EndStatus::Failed);
         let run = Run::new();
         assert_eq!(
-            run.drive(Box::pin(stream::iter([delta("a")])), Keep::Always).await.status,
+            run.drive(Box::pin(stream::iter([delta("a")])), RunLifetime::Always).await.status,
             EndStatus::Failed
         );
         assert_eq!(text(&run.deltas()), "a");

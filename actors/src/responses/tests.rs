@@ -53,7 +53,7 @@ impl Bench {
                 record: record.clone(),
                 party: Party::User(record.user),
                 source,
-                keep: Keep::Always,
+                keep: RunLifetime::Always,
             })
             .await
     }

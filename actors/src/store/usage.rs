@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use crate::usage::{BatchId, Day, Payer, UsageCounts, UsageFilter, UsageKey};
+use crate::usage::{BatchId, Day, UsageCounts, UsageFilter, UsageKey, UsageOwner};
 
 /// The usage of a model on a day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,6 @@ pub fn key_bytes(key: &UsageKey) -> Vec<u8> {
 }
 
 /// The beginning of the keys of an owner's rows of a day.
-pub fn day_bytes(user: Payer, day: Day) -> Vec<u8> {
+pub fn day_bytes(user: UsageOwner, day: Day) -> Vec<u8> {
     [user.to_bytes().as_slice(), &day.number().to_be_bytes()].concat()
 }

@@ -96,7 +96,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::usage::{Day, Payer};
+    use crate::usage::{Day, UsageOwner};
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn key(day: u32) -> UsageKey {
-        UsageKey { user: Payer::Anonymous, day: Day::from_number(day), key: None, model: "m".into() }
+        UsageKey { user: UsageOwner::Anonymous, day: Day::from_number(day), key: None, model: "m".into() }
     }
 
     /// A store that remembers the last batch that it applied.

@@ -11,6 +11,6 @@ mod types;
 
 pub use ledger::{UsageError, UsageLedger};
 pub use report::{UsageBucket, UsageFilter, UsageGroup, UsageGrouping, UsagePage, UsageResult};
-pub use types::{Day, Payer, UsageCounts, UsageKey};
+pub use types::{Day, UsageCounts, UsageKey, UsageOwner};
 
 pub(crate) use buffer::BatchId;

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::types::{Day, Payer, UsageCounts, UsageKey};
+use super::types::{Day, UsageCounts, UsageKey, UsageOwner};
 use crate::identity::KeyId;
 
 /// A selection of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageFilter {
     /// The owner of the usage; `None`: all owners.
-    pub user: Option<Payer>,
+    pub user: Option<UsageOwner>,
     /// The first day.
     pub start: Day,
     /// The last day.
@@ -32,7 +32,7 @@ pub struct UsageGrouping {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UsageGroup {
     /// The owner of the usage.
-    pub user: Option<Payer>,
+    pub user: Option<UsageOwner>,
     /// The key; `Some(None)`: no key.
     pub key: Option<Option<KeyId>>,
     /// The model.
@@ -117,9 +117,9 @@ mod tests {
 
     fn row() -> impl Strategy<Value = (UsageKey, UsageCounts)> {
         let user = prop_oneof![
-            Just(Payer::Anonymous),
-            Just(Payer::Deleted),
-            (0..3u8).prop_map(|n| Payer::User(UserId::from_bytes([n; 16])))
+            Just(UsageOwner::Anonymous),
+            Just(UsageOwner::Deleted),
+            (0..3u8).prop_map(|n| UsageOwner::User(UserId::from_bytes([n; 16])))
         ];
         let key = prop::option::of((0..2u8).prop_map(|n| KeyId::from_bytes([n; 16])));
         (user, 0..6u32, key, 0..3u8, 0..9u64).prop_map(|(user, day, key, model, n)| {

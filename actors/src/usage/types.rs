@@ -107,7 +107,7 @@ impl From<Day> for String {
 /// The owner of usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Payer {
+pub enum UsageOwner {
     /// All callers without a credential, together.
     Anonymous,
     /// A user.
@@ -116,7 +116,7 @@ pub enum Payer {
     Deleted,
 }
 
-impl Payer {
+impl UsageOwner {
     /// Returns 16 bytes that sort.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
@@ -137,7 +137,7 @@ impl Payer {
     }
 }
 
-impl fmt::Display for Payer {
+impl fmt::Display for UsageOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Anonymous => f.write_str("anonymous"),
@@ -147,7 +147,7 @@ impl fmt::Display for Payer {
     }
 }
 
-impl FromStr for Payer {
+impl FromStr for UsageOwner {
     type Err = crate::identity::InvalidId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -159,7 +159,7 @@ impl FromStr for Payer {
     }
 }
 
-impl TryFrom<String> for Payer {
+impl TryFrom<String> for UsageOwner {
     type Error = crate::identity::InvalidId;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -167,8 +167,8 @@ impl TryFrom<String> for Payer {
     }
 }
 
-impl From<Payer> for String {
-    fn from(payer: Payer) -> Self {
+impl From<UsageOwner> for String {
+    fn from(payer: UsageOwner) -> Self {
         payer.to_string()
     }
 }
@@ -177,7 +177,7 @@ impl From<Payer> for String {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UsageKey {
     /// The owner of the usage.
-    pub user: Payer,
+    pub user: UsageOwner,
     /// The day on which the request was accepted.
     pub day: Day,
     /// The API key; `None` for a session or no credential.
@@ -192,9 +192,9 @@ impl UsageKey {
     #[must_use]
     pub fn of(principal: &Principal, model: &str) -> Self {
         let (user, key) = match principal.kind {
-            PrincipalKind::User { user, .. } => (Payer::User(user), None),
-            PrincipalKind::Key { user, key } => (Payer::User(user), Some(key)),
-            PrincipalKind::Anonymous { .. } => (Payer::Anonymous, None),
+            PrincipalKind::User { user, .. } => (UsageOwner::User(user), None),
+            PrincipalKind::Key { user, key } => (UsageOwner::User(user), Some(key)),
+            PrincipalKind::Anonymous { .. } => (UsageOwner::Anonymous, None),
         };
         Self { user, day: Day::today(), key, model: model.into() }
     }
@@ -202,7 +202,7 @@ impl UsageKey {
     /// Returns the same key without the caller's identity.
     #[must_use]
     pub fn anonymised(&self) -> Self {
-        Self { user: Payer::Deleted, key: None, ..self.clone() }
+        Self { user: UsageOwner::Deleted, key: None, ..self.clone() }
     }
 }
 
@@ -272,9 +272,9 @@ mod tests {
 
     #[test]
     fn owners_round_trip() {
-        for payer in [Payer::Anonymous, Payer::Deleted, Payer::User(UserId::new())] {
+        for payer in [UsageOwner::Anonymous, UsageOwner::Deleted, UsageOwner::User(UserId::new())] {
             assert_eq!(payer.to_string().parse(), Ok(payer));
         }
-        assert!("somebody".parse::<Payer>().is_err());
+        assert!("somebody".parse::<UsageOwner>().is_err());
     }
 }

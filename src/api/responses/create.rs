@@ -7,7 +7,7 @@ use http::StatusCode;
 use jan_actors::conversations::Turn;
 use jan_actors::identity::UserId;
 use jan_actors::model::{GenerationRequest, Prompt};
-use jan_actors::responses::{Keep, NewRun, Progress, Reader, ResponseId, ResponseRecord, Run};
+use jan_actors::responses::{NewRun, Progress, Reader, ResponseId, ResponseRecord, Run, RunLifetime};
 use serde_json::json;
 
 use super::conversation::conversation_error;
@@ -122,10 +122,10 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         source = into_turn(source, turn, with_sources);
     }
     let keep = match (background, stream) {
-        (true, _) => Keep::Always,
-        (false, true) => Keep::For(Duration::from_millis(state.responses.config().resume_grace_ms)),
+        (true, _) => RunLifetime::Always,
+        (false, true) => RunLifetime::For(Duration::from_millis(state.responses.config().resume_grace_ms)),
         // No client knows its id.
-        (false, false) => Keep::For(Duration::ZERO),
+        (false, false) => RunLifetime::For(Duration::ZERO),
     };
     let reader = match owner {
         Some(_) => state

@@ -16,7 +16,7 @@ use crate::store::{
     AccountChange, Changes, CleanupProgress, ConversationChange, Quotas, ResponseChange, SessionChange,
     Store, StoreError, Stores, Used,
 };
-use crate::usage::{BatchId, Day, Payer, UsageCounts, UsageFilter, UsageKey};
+use crate::usage::{BatchId, Day, UsageCounts, UsageFilter, UsageKey, UsageOwner};
 
 /// Changes of all concerns for one user.
 fn everything(somebody: &UserRecord, stores: &dyn Stores) -> (Changes, ConversationRecord, ResponseRecord) {
@@ -103,7 +103,7 @@ pub fn moved_data_is_whole(new: NewSubject) {
     commit(&*stores, &Changes::conversations(all.into_iter().map(ConversationChange::Put).collect()));
     let answers: Vec<_> = (0..20).map(|_| response(guest.id, "a")).collect();
     answers.iter().for_each(|answer| put_response(&*stores, answer));
-    let row = |user| UsageKey { user: Payer::User(user), day: Day::FIRST, key: None, model: "m".into() };
+    let row = |user| UsageKey { user: UsageOwner::User(user), day: Day::FIRST, key: None, model: "m".into() };
     let batch = BatchId { buffer: uuid::Uuid::new_v4(), number: 1 };
     let counts = UsageCounts { requests: 3, ..UsageCounts::default() };
     stores.usage().add(batch, &[(row(guest.id), counts), (row(somebody.id), counts)]).unwrap();

@@ -11,7 +11,7 @@ use crate::responses::End;
 use crate::store::{
     AccountChange, Changes, ConversationChange, KINDS, Record, SessionChange, StoreError, Stores, record_kind,
 };
-use crate::usage::{BatchId, Day, Payer, UsageCounts, UsageKey};
+use crate::usage::{BatchId, Day, UsageCounts, UsageKey, UsageOwner};
 
 fn all(stores: &dyn Stores) -> Vec<Record> {
     let page = |kind| stores.records().page(kind, None, 1000, usize::MAX).unwrap();
@@ -56,7 +56,8 @@ fn fill(stores: &dyn Stores) -> (UserRecord, ConversationRecord) {
         stores,
         &crate::responses::ResponseRecord { end: Some(End::lost(9)), ..response(somebody.id, "a") },
     );
-    let usage = UsageKey { user: Payer::User(somebody.id), day: Day::FIRST, key: None, model: "m".into() };
+    let usage =
+        UsageKey { user: UsageOwner::User(somebody.id), day: Day::FIRST, key: None, model: "m".into() };
     let batch = BatchId { buffer: uuid::Uuid::new_v4(), number: 1 };
     stores.usage().add(batch, &[(usage, UsageCounts { requests: 3, ..UsageCounts::default() })]).unwrap();
     stores.audit().add(&[AuditRecord::new("import", AuditOutcome::Ok)]).unwrap();

@@ -5,9 +5,9 @@ use uuid::Uuid;
 use super::{NewSubject, clean_up, commit, no_quotas, put_users, user};
 use crate::identity::KeyId;
 use crate::store::{AccountChange, Changes, UsageStore};
-use crate::usage::{BatchId, Day, Payer, UsageCounts, UsageFilter, UsageKey};
+use crate::usage::{BatchId, Day, UsageCounts, UsageFilter, UsageKey, UsageOwner};
 
-fn key(user: Payer, day: u32, model: &str) -> UsageKey {
+fn key(user: UsageOwner, day: u32, model: &str) -> UsageKey {
     UsageKey { user, day: Day::from_number(day), key: None, model: model.into() }
 }
 
@@ -15,7 +15,7 @@ fn counts(completion_tokens: u64) -> UsageCounts {
     UsageCounts { requests: 1, completion_tokens, ..UsageCounts::default() }
 }
 
-fn all(store: &dyn UsageStore, user: Option<Payer>) -> Vec<(UsageKey, u64)> {
+fn all(store: &dyn UsageStore, user: Option<UsageOwner>) -> Vec<(UsageKey, u64)> {
     let filter = UsageFilter { user, start: Day::FIRST, end: Day::last() };
     let mut rows = Vec::new();
     store.rows(&filter, &mut |key, counts| rows.push((key.clone(), counts.completion_tokens))).unwrap();
@@ -30,26 +30,26 @@ pub fn batches_are_added_once(new: NewSubject) {
     let (ann, bob) = (user("ann@x.example").id, user("bob@x.example").id);
     let buffer = Uuid::new_v4();
     let first = [
-        (key(Payer::User(ann), 5, "m"), counts(1)),
-        (key(Payer::User(ann), 5, "m"), counts(2)),
-        (key(Payer::User(bob), 5, "m"), counts(4)),
-        (key(Payer::Anonymous, 5, "m"), counts(8)),
+        (key(UsageOwner::User(ann), 5, "m"), counts(1)),
+        (key(UsageOwner::User(ann), 5, "m"), counts(2)),
+        (key(UsageOwner::User(bob), 5, "m"), counts(4)),
+        (key(UsageOwner::Anonymous, 5, "m"), counts(8)),
     ];
     for _ in 0..2 {
         store.add(BatchId { buffer, number: 1 }, &first).unwrap();
     }
     store.add(BatchId { buffer, number: 2 }, &first[..1]).unwrap();
-    assert_eq!(all(store, Some(Payer::User(ann))), [(key(Payer::User(ann), 5, "m"), 4)]);
-    assert_eq!(all(store, Some(Payer::User(bob))), [(key(Payer::User(bob), 5, "m"), 4)]);
+    assert_eq!(all(store, Some(UsageOwner::User(ann))), [(key(UsageOwner::User(ann), 5, "m"), 4)]);
+    assert_eq!(all(store, Some(UsageOwner::User(bob))), [(key(UsageOwner::User(bob), 5, "m"), 4)]);
     assert_eq!(all(store, None).iter().map(|(_, tokens)| tokens).sum::<u64>(), 16);
 }
 
 pub fn days_are_bounded(new: NewSubject) {
     let subject = new(no_quotas());
     let stores = subject.open();
-    let rows: Vec<_> = (0..10).map(|day| (key(Payer::Anonymous, day, "ÿ"), counts(1))).collect();
+    let rows: Vec<_> = (0..10).map(|day| (key(UsageOwner::Anonymous, day, "ÿ"), counts(1))).collect();
     stores.usage().add(BatchId { buffer: Uuid::new_v4(), number: 1 }, &rows).unwrap();
-    for user in [None, Some(Payer::Anonymous)] {
+    for user in [None, Some(UsageOwner::Anonymous)] {
         for (start, end, expected) in [(3, 5, vec![3, 4, 5]), (9, 20, vec![9]), (5, 3, vec![])] {
             let filter = UsageFilter { user, start: Day::from_number(start), end: Day::from_number(end) };
             let mut days = Vec::new();
@@ -65,7 +65,7 @@ pub fn deleted_users_are_anonymous(new: NewSubject) {
     let stores = subject.open();
     let (gone, stays) = (user("a@x.example"), user("b@x.example"));
     put_users(&*stores, &[&gone, &stays]);
-    let with_key = |user| UsageKey { key: Some(KeyId::new()), ..key(Payer::User(user), 5, "m") };
+    let with_key = |user| UsageKey { key: Some(KeyId::new()), ..key(UsageOwner::User(user), 5, "m") };
     let kept = with_key(stays.id);
     let mut rows = vec![(kept.clone(), counts(1))];
     // More than one step moves.
@@ -73,5 +73,5 @@ pub fn deleted_users_are_anonymous(new: NewSubject) {
     stores.usage().add(BatchId { buffer: Uuid::new_v4(), number: 1 }, &rows).unwrap();
     commit(&*stores, &Changes::accounts(vec![AccountChange::DeleteUser(gone.id)]));
     clean_up(&*stores);
-    assert_eq!(all(stores.usage(), None), [(kept, 1), (key(Payer::Deleted, 5, "m"), 300)]);
+    assert_eq!(all(stores.usage(), None), [(kept, 1), (key(UsageOwner::Deleted, 5, "m"), 300)]);
 }

@@ -26,7 +26,7 @@ use crate::conversations::ConversationId;
 use crate::conversations::types::{ConversationRecord, StoredItem};
 use crate::identity::{ApiKeyRecord, SessionId, UserId, UserRecord};
 use crate::responses::{Delta, End, ResponseId, ResponseRecord};
-use crate::usage::{BatchId, Payer, UsageCounts, UsageKey};
+use crate::usage::{BatchId, UsageCounts, UsageKey, UsageOwner};
 
 /// Opens one store in memory, however often it is asked.
 #[derive(Clone, Debug, Default)]
@@ -251,13 +251,13 @@ impl State {
         mine.for_each(|record| record.user = to);
         let mine = self.responses.values_mut().filter(|record| record.user == from);
         mine.for_each(|record| record.user = to);
-        self.reassign(from, Payer::User(to));
+        self.reassign(from, UsageOwner::User(to));
     }
 
-    fn reassign(&mut self, from: UserId, to: Payer) {
+    fn reassign(&mut self, from: UserId, to: UsageOwner) {
         for (row, counts) in std::mem::take(&mut self.usage).into_values() {
             let moved = UsageKey { user: to, key: None, ..row.clone() };
-            self.add_usage(if row.user == Payer::User(from) { moved } else { row }, &counts);
+            self.add_usage(if row.user == UsageOwner::User(from) { moved } else { row }, &counts);
         }
     }
 
@@ -275,8 +275,8 @@ impl State {
             self.delete_conversation(id);
         } else if let Some(id) = self.responses.values().find(|record| record.user == user).map(|r| r.id) {
             self.responses.remove(&id);
-        } else if self.usage.values().any(|(key, _)| key.user == Payer::User(user)) {
-            self.reassign(user, Payer::Deleted);
+        } else if self.usage.values().any(|(key, _)| key.user == UsageOwner::User(user)) {
+            self.reassign(user, UsageOwner::Deleted);
         } else {
             return false;
         }

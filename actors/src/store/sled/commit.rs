@@ -13,7 +13,7 @@ use super::quota::TotalChanges;
 use super::usage::UsageMove;
 use super::{SledStores, accounts, conversations, responses, sessions};
 use crate::store::{AccountChange, Changes, ConversationsStore, ResponsesStore, StoreError, readable};
-use crate::usage::Payer;
+use crate::usage::UsageOwner;
 
 /// The trees of a transaction.
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl SledStores {
             prepared
                 .responses
                 .extend(responses.into_iter().map(|id| responses::Prepared::Move(id, from, to)));
-            prepared.usage.push(self.usage.prepare_move(from, Payer::User(to), usize::MAX)?);
+            prepared.usage.push(self.usage.prepare_move(from, UsageOwner::User(to), usize::MAX)?);
         }
         for change in &changes.conversations {
             prepared.conversations.push(self.items.prepare(change)?);

@@ -55,7 +55,7 @@ use super::{
 };
 use crate::conversations::ConversationId;
 use crate::identity::UserId;
-use crate::usage::Payer;
+use crate::usage::UsageOwner;
 
 pub use factory::SledFactory;
 
@@ -188,7 +188,7 @@ impl Stores for SledStores {
     fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
         Ok(self.items.move_some(from, to)?
             && self.responses.move_some(from, to)?
-            && self.usage.reassign_some(from, Payer::User(to))?)
+            && self.usage.reassign_some(from, UsageOwner::User(to))?)
     }
 
     fn probe(&self) -> Result<(), StoreError> {
@@ -262,7 +262,7 @@ impl SledStores {
             })?;
             return Ok(false);
         }
-        Ok(self.usage.reassign_some(user, Payer::Deleted)?
+        Ok(self.usage.reassign_some(user, UsageOwner::Deleted)?
             && self.items.delete_some(user)?
             && self.responses.delete_some(user)?)
     }

@@ -16,7 +16,7 @@ use super::codec::{decode, encode, transaction_error};
 use crate::identity::UserId;
 use crate::store::usage::{UsageRow, day_bytes, key_bytes};
 use crate::store::{StoreError, UsageStore, readable};
-use crate::usage::{BatchId, Day, Payer, UsageCounts, UsageFilter, UsageKey};
+use crate::usage::{BatchId, Day, UsageCounts, UsageFilter, UsageKey, UsageOwner};
 
 /// Maximum number of rows reassigned in one transaction.
 const MAX_PER_STEP: usize = 64;
@@ -40,9 +40,9 @@ impl SledUsage {
     }
 
     /// Prepares the move of up to `limit` of a user's rows to another owner, without their API keys.
-    pub fn prepare_move(&self, from: UserId, to: Payer, limit: usize) -> Result<UsageMove, StoreError> {
+    pub fn prepare_move(&self, from: UserId, to: UsageOwner, limit: usize) -> Result<UsageMove, StoreError> {
         let mut moved = UsageMove::default();
-        for entry in self.usage.scan_prefix(Payer::User(from).to_bytes()).take(limit) {
+        for entry in self.usage.scan_prefix(UsageOwner::User(from).to_bytes()).take(limit) {
             let (key, value) = entry?;
             moved.seen += 1;
             if let Some(row) = readable(decode::<UsageRow>(|| "a row of usage".to_owned(), &value))? {
@@ -55,7 +55,7 @@ impl SledUsage {
     }
 
     /// Moves some of a user's rows to another owner; `false`: there may be more.
-    pub fn reassign_some(&self, from: UserId, to: Payer) -> Result<bool, StoreError> {
+    pub fn reassign_some(&self, from: UserId, to: UsageOwner) -> Result<bool, StoreError> {
         let moved = self.prepare_move(from, to, MAX_PER_STEP)?;
         if moved.seen > 0 {
             let outcome = self.usage.transaction(|usage| moved.apply(usage));
@@ -147,7 +147,7 @@ impl UsageStore for SledUsage {
 }
 
 /// Sorts after every key of that user and day: no id is all ones.
-fn upper_bytes(user: Payer, day: Day) -> Vec<u8> {
+fn upper_bytes(user: UsageOwner, day: Day) -> Vec<u8> {
     [&day_bytes(user, day), [0xff; 17].as_slice()].concat()
 }
 
