@@ -65,7 +65,7 @@ mod tests {
 
     /// Guards against new operations without an audit record.
     #[test]
-    fn what_changes_accounts_or_takes_data_out_is_in_the_audit_log() {
+    fn routes_that_change_accounts_or_export_data_are_audited() {
         for route in routes() {
             let rule = route.rule();
             let name = format!("{} {}", rule.method, rule.path);

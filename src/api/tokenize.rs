@@ -24,7 +24,7 @@ use crate::http::routing::{Place, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// Maximum length of a text to tokenize, in bytes, and maximum number of tokens to decode.
-const MOST: usize = 1 << 20;
+const MAX_INPUT: usize = 1 << 20;
 
 static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "chat_template", harmless: &[] },
@@ -255,8 +255,9 @@ async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiE
     };
     let chat = chat.check()?;
     let text = |text: String, add_special, field| {
-        if text.len() > MOST {
-            let message = format!("Invalid '{field}': it has {} bytes, and {MOST} are allowed.", text.len());
+        if text.len() > MAX_INPUT {
+            let message =
+                format!("Invalid '{field}': it has {} bytes, and {MAX_INPUT} are allowed.", text.len());
             return Err(ApiError::invalid_value(field, message));
         }
         Ok((Inspect::Text { text, add_special }, field))
@@ -313,8 +314,8 @@ async fn detokenize(state: AppState, request: ApiRequest) -> Result<Response, Ap
     let context = request.context.clone();
     let parsed = request.read::<DetokenizeRequest, _>(&[], Ok).await?;
     let DetokenizeRequest { model, tokens } = parsed.value;
-    if tokens.len() > MOST {
-        let message = format!("Invalid 'tokens': there are {}, and {MOST} are allowed.", tokens.len());
+    if tokens.len() > MAX_INPUT {
+        let message = format!("Invalid 'tokens': there are {}, and {MAX_INPUT} are allowed.", tokens.len());
         return Err(ApiError::invalid_value("tokens", message));
     }
     let token = |(index, token): (usize, i64)| {

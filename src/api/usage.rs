@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_invalid_field() {
         for (query, param) in [
             ("start=yesterday", "start"),
             ("end=2026-02-30", "end"),

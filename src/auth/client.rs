@@ -124,14 +124,14 @@ mod tests {
     proptest! {
         /// An untrusted peer is its own client, with any header.
         #[test]
-        fn strangers_cannot_pose_as_others(ip: u32, line in "[ -~]{0,60}") {
+        fn untrusted_peers_cannot_forge_addresses(ip: u32, line in "[ -~]{0,60}") {
             let peer = Ipv4Addr::from_bits(ip | 1 << 31).to_string();
             prop_assert_eq!(client(&["10.0.0.0/8"], &peer, &[&line]), peer);
         }
 
         /// Entries before the proxy's own make no difference.
         #[test]
-        fn what_stands_before_the_entry_of_the_proxy_is_ignored(line in "[ -~]{0,60}") {
+        fn entries_before_that_of_the_proxy_are_ignored(line in "[ -~]{0,60}") {
             let forwarded = format!("{line},1.2.3.4");
             prop_assert_eq!(client(&["10.0.0.1"], "10.0.0.1", &[&forwarded]), "1.2.3.4");
         }

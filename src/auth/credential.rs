@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_credential_is_refused() {
+    fn ambiguous_credentials_are_refused() {
         for (lines, expected) in [
             (vec![("authorization", "Basic eDp5")], CredentialError::Scheme),
             (vec![("authorization", "sk-jan-x")], CredentialError::Scheme),

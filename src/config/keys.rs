@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_are_told_from_keys() {
+    fn sections_are_distinguished_from_keys() {
         assert!(is_section("http") && is_section("models") && is_section("models[]"));
         assert!(!is_section("http.listen") && !is_section("htt"));
     }

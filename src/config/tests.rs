@@ -143,7 +143,7 @@ fn model_flags_add_and_move_models() {
 }
 
 #[test]
-fn what_is_printed_can_be_read_again() {
+fn printed_settings_can_be_loaded_again() {
     let file = "[worker]\nprogram = '/bin/x'\n[[models]]\nid = 'a'\npath = 'b'\nchat_template = 'c'\n";
     let config = load(file, &[], &[listen_flag("[::1]:0")]).unwrap();
     assert_eq!(load(&config.to_masked_toml(), &[], &[]).unwrap(), config);

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_little_finds_room() {
+    fn callers_that_hold_little_may_use_the_reserve() {
         let mib = 1 << 20;
         let budget = Budget::new(Budget::at_least(4 * mib), Budget::at_least(4 * mib));
         let of = |caller: &str| Holding::new(budget.clone(), caller.to_owned());

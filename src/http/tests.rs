@@ -383,7 +383,7 @@ async fn a_client_that_takes_nothing_is_cut_off() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn connections_over_the_limit_get_503() {
     let server = start(|config| config.max_connections = 2).await;
     let mut first = server.connect().await;
     let second = server.connect().await;
@@ -420,7 +420,7 @@ async fn draining_lets_requests_finish_and_closes_the_rest() {
     assert_eq!(read_all(&mut idle).await, "");
     assert_eq!(read_all(&mut used).await, "");
     assert!(begun.elapsed() < Duration::from_millis(200), "idle connections close at once");
-    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
     assert!(read_all(&mut busy).await.ends_with("slow"));
     timeout(SOON, drained).await.unwrap().unwrap();
 }

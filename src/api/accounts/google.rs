@@ -14,7 +14,7 @@ use crate::api::{
     state::{AppState, Route},
 };
 use crate::auth::access::Access;
-use crate::auth::google::{Arrival, Callback, Google, Wish};
+use crate::auth::google::{Callback, CompletedSignIn, Google, SignInOptions};
 use crate::auth::note;
 use crate::http::error::ErrorResponse;
 use crate::http::routing::{Place, RawQuery, route};
@@ -23,8 +23,8 @@ use crate::http::{ApiError, ApiRequest, Response};
 /// `/auth/google` and `/auth/google/callback`
 pub fn routes() -> Vec<Route> {
     vec![
-        route!(depart, Place::RootAndApi, Access::Open),
-        route!(arrive, Place::RootAndApi, Access::Open).begins_session("google").without_head(),
+        route!(begin_sign_in, Place::RootAndApi, Access::Open),
+        route!(finish_sign_in, Place::RootAndApi, Access::Open).begins_session("google").without_head(),
     ]
 }
 
@@ -57,24 +57,24 @@ pub struct Departing {
         (status = 503, description = "Sign-in with Google is not configured", body = ErrorResponse),
     )
 )]
-async fn depart(
+async fn begin_sign_in(
     state: AppState,
     request: ApiRequest,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let headers = request.headers();
-    let wish: Wish = parse_query(&query)?;
+    let options: SignInOptions = parse_query(&query)?;
     let principal = &request.context.caller.principal;
     let guest = principal.user().filter(|_| principal.user_kind == Some(UserKind::Guest));
     let browser = cookie(headers, cookie_name(&state.google));
-    let departure =
-        state.google.begin(browser, guest, wish).map_err(|error| ApiError::from_sign_in(&error))?;
+    let authorization =
+        state.google.begin(browser, guest, options).map_err(|error| ApiError::from_sign_in(&error))?;
     let mut response = if wants_json(headers) {
-        private(StatusCode::OK, &Departing { authorization_url: departure.url.clone() })
+        private(StatusCode::OK, &Departing { authorization_url: authorization.url.clone() })
     } else {
-        redirect(&departure.url)?
+        redirect(&authorization.url)?
     };
-    response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &departure.browser)?);
+    response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &authorization.browser)?);
     Ok(response)
 }
 
@@ -100,7 +100,7 @@ async fn depart(
         (status = 503, description = "The provider does not respond, or sign-in is not configured", body = ErrorResponse),
     )
 )]
-async fn arrive(
+async fn finish_sign_in(
     state: AppState,
     request: ApiRequest,
     RawQuery(query): RawQuery,
@@ -112,8 +112,8 @@ async fn arrive(
     }
     let callback: Callback = parse_query(&query)?;
     let browser = cookie(request.headers(), cookie_name(&state.google));
-    let arrival = match state.google.finish(callback, browser).await {
-        Ok(arrival) => arrival,
+    let completed = match state.google.finish(callback, browser).await {
+        Ok(completed) => completed,
         Err(error) => {
             tracing::warn!(%error, "sign-in failed");
             let error = ApiError::from_sign_in(&error);
@@ -124,30 +124,30 @@ async fn arrive(
             return Err(error);
         }
     };
-    welcome(&state, arrival).await
+    complete(&state, completed).await
 }
 
-async fn welcome(state: &AppState, arrival: Arrival) -> Result<Response, ApiError> {
-    let person = arrival.person;
+async fn complete(state: &AppState, completed: CompletedSignIn) -> Result<Response, ApiError> {
+    let person = completed.person;
     let profile = ExternalProfile {
-        id: ExternalId { issuer: arrival.issuer, subject: person.subject },
+        id: ExternalId { issuer: completed.issuer, subject: person.subject },
         email: person.email,
         name: person.name.unwrap_or_default(),
         picture: person.picture,
     };
-    let signed = state.identity.sign_in(profile, arrival.guest).await.map_err(refusal)?;
+    let signed = state.identity.sign_in(profile, completed.guest).await.map_err(refusal)?;
     tracing::info!(user = %signed.user.id, created = signed.created, "signed in");
-    if let Some(mut address) = arrival.wish.return_to {
+    if let Some(mut address) = completed.options.return_to {
         address.push_str("#code=");
-        let challenge = arrival.wish.code_challenge;
-        address.push_str(&state.google.issue_code(signed.user.id, challenge, arrival.browser.clone()));
-        if let Some(text) = &arrival.wish.return_state {
+        let challenge = completed.options.code_challenge;
+        address.push_str(&state.google.issue_code(signed.user.id, challenge, completed.browser.clone()));
+        if let Some(text) = &completed.options.return_state {
             address.push_str("&state=");
             address.extend(utf8_percent_encode(text, NON_ALPHANUMERIC));
         }
         let mut response = redirect(&address)?;
         // The code may be bound to the cookie, which must therefore outlive it.
-        response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &arrival.browser)?);
+        response.headers_mut().insert(SET_COOKIE, set_cookie(&state.google, &completed.browser)?);
         // The session begins when the code is exchanged.
         note_sign_in(&mut response, &signed, "sign_in");
         return Ok(response);

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::api::inference::bounds::{self, MAX_CALLS, MAX_NAME, MAX_PARTS};
 use crate::http::ApiError;
-use crate::http::json::{Checked, Given};
+use crate::http::json::{Checked, ValueShape};
 
 /// A chat message.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -39,14 +39,14 @@ pub struct Message {
     annotations: Checked,
     #[serde(default = "null")]
     #[schema(ignore)]
-    function_call: Given,
+    function_call: ValueShape,
     #[serde(default = "null")]
     #[schema(ignore)]
-    audio: Given,
+    audio: ValueShape,
 }
 
-fn null() -> Given {
-    Given::Null
+fn null() -> ValueShape {
+    ValueShape::Null
 }
 
 /// The role.
@@ -175,7 +175,7 @@ pub fn message_object((index, message): (usize, Message)) -> Result<Value, ApiEr
     let at = |field: &str| format!("messages[{index}].{field}");
     let role = message.role;
     for (field, given) in [("function_call", &message.function_call), ("audio", &message.audio)] {
-        if *given != Given::Null {
+        if *given != ValueShape::Null {
             let param = at(field);
             let message = format!("Unsupported parameter: '{param}' is not supported by this server.");
             return Err(ApiError::unsupported(param, message));

@@ -19,8 +19,8 @@ use super::inference::metering::{Meter, take_answers};
 use super::inference::params::choice_seed;
 use super::inference::streaming;
 use super::inference::structured_output;
-use super::inference::usage::{Head, UsageSum};
-use super::inference::web_search::{self, Wish};
+use super::inference::usage::{ResponseHeader, UsageSum};
+use super::inference::web_search::{self, SearchOptions};
 use super::{
     inference::permissions::{check_conversations, check_model},
     respond::{json, name_ignored},
@@ -86,15 +86,15 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     }
     let structured = chat.structured.take();
     let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
-    let reading = std::mem::take(&mut chat.tools);
-    let plan = reading.plan.clone();
-    let reading = reading.reading();
+    let tools = std::mem::take(&mut chat.tools);
+    let plan = tools.plan.clone();
+    let call_policy = tools.call_policy();
     let constraining = structured.as_ref().map(|structured| structured.field);
     let constraining = constraining.or(plan.as_ref().map(|_| "tools"));
     let cut = !chat.stop.is_empty();
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
     let with_logprobs = chat.logprobs.is_some();
-    let head = Head::new("chatcmpl", &chat.model);
+    let head = ResponseHeader::new("chatcmpl", &chat.model);
     check_model(&state, &context, &chat.model).await?;
     if chat.conversation.is_some() {
         check_conversations(&context)?;
@@ -109,9 +109,9 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         None => None,
     };
     let conversation = turn.as_ref().map(ConversationRef::from);
-    let wish = chat.web.take();
+    let options = chat.web.take();
     let requests = generation_requests(chat, constraint, plan, &context);
-    let (started, sources) = match start(&state, &context, requests, wish, meter, constraining).await {
+    let (started, sources) = match start(&state, &context, requests, options, meter, constraining).await {
         Ok(started) => started,
         Err(error) => {
             conversation::take_back(turn).await;
@@ -119,7 +119,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         }
     };
     let check = structured.and_then(|structured| structured.output_check(n, cut));
-    let choices = started.under(AnswerPolicy { reading, check, constraining, turn, sources });
+    let choices = started.with_policy(AnswerPolicy { call_policy, check, constraining, turn, sources });
     let mut response = if stream {
         let usage = UsageSum::new(1, n);
         let encoder = ChunkEncoder { head, include_usage, usage, called: vec![false; n], conversation };
@@ -137,20 +137,20 @@ async fn start(
     state: &AppState,
     context: &RequestContext,
     mut requests: Vec<GenerationRequest>,
-    wish: Option<Wish>,
+    options: Option<SearchOptions>,
     meter: Meter,
     constraining: Option<&'static str>,
 ) -> Result<(Started, Vec<WebSource>), ApiError> {
     let failed = |error| structured_output::generation_error(error, PROMPT, constraining);
     let mut sources = Vec::new();
-    if let Some((wish, request)) = wish.zip(requests.first().cloned()) {
+    if let Some((options, request)) = options.zip(requests.first().cloned()) {
         let Prompt::Chat(chat) = &*request.prompt else { return Err(ApiError::internal()) };
         let Some(question) = web_search::prompt::question(&chat.messages) else {
             let message = "Invalid 'messages': web search requires a user message to search for.";
             return Err(ApiError::invalid_value(PROMPT, message));
         };
         let query = SearchQuery::words(question);
-        let found = state.web_search.search(&context.fairness_key(), wish.query(&query)).await;
+        let found = state.web_search.search(&context.fairness_key(), options.query(&query)).await;
         let found = found.map_err(|error| ApiError::from_search(&error, WEB_SEARCH))?;
         let with = |text: &str| {
             let messages = web_search::prompt::with_sources(chat.messages.clone(), text);
@@ -200,7 +200,7 @@ fn generation_requests(
 
 async fn collect(
     mut choices: Choices,
-    head: &Head,
+    head: &ResponseHeader,
     n: usize,
     with_logprobs: bool,
     conversation: Option<ConversationRef>,

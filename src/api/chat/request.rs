@@ -17,22 +17,22 @@ use crate::api::inference::params::{self, Metadata, ServiceTier, Stop, StopShape
 use crate::api::inference::reasoning::{self, Effort};
 use crate::api::inference::structured_output::Structured;
 use crate::api::inference::tools::{ChatTool, ToolChoiceShape, Tools};
-use crate::api::inference::web_search::{WebSearchOptions, Wish};
+use crate::api::inference::web_search::{SearchOptions, WebSearchOptions};
 use crate::http::ApiError;
-use crate::http::json::{Given, Unsupported};
+use crate::http::json::{Unsupported, ValueShape};
 
 /// Fields of later API versions, and those of vLLM that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[
-    Unsupported { field: "functions", harmless: &[Given::EmptyList] },
-    Unsupported { field: "function_call", harmless: &[Given::Word("none"), Given::Word("auto")] },
-    Unsupported { field: "verbosity", harmless: &[Given::Word("medium")] },
+    Unsupported { field: "functions", harmless: &[ValueShape::EmptyList] },
+    Unsupported { field: "function_call", harmless: &[ValueShape::Word("none"), ValueShape::Word("auto")] },
+    Unsupported { field: "verbosity", harmless: &[ValueShape::Word("medium")] },
     Unsupported { field: "audio", harmless: &[] },
-    Unsupported { field: "modalities", harmless: &[Given::ListOf("text")] },
+    Unsupported { field: "modalities", harmless: &[ValueShape::ListOf("text")] },
     Unsupported { field: "prediction", harmless: &[] },
     Unsupported { field: "moderation", harmless: &[] },
-    Unsupported { field: "store", harmless: &[Given::Bool(false)] },
-    Unsupported { field: "best_of", harmless: &[Given::Number(1.0)] },
-    Unsupported { field: "suffix", harmless: &[Given::Word("")] },
+    Unsupported { field: "store", harmless: &[ValueShape::Bool(false)] },
+    Unsupported { field: "best_of", harmless: &[ValueShape::Number(1.0)] },
+    Unsupported { field: "suffix", harmless: &[ValueShape::Word("")] },
     Unsupported { field: "chat_template", harmless: &[] },
 ];
 
@@ -125,7 +125,7 @@ pub struct CheckedChat {
     /// Contents are one string each.
     pub prompt: ChatPrompt,
     pub tools: Tools,
-    pub web: Option<Wish>,
+    pub web: Option<SearchOptions>,
     pub thinking_budget: Option<u32>,
     pub sampling: SamplingParams,
     pub stop: Arc<[String]>,

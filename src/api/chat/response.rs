@@ -13,7 +13,7 @@ use super::message::{CalledFunction, ToolCall, ToolCallKind};
 use crate::api::inference::choices::ChoiceEvent;
 use crate::api::inference::logprobs::ChatLogprobs;
 use crate::api::inference::streaming::Encoder;
-use crate::api::inference::usage::{Finish, Head, Usage, UsageSum};
+use crate::api::inference::usage::{Finish, ResponseHeader, Usage, UsageSum};
 use crate::api::inference::web_search::citations::{ChatCitation, UrlCitation};
 use crate::http::sse;
 
@@ -231,7 +231,7 @@ pub struct FunctionDelta {
 /// Encodes the chunks of a stream.
 pub struct ChunkEncoder {
     /// The common fields of all chunks.
-    pub head: Head,
+    pub head: ResponseHeader,
     /// Set if the usage is requested.
     pub include_usage: bool,
     /// The usage so far.
@@ -336,7 +336,7 @@ mod tests {
 
     fn encoder(include_usage: bool, answers: usize) -> ChunkEncoder {
         ChunkEncoder {
-            head: Head {
+            head: ResponseHeader {
                 id: "chatcmpl-1".to_owned(),
                 created: 7,
                 model: "m".to_owned(),

@@ -14,8 +14,8 @@ use super::inference::choices::{AnswerPolicy, ChoiceEvent, Choices, Started};
 use super::inference::metering::{Meter, take_answers};
 use super::inference::streaming;
 use super::inference::structured_output;
-use super::inference::tools::Reading;
-use super::inference::usage::{Head, UsageSum};
+use super::inference::tools::ToolCallPolicy;
+use super::inference::usage::{ResponseHeader, UsageSum};
 use super::{
     inference::permissions::check_model,
     respond::{json, name_ignored},
@@ -81,7 +81,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let (prompts, n, best_of) = (checked.prompts.len(), checked.n as usize, checked.best_of as usize);
     let with_logprobs = checked.logprobs.is_some();
     let scored = checked.echo && with_logprobs;
-    let head = Head::new("cmpl", &checked.model);
+    let head = ResponseHeader::new("cmpl", &checked.model);
     check_model(&state, &context, &checked.model).await?;
     let meter = Meter::start(&state, &context, stream, prompts, best_of)?;
     let counted = match (best_of > n, n > 1) {
@@ -95,8 +95,9 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         .await
         .map_err(|error| structured_output::generation_error(error, PROMPT, constraining))?;
     let check = structured.and_then(|structured| structured.output_check(prompts * best_of, cut));
-    let (reading, sources) = (Reading::default(), Vec::new());
-    let mut choices = started.under(AnswerPolicy { reading, check, constraining, turn: None, sources });
+    let (call_policy, sources) = (ToolCallPolicy::default(), Vec::new());
+    let mut choices =
+        started.with_policy(AnswerPolicy { call_policy, check, constraining, turn: None, sources });
     let mut echo = |index| choices.take_prompt_text(index).map_or_else(String::new, |text| text.to_string());
     let echoes: Vec<String> = (0..prompts * best_of).map(&mut echo).collect();
     let mut response = if stream {

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::api::inference::choices::ChoiceEvent;
 use crate::api::inference::logprobs::CompletionLogprobs;
 use crate::api::inference::streaming::Encoder;
-use crate::api::inference::usage::{Finish, Head, Usage, UsageSum};
+use crate::api::inference::usage::{Finish, ResponseHeader, Usage, UsageSum};
 use crate::http::sse;
 
 /// A text completion, or one event of a streamed one.
@@ -37,7 +37,11 @@ pub struct Completion<'a> {
 
 impl<'a> Completion<'a> {
     /// Creates a completion with these answers.
-    pub fn new(head: &'a Head, choices: Vec<CompletionChoice<'a>>, usage: Option<Option<Usage>>) -> Self {
+    pub fn new(
+        head: &'a ResponseHeader,
+        choices: Vec<CompletionChoice<'a>>,
+        usage: Option<Option<Usage>>,
+    ) -> Self {
         Self {
             id: &head.id,
             object: "text_completion",
@@ -130,7 +134,7 @@ impl Answer {
 /// Encodes answers as events.
 pub struct ChunkEncoder {
     /// The common fields of all events.
-    head: Head,
+    head: ResponseHeader,
     /// Set if the usage is requested.
     include_usage: bool,
     /// The usage so far.
@@ -144,7 +148,13 @@ pub struct ChunkEncoder {
 impl ChunkEncoder {
     /// Creates an encoder of answers that begin with `echoes`; with `scored`, the echoes include their
     /// log-probabilities.
-    pub fn new(head: Head, include_usage: bool, usage: UsageSum, echoes: Vec<String>, scored: bool) -> Self {
+    pub fn new(
+        head: ResponseHeader,
+        include_usage: bool,
+        usage: UsageSum,
+        echoes: Vec<String>,
+        scored: bool,
+    ) -> Self {
         Self { head, include_usage, usage, echoes, scored }
     }
 

@@ -91,14 +91,14 @@ fn answers_come_by_prompt_and_draw_as_if_asked_alone() {
 }
 
 #[test]
-fn more_answers_are_made_than_told() {
+fn more_answers_are_generated_than_returned() {
     let mut body = with("best_of", json!(3));
     body["n"] = json!(2);
     let checked = check(&body).unwrap();
     assert_eq!((checked.n, checked.best_of), (2, 3));
     let requests = generation_requests(checked, None, &context());
     assert_eq!(requests.len(), 3);
-    assert!(requests.iter().all(|request| request.logprobs == Some(0)), "the best are told by them");
+    assert!(requests.iter().all(|request| request.logprobs == Some(0)), "the best are selected by them");
     for (field, value) in [("n", json!(4)), ("stream", json!(true))] {
         let mut body = body.clone();
         body[field] = value;
@@ -124,7 +124,7 @@ fn gaps_are_between_texts() {
 }
 
 fn chunks(echoes: &[&str], include_usage: bool) -> Vec<Value> {
-    let head = Head {
+    let head = ResponseHeader {
         id: "cmpl-1".to_owned(),
         created: 7,
         model: "m".to_owned(),

@@ -33,19 +33,19 @@ pub const MAX_CHOICES: usize = 8192;
 /// Maximum number of entries in a list of keywords.
 pub const MAX_WORDS: usize = 64;
 
-const LONGEST: &str = "maxLength";
-const MOST: &str = "maxItems";
-const MOST_FIELDS: &str = "maxProperties";
+const LENGTH: &str = "maxLength";
+const ITEMS: &str = "maxItems";
+const PROPERTIES: &str = "maxProperties";
 
 /// Schemas, fields in them, the bound's keyword and the bound.
 const DESCRIBED: &[(&[&str], &[&str], &str, usize)] = &[
-    (&["Stop"], &["/oneOf/0", "/oneOf/1/items"], LONGEST, MAX_STOP),
-    (&["Stop"], &["/oneOf/1"], MOST, MAX_STOPS),
-    (&["CreateResponse"], &["/properties/stop/items"], LONGEST, MAX_STOP),
+    (&["Stop"], &["/oneOf/0", "/oneOf/1/items"], LENGTH, MAX_STOP),
+    (&["Stop"], &["/oneOf/1"], ITEMS, MAX_STOPS),
+    (&["CreateResponse"], &["/properties/stop/items"], LENGTH, MAX_STOP),
     (
         &["ChatRequest", "CompletionRequest", "CreateResponse"],
         &["/properties/logit_bias"],
-        MOST_FIELDS,
+        PROPERTIES,
         MAX_LOGIT_BIASES,
     ),
     (
@@ -60,45 +60,50 @@ const DESCRIBED: &[(&[&str], &[&str], &str, usize)] = &[
             "DetokenizeRequest",
         ],
         &["/properties/model"],
-        LONGEST,
+        LENGTH,
         MAX_NAME,
     ),
     (
         &["ChatRequest", "CompletionRequest", "CreateResponse", "EmbeddingsRequest"],
         &["/properties/user"],
-        LONGEST,
+        LENGTH,
         MAX_NAME,
     ),
-    (&["ChatRequest", "CreateResponse"], &["/properties/prompt_cache_key"], LONGEST, MAX_NAME),
-    (&["ChatRequest", "TemplateRequest", "TokenizeRequest"], &["/properties/messages"], MOST, MAX_MESSAGES),
-    (&["ChatRequest", "TemplateRequest", "TokenizeRequest"], &["/properties/documents"], MOST, MAX_DOCUMENTS),
+    (&["ChatRequest", "CreateResponse"], &["/properties/prompt_cache_key"], LENGTH, MAX_NAME),
+    (&["ChatRequest", "TemplateRequest", "TokenizeRequest"], &["/properties/messages"], ITEMS, MAX_MESSAGES),
+    (
+        &["ChatRequest", "TemplateRequest", "TokenizeRequest"],
+        &["/properties/documents"],
+        ITEMS,
+        MAX_DOCUMENTS,
+    ),
     (
         &["ChatRequest", "CreateResponse", "TemplateRequest", "TokenizeRequest"],
         &["/properties/chat_template_kwargs"],
-        MOST_FIELDS,
+        PROPERTIES,
         MAX_TEMPLATE_VARIABLES,
     ),
-    (&["CountTokens", "TemplateRequest", "TokenizeRequest"], &["/properties/tools"], MOST, 128),
-    (&["ChatRequest", "CompletionRequest"], &["/properties/guided_choice"], MOST, MAX_CHOICES),
-    (&["StructuredOutputs"], &["/properties/choice"], MOST, MAX_CHOICES),
-    (&["Message"], &["/properties/name", "/properties/tool_call_id"], LONGEST, MAX_NAME),
-    (&["Message"], &["/properties/tool_calls"], MOST, MAX_CALLS),
-    (&["MessageContent"], &["/oneOf/1"], MOST, MAX_PARTS),
-    (&["CreateResponse", "CountTokens"], &["/properties/input"], MOST, MAX_MESSAGES),
+    (&["CountTokens", "TemplateRequest", "TokenizeRequest"], &["/properties/tools"], ITEMS, 128),
+    (&["ChatRequest", "CompletionRequest"], &["/properties/guided_choice"], ITEMS, MAX_CHOICES),
+    (&["StructuredOutputs"], &["/properties/choice"], ITEMS, MAX_CHOICES),
+    (&["Message"], &["/properties/name", "/properties/tool_call_id"], LENGTH, MAX_NAME),
+    (&["Message"], &["/properties/tool_calls"], ITEMS, MAX_CALLS),
+    (&["MessageContent"], &["/oneOf/1"], ITEMS, MAX_PARTS),
+    (&["CreateResponse", "CountTokens"], &["/properties/input"], ITEMS, MAX_MESSAGES),
     (
         &["CreateResponse", "CountTokens"],
         &["/properties/previous_response_id", "/properties/conversation"],
-        LONGEST,
+        LENGTH,
         MAX_NAME,
     ),
-    (&["CreateResponse"], &["/properties/include"], MOST, MAX_WORDS),
-    (&["InputItem"], &["/properties/call_id", "/properties/name"], LONGEST, MAX_NAME),
-    (&["InputItem"], &["/properties/id"], LONGEST, 128),
-    (&["InputItem"], &["/properties/summary"], MOST, MAX_PARTS),
-    (&["FunctionObject", "ResponseTool"], &["/properties/description"], LONGEST, MAX_DESCRIPTION),
-    (&["CreateApiKey", "UpdateApiKey"], &["/properties/permissions"], MOST, MAX_WORDS),
-    (&["TokenizeRequest"], &["/properties/prompt", "/properties/content"], LONGEST, 1 << 20),
-    (&["DetokenizeRequest"], &["/properties/tokens"], MOST, 1 << 20),
+    (&["CreateResponse"], &["/properties/include"], ITEMS, MAX_WORDS),
+    (&["InputItem"], &["/properties/call_id", "/properties/name"], LENGTH, MAX_NAME),
+    (&["InputItem"], &["/properties/id"], LENGTH, 128),
+    (&["InputItem"], &["/properties/summary"], ITEMS, MAX_PARTS),
+    (&["FunctionObject", "ResponseTool"], &["/properties/description"], LENGTH, MAX_DESCRIPTION),
+    (&["CreateApiKey", "UpdateApiKey"], &["/properties/permissions"], ITEMS, MAX_WORDS),
+    (&["TokenizeRequest"], &["/properties/prompt", "/properties/content"], LENGTH, 1 << 20),
+    (&["DetokenizeRequest"], &["/properties/tokens"], ITEMS, 1 << 20),
 ];
 
 /// Writes the bounds into the schemas of the API description.

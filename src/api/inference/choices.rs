@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::metering::Meter;
 use super::structured_output::{self, OutputCheck};
-use super::tools::Reading;
+use super::tools::ToolCallPolicy;
 use super::web_search::citations::{UrlCitation, citations};
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
@@ -34,7 +34,7 @@ pub struct Started {
 /// Rules for the answers to one request.
 pub struct AnswerPolicy {
     /// Rules for calls of tools.
-    pub reading: Reading,
+    pub call_policy: ToolCallPolicy,
     /// Check of answers that end normally.
     pub check: Option<OutputCheck>,
     /// The field that constrains the answers, for errors about it.
@@ -155,7 +155,7 @@ impl Started {
     }
 
     /// Returns the answers under the given policy.
-    pub fn under(self, policy: AnswerPolicy) -> Choices {
+    pub fn with_policy(self, policy: AnswerPolicy) -> Choices {
         let answers = std::iter::repeat_with(Answer::default).take(self.prompt_texts.len()).collect();
         Choices { started: self, policy, answers, ready: VecDeque::new() }
     }
@@ -179,8 +179,8 @@ impl Started {
 
 impl Choices {
     /// Returns the parts that another round of the same request uses again.
-    pub fn into_parts(self) -> (Reading, Option<OutputCheck>, Option<Meter>) {
-        (self.policy.reading, self.policy.check, self.started.meter)
+    pub fn into_parts(self) -> (ToolCallPolicy, Option<OutputCheck>, Option<Meter>) {
+        (self.policy.call_policy, self.policy.check, self.started.meter)
     }
 
     /// Returns after the usage was written to disk, so that it is counted before the client learns of the end. Waits
@@ -242,7 +242,7 @@ impl Choices {
                 }
                 OutputPart::Reasoning(text) => ChoiceEvent::Reasoning(text),
                 OutputPart::Call(name) => {
-                    answer.skipping = self.policy.reading.one_call && !answer.calls.is_empty();
+                    answer.skipping = self.policy.call_policy.one_call && !answer.calls.is_empty();
                     if answer.skipping {
                         continue;
                     }
@@ -291,7 +291,7 @@ impl Choices {
                 let calls = &self.answers[index].calls;
                 if *reason == FinishReason::Stop {
                     for call in calls {
-                        self.policy.reading.check(&call.name, &call.arguments)?;
+                        self.policy.call_policy.check(&call.name, &call.arguments)?;
                     }
                     // An answer that calls tools is not final yet.
                     if let Some(check) = self.policy.check.as_ref().filter(|_| calls.is_empty()) {
@@ -373,7 +373,7 @@ mod tests {
 
     fn free() -> AnswerPolicy {
         AnswerPolicy {
-            reading: Reading::default(),
+            call_policy: ToolCallPolicy::default(),
             check: None,
             constraining: None,
             turn: None,
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_heard_before_the_start_is_lost() {
+    async fn events_before_the_start_are_kept() {
         let slow = unfold(vec![finished(), delta("x"), started(), accepted()], |mut events| async {
             tokio::task::yield_now().await;
             let event = events.pop()?;
@@ -402,7 +402,7 @@ mod tests {
         });
         let mut both = streams(vec![vec![accepted(), started(), delta("a"), delta("b"), finished()]]);
         both.push(Box::pin(slow));
-        let mut choices = Started::from_streams(2, both, None).await.unwrap().under(free());
+        let mut choices = Started::from_streams(2, both, None).await.unwrap().with_policy(free());
         assert_eq!(choices.take_prompt_text(0).as_deref(), Some("p"));
         assert_eq!(choices.take_prompt_text(0), None);
         assert_eq!(all(choices).await, [vec!["a", "b", "."], vec!["x", "."]]);
@@ -416,10 +416,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_after_the_start_is_heard_in_its_place() {
+    async fn a_failure_after_the_start_keeps_its_place() {
         let failed = GenerationEvent::Failed(GenerationError::EngineCrashed);
         let one = streams(vec![vec![accepted(), started(), delta("a"), failed]]);
-        let mut choices = Started::from_streams(1, one, None).await.unwrap().under(free());
+        let mut choices = Started::from_streams(1, one, None).await.unwrap().with_policy(free());
         assert_eq!(choices.next().await, Some(Ok((0, ChoiceEvent::Text("a".to_owned(), Vec::new())))));
         assert_eq!(choices.next().await, Some(Err(GenerationError::EngineCrashed)));
     }

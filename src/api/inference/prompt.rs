@@ -30,36 +30,36 @@ pub enum PromptShape {
 
 /// One or several prompts, at least one and at most `MAX`.
 #[derive(Debug, PartialEq)]
-pub struct PromptList<const MOST: usize>(pub Vec<Prompt>);
+pub struct PromptList<const MAX: usize>(pub Vec<Prompt>);
 
 /// The prompts of a completion.
 pub type Prompts = PromptList<MAX_PROMPTS>;
 
-impl<'de, const MOST: usize> Deserialize<'de> for PromptList<MOST> {
+impl<'de, const MAX: usize> Deserialize<'de> for PromptList<MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(PromptsVisitor)
     }
 }
 
-struct PromptsVisitor<const MOST: usize>;
+struct PromptsVisitor<const MAX: usize>;
 
-impl<'de, const MOST: usize> Visitor<'de> for PromptsVisitor<MOST> {
-    type Value = PromptList<MOST>;
+impl<'de, const MAX: usize> Visitor<'de> for PromptsVisitor<MAX> {
+    type Value = PromptList<MAX>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(EXPECTED)
     }
 
-    fn visit_unit<E: Error>(self) -> Result<PromptList<MOST>, E> {
+    fn visit_unit<E: Error>(self) -> Result<PromptList<MAX>, E> {
         // OpenAI's default: as at the beginning of a new document.
         self.visit_str("")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<PromptList<MOST>, E> {
+    fn visit_str<E: Error>(self, text: &str) -> Result<PromptList<MAX>, E> {
         Ok(PromptList(vec![Prompt::Text(text.to_owned())]))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PromptList<MOST>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PromptList<MAX>, A::Error> {
         // The type of the first element determines that of the others.
         match seq.next_element::<First>()? {
             None => Err(A::Error::custom(format!("an empty array, expected {EXPECTED}"))),
@@ -78,19 +78,19 @@ impl<'de, const MOST: usize> Visitor<'de> for PromptsVisitor<MOST> {
     }
 }
 
-fn rest<'de, T, A, const MOST: usize>(
+fn rest<'de, T, A, const MAX: usize>(
     first: Prompt,
     mut seq: A,
     wrap: fn(T) -> Prompt,
-) -> Result<PromptList<MOST>, A::Error>
+) -> Result<PromptList<MAX>, A::Error>
 where
     T: Deserialize<'de>,
     A: SeqAccess<'de>,
 {
     let mut prompts = vec![first];
     while let Some(prompt) = seq.next_element()? {
-        if prompts.len() == MOST {
-            return Err(A::Error::custom(format!("too many, expected at most {MOST}")));
+        if prompts.len() == MAX {
+            return Err(A::Error::custom(format!("too many, expected at most {MAX}")));
         }
         prompts.push(wrap(prompt));
     }

@@ -123,7 +123,7 @@ impl UsageSum {
 
 /// The common fields of all chunks of a response, or of the response.
 #[derive(Clone, Debug)]
-pub struct Head {
+pub struct ResponseHeader {
     /// `chatcmpl-…` or `cmpl-…`.
     pub id: String,
     /// Unix seconds.
@@ -134,7 +134,7 @@ pub struct Head {
     pub system_fingerprint: String,
 }
 
-impl Head {
+impl ResponseHeader {
     /// Creates the fields for one request, at the current time.
     pub fn new(prefix: &str, model: &str) -> Self {
         Self {

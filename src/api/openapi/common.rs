@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::errors::{self, ERRORS, Known, Of};
+use super::errors::{self, AppliesTo, ERRORS, ErrorSpec};
 use super::samples::Sample;
 use crate::api::inference::bounds;
 use crate::api::state::Route;
@@ -190,14 +190,14 @@ fn has_parameter(operation: &Map<String, Value>, place: &str) -> bool {
 }
 
 /// Returns whether an operation can return this error.
-fn applies(error: &Known, operation: &Map<String, Value>, rule: &Rule) -> bool {
-    match error.of {
-        Of::Every => true,
-        Of::Body => operation.contains_key("requestBody"),
-        Of::Query => has_parameter(operation, "query"),
-        Of::Id => has_parameter(operation, "path"),
-        Of::Inference => rule.inference,
-        Of::Tag(tag) => operation
+fn applies(error: &ErrorSpec, operation: &Map<String, Value>, rule: &Rule) -> bool {
+    match error.applies_to {
+        AppliesTo::Every => true,
+        AppliesTo::Body => operation.contains_key("requestBody"),
+        AppliesTo::Query => has_parameter(operation, "query"),
+        AppliesTo::Id => has_parameter(operation, "path"),
+        AppliesTo::Inference => rule.inference,
+        AppliesTo::Tag(tag) => operation
             .get("tags")
             .and_then(Value::as_array)
             .is_some_and(|tags| tags.iter().any(|one| one == tag)),

@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use Of::{Body, Every, Id, Inference, Query, Tag};
+use AppliesTo::{Body, Every, Id, Inference, Query, Tag};
 
 /// The operations that can return an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub enum AppliesTo {
     /// All operations.
     Every,
     /// Operations with a body.
@@ -23,23 +23,23 @@ pub enum Of {
 
 /// An error.
 #[derive(Debug)]
-pub struct Known {
+pub struct ErrorSpec {
     /// The HTTP status.
     pub status: u16,
     /// A stable code for programs.
     pub code: &'static str,
     /// The operations that can return it.
-    pub of: Of,
+    pub applies_to: AppliesTo,
     /// The meaning.
     pub meaning: &'static str,
 }
 
-const fn known(status: u16, code: &'static str, of: Of, meaning: &'static str) -> Known {
-    Known { status, code, of, meaning }
+const fn known(status: u16, code: &'static str, applies_to: AppliesTo, meaning: &'static str) -> ErrorSpec {
+    ErrorSpec { status, code, applies_to, meaning }
 }
 
 /// Every error that this server returns.
-pub static ERRORS: &[Known] = &[
+pub static ERRORS: &[ErrorSpec] = &[
     known(400, "invalid_json", Body, "The body is not valid JSON."),
     known(400, "invalid_type", Body, "A field has the wrong type."),
     known(400, "missing_required_parameter", Tag("auth"), "`return_to` needs a `return_state`."),
@@ -218,13 +218,13 @@ pub static ERRORS: &[Known] = &[
 ];
 
 /// Returns the name of an error's example in the description.
-pub fn example_name(error: &Known) -> String {
+pub fn example_name(error: &ErrorSpec) -> String {
     format!("{}_{}", error.code, error.status)
 }
 
 /// Returns one example body for each error.
 pub fn examples() -> Map<String, Value> {
-    let one = |error: &Known| {
+    let one = |error: &ErrorSpec| {
         let kind = match error.status {
             429 => "rate_limit_error",
             500.. => "server_error",

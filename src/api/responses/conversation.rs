@@ -14,7 +14,7 @@ use crate::http::ApiError;
 
 /// The output so far, which is stored at the end of the turn.
 #[derive(Debug, Default)]
-struct Said {
+struct TurnOutput {
     text: String,
     /// Id, name and arguments.
     calls: Vec<[String; 3]>,
@@ -22,7 +22,7 @@ struct Said {
     sources: Vec<WebSource>,
 }
 
-impl Said {
+impl TurnOutput {
     fn push(&mut self, delta: &Delta, turn: &mut Turn, with_sources: bool) {
         match &delta.kind {
             DeltaKind::Text => {
@@ -68,13 +68,13 @@ impl Said {
 /// that readers who see the end find the answer there; a run that ends otherwise leaves it `incomplete`.
 pub fn into_turn(source: Source, turn: Turn, with_sources: bool) -> Source {
     Box::pin(unfold(
-        (source, Some(turn), Said::default()),
-        move |(mut source, mut turn, mut said)| async move {
+        (source, Some(turn), TurnOutput::default()),
+        move |(mut source, mut turn, mut output)| async move {
             let mut event = source.next().await?;
             match (&event, &mut turn) {
-                (RunEvent::Delta(delta), Some(turn)) => said.push(delta, turn, with_sources),
+                (RunEvent::Delta(delta), Some(turn)) => output.push(delta, turn, with_sources),
                 (RunEvent::Finished(FinishReason::Stop, _), Some(turn)) => {
-                    said.store(turn);
+                    output.store(turn);
                     if let Err(error) = turn.finish().await {
                         tracing::error!(%error, "an answer could not be added to its conversation");
                         let message = "The answer could not be added to the conversation.".to_owned();
@@ -85,7 +85,7 @@ pub fn into_turn(source: Source, turn: Turn, with_sources: bool) -> Source {
                 (RunEvent::Finished(..) | RunEvent::Failed(..), turn) => *turn = None,
                 _ => {}
             }
-            Some((event, (source, turn, said)))
+            Some((event, (source, turn, output)))
         },
     ))
 }

@@ -147,9 +147,9 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
 fn searching(state: &AppState, context: &RequestContext, web: WebTool, most: Option<u32>) -> Searching {
     let allowed = state.web_search.config().max_per_response;
     Searching {
-        door: state.web_search.clone(),
+        web_search: state.web_search.clone(),
         payer: context.fairness_key(),
-        wish: web.wish,
+        options: web.options,
         first: web.first,
         most: most.unwrap_or(allowed).min(allowed),
     }
@@ -228,7 +228,7 @@ async fn prepare(
         messages: items::to_messages(history.iter().chain(&input)),
         truncate: request.truncation == Some(Truncation::Auto),
         check: structured.and_then(|structured| structured.output_check(1, cut)),
-        reading: checked.tools.reading(),
+        call_policy: checked.tools.call_policy(),
         constraining,
     };
     let record = ResponseRecord {

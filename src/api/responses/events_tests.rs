@@ -73,7 +73,7 @@ fn every_name_is_the_type_on_the_wire() {
 }
 
 #[test]
-fn the_end_of_a_lost_response_is_heard_by_all() {
+fn the_end_of_a_lost_response_reaches_all_readers() {
     for (after, wanted) in [(None, [2, 3]), (Some(1), [2, 3]), (Some(2), [3, 4]), (Some(40), [41, 42])] {
         let mut log = log(false);
         log.opening();

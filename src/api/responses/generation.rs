@@ -13,7 +13,7 @@ use super::truncation::{FirstFit, beginnings};
 use crate::api::inference::choices::{AnswerPolicy, ChoiceEvent, Choices, Started};
 use crate::api::inference::metering::Meter;
 use crate::api::inference::structured_output::{OutputCheck, named};
-use crate::api::inference::tools::Reading;
+use crate::api::inference::tools::ToolCallPolicy;
 use crate::http::ApiError;
 
 /// The plan of a generation.
@@ -30,7 +30,7 @@ pub struct Plan {
     /// The check of the finished answer.
     pub check: Option<OutputCheck>,
     /// The policy for its tool calls.
-    pub reading: Reading,
+    pub call_policy: ToolCallPolicy,
     /// The field that constrains the answer, for errors about it.
     pub constraining: Option<&'static str>,
 }
@@ -63,8 +63,8 @@ pub async fn begin(models: &Models, plan: &mut Plan, meter: Meter) -> Result<Cho
     let request = plan.request(begin);
     let started = Started::new(models, vec![request], meter).await?;
     // The run that an answer belongs to handles citations and storage.
-    Ok(started.under(AnswerPolicy {
-        reading: std::mem::take(&mut plan.reading),
+    Ok(started.with_policy(AnswerPolicy {
+        call_policy: std::mem::take(&mut plan.call_policy),
         check: plan.check.take(),
         constraining: None,
         turn: None,
@@ -77,8 +77,8 @@ async fn first_that_fits(models: &Models, plan: &Plan) -> Result<usize, Generati
     let mut fit = FirstFit::new(beginnings.len());
     while let Some(candidate) = fit.next() {
         match models.count_tokens(plan.request(beginnings[candidate])).await {
-            Ok(_) => fit.tell(candidate, true),
-            Err(GenerationError::ContextLengthExceeded { .. }) => fit.tell(candidate, false),
+            Ok(_) => fit.record(candidate, true),
+            Err(GenerationError::ContextLengthExceeded { .. }) => fit.record(candidate, false),
             Err(error) => return Err(error),
         }
     }

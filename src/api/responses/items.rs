@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_invalid_field() {
         for (item, param) in [
             (json!({}), "input[0].role"),
             (json!({"type": "message", "content": "x"}), "input[0].role"),

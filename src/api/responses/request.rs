@@ -21,13 +21,13 @@ use crate::api::inference::reasoning::{self, Reasoning};
 use crate::api::inference::structured_output::Structured;
 use crate::api::inference::tools::{ResponseTool, ToolChoiceShape, Tools};
 use crate::http::ApiError;
-use crate::http::json::{Given, Unsupported};
+use crate::http::json::{Unsupported, ValueShape};
 
 /// The field that holds the prompt, for errors about it.
 pub const PROMPT: &str = "input";
 
 /// OpenAI's minimum of `max_output_tokens`.
-const LEAST_OUTPUT: i64 = 16;
+const MIN_OUTPUT: i64 = 16;
 
 /// The allowed values of `include`. Only `SOURCES` and `LOGPROBS` have an effect: the others are never part of a
 /// response.
@@ -51,7 +51,7 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     Unsupported { field: "prompt", harmless: &[] },
     Unsupported { field: "moderation", harmless: &[] },
     Unsupported { field: "context_management", harmless: &[] },
-    Unsupported { field: "prompt_cache_options", harmless: &[Given::EmptyObject] },
+    Unsupported { field: "prompt_cache_options", harmless: &[ValueShape::EmptyObject] },
     Unsupported { field: "guided_json", harmless: &[] },
     Unsupported { field: "guided_regex", harmless: &[] },
     Unsupported { field: "guided_choice", harmless: &[] },
@@ -327,7 +327,7 @@ impl CreateResponse {
     /// Checks the range of every field, and takes out those that are not needed later.
     pub fn check(&mut self) -> Result<Checked, ApiError> {
         params::model(&self.model)?;
-        let max_tokens = params::token_count("max_output_tokens", self.max_output_tokens, LEAST_OUTPUT)?;
+        let max_tokens = params::token_count("max_output_tokens", self.max_output_tokens, MIN_OUTPUT)?;
         let max_searches = params::integer("max_tool_calls", self.max_tool_calls, 0..=i64::from(i32::MAX))?;
         let sampling = self.sampling()?;
         let top = params::integer("top_logprobs", self.top_logprobs, 0..=20)?;

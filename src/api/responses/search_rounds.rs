@@ -17,7 +17,7 @@ use super::generation::{self, Plan};
 use super::truncation::beginnings;
 use crate::api::inference::choices::{ChoiceEvent, Choices};
 use crate::api::inference::metering::Meter;
-use crate::api::inference::web_search::{FUNCTION, Wish, prompt};
+use crate::api::inference::web_search::{FUNCTION, SearchOptions, prompt};
 
 /// Maximum number of events that are sent ahead of the reader.
 const AHEAD: usize = 16;
@@ -26,11 +26,11 @@ const AHEAD: usize = 16;
 #[derive(Debug)]
 pub struct Searching {
     /// The search service.
-    pub door: WebSearch,
+    pub web_search: WebSearch,
     /// The key that searches are charged to.
     pub payer: String,
     /// Search options that apply to every query.
-    pub wish: Wish,
+    pub options: SearchOptions,
     /// Set if the server searches first, rather than when the model calls the tool.
     pub first: bool,
     /// Maximum number of searches.
@@ -47,7 +47,7 @@ pub fn source(models: Models, plan: Plan, meter: Meter, searching: Searching) ->
             Ok((reason, usage)) => RunEvent::Finished(reason, usage),
             Err(error) => generation::failed(error, constraining),
         };
-        rounds.tell(end).await;
+        rounds.emit(end).await;
     };
     // The rounds are part of the stream: they make progress while it is read, and end when it is dropped.
     Box::pin(select(ReceiverStream::new(said), once(rounds).filter_map(|()| future::ready(None))))
@@ -76,16 +76,16 @@ struct Round {
 
 impl Rounds {
     /// Emits an event. The receiver is part of the same stream, so it still exists.
-    async fn tell(&self, event: RunEvent) {
+    async fn emit(&self, event: RunEvent) {
         let _ = self.out.send(event).await;
     }
 
-    async fn tell_delta(&self, kind: DeltaKind, text: &str) {
-        self.tell(RunEvent::Delta(Delta { kind, text: text.to_owned(), ..Delta::default() })).await;
+    async fn emit_delta(&self, kind: DeltaKind, text: &str) {
+        self.emit(RunEvent::Delta(Delta { kind, text: text.to_owned(), ..Delta::default() })).await;
     }
 
     async fn run(&mut self, mut meter: Meter) -> Result<(FinishReason, TokenUsage), GenerationError> {
-        self.tell(RunEvent::Started).await;
+        self.emit(RunEvent::Started).await;
         if self.searching.first && self.searching.most > 0 {
             self.search_first().await?;
         }
@@ -96,18 +96,18 @@ impl Rounds {
             }
             let mut choices = generation::begin(&self.models, &mut self.plan, meter).await?;
             let mut round = Round::default();
-            let (reason, usage) = self.listen(&mut choices, &mut round).await?;
+            let (reason, usage) = self.forward(&mut choices, &mut round).await?;
             total = sum(total, usage);
             // Calls of functions are for the caller to answer, even if searches were called with them.
             if reason != FinishReason::Stop || round.searches.is_empty() || round.calls {
                 choices.settle().await;
                 return Ok((reason, total));
             }
-            let (reading, check, used) = choices.into_parts();
+            let (call_policy, check, used) = choices.into_parts();
             let missing = || GenerationError::Internal("an answer came without a meter".to_owned());
             meter = used.ok_or_else(missing)?;
             meter.next_round();
-            self.plan.reading = reading;
+            self.plan.call_policy = call_policy;
             self.plan.check = check.map(|mut check| {
                 check.next_round();
                 check
@@ -118,7 +118,7 @@ impl Rounds {
     }
 
     /// Forwards one answer to its end.
-    async fn listen(
+    async fn forward(
         &self,
         choices: &mut Choices,
         round: &mut Round,
@@ -141,7 +141,7 @@ impl Rounds {
                         ChoiceEvent::Text(text, _) => round.text.push_str(text),
                         _ => {}
                     }
-                    self.tell(RunEvent::Delta(generation::delta(event))).await;
+                    self.emit(RunEvent::Delta(generation::delta(event))).await;
                 }
             }
         }
@@ -194,13 +194,13 @@ impl Rounds {
         F: Fn(&str) -> Vec<Value>,
     {
         self.searching.most -= 1;
-        self.tell_delta(DeltaKind::Search, query).await;
-        let asked = self.searching.wish.query(query);
-        let found = match self.searching.door.search(&self.searching.payer, asked).await {
+        self.emit_delta(DeltaKind::Search, query).await;
+        let asked = self.searching.options.query(query);
+        let found = match self.searching.web_search.search(&self.searching.payer, asked).await {
             Ok(found) => found,
             // The cause is in the log and in /status: the response object has no field for it.
             Err(_) => {
-                self.tell_delta(DeltaKind::Searched { sources: None }, "").await;
+                self.emit_delta(DeltaKind::Searched { sources: None }, "").await;
                 return Ok(failed.to_owned());
             }
         };
@@ -215,7 +215,7 @@ impl Rounds {
         };
         let shown = prompt::fit(&self.models, query, &found, self.found, request).await?;
         self.found += shown.sources.len();
-        self.tell_delta(DeltaKind::Searched { sources: Some(shown.sources) }, "").await;
+        self.emit_delta(DeltaKind::Searched { sources: Some(shown.sources) }, "").await;
         Ok(shown.text)
     }
 }
@@ -244,7 +244,7 @@ fn without_search(plan: &mut Plan) {
 /// Makes further calls optional after a call was made.
 fn relax(plan: &mut Plan) {
     let Some(tools) = plan.request.tools.take() else { return };
-    plan.reading.relax(&tools);
+    plan.call_policy.relax(&tools);
     plan.request.tools = Some(ToolPlan { required: false, ..(*tools).clone() }.into());
 }
 

@@ -38,7 +38,7 @@ impl FirstFit {
     }
 
     /// Records whether that candidate fits.
-    pub const fn tell(&mut self, candidate: usize, fits: bool) {
+    pub const fn record(&mut self, candidate: usize, fits: bool) {
         if fits {
             self.high = candidate;
         } else {
@@ -74,7 +74,7 @@ mod tests {
             let mut questions = 0;
             while let Some(candidate) = fit.next() {
                 prop_assert!(candidate < count);
-                fit.tell(candidate, candidate >= first);
+                fit.record(candidate, candidate >= first);
                 questions += 1;
             }
             prop_assert_eq!(fit.found(), first.min(count));

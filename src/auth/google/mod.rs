@@ -28,7 +28,7 @@ use crate::config::GoogleConfig;
 /// Time within which the page that a browser returns to must exchange its code.
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
 /// Maximum number of pending sign-ins; each takes about 500 bytes plus its `return_state`.
-const MOST_PENDING: usize = 10_000;
+const MAX_PENDING: usize = 10_000;
 /// Maximum length of `return_state`, in bytes.
 const MAX_RETURN_STATE: usize = 512;
 
@@ -57,12 +57,12 @@ struct Pending {
     nonce: String,
     verifier: String,
     guest: Option<UserId>,
-    wish: Wish,
+    options: SignInOptions,
 }
 
 /// The destination of the browser after the sign-in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-pub struct Wish {
+pub struct SignInOptions {
     /// The URL of a page.
     pub return_to: Option<String>,
     /// Returned to that page, which can thereby recognise its own sign-in.
@@ -76,7 +76,7 @@ pub struct Wish {
 
 /// The URL that a browser is sent to, and the cookie that later identifies the same browser.
 #[derive(Debug)]
-pub struct Departure {
+pub struct AuthorizationRedirect {
     /// The URL of the provider's page.
     pub url: String,
     /// The value of the cookie.
@@ -85,7 +85,7 @@ pub struct Departure {
 
 /// A completed sign-in.
 #[derive(Debug)]
-pub struct Arrival {
+pub struct CompletedSignIn {
     /// The provider.
     pub issuer: String,
     /// The signed-in person.
@@ -93,7 +93,7 @@ pub struct Arrival {
     /// The guest account that the browser had before.
     pub guest: Option<UserId>,
     /// The destination of the browser.
-    pub wish: Wish,
+    pub options: SignInOptions,
     /// The value of the browser's cookie.
     pub browser: String,
 }
@@ -163,10 +163,10 @@ impl Google {
     #[must_use]
     pub fn new(config: GoogleConfig) -> Self {
         Self {
-            pending: Mutex::new(OneTime::new(config.state_ttl(), MOST_PENDING)),
+            pending: Mutex::new(OneTime::new(config.state_ttl(), MAX_PENDING)),
             config,
             provider: Provider::default(),
-            codes: Mutex::new(OneTime::new(CODE_LIFETIME, MOST_PENDING)),
+            codes: Mutex::new(OneTime::new(CODE_LIFETIME, MAX_PENDING)),
         }
     }
 
@@ -218,20 +218,20 @@ impl Google {
         &self,
         browser: Option<&str>,
         guest: Option<UserId>,
-        wish: Wish,
-    ) -> Result<Departure, SignInError> {
+        options: SignInOptions,
+    ) -> Result<AuthorizationRedirect, SignInError> {
         let ready = self.ready()?;
-        if wish.return_to.as_ref().is_some_and(|url| !self.may_return_to(url)) {
+        if options.return_to.as_ref().is_some_and(|url| !self.may_return_to(url)) {
             return Err(SignInError::ReturnAddress);
         }
-        match &wish.return_state {
-            None if wish.return_to.is_some() => return Err(SignInError::NoReturnState),
+        match &options.return_state {
+            None if options.return_to.is_some() => return Err(SignInError::NoReturnState),
             Some(state) if state.is_empty() || state.len() > MAX_RETURN_STATE => {
                 return Err(SignInError::ReturnState);
             }
             _ => {}
         }
-        if !binding::is_usable(wish.code_challenge.as_deref(), wish.code_challenge_method.as_deref()) {
+        if !binding::is_usable(options.code_challenge.as_deref(), options.code_challenge_method.as_deref()) {
             return Err(SignInError::Challenge);
         }
         let authorization = provider::authorize(&ready)?;
@@ -241,17 +241,21 @@ impl Google {
             nonce: authorization.nonce,
             verifier: authorization.verifier,
             guest,
-            wish,
+            options,
         };
         lock(&self.pending).insert(Instant::now(), authorization.state, pending);
-        Ok(Departure { url: authorization.url, browser })
+        Ok(AuthorizationRedirect { url: authorization.url, browser })
     }
 
     /// Finishes a sign-in with the parameters of the provider's redirect.
     ///
     /// # Errors
     /// See [`SignInError`]. The state is consumed in any case.
-    pub async fn finish(&self, callback: Callback, browser: Option<&str>) -> Result<Arrival, SignInError> {
+    pub async fn finish(
+        &self,
+        callback: Callback,
+        browser: Option<&str>,
+    ) -> Result<CompletedSignIn, SignInError> {
         let ready = self.ready()?;
         let state = callback.state.as_deref().ok_or(SignInError::State)?;
         let pending = lock(&self.pending).take(Instant::now(), state).ok_or(SignInError::State)?;
@@ -279,8 +283,8 @@ impl Google {
         };
         let person = id_token::check(&token, &key, expected)?;
         let issuer = self.config.issuer.clone();
-        let Pending { guest, wish, browser, .. } = pending;
-        Ok(Arrival { issuer, person, guest, wish, browser })
+        let Pending { guest, options, browser, .. } = pending;
+        Ok(CompletedSignIn { issuer, person, guest, options, browser })
     }
 
     /// Issues a code that [`Self::redeem`] accepts once, within a minute, and only with the challenge's verifier or
@@ -338,18 +342,20 @@ mod tests {
 
     #[test]
     fn missing_settings_are_named() {
-        let message =
-            Google::new(GoogleConfig::default()).begin(None, None, Wish::default()).unwrap_err().to_string();
+        let message = Google::new(GoogleConfig::default())
+            .begin(None, None, SignInOptions::default())
+            .unwrap_err()
+            .to_string();
         for name in ["auth.google.client_id", "auth.google.client_secret", "auth.google.redirect_url"] {
             assert!(message.contains(name), "{message}");
         }
     }
 
     #[test]
-    fn every_departure_has_secrets_of_its_own_and_one_browser() {
+    fn every_redirect_has_secrets_of_its_own_and_one_browser() {
         let google = google();
-        let first = google.begin(None, None, Wish::default()).unwrap();
-        let second = google.begin(Some(&first.browser), None, Wish::default()).unwrap();
+        let first = google.begin(None, None, SignInOptions::default()).unwrap();
+        let second = google.begin(Some(&first.browser), None, SignInOptions::default()).unwrap();
         assert_eq!(first.browser, second.browser, "both tabs can come back");
         let (a, b) = (parameters(&first.url), parameters(&second.url));
         for name in ["state", "nonce", "code_challenge"] {
@@ -357,16 +363,16 @@ mod tests {
         }
         assert_eq!((a["code_challenge_method"].as_str(), a["response_type"].as_str()), ("S256", "code"));
         assert_eq!(a["scope"], "openid email profile");
-        assert_ne!(google.begin(Some("made-up"), None, Wish::default()).unwrap().browser, "made-up");
+        assert_ne!(google.begin(Some("made-up"), None, SignInOptions::default()).unwrap().browser, "made-up");
     }
 
     #[test]
     fn return_addresses_are_compared_as_a_whole() {
         let google = google();
-        let to = |url: &str| Wish {
+        let to = |url: &str| SignInOptions {
             return_to: Some(url.to_owned()),
             return_state: Some("s".to_owned()),
-            ..Wish::default()
+            ..SignInOptions::default()
         };
         assert!(google.begin(None, None, to("https://app.example/in")).is_ok());
         assert!(google.begin(None, None, to("https://jan.example/api/swagger/index.html")).is_ok());
@@ -388,8 +394,12 @@ mod tests {
         let google = google();
         let begin = |state: Option<&str>| {
             let return_to = Some("https://app.example/in".to_owned());
-            let wish = Wish { return_to, return_state: state.map(str::to_owned), ..Wish::default() };
-            google.begin(None, None, wish)
+            let options = SignInOptions {
+                return_to,
+                return_state: state.map(str::to_owned),
+                ..SignInOptions::default()
+            };
+            google.begin(None, None, options)
         };
         assert!(begin(Some("x")).is_ok() && begin(Some(&"x".repeat(512))).is_ok());
         assert!(matches!(begin(None), Err(SignInError::NoReturnState)));
@@ -401,15 +411,15 @@ mod tests {
     #[tokio::test]
     async fn a_state_is_for_one_browser_and_one_use() {
         let google = google();
-        let departure = google.begin(None, None, Wish::default()).unwrap();
+        let redirect = google.begin(None, None, SignInOptions::default()).unwrap();
         let callback = || Callback {
-            state: Some(parameters(&departure.url)["state"].clone()),
+            state: Some(parameters(&redirect.url)["state"].clone()),
             error: Some("access_denied".to_owned()),
             ..Callback::default()
         };
         assert!(matches!(google.finish(callback(), Some("other")).await, Err(SignInError::State)));
         // The state is consumed, for its own browser too.
-        assert!(matches!(google.finish(callback(), Some(&departure.browser)).await, Err(SignInError::State)));
+        assert!(matches!(google.finish(callback(), Some(&redirect.browser)).await, Err(SignInError::State)));
         assert!(matches!(google.finish(Callback::default(), None).await, Err(SignInError::State)));
     }
 

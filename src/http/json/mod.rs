@@ -5,7 +5,7 @@
 //! where a type is wrong and collects the fields that nobody knows.
 
 mod elements;
-mod outline;
+mod scan;
 mod whole_numbers;
 
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
@@ -13,16 +13,16 @@ use serde_ignored::Path;
 
 use super::ApiError;
 pub use elements::Elements;
-use outline::Outline;
-pub use outline::{Checked, Given, Unsupported};
+use scan::BodyScan;
+pub use scan::{Checked, Unsupported, ValueShape};
 
 /// The byte order mark of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Most ignored fields that are named; the rest is summed up as `…`.
-const NAMED_FIELDS: usize = 32;
+const MAX_NAMED_FIELDS: usize = 32;
 /// Longest name that is shown, in bytes.
-const NAME_LENGTH: usize = 100;
+const MAX_NAME_LENGTH: usize = 100;
 
 /// A request, and the fields of it that nobody knows.
 #[derive(Debug)]
@@ -45,9 +45,9 @@ pub fn parse<T: DeserializeOwned>(
     // RFC 8259 lets readers skip it; tools of Windows write it.
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     check_utf8(body)?;
-    let given = outline(body, unsupported)?;
+    let given = scan(body, unsupported)?;
     for (field, given) in &given {
-        if given != &Given::Null && !field.harmless.iter().any(|harmless| given.is(harmless)) {
+        if given != &ValueShape::Null && !field.harmless.iter().any(|harmless| given.is(harmless)) {
             return Err(ApiError::unsupported(
                 field.field,
                 format!("Unsupported parameter: '{}' is not supported by this server.", field.field),
@@ -97,7 +97,7 @@ fn known_names<T: DeserializeOwned>(
     let mut values = serde_json::Deserializer::from_slice(body.get(start..)?).into_iter::<IgnoredAny>();
     values.next()?.ok()?;
     let end = start + values.byte_offset();
-    let value = String::from_utf8_lossy(&body[start..end.min(start + NAME_LENGTH)]);
+    let value = String::from_utf8_lossy(&body[start..end.min(start + MAX_NAME_LENGTH)]);
     let text = serde_json::Value::from(value).to_string();
     let changed = [&body[..start], text.as_bytes(), &body[end..]].concat();
     match typed::<T>(&changed, unsupported) {
@@ -120,13 +120,13 @@ fn syntax_error(error: &serde_json::Error) -> ApiError {
     ApiError::invalid_json(format!("The request's body is not valid JSON: {error}"))
 }
 
-fn outline(
+fn scan(
     body: &[u8],
     unsupported: &'static [Unsupported],
-) -> Result<Vec<(&'static Unsupported, Given)>, ApiError> {
+) -> Result<Vec<(&'static Unsupported, ValueShape)>, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let outline = json.deserialize_any(Outline(unsupported)).and_then(|given| json.end().map(|()| given));
-    match outline {
+    let scan = json.deserialize_any(BodyScan(unsupported)).and_then(|given| json.end().map(|()| given));
+    match scan {
         Ok(given) => Ok(given),
         Err(error) if error.is_data() => {
             Err(ApiError::invalid_type(None, "The request's body must be a JSON object."))
@@ -148,7 +148,7 @@ fn typed<T: DeserializeOwned>(
         if is_listed(&path, unsupported) {
             return;
         }
-        more = ignored.len() == NAMED_FIELDS;
+        more = ignored.len() == MAX_NAMED_FIELDS;
         if !more {
             ignored.push(printable(&shown(&path)));
         }
@@ -248,10 +248,10 @@ fn shown(path: &Path<'_>) -> String {
 fn printable(name: &str) -> String {
     let mut shown: String = name
         .bytes()
-        .take(NAME_LENGTH)
+        .take(MAX_NAME_LENGTH)
         .map(|byte| if byte.is_ascii_graphic() && byte != b',' { char::from(byte) } else { '?' })
         .collect();
-    if name.len() > NAME_LENGTH {
+    if name.len() > MAX_NAME_LENGTH {
         shown.push_str("...");
     }
     shown

@@ -27,10 +27,10 @@ struct Item {
 }
 
 static FIELDS: &[Unsupported] = &[
-    Unsupported { field: "tools", harmless: &[Given::EmptyList] },
-    Unsupported { field: "format", harmless: &[Given::ObjectOfType("text")] },
-    Unsupported { field: "modalities", harmless: &[Given::ListOf("text")] },
-    Unsupported { field: "choice", harmless: &[Given::Word("none"), Given::Bool(false)] },
+    Unsupported { field: "tools", harmless: &[ValueShape::EmptyList] },
+    Unsupported { field: "format", harmless: &[ValueShape::ObjectOfType("text")] },
+    Unsupported { field: "modalities", harmless: &[ValueShape::ListOf("text")] },
+    Unsupported { field: "choice", harmless: &[ValueShape::Word("none"), ValueShape::Bool(false)] },
 ];
 
 fn read(body: &str) -> Result<Parsed<Request>, ApiError> {
@@ -63,7 +63,7 @@ fn wrong_types_name_the_field() {
 }
 
 #[test]
-fn names_that_a_field_knows_are_told_of_other_types_too() {
+fn allowed_names_are_listed_for_other_types_too() {
     for value in ["5", "-1.5e3", "true", "null5", "[true]", "[\"low\"]", "[[], {}]"] {
         for body in [
             format!(r#"{{"model": "m", "size": {value}}}"#),
@@ -82,7 +82,7 @@ fn names_that_a_field_knows_are_told_of_other_types_too() {
 }
 
 #[test]
-fn names_that_a_field_knows_are_told() {
+fn allowed_names_are_listed() {
     for value in [r#""huge""#, r#"{"a": 1}"#, "{}", r#"{"low": 1}"#, r#"{"low": null, "high": null}"#] {
         let (code, param, message) = refused(&format!(r#"{{"model": "m", "size": {value}}}"#));
         assert!(matches!(code, "invalid_value" | "invalid_type"), "{value}: {code}");
@@ -107,7 +107,7 @@ fn a_body_that_is_no_object_is_refused() {
 }
 
 #[test]
-fn bad_json_says_where_even_in_fields_that_nobody_knows() {
+fn syntax_errors_have_positions_even_in_unknown_fields() {
     let deep = format!(r#"{{"model": "m", "x": {}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     let deep_known = format!(r#"{{"items": {}"#, r#"[{"a":"#.repeat(100_000));
     for body in [
@@ -144,7 +144,7 @@ fn unknown_fields_are_named_and_known_ones_are_not() {
 fn many_unknown_fields_are_summed_up() {
     let fields: Vec<String> = (0..1000).map(|i| format!("\"f{i}{}\": 1", "x".repeat(200))).collect();
     let parsed = read(&format!(r#"{{"model": "m", {}}}"#, fields.join(","))).unwrap();
-    assert_eq!(parsed.ignored.len(), NAMED_FIELDS + 1);
+    assert_eq!(parsed.ignored.len(), MAX_NAMED_FIELDS + 1);
     assert!(parsed.ignored.join(", ").len() < 5000);
 }
 

@@ -5,15 +5,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{MOST_TEXT_BYTES, Structured, json_object};
+use super::{MAX_TEXT_BYTES, Structured, json_object};
 use crate::api::inference::bounds::{self, MAX_CHOICES};
 use crate::http::ApiError;
 
 /// Maximum size of a list of choices, in bytes.
-const MOST_CHOICE_BYTES: usize = 64 * 1024;
+const MAX_CHOICE_BYTES: usize = 64 * 1024;
 
 /// Maximum size of a grammar that embeds a schema, in bytes: such a schema is not checked before it is compiled.
-const MOST_EMBEDDING_BYTES: usize = 4 * 1024;
+const MAX_EMBEDDING_BYTES: usize = 4 * 1024;
 
 /// The format of the answer, as in vLLM; exactly one of these.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -145,7 +145,7 @@ fn length(field: &str, bytes: usize, most: usize) -> Result<(), ApiError> {
 }
 
 fn expression(field: &'static str, regex: String) -> Result<Structured, ApiError> {
-    bounded(field, &regex, MOST_TEXT_BYTES)?;
+    bounded(field, &regex, MAX_TEXT_BYTES)?;
     Ok(Structured::text(field, Constraint::Regex(regex)))
 }
 
@@ -158,7 +158,7 @@ fn one_of(field: &'static str, choices: Vec<String>) -> Result<Structured, ApiEr
     bounds::entries(field, choices.len(), MAX_CHOICES)?;
     // Their length as an expression, which is what a backend may make of them.
     let escaped = choices.iter().map(|choice| regex_syntax::escape(choice).len());
-    length(field, escaped.sum::<usize>() + choices.len() - 1, MOST_CHOICE_BYTES)?;
+    length(field, escaped.sum::<usize>() + choices.len() - 1, MAX_CHOICE_BYTES)?;
     Ok(Structured::text(field, Constraint::Choice(choices)))
 }
 
@@ -172,12 +172,12 @@ fn any_grammar(field: &'static str, text: String) -> Result<Structured, ApiError
     if is_gbnf(&text) {
         return gbnf_grammar(field, text);
     }
-    bounded(field, &text, if text.contains("%json") { MOST_EMBEDDING_BYTES } else { MOST_TEXT_BYTES })?;
+    bounded(field, &text, if text.contains("%json") { MAX_EMBEDDING_BYTES } else { MAX_TEXT_BYTES })?;
     Ok(Structured::text(field, Constraint::Lark(text)))
 }
 
 fn gbnf_grammar(field: &'static str, text: String) -> Result<Structured, ApiError> {
-    bounded(field, &text, MOST_TEXT_BYTES)?;
+    bounded(field, &text, MAX_TEXT_BYTES)?;
     Ok(Structured::text(field, Constraint::Gbnf(text)))
 }
 
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn both_notations_are_told_apart() {
+    fn both_notations_are_distinguished() {
         let lark = check(json!({"guided_grammar": "start: \"a\""})).unwrap().unwrap();
         assert_eq!(*lark.constraint, Constraint::Lark("start: \"a\"".to_owned()));
         for field in ["guided_grammar", "grammar"] {

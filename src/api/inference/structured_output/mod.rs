@@ -21,21 +21,21 @@ pub use self::constraints::{
 use crate::http::ApiError;
 
 /// Maximum size of a schema, in bytes.
-const MOST_BYTES: usize = 256 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 
 /// Maximum length of an expression or grammar, in bytes, and of all expressions in a schema together. Compiling can
 /// take time quadratic in their length and delays other requests: this length takes seconds at worst.
-const MOST_TEXT_BYTES: usize = 16 * 1024;
+const MAX_TEXT_BYTES: usize = 16 * 1024;
 
 /// Maximum number of pattern properties in a schema; compiling them takes more than quadratic time.
-const MOST_PATTERN_PROPERTIES: usize = 100;
+const MAX_PATTERN_PROPERTIES: usize = 100;
 
 /// Maximum number of properties in a schema, as in OpenAI's API.
-const MOST_PROPERTIES: usize = 5000;
+const MAX_PROPERTIES: usize = 5000;
 
 /// Maximum number of optional properties in one object. Each could be the next one, so compiling them takes quadratic
 /// time.
-const MOST_OPTIONAL: usize = 500;
+const MAX_OPTIONAL: usize = 500;
 
 /// The format of the answer.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -142,8 +142,8 @@ impl Structured {
             ApiError::invalid_value(place, format!("Invalid '{place}': not a usable JSON Schema: {error}"))
         };
         let text = schema.to_string();
-        if text.len() > MOST_BYTES {
-            return Err(wrong(format!("it has {} bytes, and {MOST_BYTES} are allowed", text.len())));
+        if text.len() > MAX_BYTES {
+            return Err(wrong(format!("it has {} bytes, and {MAX_BYTES} are allowed", text.len())));
         }
         let validator = validator(&schema).map_err(wrong)?;
         Ok(Self { field, constraint: Arc::new(Constraint::JsonSchema(text)), validator: Some(validator) })
@@ -189,9 +189,9 @@ fn check_properties(schema: &Value) -> Result<(), String> {
                     let required = fields.get("required").and_then(Value::as_array).map_or(0, Vec::len);
                     let optional = properties.len().saturating_sub(required);
                     total += properties.len();
-                    if optional > MOST_OPTIONAL {
+                    if optional > MAX_OPTIONAL {
                         return Err(format!(
-                            "an object has {optional} properties that are not required, and {MOST_OPTIONAL} are allowed"
+                            "an object has {optional} properties that are not required, and {MAX_OPTIONAL} are allowed"
                         ));
                     }
                 }
@@ -207,16 +207,14 @@ fn check_properties(schema: &Value) -> Result<(), String> {
             _ => {}
         }
     }
-    if patterns > MOST_PATTERN_PROPERTIES {
-        return Err(format!(
-            "it has {patterns} patternProperties, and {MOST_PATTERN_PROPERTIES} are allowed"
-        ));
+    if patterns > MAX_PATTERN_PROPERTIES {
+        return Err(format!("it has {patterns} patternProperties, and {MAX_PATTERN_PROPERTIES} are allowed"));
     }
-    if pattern_bytes > MOST_TEXT_BYTES {
-        return Err(format!("its patterns have {pattern_bytes} bytes, and {MOST_TEXT_BYTES} are allowed"));
+    if pattern_bytes > MAX_TEXT_BYTES {
+        return Err(format!("its patterns have {pattern_bytes} bytes, and {MAX_TEXT_BYTES} are allowed"));
     }
-    if total > MOST_PROPERTIES {
-        return Err(format!("it has {total} properties, and {MOST_PROPERTIES} are allowed"));
+    if total > MAX_PROPERTIES {
+        return Err(format!("it has {total} properties, and {MAX_PROPERTIES} are allowed"));
     }
     Ok(())
 }

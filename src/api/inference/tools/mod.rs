@@ -22,10 +22,10 @@ use super::web_search::{self, is_web_search};
 use crate::http::ApiError;
 
 /// Maximum number of tools in one request, as in OpenAI's API.
-const MOST_TOOLS: usize = 128;
+const MAX_TOOLS: usize = 128;
 
 /// Maximum size of the schemas of all tools together, in bytes.
-const MOST_BYTES: usize = 256 * 1024;
+const MAX_BYTES: usize = 256 * 1024;
 
 /// A function that the model may call.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
@@ -132,9 +132,9 @@ impl Tools {
         parallel: Option<bool>,
         field: ToolField,
     ) -> Result<Self, ApiError> {
-        if functions.len() > MOST_TOOLS {
+        if functions.len() > MAX_TOOLS {
             let message =
-                format!("Invalid 'tools': at most {MOST_TOOLS} are allowed, got {}.", functions.len());
+                format!("Invalid 'tools': at most {MAX_TOOLS} are allowed, got {}.", functions.len());
             return Err(ApiError::invalid_value("tools", message));
         }
         let mut names = HashSet::new();
@@ -163,10 +163,9 @@ impl Tools {
             }
             bytes += function.parameters.as_ref().map_or(0, |schema| json!(schema).to_string().len());
         }
-        if bytes > MOST_BYTES {
-            let message = format!(
-                "Invalid 'tools': their parameters have {bytes} bytes, and {MOST_BYTES} are allowed."
-            );
+        if bytes > MAX_BYTES {
+            let message =
+                format!("Invalid 'tools': their parameters have {bytes} bytes, and {MAX_BYTES} are allowed.");
             return Err(ApiError::invalid_value("tools", message));
         }
         let choice = Choice::read(choice, field, &functions)?;
@@ -203,8 +202,8 @@ impl Tools {
     }
 
     /// Returns the policy for the calls of an answer.
-    pub fn reading(self) -> Reading {
-        Reading {
+    pub fn call_policy(self) -> ToolCallPolicy {
+        ToolCallPolicy {
             one_call: self.plan.as_ref().is_some_and(|plan| !plan.parallel),
             validators: self.validators,
         }
@@ -213,13 +212,13 @@ impl Tools {
 
 /// The policy for the tool calls of an answer.
 #[derive(Debug, Default)]
-pub struct Reading {
+pub struct ToolCallPolicy {
     /// Set if calls after the first are left out.
     pub one_call: bool,
     validators: Vec<(String, Validator)>,
 }
 
-impl Reading {
+impl ToolCallPolicy {
     /// Makes calls optional: only the arguments of strict tools are still held to their schema.
     pub fn relax(&mut self, plan: &ToolPlan) {
         let strict = |name: &String| plan.callable.iter().any(|tool| tool.name == *name && tool.strict);

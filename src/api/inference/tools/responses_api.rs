@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{FunctionObject, ToolField, Tools, check_kind};
 use crate::api::inference::web_search::{
-    self, ContextSize, SearchFilters, UserLocation, Wish, is_web_search,
+    self, ContextSize, SearchFilters, SearchOptions, UserLocation, is_web_search,
 };
 use crate::http::ApiError;
 
@@ -44,7 +44,7 @@ pub struct ResponseTool {
 #[derive(Debug)]
 pub struct WebTool {
     /// The search options.
-    pub wish: Wish,
+    pub options: SearchOptions,
     /// Set if the server searches before it asks the model; otherwise it searches when the model calls the tool.
     pub first: bool,
     /// The tool's field, for errors.
@@ -79,8 +79,14 @@ impl ResponseTool {
             return unsupported("search_content_types", "'text'");
         }
         let (place, filters) = (self.user_location.as_ref(), self.filters.as_ref());
-        let wish = Wish::new(self.search_context_size, place, filters, &at, &format!("{at}.user_location"))?;
-        Ok(WebTool { wish, first: false, at: format!("{at}.type") })
+        let options = SearchOptions::new(
+            self.search_context_size,
+            place,
+            filters,
+            &at,
+            &format!("{at}.user_location"),
+        )?;
+        Ok(WebTool { options, first: false, at: format!("{at}.type") })
     }
 }
 

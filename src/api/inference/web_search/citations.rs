@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Maximum number of digits of a source's number.
-const DIGITS: usize = 3;
+const MAX_DIGITS: usize = 3;
 /// Maximum number of sources in one pair of brackets.
-const TOGETHER: usize = 10;
+const MAX_TOGETHER: usize = 10;
 
 /// A citation of a page in a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -81,7 +81,7 @@ pub fn citations(text: &str, sources: &[WebSource]) -> Vec<UrlCitation> {
                 }
                 open = None;
             }
-            ('0'..='9' | ',' | ' ', Some((_, inside))) if inside.len() < TOGETHER * (DIGITS + 2) => {
+            ('0'..='9' | ',' | ' ', Some((_, inside))) if inside.len() < MAX_TOGETHER * (MAX_DIGITS + 2) => {
                 inside.push(c)
             }
             _ => open = None,
@@ -93,7 +93,7 @@ pub fn citations(text: &str, sources: &[WebSource]) -> Vec<UrlCitation> {
 fn numbers(inside: &str) -> Option<Vec<usize>> {
     let number = |part: &str| {
         let part = part.trim();
-        let fits = (1..=DIGITS).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+        let fits = (1..=MAX_DIGITS).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
         if fits { part.parse().ok() } else { None }
     };
     inside.split(',').map(number).collect()

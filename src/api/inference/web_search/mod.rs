@@ -7,7 +7,9 @@ pub mod citations;
 mod options;
 pub mod prompt;
 
-pub use options::{ContextSize, SearchFilters, UserLocation, WebSearchOptions, Wish, is_web_search, shown};
+pub use options::{
+    ContextSize, SearchFilters, SearchOptions, UserLocation, WebSearchOptions, is_web_search, shown,
+};
 
 /// The function name by which models call a search, if they decide themselves.
 pub const FUNCTION: &str = "web_search";

@@ -13,9 +13,9 @@ const NAMES: [&str; 4] =
     ["web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11"];
 
 /// Maximum number of domains: search engines read about 32 words.
-const MOST_DOMAINS: usize = 20;
+const MAX_DOMAINS: usize = 20;
 /// Maximum length of a part of a location, in characters.
-const PLACE: usize = 100;
+const MAX_PLACE: usize = 100;
 
 /// Returns whether a tool, or a tool choice, of this type is web search.
 pub fn is_web_search(kind: &str) -> bool {
@@ -96,14 +96,14 @@ pub struct Approximate {
 
 /// Search options that apply to every query of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct SearchOptions {
     country: Option<String>,
     location: Option<String>,
     domains: Vec<String>,
     size: ContextSize,
 }
 
-impl Wish {
+impl SearchOptions {
     /// Checks the fields of a request; `at` is their path, for errors.
     ///
     /// # Errors
@@ -115,15 +115,15 @@ impl Wish {
         at: &str,
         place_at: &str,
     ) -> Result<Self, ApiError> {
-        let mut wish = Self { size: size.unwrap_or_default(), ..Self::default() };
+        let mut options = Self { size: size.unwrap_or_default(), ..Self::default() };
         if let Some(place) = place {
-            wish.place(place, place_at)?;
+            options.place(place, place_at)?;
         }
         let domains = filters.and_then(|filters| filters.allowed_domains.as_ref());
         for (index, domain) in domains.into_iter().flatten().enumerate() {
             let param = format!("{at}.filters.allowed_domains");
-            if index == MOST_DOMAINS {
-                let message = format!("Invalid '{param}': at most {MOST_DOMAINS} are allowed.");
+            if index == MAX_DOMAINS {
+                let message = format!("Invalid '{param}': at most {MAX_DOMAINS} are allowed.");
                 return Err(ApiError::invalid_value(param, message));
             }
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
@@ -135,9 +135,9 @@ impl Wish {
                 );
                 return Err(ApiError::invalid_value(param, message));
             }
-            wish.domains.push(name.to_ascii_lowercase());
+            options.domains.push(name.to_ascii_lowercase());
         }
-        Ok(wish)
+        Ok(options)
     }
 
     fn place(&mut self, place: &UserLocation, at: &str) -> Result<(), ApiError> {
@@ -153,7 +153,7 @@ impl Wish {
         }
         let parts = [&place.city, &place.region].into_iter().flatten();
         let parts: Vec<String> =
-            parts.map(|part| tidy(part, PLACE)).filter(|part| !part.is_empty()).collect();
+            parts.map(|part| tidy(part, MAX_PLACE)).filter(|part| !part.is_empty()).collect();
         self.location = (!parts.is_empty()).then(|| parts.join(", "));
         Ok(())
     }
@@ -180,10 +180,16 @@ impl WebSearchOptions {
     ///
     /// # Errors
     /// 400 that names the field.
-    pub fn check(&self) -> Result<Wish, ApiError> {
+    pub fn check(&self) -> Result<SearchOptions, ApiError> {
         let at = "web_search_options";
         let place = self.user_location.as_ref().map(|place| &place.approximate);
-        Wish::new(self.search_context_size, place, None, at, &format!("{at}.user_location.approximate"))
+        SearchOptions::new(
+            self.search_context_size,
+            place,
+            None,
+            at,
+            &format!("{at}.user_location.approximate"),
+        )
     }
 }
 
@@ -207,10 +213,10 @@ pub fn shown(
 mod tests {
     use super::*;
 
-    fn wish(value: Value) -> Result<Wish, String> {
+    fn options(value: Value) -> Result<SearchOptions, String> {
         let place: Option<UserLocation> = serde_json::from_value(value["place"].clone()).unwrap();
         let filters: Option<SearchFilters> = serde_json::from_value(value["filters"].clone()).unwrap();
-        Wish::new(None, place.as_ref(), filters.as_ref(), "t", "p")
+        SearchOptions::new(None, place.as_ref(), filters.as_ref(), "t", "p")
             .map_err(|error| error.param().unwrap_or_default().to_owned())
     }
 
@@ -220,15 +226,15 @@ mod tests {
             "place": {"type": "approximate", "country": "us", "city": "San\nFrancisco", "region": "California"},
             "filters": {"allowed_domains": ["Example.com", "a.b"]},
         });
-        let query = wish(given).unwrap().query("x");
+        let query = options(given).unwrap().query("x");
         assert_eq!(query.country.as_deref(), Some("US"));
         assert_eq!(query.location.as_deref(), Some("San Francisco, California"));
         assert_eq!((query.domains, query.results), (vec!["example.com".to_owned(), "a.b".to_owned()], 5));
-        assert_eq!(wish(json!({})).unwrap(), Wish::default());
+        assert_eq!(options(json!({})).unwrap(), SearchOptions::default());
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_invalid_field() {
         for (given, param) in [
             (json!({"place": {"country": "USA"}}), "p.country"),
             (
@@ -239,7 +245,7 @@ mod tests {
             (json!({"filters": {"allowed_domains": [""]}}), "t.filters.allowed_domains[0]"),
             (json!({"filters": {"allowed_domains": vec!["a"; 21]}}), "t.filters.allowed_domains"),
         ] {
-            assert_eq!(wish(given.clone()), Err(param.to_owned()), "{given}");
+            assert_eq!(options(given.clone()), Err(param.to_owned()), "{given}");
         }
         assert!(serde_json::from_value::<UserLocation>(json!({"type": "exact"})).is_err());
         assert!(serde_json::from_value::<WebSearchOptions>(json!({"search_context_size": "huge"})).is_err());

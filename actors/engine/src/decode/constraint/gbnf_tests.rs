@@ -14,7 +14,7 @@ fn matches(grammar: &str, text: &str) -> bool {
 }
 
 #[test]
-fn what_leads_nowhere_back_is_an_expression() {
+fn grammars_without_recursion_become_expressions() {
     let chess = r#"
         # Moves, as llama.cpp's own example has them.
         root   ::= "1. " move " " move "\n" ([1-9] [0-9]? ". " move " " move "\n")+
@@ -35,7 +35,7 @@ fn what_leads_nowhere_back_is_an_expression() {
 }
 
 #[test]
-fn what_leads_back_stays_a_grammar() {
+fn recursive_grammars_stay_grammars() {
     let list = "root ::= \"[\" (item (\",\" item)*)? \"]\"\nitem ::= root | [0-9]+";
     assert_eq!(
         source(list).unwrap(),
@@ -46,7 +46,7 @@ fn what_leads_back_stays_a_grammar() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_invalid_line() {
     for (grammar, what) in [
         ("", "no rule 'root'"),
         ("a ::= \"b\"", "no rule 'root'"),

@@ -12,12 +12,12 @@ pub struct Unsupported {
     /// Its name.
     pub field: &'static str,
     /// Values that ask for nothing this server does not do anyway; null is always one.
-    pub harmless: &'static [Given],
+    pub harmless: &'static [ValueShape],
 }
 
 /// The outline of a value: enough to tell a harmless one.
 #[derive(Debug, PartialEq)]
-pub enum Given {
+pub enum ValueShape {
     /// `null`
     Null,
     /// `true` or `false`
@@ -42,7 +42,7 @@ pub enum Given {
     Object(Option<String>),
 }
 
-impl Given {
+impl ValueShape {
     pub(super) fn is(&self, harmless: &Self) -> bool {
         match (self, harmless) {
             (Self::Text(text), Self::Word(word)) => text == word,
@@ -54,10 +54,10 @@ impl Given {
 }
 
 /// Visits the body's top level; everything below is only checked.
-pub(super) struct Outline(pub(super) &'static [Unsupported]);
+pub(super) struct BodyScan(pub(super) &'static [Unsupported]);
 
-impl<'de> Visitor<'de> for Outline {
-    type Value = Vec<(&'static Unsupported, Given)>;
+impl<'de> Visitor<'de> for BodyScan {
+    type Value = Vec<(&'static Unsupported, ValueShape)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -134,63 +134,63 @@ impl<'de> Visitor<'de> for CheckedVisitor {
     }
 }
 
-impl<'de> Deserialize<'de> for Given {
+impl<'de> Deserialize<'de> for ValueShape {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(GivenVisitor)
+        deserializer.deserialize_any(ShapeVisitor)
     }
 }
 
-struct GivenVisitor;
+struct ShapeVisitor;
 
-impl<'de> Visitor<'de> for GivenVisitor {
-    type Value = Given;
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = ValueShape;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any value")
     }
 
-    fn visit_unit<E>(self) -> Result<Given, E> {
-        Ok(Given::Null)
+    fn visit_unit<E>(self) -> Result<ValueShape, E> {
+        Ok(ValueShape::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Given, E> {
-        Ok(Given::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<ValueShape, E> {
+        Ok(ValueShape::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Given, E> {
-        Ok(Given::Number(value as f64))
+    fn visit_i64<E>(self, value: i64) -> Result<ValueShape, E> {
+        Ok(ValueShape::Number(value as f64))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Given, E> {
-        Ok(Given::Number(value as f64))
+    fn visit_u64<E>(self, value: u64) -> Result<ValueShape, E> {
+        Ok(ValueShape::Number(value as f64))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Given, E> {
-        Ok(Given::Number(value))
+    fn visit_f64<E>(self, value: f64) -> Result<ValueShape, E> {
+        Ok(ValueShape::Number(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Given, E> {
-        Ok(Given::Text(value.to_owned()))
+    fn visit_str<E>(self, value: &str) -> Result<ValueShape, E> {
+        Ok(ValueShape::Text(value.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Given, A::Error> {
-        let Some(first) = seq.next_element_seed(TextOrAnything)? else { return Ok(Given::EmptyList) };
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ValueShape, A::Error> {
+        let Some(first) = seq.next_element_seed(TextOrAnything)? else { return Ok(ValueShape::EmptyList) };
         let mut alone = true;
         while seq.next_element::<Checked>()?.is_some() {
             alone = false;
         }
-        Ok(Given::List(first.filter(|_| alone)))
+        Ok(ValueShape::List(first.filter(|_| alone)))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Given, A::Error> {
-        let Some(key) = map.next_key::<String>()? else { return Ok(Given::EmptyObject) };
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ValueShape, A::Error> {
+        let Some(key) = map.next_key::<String>()? else { return Ok(ValueShape::EmptyObject) };
         let first = map.next_value_seed(TextOrAnything)?;
         let mut alone = true;
         while map.next_key::<Checked>()?.is_some() {
             map.next_value::<Checked>()?;
             alone = false;
         }
-        Ok(Given::Object(first.filter(|_| alone && key == "type")))
+        Ok(ValueShape::Object(first.filter(|_| alone && key == "type")))
     }
 }
 
@@ -201,8 +201,8 @@ impl<'de> DeserializeSeed<'de> for TextOrAnything {
     type Value = Option<String>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
-        Ok(match Given::deserialize(deserializer)? {
-            Given::Text(text) => Some(text),
+        Ok(match ValueShape::deserialize(deserializer)? {
+            ValueShape::Text(text) => Some(text),
             _ => None,
         })
     }
