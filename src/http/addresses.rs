@@ -1,4 +1,4 @@
-//! Connections by address: none may take the places of all.
+//! Connection limits by client network, so that no network can take all connections.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,12 +8,12 @@ use jan_actors::identity::ClientNet;
 
 use crate::auth::TrustedProxies;
 
-/// Connections by the network that they come from, so that none takes them all. It has an entry only for
-/// networks with a connection open, so it is bounded with the connections.
+/// Counts of open connections by client network, so that no network can take all of them. It has an entry only for
+/// networks with an open connection, so the limit on connections bounds it.
 #[derive(Clone, Debug)]
 pub(super) struct Addresses {
     limit: usize,
-    /// Many clients come through them, and their requests are limited by the addresses that they forward.
+    /// Trusted proxies: many clients connect through them, and their requests are limited by the forwarded addresses.
     exempt: TrustedProxies,
     open: Arc<Mutex<HashMap<ClientNet, usize>>>,
 }
@@ -23,12 +23,13 @@ impl Addresses {
         Self { limit, exempt, open: Arc::default() }
     }
 
-    /// Connections that one network may have.
+    /// Returns the maximum number of connections of one network.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Counts one more connection from `ip` for as long as the result lives, unless its network has its fill.
+    /// Counts one more connection from `ip` for the lifetime of the result; `None` if its network has reached the
+    /// limit.
     pub fn admit(&self, ip: IpAddr) -> Option<AddressPermit> {
         if self.exempt.contains(ip.to_canonical()) {
             return Some(AddressPermit(None));
@@ -44,12 +45,12 @@ impl Addresses {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ClientNet, usize>> {
-        // Nothing under the lock leaves the map half changed.
+        // No code under the lock leaves the map half changed.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place among the connections of one network; a trusted proxy needs none.
+/// A counted connection of one network; connections of trusted proxies are not counted.
 #[derive(Debug)]
 pub(super) struct AddressPermit(Option<(Addresses, ClientNet)>);
 

@@ -1,5 +1,5 @@
-//! What all requests' bodies share: their limits by route, the memory that they may take together, and the threads
-//! that large ones are parsed on.
+//! The shared state of request bodies: their limits by route, the memory that they may take together, and the threads
+//! on which large ones are parsed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use super::json::Elements;
 use crate::auth::access;
 use crate::config::HttpConfig;
 
-/// What an element of JSON takes in memory, once it is read, about.
+/// Approximate memory of one JSON element after parsing, in bytes.
 const ELEMENT_BYTES: u64 = 256;
-/// Larger bodies are parsed on a thread of their own: a connection's thread serves many others.
+/// Larger bodies, in bytes, are parsed on a separate thread: the thread of a connection serves many others.
 const MAX_INLINE_PARSE: usize = 64 * 1024;
-/// Large bodies that are parsed at a time.
+/// Maximum number of large bodies that are parsed concurrently.
 const MAX_PARSES: usize = 2;
 
-/// The limits and what is taken of them. Cheap to clone.
+/// The limits of bodies and the memory in use. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Bodies {
     config: Arc<HttpConfig>,
@@ -31,7 +31,7 @@ pub(super) struct Bodies {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyLimits {
     pub bytes: u64,
-    /// The key of the configuration that has it.
+    /// The configuration key of the limit.
     pub setting: &'static str,
     pub elements: u64,
     pub timeout: Duration,
@@ -39,7 +39,7 @@ pub(super) struct BodyLimits {
 
 impl Bodies {
     pub fn new(config: Arc<HttpConfig>) -> Self {
-        // A body that is within the limits of its route has room when its caller has no other.
+        // A body within the limits of its route fits into memory if its caller has no other one.
         let kinds = [access::Body::Account, access::Body::Inference, access::Body::Items];
         let largest = kinds.into_iter().map(|kind| config.body_limit(kind).0).max().unwrap_or(0);
         let largest = largest + config.body_limit_elements * ELEMENT_BYTES;
@@ -59,16 +59,16 @@ impl Bodies {
         }
     }
 
-    /// Room for the body of one of `caller`'s requests.
+    /// Returns an empty holding for the body of one of `caller`'s requests.
     pub fn holding(&self, caller: String) -> Arc<Holding> {
         Arc::new(Holding::new(self.budget.clone(), caller))
     }
 
-    /// Runs `parse`, which reads a body of `length` bytes; where it is large, not on the runtime's own threads, and few
-    /// at a time.
+    /// Runs `parse`, which parses a body of `length` bytes. Large bodies are parsed outside the runtime's own threads,
+    /// and only few concurrently.
     ///
     /// # Errors
-    /// 500 where it panics.
+    /// 500 if it panics.
     pub async fn parse<R: Send + 'static>(
         &self,
         length: usize,
@@ -81,7 +81,7 @@ impl Bodies {
             Arc::clone(&self.parses).acquire_owned().await.map_err(|_closed| ApiError::internal())?;
         let span = tracing::Span::current();
         let parsing = tokio::task::spawn_blocking(move || {
-            // A client that goes away does not end what was begun, so that the permit stays with it.
+            // A client that disconnects does not stop a running parse, so the permit stays with it.
             let _permit = permit;
             span.in_scope(parse)
         });
@@ -89,7 +89,7 @@ impl Bodies {
     }
 }
 
-/// What a body takes: as it was sent, and what is built of it.
+/// Returns the memory that a body takes: its bytes and its parsed form.
 pub(super) fn cost(bytes: u64, elements: Elements) -> u64 {
     bytes.saturating_add(elements.count().saturating_mul(ELEMENT_BYTES))
 }

@@ -1,4 +1,4 @@
-//! Request bodies: their type, their size and the time they may take.
+//! Request bodies: their type, size and time limits.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,32 +19,32 @@ use super::json::{self, Elements, Parsed, Unsupported};
 use super::{ApiError, RequestContext};
 use crate::auth::access;
 
-/// After a refusal, this much of the body is still taken and thrown away, so that a client that sends before
-/// it reads finds the answer rather than a reset connection.
+/// Maximum number of bytes of a refused request's body that are still read and discarded, so that a client that sends
+/// before it reads receives the response rather than a connection reset.
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
-/// The longest that is done.
+/// Maximum time for discarding them.
 const LINGER_TIME: Duration = Duration::from_secs(5);
 
-/// Names of lines of JSON; the first is the one that exports have.
+/// Content types of lines of JSON; the first is the one of exports.
 const LINES: [&str; 4] =
     ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
 
 pub(super) type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
 
-/// What is known of a request's body before it is read.
+/// The properties of a request's body before it is read.
 #[derive(Clone, Debug)]
 pub(super) struct Announced {
-    /// What its route takes.
+    /// The kind of body that the route accepts.
     pub kind: access::Body,
-    /// Its room, where one was sent or may follow.
+    /// The memory reserved for it, if a body was sent or may follow.
     pub holding: Option<Arc<Holding>>,
-    /// What it shares with all others.
+    /// The shared state of all bodies.
     pub bodies: Bodies,
 }
 
 /// A request whose body has yet to be read.
 pub struct ApiRequest {
-    /// The id and the peer.
+    /// The request's id, peer and caller.
     pub context: RequestContext,
     headers: HeaderMap,
     announced: Announced,
@@ -57,7 +57,7 @@ impl std::fmt::Debug for ApiRequest {
     }
 }
 
-/// The chunks of a body as warp gives it.
+/// Returns the chunks of a body as received from warp.
 pub(super) fn bytes<S, B>(body: S) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + Sync
 where
     S: Stream<Item = Result<B, warp::Error>> + Send + Sync,
@@ -76,7 +76,7 @@ impl ApiRequest {
         Self { context, headers, announced, body }
     }
 
-    /// Whether a body was sent or may follow; it may turn out to be empty.
+    /// Returns whether a body was sent or may follow; it may be empty.
     #[must_use]
     pub fn has_body(&self) -> bool {
         self.announced.holding.is_some()
@@ -88,7 +88,8 @@ impl ApiRequest {
         &self.headers
     }
 
-    /// The body as it arrives, for what is too large to be held. An error: it broke off, or is larger than its limit.
+    /// Returns the body as it arrives, for bodies that are too large to be held in memory. An error means that it broke
+    /// off or exceeds its limit.
     pub fn into_body(self) -> impl Stream<Item = Result<Bytes, ApiError>> + Send {
         let limits = self.announced.bodies.limits(self.announced.kind);
         let mut taken = 0;
@@ -99,10 +100,11 @@ impl ApiRequest {
         })
     }
 
-    /// Reads a JSON body and what `check` makes of it. Where it is large, both run on another thread than connections.
+    /// Reads a JSON body and applies `check`. For large bodies, parsing and `check` run outside the threads of
+    /// connections.
     ///
     /// # Errors
-    /// What [`Self::read_json`], [`json::parse`] and `check` say.
+    /// Errors of [`Self::read_json`], [`json::parse`] and `check`.
     pub async fn read<T, R>(
         self,
         unsupported: &'static [Unsupported],
@@ -119,14 +121,14 @@ impl ApiRequest {
             let parsed = json::parse::<T>(&body, unsupported)?;
             drop(body);
             let checked = check(parsed);
-            // Also where nobody waits for it any more.
+            // Released even if the caller has stopped waiting.
             drop(holding);
             checked
         };
         bodies.parse(length, parse).await?
     }
 
-    /// Reads a JSON body that need not be there.
+    /// Reads an optional JSON body.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -158,13 +160,13 @@ impl ApiRequest {
     /// Reads a JSON body within the limits of its route.
     ///
     /// # Errors
-    /// 415 for another content type, or none with a body that is not empty; 413, 408, 503 where there is no room for it, and
+    /// 415 for another content type, or none with a body that is not empty; 413, 408, 503 if memory is exhausted, and
     /// 400 for a body that breaks off.
     pub async fn read_json(mut self) -> Result<Bytes, ApiError> {
         check_type(&self.headers, self.announced.kind)?;
         let limits = self.announced.bodies.limits(self.announced.kind);
         if length(&self.headers).is_some_and(|length| length > limits.bytes) {
-            // Such a client waits for leave to send and has sent nothing.
+            // Such a client waits for permission to send and has sent nothing.
             if !self.headers.contains_key(EXPECT) {
                 linger(self.body);
             }
@@ -194,7 +196,8 @@ fn too_many_bytes(limits: BodyLimits) -> ApiError {
     ApiError::request_too_large(&format!("{} bytes", limits.bytes), limits.setting)
 }
 
-/// Checks a request whose body is yet to come against what its route takes. One without a body needs no type.
+/// Checks the head of a request against the body that its route accepts. A request without a body needs no content
+/// type.
 ///
 /// # Errors
 /// 415.
@@ -204,7 +207,7 @@ pub(super) fn check_head(request: &Request<Incoming>, kind: access::Body) -> Res
     }
     let headers = request.headers();
     check_type(headers, kind)?;
-    // Of a body without a length nobody knows yet whether it is empty: whoever reads it will see.
+    // A body without a length may still be empty, which is known only after reading it.
     if length(headers).is_some_and(|length| length > 0) && !headers.contains_key(CONTENT_TYPE) {
         return Err(wrong_type("The body has no content type", kind));
     }
@@ -215,7 +218,7 @@ fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The type that the route takes, and not compressed, where a type is named.
+/// Checks that the content type, if any, is accepted by the route and that the body is not compressed.
 fn check_type(headers: &HeaderMap, kind: access::Body) -> Result<(), ApiError> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|value| *value != "identity") {
         return Err(ApiError::unsupported_media_type(format!(
@@ -252,7 +255,7 @@ async fn collect(
     limits: BodyLimits,
     holding: Option<&Holding>,
 ) -> Result<Bytes, CollectError> {
-    // Room is made and taken as bytes arrive, not as they are announced: promises are free.
+    // Memory is reserved as bytes arrive, not by the announced length, which costs a client nothing.
     let mut all = BytesMut::new();
     let mut elements = Elements::default();
     while let Some(chunk) = body.next().await {
@@ -275,7 +278,7 @@ async fn collect(
     Ok(all.freeze())
 }
 
-/// Throws away what belongs to a request that is refused by its head.
+/// Discards the body of a request that was refused by its head.
 pub(super) fn discard(request: Request<Incoming>) {
     if !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {
         linger(BodyDataStream::new(request.into_body()));

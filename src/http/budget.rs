@@ -1,4 +1,4 @@
-//! The bytes of all requests' bodies together: what one caller may hold of them, and what all may.
+//! The memory budget of request bodies: per caller and in total.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::ApiError;
 
-/// A caller who holds no more than this finds room when others have filled all but the [reserve](Budget::reserve).
+/// A caller that holds at most this many bytes may also use the [reserve](Budget::reserve).
 const SMALL: u64 = 64 * 1024;
-/// When room is likely again.
+/// `Retry-After` of a full budget.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Bytes that requests hold, by caller. It has an entry only for callers who hold some.
+/// Bytes held by requests, by caller. It has an entry only for callers that hold some.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
     of_caller: u64,
@@ -26,28 +26,29 @@ struct Held {
 }
 
 impl Budget {
-    /// `of_caller` and `of_all` are bytes.
+    /// `of_caller` and `of_all` are the limits in bytes.
     pub fn new(of_caller: u64, of_all: u64) -> Self {
         Self { of_caller: of_caller.min(of_all), of_all, held: Arc::default() }
     }
 
-    /// What of all is left to callers who hold little: a few who stall must not keep everybody out.
+    /// The part of `of_all` reserved for callers that hold little, so that a few stalled callers cannot block all
+    /// others.
     fn reserve(&self) -> u64 {
         self.of_all / 8
     }
 
-    /// How much `of_all` has to be for one caller to get `of_caller`.
+    /// Returns the `of_all` that is needed for one caller to get `of_caller`.
     pub fn at_least(of_caller: u64) -> u64 {
         of_caller.saturating_mul(8).div_ceil(7)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        // Nothing under the lock leaves it half changed.
+        // No code under the lock leaves it half changed.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one request holds; given back with it.
+/// The bytes held by one request; released when dropped.
 #[derive(Debug)]
 pub(super) struct Holding {
     budget: Budget,
@@ -56,15 +57,15 @@ pub(super) struct Holding {
 }
 
 impl Holding {
-    /// Nothing yet, for `caller`.
+    /// Creates an empty holding of `caller`.
     pub fn new(budget: Budget, caller: String) -> Self {
         Self { budget, caller, bytes: Mutex::new(0) }
     }
 
-    /// Takes up to `bytes` in all.
+    /// Grows the holding to `bytes` in total.
     ///
     /// # Errors
-    /// 503 `body_memory_full`: the caller or all callers together would hold too much. What was taken before stays.
+    /// 503 `body_memory_full`: the caller or all callers together would hold too much. Bytes held before remain held.
     pub fn grow_to(&self, bytes: u64) -> Result<(), ApiError> {
         let mut mine = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let more = bytes.saturating_sub(*mine);

@@ -15,20 +15,20 @@ use tokio_util::sync::CancellationToken;
 use super::edge::Edge;
 use super::io::{Activity, Patience, TimedStream};
 
-/// Largest request head, and most that is buffered for one connection in one direction.
+/// Maximum size of a request head, and of the buffer of one connection in one direction, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// Streams of one HTTP/2 connection at a time.
+/// Maximum number of concurrent streams of one HTTP/2 connection.
 const HTTP2_STREAMS: u32 = 256;
 
-/// What all connections share.
+/// The shared state of all connections.
 #[derive(Debug)]
 pub struct Connections {
     edge: Edge,
     builder: auto::Builder<TokioExecutor>,
     patience: Patience,
-    /// Connections finish the requests they have and close.
+    /// When cancelled, connections finish their current requests and close.
     draining: CancellationToken,
-    /// Connections end as they are.
+    /// When cancelled, connections end immediately.
     abandoned: CancellationToken,
 }
 
@@ -40,7 +40,7 @@ impl Connections {
         abandoned: CancellationToken,
     ) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        // The stream itself is timed, see `io`.
+        // The stream itself has timeouts, see `io`.
         builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER_BYTES);
         builder
             .http2()
@@ -48,7 +48,7 @@ impl Connections {
             .max_concurrent_streams(HTTP2_STREAMS)
             .max_header_list_size(BUFFER_BYTES as u32)
             .max_send_buf_size(BUFFER_BYTES)
-            // A client that is gone without a word holds its sequences until it is noticed.
+            // A client that vanished keeps its sequences busy until the keep-alive detects it.
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
         Self { edge, builder, patience, draining, abandoned }
@@ -56,7 +56,7 @@ impl Connections {
 
     /// Serves one connection to its end.
     pub async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        // Every token is a small write; Nagle would hold it back for the peer's delayed ACK.
+        // Each token is a small write, which Nagle's algorithm would delay until the peer's delayed ACK.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
@@ -66,7 +66,7 @@ impl Connections {
         let service = service_fn(move |request| {
             let running = activity.begin_request();
             let shared = Arc::clone(shared);
-            // hyper keeps room for this future while a connection is idle; boxed, that is one pointer.
+            // hyper reserves space for this future even while a connection is idle; boxed, it is one pointer.
             Box::pin(async move { Ok::<_, Infallible>(shared.edge.respond(request, peer, running).await) })
         });
         let mut connection = pin!(self.builder.serve_connection(io, service));
@@ -82,7 +82,7 @@ impl Connections {
             }
         };
         if let Err(error) = result {
-            // The client's doing: it went away, stalled or spoke no HTTP.
+            // Caused by the client: it disconnected, stalled or did not speak HTTP.
             tracing::debug!(%peer, error = &*error, "connection ended");
         }
     }

@@ -1,5 +1,5 @@
-//! Cross-origin requests from browsers, <https://fetch.spec.whatwg.org/#http-cors-protocol>. Never with
-//! credentials: callers authenticate by header, so an origin's cookies have no meaning here.
+//! Cross-origin requests from browsers, <https://fetch.spec.whatwg.org/#http-cors-protocol>. Never with credentials:
+//! callers authenticate by header, so an origin's cookies have no effect here.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -15,7 +15,7 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
-/// The origins that may call.
+/// The origins that may call the API.
 #[derive(Clone, Debug)]
 pub struct Cors {
     any: bool,
@@ -23,30 +23,30 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// `*` among `origins` is any.
+    /// `*` among `origins` permits any origin.
     pub fn new(origins: &[String]) -> Self {
         Self { any: origins.iter().any(|origin| origin == "*"), origins: origins.to_vec() }
     }
 
-    /// Whether this is a question by a browser rather than a request of its own.
+    /// Returns whether this is a browser's preflight rather than a request of its own.
     pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
         method == Method::OPTIONS
             && headers.contains_key(ORIGIN)
             && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
     }
 
-    /// The answer to a preflight, as headers of an empty response.
+    /// Answers a preflight: sets the headers of an empty response.
     pub fn answer_preflight(&self, request: &HeaderMap, response: &mut HeaderMap) {
         if self.allow(request, response) {
             response.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-            // SDKs send headers of their own (`x-stainless-…`), so whatever is asked for is granted.
+            // SDKs send custom headers (`x-stainless-…`), so every requested header is permitted.
             let wanted = request.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned().unwrap_or(ANY);
             response.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted);
             response.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));
         }
     }
 
-    /// What every other response to a cross-origin request carries.
+    /// Adds the headers that every other response to a cross-origin request carries.
     pub fn add_headers(&self, request_origin: Option<&HeaderValue>, response: &mut HeaderMap) {
         if let Some(origin) = request_origin
             && self.allow_origin(origin, response)
@@ -64,7 +64,7 @@ impl Cors {
             response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, ANY);
             return true;
         }
-        // The answer depends on who asks, so a shared cache must keep them apart.
+        // The response depends on the origin, so a shared cache must keep the variants apart.
         response.append(VARY, HeaderValue::from_static("Origin"));
         let known = self.origins.iter().any(|known| known.as_bytes() == origin.as_bytes());
         if known {

@@ -1,4 +1,4 @@
-//! Errors in OpenAI's shape.
+//! Errors in OpenAI's format.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use warp::Reply;
 
 use super::Response;
 
-/// Longest message that is sent: a caller's own megabytes need not come back.
+/// Maximum length of a message, in bytes: a caller's own megabytes must not be echoed.
 const MESSAGE_LIMIT: usize = 1000;
 
-/// An error as a caller sees it.
+/// An error as returned to the caller.
 ///
 /// Source: the `ErrorResponse` schema of OpenAI's API description.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,16 +28,16 @@ pub struct ApiError {
     retry_after: Option<Duration>,
     header: Option<Header>,
     retry_is_useless: bool,
-    /// The state of the bucket that refused. Boxed, for errors are returned by value everywhere.
+    /// The state of the bucket that refused. Boxed, since errors are returned by value everywhere.
     verdict: Option<Box<RateLimitDecision>>,
 }
 
-/// A header that goes with the status.
+/// A header that accompanies the status.
 #[derive(Clone, Debug, PartialEq)]
 enum Header {
-    /// What methods there are, with 405.
+    /// The permitted methods, with 405.
     Allow(Arc<str>),
-    /// What to show (RFC 6750 section 3), with 401 and 403.
+    /// The authentication challenge (RFC 6750 section 3), with 401 and 403.
     Challenge(&'static str),
 }
 
@@ -93,7 +93,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).with_param(param)
     }
 
-    /// 400 `invalid_type`: a field is of the wrong type. No `param` means the body as a whole.
+    /// 400 `invalid_type`: a field has the wrong type. Without `param` it is the body as a whole.
     pub fn invalid_type(param: Option<String>, message: impl Into<String>) -> Self {
         Self { param, ..Self::new(StatusCode::BAD_REQUEST, "invalid_type", message) }
     }
@@ -105,7 +105,7 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "missing_required_parameter", message).with_param(param)
     }
 
-    /// 400 `unsupported_parameter`: a field of the API that this server does not have.
+    /// 400 `unsupported_parameter`: a field of the API that this server does not support.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message).with_param(param)
     }
@@ -142,7 +142,8 @@ impl ApiError {
         Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
     }
 
-    /// 413 `request_too_large`. `limit` says how much of what, `setting` where it stands.
+    /// 413 `request_too_large`. `limit` is the exceeded amount with its unit, `setting` the name of the setting that
+    /// defines it.
     #[must_use]
     pub fn request_too_large(limit: &str, setting: &str) -> Self {
         let message = format!("The request's body exceeds {limit}, the maximum for this path (`{setting}`).");
@@ -177,12 +178,12 @@ impl ApiError {
         self
     }
 
-    /// The same with `x-should-retry: false`, by which OpenAI's SDKs do not try again.
+    /// Adds `x-should-retry: false`, which stops OpenAI's SDKs from retrying.
     pub(crate) fn not_to_be_retried(self) -> Self {
         Self { retry_is_useless: true, ..self }
     }
 
-    /// The same with `Retry-After`.
+    /// Adds `Retry-After`.
     pub(crate) fn with_retry_after(self, after: Duration) -> Self {
         Self { retry_after: Some(after), ..self }
     }
@@ -201,18 +202,18 @@ impl ApiError {
         }
     }
 
-    /// A stable code for programs.
+    /// Returns the stable code for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         self.code
     }
 
-    /// The same with `WWW-Authenticate`.
+    /// Adds `WWW-Authenticate`.
     pub(crate) fn with_challenge(self, challenge: &'static str) -> Self {
         Self { header: Some(Header::Challenge(challenge)), ..self }
     }
 
-    /// 429 `rate_limit_exceeded` with `Retry-After`, and the headers of the bucket that is empty.
+    /// 429 `rate_limit_exceeded` with `Retry-After`, and the headers of the exhausted bucket.
     #[must_use]
     pub fn rate_limited(verdict: &RateLimitDecision) -> Self {
         let wait = verdict.retry_after.unwrap_or(Duration::from_secs(1));
@@ -228,7 +229,8 @@ impl ApiError {
         }
     }
 
-    /// 429 `rate_limit_exceeded` for answers a minute, which no header shows: those go on showing the other buckets.
+    /// 429 `rate_limit_exceeded` for answers per minute, which have no headers: the headers continue to show the other
+    /// buckets.
     #[must_use]
     pub fn answers_limited(answers: usize, limit: u32, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -242,25 +244,25 @@ impl ApiError {
         }
     }
 
-    /// Whether the message may have parts of the request or of an answer in it.
+    /// Returns whether the message may contain parts of the request or of an answer.
     #[must_use]
     pub fn may_quote(&self) -> bool {
         self.status.is_client_error() || self.code == "invalid_output"
     }
 
-    /// What was wrong.
+    /// Returns the message.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The field that is wrong.
+    /// Returns the invalid field.
     #[must_use]
     pub fn param(&self) -> Option<&str> {
         self.param.as_deref()
     }
 
-    /// The JSON body.
+    /// Returns the JSON body.
     #[must_use]
     pub fn to_json(&self, request_id: Option<&str>) -> Vec<u8> {
         let error = ErrorBody {
@@ -273,7 +275,7 @@ impl ApiError {
         serde_json::to_vec(&ErrorResponse { error }).expect("texts serialize")
     }
 
-    /// Headers beyond the body's own.
+    /// Adds the headers of the error.
     fn add_headers(&self, headers: &mut HeaderMap) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(after) = self.retry_after {
@@ -292,7 +294,7 @@ impl ApiError {
             None => {}
         }
         if self.retry_is_useless {
-            // OpenAI's SDKs retry every 500 unless this says no.
+            // OpenAI's SDKs retry every 500 unless this header forbids it.
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if let Some(verdict) = &self.verdict {
@@ -302,8 +304,8 @@ impl ApiError {
 }
 
 impl Reply for ApiError {
-    /// Status and headers; the error itself goes along as an extension, because the body carries the
-    /// request's id, which the edge knows.
+    /// Builds status and headers; the error itself is attached as an extension, because the body contains the request's
+    /// id, which the edge knows.
     fn into_response(self) -> Response {
         let mut response = Response::default();
         *response.status_mut() = self.status;
@@ -325,13 +327,14 @@ fn shorten(text: String) -> String {
     if text.len() > MESSAGE_LIMIT { format!("{}…", prefix(&text, MESSAGE_LIMIT)) } else { text }
 }
 
-/// The longest beginning of `text` that has whole characters and at most `limit` bytes.
+/// Returns the longest prefix of `text` that has whole characters and at most `limit` bytes.
 pub(super) fn prefix(text: &str, limit: usize) -> &str {
     let ends = text.char_indices().map(|(start, character)| start + character.len_utf8());
     &text[..ends.take_while(|end| *end <= limit).last().unwrap_or(0)]
 }
 
-/// A path as logs and messages may have it: what a share link's token opens is for whoever has the link.
+/// Returns a path for logs and messages: without the token of a share link, which is a secret of those who have the
+/// link.
 pub fn without_token(path: &str) -> &str {
     path.find("/shared/").map_or(path, |place| &path[..place + "/shared/".len()])
 }

@@ -1,10 +1,9 @@
-//! A TCP stream that gives up on peers that stall.
+//! A TCP stream with timeouts for peers that stall.
 //!
-//! hyper's own header timeout runs on idle keep-alive connections too, and hyper-util's protocol detection
-//! has none at all, so reading is timed here: a short limit from a request's first byte to the end of its
-//! head, a long one between requests. HTTP/2's connection preface counts as a head, and only the whole of it
-//! makes a connection HTTP/2. Writing is timed as well: a client that stops taking bytes would hold
-//! its sequence for ever.
+//! hyper's own header timeout also runs on idle keep-alive connections, and hyper-util's protocol detection has no
+//! timeout, so reads are timed here: a short limit from a request's first byte to the end of its head, a long one
+//! between requests. HTTP/2's connection preface counts as a head, and only the complete preface makes a connection
+//! HTTP/2. Writes are timed as well: a client that stops reading would otherwise hold its sequence for ever.
 
 use std::io;
 use std::pin::Pin;
@@ -16,21 +15,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// The bytes that an HTTP/2 connection begins with, RFC 9113 section 3.4. Only all of them choose HTTP/2.
+/// The connection preface of HTTP/2, RFC 9113 section 3.4. Only the complete preface selects HTTP/2.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How long a peer may stall.
+/// Timeouts for a peer that stalls.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// From a request's first byte to the end of its head.
+    /// Maximum time from a request's first byte to the end of its head.
     pub header: Duration,
-    /// Without any request.
+    /// Maximum time without a request.
     pub idle: Duration,
-    /// Without taking any of the bytes that are to be written.
+    /// Maximum time without progress of a write.
     pub write: Duration,
 }
 
-/// What a connection is doing, shared between its stream and its requests.
+/// The activity of a connection, shared between its stream and its requests.
 #[derive(Clone, Debug)]
 pub struct Activity(Arc<Mutex<Phase>>);
 
@@ -39,24 +38,24 @@ pub struct Activity(Arc<Mutex<Phase>>);
 struct Phase {
     /// Requests whose response is not yet complete.
     requests: usize,
-    /// Since when there is none.
+    /// The time since when there has been no request.
     idle_since: Instant,
-    /// When the first byte after that arrived.
+    /// The time of the first byte after that.
     head_since: Option<Instant>,
     protocol: Protocol,
 }
 
-/// What a connection has begun with.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Protocol {
-    /// So many bytes, all of them the beginning of [`HTTP2_PREFACE`].
+    /// This many bytes have arrived, all of them part of the beginning of [`HTTP2_PREFACE`].
     Undecided(usize),
     Http1,
     Http2,
 }
 
 impl Protocol {
-    /// What it is after `bytes` more.
+    /// Returns the protocol after `bytes` more.
     fn after(self, bytes: &[u8]) -> Self {
         let Self::Undecided(seen) = self else { return self };
         let missing = &HTTP2_PREFACE[seen..];
@@ -78,11 +77,11 @@ impl Phase {
     fn on_bytes(&mut self, now: Instant, bytes: &[u8]) {
         self.protocol = self.protocol.after(bytes);
         if self.protocol == Protocol::Http2 {
-            // Frames come on idle HTTP/2 connections too, so their first byte says nothing.
+            // Frames also arrive on idle HTTP/2 connections, so their first byte does not begin a request.
             self.head_since = None;
             self.idle_since = now;
         } else if self.requests == 0 {
-            // An unfinished preface is an unfinished head: its time is limited alike.
+            // An incomplete preface is an incomplete head, with the same time limit.
             self.head_since.get_or_insert(now);
         }
     }
@@ -97,7 +96,8 @@ impl Phase {
         self.idle_since = now;
     }
 
-    /// When the peer has stalled for too long if nothing happens until then; `None` while a request runs.
+    /// Returns the time at which the peer has stalled for too long without further activity; `None` while a request
+    /// runs.
     fn deadline(&self, patience: &Patience) -> Option<Instant> {
         match self.head_since {
             _ if self.requests > 0 => None,
@@ -112,7 +112,7 @@ impl Activity {
         Self(Arc::new(Mutex::new(Phase::new(Instant::now()))))
     }
 
-    /// Says that a request's head is complete; its response is complete when the result is dropped.
+    /// Marks a request's head as complete; its response is complete when the result is dropped.
     pub fn begin_request(&self) -> RunningRequest {
         self.lock().on_request();
         RunningRequest(self.clone())
@@ -134,14 +134,14 @@ impl Drop for RunningRequest {
     }
 }
 
-/// A timer that is made when it is first needed.
+/// A timer that is created at its first use.
 #[derive(Debug, Default)]
 struct Timer {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timer {
-    /// Ready when `deadline` has passed; else the task is woken at it, or earlier.
+    /// Ready after `deadline`; otherwise the task is woken at the deadline or earlier.
     fn poll_at(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if sleep.deadline() != deadline {
@@ -150,7 +150,7 @@ impl Timer {
         sleep.as_mut().poll(cx)
     }
 
-    /// Ready about once in `period`; cheaper than a deadline that moves with every call.
+    /// Ready about once per `period`; cheaper than a deadline that moves with every call.
     fn poll_every(&mut self, cx: &mut Context<'_>, period: Duration) -> Poll<()> {
         match &mut self.sleep {
             Some(sleep) if !sleep.is_elapsed() => sleep.as_mut().poll(cx),
@@ -159,7 +159,7 @@ impl Timer {
     }
 }
 
-/// See the module's documentation.
+/// A TCP stream with timeouts, see the module's documentation.
 #[derive(Debug)]
 pub struct TimedStream {
     stream: TcpStream,
@@ -167,7 +167,7 @@ pub struct TimedStream {
     patience: Patience,
     read_timer: Timer,
     write_timer: Timer,
-    /// When the write that is now waiting has waited for too long.
+    /// The time at which the pending write has waited for too long.
     write_deadline: Option<Instant>,
 }
 
@@ -223,7 +223,7 @@ impl AsyncRead for TimedStream {
                 ready!(this.read_timer.poll_at(cx, deadline));
                 return Poll::Ready(Err(timed_out("the client sends nothing")));
             }
-            // hyper need not poll again when the response ends, so a later look is due all the same.
+            // hyper need not poll again when the response ends, so another check is needed.
             ready!(this.read_timer.poll_every(cx, this.patience.idle));
         }
     }
@@ -321,7 +321,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// However a beginning is cut into reads, it is HTTP/2 exactly if it begins with the whole preface.
+        /// A connection is HTTP/2 exactly if it begins with the complete preface, regardless of how reads split it.
         #[test]
         fn reads_do_not_change_the_protocol(
             kept in 0..=HTTP2_PREFACE.len(),

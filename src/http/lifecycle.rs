@@ -3,24 +3,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-/// How far the server is from start to stop, and how busy. Cheap to clone.
+/// The server's phase between start and stop, and its number of connections. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Lifecycle {
-    /// The server takes no new connections; running requests may finish.
+    /// Cancelled when the server accepts no new connections; running requests may finish.
     pub draining: CancellationToken,
-    /// Running requests have had their time: streams end with an error event, other requests with 503.
+    /// Cancelled when the time of running requests is over: streams end with an error event, other requests with 503.
     pub cut_off: CancellationToken,
     connections: Arc<AtomicUsize>,
 }
 
 impl Lifecycle {
-    /// Connections open now.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Counts one more connection for as long as the result lives, unless there are `limit` already.
+    /// Counts one more connection for the lifetime of the result; `None` if there are already `limit`.
     pub(super) fn admit(&self, limit: usize) -> Option<ConnectionPermit> {
         self.connections
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < limit).then_some(open + 1))
@@ -29,7 +29,7 @@ impl Lifecycle {
     }
 }
 
-/// A place among the connections.
+/// A counted connection.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit(Arc<AtomicUsize>);
 

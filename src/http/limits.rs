@@ -1,4 +1,4 @@
-//! The rate limits' headers. There is no standard yet; these are the names that most APIs use.
+//! Rate-limit headers. There is no standard yet; these names are the most common ones.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jan_actors::limits::RateLimitDecision;
@@ -7,7 +7,7 @@ const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// Adds the state of the bucket nearest its end, unless a refusal has brought its own.
+/// Adds the state of the bucket that is closest to its limit, unless a refusal has added its own.
 pub fn add_headers(verdict: &RateLimitDecision, headers: &mut HeaderMap) {
     let Some(bucket) = verdict.nearest.filter(|_| !headers.contains_key(LIMIT)) else { return };
     headers.insert(LIMIT, HeaderValue::from(bucket.limit));

@@ -1,5 +1,5 @@
-//! HTTP: connections and their limits, what every request gets (an id, a log line, CORS, panics as 500s),
-//! errors in OpenAI's shape, routes, request bodies and server-sent events.
+//! HTTP: connections and their limits, the handling common to every request (an id, a log line, CORS, panics as 500s),
+//! errors in OpenAI's format, routes, request bodies and server-sent events.
 
 mod addresses;
 mod bodies;
@@ -26,7 +26,7 @@ pub use lifecycle::Lifecycle;
 pub use request_id::RequestId;
 pub use server::{BindError, Listener, Server};
 
-/// The response that handlers make.
+/// The response type of handlers.
 pub type Response = warp::reply::Response;
 
 #[cfg(test)]

@@ -3,13 +3,13 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-/// A request's id: the caller's `X-Request-Id` where it is sane, else a new UUID (version 7, so ids sort by
-/// time). Always 1 to 128 characters of `[A-Za-z0-9._-]`, so it is safe in headers, logs and JSON.
+/// A request's id: the caller's `X-Request-Id` if it is valid, else a new UUID (version 7, so ids sort by time). Always
+/// 1 to 128 characters of `[A-Za-z0-9._-]`, so it is safe in headers, logs and JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// Takes the caller's id or makes one.
+    /// Returns the caller's id, or a new one.
     #[must_use]
     pub fn from_header(header: Option<&HeaderValue>) -> Self {
         match header.and_then(|value| value.to_str().ok()).filter(|text| is_sane(text)) {
@@ -18,7 +18,7 @@ impl RequestId {
         }
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! The accept loop, and how it stops.
+//! The accept loop and graceful shutdown.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use super::{ApiError, Lifecycle};
 use crate::auth::{Gate, TrustedProxies};
 use crate::config::HttpConfig;
 
-/// Connections that the system may hold for us while we are busy; it caps this at its own limit.
+/// Maximum number of connections that wait to be accepted; the system caps it at its own limit.
 const BACKLOG: u32 = 4096;
-/// What cut-off requests get to send their last words.
+/// Time that cut-off requests have to send their final bytes.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How long a connection that there is no room for may take its answer.
+/// Time that a refused connection has to receive its response.
 const REFUSAL: Duration = Duration::from_secs(1);
 
-/// The address cannot be listened on.
+/// The server cannot listen on the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {problem}")]
 pub struct BindError {
@@ -36,7 +36,7 @@ pub struct BindError {
     problem: String,
 }
 
-/// A socket that listens.
+/// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
     listener: TcpListener,
@@ -44,10 +44,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on `host:port`; of a name's addresses, on the first that can be.
+    /// Listens on `host:port`; if a name has several addresses, on the first usable one.
     ///
     /// # Errors
-    /// The name has no address, or none of them can be listened on.
+    /// The name has no address, or none of them is usable.
     pub async fn bind(address: &str) -> Result<Self, BindError> {
         let failed = |problem: String| BindError { address: address.to_owned(), problem };
         let candidates = tokio::net::lookup_host(address).await.map_err(|error| failed(error.to_string()))?;
@@ -64,7 +64,7 @@ impl Listener {
         Err(failed(problem))
     }
 
-    /// Where it listens; the real port where 0 was asked for.
+    /// Returns the address it listens on; with the actual port if 0 was requested.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -73,7 +73,7 @@ impl Listener {
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart need not wait for the last run's connections to time out.
+    // A restart must not wait for connections of the previous run to time out.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -104,8 +104,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves the routes of `router` on `listener` until [`Self::drain`], to whom `gate` lets pass. `proxies` may have any
-    /// number of connections.
+    /// Serves the routes of `router` on `listener` until [`Self::drain`], for requests that `gate` admits. `proxies`
+    /// are exempt from the limit of connections per address.
     pub fn start(
         listener: Listener,
         router: Router,
@@ -138,8 +138,8 @@ impl Server {
         Self { lifecycle, abandoned, tasks, drain_timeout: config.drain_timeout() }
     }
 
-    /// Stops: takes no more connections, closes idle ones, gives running requests their time, then ends
-    /// streams with an error event and other requests with 503.
+    /// Stops the server: accepts no more connections, closes idle ones, lets running requests finish within their time,
+    /// then ends streams with an error event and other requests with 503.
     pub async fn drain(self) {
         self.lifecycle.draining.cancel();
         self.tasks.close();
@@ -173,10 +173,10 @@ impl Accepting {
             };
             match accepted {
                 Ok((stream, peer)) => self.serve_or_refuse(stream, peer),
-                // The peer left the queue before its turn.
+                // The peer disconnected before it was accepted.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Mostly no file descriptor left: connections that end bring some back.
+                    // Usually no file descriptor is left; connections that end release some.
                     tracing::error!(%error, "cannot accept connections");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -187,7 +187,7 @@ impl Accepting {
     fn serve_or_refuse(&self, stream: TcpStream, peer: SocketAddr) {
         let Some(of_address) = self.addresses.admit(peer.ip()) else {
             let limit = self.addresses.limit();
-            // Not louder: one client could fill the log with it.
+            // Logged at debug level, since one client could fill the log with it.
             tracing::debug!(limit, peer = %peer.ip(), "too many connections from one address");
             let message = format!(
                 "Your address has {limit} connections open, which is as many as \
@@ -210,7 +210,7 @@ impl Accepting {
     }
 }
 
-/// Answers without reading: there is no room for this connection, as `message` says.
+/// Responds with `message` without reading the request, since the connection exceeds a limit.
 async fn refuse(mut stream: TcpStream, message: String) {
     let error = ApiError::unavailable("too_many_connections", message, Duration::ZERO);
     let body = error.to_json(None);
@@ -219,7 +219,7 @@ async fn refuse(mut stream: TcpStream, message: String) {
          retry-after: 1\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n",
         body.len()
     );
-    // The client may be gone already, and there is no one else to tell.
+    // The client may have disconnected, and no one else needs the error.
     let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
     let _ = stream.shutdown().await;
 }

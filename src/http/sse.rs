@@ -1,6 +1,5 @@
-//! Server-sent events as OpenAI sends them,
-//! <https://html.spec.whatwg.org/multipage/server-sent-events.html>: one `data: {json}` line an event and
-//! `data: [DONE]` at the end.
+//! Server-sent events in OpenAI's format, <https://html.spec.whatwg.org/multipage/server-sent-events.html>: one `data:
+//! {json}` line for each event and `data: [DONE]` at the end.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,15 +20,15 @@ use super::{ApiError, RequestId, Response};
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
-/// Appends one event to `buffer`. JSON has no line breaks outside its strings and escapes those in them, so
-/// one line always does.
+/// Appends one event to `buffer`. JSON has no line breaks outside its strings and escapes those inside, so one line is
+/// always enough.
 pub fn write_event<T: Serialize>(buffer: &mut Vec<u8>, value: &T) {
     buffer.extend_from_slice(b"data: ");
     serde_json::to_writer(&mut *buffer, value).expect("wire types serialize and a vector takes every byte");
     buffer.extend_from_slice(b"\n\n");
 }
 
-/// The same with a line `event: {name}` before it, as the Responses API has them.
+/// Appends one event with a line `event: {name}` before it, as in the Responses API.
 pub fn write_named_event<T: Serialize>(buffer: &mut Vec<u8>, name: &str, value: &T) {
     buffer.extend_from_slice(b"event: ");
     buffer.extend_from_slice(name.as_bytes());
@@ -37,7 +36,7 @@ pub fn write_named_event<T: Serialize>(buffer: &mut Vec<u8>, name: &str, value: 
     write_event(buffer, value);
 }
 
-/// The last events of a stream that failed: the error, then `[DONE]`, so that clients that wait for it end.
+/// Returns the last events of a stream that failed: the error, then `[DONE]`, so that clients that wait for it stop.
 #[must_use]
 pub fn failure(error: &ApiError, request_id: &RequestId) -> Bytes {
     let mut buffer = b"data: ".to_vec();
@@ -47,9 +46,9 @@ pub fn failure(error: &ApiError, request_id: &RequestId) -> Bytes {
     buffer.into()
 }
 
-/// A response that sends `events` (whole events, `[DONE]` among them). A comment goes out whenever nothing
-/// was sent for `keep_alive`; when `cut_off` comes first, the stream ends with an error event. Dropping the
-/// response drops `events`.
+/// Returns a response that sends `events` (whole events, including `[DONE]`). A comment is sent whenever nothing was
+/// sent for `keep_alive`; if `cut_off` is cancelled first, the stream ends with an error event. Dropping the response
+/// drops `events`.
 pub fn response<S>(events: S, keep_alive: Duration, cut_off: &CancellationToken, id: RequestId) -> Response
 where
     S: Stream<Item = Bytes> + Send + Sync + 'static,
@@ -66,13 +65,13 @@ where
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // nginx and its relatives would collect the stream otherwise.
+    // Prevents nginx and similar proxies from buffering the stream.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
 struct EventStream<S> {
-    /// `None` once the stream has ended.
+    /// `None` after the end of the stream.
     events: Option<Pin<Box<S>>>,
     keep_alive: Duration,
     last_sent: Instant,
@@ -98,7 +97,7 @@ impl<S: Stream<Item = Bytes>> Stream for EventStream<S> {
             this.events = None;
             return Poll::Ready(Some(Ok(failure(&ApiError::shutting_down(), &this.id))));
         }
-        // The timer is moved only when it fires: tokens come far more often.
+        // The timer is reset only when it fires: tokens arrive far more often.
         while this.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let due = this.last_sent + this.keep_alive;
@@ -178,7 +177,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the text, an event is one line of JSON after `data: ` and an empty line.
+        /// An event with any text is one line of JSON after `data: ` and an empty line.
         #[test]
         fn events_are_framed(texts in proptest::collection::vec(any::<String>(), 1..5)) {
             let mut buffer = Vec::new();

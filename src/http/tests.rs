@@ -256,7 +256,7 @@ async fn slow_heads_are_cut_off_and_idle_connections_are_not() {
     let taken = begun.elapsed();
     assert!(taken >= Duration::from_millis(190) && taken < Duration::from_secs(2), "{taken:?}");
 
-    // A second head on a used connection is timed as well.
+    // A second head on a reused connection is timed as well.
     let mut second = server.connect().await;
     second.write_all(format!("{HELLO}GET /he").as_bytes()).await.unwrap();
     read_until(&mut second, "hello").await;

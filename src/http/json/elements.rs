@@ -1,24 +1,24 @@
-//! Elements of a body, counted as it arrives and before anything is built of it: a byte or two of JSON can become
-//! hundreds in memory.
+//! Counts the elements of a body as it arrives, before it is parsed: a byte or two of JSON can become hundreds in
+//! memory.
 
-/// A key, a list, an object, a text, `true`, `false` or `null`.
+/// Weight of a key, a list, an object, a text, `true`, `false` or `null`.
 const ELEMENT: u64 = 16;
-/// A number in a list: prompts of tokens have very many, and each is small.
+/// Weight of a number in a list: prompts of tokens contain very many, and each is small.
 const NUMBER: u64 = 1;
 
-/// A count that goes on with every piece.
+/// An incremental count of elements.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Elements {
-    /// In parts of [`ELEMENT`].
+    /// The weight so far; [`ELEMENT`] is one element.
     weight: u64,
     in_text: bool,
     escaped: bool,
-    /// Whether what stands before ends in a digit.
+    /// Set if the preceding byte was a digit.
     after_digit: bool,
 }
 
 impl Elements {
-    /// Goes on with the next bytes. What is not JSON gets some count, and its parser's error.
+    /// Continues with the next bytes. Input that is not JSON gets an arbitrary count, and later the parser's error.
     pub fn add(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if self.in_text {
@@ -35,7 +35,7 @@ impl Elements {
                     self.in_text = true;
                     self.after_digit = false;
                 }
-                // Each value or key but the first has one of them before it.
+                // Each value or key but the first follows one of these.
                 b',' => {
                     self.weight += if self.after_digit { NUMBER } else { ELEMENT };
                     self.after_digit = false;
@@ -51,7 +51,7 @@ impl Elements {
         }
     }
 
-    /// How many they are; of numbers in lists sixteen count as one.
+    /// Returns the number of elements; sixteen numbers in lists count as one.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.weight / ELEMENT
@@ -108,7 +108,7 @@ mod tests {
         })
     }
 
-    /// Everything but numbers in lists.
+    /// Counts everything but numbers in lists.
     fn heavy(value: &Value) -> u64 {
         match value {
             Value::Array(items) => 1 + items.iter().filter(|item| !item.is_number()).map(heavy).sum::<u64>(),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     proptest! {
-        /// However it is cut, the count is the same; and it is at least half of what is built.
+        /// The count is independent of how the input is split, and at least half of the number of parsed values.
         #[test]
         fn pieces_do_not_matter(value in values(), size in 1..20_usize, pretty in any::<bool>()) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };

@@ -1,8 +1,8 @@
-//! Request bodies as JSON: two passes, neither of which builds a tree of the body.
+//! Parsing of JSON request bodies: two passes, neither of which builds a tree of the body.
 //!
-//! The first checks the syntax of everything (fields that nobody knows included) and looks at the fields
-//! that are part of the API but not of this server. The second reads the typed request, names the field
-//! where a type is wrong and collects the fields that nobody knows.
+//! The first checks the syntax of everything, including unknown fields, and inspects the fields that are part of the
+//! API but not supported by this server. The second deserializes the typed request, names the field if a type is wrong
+//! and collects unknown fields.
 
 mod elements;
 mod scan;
@@ -19,12 +19,12 @@ pub use scan::{Checked, Unsupported, ValueShape};
 /// The byte order mark of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// Most ignored fields that are named; the rest is summed up as `…`.
+/// Maximum number of ignored fields that are named; the rest is summarised as `…`.
 const MAX_NAMED_FIELDS: usize = 32;
-/// Longest name that is shown, in bytes.
+/// Maximum length of a reported name, in bytes.
 const MAX_NAME_LENGTH: usize = 100;
 
-/// A request, and the fields of it that nobody knows.
+/// A request, and its unknown fields.
 #[derive(Debug)]
 pub struct Parsed<T> {
     /// The request.
@@ -33,7 +33,7 @@ pub struct Parsed<T> {
     pub ignored: Vec<String>,
 }
 
-/// Reads a request.
+/// Parses a request.
 ///
 /// # Errors
 /// 400 `invalid_json` with line and column; `unsupported_parameter`, `missing_required_parameter` or
@@ -71,20 +71,20 @@ pub fn parse<T: DeserializeOwned>(
     })
 }
 
-/// Why a typed request could not be read.
+/// Errors of deserializing a typed request.
 enum Refused {
     Error(ApiError),
-    /// A number with a fraction or an exponent stands for an integer.
+    /// An integer is written with a fraction or an exponent.
     Fraction(ApiError),
-    /// The field has one of some names and was given something that is no text.
+    /// The field takes one of several names and got a value that is not a text.
     NotAName {
         field: String,
         error: serde_json::Error,
     },
 }
 
-/// What would be said if the value at the error's place were a text that is no known name: the names are known to
-/// `T`'s reader alone, which tells them only of a text.
+/// Returns the error for the case that the value at the error's position were an unknown name: only the deserializer of
+/// `T` knows the names, and it reports them only for a text.
 fn known_names<T: DeserializeOwned>(
     body: &[u8],
     error: &serde_json::Error,
@@ -168,8 +168,8 @@ fn typed<T: DeserializeOwned>(
     }
 }
 
-/// Where a field has one of some names, `serde_json` takes anything but a text for bad syntax. The syntax was checked
-/// before, so what is wrong is the type.
+/// Returns whether an error is about a field that takes one of several names. For these, `serde_json` reports any value
+/// but a text as a syntax error. The syntax has been checked before, so it is the type that is wrong.
 fn wants_name(error: &serde_json::Error) -> bool {
     let text = error.to_string();
     ["expected value at", "expected `:` at", "expected `,` or `}` at", "expected `\"` at"]
@@ -179,7 +179,7 @@ fn wants_name(error: &serde_json::Error) -> bool {
 
 fn type_error(error: &serde_json::Error, path: &str) -> ApiError {
     let text = error.to_string();
-    // serde_json adds the place; the field says more.
+    // serde_json appends the position; the field is more precise.
     let text = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
     let parent = if path == "." { "" } else { path };
     let inside = |field: &str| format!("{parent}{}{field}", if parent.is_empty() { "" } else { "." });
@@ -204,7 +204,7 @@ fn type_error(error: &serde_json::Error, path: &str) -> ApiError {
     }
 }
 
-/// Rust's names for types, as JSON has them.
+/// Replaces Rust's names of types with JSON's.
 fn plain(text: &str) -> String {
     let Some((before, expected)) = text.rsplit_once("expected ") else { return text.to_owned() };
     let expected = match expected {
@@ -229,7 +229,7 @@ fn is_listed(path: &Path<'_>, unsupported: &[Unsupported]) -> bool {
     }
 }
 
-/// `messages[0].name`
+/// Formats a path such as `messages[0].name`.
 fn shown(path: &Path<'_>) -> String {
     match path {
         Path::Root => String::new(),
@@ -244,7 +244,7 @@ fn shown(path: &Path<'_>) -> String {
     }
 }
 
-/// A header takes printable ASCII only, and commas separate the names in it.
+/// Converts a name to printable ASCII without commas, since it becomes part of a header with a list.
 fn printable(name: &str) -> String {
     let mut shown: String = name
         .bytes()

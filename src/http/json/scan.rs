@@ -1,4 +1,4 @@
-//! The first pass: what is checked without being kept.
+//! The first pass: checks everything without storing it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,16 +6,16 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// A field of the API that this server does not have (yet).
+/// A field of the API that this server does not support (yet).
 #[derive(Debug)]
 pub struct Unsupported {
     /// Its name.
     pub field: &'static str,
-    /// Values that ask for nothing this server does not do anyway; null is always one.
+    /// Values that request nothing beyond the normal behaviour of this server; null is always one.
     pub harmless: &'static [ValueShape],
 }
 
-/// The outline of a value: enough to tell a harmless one.
+/// The shape of a value, as far as needed to recognise a harmless one.
 #[derive(Debug, PartialEq)]
 pub enum ValueShape {
     /// `null`
@@ -26,7 +26,7 @@ pub enum ValueShape {
     Number(f64),
     /// Any text
     Text(String),
-    /// A text in a table of harmless values.
+    /// A text, in a table of harmless values.
     Word(&'static str),
     /// `[]`
     EmptyList,
@@ -36,9 +36,9 @@ pub enum ValueShape {
     EmptyObject,
     /// `{"type": "…"}`
     ObjectOfType(&'static str),
-    /// Any other list, with its only element where that is a text.
+    /// Any other list; its only element if that is a text.
     List(Option<String>),
-    /// Any other object, with its `type` where that is a text and its only member.
+    /// Any other object; its `type` if that is a text and its only member.
     Object(Option<String>),
 }
 
@@ -53,7 +53,7 @@ impl ValueShape {
     }
 }
 
-/// Visits the body's top level; everything below is only checked.
+/// Scans the top level of the body; everything below is only checked.
 pub(super) struct BodyScan(pub(super) &'static [Unsupported]);
 
 impl<'de> Visitor<'de> for BodyScan {
@@ -77,8 +77,8 @@ impl<'de> Visitor<'de> for BodyScan {
     }
 }
 
-/// Any value, fully checked and thrown away. `IgnoredAny` would let bad escapes, numbers out of range and
-/// any depth of nesting pass.
+/// Any value, fully checked and discarded. `IgnoredAny` would accept bad escapes, numbers out of range and any depth of
+/// nesting.
 #[derive(Debug, Default, PartialEq)]
 pub struct Checked;
 
@@ -194,7 +194,7 @@ impl<'de> Visitor<'de> for ShapeVisitor {
     }
 }
 
-/// A text, or `None` for anything else, which is checked.
+/// Deserializes a text, or `None` for any other value, which is checked.
 struct TextOrAnything;
 
 impl<'de> DeserializeSeed<'de> for TextOrAnything {
