@@ -7,7 +7,7 @@
 //! assert_eq!((answer.status, answer.json()["choices"][0]["message"]["content"].as_str()), (200, Some("Hello there ")));
 //! ```
 //!
-//! [`scripted`](jan_actors::model::scripted) says how an answer follows from its prompt.
+//! [`scripted`](jan_actors::model::scripted) defines how an answer follows from its prompt.
 
 mod tests;
 
@@ -28,7 +28,7 @@ use crate::serve::{OpenToWhom, start_server};
 
 /// The id of the model.
 pub const MODEL: &str = "scripted";
-/// The longest that a test waits for anything: a guard against hanging.
+/// Time limit of every wait in a test: a guard against hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server. Its tasks end with the runtime of the test.
@@ -46,12 +46,12 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// Starts one with the default settings.
+    /// Starts a server with the default settings.
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    /// Starts one with other settings.
+    /// Starts a server with edited settings.
     pub async fn start_with(edit: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
@@ -68,22 +68,22 @@ impl TestApp {
         Self { address, key, backend, client, server, system, _folder: folder }
     }
 
-    /// A request.
+    /// Creates a request.
     pub fn request(&self, method: Method, path: &str) -> Call {
         Call(self.client.request(method, format!("http://{}{path}", self.address)))
     }
 
-    /// A GET request.
+    /// Creates a GET request.
     pub fn get(&self, path: &str) -> Call {
         self.request(Method::GET, path)
     }
 
-    /// A POST request.
+    /// Creates a POST request.
     pub fn post(&self, path: &str) -> Call {
         self.request(Method::POST, path)
     }
 
-    /// Waits until the backend works on nothing.
+    /// Waits until the backend is idle.
     pub async fn is_idle(&self) {
         let idle = async {
             while self.backend.load() > 0 {
@@ -93,7 +93,7 @@ impl TestApp {
         tokio::time::timeout(PATIENCE, idle).await.expect("the work is given up");
     }
 
-    /// Stops it as a signal does.
+    /// Stops the server as a signal would.
     pub async fn stop(self) {
         self.server.drain().await;
         self.system.shutdown(Duration::ZERO).await;
@@ -104,7 +104,7 @@ impl TestApp {
 pub struct Call(reqwest::RequestBuilder);
 
 impl Call {
-    /// Adds a key.
+    /// Adds an API key.
     pub fn key(self, key: &str) -> Self {
         Self(self.0.bearer_auth(key))
     }
@@ -119,14 +119,14 @@ impl Call {
         Self(self.0.json(body))
     }
 
-    /// Sends it and reads the whole answer.
+    /// Sends the request and reads the whole response.
     pub async fn send(self) -> Answer {
         let response = self.0.send().await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Answer { status, headers, body: response.text().await.unwrap() }
     }
 
-    /// Sends it and reads the answer as server-sent events.
+    /// Sends the request and reads the response as server-sent events.
     pub async fn stream(self) -> Events {
         let response = self.0.send().await.unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
@@ -136,7 +136,7 @@ impl Call {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub struct Answer {
     /// Its status.
@@ -148,30 +148,30 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A header; empty where it is absent.
+    /// Returns a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
     }
 
-    /// The body as JSON.
+    /// Returns the body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{}", self.body))
     }
 
-    /// The code of an error.
+    /// Returns the code of an error.
     pub fn code(&self) -> String {
         self.json()["error"]["code"].as_str().unwrap_or_else(|| panic!("{}", self.body)).to_owned()
     }
 }
 
-/// An answer that is read event by event. Dropping it closes the connection.
+/// A response that is read event by event. Dropping it closes the connection.
 pub struct Events {
     chunks: std::pin::Pin<Box<dyn futures_util::Stream<Item = Vec<u8>> + Send>>,
     read: Vec<u8>,
 }
 
 impl Events {
-    /// The data of the next event; `None` at the end.
+    /// Returns the data of the next event; `None` at the end.
     pub async fn next(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.read.windows(2).position(|pair| pair == b"\n\n") {
@@ -187,7 +187,7 @@ impl Events {
         }
     }
 
-    /// The data of all events that are left.
+    /// Returns the data of all remaining events.
     pub async fn rest(mut self) -> Vec<String> {
         let mut all = Vec::new();
         while let Some(data) = self.next().await {

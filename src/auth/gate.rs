@@ -1,4 +1,4 @@
-//! The decision about a request: who it is from, whether they may, whether they have not had enough.
+//! Authentication, authorisation and rate limiting of requests.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,39 +15,39 @@ use super::open_to::{OpenTo, is_local};
 use super::trail::Trail;
 use crate::http::ApiError;
 
-/// Who a request is from.
+/// The caller of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// The client's address, a trusted proxy's word taken.
+    /// The client's address, taken from a trusted proxy if there is one.
     pub address: IpAddr,
-    /// Whether the request was made on the server's own machine, as far as can be told.
+    /// Set if the request appears to come from the server's own machine.
     pub is_local: bool,
     /// The user, the key or the address.
     pub principal: Principal,
 }
 
 impl Caller {
-    /// Someone without a credential, elsewhere.
+    /// Creates a remote caller without a credential.
     #[must_use]
     pub fn anonymous(address: IpAddr) -> Self {
         Self { address, is_local: false, principal: Principal::anonymous(address) }
     }
 }
 
-/// What was decided.
+/// The decision about a request.
 #[derive(Debug)]
 pub struct Admission<'r> {
-    /// Who it is.
+    /// The caller.
     pub caller: Caller,
     /// The state of the caller's buckets, for the response's headers.
     pub verdict: RateLimitDecision,
     /// The declared properties of its route, if it has one.
     pub rule: Option<&'r Rule>,
-    /// Why the request goes no further.
+    /// The error that refuses the request; `None` if it is admitted.
     pub refusal: Option<ApiError>,
 }
 
-/// Decides about requests. Waits for nothing.
+/// Decides about requests. Does not block.
 #[derive(Debug)]
 pub struct Gate {
     identity: Identity,
@@ -59,8 +59,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// `names`: what requests on loopback connections may show without a credential. `anonymous`: which callers
-    /// without one may use what [`Access::Anonymous`] marks.
+    /// `names`: the hosts and origins that requests on loopback connections may name without a credential. `anonymous`:
+    /// the callers that may use [`Access::Anonymous`] routes without one.
     #[must_use]
     pub fn new(
         identity: Identity,
@@ -72,13 +72,13 @@ impl Gate {
         Self { identity, limiter, proxies, names, anonymous, audit: None }
     }
 
-    /// Records there what requests change.
+    /// Records changes by requests in this audit log.
     #[must_use]
     pub fn auditing(self, audit: Audit) -> Self {
         Self { audit: Some(audit), ..self }
     }
 
-    /// The beginning of a request's record in the audit log, where it is to have one.
+    /// Returns the beginning of a request's audit record, if it is to be recorded.
     #[must_use]
     pub fn trail<'p>(
         &self,
@@ -89,7 +89,7 @@ impl Gate {
         Trail::begin(self.audit.as_ref()?, admission, captured, request_id)
     }
 
-    /// A browser's question whether it may ask. It carries no credential and costs nothing.
+    /// Admits a browser's preflight. It carries no credential and counts against no limit.
     #[must_use]
     pub fn preflight(&self, headers: &HeaderMap, peer: SocketAddr) -> Admission<'static> {
         let caller = self.nobody_yet(headers, peer);
@@ -97,7 +97,8 @@ impl Gate {
         Admission { caller, verdict, rule: None, refusal: None }
     }
 
-    /// Decides about one request. `rule`: of its route; anyone may learn that there is none.
+    /// Decides about one request. `rule`: that of its route; `None` if there is no such route, which any caller may
+    /// learn.
     #[must_use]
     pub fn admit<'r>(
         &self,
@@ -116,7 +117,7 @@ impl Gate {
                 let permitted = self.permit(access, &caller);
                 permitted.and_then(|()| self.check_names(access, &caller, uri, headers, peer)).err()
             }
-            // Whoever shows a credential that is not accepted is nobody in particular.
+            // Requests with an invalid credential are treated as anonymous for rate limiting.
             Err(error) => Some(self.unaccepted(error, caller.address.into())),
         };
         let verdict = match access {
@@ -134,7 +135,7 @@ impl Gate {
         Admission { caller, verdict, rule, refusal }
     }
 
-    /// Who it is before anything was shown.
+    /// Returns the caller before authentication.
     fn nobody_yet(&self, headers: &HeaderMap, peer: SocketAddr) -> Caller {
         let address = self.proxies.client(peer, headers);
         Caller { is_local: is_local(peer, headers), ..Caller::anonymous(address) }
@@ -150,7 +151,7 @@ impl Gate {
             Ok(None) => Ok(None),
             Ok(Some(Credential::Key(key))) => match self.identity.authenticate_key(key, Some(from)) {
                 Ok(principal) => Ok(Some(principal)),
-                // Whatever is shown as a key and looks like none is a key that does not exist.
+                // Text presented as a key that does not look like one is reported as an unknown key.
                 Err(AuthError::Malformed) => Err(Unaccepted::Refused(AuthError::UnknownKey)),
                 Err(error) => Err(Unaccepted::Refused(error)),
             },
@@ -159,7 +160,7 @@ impl Gate {
             }
             Err(error) => Err(Unaccepted::Unusable(error)),
         };
-        // What is not accepted here may still be by the route, at the address's expense.
+        // A credential that is refused here may still be accepted by the route, on the limits of the address.
         if access == Access::Proof { Ok(found.unwrap_or_default()) } else { found }
     }
 
@@ -180,8 +181,8 @@ impl Gate {
         require(principal, needed)
     }
 
-    /// Whether a request that comes over a loopback connection, with nothing to show who sent it, is one that a page
-    /// elsewhere cannot have made this machine's browser send.
+    /// Checks that a request over a loopback connection without an accepted credential cannot have been sent by a web
+    /// page of another origin through a browser on this machine.
     fn check_names(
         &self,
         access: Access,
@@ -190,9 +191,9 @@ impl Gate {
         headers: &HeaderMap,
         peer: SocketAddr,
     ) -> Result<(), ApiError> {
-        // A route of this kind refuses whoever proves nothing.
+        // A route with [`Access::Proof`] itself rejects requests without proof.
         let is_known = caller.principal.user().is_some() || access == Access::Proof;
-        // Not those whom a proxy on this machine speaks for.
+        // Clients forwarded by a proxy on this machine are not local.
         let is_local = peer.ip().to_canonical().is_loopback() && caller.address.is_loopback();
         if is_known || !is_local { Ok(()) } else { self.names.check(uri, headers) }
     }
@@ -213,8 +214,8 @@ impl Gate {
     }
 }
 
-/// Whether such a credential was never one of this server's. Those that once were good cost nothing: a client whose
-/// token has expired must not lock its neighbours out.
+/// Returns whether such a credential was never one of this server's. Credentials that were once valid do not count as
+/// guesses: a client whose token has expired must not lock out its neighbours.
 #[must_use]
 pub fn is_guess(error: AuthError) -> bool {
     !matches!(

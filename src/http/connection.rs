@@ -26,9 +26,9 @@ pub struct Connections {
     edge: Edge,
     builder: auto::Builder<TokioExecutor>,
     patience: Patience,
-    /// When cancelled, connections finish their current requests and close.
+    /// Cancelled to make connections finish their current requests and close.
     draining: CancellationToken,
-    /// When cancelled, connections end immediately.
+    /// Cancelled to end connections immediately.
     abandoned: CancellationToken,
 }
 

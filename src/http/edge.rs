@@ -1,5 +1,5 @@
-//! What every request gets, whatever its route: an id, a log line, CORS headers, a JSON body for errors, a
-//! 500 for panics, a 503 when its time is up while the server stops.
+//! The handling common to all requests, regardless of the route: an id, a log line, CORS headers, a JSON body for
+//! errors, a 500 for panics, a 503 when a request's time is over while the server stops.
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -33,11 +33,11 @@ use super::{ApiError, Lifecycle, RequestContext, RequestId, Response};
 use crate::auth::access::{Access, Rule};
 use crate::auth::{Admission, Caller, Gate, Noted};
 
-/// Answers requests from the routes.
+/// Answers requests with the handlers of the routes.
 #[derive(Debug)]
 pub struct Edge {
     router: Router,
-    /// `None`: nobody is asked who they are, and everybody is anonymous.
+    /// `None`: callers are not authenticated, and all are anonymous.
     gate: Option<Gate>,
     cors: Cors,
     bodies: Bodies,
@@ -86,7 +86,7 @@ impl Edge {
             _running: running,
         };
         let origin = request.headers().get(ORIGIN).cloned();
-        // A caller's own id may say anything.
+        // A caller's own id can contain anything.
         let own_id = Some(id.as_str()).filter(|_| !request.headers().contains_key("x-request-id"));
         let gate = self.gate.as_ref();
         let trail = gate.and_then(|gate| gate.trail(&admission, captured.texts(path), own_id));
@@ -130,7 +130,7 @@ impl Edge {
         limits::add_headers(&admission.verdict, response.headers_mut());
         let (mut parts, body) = response.into_parts();
         parts.headers.insert("x-request-id", id.to_header());
-        // What callers stored and models said must not be taken for a page or a script.
+        // Stored contents and a model's output must not be interpreted as a page or a script.
         parts.headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let error = parts.extensions.remove::<ApiError>();
         let noted = parts.extensions.remove::<Noted>();
@@ -173,7 +173,7 @@ impl Edge {
         }
     }
 
-    /// Answers a request by the filter of its route.
+    /// Answers a request with the filter of its route.
     async fn dispatch(&self, target: &Target, mut request: Request<Incoming>, arrival: Arrival) -> Response {
         request.extensions_mut().insert(arrival);
         let answer = warp::service(target.filter.clone()).oneshot(request);
@@ -181,7 +181,7 @@ impl Edge {
             answer = AssertUnwindSafe(answer).catch_unwind() => match answer {
                 Ok(Ok(response)) => response,
                 Ok(Err(never)) => match never {},
-                // The panic hook has logged it, under this request's span.
+                // The panic hook has logged it, in this request's span.
                 Err(_panic) => ApiError::internal().into_response(),
             },
             () = self.lifecycle.cut_off.cancelled() => ApiError::shutting_down().into_response(),
@@ -189,7 +189,7 @@ impl Edge {
     }
 }
 
-/// The error of a request that the gate lets pass, where its path is known and it gets no further.
+/// Returns the error of a request that the gate admits, if its path is known and it cannot be dispatched.
 fn refusal(found: &Found<'_, Arc<Target>>, request: &Request<Incoming>) -> Option<ApiError> {
     let (method, path) = (request.method(), request.uri().path());
     match found {
@@ -205,11 +205,11 @@ fn refusal(found: &Found<'_, Arc<Target>>, request: &Request<Incoming>) -> Optio
 struct Exchange {
     span: Span,
     started: Instant,
-    /// Probes come every few seconds and would bury everything else.
+    /// Probes arrive every few seconds and would bury all other log lines.
     quiet: bool,
     outcome: Option<(StatusCode, Option<ApiError>)>,
     complete: bool,
-    /// The room of the request's body, which what was made of it takes until the answer's end.
+    /// The memory of the request's body, which its parsed form keeps using until the end of the response.
     holding: Option<Arc<Holding>>,
     _running: RunningRequest,
 }
@@ -225,7 +225,7 @@ impl Drop for Exchange {
             }
             Some((status, Some(error))) => {
                 let (status, code) = (status.as_u16(), error.code());
-                // What was wrong with a request may quote it, and what it says is nobody's business here.
+                // The message may quote the request, whose contents must not be logged.
                 let message = if error.may_quote() { "" } else { error.message() };
                 if self.quiet {
                     tracing::debug!(status, duration_ms, code, error = message, "probe failed");
@@ -246,7 +246,7 @@ impl Drop for Exchange {
     }
 }
 
-/// A response's body, which knows when it has been sent or given up.
+/// A response's body that records whether it was sent completely or dropped.
 #[derive(Debug)]
 pub struct EdgeBody {
     inner: UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>,
@@ -281,7 +281,7 @@ impl Body for EdgeBody {
 
 impl Drop for EdgeBody {
     fn drop(&mut self) {
-        // hyper need not ask for the end of a body whose length it knows.
+        // hyper need not poll for the end of a body whose length is known.
         self.exchange.complete |= self.inner.is_end_stream();
     }
 }

@@ -77,7 +77,7 @@ where
 struct Members<'a, 'w> {
     writer: &'a mut Writer<'w>,
     is_first: bool,
-    /// Of an event that came through the `log` crate.
+    /// The target, if the event came through the `log` crate.
     target: Option<String>,
     result: fmt::Result,
 }
@@ -144,13 +144,13 @@ fn write_text(writer: &mut impl Write, text: &str) -> fmt::Result {
     writer.write_char('"')
 }
 
-/// Writes the inside of a JSON string.
+/// Writes the contents of a JSON string.
 struct Escaped<'a, W>(&'a mut W);
 
 impl<W: Write> Write for Escaped<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut written = 0;
-        // What has to be escaped is one byte each, so that these places lie between characters.
+        // Escaped characters have one byte each, so these indexes are character boundaries.
         for (at, byte) in text.bytes().enumerate() {
             if byte >= 0x20 && byte != b'"' && byte != b'\\' {
                 continue;

@@ -109,7 +109,7 @@ async fn other_methods_are_named() {
 }
 
 #[tokio::test]
-async fn what_only_looks_like_a_path_is_unknown() {
+async fn paths_that_resemble_routes_are_unknown() {
     let app = TestApp::start().await;
     for path in [
         "//",
@@ -136,7 +136,7 @@ async fn what_only_looks_like_a_path_is_unknown() {
     assert_eq!(app.get("/v1/models/script%65d").send().await.status, 200);
 }
 
-/// No route has a way around the gate: each refuses whoever lacks what its declaration names.
+/// No route bypasses the gate: each refuses callers that do not meet its declaration.
 #[tokio::test]
 async fn every_route_checks_its_caller() {
     let app = TestApp::start_with(|config| {

@@ -42,7 +42,7 @@ pub fn parse<T: DeserializeOwned>(
     body: &[u8],
     unsupported: &'static [Unsupported],
 ) -> Result<Parsed<T>, ApiError> {
-    // RFC 8259 lets readers skip it; tools of Windows write it.
+    // RFC 8259 permits parsers to skip it; Windows tools write it.
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     check_utf8(body)?;
     let given = scan(body, unsupported)?;
@@ -184,7 +184,7 @@ fn type_error(error: &serde_json::Error, path: &str) -> ApiError {
     let parent = if path == "." { "" } else { path };
     let inside = |field: &str| format!("{parent}{}{field}", if parent.is_empty() { "" } else { "." });
     if let Some(field) = text.strip_prefix("duplicate field `").and_then(|rest| rest.strip_suffix('`')) {
-        // The path ends in the field where its value was reached.
+        // The path ends in the field if its value was reached.
         let field = if parent.ends_with(field) { parent.to_owned() } else { inside(field) };
         let message = format!("The field '{field}' is given twice; give it once");
         return ApiError::invalid_type(Some(field), message);

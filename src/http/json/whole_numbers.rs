@@ -1,14 +1,14 @@
-//! Whole numbers that are written with a fraction or an exponent.
+//! Integers written with a fraction or an exponent.
 //!
-//! JSON has one type of numbers, and some languages (R, Lua, PHP, C++) write all of them as `10.0`. serde tells integers by
-//! their spelling.
+//! JSON has one type of numbers, and some languages (R, Lua, PHP, C++) write all of them as `10.0`. serde recognises
+//! integers by their notation.
 
-/// Largest whole number that every reader of JSON represents exactly ([RFC 8259], section 6).
+/// The largest integer that every JSON parser represents exactly ([RFC 8259], section 6).
 ///
 /// [RFC 8259]: https://www.rfc-editor.org/rfc/rfc8259
 const MAX_EXACT: f64 = 9_007_199_254_740_991.0;
 
-/// The same JSON with such numbers as plain integers. `json`: valid JSON.
+/// Returns `json`, which is valid JSON, with such numbers as plain integers.
 pub fn as_integers(json: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(json.len());
     let mut at = 0;
@@ -28,7 +28,7 @@ pub fn as_integers(json: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// The end of the text that begins at `at`.
+/// Returns the end of the text that begins at `at`.
 fn string_end(json: &[u8], at: usize) -> usize {
     let mut end = at + 1;
     while let Some(&byte) = json.get(end) {
@@ -45,14 +45,15 @@ fn number_end(json: &[u8], at: usize) -> usize {
     at + json[at..].iter().take_while(|byte| is_number(byte)).count()
 }
 
-/// The whole number of a token with a fraction or an exponent; `None`: it is none, or is not exact.
+/// Returns the integer that a number with a fraction or an exponent stands for; `None` if it is not an integer or not
+/// exact.
 fn integer(token: &[u8]) -> Option<i64> {
     if !token.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
         return None;
     }
     let number: f64 = std::str::from_utf8(token).ok()?.parse().ok()?;
     let is_exact = number.fract() == 0.0 && number.abs() <= MAX_EXACT;
-    // In the range of an i64.
+    // Within the range of an `i64`.
     #[expect(clippy::cast_possible_truncation, reason = "it is whole and below 2^53")]
     is_exact.then_some(number as i64)
 }
@@ -97,7 +98,7 @@ mod tests {
         })
     }
 
-    /// Equal, where numbers are compared by their values.
+    /// Returns whether two values are equal, comparing numbers by their values.
     fn equal(one: &Value, other: &Value) -> bool {
         match (one, other) {
             (Value::Number(one), Value::Number(other)) => one == other || one.as_f64() == other.as_f64(),
