@@ -59,7 +59,7 @@ impl From<Share> for ShareLink {
     }
 }
 
-/// Read a shared conversation.
+/// A shared conversation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SharedConversation {
     /// Always `conversation.shared`.

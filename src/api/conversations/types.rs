@@ -64,7 +64,7 @@ impl From<ConversationRecord> for Conversation {
     }
 }
 
-/// Retrieve a conversation with its messages.
+/// A conversation with its messages.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConversationWithMessages {
     #[serde(flatten)]

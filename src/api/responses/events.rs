@@ -17,14 +17,14 @@ use crate::api::inference::web_search::citations::UrlCitation;
 /// An event with its number.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ResponseStreamEvent {
-    /// The error message.
+    /// The event.
     #[serde(flatten)]
     pub event: Event,
     /// Consecutive, from 0.
     pub sequence_number: u64,
 }
 
-/// The error message.
+/// An event of a streamed response.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "type")]
 pub enum Event {
