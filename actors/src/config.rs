@@ -1,8 +1,12 @@
 //! Settings of the actors. The edge reads them from its configuration file, environment and flags.
 
+mod models;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::models::{GgufModel, ModelConfig, ModelSource};
 
 pub use jan_protocol::confinement::Restriction;
 
@@ -87,63 +91,6 @@ impl Default for StorageConfig {
             max_guest_responses: 500,
         }
     }
-}
-
-/// One of `[[models]]`: what all models have, and the backend that runs it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ModelConfig {
-    /// Id that callers use as `model`.
-    pub id: String,
-    /// Value of `owned_by`. Default: `jan`.
-    #[serde(default = "owned_by_jan")]
-    pub owned_by: String,
-    /// Other ids of the same model.
-    #[serde(default)]
-    pub aliases: Vec<String>,
-    /// Number of replicas that serve this model.
-    #[serde(default = "one")]
-    pub replicas: u32,
-    /// The backend; its keys are keys of the model.
-    #[serde(flatten)]
-    pub source: ModelSource,
-}
-
-/// What runs a model, with the settings that only that has. The keys that are given tell which one it is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum ModelSource {
-    /// Worker processes with llama.cpp.
-    Gguf(GgufModel),
-}
-
-/// A model that is a GGUF file, run by worker processes with llama.cpp.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GgufModel {
-    /// The GGUF file.
-    pub path: PathBuf,
-    /// Context of one sequence in tokens. Default: the model's own, at most `engine.context_length`.
-    #[serde(default)]
-    pub context_length: Option<u32>,
-    /// Jinja chat template file in place of the one in the GGUF.
-    #[serde(default)]
-    pub chat_template: Option<PathBuf>,
-    /// Format of tool calls. Unset: detected from the chat template.
-    #[serde(default)]
-    pub tool_format: Option<String>,
-    /// Format of reasoning, or `none`. Unset: detected from the chat template.
-    #[serde(default)]
-    pub reasoning_format: Option<String>,
-    /// Pooling of token vectors: `mean`, `cls` or `last`. Unset: from the GGUF's metadata, otherwise the mean.
-    #[serde(default)]
-    pub pooling: Option<String>,
-}
-
-fn owned_by_jan() -> String {
-    "jan".to_owned()
-}
-
-fn one() -> u32 {
-    1
 }
 
 /// Who shares the computed beginnings of prompts.
