@@ -74,8 +74,8 @@ fuzz: setup-test ## Try parsers (tests/fuzz) and the whole description, each tar
 	JAN_TEST_MODEL= JAN_FUZZ_SECONDS=$(FUZZ_SECONDS) JAN_FUZZ_SEED=$${JAN_FUZZ_SEED:-$$RANDOM} \
 		.venv/bin/python -m pytest tests/python/test_docs_fuzz.py -s
 
-openapi: setup ## Record the API's description in fixtures/openapi.json, after a change that is meant
-	JAN_RECORD_OPENAPI=1 $(QUICK) test --release --locked --package jan-server --lib the_description_is_the_recorded_one
+openapi: setup-check ## Record the API's description in fixtures/openapi.json, after a change that is meant
+	JAN_RECORD_OPENAPI=1 $(QUICK) test --release --locked $(CHECKED) --lib the_description_is_the_recorded_one
 
 lint: setup-test fmt-check ## Formatting, clippy, spelling, dependencies and documentation, as `make test` checks them
 	.venv/bin/typos
