@@ -159,7 +159,12 @@ impl Context<'_> {
                 self.share(own, spent, position(len), -1);
             }
         }
-        self.ids.of(slot).fold(true, |cut, id| self.remove(id, position(len)) && cut)
+        let mut cut = true;
+        for id in self.ids.of(slot) {
+            // All of them, also after one that could not be cut.
+            cut &= self.remove(id, position(len));
+        }
+        cut
     }
 
     /// Empties all slots, and frees all cells.
