@@ -262,12 +262,15 @@ fn random_seed() -> u64 {
     high ^ low.rotate_left(17)
 }
 
+/// Tokens with what is added to their logits.
+type Biases = std::sync::Arc<[(Token, f32)]>;
+
 /// Checks `logit_bias`.
 pub fn logit_bias(
     param: &str,
     biases: Option<&BTreeMap<String, f64>>,
     _bounds: Bounds,
-) -> Result<Option<std::sync::Arc<[(Token, f32)]>>, ApiError> {
+) -> Result<Option<Biases>, ApiError> {
     let Some(biases) = biases else { return Ok(None) };
     bounds::entries(param, biases.len(), MAX_LOGIT_BIASES)?;
     let bias = |(key, bias): (&String, &f64)| {

@@ -52,6 +52,9 @@ pub(super) enum CallReader {
     Messages,
 }
 
+/// Whether an answer that begins so is one block without an opening text; `None`: undecided until more text arrives.
+pub(super) type IsBare = fn(&str, &[Tool]) -> Option<bool>;
+
 /// Blocks of calls.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocks {
@@ -59,9 +62,8 @@ pub(super) struct Blocks {
     pub open: &'static str,
     /// Text that ends it; `None`: the end of the answer does.
     pub close: Option<&'static str>,
-    /// Whether an answer is one block without `open`, from its beginning; `None` from the function: undecided until more
-    /// text arrives.
-    pub bare: Option<fn(&str, &[Tool]) -> Option<bool>>,
+    /// Whether an answer can be one block without `open`, and how that is recognized from its beginning.
+    pub bare: Option<IsBare>,
     /// Parses the trimmed contents of a block; `None`: it is text.
     pub parse: fn(&str, &[Tool]) -> Option<Calls>,
 }
