@@ -40,7 +40,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let listener = Listener::bind(&config.http.listen).await?;
     let address = listener.address();
     let system = System::start(config.actors()).await?;
-    let open = OpenToWhom::new(&config, address);
+    let open = OpenAccess::new(&config, address);
     open.warn(&config, address);
     system.audit().record(settings_record(&config));
     announce(address, &system, open.anonymous != OpenTo::Nobody).await;
@@ -68,12 +68,12 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
 
 /// The callers who need no credential.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OpenToWhom {
+pub(crate) struct OpenAccess {
     anonymous: OpenTo,
     guests: OpenTo,
 }
 
-impl OpenToWhom {
+impl OpenAccess {
     pub(crate) fn new(config: &Config, address: SocketAddr) -> Self {
         let exposed = !address.ip().is_loopback() || is_proxied(config);
         Self {
@@ -82,15 +82,15 @@ impl OpenToWhom {
         }
     }
 
-    /// Names in the log what needs no credential, and to whom it is open.
+    /// Logs warnings about everything that needs no credential, with the callers that can reach it.
     fn warn(self, config: &Config, address: SocketAddr) {
-        if let Some(to) = self.anonymous.who(address, is_proxied(config)) {
+        if let Some(to) = self.anonymous.description(address, is_proxied(config)) {
             tracing::warn!(
                 to,
                 "models and inference are open without a credential; auth.anonymous = \"deny\" requires one"
             );
         }
-        if let Some(to) = self.guests.who(address, is_proxied(config)) {
+        if let Some(to) = self.guests.description(address, is_proxied(config)) {
             tracing::warn!(
                 to,
                 "guest accounts are open without a credential; auth.guests = \"off\" disables them"
@@ -108,7 +108,7 @@ pub(crate) fn start_server(
     listener: Listener,
     system: &System,
     config: &Config,
-    open: OpenToWhom,
+    open: OpenAccess,
 ) -> anyhow::Result<Server> {
     let state = AppState::new(system, config, open.guests);
     let proxies = TrustedProxies::parse(&config.http.trusted_proxies).map_err(anyhow::Error::msg)?;

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::http::{Listener, Server};
-use crate::serve::{OpenToWhom, start_server};
+use crate::serve::{OpenAccess, start_server};
 
 /// The id of the model.
 pub const MODEL: &str = "scripted";
@@ -63,7 +63,7 @@ impl TestApp {
         let key = std::fs::read_to_string(&system.admin_key_file().path).unwrap().trim().to_owned();
         let listener = Listener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.address();
-        let server = start_server(listener, &system, &config, OpenToWhom::new(&config, address)).unwrap();
+        let server = start_server(listener, &system, &config, OpenAccess::new(&config, address)).unwrap();
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Self { address, key, backend, client, server, system, _folder: folder }
     }

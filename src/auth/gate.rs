@@ -92,7 +92,7 @@ impl Gate {
     /// Admits a browser's preflight. It carries no credential and counts against no limit.
     #[must_use]
     pub fn preflight(&self, headers: &HeaderMap, peer: SocketAddr) -> Admission<'static> {
-        let caller = self.nobody_yet(headers, peer);
+        let caller = self.unauthenticated(headers, peer);
         let verdict = self.limiter.peek(&caller.principal, CheckKind::Request);
         Admission { caller, verdict, rule: None, refusal: None }
     }
@@ -107,7 +107,7 @@ impl Gate {
         headers: &HeaderMap,
         peer: SocketAddr,
     ) -> Admission<'r> {
-        let mut caller = self.nobody_yet(headers, peer);
+        let mut caller = self.unauthenticated(headers, peer);
         let (access, inference) = rule.map_or((Access::Open, false), |rule| (rule.access, rule.inference));
         let refusal = match self.authenticate(access, headers, caller.address) {
             Ok(principal) => {
@@ -136,7 +136,7 @@ impl Gate {
     }
 
     /// Returns the caller before authentication.
-    fn nobody_yet(&self, headers: &HeaderMap, peer: SocketAddr) -> Caller {
+    fn unauthenticated(&self, headers: &HeaderMap, peer: SocketAddr) -> Caller {
         let address = self.proxies.client(peer, headers);
         Caller { is_local: is_local(peer, headers), ..Caller::anonymous(address) }
     }

@@ -53,7 +53,7 @@ impl OpenTo {
 
     /// Describes the permitted callers for a warning; `None` if there are none. `proxied`: some use configured proxies.
     #[must_use]
-    pub fn who(self, address: SocketAddr, proxied: bool) -> Option<String> {
+    pub fn description(self, address: SocketAddr, proxied: bool) -> Option<String> {
         let reachable = || match (address.ip().is_loopback(), proxied) {
             (true, false) => {
                 "every program on this machine, and every client that one of them forwards".to_owned()

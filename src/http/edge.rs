@@ -67,7 +67,7 @@ impl Edge {
         };
         let is_preflight = Cors::is_preflight(&method, request.headers());
         let mut admission = self.admit(rule, &request, peer, is_preflight);
-        // All fields at once: a field that is added later costs as much as the span.
+        // All fields are set at once: a field that is added later costs as much as the span.
         let span = tracing::info_span!(
             "request",
             request_id = %id,

@@ -156,13 +156,13 @@ fn one_of(field: &'static str, choices: Vec<String>) -> Result<Structured, ApiEr
         return Err(ApiError::invalid_value(field, message));
     }
     bounds::entries(field, choices.len(), MAX_CHOICES)?;
-    // Their length as an expression, which is what a backend may make of them.
+    // Their length as an expression, since a backend may convert them to one.
     let escaped = choices.iter().map(|choice| regex_syntax::escape(choice).len());
     length(field, escaped.sum::<usize>() + choices.len() - 1, MAX_CHOICE_BYTES)?;
     Ok(Structured::text(field, Constraint::Choice(choices)))
 }
 
-/// Whether a grammar is in llama.cpp's notation; Lark's has no such mark.
+/// Returns whether a grammar is in llama.cpp's notation; Lark's does not contain `::=`.
 fn is_gbnf(text: &str) -> bool {
     text.contains("::=")
 }
@@ -233,7 +233,7 @@ mod tests {
             let llama = check(json!({field: "root ::= \"a\""})).unwrap().unwrap();
             assert_eq!(*llama.constraint, Constraint::Gbnf("root ::= \"a\"".to_owned()));
         }
-        // llama-server's field has its notation whatever it looks like.
+        // llama-server's field always has its own notation.
         let llama = check(json!({"grammar": "start: \"a\""})).unwrap().unwrap();
         assert_eq!(*llama.constraint, Constraint::Gbnf("start: \"a\"".to_owned()));
     }
