@@ -122,7 +122,6 @@ fn syntax_errors_have_positions_even_in_unknown_fields() {
         "{\"model\": \"a\0b\"}",
         "{\"model\": \"a\nb\"}",
         r#"{"model": NaN}"#,
-        "\u{feff}{}",
         &deep,
         &deep_known,
     ] {
