@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 /// The GGUF file. Only a worker reads it, so the server process never has these pages in memory.
 static GGUF: &[u8] = include_bytes!("../../../fixtures/models/jan-tiny.gguf");
 
-/// Writes the model below `folder`, unless it lies there already, and returns its path. The name carries the
-/// content's hash, so that another version's file is never taken for it.
+/// Writes the model below `folder`, unless it lies there already, and returns its path. The name carries the content's hash, so
+/// that another version's file is never taken for it.
 ///
 /// # Errors
-/// When the folder cannot be written.
+/// Fails if the folder cannot be written.
 pub fn unpack(folder: &Path) -> std::io::Result<PathBuf> {
     use std::fmt::Write as _;
 

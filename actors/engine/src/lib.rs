@@ -1,8 +1,8 @@
 //! The worker process of Jan Server: llama.cpp behind the worker protocol.
 //!
-//! [`worker`] serves the protocol, [`prompt`] makes tokens of prompts, [`decode`] is the loop of decode steps,
-//! [`scheduler`] decides what each of them computes, [`llama`] is the only module that knows llama.cpp. What decides
-//! (scheduler, prefix tree, budget, threads, sampler, text assembly) is pure and knows neither llama.cpp nor a clock.
+//! [`worker`] serves the protocol, [`prompt`] makes tokens of prompts, [`decode`] is the loop of decode steps, [`scheduler`]
+//! decides what each of them computes, [`llama`] is the only module that knows llama.cpp. The deciding parts (scheduler, prefix
+//! tree, budget, threads, sampler, text assembly) are pure and know neither llama.cpp nor a clock.
 
 pub mod bundled_model;
 pub mod confinement;

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Whether something is taken from workers that not every kernel can take.
+/// The use of a restriction of workers that not every kernel supports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Restriction {
-    /// Where the kernel can.
+    /// Applied if the kernel supports it.
     #[default]
     Auto,
     /// No.
@@ -31,24 +31,24 @@ impl Restriction {
 /// The variable that a worker finds its [`Confinement`] in, as JSON.
 pub const VARIABLE: &str = "JAN_WORKER_CONFINEMENT";
 
-/// How a worker is confined.
+/// The confinement of a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
-    /// Whether it may never gain privileges, and gives up those of a superuser.
+    /// The loss of a superuser's privileges, and of the ability to gain any.
     pub no_new_privs: Restriction,
-    /// Whether it opens what it needs and nothing else.
+    /// The restriction to opening needed paths and nothing else.
     pub landlock: Restriction,
-    /// Whether it is refused the system calls that it has no use for.
+    /// The refusal of system calls that it has no use for.
     pub seccomp: Restriction,
-    /// Whether it computes on a GPU.
+    /// `true` if it computes on a GPU.
     pub gpu: bool,
     /// The GGUF file; empty: the model in the program.
     pub model: PathBuf,
-    /// Where that is unpacked.
+    /// The folder that it is unpacked into.
     pub unpack_folder: PathBuf,
-    /// What it may read beside.
+    /// Further paths that it may read.
     pub readable: Vec<PathBuf>,
-    /// What it may write to.
+    /// Paths that it may write to.
     pub writable: Vec<PathBuf>,
 }
 

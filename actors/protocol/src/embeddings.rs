@@ -24,7 +24,7 @@ pub struct EmbeddingRequest {
     pub request_id: String,
     /// The model's id or alias, as the caller named it.
     pub model: String,
-    /// Whom to be fair to.
+    /// The user that fairness is counted for.
     pub user: String,
     /// The texts.
     pub inputs: Vec<EmbeddingInput>,
@@ -33,7 +33,8 @@ pub struct EmbeddingRequest {
 }
 
 impl EmbeddingRequest {
-    /// How many of a queue's `places` its work is worth; all of them at most, so that it is never too large for a queue.
+    /// Returns the number of a queue's `places` that its work is worth; all of them at most, so that it is never too large for a
+    /// queue.
     #[must_use]
     pub fn weight(&self, places: usize) -> usize {
         self.inputs.len().div_ceil(INPUTS_A_PLACE).clamp(1, places)

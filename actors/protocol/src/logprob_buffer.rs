@@ -36,7 +36,7 @@ impl HeldLogprobs {
     }
 }
 
-/// As it is told once its text has left.
+/// Returns its form after its text was released.
 pub fn released(placed: PlacedLogprob) -> TokenLogprob {
     TokenLogprob { chosen: placed.chosen, top: placed.top, text_offset: placed.text_offset }
 }

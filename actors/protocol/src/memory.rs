@@ -1,4 +1,4 @@
-//! How much memory there is.
+//! The amount of memory.
 
 /// Bytes that the kernel could give out now, where it tells.
 pub fn available() -> Option<u64> {

@@ -1,7 +1,7 @@
-//! What several requests have in common, and which of it the present worker was told.
+//! The parts that several requests have in common, and those of them that the present worker has.
 //!
-//! The up to 1,024 answers to one request have the same prompt, stop texts, biases, constraint and tools. They share
-//! them here, each is sent to the worker once, and there they share them again.
+//! The up to 1,024 answers to one request have the same prompt, stop texts, biases, constraint and tools. They share them here,
+//! each is sent to the worker once, and there they share them again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ pub enum Part {
     Stop(Arc<[String]>),
     /// Tokens and what is added to their logits.
     LogitBias(Arc<[(Token, f32)]>),
-    /// What an answer has to be.
+    /// The constraint of an answer.
     Constraint(Arc<Constraint>),
     /// The tools that it may call.
     Tools(Arc<ToolPlan>),
 }
 
 impl Part {
-    /// Where it lies: what it is known by for as long as it is held.
+    /// Returns its address: it identifies the part for as long as the part is held.
     fn address(&self) -> usize {
         match self {
             Self::Prompt(part) => Arc::as_ptr(part) as usize,
@@ -73,12 +73,12 @@ pub struct Accepted {
 #[derive(Debug)]
 struct Told {
     part: Part,
-    /// How many requests hold it.
+    /// The number of requests that hold it.
     users: usize,
     accepted: Option<Accepted>,
 }
 
-/// The parts that the present worker was told and has to keep.
+/// The parts that were sent to the present worker and that it has to keep.
 #[derive(Debug, Default)]
 pub struct Parts {
     told: HashMap<u64, Told>,
@@ -129,7 +129,7 @@ impl Parts {
         self.last
     }
 
-    /// A request needs its parts no longer; `forget` gets each that nobody needs.
+    /// A request needs its parts no longer; `forget` gets each that no request needs.
     pub fn release(&mut self, ids: PartIds, mut forget: impl FnMut(u64)) {
         for id in ids.all() {
             let Some(told) = self.told.get_mut(&id) else { continue };
@@ -142,13 +142,13 @@ impl Parts {
         }
     }
 
-    /// The worker has gone, and what it was told with it.
+    /// The worker has gone, and with it all that was sent to it.
     pub fn clear(&mut self) {
         self.told.clear();
         self.by_address.clear();
     }
 
-    /// How the worker read a prompt. It says so once, with the first request that has it.
+    /// Stores how the worker read a prompt. The worker reports it once, with the first request that has it.
     pub fn accept(&mut self, id: u64, tokens: Vec<Token>, text: Option<String>) {
         if let Some(told) = self.told.get_mut(&id)
             && !tokens.is_empty()
@@ -157,7 +157,7 @@ impl Parts {
         }
     }
 
-    /// How the worker read a prompt.
+    /// Returns how the worker read a prompt.
     pub fn accepted(&self, id: u64) -> Option<&Accepted> {
         self.told.get(&id)?.accepted.as_ref()
     }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     proptest! {
-        /// The worker has at each time exactly what the requests in flight are made of, and was told each once.
+        /// The worker has at each time exactly the parts of the requests in flight, and was sent each once.
         #[test]
         fn the_worker_keeps_what_is_needed(kinds in prop::collection::vec((0u8..8, 1usize..5), 1..6), order in prop::collection::vec(any::<prop::sample::Index>(), 0..20)) {
             let mut parts = Parts::default();

@@ -3,7 +3,7 @@
 use crate::embeddings::EmbeddingInput;
 use crate::types::{Candidate, FinishReason, Token};
 
-/// Why a request cannot run.
+/// The reason why a request cannot run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rejection {
     /// Prompt and answer do not fit.
@@ -30,7 +30,7 @@ pub enum Rejection {
     InvalidParameter {
         /// The field.
         param: &'static str,
-        /// What is wrong.
+        /// The defect.
         message: String,
     },
     /// The answer's grammar is not well-formed.
@@ -45,14 +45,14 @@ pub enum Rejection {
     Internal(String),
 }
 
-/// How likely a token of an answer was, and where its text lies.
+/// The probability of a token of an answer, and the place of its text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlacedLogprob {
     /// The token.
     pub chosen: Candidate,
     /// The likeliest tokens at its position, the likeliest first.
     pub top: Vec<Candidate>,
-    /// What it added to the answer's text, in bytes from its beginning: from here ...
+    /// The token's text within the answer's, in bytes from its beginning: from here ...
     pub text_start: u64,
     /// ... to here. The same where it only began a character; [`u64::MAX`] where it completed a stop text.
     pub text_end: u64,
@@ -60,7 +60,7 @@ pub struct PlacedLogprob {
     pub text_offset: u64,
 }
 
-/// How likely a prompt's tokens were.
+/// The probabilities of a prompt's tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptScores {
     /// The bytes of the first token, which nothing came before.
@@ -74,7 +74,7 @@ pub struct PromptScores {
 pub struct EmbeddingDraft {
     /// Chosen by the server, unique in this worker.
     pub id: u64,
-    /// Whom to be fair to.
+    /// The user that fairness is counted for.
     pub user: String,
     /// The texts, each with its place in the request.
     pub inputs: Vec<(u32, EmbeddingInput)>,
@@ -82,7 +82,7 @@ pub struct EmbeddingDraft {
     pub dimensions: Option<u32>,
 }
 
-/// What became of a sequence in a step.
+/// The outcome of a step for a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SequenceEvent {
     /// It left the queue; so many prompt tokens came from the prefix cache.
@@ -96,7 +96,7 @@ pub enum SequenceEvent {
         tokens: Vec<Token>,
         /// The text that became certain with them; can be empty.
         text: String,
-        /// How likely each of the tokens was, where that is wanted.
+        /// The probabilities of the tokens, if they are wanted.
         logprobs: Vec<PlacedLogprob>,
     },
     /// Its prompt is read: how likely its tokens were.
@@ -131,9 +131,9 @@ pub enum SequenceEvent {
         reason: FinishReason,
         /// Text that was held back.
         text: String,
-        /// Whether a stop text ended it.
+        /// `true` if a stop text ended it.
         stop_text: bool,
-        /// How many of its tokens were thinking.
+        /// The number of its tokens that were reasoning.
         reasoning_tokens: u32,
     },
 }
@@ -143,11 +143,11 @@ pub enum SequenceEvent {
 pub struct StepReport {
     /// Events by sequence id, in order.
     pub events: Vec<(u64, SequenceEvent)>,
-    /// What the engine holds after the step.
+    /// The engine's load after the step.
     pub load: EngineLoad,
 }
 
-/// What an engine holds.
+/// The load of an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineLoad {
     /// Sequences being read or generated.

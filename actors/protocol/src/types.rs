@@ -1,4 +1,4 @@
-//! What a caller asks of a model and what comes back: the vocabulary between the edge and the actors.
+//! A caller's request of a model and its results: the vocabulary between the edge and the actors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ pub use crate::sampling::SamplingParams;
 /// A token's number in its model's vocabulary (`llama_token`).
 pub type Token = i32;
 
-/// What the model is to continue.
+/// The input that the model is to continue.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
     /// A chat; the worker renders it with the model's own chat template.
@@ -22,9 +22,9 @@ pub enum Prompt {
     Tokens(Vec<Token>),
     /// The texts around a gap that the model is to fill.
     Infill {
-        /// What comes before it.
+        /// The text before it.
         prefix: String,
-        /// What comes behind it.
+        /// The text behind it.
         suffix: String,
     },
 }
@@ -43,12 +43,12 @@ pub struct ChatPrompt {
     /// More variables of the template.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub template_kwargs: serde_json::Map<String, serde_json::Value>,
-    /// How the prompt ends.
+    /// The place at which the prompt ends.
     #[serde(default)]
     pub ending: PromptEnding,
 }
 
-/// How a chat's prompt ends.
+/// The place at which a chat's prompt ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptEnding {
@@ -57,7 +57,7 @@ pub enum PromptEnding {
     Answer,
     /// With the last message's end.
     Messages,
-    /// In the middle of the last message, which is to go on.
+    /// In the middle of the last message, which is to be continued.
     LastMessage,
 }
 
@@ -74,14 +74,14 @@ pub enum Inspect {
     Chat {
         /// The chat.
         chat: ChatPrompt,
-        /// Whether the tokens are wanted.
+        /// `true` if the tokens are wanted.
         tokens: bool,
     },
     /// The tokens of a text.
     Text {
         /// The text.
         text: String,
-        /// Whether a BOS is put in front where the model wants one.
+        /// `true` if a BOS is put in front where the model wants one.
         add_special: bool,
     },
     /// The text of tokens.
@@ -99,16 +99,16 @@ pub struct Inspected {
     pub pieces: Vec<Vec<u8>>,
 }
 
-/// Which tools an answer may call, and how sure its caller wants to be.
+/// The tools that an answer may call, and the guarantees that its caller wants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolPlan {
     /// Those that can be called.
     pub callable: Vec<Callable>,
-    /// Whether the answer has to be a call.
+    /// `true` if the answer has to be a call.
     pub required: bool,
-    /// Whether it may be several.
+    /// `true` if it may be several.
     pub parallel: bool,
-    /// Whether calls are kept in their form even where none is required.
+    /// `true` if calls are kept in their form even where none is required.
     pub guided: bool,
 }
 
@@ -128,7 +128,7 @@ pub struct Callable {
     pub name: String,
     /// The JSON Schema of its arguments.
     pub parameters: serde_json::Value,
-    /// Whether arguments have to satisfy it wherever a call is kept in its form.
+    /// `true` if arguments have to satisfy it wherever a call is kept in its form.
     pub strict: bool,
 }
 
@@ -155,27 +155,27 @@ pub struct GenerationRequest {
     pub request_id: String,
     /// The model's id or alias, as the caller named it; empty in a worker, which has one model.
     pub model: String,
-    /// Whom to be fair to: the principal's id (until there are principals: the peer's address).
+    /// The user that fairness is counted for: the principal's id (until there are principals: the peer's address).
     pub user: String,
-    /// Who may share what is computed for it: the user, or an anonymous caller's network.
+    /// The tenant that may share the computations for it: the user, or an anonymous caller's network.
     pub tenant: String,
-    /// What keeps requests of one tenant apart (`prompt_cache_key`).
+    /// The key that keeps requests of one tenant apart (`prompt_cache_key`).
     pub cache_key: Option<String>,
-    /// What to continue.
+    /// The input to continue.
     pub prompt: Arc<Prompt>,
-    /// How tokens are chosen.
+    /// The way in which tokens are chosen.
     pub sampling: SamplingParams,
     /// Texts that end the answer and are not part of it.
     pub stop: Arc<[String]>,
     /// Most tokens to generate; `None`: to the end of the context. 0: only read the prompt.
     pub max_tokens: Option<u32>,
-    /// Whether [`RawEvent::Accepted`] should carry the prompt as text (`echo`).
+    /// `true` if [`RawEvent::Accepted`] should carry the prompt as text (`echo`).
     pub want_prompt_text: bool,
     /// Log-probabilities: `Some(n)` for those of each token of the answer and of the `n` likeliest at its position.
     pub logprobs: Option<u32>,
-    /// Whether those of the prompt's tokens are wanted, too.
+    /// `true` if those of the prompt's tokens are wanted, too.
     pub score_prompt: bool,
-    /// What the answer has to be, where it is not free.
+    /// The constraint of the answer; `None` if it is free.
     pub constraint: Option<Arc<Constraint>>,
     /// The tools that it may call.
     pub tools: Option<Arc<ToolPlan>>,
@@ -194,18 +194,18 @@ pub struct Candidate {
     pub logprob: f32,
 }
 
-/// How likely a token of the answer was.
+/// The probability of a token of the answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
     /// The token.
     pub chosen: Candidate,
     /// The likeliest tokens at its position, the likeliest first.
     pub top: Vec<Candidate>,
-    /// Where in the answer's text it begins, in characters.
+    /// The position in the answer's text at which it begins, in characters.
     pub text_offset: u64,
 }
 
-/// How likely a prompt's tokens were.
+/// The probabilities of a prompt's tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptLogprobs {
     /// The bytes of the first token, which nothing came before.
@@ -214,7 +214,7 @@ pub struct PromptLogprobs {
     pub rest: Vec<TokenLogprob>,
 }
 
-/// Why a generation ended.
+/// The reason why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
@@ -229,11 +229,11 @@ pub enum FinishReason {
 pub struct TokenUsage {
     /// Tokens of the prompt as the model read it.
     pub prompt_tokens: u32,
-    /// How many of those came from the prefix cache.
+    /// The number of those that came from the prefix cache.
     pub cached_tokens: u32,
     /// Tokens generated (the end-of-generation token not counted).
     pub completion_tokens: u32,
-    /// How many of those were thinking.
+    /// The number of those that were thinking.
     #[serde(default)]
     pub reasoning_tokens: u32,
 }
@@ -248,7 +248,7 @@ pub enum RawEvent {
         prompt_tokens: u32,
         /// The prompt as text, where it was asked for.
         prompt_text: Option<Arc<str>>,
-        /// How the answer is to be read.
+        /// The way in which the answer is to be read.
         layout: Layout,
     },
     /// The request left the queue and is being read.
@@ -271,14 +271,14 @@ pub enum RawEvent {
     Finished {
         /// Why.
         reason: FinishReason,
-        /// What it took.
+        /// The tokens used.
         usage: TokenUsage,
     },
     /// The end, without an answer.
     Failed(GenerationError),
 }
 
-/// Why a generation could not be done. Each maps to one HTTP status at the edge.
+/// The reason why a generation could not be done. Each maps to one HTTP status at the edge.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum GenerationError {
     /// No model of that id is configured (404 `model_not_found`).
@@ -309,7 +309,7 @@ pub enum GenerationError {
     /// The model cannot take this prompt, e.g. its template refuses it or a token is out of range (400).
     #[error("{message}")]
     InvalidPrompt {
-        /// What is wrong and what would be right.
+        /// The defect and the remedy.
         message: String,
     },
     /// A sampling parameter does not fit this model, e.g. a `logit_bias` token out of range (400).
@@ -317,7 +317,7 @@ pub enum GenerationError {
     InvalidParameter {
         /// The field's name.
         param: &'static str,
-        /// What is wrong and what would be right.
+        /// The defect and the remedy.
         message: String,
     },
     /// The answer's grammar is not well-formed (400).
@@ -325,7 +325,7 @@ pub enum GenerationError {
     MalformedConstraint {
         /// The field that has it; empty where that is not known yet.
         field: &'static str,
-        /// What is wrong and where.
+        /// The defect and its place.
         message: String,
     },
     /// The answer's schema or grammar cannot be enforced (400).
@@ -333,7 +333,7 @@ pub enum GenerationError {
     InvalidConstraint {
         /// The field that has it; empty where that is not known yet.
         field: &'static str,
-        /// What is wrong and what would be right.
+        /// The defect and the remedy.
         message: String,
     },
     /// The answer's schema or grammar takes more work than one may, to compile it or in a step (400).
@@ -341,13 +341,13 @@ pub enum GenerationError {
     ConstraintTooExpensive {
         /// The field that has it; empty where that is not known yet.
         field: &'static str,
-        /// What is too much.
+        /// The part that is too much.
         message: String,
     },
     /// The answer is not what its schema asks for (500).
     #[error("the answer does not satisfy its schema: {message}")]
     InvalidOutput {
-        /// Where it does not.
+        /// The place that does not satisfy the schema.
         message: String,
     },
     /// The queue is full (503, Retry-After).
@@ -359,15 +359,15 @@ pub enum GenerationError {
         model: String,
         /// The queue's length.
         limit: usize,
-        /// When to try again.
+        /// The time to wait before the next try.
         retry_after: Duration,
     },
     /// The request waited its longest (503, Retry-After).
     #[error("no capacity became available within {waited:?}; try again later")]
     QueueTimeout {
-        /// How long it waited.
+        /// The time that it waited.
         waited: Duration,
-        /// When to try again.
+        /// The time to wait before the next try.
         retry_after: Duration,
     },
     /// The model is not loaded and could not be (503, Retry-After).
@@ -377,7 +377,7 @@ pub enum GenerationError {
         model: String,
         /// Why, e.g. what is wrong with its file.
         reason: String,
-        /// When it is tried again.
+        /// The time until the next try.
         retry_after: Duration,
     },
     /// This request ended its worker twice (500 `engine_crashed`).
@@ -391,7 +391,7 @@ pub enum GenerationError {
     Internal(String),
 }
 
-/// Whether a model can answer now.
+/// The state of a model: able to answer now or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelStatus {
@@ -414,13 +414,13 @@ pub struct ModelDescription {
     pub root: String,
     /// Unix seconds: the model file's modification time (process start for the embedded model).
     pub created: u64,
-    /// Who made it.
+    /// The maker of the model.
     pub owned_by: String,
     /// Context in tokens, once loaded.
     pub context_length: Option<u32>,
-    /// Whether it can answer now.
+    /// The state of the model.
     pub status: ModelStatus,
-    /// What is wrong, where something is.
+    /// The problem, if there is one.
     pub problem: Option<String>,
     /// The same without paths, for those who do not administer the server.
     pub public_problem: Option<String>,

@@ -1,8 +1,8 @@
-//! The seam between the server and what generates: a [`Backend`] answers for one replica of a model.
+//! The seam between the server and its generators: a [`Backend`] answers for one replica of a model.
 //!
-//! The llama.cpp worker ([`llama_worker`](super::llama_worker)) is one; docs/architecture.md sketches another. What crosses
-//! the seam is parsed: content, reasoning, calls and their arguments. No raw text of a model, no format of one, no message
-//! of a worker protocol and no path of a file does.
+//! The llama.cpp worker ([`llama_worker`](super::llama_worker)) is one; docs/architecture.md sketches another. Only parsed output
+//! crosses the seam: content, reasoning, calls and their arguments. No raw text of a model, no format of one, no message of a
+//! worker protocol and no path of a file does.
 
 use std::fmt;
 use std::pin::Pin;
@@ -24,16 +24,16 @@ use crate::supervisor::ChildSpec;
 ///
 /// The contract, which `backend_conformance.rs` tests of any backend:
 ///
-/// - **Order.** A generation yields [`GenerationEvent`]s in the order that is documented there, and nothing behind `Finished`
-///   or `Failed`. Every generation ends with one of the two.
-/// - **Cancellation.** Dropping a [`Generation`], an [`Embeddings`] or the future of a call gives everything up that was
-///   done for it, soon and without a word. The [`Place`] is given back when the work has ended, however it ends.
-/// - **Refusals.** What is wrong with a request is an error of the call or the first event, never one behind `Started`.
-///   What [`capabilities`](Self::capabilities) lack is refused before the backend is asked.
-/// - **Failures.** Events that were yielded stay valid: a backend that loses its worker or its connection either continues
-///   the same answer or ends it with `Failed`. It never begins an answer anew. Whether it continues is
-///   [`Capabilities::resumes`]; nothing else retries behind this seam.
-/// - **Back pressure.** A generation that nobody reads costs a bounded amount of memory beside its own answer.
+/// - **Order.** A generation yields [`GenerationEvent`]s in the order that is documented there, and nothing behind `Finished` or
+///   `Failed`. Every generation ends with one of the two.
+/// - **Cancellation.** Dropping a [`Generation`], an [`Embeddings`] or the future of a call gives up all work that was done for
+///   it, soon and without an event. The [`Place`] is given back when the work has ended, however it ends.
+/// - **Refusals.** The refusal of a request is an error of the call or the first event, never one behind `Started`. Features that
+///   [`capabilities`](Self::capabilities) lack are refused before the backend is asked.
+/// - **Failures.** Events that were yielded stay valid: a backend that loses its worker or its connection either continues the
+///   same answer or ends it with `Failed`. It never begins an answer anew. [`Capabilities::resumes`] states whether it continues;
+///   nothing else retries behind this seam.
+/// - **Back pressure.** A generation without a reader costs a bounded amount of memory beside its own answer.
 pub trait Backend: fmt::Debug + Send + Sync {
     /// Its capabilities. They may change when a model has been loaded, never for a request under way.
     fn capabilities(&self) -> Capabilities;
@@ -174,7 +174,7 @@ impl Notations {
 pub struct Condition {
     /// Its availability.
     pub status: ModelStatus,
-    /// Why not, for administrators: it may name paths of files.
+    /// The reason why not, for administrators: it may name paths of files.
     pub problem: Option<String>,
     /// The same without paths.
     pub public_problem: Option<String>,

@@ -13,7 +13,7 @@ use super::backend::{Backend, Embeddings, Generation};
 use super::catalog::{Catalog, Model, combine};
 use super::shares::Place;
 
-/// When to try again where nothing better is known.
+/// The time to wait before the next try if nothing better is known.
 pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The models that this server answers from. Cheap to clone.

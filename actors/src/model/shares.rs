@@ -1,9 +1,9 @@
-//! Who may have how much of a model's queue.
+//! The division of a model's queue among callers.
 //!
-//! While there are places, anybody gets them. Once all are taken, each caller still gets as many as a fair division
-//! among those who have any, and itself, would give: one caller's thousand answers do not keep others out, and what is
-//! taken is never taken away again. So the queue can hold more than its places: with `k` callers at most
-//! `places * (1 + 1 + 1/2 + … + 1/k)`, since the second gets at most a half, the third a third, and so on.
+//! While there are places, any caller gets them. Once all are taken, each caller still gets as many as a fair division among
+//! those who have any, and itself, would give: one caller's thousand answers do not keep others out, and places that are taken
+//! are never taken away again. So the queue can hold more than its places: with `k` callers at most `places * (1 + 1 + 1/2 + … +
+//! 1/k)`, since the second gets at most a half, the third a third, and so on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,7 +53,7 @@ impl Places {
         Self(Arc::new(Mutex::new(Shares { places: places.max(1), taken: 0, callers: HashMap::new() })))
     }
 
-    /// How many there are.
+    /// Returns the number of places.
     pub fn count(&self) -> usize {
         self.lock().places
     }
@@ -65,7 +65,7 @@ impl Places {
         taken.then(|| Place { places: self.clone(), caller, count })
     }
 
-    /// How many are taken.
+    /// Returns the number of taken places.
     #[cfg(any(test, feature = "testing"))]
     pub fn taken(&self) -> usize {
         self.lock().taken
@@ -139,8 +139,8 @@ mod tests {
     }
 
     proptest! {
-        /// In any order of requests and ends: nobody is refused while there is a place or while they have less than
-        /// their part, what is refused changes nothing, the sum is bounded, and all comes back.
+        /// In any order of requests and ends: no caller is refused while there is a place or while it has less than its part, a
+        /// refusal changes nothing, the sum is bounded, and all comes back.
         #[test]
         fn nobody_is_refused_who_has_room_by_fair_division(places in 1usize..60, steps in steps()) {
             let queue = Places::new(places);
@@ -174,7 +174,7 @@ mod tests {
             prop_assert!(queue.taken() == 0 && queue.lock().callers.is_empty());
         }
 
-        /// Whoever is alone gets all places, in whatever parts.
+        /// A single caller gets all places, in all splits.
         #[test]
         fn who_is_alone_gets_all(places in 1usize..60, counts in prop::collection::vec(1usize..20, 1..40)) {
             let queue = Places::new(places);

@@ -112,7 +112,7 @@ impl Store {
         Ok(Self { jobs, queued, healthy, view, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Whether the last access to the database succeeded.
+    /// Returns `true` if the last access to the database succeeded.
     pub fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Relaxed)
     }
@@ -246,9 +246,9 @@ struct CommitThread {
     healthy: Arc<AtomicBool>,
     /// The time of the last attempt to reopen the database.
     last_reopen: Instant,
-    /// Whether space was lacking at the last check.
+    /// `true` if space was lacking at the last check.
     out_of_space: bool,
-    /// Whether it failed for lack of space, and could not be reopened since.
+    /// `true` if it failed for lack of space, and could not be reopened since.
     failed_out_of_space: bool,
 }
 

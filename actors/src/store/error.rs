@@ -77,7 +77,7 @@ pub enum OpenError {
 pub struct Problem {
     /// The problem, without a full stop.
     pub message: String,
-    /// What to do about it; empty where that follows from the problem.
+    /// The remedy; empty if it follows from the problem.
     pub remedy: String,
 }
 

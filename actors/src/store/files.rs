@@ -5,18 +5,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Makes a folder that only its owner can look into, where there is none.
+/// Makes a folder that only its owner can look into, if there is none.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Writes a file that only its owner can read. After a crash it is there whole, or what was there before is.
+/// Writes a file that only its owner can read. After a crash either the whole file or the previous content is there.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -39,7 +39,7 @@ pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
 /// Makes it durable that a file is in its folder.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

@@ -90,11 +90,11 @@ pub enum Commit {
 /// - Reads see all committed changes, also those that are not durable yet. They may run on any thread.
 /// - [`commit`](Self::commit) is one transaction: all of its changes, or none; in that order. So is every other method that
 ///   writes; those can be repeated without harm, and an implementation repeats them itself after a conflict.
-/// - Changes are durable once [`sync`](Self::sync) has returned, and survive a crash at any moment after that. A crash
-///   before it may lose any of them, but none of a commit without all others of it, and none before one that stays.
+/// - Changes are durable once [`sync`](Self::sync) has returned, and survive a crash at any moment after that. A crash before it
+///   may lose any of them, but none of a commit without all others of it, and none before one that stays.
 /// - Only the commit thread writes, except for [`ResponsesStore::stage`] and its siblings, which no reader can see.
-/// - A deleted user, conversation or response is invisible from its commit on. What is left of it is removed in bounded steps
-///   by [`cleanup`](Self::cleanup), which a crash may interrupt: the next opening completes or resumes it.
+/// - A deleted user, conversation or response is invisible from its commit on. Its remains are removed in bounded steps by
+///   [`cleanup`](Self::cleanup), which a crash may interrupt: the next opening completes or resumes it.
 pub trait Stores: Send + Sync + Debug {
     /// Users and API keys.
     fn accounts(&self) -> &dyn AccountsStore;
@@ -147,7 +147,7 @@ pub trait Stores: Send + Sync + Debug {
     /// The database failed, and nothing is committed.
     fn commit(&self, changes: &Changes) -> Result<Commit, StoreError>;
 
-    /// Whether commits may answer [`Commit::Conflict`]. The commit thread buffers changes of several decisions for a
+    /// Returns `true` if commits may answer [`Commit::Conflict`]. The commit thread buffers changes of several decisions for a
     /// database whose commits cannot, and keeps decisions to repeat them for one whose commits can.
     fn can_conflict(&self) -> bool {
         false

@@ -18,10 +18,10 @@ pub trait StoreFactory: Debug + Send {
     /// See [`OpenError`].
     fn open(&self) -> Result<Box<dyn Stores>, OpenError>;
 
-    /// Whether changes that were [synced](Stores::sync) survive the end of this process.
+    /// Returns `true` if changes that were [synced](Stores::sync) survive the end of this process.
     fn is_durable(&self) -> bool;
 
-    /// Whether there is a store already.
+    /// Returns `true` if there is a store already.
     fn exists(&self) -> bool;
 
     /// Creates an empty store that can take the place of this one.

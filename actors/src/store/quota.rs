@@ -1,7 +1,7 @@
 //! Storage that each user takes, and its limits.
 //!
-//! The size of a conversation or a response follows from its record alone. A store changes a user's total in the same
-//! transaction as the record, so totals are exact whatever a crash, an import, a deletion or a retention pass leaves.
+//! The size of a conversation or a response follows from its record alone. A store changes a user's total in the same transaction
+//! as the record, so totals are exact after any crash, import, deletion or retention pass.
 
 use serde::{Deserialize, Serialize};
 

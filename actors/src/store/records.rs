@@ -223,7 +223,7 @@ impl Record {
 pub struct PreparedRecord {
     /// The record; without its value where that is staged.
     pub record: Record,
-    /// What is written already.
+    /// The record that is written already.
     pub staged: Option<StagedRecord>,
 }
 
@@ -302,7 +302,7 @@ pub trait RecordsStore: Debug + Send + Sync {
     /// The database failed.
     fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError>;
 
-    /// Whether there is no record.
+    /// Returns `true` if there is no record.
     ///
     /// # Errors
     /// The database failed.

@@ -87,7 +87,7 @@ pub trait ResponsesStore: Debug + Send + Sync {
     /// The database failed; so for all methods.
     fn response(&self, id: ResponseId) -> Result<Option<ResponseRecord>, StoreError>;
 
-    /// Whose response it is.
+    /// Returns the owner of a response.
     ///
     /// # Errors
     /// The database failed.

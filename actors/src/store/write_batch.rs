@@ -44,7 +44,7 @@ struct Pending {
     used: HashMap<UserId, Used>,
     /// The sum of these changes.
     total: Used,
-    /// Why a commit failed; every writer of this round gets it.
+    /// The reason why a commit failed; every writer of this round gets it.
     failed: Option<StoreError>,
 }
 

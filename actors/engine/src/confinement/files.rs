@@ -10,7 +10,7 @@ use landlock::{
 
 use super::paths::Access;
 
-/// The version of landlock whose rights are named here. What a kernel with an older one does not know is left out.
+/// The version of landlock whose rights are named here. Rights that a kernel with an older version does not know are left out.
 const KNOWN: ABI = ABI::V6;
 
 /// Versions before it do not keep files from being cut.
@@ -28,7 +28,7 @@ impl Access {
     }
 }
 
-/// Restricts this thread, and those that it starts, to what is on the list. What is not there is left out.
+/// Restricts this thread, and those that it starts, to the paths on the list. Paths that do not exist are left out.
 pub fn restrict(list: &[(PathBuf, Access)]) -> Result<(), String> {
     let text = |error: landlock::RulesetError| error.to_string();
     let mut rules = Ruleset::default()
@@ -108,7 +108,7 @@ mod tests {
             refused(fs::write(at("new"), "x"));
             refused(fs::rename(at("other"), at("cache/other")));
             fs::write(at("cache/new"), "x").unwrap();
-            // Others' environment and memory, whatever /proc allows.
+            // Others' environment and memory, regardless of /proc's permissions.
             refused(fs::read(format!(
                 "/proc/{}/environ",
                 rustix::process::getppid().unwrap().as_raw_nonzero()

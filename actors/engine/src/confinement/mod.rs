@@ -1,8 +1,8 @@
-//! What a worker and its helper give up before they see anything that strangers wrote.
+//! The rights that a worker and its helper give up before they see untrusted input.
 //!
-//! The server says in a variable of the environment how a worker is confined ([`Confinement`]), and the worker confines
-//! itself first of all, while it has one thread: landlock and no_new_privs hold for the thread that asks for them and
-//! for what it starts. The helper that compiles constraints inherits all of it and gives up more.
+//! The server names in a variable of the environment how a worker is confined ([`Confinement`]), and the worker confines itself
+//! first of all, while it has one thread: landlock and no_new_privs hold for the thread that asks for them and for the threads
+//! and processes that it starts. The helper that compiles constraints inherits all of it and gives up more.
 
 #[cfg(target_os = "linux")]
 mod files;
@@ -27,8 +27,8 @@ pub fn confine(confinement: &Confinement, model: &Path) -> Result<Vec<String>, S
     Ok(lacking.0)
 }
 
-/// Confines a helper, on top of what it inherits from its worker, to computing: it opens nothing but what the kernel
-/// tells of processes, and starts nothing. A kernel that lacks something was told of by the worker.
+/// Confines a helper, on top of the restrictions that it inherits from its worker, to computing: it opens nothing but the
+/// kernel's descriptions of processes, and starts nothing. The worker reports a kernel that lacks something.
 pub fn confine_helper(confinement: &Confinement) {
     let mut lacking = Lacking::default();
     let _ = lacking.note("landlock", confinement.landlock.or_without(), restrict_helper_files);

@@ -1,7 +1,7 @@
-//! What a worker may open: computed from its model's configuration and what its process has open already.
+//! The paths that a worker may open: computed from its model's configuration and its process's open files.
 //!
-//! A chat template needs no place in the list: the server reads it and sends its text. There are no adapters and no
-//! projectors. Nothing is opened later whose path is not known at the start.
+//! A chat template needs no place in the list: the server reads it and sends its text. There are no adapters and no projectors.
+//! Nothing is opened later whose path is not known at the start.
 
 #![cfg_attr(not(target_os = "linux"), allow(dead_code))]
 
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use jan_protocol::confinement::Confinement;
 
-/// What may be done with a file, or with those in a folder.
+/// The access allowed to a file, or to those in a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// Reading.
@@ -22,14 +22,14 @@ pub enum Access {
     Write,
 }
 
-/// What a process and its machine look like.
+/// The state of a process and its machine.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// `/proc/self/maps`.
     pub mapped: String,
     /// The names in `/dev`.
     pub devices: Vec<String>,
-    /// Folders that the loader was told to look in.
+    /// Folders in the loader's search path.
     pub library_paths: Vec<PathBuf>,
 }
 
@@ -37,8 +37,8 @@ pub struct Seen {
 /// started anew with the new ones.
 const LIBRARIES: &[&str] = &["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
 
-/// What the kernel tells of the machine and of processes. Others' memory, files and environment stay closed: landlock
-/// keeps them from whoever it holds, as ptrace. A helper's own folder cannot be named before it runs.
+/// The kernel's descriptions of the machine and of processes. Others' memory, files and environment stay closed: landlock keeps
+/// them from every process that it restricts, as ptrace. A helper's own folder cannot be named before it runs.
 const PROCESSES: &str = "/proc";
 
 const READ: &[&str] = &[
@@ -52,7 +52,7 @@ const READ: &[&str] = &[
     "/dev/zero",
 ];
 
-/// What drivers of GPUs read: their libraries' other places and descriptions of what there is.
+/// Paths that drivers of GPUs read: their libraries' other places and descriptions of devices.
 const READ_FOR_GPUS: &[&str] = &[
     "/etc/OpenCL",
     "/etc/nvidia",
@@ -70,7 +70,7 @@ const READ_FOR_GPUS: &[&str] = &[
     "/usr/share/vulkan",
 ];
 
-/// Where the makers of GPUs put libraries.
+/// Folders in which the makers of GPUs put libraries.
 const LIBRARIES_FOR_GPUS: &[&str] = &["/opt", "/usr/local"];
 
 /// Everything that a worker may open.
@@ -133,7 +133,7 @@ fn mapped(maps: &str) -> impl Iterator<Item = PathBuf> {
 }
 
 fn is_gpu(device: &str) -> bool {
-    // NVIDIA, everybody's Direct Rendering Manager, AMD's compute, WSL, Moore Threads, Ascend.
+    // NVIDIA, the vendor-neutral Direct Rendering Manager, AMD's compute, WSL, Moore Threads, Ascend.
     ["nvidia", "dri", "kfd", "dxg", "mtgpu", "davinci", "devmm_svm", "hisi_hdc"]
         .iter()
         .any(|known| device.starts_with(known))

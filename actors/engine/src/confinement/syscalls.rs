@@ -12,7 +12,7 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
-/// Whose calls they are.
+/// The process that makes the calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Process {
     /// A worker that computes on CPUs.
@@ -144,7 +144,7 @@ fn filters(process: Process) -> Result<[BpfProgram; 2], BackendError> {
         let refuse = SeccompAction::Errno(errno.unsigned_abs());
         SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)?.try_into()
     };
-    // `clone3` has its flags where a filter does not see them. The C library goes on with `clone` where there is none.
+    // `clone3` has its flags where a filter does not see them. The C library falls back to `clone` if there is none.
     let absent = with_x32([(libc::SYS_clone3, vec![])].into());
     Ok([filter(with_x32(refused(process)?), libc::EPERM)?, filter(absent, libc::ENOSYS)?])
 }
@@ -249,7 +249,7 @@ mod tests {
             refused(
                 rustix::process::prlimit(other, rustix::process::Resource::Core, limit).map_err(Into::into),
             );
-            // What it needs goes on.
+            // The operations that it needs continue.
             rustix::process::setrlimit(rustix::process::Resource::Core, limit).unwrap();
             let (_one, _other) = UnixStream::pair().unwrap();
             std::thread::spawn(|| refused(TcpListener::bind("127.0.0.1:0"))).join().unwrap();

@@ -56,7 +56,7 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// What llguidance says where one of the [`limits`] was hit.
+/// Messages of llguidance after one of the [`limits`] was hit.
 const LIMIT_MARKS: [&str; 8] = [
     "fuel",
     "too big",
@@ -68,8 +68,8 @@ const LIMIT_MARKS: [&str; 8] = [
     "Current row has",
 ];
 
-/// How JSON is written where the schema leaves it open: on one line, as Python's `json.dumps` does by default. Free
-/// whitespace would let a small model fill its answer with it, and would leave fewer tokens forced.
+/// The format of JSON where the schema leaves it open: on one line, as Python's `json.dumps` does by default. Free whitespace
+/// would let a small model fill its answer with it, and would leave fewer tokens forced.
 fn json_layout() -> Value {
     json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "})
 }
@@ -137,7 +137,7 @@ impl Grammars {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it is at hand what became of a constraint; then it stays so for a while.
+    /// Returns `true` if the outcome of a constraint is at hand; then it stays so for a while.
     pub fn knows(&self, constraint: &Constraint) -> bool {
         let mut kept = self.kept();
         let Some(index) = kept.iter().position(|compiled| compiled.constraint == *constraint) else {
@@ -150,7 +150,7 @@ impl Grammars {
     /// The guide for an answer under this constraint, at its beginning.
     ///
     /// # Errors
-    /// What is wrong with the constraint, for its author.
+    /// The defect of the constraint, for its author.
     pub fn guide(&self, constraint: &Constraint) -> Result<Guide, Refusal> {
         if !self.knows(constraint) {
             let vetted = Source::of(constraint).and_then(|source| {
@@ -207,7 +207,7 @@ impl Grammars {
     /// Compiles a constraint here and now.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The defect of the constraint.
     pub fn compile(&self, source: &Source) -> Result<Matcher, Refusal> {
         // A defect of a library must not end the thread: the constraint is refused, since it could not be compiled.
         catch_unwind(AssertUnwindSafe(|| self.compile_now(source)))
@@ -241,12 +241,12 @@ impl Grammars {
     }
 }
 
-/// Whether a constraint is one of the server's own: any JSON object.
+/// Returns `true` if a constraint is one of the server's own: any JSON object.
 fn is_trusted(source: &Source) -> bool {
     matches!(source, Source::JsonSchema(schema) if schema == r#"{"type":"object"}"#)
 }
 
-/// What llguidance says, for people: on one line, without its own marks.
+/// Returns llguidance's message for people: on one line, without its own marks.
 fn readable(error: &str) -> String {
     if error.contains("NoExtensionBias") {
         return "no answer of any length satisfies it: it contradicts itself or never comes to an end"
@@ -283,7 +283,7 @@ impl Clone for Guide {
 pub struct GuideError(String);
 
 impl GuideError {
-    /// What is wrong.
+    /// A refusal with this message.
     pub(super) const fn new(message: String) -> Self {
         Self(message)
     }
@@ -312,7 +312,7 @@ impl Guide {
         Ok(())
     }
 
-    /// Goes on by a token of the answer.
+    /// Advances by a token of the answer.
     ///
     /// # Errors
     /// See [`GuideError`].
@@ -321,7 +321,7 @@ impl Guide {
         self.matcher.consume_token(token).map_err(|error| GuideError(readable(&error.to_string())))
     }
 
-    /// Goes on by text that came with a token which began before the constraint did.
+    /// Advances by text that came with a token which began before the constraint did.
     ///
     /// # Errors
     /// See [`GuideError`].
@@ -342,7 +342,7 @@ impl Guide {
         forced.into_iter().map(|token| token as Token).collect()
     }
 
-    /// Whether the answer is complete and nothing can follow.
+    /// Returns `true` if the answer is complete and nothing can follow.
     pub fn is_complete(&self) -> bool {
         self.matcher.is_stopped() && !self.matcher.is_error()
     }
@@ -352,8 +352,8 @@ impl Guide {
 struct Vocabulary {
     model: Arc<Model>,
     trie: TokTrie,
-    /// Whether the text of its tokens is the tokenized text. Tokenizers that put a space in front are not like that,
-    /// and nothing is forced with them: the model would see tokens that it was not trained on.
+    /// `true` if the text of the tokenizer's tokens is the tokenized text. Tokenizers that put a space in front are not like
+    /// that, and nothing is forced with them: the model would see tokens that it was not trained on.
     canonical: bool,
 }
 

@@ -24,7 +24,7 @@ use crate::scheduler::{
 };
 use crate::types::{EngineSettings, Sequence};
 
-/// What the engine is told between steps.
+/// The engine's input between steps.
 #[derive(Debug)]
 pub enum Command {
     /// Generate this.
@@ -35,7 +35,7 @@ pub enum Command {
     Cancel(u64),
 }
 
-/// A step may take this long while nobody waits for a token: it bounds how late a cancel or arrival is seen.
+/// A step may take this long while no sequence waits for a token: it bounds how late a cancel or arrival is seen.
 const IDLE_STEP: Duration = Duration::from_millis(400);
 
 /// Most prompt tokens of a step whose logits are wanted, at least; a row of logits takes 4 bytes a vocabulary entry.
@@ -48,7 +48,7 @@ const PATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from
 /// Cells kept free for each running sequence when another one is admitted.
 const HEADROOM: u32 = 32;
 
-/// How requests may use what others have computed.
+/// Returns the ways in which requests may use others' computations.
 const fn reuse(memory: Memory) -> PrefixReuse {
     match memory {
         Memory::Full | Memory::Windowed { .. } => PrefixReuse::Partial,
@@ -77,10 +77,10 @@ pub struct Engine<'model> {
 }
 
 impl<'model> Engine<'model> {
-    /// `None` for a model that cannot generate text; an [`Embedder`] can use it.
+    /// Returns `None` for a model that cannot generate text; an [`Embedder`] can use it.
     ///
     /// # Errors
-    /// When llama.cpp cannot make the context.
+    /// Fails if llama.cpp cannot make the context.
     pub fn new(model: &'model Arc<Model>, settings: &EngineSettings) -> Result<Option<Self>, LlamaError> {
         let memory = model.find_memory()?;
         let reuse = reuse(memory);
@@ -257,7 +257,7 @@ impl<'model> Engine<'model> {
             self.execute(op)?;
         }
         if step.batch.is_empty() && self.masks.is_busy() {
-            // Nobody else has anything to do.
+            // No other sequence has anything to do.
             let events = self.late(PATIENCE.1, true);
             if !events.is_empty() {
                 report(StepReport { events, load: self.load() });
@@ -333,7 +333,7 @@ impl<'model> Engine<'model> {
         }
     }
 
-    /// Chooses the next tokens. What is kept in a constraint is worked on meanwhile, and comes later when it takes long.
+    /// Chooses the next tokens. Constrained sequences are worked on meanwhile, and come later when they take long.
     fn sample(&mut self, step: &Step, patience: Duration) -> Vec<(u64, SequenceEvent)> {
         let mut events = Vec::new();
         let mut outcomes = Vec::new();
@@ -384,7 +384,7 @@ impl<'model> Engine<'model> {
         events
     }
 
-    /// What becomes of a sequence after its step.
+    /// Settles the outcome of a sequence after its step.
     fn settle(
         &mut self,
         id: SequenceId,

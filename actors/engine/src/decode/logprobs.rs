@@ -24,7 +24,7 @@ impl PromptScorer {
         Self { scores: PromptScores { first, rest: Vec::new() }, text }
     }
 
-    /// How many tokens are scored, the first included.
+    /// Returns the number of scored tokens, the first included.
     pub fn scored(&self) -> usize {
         1 + self.scores.rest.len()
     }
@@ -105,7 +105,7 @@ mod tests {
             }
         }
 
-        /// Whatever a model gives, the numbers can be written as JSON.
+        /// The numbers can be written as JSON for all logits of a model.
         #[test]
         fn are_finite(logits in prop::collection::vec(any::<f32>(), 0..50), top in 0usize..21) {
             let (candidate, best) = at_position(&logits, 3, top, |_| Vec::new());

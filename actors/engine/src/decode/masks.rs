@@ -1,10 +1,10 @@
 //! The steps of constrained answers, beside the steps of the engine.
 //!
-//! Which tokens a constraint leaves open can take long to find out: its lexer is built as answers lead into it. So it is
-//! found out on threads of its own. The engine waits a moment for what is usually done in microseconds; a sequence whose
-//! step is not done by then sits out while others go on, and comes back with its result. Callers take turns by the time
-//! that they have taken. A step that takes more processor time than the budget ends its sequence, and as llguidance
-//! cannot be stopped inside an operation, its thread is left behind and another one takes its place.
+//! Computing the tokens that a constraint leaves open can take long: its lexer is built as answers lead into it. So it is done on
+//! threads of its own. The engine waits a moment for the usual microseconds; a sequence whose step is not done by then sits out
+//! while others continue, and comes back with its result. Callers take turns by the time that they have taken. A step that takes
+//! more processor time than the budget ends its sequence, and as llguidance cannot be stopped inside an operation, its thread is
+//! left behind and another one takes its place.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,12 +29,12 @@ const STACK: usize = 64 << 20;
 /// Threads left behind after which the worker is to be replaced: each takes a core.
 const MAX_LEFT_BEHIND: usize = 4;
 
-/// Time for which a thread that was left behind may go on, and the memory that the process may take meanwhile, before
-/// the worker is to be replaced.
+/// Time for which a thread that was left behind may continue, and the memory that the process may take meanwhile, before the
+/// worker is to be replaced.
 const MAX_TIME_BEHIND: Duration = Duration::from_secs(20);
 const MAX_KIB_BEHIND: u64 = 256 << 10;
 
-/// How often threads that were left behind are looked at.
+/// The interval at which threads that were left behind are looked at.
 pub const LOOK: Duration = Duration::from_millis(250);
 
 /// A sequence whose step took less than this is waited for again.
@@ -50,21 +50,21 @@ struct Task {
     logits: Vec<f32>,
 }
 
-/// What came of it.
+/// The result of a step.
 pub struct Done {
-    /// Which sequence.
+    /// The sequence.
     pub id: SequenceId,
     /// As it was handed over.
     pub running: Box<Running>,
-    /// What happened.
+    /// The sequence's events.
     pub events: Vec<(u64, SequenceEvent)>,
-    /// What became of it.
+    /// The outcome of the step.
     pub outcome: Result<Outcome, GuideError>,
     logits: Vec<f32>,
     took: Duration,
 }
 
-/// What a thread is at.
+/// The current work of a thread.
 struct Work {
     id: SequenceId,
     since: Instant,
@@ -96,7 +96,7 @@ impl Queue {
     }
 
     fn charge(&mut self, user: &str, took: Duration) {
-        // Who is new begins beside the one who has taken the least, rather than before everybody for long.
+        // A new caller begins beside the one who has taken the least, rather than before all others for long.
         let least = self.taken.values().min().copied().unwrap_or_default();
         let taken = self.taken.entry(user.to_owned()).or_insert(least);
         *taken += took;
@@ -170,7 +170,7 @@ impl Masks {
         }
     }
 
-    /// Whether steps are not done.
+    /// Returns `true` if steps are not done.
     pub fn is_busy(&self) -> bool {
         !self.away.is_empty()
     }
@@ -195,7 +195,8 @@ impl Masks {
         self.away.remove(&id).is_some()
     }
 
-    /// What is done, at the latest after `patience`, which is had for sequences that are usually quick; or `for_all`.
+    /// Returns the finished steps, at the latest after `patience`, which applies to sequences that are usually quick; or to all
+    /// with `for_all`.
     pub fn collect(&mut self, patience: Duration, for_all: bool) -> Vec<Done> {
         let end = Instant::now() + patience;
         let mut collected = Vec::new();
@@ -211,7 +212,7 @@ impl Masks {
                 None => {}
             }
         }
-        // Whoever was not ready is not waited for again before it was.
+        // A sequence that was not ready is not waited for again before it was.
         for (id, awaited) in &mut self.away {
             if std::mem::take(awaited) {
                 self.late.insert(*id);
@@ -222,7 +223,7 @@ impl Masks {
 
     fn take(&mut self, mut done: Done) -> Option<Done> {
         self.spare.push(std::mem::take(&mut done.logits));
-        // One that was cancelled meanwhile is nobody's.
+        // A sequence that was cancelled meanwhile has no owner.
         self.away.remove(&done.id)?;
         let goes_on = !matches!(done.outcome, Ok(Outcome::Finished) | Err(_));
         if done.took < QUICK || !goes_on {
@@ -257,12 +258,12 @@ impl Masks {
         errors
     }
 
-    /// Whether any thread was left behind and may still work.
+    /// Returns `true` if any thread was left behind and may still work.
     pub const fn has_left_behind(&self) -> bool {
         self.left_behind > 0
     }
 
-    /// Whether what was left behind has become so much that only another process helps.
+    /// Returns `true` if the work left behind has become so much that only another process helps.
     pub fn is_overrun(&mut self) -> bool {
         let now = Instant::now();
         if self.left_behind == 0 || now.saturating_duration_since(self.looked) < LOOK {

@@ -11,22 +11,22 @@ use jan_protocol::types::Token;
 
 use super::constraint::{Guide, GuideError};
 
-/// How an answer thinks.
+/// The form of an answer's thinking.
 #[derive(Clone, Debug)]
 pub struct Thinking {
-    /// What begins and what ends it.
+    /// The tags that begin and end it.
     pub tags: (&'static str, &'static str),
-    /// Whether the prompt has begun it.
+    /// `true` if the prompt has begun it.
     pub open: bool,
     /// The token that begins it, where it is one.
     pub start: Option<Token>,
-    /// What is put into the answer to end it.
+    /// The tokens that are put into the answer to end it.
     pub close: Arc<[Token]>,
     /// Most tokens of it.
     pub budget: Option<u32>,
 }
 
-/// What an answer is kept in.
+/// The constraints on an answer.
 #[derive(Clone, Debug)]
 pub enum Keep {
     /// Nothing.
@@ -39,7 +39,7 @@ pub enum Keep {
         trigger: &'static str,
         /// At the beginning of what it keeps.
         guide: Guide,
-        /// Whether a second is wanted.
+        /// `true` if only one is wanted.
         once: bool,
     },
 }
@@ -61,7 +61,7 @@ enum State {
 pub struct Flow {
     thinking: Option<Thinking>,
     keep: Keep,
-    /// Where a mark has opened it: at work.
+    /// The guide at work, if a mark has opened it.
     active: Option<Guide>,
     state: State,
     /// The last bytes, in which a tag or mark may have begun.
@@ -96,13 +96,13 @@ impl Flow {
         flow
     }
 
-    /// Whether nothing ever happens in it.
+    /// Returns `true` if nothing ever happens in it.
     #[must_use]
     pub const fn is_idle(&self) -> bool {
         self.thinking.is_none() && matches!(self.keep, Keep::Free)
     }
 
-    /// Whether it may have to look into a constraint.
+    /// Returns `true` if it may have to look into a constraint.
     #[must_use]
     pub const fn is_kept(&self) -> bool {
         !matches!(self.keep, Keep::Free)
@@ -114,7 +114,7 @@ impl Flow {
         self.reasoning_tokens
     }
 
-    /// Whether the answer is thinking: then its stop texts do not count.
+    /// Returns `true` if the answer is thinking: then its stop texts do not count.
     #[must_use]
     pub fn is_thinking(&self) -> bool {
         self.state == State::Thinking
@@ -183,7 +183,7 @@ impl Flow {
         }
     }
 
-    /// Goes on by a token of the answer, and the bytes that it shows.
+    /// Advances by a token of the answer, and the bytes that it shows.
     ///
     /// # Errors
     /// See [`GuideError`].
@@ -200,7 +200,7 @@ impl Flow {
                 self.tail.extend_from_slice(bytes);
                 self.look_for_mark()?;
             }
-            // What ends the thinking may go on behind its tag.
+            // The token that ends the thinking may continue behind its tag.
             State::Kept if put => {}
             State::Kept => {
                 if let Some(guide) = self.guide() {
@@ -290,7 +290,7 @@ impl Flow {
         }
     }
 
-    /// Whether the answer is complete and nothing can follow.
+    /// Returns `true` if the answer is complete and nothing can follow.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         match (&self.keep, self.state) {

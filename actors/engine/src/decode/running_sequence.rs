@@ -16,17 +16,17 @@ use crate::types::Sequence;
 /// A sequence's own state beside what the scheduler knows.
 #[derive(Debug)]
 pub struct Running {
-    /// What is asked.
+    /// The requested sequence.
     pub sequence: Sequence,
-    /// What it has so far, for penalties.
+    /// The tokens that it has so far, for penalties.
     pub counts: TokenCounts,
     /// Its text.
     pub text: TextAssembler,
     /// Tokens so far.
     pub generated: u32,
-    /// Whether its start was told.
+    /// `true` if its start was reported.
     pub started: bool,
-    /// What is known of its prompt so far, where that is wanted.
+    /// The known part of its prompt's scores so far, if they are wanted.
     pub scorer: Option<PromptScorer>,
 }
 

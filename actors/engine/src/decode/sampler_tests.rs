@@ -32,7 +32,7 @@ fn greedy() -> SamplingParams {
     SamplingParams { temperature: 0.0, ..SamplingParams::default() }
 }
 
-/// What a request has seen: the tokens of its prompt and of its answer.
+/// The tokens that a request has seen: those of its prompt and of its answer.
 type Seen<'a> = (&'a [Token], &'a [Token]);
 
 fn counts_of((prompt, generated): Seen<'_>) -> TokenCounts {
@@ -115,8 +115,8 @@ fn reference(
     found.or(ranked.last()).map(|(token, _)| *token as Token)
 }
 
-/// Whether `token` is the reference's choice, or would be after a nudge to the draw or to a filter that is as small
-/// as f32 arithmetic can cause.
+/// Returns `true` if `token` is the reference's choice, or would be after a nudge to the draw or to a filter that is as small as
+/// f32 arithmetic can cause.
 fn agrees(token: Token, logits: &[f32], params: &SamplingParams, seen: Seen<'_>, draw: f64) -> bool {
     let nudge = |value: f32, by: f32| if value < 1.0 { value * (1.0 + by) } else { value };
     // The digits in base 3 say which way each of five is nudged; 0 is not at all.

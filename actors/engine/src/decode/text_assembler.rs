@@ -1,14 +1,14 @@
-//! From token pieces to text: whole UTF-8 characters only, and never a part of a stop text.
+//! Text from token pieces: whole UTF-8 characters only, and never a part of a stop text.
 //!
-//! A token's piece is bytes: one character can be spread over several tokens, and one token can hold invalid bytes.
-//! What leaves here, put together, is what [`String::from_utf8_lossy`] makes of all the bytes at once, cut before the
-//! first stop text: it does not depend on how the bytes were split. And it depends on nothing but the pieces, so a
-//! resumed request that pushes its old tokens' pieces again gets the same deltas again.
+//! A token's piece is bytes: one character can be spread over several tokens, and one token can hold invalid bytes. The
+//! concatenated output is what [`String::from_utf8_lossy`] makes of all the bytes at once, cut before the first stop text: it
+//! does not depend on how the bytes were split. And it depends on nothing but the pieces, so a resumed request that pushes its
+//! old tokens' pieces again gets the same deltas again.
 
 /// Turns the pieces of generated tokens into text deltas.
 ///
-/// Holds back an incomplete UTF-8 character, and whatever could still become a stop text. Work a byte is constant for
-/// each stop text, whatever the texts look like; what is held is no longer than the longest stop text and one piece.
+/// Holds back an incomplete UTF-8 character, and all text that could still become a stop text. Work a byte is constant for each
+/// stop text, regardless of the texts; the held text is no longer than the longest stop text and one piece.
 #[derive(Clone, Debug)]
 pub struct TextAssembler {
     stops: Vec<StopMatcher>,
@@ -16,23 +16,23 @@ pub struct TextAssembler {
     incomplete: Vec<u8>,
     /// Decoded text that has not been released.
     held: String,
-    /// How many bytes of text came before `held`.
+    /// The number of bytes of text before `held`.
     released: usize,
     /// Characters of the text so far, whether released or held.
     characters: usize,
-    /// Where in the text the first stop text begins, of those that are complete.
+    /// The position in the text at which the first complete stop text begins.
     cut: Option<usize>,
     stopped: bool,
-    /// Whether stop texts count now.
+    /// `true` if stop texts count now.
     watching: bool,
 }
 
-/// What a push or the end released.
+/// The text released by a push or the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Push {
     /// Text for the caller; can be empty.
     pub text: String,
-    /// Whether a stop text has ended the answer. Nothing is released any more after that.
+    /// `true` if a stop text has ended the answer. Nothing is released any more after that.
     pub stopped: bool,
 }
 
@@ -52,7 +52,7 @@ impl TextAssembler {
         }
     }
 
-    /// Whether stop texts count from now on; one that begins before they do is none.
+    /// Sets whether stop texts count from now on; one that begins before they do is none.
     pub fn watch(&mut self, watching: bool) {
         self.watching = watching;
     }
@@ -161,7 +161,7 @@ struct StopMatcher {
     pattern: Vec<u8>,
     /// `borders[i]`: length of the longest proper prefix of `pattern[..=i]` that is also its suffix.
     borders: Vec<usize>,
-    /// How much of the pattern the end of the stream matches.
+    /// The length of the part of the pattern that the end of the stream matches.
     matched: usize,
     found: bool,
 }
@@ -203,7 +203,7 @@ impl StopMatcher {
         None
     }
 
-    /// How many bytes at the end of the stream could still become the first occurrence.
+    /// Returns the number of bytes at the end of the stream that could still become the first occurrence.
     fn pending(&self) -> usize {
         if self.found { 0 } else { self.matched }
     }

@@ -121,7 +121,7 @@ proptest! {
             prop_assert!(assembler.held.len() <= longest);
             prop_assert!(assembler.incomplete.len() <= 3);
         }
-        // However the answer goes on, what was released is right.
+        // The released text is right for every continuation of the answer.
         let all = [bytes, rest].concat();
         prop_assert!(whole(&all, &stops).0.starts_with(&text));
     }

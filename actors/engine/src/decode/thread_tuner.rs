@@ -1,10 +1,9 @@
-//! How many compute threads a step uses while other processes want the cores too.
+//! The number of compute threads that a step uses while other processes want the cores too.
 //!
-//! ggml's threads wait for each other many times a step, spinning. When another process takes one of the
-//! cores, the thread on it is descheduled now and then and all others wait for it: on 2 cores with one busy
-//! process, 2 threads decode at a third of the quiet rate and 1 thread at over half. So fewer threads are
-//! tried when the threads got less processor time than they were on the clock for, and kept where steps are
-//! faster; more are tried again from time to time.
+//! ggml's threads wait for each other many times a step, spinning. When another process takes one of the cores, the thread on it
+//! is descheduled now and then and all others wait for it: on 2 cores with one busy process, 2 threads decode at a third of the
+//! quiet rate and 1 thread at over half. So fewer threads are tried when the threads got less processor time than they were on
+//! the clock for, and kept where steps are faster; more are tried again from time to time.
 
 use std::time::Duration;
 
@@ -23,10 +22,10 @@ const WINDOW: usize = 8;
 
 /// Seconds of step time between trials: the first, and the longest for more and for fewer threads.
 const FIRST_WAIT: f64 = 0.3;
-const LONGEST_WAIT_UP: f64 = 4.0;
-const LONGEST_WAIT_DOWN: f64 = 30.0;
+const MAX_WAIT_UP: f64 = 4.0;
+const MAX_WAIT_DOWN: f64 = 30.0;
 
-/// What a step computed and took.
+/// The work of a step and the time that it took.
 #[derive(Clone, Copy, Debug)]
 pub struct StepSample {
     /// Sequences that got a token.
@@ -44,7 +43,7 @@ impl StepSample {
         (self.decode_tokens + self.prefill_tokens).max(1) as f64
     }
 
-    /// Whether both did about the same work.
+    /// Returns `true` if both did about the same work.
     fn comparable(&self, other: &Self) -> bool {
         let ratio = self.tokens() / other.tokens();
         (self.prefill_tokens > 0) == (other.prefill_tokens > 0) && (0.8..=1.25).contains(&ratio)
@@ -130,7 +129,7 @@ impl ThreadTuner {
             self.threads = trial.threads;
             self.wait = FIRST_WAIT;
         } else {
-            self.wait = (self.wait * 2.0).min(if up { LONGEST_WAIT_UP } else { LONGEST_WAIT_DOWN });
+            self.wait = (self.wait * 2.0).min(if up { MAX_WAIT_UP } else { MAX_WAIT_DOWN });
         }
         self.trial = None;
         self.since = 0.0;

@@ -1,9 +1,8 @@
-//! Which tokens the next step reads for embeddings.
+//! The tokens that the next step reads for embeddings.
 //!
-//! Requests take turns by user and then by request, one input at a time, so that one with thousands of inputs does not
-//! keep out another with one. A step reads inputs in that order until its budget is used up; where long inputs may be
-//! read piece by piece, the last one is read further in the steps that follow, before any other begins. So at most one
-//! input is half read.
+//! Requests take turns by user and then by request, one input at a time, so that one with thousands of inputs does not keep out
+//! another with one. A step reads inputs in that order until its budget is used up; if long inputs may be read piece by piece,
+//! the last one is read further in the steps that follow, before any other begins. So at most one input is half read.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -20,14 +19,14 @@ pub struct Piece {
     pub request: u64,
     /// The input.
     pub input: Input,
-    /// Where its tokens lie in the context.
+    /// The slot of its tokens in the context.
     pub slot: u16,
-    /// Which of its tokens are read.
+    /// The range of its tokens that are read.
     pub range: Range<usize>,
 }
 
 impl Piece {
-    /// Whether this reads the input to its end.
+    /// Returns `true` if this reads the input to its end.
     pub fn is_last(&self) -> bool {
         self.range.end == self.input.tokens.len()
     }
@@ -45,10 +44,10 @@ pub struct Planner {
     /// Requests that have inputs of which nothing is read.
     queue: FairQueue,
     waiting: HashMap<u64, Waiting>,
-    /// Whether an input has to be read in one step.
+    /// `true` if an input has to be read in one step.
     whole: bool,
     slots: u16,
-    /// What the last step read in part, from its end on.
+    /// The piece of an input that the last step read in part; the next step continues from its end.
     half_read: Option<Piece>,
 }
 
@@ -58,7 +57,7 @@ impl Planner {
         Self { queue: FairQueue::new(), waiting: HashMap::new(), whole, slots: slots.max(1), half_read: None }
     }
 
-    /// Whether anything is to be read.
+    /// Returns `true` if anything is to be read.
     pub fn has_work(&self) -> bool {
         self.half_read.is_some() || !self.queue.is_empty()
     }
@@ -81,7 +80,7 @@ impl Planner {
         self.half_read.take_if(|piece| piece.request == request).map(|piece| piece.slot)
     }
 
-    /// What the next step reads: `budget` tokens at most, or one whole input that has more.
+    /// Returns the tokens that the next step reads: `budget` tokens at most, or one whole input that has more.
     pub fn plan(&mut self, budget: usize) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let mut left = budget.max(1);

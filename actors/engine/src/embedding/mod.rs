@@ -1,8 +1,8 @@
 //! Embeddings: a context of their own beside the one that generates, read in between its steps.
 //!
-//! llama.cpp gives the tokens' embeddings and [`pooling`] makes the texts' of them, so that long inputs of models that
-//! look back alone can be read piece by piece, and streams keep their pace meanwhile. Models that look at a whole text at
-//! once (BERT and its kind) read each input in one step; they do not generate, so that nobody waits.
+//! llama.cpp gives the tokens' embeddings and [`pooling`] makes the texts' of them, so that long inputs of models that look back
+//! alone can be read piece by piece, and streams keep their pace meanwhile. Models that look at a whole text at once (BERT and
+//! its kind) read each input in one step; they do not generate, so that no stream waits.
 
 pub mod batch_plan;
 pub mod pooling;
@@ -26,7 +26,7 @@ use pooling::{Pool, Pooling};
 const SLOTS: u16 = 32;
 const SLOTS_OF_FIXED_SIZE: u16 = 4;
 
-/// A step may take this long while nobody waits for a token.
+/// A step may take this long while no sequence waits for a token.
 const IDLE_STEP: Duration = Duration::from_millis(400);
 
 /// A text as tokens.
@@ -43,15 +43,15 @@ pub struct Input {
 pub struct EmbeddingJob {
     /// Chosen by the server, unique in this worker.
     pub id: u64,
-    /// Whom to be fair to.
+    /// The user that fairness is counted for.
     pub user: String,
-    /// What is to be read.
+    /// The inputs to be read.
     pub inputs: Vec<Input>,
     /// Numbers of each embedding; `None`: all.
     pub dimensions: Option<u32>,
 }
 
-/// What of a request is not done.
+/// The unfinished part of a request.
 #[derive(Debug)]
 struct Open {
     dimensions: Option<u32>,
@@ -97,7 +97,7 @@ impl<'model> Embedder<'model> {
         }
     }
 
-    /// Whether anything is to be read.
+    /// Returns `true` if anything is to be read.
     pub fn has_work(&self) -> bool {
         self.planner.has_work()
     }
@@ -112,7 +112,7 @@ impl<'model> Embedder<'model> {
         }
     }
 
-    /// Forgets a request. Whether there was one.
+    /// Forgets a request. Returns `true` if there was one.
     pub fn cancel(&mut self, id: u64) -> bool {
         if let (Some(slot), Some(context)) = (self.planner.cancel(id), &mut self.context) {
             context.forget(slot);
@@ -169,7 +169,8 @@ impl<'model> Embedder<'model> {
         Ok(())
     }
 
-    /// What a context needs. At most one input is read in part, so there is room for it and for one step beside it.
+    /// Returns the sizes that a context needs. At most one input is read in part, so there is room for it and for one step beside
+    /// it.
     fn sizes(&self) -> ContextSizes {
         let chunk = self.settings.prefill_chunk;
         let longest = self.settings.context_length;

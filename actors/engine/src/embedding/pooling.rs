@@ -1,6 +1,6 @@
 //! From the embeddings of tokens to the one of their text.
 
-/// Which of the tokens' embeddings make the text's.
+/// The tokens' embeddings that make the text's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
     /// The mean of all.

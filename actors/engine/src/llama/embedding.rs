@@ -1,4 +1,4 @@
-//! What contexts for embeddings need beside decoding.
+//! The part of contexts for embeddings beside decoding.
 
 use super::{Context, Model, sys};
 
@@ -15,8 +15,8 @@ impl Context<'_> {
         !self.memory().is_null()
     }
 
-    /// Whether text can be generated: each token is made of those before it, and these are remembered. Encoders
-    /// such as BERT look at all of an input at once.
+    /// Returns `true` if text can be generated: each token is made of those before it, and these are remembered. Encoders such as
+    /// BERT look at all of an input at once.
     pub fn can_generate(&self) -> bool {
         // SAFETY: the context is alive.
         let causal = unsafe { sys::llama_get_causal_attn(self.raw.as_ptr()) };

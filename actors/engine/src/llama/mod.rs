@@ -34,11 +34,11 @@ pub struct BatchEntry {
     pub position: u32,
     /// The llama.cpp sequence it belongs to.
     pub slot: u16,
-    /// Whether its logits are wanted.
+    /// `true` if its logits are wanted.
     pub logits: bool,
 }
 
-/// Why the engine refused.
+/// The reason why the engine refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LlamaError {
     /// The model file cannot be used.
@@ -51,15 +51,15 @@ pub enum LlamaError {
         cells: u32,
         /// Memory they take.
         kv_mib: u64,
-        /// What llama.cpp logged.
+        /// The log of llama.cpp.
         reason: String,
     },
     /// A sequence's state could not be copied out of the context or put back; it is not to be trusted any more.
     #[error("llama.cpp could not {action} the state of a sequence: {reason}")]
     State {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// What llama.cpp logged.
+        /// The log of llama.cpp.
         reason: String,
     },
     /// Too many steps of constrained answers never end, each on a thread that cannot be stopped.
@@ -70,7 +70,7 @@ pub enum LlamaError {
     Decode {
         /// Its return code.
         code: i32,
-        /// What llama.cpp logged.
+        /// The log of llama.cpp.
         reason: String,
     },
 }
@@ -120,7 +120,7 @@ pub struct Backend(LlamaBackend);
 
 impl Backend {
     /// # Errors
-    /// When it was initialised before.
+    /// Fails if it was initialised before.
     pub fn init() -> Result<Self, LlamaError> {
         // SAFETY: the callback is a static function without user data.
         unsafe {
@@ -175,7 +175,7 @@ impl Model {
         let raw = NonNull::new(raw).ok_or_else(|| {
             LlamaError::Load(format!("{shown} cannot be loaded ({})", take_logged_errors()))
         })?;
-        // SAFETY: as in `as_ptr`, the other way round; nobody else frees the model.
+        // SAFETY: as in `as_ptr`, the other way round; no other code frees the model.
         let inner = unsafe { (&raw const raw).cast::<LlamaModel>().read() };
         Ok(Self { inner })
     }
@@ -278,7 +278,7 @@ impl Model {
         tokens.iter().all(|&token| token >= 0).then_some(tokens)
     }
 
-    /// Whether a token ends the generation.
+    /// Returns `true` if a token ends the generation.
     pub fn is_end_of_generation(&self, token: Token) -> bool {
         self.inner.vocab().is_eog(LlamaToken(token))
     }
@@ -297,13 +297,13 @@ pub struct ContextSizes {
     pub outputs: u32,
     /// Compute threads at first.
     pub threads: usize,
-    /// Whether tokens' embeddings are wanted, then of all of them, rather than logits.
+    /// `true` if tokens' embeddings are wanted, then of all of them, rather than logits.
     pub embeddings: bool,
-    /// Whether logits are to be the same to the last bit however a sequence is read and whatever runs beside it. Given
-    /// that [`Model::load`] was told so too, all depends on attention: on a CPU, llama.cpp sums it up in one pass over
-    /// the cells for values of another type than the keys', but in tiles of 64 cells for batches of 64 tokens, and in
-    /// parts for a single token, where both are F16 (`ggml_compute_forward_flash_attn_ext_f16`). The cells stay where
-    /// they are until [`Context::clear`], so that they lie in the order of their positions.
+    /// `true` if logits are to be the same to the last bit however a sequence is read and regardless of other running sequences.
+    /// Given that [`Model::load`] was called with the same setting, all depends on attention: on a CPU, llama.cpp sums it up in
+    /// one pass over the cells for values of another type than the keys', but in tiles of 64 cells for batches of 64 tokens, and
+    /// in parts for a single token, if both are F16 (`ggml_compute_forward_flash_attn_ext_f16`). The cells stay in place until
+    /// [`Context::clear`], so that they lie in the order of their positions.
     pub reproducible: bool,
 }
 

@@ -43,12 +43,12 @@ pub const CHATML: &str = "\
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}";
 
-/// What one render may cost, in minijinja's fuel: an instruction costs 1, and so do 64 bytes of data made or read. It
-/// pays for a prompt of tens of megabytes or of tens of thousands of messages, and ends an endless loop in about a second
-/// and within 640 MB.
+/// The maximum cost of one render, in minijinja's fuel: an instruction costs 1, and so do 64 bytes of data made or read. It pays
+/// for a prompt of tens of megabytes or of tens of thousands of messages, and ends an endless loop in about a second and within
+/// 640 MB.
 const FUEL: u64 = 10_000_000;
 
-/// Why a template could not be used.
+/// The reason why a template could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// The template does not parse: the model's fault.
@@ -65,7 +65,7 @@ pub enum TemplateError {
     TooCostly,
 }
 
-/// What a template is rendered with.
+/// The input of a template's rendering.
 #[derive(Clone, Debug)]
 pub struct ChatInput<'a> {
     /// Chat messages as OpenAI's wire objects.
@@ -74,12 +74,12 @@ pub struct ChatInput<'a> {
     pub tools: Option<&'a [serde_json::Value]>,
     /// Documents for retrieval, as transformers has them; the template sees `none` where there are none.
     pub documents: Option<&'a [serde_json::Value]>,
-    /// Whether the prompt ends with the beginning of the assistant's answer.
+    /// `true` if the prompt ends with the beginning of the assistant's answer.
     pub add_generation_prompt: bool,
     /// More variables, e.g. `enable_thinking`. They come before `bos_token` and `eos_token`, but not before the fields
     /// above.
     pub extra: Option<&'a serde_json::Map<String, serde_json::Value>>,
-    /// What `strftime_now` takes for now.
+    /// The current time of `strftime_now`.
     pub now: Zoned,
 }
 
@@ -150,13 +150,13 @@ impl ChatTemplate {
     }
 }
 
-/// `raise_exception(message)`: marks the error, so that it can be told from a failure.
+/// `raise_exception(message)`: marks the error, so that it can be distinguished from a failure.
 fn raise_exception(message: Value) -> Result<Value, minijinja::Error> {
     let refusal = Refusal(message.to_string());
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception was called").with_source(refusal))
 }
 
-/// What a template said with `raise_exception`.
+/// The message of a template's `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refusal(String);

@@ -8,7 +8,7 @@ use super::*;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/templates/");
 
-/// What `record.py` recorded.
+/// A recording of `record.py`.
 #[derive(Deserialize)]
 struct Recorded {
     /// The variable `x` of every case's extra ones.

@@ -66,7 +66,7 @@ pub fn spell_out_calls(messages: Vec<Value>) -> Vec<Value> {
     spelt
 }
 
-/// Arguments come as text, and templates expect what the text says. What is no JSON object stays text.
+/// Arguments come as text, and templates expect the text's content. Text that is no JSON object stays text.
 pub fn read_arguments(messages: &mut [Value]) {
     for call in
         messages.iter_mut().filter_map(|message| message.get_mut("tool_calls")?.as_array_mut()).flatten()

@@ -24,7 +24,7 @@ use crate::types::Sequence;
 use crate::vetting::VettingSettings;
 use draft::Rendered;
 
-/// What preparing needs to know of a model.
+/// The facts about a model that preparing needs.
 #[derive(Debug)]
 pub struct Preparer {
     renderer: Renderer,
@@ -32,13 +32,13 @@ pub struct Preparer {
     shield: Shield,
     sharing: Sharing,
     formats: Formats,
-    /// Control tokens whose text an answer's parts are told by.
+    /// Control tokens whose text delimits an answer's parts.
     shown: Vec<(Token, Vec<u8>)>,
     bos_text: String,
     context_length: u32,
     longest_piece: usize,
     generates: bool,
-    /// How constraints are compiled before they are compiled here; `None`: not at all.
+    /// The settings for vetting constraints before they are compiled here; `None`: no vetting.
     vetting: Option<VettingSettings>,
     /// Made with the first constraint.
     grammars: Mutex<Option<Arc<Grammars>>>,
@@ -178,7 +178,7 @@ impl Preparer {
         Ok(Prepared { sequence, prompt: shared, told, layout })
     }
 
-    /// How the answer to this prompt is to be read.
+    /// Returns the way in which the answer to this prompt is to be read.
     fn layout(&self, prompt: &str, tools: Option<&ToolPlan>) -> Layout {
         let tags = self.formats.reasoning.and_then(ReasoningFormat::tags);
         Layout {
@@ -206,7 +206,7 @@ impl Preparer {
         }
     }
 
-    /// What the answer is to be kept in.
+    /// Returns the constraints that the answer is kept in.
     fn keep(
         &self,
         model: &Arc<Model>,
@@ -323,7 +323,7 @@ impl Preparer {
         }
     }
 
-    /// What this model makes of a prompt.
+    /// Returns this model's reading of a prompt.
     ///
     /// # Errors
     /// [`Rejection::InvalidPrompt`].
@@ -356,7 +356,7 @@ impl Preparer {
     /// The prompt's text.
     ///
     /// # Errors
-    /// What the template says of it.
+    /// The template's complaint about it.
     fn render(&self, chat: &ChatPrompt) -> Result<Rendered, Rejection> {
         // Each message takes at least the token that ends it; rendering very many takes long.
         if chat.messages.len() > self.context_length as usize {

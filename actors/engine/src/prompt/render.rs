@@ -12,9 +12,9 @@ use super::roles::Roles;
 #[derive(Clone, Debug)]
 pub struct Renderer {
     template: ChatTemplate,
-    /// What the model writes beside plain text, as the template tells.
+    /// The formats that the model writes beside plain text, according to the template.
     pub formats: Formats,
-    /// Whether it shows earlier calls.
+    /// `true` if it shows earlier calls.
     shows_calls: bool,
     roles: Roles,
 }
@@ -58,7 +58,7 @@ impl Renderer {
     /// The prompt's text.
     ///
     /// # Errors
-    /// What the template says of these messages.
+    /// The template's complaint about these messages.
     pub fn render(&self, chat: &ChatPrompt) -> Result<String, TemplateError> {
         let mut messages = self.roles.adapt(chat.messages.clone());
         read_arguments(&mut messages);
@@ -157,7 +157,7 @@ mod tests {
         assert!(text.contains("<tool_response>\nr\n</tool_response>"), "{text}");
     }
 
-    /// Every text is shown, in its order, whatever roles come where.
+    /// Every text is shown, in its order, for all sequences of roles.
     #[test]
     fn no_template_loses_a_message() {
         let chats: &[&[&str]] = &[

@@ -1,22 +1,22 @@
-//! With whom a prompt's computed beginning is shared.
+//! The tenants that a prompt's computed beginning is shared with.
 //!
-//! Whoever can make requests sees in `cached_tokens`, and in the time to the first token, how much of a prompt was
-//! computed before. Were that shared by all, a prompt could be guessed token by token. So a prefix is shared within a
-//! tenant (a user), and among all tenants only as far as it says nothing: the beginning that the chat template writes,
-//! and the system prompts that the administrator names.
+//! Every caller sees in `cached_tokens`, and in the time to the first token, how much of a prompt was computed before. Were that
+//! shared by all, a prompt could be guessed token by token. So a prefix is shared within a tenant (a user), and among all tenants
+//! only as far as it reveals nothing: the beginning that the chat template writes, and the system prompts that the administrator
+//! names.
 
 use std::hash::{BuildHasher, RandomState};
 
 use jan_protocol::types::Token;
 
-/// Who shares what.
+/// The rules of sharing.
 #[derive(Debug)]
 pub struct Sharing {
-    /// Whether all tenants are one.
+    /// `true` if all tenants are one.
     all: bool,
     /// Beginnings that anybody may share.
     common: Vec<Vec<Token>>,
-    /// Tenants are told apart by a hash that nobody outside can foresee.
+    /// Tenants are distinguished by a hash that no outsider can predict.
     hasher: RandomState,
 }
 
@@ -39,7 +39,7 @@ impl Sharing {
         self.hasher.hash_one((tenant, cache_key)).max(1)
     }
 
-    /// How many of a prompt's tokens, at its beginning, anybody may share.
+    /// Returns the number of a prompt's tokens, at its beginning, that all tenants may share.
     pub fn common(&self, prompt: &[Token]) -> u32 {
         let longest =
             self.common.iter().map(|common| common.iter().zip(prompt).take_while(|(a, b)| a == b).count());

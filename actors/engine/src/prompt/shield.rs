@@ -1,9 +1,9 @@
-//! What callers write stays text: a `<|im_end|>` in a message ends no message.
+//! Callers' input stays text: a `<|im_end|>` in a message ends no message.
 //!
-//! The rendered prompt is tokenized with control tokens, since those of the template are meant. Where a text of the
-//! chat has the text of one, a mark goes in behind its first character before the template sees it. No template looks
-//! for the mark, so that it survives trimming, splitting and `tojson`; the rendered prompt is cut at the marks, and in
-//! no piece the control token can be recognised. Texts without control tokens are not touched at all.
+//! The rendered prompt is tokenized with control tokens, since those of the template are meant. If a text of the chat has the
+//! text of one, a mark goes in behind its first character before the template sees it. No template looks for the mark, so that it
+//! survives trimming, splitting and `tojson`; the rendered prompt is cut at the marks, and in no piece the control token can be
+//! recognised. Texts without control tokens are not touched at all.
 
 use aho_corasick::AhoCorasick;
 use jan_protocol::types::ChatPrompt;
@@ -26,7 +26,7 @@ pub struct Shield {
 pub struct Shielded {
     /// The chat.
     pub chat: ChatPrompt,
-    /// Where a rendered prompt has to be cut.
+    /// The mark at which a rendered prompt has to be cut.
     pub mark: char,
 }
 
@@ -95,7 +95,7 @@ fn marked(control: &AhoCorasick, text: &str, mark: char) -> Option<String> {
     Some(marked)
 }
 
-/// Whether any text in a value, names of fields included, is such.
+/// Returns `true` if the predicate holds for any text in a value, names of fields included.
 fn any_text(value: &Value, is: &impl Fn(&str) -> bool) -> bool {
     match value {
         Value::String(text) => is(text),

@@ -1,4 +1,4 @@
-//! How a step is planned: start followers, admit, make room, fill the batch.
+//! The plan of a step: start followers, admit, make room, fill the batch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::kv_cache::Source;
 use super::prefix_tree::{common_prefix, token};
 use super::{BatchToken, Phase, PrefixReuse, Scheduler, SequenceId, Step};
 
-/// How a sequence is to begin.
+/// The way a sequence begins.
 enum Beginning {
     /// Compute, from what the source holds on.
     Start(Option<Source>),
@@ -32,7 +32,7 @@ impl Scheduler {
         self.admit(&mut step);
         self.make_room(prefill_budget);
         if self.kv.available() == 0 && self.kv.idle() > 0 {
-            // Those that were preempted have left their cells, but nobody can have them yet.
+            // Preempted sequences have left their cells, but the cells are not available yet.
             self.tidy();
         }
         let budget = self.effective_budget(prefill_budget);
@@ -85,7 +85,8 @@ impl Scheduler {
         }
     }
 
-    /// How a sequence is to begin, if there is room for it now. The number is looked at first: it costs nothing.
+    /// Returns the way a sequence is to begin, if there is room for it now. The number of sequences is checked first: that costs
+    /// nothing.
     fn beginning_with_room(&self, id: SequenceId) -> Option<Beginning> {
         if self.admitted.len() >= usize::from(self.config.max_running) {
             return None;
@@ -95,7 +96,7 @@ impl Scheduler {
         fits.then_some(beginning)
     }
 
-    /// How many sequences of each user are admitted.
+    /// Returns the number of admitted sequences of each user.
     fn running(&self) -> HashMap<Arc<str>, usize> {
         let mut running = HashMap::new();
         for id in self.admitted.values() {
@@ -144,8 +145,8 @@ impl Scheduler {
         (needed + self.owed()).saturating_add(headroom)
     }
 
-    /// Whether the cells of all sequences have to be moved to get at idle ones: since somebody cannot go on or begin
-    /// without them, or since there are too many of them.
+    /// Returns `true` if the cells of all sequences have to be moved to get at idle ones: because a sequence cannot continue or
+    /// begin without them, or because there are too many of them.
     fn is_to_be_tidied(&self) -> bool {
         let (idle, free) = (self.kv.idle(), self.kv.available());
         if idle == 0 {
@@ -165,8 +166,8 @@ impl Scheduler {
         needed > free && (self.admitted.is_empty() || would_help)
     }
 
-    /// Moves the cells of all sequences to the beginning, so that all others are free. What they shared, each has on
-    /// its own from then on; where there is no room for that, some are preempted.
+    /// Moves the cells of all sequences to the beginning, so that all others are free. Each sequence has its own copy of formerly
+    /// shared cells from then on; where there is no room for that, some sequences are preempted.
     fn tidy(&mut self) {
         while let Some(&oldest) = self.admitted.values().next()
             && self.kv.live_tokens() + self.decoding() as u32 + 1 > self.config.cells
@@ -255,7 +256,7 @@ impl Scheduler {
         }
     }
 
-    /// Whom to preempt: someone whose going helps, of the user with the most admitted sequences, and of these
+    /// Returns the sequence to preempt: one whose preemption helps, of the user with the most admitted sequences, and of these
     /// the one admitted last.
     fn victim(&self, oldest: SequenceId, mover: SequenceId) -> Option<SequenceId> {
         let running = self.running();
@@ -369,7 +370,7 @@ impl Scheduler {
         }
     }
 
-    /// Where leaders have to stop for a while, so that followers can copy the whole of what they hold.
+    /// Returns the positions at which leaders have to stop for a while, so that followers can copy all that the leaders hold.
     fn stops(&self) -> HashMap<SequenceId, u32> {
         let mut stops = HashMap::new();
         if self.config.reuse == PrefixReuse::WholeSequence {

@@ -1,13 +1,12 @@
 //! Exact accounting of the KV cache's cells: which slot holds which cell, and which cells are free.
 //!
-//! A cell of llama.cpp's unified KV cache holds one token position and the set of sequence ids (here: slots)
-//! that see it. `llama_memory_seq_cp` adds a slot to cells, `llama_memory_seq_rm` takes one away, and a cell
-//! is free again when no slot sees it. [`CellMap`] mirrors that with counters, so that the scheduler knows
-//! before each decode whether its batch fits. The cell numbers are the map's own: llama.cpp places tokens as
-//! it likes, only the counts have to agree.
+//! A cell of llama.cpp's unified KV cache holds one token position and the set of sequence ids (here: slots) that see it.
+//! `llama_memory_seq_cp` adds a slot to cells, `llama_memory_seq_rm` removes one, and a cell is free again when no slot sees it.
+//! [`CellMap`] mirrors that with counters, so that the scheduler knows before each decode whether its batch fits. The cell
+//! numbers are the map's own: llama.cpp places tokens as it likes, only the counts have to agree.
 //!
-//! Where cells have to stay in order ([`CellMap::in_order`]), a cell that no slot holds any more is *spent*: it is free
-//! again only when all are ([`CellMap::clear`]).
+//! If cells have to stay in order ([`CellMap::in_order`]), a cell that no slot holds any more is *spent*: it is free again only
+//! when all are ([`CellMap::clear`]).
 
 use std::fmt;
 
@@ -28,7 +27,7 @@ impl fmt::Display for Slot {
     }
 }
 
-/// How many slots hold a cell.
+/// The number of slots that hold a cell.
 #[derive(Clone, Copy, Debug, Default)]
 struct Holders {
     all: u16,
@@ -50,7 +49,7 @@ struct SlotCells {
 pub struct CellMap {
     holders: Vec<Holders>,
     free: Vec<u32>,
-    /// Cells that are free only after [`clear`](Self::clear); `None` where each is free as soon as nobody holds it.
+    /// Cells that are free only after [`clear`](Self::clear); `None` if each cell is free as soon as no slot holds it.
     spent: Option<Vec<u32>>,
     slots: Vec<SlotCells>,
     evictable: u32,
@@ -68,7 +67,7 @@ impl CellMap {
         }
     }
 
-    /// The same, but what nobody holds any more is spent rather than free.
+    /// The same, but cells that no slot holds any more are spent rather than free.
     pub fn in_order(cells: u32, slots: u16) -> Self {
         Self { spent: Some(Vec::new()), ..Self::new(cells, slots) }
     }
@@ -84,7 +83,7 @@ impl CellMap {
         self.free.len() as u32
     }
 
-    /// Cells that nobody holds, but that are not free yet.
+    /// Returns the number of cells that no slot holds but that are not free yet.
     pub fn spent(&self) -> u32 {
         self.spent.as_ref().map_or(0, Vec::len) as u32
     }

@@ -7,10 +7,10 @@ use super::SequenceId;
 
 /// Waiting sequences.
 ///
-/// Whoever has no sequence running comes before everybody who has: one user's sequences, however many, do not keep
-/// others from having one. Among them, and among the others, sequences that have already been running come first, the
-/// longest-serving of them at the head. The rest are taken round-robin over their users; a user without a waiting
-/// sequence has no place in the round, and joins it at the tail.
+/// A user without a running sequence comes before every user with one: one user's sequences, however many, do not keep others
+/// from having one. Among the former, and among the latter, sequences that have already been running come first, the
+/// longest-serving of them at the head. The rest are taken round-robin over their users; a user without a waiting sequence has no
+/// place in the round, and joins it at the tail.
 #[derive(Clone, Debug, Default)]
 pub struct FairQueue {
     /// By age: the number of the first admission, smaller is older.
@@ -22,7 +22,7 @@ pub struct FairQueue {
     len: usize,
 }
 
-/// Where the next sequence waits.
+/// The place where the next sequence waits.
 enum Next {
     Resumed(u64),
     /// At this place of the round.
@@ -40,7 +40,7 @@ impl FairQueue {
         self.len
     }
 
-    /// Whether nothing waits.
+    /// Returns `true` if nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -1,18 +1,18 @@
-//! Which token sequences lie in host memory, copied out of the KV cells.
+//! Token sequences in host memory, copied out of the KV cells.
 //!
-//! Under a unified KV cache every decode step of every sequence looks at all cells in use, those of finished
-//! sequences too, so cells are a bad place for prefixes that are kept for later: on a CPU, 4000 cached cells take
-//! a tenth of a small model's speed. A copy in host memory costs nothing until it is used, and putting it back
-//! costs what moving its bytes costs: thousands of times less than reading the tokens again.
+//! Under a unified KV cache every decode step of every sequence looks at all cells in use, those of finished sequences too, so
+//! cells are a bad place for prefixes that are kept for later: on a CPU, 4000 cached cells take a tenth of a small model's speed.
+//! A copy in host memory costs nothing until it is used, and restoring it costs the time to move its bytes: thousands of times
+//! less than reading the tokens again.
 //!
-//! [`Archive`] only keeps the books; the runner holds the bytes. Each copy lies on a numbered [`Shelf`].
+//! [`Archive`] only does the accounting; the runner holds the bytes. Each copy lies on a numbered [`Shelf`].
 
 use std::fmt;
 
 use super::cell_map::Slot;
 use super::prefix_tree::{Key, PrefixTree};
 
-/// Most copies kept at a time, whatever their size.
+/// The maximum number of copies kept at a time, regardless of their size.
 const SHELVES: u16 = 1024;
 
 /// A place for one copied sequence.
@@ -25,12 +25,12 @@ impl fmt::Display for Shelf {
     }
 }
 
-/// What saving a sequence comes to.
+/// The consequences of saving a sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Saving {
     /// Copies to be thrown away first.
     pub dropped: Vec<Shelf>,
-    /// Where the new copy goes; `None` where one that holds it is there already, or it is too large.
+    /// The place of the new copy; `None` if a copy that holds the sequence exists already, or if it is too large.
     pub to: Option<Shelf>,
 }
 
@@ -42,7 +42,7 @@ pub struct Archive {
     used: u32,
     /// The copies by prefix; its slots are the shelves.
     tree: PrefixTree,
-    /// When each shelf was used last; 0 where it is empty.
+    /// The time at which each shelf was last used; 0 if it is empty.
     last_used: Vec<u64>,
     clock: u64,
 }

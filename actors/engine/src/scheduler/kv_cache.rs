@@ -9,21 +9,21 @@ use super::{KvOp, PrefixReuse, SchedulerConfig};
 /// Fewest cells freed at once when a cached slot is cut: each cut walks all of llama.cpp's cells.
 const EVICT_CHUNK: u32 = 64;
 
-/// So many cells that nobody uses may lie among cached ones: at a small model's 2048 they take about 4 % of a step.
+/// The number of unused cells that may lie among cached ones: at a small model's 2048 they take about 4 % of a step.
 const SCATTERED: u32 = 512;
 
-/// What a slot is used for.
+/// The use of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
     Empty,
     /// A live sequence computes in it.
     Live,
-    /// Nobody computes in it; its tokens are kept for a later request with the same beginning. Higher is
-    /// more recently used.
+    /// No sequence computes in it; its tokens are kept for a later request with the same beginning. A higher value is more
+    /// recently used.
     Cached(u64),
 }
 
-/// Where a computed beginning lies.
+/// The place of a computed beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// In the context's cells.
@@ -101,7 +101,7 @@ impl KvCache {
         if self.in_order { self.cells.spent() + self.cells.evictable() } else { 0 }
     }
 
-    /// Whether so many cells are idle that decoding suffers from it more than from moving the others.
+    /// Returns `true` if so many cells are idle that decoding suffers from it more than from moving the others.
     pub fn is_cluttered(&self) -> bool {
         self.idle() > self.cache_cells.saturating_add(2 * self.cells.pinned())
     }
@@ -311,8 +311,8 @@ impl KvCache {
         }
     }
 
-    /// Whether so few of the cells that attention looks at are in use, and none by a live sequence, that what is cached
-    /// had better be put back when it is needed.
+    /// Returns `true` if so few of the cells that attention looks at are in use, and none by a live sequence, that cached tokens
+    /// had better be restored when they are needed.
     pub fn is_scattered(&self) -> bool {
         let cached = self.cells.evictable();
         let is_idle = self.cells.pinned() == 0 && cached > 0;
@@ -381,8 +381,8 @@ impl KvCache {
         empty.or_else(|| self.by_last_use().into_iter().find(|&slot| Some(slot) != except))
     }
 
-    /// Whether to go on in the cached source slot itself, since nothing of it would be lost by that. A state
-    /// that can't be cut is rather copied: it serves the same request sent again.
+    /// Returns `true` if the cached source slot itself should be continued, since nothing of it would be lost by that. A state
+    /// that cannot be truncated is copied instead: it serves the same request sent again.
     fn is_worth_moving(&self, slot: Slot, len: u32) -> bool {
         self.reuse == PrefixReuse::Partial && len == self.cells.len(slot)
     }

@@ -1,7 +1,7 @@
 //! The scheduler: which sequences run, what each decode step computes, and what stays in the KV cache.
 //!
-//! It is pure: no clock, no I/O, no llama.cpp. The runner asks for a [`Step`], executes its operations,
-//! decodes its batch, samples where logits were asked for, and reports what came of it:
+//! It is pure: no clock, no I/O, no llama.cpp. The runner asks for a [`Step`], executes its operations, decodes its batch,
+//! samples where logits were asked for, and reports the results:
 //!
 //! ```text
 //! loop {
@@ -13,18 +13,18 @@
 //! }
 //! ```
 //!
-//! The life of a sequence: it *waits* in the queue; it is *admitted*, and then either *follows* another
-//! sequence that is about to compute the same beginning, or *reads* its tokens in chunks (prefill); when all
-//! are read it *decodes* one token a step. When cells run out, an admitted sequence may be *preempted*: it
-//! waits again, before all new ones. So may one of a user with several when another one has none and waits. When it ends, its slot stays as cache until its cells or the slot are
-//! needed. What is evicted, of ended and of preempted sequences, is copied to host memory where there is room for it
-//! ([`archive`](self::host_cache)) and put back for whoever begins with it; else it is read again.
+//! The life of a sequence: it *waits* in the queue; it is *admitted*, and then either *follows* another sequence that is about to
+//! compute the same beginning, or *reads* its tokens in chunks (prefill); when all are read it *decodes* one token a step. When
+//! cells run out, an admitted sequence may be *preempted*: it waits again, before all new ones. A sequence of a user with several
+//! may also be preempted when another user has none and waits. When a sequence ends, its slot stays as cache until its cells or
+//! the slot are needed. Evicted tokens, of ended and of preempted sequences, are copied to host memory where there is room for
+//! them ([`archive`](self::host_cache)) and restored for a sequence that begins with them; otherwise they are read again.
 //!
-//! Why nothing waits for ever: the admitted sequence that was admitted first is never preempted and makes
-//! progress in every step, so it ends after a bounded number of steps. Users who have no admitted sequence are
-//! served before those who have ([`FairQueue`]), so that every user makes progress. Among a user's, preempted
-//! sequences wait in the order of their first admission, new ones in the order of their arrival behind them, and
-//! neither are overtaken. A sequence only follows one that reads, never one that itself follows.
+//! No sequence waits for ever: the admitted sequence that was admitted first is never preempted and makes progress in every step,
+//! so it ends after a bounded number of steps. Users who have no admitted sequence are served before those who have
+//! ([`FairQueue`]), so that every user makes progress. Among a user's, preempted sequences wait in the order of their first
+//! admission, new ones in the order of their arrival behind them, and neither are overtaken. A sequence only follows one that
+//! reads, never one that itself follows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub mod step_budget;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(pub u64);
 
-/// How a new request may use what other sequences have computed. It depends on the model's memory.
+/// The ways a new request may use the computations of other sequences. It depends on the model's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrefixReuse {
     /// Any prefix of any sequence: attention over a unified KV cache, which can be cut at every position.
@@ -81,21 +81,21 @@ pub struct SchedulerConfig {
     /// Cells that have to be left for each admitted sequence when another one is admitted, so that it isn't
     /// preempted again as soon as they have generated a few tokens.
     pub headroom: u32,
-    /// What may be shared.
+    /// The computations that may be shared.
     pub reuse: PrefixReuse,
-    /// How many tokens another sequence's prefill has to spare a new one for that to wait for it, and how many a
-    /// copy from host memory has to spare it to be put back (or made).
+    /// The number of tokens that another sequence's prefill has to spare a new one for the new one to wait for it, and that a
+    /// copy from host memory has to spare for it to be restored (or made).
     pub share_min: u32,
     /// Most prompt tokens of a step whose logits are wanted; at least 1.
     pub score_chunk: u32,
-    /// Whether the cells of each sequence have to lie in the order of its positions. Attention sums up in the order of
-    /// the cells, so that only then a sequence's logits are the same to the last bit whatever runs beside it. llama.cpp
-    /// takes the next free cell behind the last one taken, but goes back when cells before it become free; so none does
+    /// `true` if the cells of each sequence have to lie in the order of its positions. Attention sums up in the order of the
+    /// cells, so that only then a sequence's logits are the same to the last bit regardless of other running sequences. llama.cpp
+    /// takes the next free cell behind the last one taken, but goes back when cells before it become free; so none becomes free
     /// until all are moved out and put back ([`KvOp::Lift`]). Only under [`PrefixReuse::Partial`].
     pub in_order: bool,
 }
 
-/// Why a configuration can't work.
+/// The reason why a configuration can't work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
     /// Nothing could ever run.
@@ -124,22 +124,21 @@ pub enum ConfigError {
 pub struct Arrival {
     /// Not in use by any live sequence.
     pub id: SequenceId,
-    /// Whom it counts for when sequences queue up.
+    /// The user that it counts for when sequences queue up.
     pub user: String,
-    /// Whom what is computed for it is shared with, behind the first `common` tokens: sequences of the same number. 0:
-    /// all.
+    /// The tenant that shares the computed tokens behind the first `common` tokens: sequences of the same number. 0: all.
     pub tenant: u64,
-    /// How many of `tokens`, at their beginning, anybody may share.
+    /// The number of `tokens`, at their beginning, that all tenants may share.
     pub common: u32,
     /// The prompt, and behind it the tokens already generated when it is resumed after a crash.
     pub tokens: Vec<Token>,
-    /// How many of `tokens`, at their end, were generated. A resumed sequence is admitted before new ones.
+    /// The number of `tokens`, at their end, that were generated. A resumed sequence is admitted before new ones.
     pub generated: u32,
-    /// Whether the logits of all prompt tokens are wanted. All of them are computed then, whatever is cached.
+    /// `true` if the logits of all prompt tokens are wanted. All of them are computed then, regardless of the cache.
     pub score: bool,
 }
 
-/// Why a sequence is not accepted.
+/// The reason why a sequence is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SubmitError {
     /// There is no token to continue from.
@@ -179,9 +178,8 @@ pub enum KvOp {
         /// Positions 0 to `len`.
         len: u32,
     },
-    /// `slot` keeps its first `len` tokens (`llama_memory_seq_rm`); 0 empties it, and is the only value
-    /// unless the reuse is [`PrefixReuse::Partial`]. Where cells stay in order, those that nobody holds any more stay
-    /// taken until [`KvOp::Clear`].
+    /// `slot` keeps its first `len` tokens (`llama_memory_seq_rm`); 0 empties it, and is the only value unless the reuse is
+    /// [`PrefixReuse::Partial`]. If cells stay in order, those that no slot holds any more stay taken until [`KvOp::Clear`].
     Truncate {
         /// The slot to be cut.
         slot: Slot,
@@ -192,7 +190,7 @@ pub enum KvOp {
     Save {
         /// The slot to copy; it stays as it is.
         slot: Slot,
-        /// Where the copy is kept.
+        /// The place of the copy.
         shelf: Shelf,
     },
     /// `to`, which is empty, gets the first `len` of the `held` tokens on `shelf`. There are `held` free cells,
@@ -241,7 +239,7 @@ pub struct BatchToken {
     pub score_for: Option<SequenceId>,
 }
 
-/// What to do next. Empty where there is nothing to do.
+/// The operations and the batch of the next step. Empty if there is nothing to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// To be executed in this order, before the batch is decoded.
@@ -257,12 +255,12 @@ pub struct Step {
     pub decode_tokens: usize,
 }
 
-/// What became of a sequence whose next token was sampled.
+/// The outcome of a sequence whose next token was sampled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It goes on with this token, decoded in a later step.
+    /// It continues with this token, decoded in a later step.
     Continue(Token),
-    /// It goes on with the sampled token and these others behind it, which needed no sampling.
+    /// It continues with the sampled token and these others behind it, which needed no sampling.
     Forced(Vec<Token>),
     /// It has ended; its computed tokens stay as cache.
     Finished,
@@ -295,7 +293,7 @@ pub struct SchedulerStats {
     pub preemptions: u64,
 }
 
-/// Where a sequence is in its life.
+/// The stage of a sequence's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Waiting,
@@ -315,7 +313,7 @@ enum Phase {
 #[derive(Clone, Debug)]
 struct Sequence {
     user: Arc<str>,
-    /// Whom its tokens are shared with.
+    /// The tenant that shares its tokens.
     tenant: u64,
     /// Prompt and generated tokens. Those computed are a prefix: as many as its slot holds.
     tokens: Vec<Key>,
@@ -328,7 +326,7 @@ struct Sequence {
 }
 
 impl Sequence {
-    /// Whether the logits of its prompt tokens are still wanted: not once one was generated.
+    /// Returns `true` if the logits of its prompt tokens are still wanted: not once a token was generated.
     fn is_scored(&self) -> bool {
         self.score && self.tokens.len() == self.prompt_len as usize
     }
@@ -441,12 +439,12 @@ impl Scheduler {
         full
     }
 
-    /// Whether any sequence is waiting or admitted.
+    /// Returns `true` if any sequence is waiting or admitted.
     pub fn has_work(&self) -> bool {
         !self.sequences.is_empty()
     }
 
-    /// How many decode tokens the next batch has, if none of their sequences is preempted.
+    /// Returns the number of decode tokens in the next batch, if none of their sequences is preempted.
     pub fn decoding(&self) -> usize {
         self.admitted.values().filter(|id| matches!(self.sequences[id].phase, Phase::Decoding(_))).count()
     }

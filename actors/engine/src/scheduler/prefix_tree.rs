@@ -11,8 +11,8 @@ use jan_protocol::types::Token;
 
 use super::cell_map::Slot;
 
-/// A token as prefixes are compared: above its number the tenant that it may be shared within. What all tenants may
-/// share has tenant 0.
+/// A token in the form in which prefixes are compared: above its number the tenant that it may be shared within. Tokens that all
+/// tenants may share have tenant 0.
 pub type Key = u128;
 
 /// The key of a token.
@@ -57,11 +57,11 @@ pub struct Found<'a> {
 pub struct PrefixTree {
     nodes: Vec<Node>,
     unused: Vec<NodeId>,
-    /// Where each slot's sequence ends: always at the end of a node, and how many tokens it has.
+    /// The end of each slot's sequence: always at the end of a node, and its number of tokens.
     ends: Vec<(NodeId, usize)>,
 }
 
-/// How many tokens `a` and `b` have in common from their start.
+/// Returns the number of tokens that `a` and `b` have in common from their start.
 pub fn common_prefix(a: &[Key], b: &[Key]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
@@ -112,7 +112,7 @@ impl PrefixTree {
         found
     }
 
-    /// What `slot` holds.
+    /// Returns the tokens that `slot` holds.
     pub fn tokens(&self, slot: Slot) -> Vec<Key> {
         let (mut node, len) = self.ends[slot.index()];
         let mut runs = Vec::new();
@@ -132,7 +132,7 @@ impl PrefixTree {
         while let Some(first) = tokens.first() {
             let (node, len) = self.ends[slot.index()];
             if node != ROOT && self.nodes[node].slots.len() == 1 {
-                // The slot is alone here and ends here: nobody else can be below.
+                // The slot is alone here and ends here: no other slot can be below.
                 self.nodes[node].run.extend_from_slice(tokens);
                 self.ends[slot.index()].1 = len + tokens.len();
                 return;

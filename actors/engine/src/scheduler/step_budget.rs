@@ -1,26 +1,26 @@
-//! How many prompt tokens one step may read.
+//! The number of prompt tokens that one step may read.
 //!
-//! A feedback controller, not a cost model: the budget is scaled by the root of target time over measured time, so
-//! it settles where a step takes about as long as it may, whatever decoding, context and machine cost. The root is
-//! there because the median of three speaks a step late: with a step time of `c + b·n` and a gain of `g = b·n/target`
-//! (0 to 1), full scaling behaves near its fixed point as `z² − z + g`, which for `c = 0` never stops swinging; half
-//! of the gain dies out by a factor of `√(g/2)` a step or faster.
+//! A feedback controller, not a cost model: the budget is scaled by the root of target time over measured time, so it settles
+//! where a step takes about as long as it may, regardless of the cost of decoding, context and machine. The root is there because
+//! the median of three speaks a step late: with a step time of `c + b·n` and a gain of `g = b·n/target` (0 to 1), full scaling
+//! behaves near its fixed point as `z² − z + g`, which for `c = 0` never stops swinging; half of the gain dies out by a factor of
+//! `√(g/2)` a step or faster.
 
 use std::time::Duration;
 
 /// Prompts advance by at least this much a step, however late the streams are.
 const LEAST: usize = 8;
 
-/// Where the budget begins: small enough for a slow machine, a few steps away from any other size.
+/// The initial budget: small enough for a slow machine, a few steps away from any other size.
 const FIRST: usize = 32;
 
 /// llama.cpp's attention on a CPU reads a batch of 64 tokens or more in tiles of 64, and a smaller one token by token:
 /// at a context of 2048, a batch of 128 reads more than twice as many tokens a second as one of 63 (llama-bench `-ub`).
 const TILE: usize = 64;
 
-/// While nobody waits for a token, two tiles are read at least. The control must not go below them: what is read
-/// slower is granted less, and would never come back.
-const LEAST_IDLE: usize = 2 * TILE;
+/// The minimum budget while no sequence waits for a token: two tiles. The control must not go below them: slower reading is
+/// granted less, and the budget would never come back.
+const MIN_IDLE: usize = 2 * TILE;
 
 /// One controlled size, with its target.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ impl Controlled {
 pub struct StepBudget {
     /// While streams wait for their next token.
     streaming: Controlled,
-    /// While nobody does; bounded too, since a step bounds how late arrivals and cancels are seen.
+    /// The budget while none does; bounded too, since a step bounds how late arrivals and cancels are seen.
     idle: Controlled,
     most: usize,
 }
@@ -76,7 +76,7 @@ impl StepBudget {
         let most = most.max(1);
         Self {
             streaming: Controlled::new(inter_token, LEAST, FIRST.min(most)),
-            idle: Controlled::new(idle, LEAST_IDLE, LEAST_IDLE.min(most)),
+            idle: Controlled::new(idle, MIN_IDLE, MIN_IDLE.min(most)),
             most,
         }
     }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is measured, the budget stays in its bounds.
+        /// The budget stays in its bounds for all measurements.
         #[test]
         fn stays_in_bounds(most in 1usize..2000, steps in prop::collection::vec((0usize..40, 0usize..3000, 0u64..5_000_000), 0..200)) {
             let mut budget = StepBudget::new(Duration::from_millis(100), Duration::from_millis(400), most);
@@ -150,17 +150,17 @@ mod tests {
             prop_assert!((took - wanted).abs() <= rounded + 0.15 * wanted, "{took} against {wanted}");
         }
 
-        /// However slow the machine is, reading goes on in whole tiles while nobody waits for a token.
+        /// However slow the machine is, reading continues in whole tiles while no sequence waits for a token.
         #[test]
         fn reads_whole_tiles_while_idle(fixed in 0.0f64..2.0, per_token in 1e-5f64..0.2) {
             let mut budget = StepBudget::new(Duration::from_millis(100), Duration::from_millis(400), 512);
             settle_with(&mut budget, 0, fixed, per_token, 60);
             let read = budget.next(0);
-            prop_assert!(read >= LEAST_IDLE && read.is_multiple_of(TILE), "{read}");
+            prop_assert!(read >= MIN_IDLE && read.is_multiple_of(TILE), "{read}");
         }
     }
 
-    /// Where reading costs all of a step, scaling by the whole ratio went round and round the target.
+    /// If reading costs all of a step, scaling by the whole ratio oscillated around the target.
     #[test]
     fn does_not_swing_where_a_step_is_all_reading() {
         let mut budget = StepBudget::new(Duration::from_millis(100), Duration::from_millis(400), 512);

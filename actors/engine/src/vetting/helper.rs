@@ -16,7 +16,7 @@ use crate::decode::constraint::Grammars;
 /// Stack of the thread that compiles. Only what is used of it takes memory.
 const STACK: usize = 256 << 20;
 
-/// How often the clock is looked at.
+/// The interval at which the clock is checked.
 const TICK: Duration = Duration::from_millis(10);
 
 /// A helper whose memory has grown by this ends after its answer, so that the next one begins small.

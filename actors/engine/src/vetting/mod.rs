@@ -1,11 +1,11 @@
 //! A first compilation of untrusted constraints in a process of its own.
 //!
-//! What a schema or grammar costs to compile cannot be told from its text: the regular expressions in it are intersected,
-//! and some hundred bytes can take minutes and gigabytes, inside a single operation that llguidance's fuel does not end. So
-//! a worker has each constraint compiled by a helper first ([`helper`], `jan-server constraints`), which the kernel and
-//! its own clock end when it takes more processor time or memory than allowed. The worker compiles what passed.
+//! The cost of compiling a schema or grammar cannot be derived from its text: the regular expressions in it are intersected, and
+//! some hundred bytes can take minutes and gigabytes, inside a single operation that llguidance's fuel does not end. So a worker
+//! has each constraint compiled by a helper first ([`helper`], `jan-server constraints`), which the kernel and its own clock end
+//! when it takes more processor time or memory than allowed. The worker compiles the constraints that passed.
 //!
-//! Processor time and not the time on the clock is what counts: a busy machine must not refuse a good schema.
+//! Processor time and not the time on the clock counts: a busy machine must not refuse a good schema.
 
 pub mod helper;
 
@@ -26,13 +26,13 @@ use crate::decode::constraint::source::Source;
 /// Longest frame either side takes: a vocabulary or a constraint.
 const MAX_FRAME_BYTES: usize = 256 << 20;
 
-/// How often a worker shows that it lives while it waits for its helper.
+/// The interval at which a worker shows that it lives while it waits for its helper.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// A helper that was not given its processor time within this is given up, for a reason that is not the constraint's.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// What the compilation of one constraint may take.
+/// The limits for the compilation of one constraint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompileLimits {
     /// Processor time.
@@ -51,7 +51,7 @@ impl CompileLimits {
     }
 }
 
-/// Why a constraint is not used.
+/// The reason why a constraint is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It is not well-formed.
@@ -69,21 +69,21 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the same constraint will be refused again.
+    /// Returns `true` if the same constraint will be refused again.
     #[must_use]
     pub const fn is_final(&self) -> bool {
         !matches!(self, Self::Unavailable(_))
     }
 }
 
-/// How constraints are vetted.
+/// The settings for vetting constraints.
 #[derive(Clone)]
 pub struct VettingSettings {
     /// The program that is started with the argument `constraints`.
     pub program: PathBuf,
-    /// What one may take.
+    /// The limits for one compilation.
     pub limits: CompileLimits,
-    /// What it gives up beside what its worker has given up.
+    /// The rights that it gives up beside those that its worker has given up.
     pub confinement: Confinement,
     /// Called now and then while one is waited for.
     pub sign_of_life: Arc<dyn Fn() + Send + Sync>,
@@ -121,13 +121,13 @@ impl Drop for Running {
     }
 }
 
-/// What a helper answers.
+/// A helper's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Verdict {
     refusal: Option<Refusal>,
     /// Memory that it took, in KiB.
     kib: u32,
-    /// Whether the helper ends with it.
+    /// `true` if the helper ends with it.
     is_last: bool,
 }
 

@@ -1,8 +1,8 @@
 //! The requests that a worker was sent and has not prepared yet.
 //!
-//! Preparing (templates, tokens, constraints) is done by one thread, so a caller with many costly requests would hold
-//! up everybody. Callers take turns here, in order of arrival within one, and a request that is cancelled before its
-//! turn is never prepared at all.
+//! Preparing (templates, tokens, constraints) is done by one thread, so a caller with many costly requests would hold up all
+//! others. Callers take turns here, in order of arrival within one, and a request that is cancelled before its turn is never
+//! prepared at all.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,7 +10,7 @@ use jan_protocol::worker_protocol::{Embed, Inspect};
 
 use crate::prompt::prepare::Draft;
 
-/// What a worker is asked to do.
+/// The work that a worker is asked to do.
 #[derive(Debug)]
 pub enum Work {
     /// An answer.
@@ -32,7 +32,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Whether nothing waits.
+    /// Returns `true` if nothing waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -50,7 +50,7 @@ impl Backlog {
         }
     }
 
-    /// What is next: a cancellation, or the oldest one of the caller who was served the longest ago.
+    /// Returns the next work: a cancellation, or the oldest one of the caller who was served the longest ago.
     pub fn pop(&mut self) -> Option<Work> {
         let turn = |work: &Work| match work {
             Work::Cancel(_) => None,
@@ -122,7 +122,7 @@ mod tests {
     }
 
     proptest! {
-        /// Nothing is lost, done twice, or done after its cancellation; nobody waits for more than one turn of each.
+        /// Nothing is lost, done twice, or done after its cancellation; no caller waits for more than one turn of each.
         #[test]
         fn everything_has_its_turn(users in prop::collection::vec(0u8..4, 1..60), cancelled in prop::collection::vec(0u64..60, 0..20)) {
             let mut backlog = Backlog::default();

@@ -19,7 +19,7 @@ enum Held {
     Tools(Arc<types::ToolPlan>),
 }
 
-/// The parts that a worker was told and not to forget again.
+/// The parts that a worker has received and must keep.
 #[derive(Debug, Default)]
 pub struct HeldParts(HashMap<u64, Result<Held, Rejection>>);
 

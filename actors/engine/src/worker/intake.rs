@@ -1,7 +1,7 @@
-//! How messages reach the threads that prepare.
+//! The distribution of messages to the threads that prepare.
 //!
-//! What has a constraint to be compiled goes to a thread of its own, where nobody else waits for it. All that one request
-//! sends of the same kind goes the same way: the server is told of a shared prompt in order.
+//! A request with a constraint to be compiled goes to a thread of its own, where no other request waits for it. All messages of
+//! the same kind of one request go the same way: the server learns of a shared prompt in order.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -22,7 +22,7 @@ pub struct Intake<'a> {
     parts: HeldParts,
     /// To the thread that compiles.
     aside: Sender<Work>,
-    /// How much went there, and how much of it is done.
+    /// The number of messages sent to that thread, and how many of them are done.
     sent: u64,
     settled: &'a AtomicU64,
 }

@@ -1,7 +1,7 @@
 //! The worker process: serves one model over the connection on its standard input.
 //!
-//! The server hands over one end of a Unix socket pair as file descriptor 0. When that connection ends, for
-//! whatever reason, so does the process: a server that was killed leaves no orphan.
+//! The server hands over one end of a Unix socket pair as file descriptor 0. When that connection ends, for any reason, so does
+//! the process: a server that was killed leaves no orphan.
 
 mod accepted;
 mod backlog;
@@ -98,7 +98,7 @@ fn end_with(connection: &std::os::unix::net::UnixStream) {
     use rustix::event::{PollFd, PollFlags, poll};
 
     loop {
-        // No event is asked for; a hang-up and an error are always told.
+        // No event is requested; a hang-up and an error are always reported.
         let mut watched = [PollFd::new(connection, PollFlags::empty())];
         match poll(&mut watched, None) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
@@ -121,13 +121,13 @@ fn end_process() -> ! {
     std::process::abort()
 }
 
-/// What a worker did before anything was sent to it.
+/// The results of a worker's actions before anything was sent to it.
 #[derive(Debug)]
 struct Begun {
     confinement: Confinement,
-    /// Where the model in the program lies now, should it be asked for.
+    /// The path of the unpacked bundled model, if it is requested.
     bundled: Result<PathBuf, String>,
-    /// What the kernel lacks to confine it; an error where that is not to be.
+    /// The features that the kernel lacks to confine it; an error if they are required.
     lacking: Result<Vec<String>, String>,
 }
 
@@ -460,8 +460,8 @@ fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
     }
 }
 
-/// How many tokens' keys and values fit in the memory for copies: as much as is set, but at most half of what the
-/// KV cache leaves of the machine's.
+/// Returns the number of tokens whose keys and values fit in the memory for copies: as much as is set, but at most half of the
+/// machine's memory that the KV cache leaves.
 fn archive_tokens(mib: u32, kv_cells: u32, bytes_per_cell: u64) -> u32 {
     let kv = u64::from(kv_cells) * bytes_per_cell;
     let half = memory::available().map_or(u64::MAX, |available| available.saturating_sub(kv) / 2);

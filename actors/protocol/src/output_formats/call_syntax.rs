@@ -19,7 +19,7 @@ pub struct CallSyntax {
     /// `None` where a model makes one call at a time.
     pub(super) separator: Option<&'static str>,
     pub(super) close: &'static str,
-    /// Whether the name is followed by `:` and a number.
+    /// `true` if the name is followed by `:` and a number.
     pub(super) numbered: bool,
     /// Text behind which free text becomes a call; `None` where a call is the whole answer and begins with `{`.
     pub(super) trigger: Option<&'static str>,
@@ -44,7 +44,7 @@ impl CallSyntax {
         self.trigger
     }
 
-    /// Whether calls stand together between marks of their own.
+    /// Returns `true` if calls stand together between marks of their own.
     #[must_use]
     pub const fn has_section(&self) -> bool {
         !self.open.is_empty()
@@ -131,7 +131,8 @@ pub fn tool_grammar(
     format!("start: {start}\ncalls: {calls}\ncall: {}\n{rules}", alternatives.join(" | "))
 }
 
-/// A name as it stands inside JSON's quotes. Names have no characters that need it, but nobody else guarantees that here.
+/// Returns a name in its form inside JSON's quotes. Names have no characters that need it, but no other code guarantees that
+/// here.
 fn escaped(name: &str) -> String {
     let quoted = Value::from(name).to_string();
     quoted[1..quoted.len() - 1].to_owned()
@@ -198,7 +199,7 @@ impl JsonEnd {
         false
     }
 
-    /// Whether what came ends inside a string.
+    /// Returns `true` if the text so far ends inside a string.
     pub(super) const fn in_string(&self) -> bool {
         self.in_string
     }

@@ -74,11 +74,11 @@ pub fn detect(template: &str, shows_tools: bool) -> Formats {
 pub struct Layout {
     /// Format of its tool calls; `None`: it can have none.
     pub tools: Option<ToolFormat>,
-    /// Whether calls are constrained to their [`CallSyntax`], so that they can be passed on while they are generated.
+    /// `true` if calls are constrained to their [`CallSyntax`], so that they can be passed on while they are generated.
     pub enforced: bool,
     /// Format of its reasoning.
     pub reasoning: Option<ReasoningFormat>,
-    /// Whether the prompt ends within the reasoning.
+    /// `true` if the prompt ends within the reasoning.
     pub thinking_open: bool,
 }
 

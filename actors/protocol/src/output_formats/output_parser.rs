@@ -58,7 +58,7 @@ impl Part {
     }
 }
 
-/// How many bytes at the end of `text` could be the beginning of one of the `markers`.
+/// Returns the number of bytes at the end of `text` that could be the beginning of one of the `markers`.
 pub(super) fn held_prefix(text: &str, markers: &[&str]) -> usize {
     let longest = |marker: &&str| {
         let most = marker.len().saturating_sub(1).min(text.len());
@@ -80,7 +80,7 @@ enum Inner {
     Harmony(Harmony),
 }
 
-/// Takes one answer apart. What it says, put together, does not depend on how the text was cut.
+/// Takes one answer apart. Its output, put together, does not depend on how the text was cut.
 #[derive(Clone, Debug)]
 pub struct OutputParser {
     inner: Inner,
@@ -110,13 +110,13 @@ impl OutputParser {
         Self { inner: Inner::Harmony(Harmony::new(tools, layout.enforced)) }
     }
 
-    /// Whether every text passes as it is.
+    /// Returns `true` if every text passes as it is.
     #[must_use]
     pub const fn is_plain(&self) -> bool {
         matches!(self.inner, Inner::Tagged { thinking: None, calls: Calls::None })
     }
 
-    /// What is certain with this text.
+    /// Returns the output that is certain with this text.
     #[must_use]
     pub fn push(&mut self, text: &str) -> Vec<Part> {
         let mut parts = Vec::new();
@@ -133,7 +133,7 @@ impl OutputParser {
         parts
     }
 
-    /// What is left at the end of the answer.
+    /// Returns the rest at the end of the answer.
     #[must_use]
     pub fn finish(&mut self) -> Vec<Part> {
         let mut parts = Vec::new();

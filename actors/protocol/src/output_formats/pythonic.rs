@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::json_calls::Calls;
 
-/// How deep lists and dictionaries may be in each other.
+/// The maximum nesting of lists and dictionaries.
 const DEPTH: usize = 32;
 
 /// One call, or several as a list; `None` where the text is anything else.
@@ -25,7 +25,7 @@ pub(super) fn python_calls(text: &str) -> Option<Calls> {
     reader.rest.trim().is_empty().then_some(calls)
 }
 
-/// Whether a text that begins with `[` may still become calls of these tools: `None` where more of it must be seen.
+/// Reports whether a text that begins with `[` may still become calls of these tools: `None` if more of it must be seen.
 pub(super) fn begins_calls<'a>(text: &str, mut names: impl Iterator<Item = &'a str>) -> Option<bool> {
     let said = text.strip_prefix('[')?.trim_start();
     let name = identifier(said);
@@ -56,7 +56,7 @@ impl Reader<'_> {
         behind.is_some()
     }
 
-    /// Whatever `one` reads, with commas between, up to `close`.
+    /// Everything that `one` reads, with commas between, up to `close`.
     fn sequence(&mut self, close: char, mut one: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
         while !self.take(close) {
             one(self)?;

@@ -21,9 +21,9 @@ pub(super) struct BlockParser {
     tools: Vec<Tool>,
     buffer: String,
     stage: Stage,
-    /// How the block began, for when it is text.
+    /// The beginning of the block, for when it is text.
     opened: &'static str,
-    /// How much of the block has been looked through.
+    /// The length of the part of the block that has been looked through.
     searched: usize,
     /// A call was the last thing.
     behind_call: bool,
@@ -137,7 +137,7 @@ impl BlockParser {
     }
 }
 
-/// Whether a text ends inside a JSON string that it began within an object: then what looks like a mark is part of it.
+/// Returns `true` if a text ends inside a JSON string that it began within an object: then a seeming mark is part of it.
 fn inside_string(text: &str) -> bool {
     if !text.trim_start().starts_with(['{', '[']) {
         return false;

@@ -243,7 +243,7 @@ fn templates_tell_their_formats() {
     assert_eq!(detect("<|tool_list_start|><|tool_call_start|>", true).tools, Some(ToolFormat::Lfm2));
 }
 
-/// Whether no two of these are equal.
+/// Returns `true` if no two of these are equal.
 fn are_distinct<T: Ord>(mut all: Vec<T>) -> bool {
     all.sort_unstable();
     all.windows(2).all(|pair| pair[0] != pair[1])
@@ -286,7 +286,7 @@ fn layouts() -> impl Strategy<Value = Layout> {
     )
 }
 
-/// What models write, and what is almost that.
+/// Texts of models, and near misses.
 fn texts() -> impl Strategy<Value = String> {
     let written = |format: &ToolFormat| {
         let calls: [&[(&str, &str)]; 2] = [&[("add", "{\"a\": 1}")], &[("add", "{"), ("nobody", "{}")]];

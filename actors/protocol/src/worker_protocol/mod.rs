@@ -36,8 +36,8 @@ pub fn from_worker(message: from_worker::Message) -> FromWorker {
 }
 
 impl Submit {
-    /// The message for a request made of these parts, going on behind `generated`. `layout`: how its answer is read, of
-    /// a prompt that was accepted before. `scored`: how likely the prompt's tokens were has been told.
+    /// The message for a request made of these parts, continuing behind `generated`. `layout`: how its answer is read, of a
+    /// prompt that was accepted before. `scored`: the probabilities of the prompt's tokens were reported already.
     pub fn new(
         id: u64,
         request: &types::GenerationRequest,
@@ -164,10 +164,10 @@ impl Inspect {
 }
 
 impl Inspected {
-    /// What is told of it.
+    /// Returns the worker's findings.
     ///
     /// # Errors
-    /// What the worker says is wrong with the question.
+    /// The worker's complaint about the question.
     pub fn into_result(self) -> Result<types::Inspected, types::GenerationError> {
         match self.result {
             Some(inspected::Result::Prompt(InspectedPrompt { text, tokens, pieces })) => {
@@ -302,7 +302,7 @@ pub fn sign_of_life() -> FromWorker {
     from_worker(from_worker::Message::Step(Step { events: Vec::new(), load: None }))
 }
 
-/// The message that answers a submit, and a request for embeddings, whose prompts are not told.
+/// The message that answers a submit, and a request for embeddings, whose prompts are not reported.
 pub fn prepared_message(id: u64, prepared: Result<Accepted, Rejection>) -> FromWorker {
     let happened = match prepared {
         Ok(accepted) => event::Event::Accepted(accepted),

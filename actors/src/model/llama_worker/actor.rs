@@ -18,7 +18,7 @@ use super::replica::Replica;
 use crate::config::QueueConfig;
 use crate::supervision::{Decision, RestartPolicy, RestartTracker};
 
-/// How often waiting requests and slow clients are looked after.
+/// The interval at which waiting requests and slow clients are checked.
 const TICK: Duration = Duration::from_millis(200);
 
 /// Messages of a model actor.
@@ -42,7 +42,7 @@ pub enum ModelMessage {
 #[derive(Debug)]
 pub struct ModelActor;
 
-/// What a model actor needs.
+/// The parameters of a model actor.
 #[derive(Clone, Debug)]
 pub struct ModelActorArguments {
     /// Its model's id.
@@ -51,9 +51,9 @@ pub struct ModelActorArguments {
     pub number: u32,
     /// Its replica.
     pub replica: Arc<Replica>,
-    /// How its worker is started.
+    /// The start parameters of its worker.
     pub link: LinkConfig,
-    /// How often the worker may be restarted.
+    /// The limit on restarts of the worker.
     pub restarts: RestartPolicy,
     /// Waiting.
     pub queue: QueueConfig,

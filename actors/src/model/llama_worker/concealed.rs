@@ -1,6 +1,6 @@
 //! Problems as those hear them who do not administer the server: without the paths of its files.
 
-/// What stands for a path.
+/// The replacement of a path.
 const CONCEALED: &str = "…";
 
 /// `text` without the `known` paths, which may have spaces, and without any other word that looks like one.

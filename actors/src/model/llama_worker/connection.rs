@@ -22,13 +22,13 @@ use tonic::transport::{Channel, Endpoint};
 use super::environment;
 use super::in_flight::SharedTable;
 
-/// How often silence is looked for.
+/// The interval at which silence is checked.
 const WATCH: Duration = Duration::from_millis(250);
 
 /// A new process must shake hands within this time, loaded machine included.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 
-/// What a link needs.
+/// The parameters of a link.
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
     /// The program that is started with the argument `worker`.
@@ -37,9 +37,9 @@ pub struct LinkConfig {
     pub arguments: Vec<String>,
     /// Variables of the server's environment that it gets beside those on the list ([`super::environment`]).
     pub environment: Vec<String>,
-    /// What it gives up before it loads it.
+    /// The rights that it gives up before it loads the model.
     pub confinement: Confinement,
-    /// What it is to load.
+    /// The model that it is to load.
     pub model: ModelSpec,
     /// Longest time for that.
     pub load_timeout: Duration,
@@ -47,7 +47,7 @@ pub struct LinkConfig {
     pub step_timeout: Duration,
 }
 
-/// How a link ended.
+/// The way in which a link ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LinkEnd {
     /// The worker could not load its model, or is of another version: trying again at once is no use.
@@ -70,7 +70,7 @@ pub async fn run(config: &LinkConfig, table: &SharedTable, on_ready: impl FnOnce
     let pid = child.id().unwrap_or_default();
     tracing::info!(model = config.model.id, pid, "worker started");
     let end = converse(config, connection, table, on_ready).await;
-    // The process is of no more use, whatever the reason: it dies before its requests go elsewhere.
+    // The process is of no more use, for any reason: it dies before its requests go elsewhere.
     let exited = child.try_wait().ok().flatten();
     let _ = child.start_kill();
     let status = child.wait().await;

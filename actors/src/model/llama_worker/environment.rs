@@ -1,7 +1,7 @@
 //! The environment that a worker starts with.
 //!
-//! The server's own holds secrets: settings can come from it, a provider's client secret among them, and a service
-//! manager may have put in others. A worker reads what strangers write, so it gets what is on a list and nothing else.
+//! The server's own holds secrets: settings can come from it, a provider's client secret among them, and a service manager may
+//! have put in others. A worker reads untrusted input, so it gets the variables on a list and nothing else.
 
 use std::ffi::{OsStr, OsString};
 
@@ -64,7 +64,7 @@ const PREFIXES: &[&str] = &[
     "ZE_",
 ];
 
-/// What the name of a secret has in it: `NVIDIA_API_KEY` belongs to no driver.
+/// Words in the names of secrets: `NVIDIA_API_KEY` belongs to no driver.
 const SECRET_WORDS: &[&str] = &["AUTH", "CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN"];
 
 /// Those of `variables` that a worker is started with: the ones on the list, and those that are named in `others`.

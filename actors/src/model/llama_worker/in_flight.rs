@@ -1,16 +1,15 @@
-//! The table of requests in flight on one replica: what makes a stream outlive its worker.
+//! The table of requests in flight on one replica: it makes a stream outlive its worker.
 //!
-//! Every request's prompt and every token delivered so far are kept here, so that the next worker goes on
-//! where the last one died. The table outlives worker processes and model actors alike.
+//! Every request's prompt and every token delivered so far are kept here, so that the next worker continues where the last one
+//! died. The table outlives worker processes and model actors alike.
 //!
-//! **Blame.** A request that kills its worker must not take the others down for ever. A request is *proven*
-//! in a worker once it got a token there. When a worker dies while exactly one of its started requests is
-//! unproven, that one gets a strike; two strikes, the second of them alone in its worker, and it is given up
-//! ([`GenerationError::EngineCrashed`]); one token and its strikes are forgotten. After a crash the requests that
-//! were running go to the next worker one after the other, the one with the new strike first, each proven before
-//! the next follows (the proven ones keep running), so that a culprit is soon alone under suspicion; what merely
-//! waited follows behind them. Requests for embeddings ([`jobs`]) are under the same rules: an embedding is what proves
-//! them, and those that came before a crash are not made again.
+//! **Blame.** A request that kills its worker must not take the others down for ever. A request is *proven* in a worker once it
+//! got a token there. When a worker dies while exactly one of its started requests is unproven, that one gets a strike; two
+//! strikes, the second of them alone in its worker, and it is given up ([`GenerationError::EngineCrashed`]); one token and its
+//! strikes are forgotten. After a crash the requests that were running go to the next worker one after the other, the one with
+//! the new strike first, each proven before the next follows (the proven ones keep running), so that a culprit is soon alone
+//! under suspicion; requests that merely waited follow behind them. Requests for embeddings ([`jobs`]) are under the same rules:
+//! an embedding proves them, and those that came before a crash are not made again.
 
 pub mod jobs;
 mod lag;
@@ -57,9 +56,9 @@ impl SharedTable {
 pub struct Submission {
     /// From one counter for the whole process, so that order of ids is order of arrival.
     pub id: u64,
-    /// What is asked.
+    /// The request.
     pub request: GenerationRequest,
-    /// Where its events go.
+    /// The receiver of its events.
     pub events: mpsc::Sender<RawEvent>,
     /// Its place in the queue; freed with the entry.
     pub place: Place,
@@ -74,35 +73,35 @@ struct Entry {
     _place: Place,
     arrived: Instant,
     prompt: Option<Arc<[Token]>>,
-    /// What the present worker knows its parts by.
+    /// The present worker's ids of its parts.
     parts: PartIds,
     layout: Layout,
     generated: Vec<Token>,
     logprobs: HeldLogprobs,
     cached_tokens: u32,
     started: bool,
-    /// Whether it was told how likely the prompt's tokens were.
+    /// `true` if the probabilities of the prompt's tokens were reported for it.
     scored: bool,
     trial: Trial,
 }
 
-/// What a request is to the present worker, and to those before it.
+/// The state of a request in the present worker, and in those before it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Trial {
-    /// Whether the present worker has it, and since when.
+    /// `true` if the present worker has it; the next field is the time since then.
     submitted: bool,
     submitted_at: Option<Instant>,
-    /// Whether its tokens are known.
+    /// `true` if its tokens are known.
     prepared: bool,
-    /// Whether the present worker began to read it.
+    /// `true` if the present worker began to read it.
     running: bool,
-    /// Whether the present worker gave a token for it.
+    /// `true` if the present worker gave a token for it.
     proven: bool,
     strikes: u32,
 }
 
 impl Trial {
-    /// Whether the present worker could die of it: it is being prepared or run, not merely waiting.
+    /// Returns `true` if the present worker could die of it: it is being prepared or run, not merely waiting.
     fn could_be_guilty(&self) -> bool {
         self.submitted && (self.running || !self.prepared)
     }
@@ -156,7 +155,7 @@ impl Entry {
         }
     }
 
-    /// Sends the last event. What a slow client has not taken yet is delivered as it reads.
+    /// Sends the last event. Events that a slow client has not taken yet are delivered as it reads.
     fn close(mut self, last: RawEvent) {
         self.send(last);
         if self.pending.is_empty() {
@@ -182,30 +181,30 @@ pub struct InFlight {
     /// Requests for embeddings; their ids are no entry's.
     jobs: BTreeMap<u64, Job>,
     worker: Option<ToWorkerSender>,
-    /// What the present worker was told.
+    /// The parts that the present worker has.
     parts: Parts,
     /// Requests that ran when a worker died and are not yet proven in the next.
     quarantine: VecDeque<u64>,
     /// Questions that the present worker has been asked.
     questions: BTreeMap<u64, oneshot::Sender<Result<Inspected, GenerationError>>>,
-    /// When the worker last gave a sign of life while it owed one.
+    /// The time of the worker's last sign of life while it owed one.
     last_sign: Option<Instant>,
-    /// When it was last done with preparing a request that has nothing to be compiled.
+    /// The time at which it was last done with preparing a request that has nothing to be compiled.
     last_prepared: Option<Instant>,
 }
 
 impl InFlight {
-    /// How many requests are in flight.
+    /// Returns the number of requests in flight.
     pub fn len(&self) -> usize {
         self.entries.len() + self.jobs.len()
     }
 
-    /// Whether none is.
+    /// Returns `true` if none is.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.jobs.is_empty()
     }
 
-    /// Takes a request in and hands it to the worker, if there is one and nobody must be proven first.
+    /// Takes a request in and hands it to the worker, if there is one and no other request must be proven first.
     pub fn insert(&mut self, submission: Submission, now: Instant) {
         if submission.events.is_closed() {
             return;
@@ -436,7 +435,7 @@ impl InFlight {
             }
             other => other,
         };
-        // An event of a request that was cancelled meanwhile is nobody's.
+        // An event of a request that was cancelled meanwhile has no receiver.
         let Some(entry) = self.entries.get_mut(&id) else { return self.route_to_job(id, happened, now) };
         match happened {
             event::Event::Accepted(accepted) => {
@@ -510,7 +509,7 @@ impl InFlight {
         }
     }
 
-    /// What time brings: room in slow clients' channels, and the end of the longest wait.
+    /// Handles the passage of time: room in slow clients' channels, and the end of the longest wait.
     pub fn tick(&mut self, now: Instant, max_wait: Duration, retry_after: Duration) {
         let mut expired = Vec::new();
         for (&id, entry) in &mut self.entries {

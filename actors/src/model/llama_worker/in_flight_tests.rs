@@ -110,7 +110,7 @@ fn step(table: &mut InFlight, id: u64, happened: event::Event, now: Instant) {
     table.route(Step { events: vec![Event { id, event: Some(happened) }], load: None }, now);
 }
 
-/// What one request is to do.
+/// The behaviour of one request.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     length: usize,

@@ -28,7 +28,7 @@ impl RawGeneration {
 
 impl Drop for RawGeneration {
     fn drop(&mut self) {
-        // Closed first: a submission still in the mailbox then sees that nobody waits for it.
+        // Closed first: a submission still in the mailbox then sees that no caller waits for it.
         self.events.close();
         self.table.lock().cancel(self.id, Instant::now());
     }

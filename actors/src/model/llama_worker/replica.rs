@@ -64,9 +64,9 @@ impl Replica {
         self.state().status
     }
 
-    /// What is known of it now.
+    /// Returns the known state of it now.
     pub fn condition(&self, now: Instant) -> Condition {
-        // Before the state is locked: whoever holds the table may want that.
+        // Before the state is locked: the holder of the table may want that.
         let status = self.status_now(now);
         let state = self.state();
         let problem = state.problem.as_ref();
@@ -101,15 +101,14 @@ impl Replica {
         state.ready = Some(ready);
     }
 
-    /// Notes that it cannot answer, why, and when it is tried again. Of the problem everybody is told; `paths` are left
-    /// out of that.
+    /// Notes that it cannot answer, why, and when it is tried again. All callers see the problem, without `paths`.
     pub fn set_unhealthy(&self, text: String, paths: &[&str], retry_at: Instant) {
         let mut state = self.state();
         state.status = ModelStatus::Unhealthy;
         state.problem = Some(Problem { public: without_paths(&text, paths), text, retry_at });
     }
 
-    /// Why it takes no requests now, if it takes none.
+    /// Returns the reason why it takes no requests now, if it takes none.
     pub fn unavailable(&self, model: &str, now: Instant) -> Option<GenerationError> {
         let state = self.state();
         let problem = state.problem.as_ref().filter(|_| state.status == ModelStatus::Unhealthy)?;

@@ -235,7 +235,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Whatever is changed in whatever commits, a store reads as a map does.
+/// A store reads as a map does after all changes in all commits.
 pub fn changes_equal_the_model(new: NewSubject) {
     let commits = prop::collection::vec(prop::collection::vec(op(), 1..4), 1..12);
     let mut runner = TestRunner::new(ProptestConfig::with_cases(16));

@@ -39,7 +39,7 @@ pub type NewSubject = fn(StorageConfig) -> Subject;
 #[derive(Debug)]
 pub struct Subject {
     factory: Box<dyn StoreFactory>,
-    /// Where it is durable: the folder that has it.
+    /// The folder of a durable one.
     folder: Option<TempDir>,
 }
 

@@ -170,7 +170,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Whatever is stored, continued, moved and deleted: each response that is there is whole, and in the end nothing counts.
+/// Responses that are stored, continued, moved and deleted in any order: each existing one is whole, and in the end nothing
+/// counts.
 pub fn references_lose_nothing_and_leave_nothing(new: NewSubject) {
     let mut runner = TestRunner::new(ProptestConfig::with_cases(16));
     let run = runner.run(&prop::collection::vec(step(), 1..40), |steps| {

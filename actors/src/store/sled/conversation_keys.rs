@@ -36,7 +36,7 @@ pub fn position(key: &[u8]) -> Result<Position, StoreError> {
     Ok(Position { updated_us: !u64::from_be_bytes(*age), id: ConversationId::from_bytes(id) })
 }
 
-/// Whether a range of keys is empty; sled panics where its end is before its start.
+/// Returns `true` if a range of keys is empty; sled panics if its end is before its start.
 pub fn range_is_empty(start: &Bound<Vec<u8>>, end: &Bound<Vec<u8>>) -> bool {
     let (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) =
         (start, end)
@@ -70,7 +70,7 @@ pub fn number_and_chunk(key: &[u8]) -> Result<(u32, u16), StoreError> {
     Ok((u32::from_be_bytes(number), u16::from_be_bytes(chunk)))
 }
 
-/// Whether a key is that of an item's first chunk.
+/// Returns `true` if a key is that of an item's first chunk.
 pub fn is_first_chunk(key: &[u8]) -> bool {
     key.ends_with(&[0; 2])
 }

@@ -18,7 +18,7 @@ pub struct SledFactory {
     cache_bytes: u64,
     min_free_bytes: u64,
     quotas: Quotas,
-    /// Whether opening removes all that is deleted, since no commit thread will do it.
+    /// `true` if opening removes all deleted records, since no commit thread will do it.
     cleans_up: bool,
 }
 

@@ -66,7 +66,7 @@ fn header(node: &Node, mut flags: u8) -> Vec<u8> {
     whole
 }
 
-/// Whether another chunk may follow the first one.
+/// Returns `true` if another chunk may follow the first one.
 pub fn has_more(first: &[u8]) -> bool {
     first.len() >= CHUNK
 }

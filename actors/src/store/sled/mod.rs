@@ -62,7 +62,7 @@ pub use factory::SledFactory;
 /// Maximum number of a deleted user's keys and of its sessions removed at a time.
 const MAX_PER_STEP: usize = 64;
 
-/// The deadline of work that blocks nobody.
+/// The deadline of work that blocks no caller.
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
 
 const COMMIT: &[u8] = b"commit";
@@ -92,7 +92,7 @@ pub struct SledStores {
     conversations: Arc<dyn ConversationsStore>,
     items: Arc<SledConversations>,
     tombstones: Tombstones,
-    /// Whether there may be users to delete.
+    /// `true` if there may be users to delete.
     deletions_pending: AtomicBool,
     /// Users whose data is removed, but not yet durably.
     deleted: Mutex<Vec<UserId>>,

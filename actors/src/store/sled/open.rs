@@ -27,7 +27,7 @@ use super::{COMMIT, SledStores, open_error};
 use crate::store::files::{create_private_folder, sync_folder, write_private};
 use crate::store::{ConversationsStore, OpenError, Quotas, SCHEMA, StoreError, Stores};
 
-/// How long to wait for another process to release its lock.
+/// The time to wait for another process to release its lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
 const ID: &[u8] = b"store_id";

@@ -83,7 +83,7 @@ impl Header {
         }
     }
 
-    /// Whether it is in progress, as far as the header says.
+    /// Returns `true` if it is in progress, as far as the header says.
     const fn is_in_progress(&self) -> bool {
         matches!(self, Self::Split(SplitHeader { result: None, .. }))
     }

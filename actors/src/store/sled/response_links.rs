@@ -31,7 +31,7 @@ pub struct Link {
     pub bytes: u64,
     /// The number of responses and bodies that refer to it.
     pub references: u64,
-    /// Whether its own response is deleted, and only other bodies refer to it.
+    /// `true` if its own response is deleted, and only other bodies refer to it.
     pub kept: bool,
     /// The number of bodies that hold its items.
     pub depth: u32,

@@ -97,7 +97,7 @@ fn whole_records_are_read_moved_ended_and_deleted() {
     assert!(store.bodies.part.is_empty() && store.response.is_empty() && store.by_user.is_empty());
 }
 
-/// A response that goes on from another, as the edge makes it.
+/// A response that continues another, as the edge makes it.
 fn following(parent: &ResponseRecord, text: &str) -> ResponseRecord {
     let mut record = ResponseRecord::new(
         parent.user,
@@ -234,8 +234,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
-    /// Whatever is made, continued, moved and deleted: each that is there is whole, totals are exact, and in the end
-    /// nothing is left.
+    /// Responses that are made, continued, moved and deleted in any order: each existing one is whole, totals are exact, and in
+    /// the end nothing is left.
     #[test]
     fn references_lose_nothing_and_leave_nothing(steps in prop::collection::vec(step(), 1..60)) {
         let db = sled::Config::new().temporary(true).open().unwrap();

@@ -65,7 +65,7 @@ pub struct Tombstones {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Whether there may be tombstones that no pass has seen.
+    /// `true` if there may be tombstones that no pass has seen.
     pending: AtomicBool,
     pass: Mutex<Pass>,
 }
@@ -121,12 +121,12 @@ impl Tombstones {
         Ok(())
     }
 
-    /// Whether a deleted record of that kind and id is still being removed.
+    /// Returns `true` if a deleted record of that kind and id is still being removed.
     pub fn contains(&self, what: Tombstone) -> Result<bool, StoreError> {
         Ok(self.tree.get(what.key())?.is_some_and(|value| value.is_empty()))
     }
 
-    /// Whether there may be anything to remove.
+    /// Returns `true` if there may be anything to remove.
     pub fn is_pending(&self) -> bool {
         self.shared.pending.load(Ordering::Acquire)
     }

@@ -1,8 +1,8 @@
-//! A bound on how many expressions have to hold at once.
+//! A bound on the number of expressions that have to hold at once.
 //!
-//! What a text has to match all at once (`&` in a grammar; `pattern` and `format` that meet through `allOf`) is compiled
-//! by multiplying out what each of the expressions can go on with. That product is what makes a constraint explode, as
-//! late as in the middle of an answer; so it is estimated from the text and bounded. Alternatives are not multiplied.
+//! Expressions that a text has to match all at once (`&` in a grammar; `pattern` and `format` that meet through `allOf`) are
+//! compiled by multiplying out the continuations of each of them. That product is what makes a constraint explode, as late as in
+//! the middle of an answer; so it is estimated from the text and bounded. Alternatives are not multiplied.
 
 use std::collections::HashSet;
 
@@ -25,7 +25,7 @@ const MAX_VISITS: usize = 300_000;
 /// Checks a constraint.
 ///
 /// # Errors
-/// What is too much.
+/// The part that is too much.
 pub fn check(source: &Source) -> Result<(), String> {
     match source {
         // An expression alone has nothing to be multiplied.
@@ -33,7 +33,7 @@ pub fn check(source: &Source) -> Result<(), String> {
         Source::Lark(grammar) => check_grammar(grammar),
         Source::JsonSchema(schema) => match serde_json::from_str(schema) {
             Ok(schema) => check_schema(&schema),
-            // Whoever compiles it says what is wrong.
+            // The compiler reports the defect.
             Err(_) => Ok(()),
         },
     }
@@ -65,7 +65,7 @@ fn check_grammar(grammar: &str) -> Result<(), String> {
     }
 }
 
-/// How many `&` a grammar has outside of texts, expressions and comments, and the parts of each of its expressions.
+/// Returns the number of `&` in a grammar outside of texts, expressions and comments, and the parts of each of its expressions.
 fn conjunctions(grammar: &str) -> (usize, Vec<u64>) {
     let (mut count, mut parts) = (0, Vec::new());
     let mut rest = grammar.chars().peekable();
@@ -101,7 +101,7 @@ fn conjunctions(grammar: &str) -> (usize, Vec<u64>) {
     (count, parts)
 }
 
-/// What an expression can go on with at most: its distinct characters and classes, and its end.
+/// Returns the maximum number of continuations of an expression: its distinct characters and classes, and its end.
 fn parts_of(expression: &str) -> u64 {
     let mut seen = HashSet::new();
     let mut rest = expression.chars().peekable();
@@ -137,7 +137,7 @@ fn product(mut parts: impl Iterator<Item = u64>) -> Option<u64> {
         .try_fold(1u64, |product, parts| product.checked_mul(parts).filter(|product| *product <= MAX_PRODUCT))
 }
 
-/// What applies to one place of an answer.
+/// The schemas that apply to one place of an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Place<'a> {
     Schema(&'a Value),
@@ -177,7 +177,7 @@ fn check_schema(root: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Where a place's schemas lie, so that recursive schemas come to an end.
+/// Returns the addresses of a place's schemas, so that recursive schemas come to an end.
 fn addresses(place: &Place<'_>) -> Vec<usize> {
     let mut found = Vec::new();
     let mut left = vec![place];
@@ -207,7 +207,7 @@ impl<'a> Walk<'a> {
         depth < 64 && self.visits <= MAX_VISITS
     }
 
-    /// What a schema says of the same value: what has to hold, and lists of which one has to.
+    /// Returns the conditions of a schema on the same value: those that have to hold, and lists of which one has to.
     fn same(&self, schema: &'a Value) -> (Vec<&'a Value>, Vec<Vec<&'a Value>>) {
         let list = |keyword: &str| schema.get(keyword).and_then(Value::as_array).into_iter().flatten();
         let mut all: Vec<&Value> = list("allOf").collect();
@@ -276,7 +276,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What applies one step further.
+    /// Returns the schemas that apply one step further.
     fn follow(&mut self, place: &Place<'a>, step: &Step<'a>, depth: usize) -> Option<Place<'a>> {
         if !self.enters(depth) {
             return None;

@@ -85,7 +85,7 @@ fn schemas() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever the model likes best, a finished answer satisfies its schema.
+    /// A finished answer satisfies its schema, regardless of the model's preferences.
     #[test]
     fn every_path_satisfies_the_schema(wanted in schemas(), choices in prop::collection::vec(any::<usize>(), 64)) {
         let mut guide = guide(&schema(wanted.clone())).unwrap();
@@ -99,7 +99,7 @@ proptest! {
         }
     }
 
-    /// A guide that replays the beginning of an answer goes on exactly as the one that made it.
+    /// A guide that replays the beginning of an answer continues exactly as the one that made it.
     #[test]
     fn a_resumed_answer_is_guided_alike(wanted in schemas(), choices in prop::collection::vec(any::<usize>(), 64), cut in any::<prop::sample::Index>()) {
         let grammars = grammars();
@@ -197,7 +197,7 @@ fn tool_schemas() -> Vec<(String, Value)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Whatever the model likes best, calls that are kept in their form are read as such, by the parser that passes
+    /// Regardless of the model's preferences, calls that are kept in their form are read as such, by the parser that passes
     /// arguments on as they are made and by the one that waits for their end, and their arguments satisfy the schema.
     #[test]
     fn every_path_of_a_call_is_a_call(

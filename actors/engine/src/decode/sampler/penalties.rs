@@ -1,4 +1,4 @@
-//! What changes logits before any of them is judged: `logit_bias` and the penalties.
+//! Changes of logits before any of them is judged: `logit_bias` and the penalties.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use jan_protocol::types::{SamplingParams, Token};
 /// A `logit_bias` at or below this bans its token outright.
 const BAN: f32 = -100.0;
 
-/// How often each token has been generated, 0 where only the prompt has it: what the penalties look at.
+/// The number of times that each token has been generated, 0 if only the prompt has it: the input of the penalties.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenCounts {
     counts: HashMap<Token, u32>,
@@ -25,7 +25,7 @@ impl TokenCounts {
         *count = count.saturating_add(1);
     }
 
-    /// How often `token` was generated.
+    /// Returns the number of times that `token` was generated.
     pub fn count(&self, token: Token) -> u32 {
         self.counts.get(&token).copied().unwrap_or(0)
     }
@@ -58,7 +58,7 @@ pub fn adjust(
         for (&token, &count) in &seen.counts {
             let presence = if count > 0 { params.presence_penalty } else { 0.0 };
             change(logits, token, before, |logit| {
-                // Less likely above 1, whatever the logit's sign.
+                // Less likely above 1, for either sign of the logit.
                 let logit = if logit > 0.0 { logit / repeat } else { logit * repeat };
                 logit - (count as f32 * params.frequency_penalty + presence)
             });

@@ -5,7 +5,7 @@ use minijinja::{Error, ErrorKind, State, Value};
 
 use super::python::float_repr;
 
-/// How deep values may nest in `tojson`; wire objects nest at most 128 levels (serde_json's limit).
+/// The maximum nesting of values in `tojson`; wire objects nest at most 128 levels (serde_json's limit).
 const MAX_DEPTH: usize = 200;
 
 /// A wire object as the template sees it; keys keep their order.

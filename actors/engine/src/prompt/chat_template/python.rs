@@ -1,4 +1,4 @@
-//! Where templates can see that they run in Python: methods of strings, Jinja2's own tests, and how floats print.
+//! The traits of Python that templates can see: methods of strings, Jinja2's own tests, and the format of floats.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use minijinja_contrib::pycompat;
 pub(super) fn install(environment: &mut Environment) {
     environment.set_unknown_method_callback(method);
     environment.set_formatter(print);
-    // In Jinja2 whatever has a length and takes an index: strings and maps, too.
+    // In Jinja2 every value that has a length and takes an index: strings and maps, too.
     environment.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
     });

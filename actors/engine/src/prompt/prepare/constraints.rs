@@ -1,4 +1,4 @@
-//! What an answer is to be kept in, compiled.
+//! The compiled constraints of an answer.
 
 use std::sync::{Arc, PoisonError};
 
@@ -10,7 +10,7 @@ use crate::decode::constraint::{Grammars, Guide};
 use crate::llama::Model;
 use crate::vetting::{Refusal, VettingSettings};
 
-/// What has to be compiled for a request.
+/// The constraints that have to be compiled for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToCompile {
     /// It has no constraint.
@@ -27,7 +27,7 @@ impl Preparer {
         self.vetting = Some(settings);
     }
 
-    /// What has to be compiled before this request can run.
+    /// Returns the constraints that have to be compiled before this request can run.
     pub fn to_compile(&self, draft: &Draft) -> ToCompile {
         if draft.request.tools.as_ref().is_some_and(|tools| tools.required || tools.guided) {
             return ToCompile::Something;

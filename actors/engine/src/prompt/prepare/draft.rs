@@ -12,12 +12,12 @@ use crate::types::Sequence;
 /// A prompt that several requests have. It is read once.
 #[derive(Debug)]
 pub struct SharedPrompt {
-    /// What the server knows it by.
+    /// The server's id of it.
     pub id: u64,
     /// The prompt.
     pub prompt: Arc<Prompt>,
     pub(super) read: OnceLock<Result<ReadPrompt, Rejection>>,
-    /// Whether the server was told how it was read.
+    /// `true` if the server was sent how it was read.
     told: AtomicBool,
 }
 
@@ -27,19 +27,19 @@ impl SharedPrompt {
         Self { id, prompt, read: OnceLock::new(), told: AtomicBool::new(false) }
     }
 
-    /// Whether the server was told how it was read.
+    /// Returns `true` if the server was sent how it was read.
     pub fn is_told(&self) -> bool {
         self.told.load(Ordering::Acquire)
     }
 
-    /// How it was read is on its way to the server: what is sent from now on comes behind it. Not before, since several
+    /// Marks that the reading is on its way to the server: messages sent from now on come behind it. Not before, since several
     /// threads prepare.
     pub fn set_told(&self) {
         self.told.store(true, Ordering::Release);
     }
 }
 
-/// What a prompt was read as.
+/// A prompt as it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadPrompt {
     /// Its tokens.
@@ -66,20 +66,20 @@ pub struct Draft {
 /// A request that can run.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// What the engine is given.
+    /// The sequence for the engine.
     pub sequence: Sequence,
     /// Its prompt.
     pub prompt: Arc<SharedPrompt>,
-    /// How that was read, for the server, which is told once.
+    /// The reading for the server, which gets it once.
     pub told: Option<ReadPrompt>,
-    /// How the answer is to be read.
+    /// The way in which the answer is to be read.
     pub layout: Layout,
 }
 
 /// A chat as its template wrote it.
 pub(super) struct Rendered {
     pub(super) text: String,
-    /// Where it has to be cut, lest what a caller wrote is read as a control token.
+    /// The mark at which it has to be cut, lest a caller's text is read as a control token.
     pub(super) mark: Option<char>,
 }
 

@@ -6,7 +6,7 @@ fn user(name: &str) -> Arc<str> {
     Arc::from(name)
 }
 
-/// Nobody has a sequence running.
+/// No user has a sequence running.
 fn nobody(_: &str) -> bool {
     false
 }
@@ -76,7 +76,7 @@ fn who_has_nothing_running_comes_first() {
 }
 
 proptest! {
-    /// Whoever waits at place p of its own user's line is served before any other user is served p + 2 times.
+    /// A sequence that waits at place p of its user's line is served before any other user is served p + 2 times.
     #[test]
     fn nobody_is_served_much_more_often(arrivals in prop::collection::vec(0..4usize, 1..40), gone in 0..40usize) {
         let users: Vec<Arc<str>> = (0..4).map(|n| user(&n.to_string())).collect();

@@ -1,5 +1,5 @@
-//! A stand-in for llama.cpp with a toy model: cells with a position, a token and the slots that see them.
-//! It refuses whatever llama.cpp would refuse or get wrong, and puts tokens where llama.cpp would put them.
+//! A stand-in for llama.cpp with a toy model: cells with a position, a token and the slots that see them. It refuses all that
+//! llama.cpp would refuse or get wrong, and puts tokens where llama.cpp would put them.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub struct Backend {
     in_order: bool,
     /// A cell without slots is spent: llama.cpp has them in a sequence of their own.
     cells: Vec<Option<Cell>>,
-    /// Where llama.cpp begins to look for a free cell.
+    /// The position at which llama.cpp begins to look for a free cell.
     head: usize,
     shelves: BTreeMap<Shelf, Vec<Token>>,
     lifted: BTreeMap<Slot, Vec<Token>>,
@@ -194,7 +194,7 @@ pub fn next_token(tokens: &[Token]) -> Option<Token> {
     (!hash.is_multiple_of(23)).then_some((hash >> 7 & 1) as Token)
 }
 
-/// What a request is to come to: one at a time, without any cache.
+/// Returns the expected result of a request: one at a time, without any cache.
 pub fn reference(tokens: &[Token], generated: u32, max_tokens: u32, context: u32) -> Vec<Token> {
     let mut tokens = tokens.to_vec();
     let mut generated = generated;

@@ -1,4 +1,4 @@
-//! What the scheduler promises beyond correct outputs: what is read how often, who goes first, who has to go.
+//! The scheduler's guarantees beyond correct outputs: what is read how often, who goes first, who has to go.
 
 use proptest::prelude::*;
 
@@ -473,7 +473,7 @@ fn a_preempted_sequence_is_put_back_rather_than_read_again() {
         archive_tokens: 1000,
         ..config()
     };
-    // Prompts that the toy model goes on with for 30 tokens, so that both together outgrow the cells.
+    // Prompts that the toy model continues for 30 tokens, so that both together outgrow the cells.
     let long = |kind: i32| {
         let mut prompts = (0..).map(|n| text(100 * kind + n, 28));
         prompts.find(|prompt| reference(prompt, 0, 30, 64).len() == 58).unwrap()

@@ -25,11 +25,11 @@ pub struct Harness {
     backend: Backend,
     live: BTreeMap<SequenceId, Live>,
     started: BTreeSet<SequenceId>,
-    /// Whether some tokens come without being sampled, as under a grammar.
+    /// `true` if some tokens come without being sampled, as under a grammar.
     pub forces: bool,
-    /// Whether the logits of some sequences' prompts are wanted.
+    /// `true` if the logits of some sequences' prompts are wanted.
     pub scores: bool,
-    /// Whether users share nothing with each other.
+    /// `true` if users share nothing with each other.
     pub tenants: bool,
     /// Steps done, and prompt tokens read in them.
     pub steps: usize,
@@ -83,7 +83,7 @@ impl Harness {
             self.check_turns(oldest)?;
         }
         if let Some(oldest) = oldest {
-            // An older one may have come back, but whoever was the oldest goes on.
+            // An older one may have come back, but the sequence that was the oldest continues.
             prop_assert!(
                 self.scheduler.admitted.values().any(|&id| id == oldest),
                 "the oldest was preempted"
@@ -123,7 +123,7 @@ impl Harness {
         Ok(step)
     }
 
-    /// While a user waits who has nothing admitted, nobody has a sequence that could have been put back for it. `kept`
+    /// While a user without an admitted sequence waits, no other user has a sequence that could have been put back for it. `kept`
     /// was the oldest before.
     fn check_turns(&self, kept: Option<SequenceId>) -> Result<(), TestCaseError> {
         let Scheduler { sequences, admitted, .. } = &self.scheduler;

@@ -1,10 +1,10 @@
-//! Who has to give a sequence up for whom.
+//! Preemption of one user's sequence for another user.
 
 use super::cases::{config, started, talkative, text};
 use super::harness::Harness;
 use crate::scheduler::*;
 
-/// Ann has all places, or all cells; bob comes and is served at once, whatever ann still has waiting.
+/// Ann has all places, or all cells; bob comes and is served at once, regardless of Ann's waiting sequences.
 #[test]
 fn one_users_sequences_do_not_keep_another_out() {
     for in_order in [false, true] {
@@ -47,7 +47,7 @@ fn nobody_loses_their_only_sequence_to_a_new_user() {
     harness.run_to_end(256).unwrap();
 }
 
-/// What one tenant computed is not shared with another, while it is read and afterwards, but for what anybody may share.
+/// A tenant's computations are not shared with another, while they are read and afterwards, except for the common beginning.
 #[test]
 fn tenants_share_only_what_anybody_may() {
     for reuse in [PrefixReuse::Partial, PrefixReuse::WholeSequence] {

@@ -26,7 +26,7 @@ pub(super) struct ReasoningFormatSpec {
     pub closing: &'static str,
     /// Texts of the syntax that are control tokens in the vocabularies of its models.
     pub control_tokens: &'static [&'static str],
-    /// Whether the whole answer consists of messages with headers, rather than reasoning between tags and the rest.
+    /// `true` if the whole answer consists of messages with headers, rather than reasoning between tags and the rest.
     pub messages: bool,
 }
 

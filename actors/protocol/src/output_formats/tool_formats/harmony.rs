@@ -57,7 +57,7 @@ enum Stage {
 #[derive(Clone, Debug)]
 pub(in super::super) struct Harmony {
     names: Vec<String>,
-    /// Whether arguments can be relied on.
+    /// `true` if arguments can be relied on.
     enforced: bool,
     stage: Stage,
     buffer: String,
@@ -123,7 +123,7 @@ impl Harmony {
         }
     }
 
-    /// What a message with this header is.
+    /// Returns the stage of a message with this header.
     fn stage_of(&self, header: String) -> Stage {
         let channel = header.split("<|channel|>").nth(1).unwrap_or_default().trim_start();
         let recipient = header.split("to=functions.").nth(1).map(|rest| {

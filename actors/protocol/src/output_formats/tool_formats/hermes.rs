@@ -1,5 +1,5 @@
-//! `<tool_call>{"name": …, "arguments": …}</tool_call>`: Hermes, Qwen 2.5 and 3, and many more; also models whose chat
-//! template supports no tools are told to write this.
+//! `<tool_call>{"name": …, "arguments": …}</tool_call>`: Hermes, Qwen 2.5 and 3, and many more; also models whose chat template
+//! supports no tools are instructed to write this.
 
 use super::super::json_calls::json_calls;
 use super::{Blocks, CallReader, CallSyntax, TemplateMarks, ToolFormatSpec};

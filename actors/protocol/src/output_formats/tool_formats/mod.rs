@@ -52,7 +52,7 @@ pub(super) enum CallReader {
     Messages,
 }
 
-/// Whether an answer that begins so is one block without an opening text; `None`: undecided until more text arrives.
+/// Reports whether an answer that begins so is one block without an opening text; `None`: undecided until more text arrives.
 pub(super) type IsBare = fn(&str, &[Tool]) -> Option<bool>;
 
 /// Blocks of calls.
@@ -62,7 +62,7 @@ pub(super) struct Blocks {
     pub open: &'static str,
     /// Text that ends it; `None`: the end of the answer does.
     pub close: Option<&'static str>,
-    /// Whether an answer can be one block without `open`, and how that is recognized from its beginning.
+    /// The test that recognizes an answer of one block without `open` by its beginning; `None`: there is no such answer.
     pub bare: Option<IsBare>,
     /// Parses the trimmed contents of a block; `None`: it is text.
     pub parse: fn(&str, &[Tool]) -> Option<Calls>,

@@ -1,4 +1,4 @@
-//! What is asked of a worker beside generations: embeddings, which outlive it, and questions, which do not.
+//! A worker's tasks beside generations: embeddings, which outlive it, and questions, which do not.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,9 +17,9 @@ use crate::model::shares::Place;
 pub struct EmbeddingSubmission {
     /// From the counter of generations.
     pub id: u64,
-    /// What is asked.
+    /// The request.
     pub request: EmbeddingRequest,
-    /// Where embeddings go as they are made. It holds one for each input and an error at most.
+    /// The channel for embeddings as they are made. It holds one for each input and an error at most.
     pub events: mpsc::UnboundedSender<Result<Embedding, GenerationError>>,
     /// Its places in the queue; freed with the entry.
     pub place: Place,
@@ -40,7 +40,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// What the worker is told: only what is missing.
+    /// The message to the worker: only the missing part.
     pub(super) fn message(&self, id: u64) -> Embed {
         Embed::new(id, &self.request, &self.missing)
     }
@@ -65,7 +65,7 @@ impl Job {
     }
 }
 
-/// Why a worker does not do what it was asked.
+/// Returns the reason why a worker refuses a request.
 pub(super) fn refusal(rejected: worker_protocol::Rejected, model: &str) -> GenerationError {
     match rejected.reason {
         Some(worker_protocol::rejected::Reason::Unavailable(reason)) => {
@@ -100,7 +100,7 @@ impl InFlight {
     }
 
     pub(super) fn route_to_job(&mut self, id: u64, happened: event::Event, now: Instant) {
-        // One of a request that was cancelled meanwhile is nobody's.
+        // One of a request that was cancelled meanwhile has no receiver.
         let Some(job) = self.jobs.get_mut(&id) else { return };
         match happened {
             event::Event::Accepted(_) => job.trial.prepared = true,

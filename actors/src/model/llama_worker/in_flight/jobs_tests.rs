@@ -212,7 +212,7 @@ proptest! {
                 }
                 jobs.retain(|(_, missing)| !missing.is_empty());
                 let dies = generation.is_some_and(poisonous) || jobs.iter().any(|(id, _)| poisonous(*id));
-                // A worker that is killed at once every time makes no progress, whatever the table does.
+                // A worker that is killed at once every time makes no progress, regardless of the table.
                 if dies || kill_every.is_some_and(|every| step > 0 && (worker + step) % every == 0) {
                     break;
                 }
