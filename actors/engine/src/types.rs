@@ -10,21 +10,21 @@ use crate::llama;
 /// Sizes and targets of one engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineSettings {
-    /// Most tokens of one sequence.
+    /// Maximum number of tokens of one sequence.
     pub context_length: u32,
     /// KV cells of the context.
     pub kv_cells: u32,
-    /// Most sequences that run at the same time.
+    /// Maximum number of sequences that run at the same time.
     pub max_sequences: u16,
     /// Sequence ids beside those, for finished sequences that stay as prefix cache.
     pub cached_sequences: u16,
-    /// Most cells kept for prefixes that no running sequence uses.
+    /// Maximum number of cells kept for prefixes that no running sequence uses.
     pub cache_cells: u32,
-    /// Most tokens of finished sequences kept in host memory.
+    /// Maximum number of tokens of finished sequences kept in host memory.
     pub archive_tokens: u32,
     /// Compute threads on a quiet machine.
     pub threads: usize,
-    /// Most prompt tokens of one step.
+    /// Maximum number of prompt tokens of one step.
     pub prefill_chunk: u32,
     /// Target for running streams while prompts are read.
     pub inter_token_target: std::time::Duration,
@@ -34,7 +34,7 @@ pub struct EngineSettings {
     pub pooling: String,
     /// Makes a sequence's logits independent of the sequences beside it.
     pub reproducible: bool,
-    /// Most processor time that one step of one constrained answer may take.
+    /// Maximum processor time that one step of one constrained answer may take.
     pub mask_budget: std::time::Duration,
 }
 
@@ -57,7 +57,7 @@ pub struct Sequence {
     pub sampling: SamplingParams,
     /// Texts that end the answer.
     pub stop: Arc<[String]>,
-    /// Most tokens to generate, `generated` included; already cut to the context.
+    /// Maximum number of tokens to generate, `generated` included; already cut to the context.
     pub max_tokens: u32,
     /// Number of most likely tokens to report with log-probabilities; `None`: no log-probabilities.
     pub logprobs: Option<u32>,

@@ -1,8 +1,8 @@
-//! Embeddings: what a caller asks for and what comes back.
+//! Embeddings: a caller's request and its results.
 
 use crate::types::Token;
 
-/// Most tokens of one request, all of its inputs together.
+/// Maximum number of tokens of one request, all of its inputs together.
 pub const MAX_TOKENS: usize = 300_000;
 
 /// So many inputs count as one answer in the queue: they are read, and nothing is generated.

@@ -1,8 +1,8 @@
 //! Log-probabilities on their way to the client, kept back until their tokens' text has left.
 //!
-//! Text can be held back in the worker (a character that is not complete, what could become a stop text), and a stop
-//! text is cut off in the end. Log-probabilities wait here for it, on the server's side, so that they outlive the worker
-//! as the tokens do.
+//! Text can be held back in the worker (a character that is not complete, a possible beginning of a stop text), and a stop text
+//! is cut off in the end. Log-probabilities wait here for it, on the server's side, so that they outlive the worker as the tokens
+//! do.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ pub struct HeldLogprobs {
 }
 
 impl HeldLogprobs {
-    /// Takes the log-probabilities of new tokens and the text that leaves now; returns what leaves with it.
+    /// Takes the log-probabilities of new tokens and the text that leaves now; returns those that leave with it.
     pub fn push(&mut self, text: &str, new: impl IntoIterator<Item = PlacedLogprob>) -> Vec<TokenLogprob> {
         self.held.extend(new);
         self.sent += text.len() as u64;

@@ -1,26 +1,26 @@
 //! The amount of memory.
 
-/// Bytes that the kernel could give out now, where it tells.
+/// Bytes that the kernel could give out now, if it reports them.
 pub fn available() -> Option<u64> {
     bytes_of("MemAvailable:")
 }
 
-/// Bytes of the whole machine, where the kernel tells.
+/// Bytes of the whole machine, if the kernel reports them.
 pub fn total() -> Option<u64> {
     bytes_of("MemTotal:")
 }
 
-/// Memory of this process, in KiB, where the kernel tells.
+/// Memory of this process, in KiB, if the kernel reports it.
 pub fn resident_kib() -> Option<u64> {
     kib_of("/proc/self/status", "VmRSS:")
 }
 
-/// Memory that this process has taken to write to, in KiB, where the kernel tells.
+/// Memory that this process has taken to write to, in KiB, if the kernel reports it.
 pub fn data_kib() -> Option<u64> {
     kib_of("/proc/self/status", "VmData:")
 }
 
-/// Addresses that this process has taken, in KiB, where the kernel tells.
+/// Addresses that this process has taken, in KiB, if the kernel reports them.
 pub fn virtual_kib() -> Option<u64> {
     kib_of("/proc/self/status", "VmSize:")
 }

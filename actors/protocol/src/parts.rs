@@ -17,7 +17,7 @@ pub enum Part {
     Tokens(Arc<[Token]>),
     /// Texts that end an answer.
     Stop(Arc<[String]>),
-    /// Tokens and what is added to their logits.
+    /// Tokens and the values added to their logits.
     LogitBias(Arc<[(Token, f32)]>),
     /// The constraint of an answer.
     Constraint(Arc<Constraint>),
@@ -39,7 +39,7 @@ impl Part {
     }
 }
 
-/// The ids of a request's parts; 0 for what it does not have.
+/// The ids of a request's parts; 0 for parts that it does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartIds {
     /// Its prompt.
@@ -87,8 +87,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Takes hold of what a request is made of. `accepted`: its prompt's tokens, where they are known. `tell` gets each
-    /// part that the worker does not have yet.
+    /// Takes hold of a request's parts. `accepted`: its prompt's tokens, if they are known. `tell` gets each part that the worker
+    /// does not have yet.
     pub fn hold(
         &mut self,
         request: &GenerationRequest,
@@ -230,7 +230,7 @@ mod tests {
         let request = request(0);
         let (first, second) = (parts.hold(&request, None, |_, _| ()), parts.hold(&request, None, |_, _| ()));
         parts.accept(first.prompt, vec![1, 2], Some("ab".to_owned()));
-        // The second one's answer says nothing of it.
+        // The second one's answer has nothing of it.
         parts.accept(second.prompt, Vec::new(), None);
         parts.release(first, |_| ());
         let accepted = parts.accepted(second.prompt).unwrap();

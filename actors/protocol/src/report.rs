@@ -21,9 +21,9 @@ pub enum Rejection {
     InputTooLong {
         /// Its place in the request.
         index: u32,
-        /// Most tokens.
+        /// Maximum number of tokens.
         limit: u32,
-        /// Its tokens, or what it has at least.
+        /// Its tokens, or a lower bound of them.
         tokens: u32,
     },
     /// A parameter does not fit this model.
@@ -112,22 +112,22 @@ pub enum SequenceEvent {
     },
     /// It cannot be done now.
     Unavailable {
-        /// Why.
+        /// The reason.
         message: String,
     },
     /// It cannot be done, for a reason that is ours.
     Unable {
-        /// Why.
+        /// The reason.
         message: String,
     },
     /// It cannot be kept inside its constraint any longer: that takes more work than one step may take.
     Failed {
-        /// Why.
+        /// The reason.
         message: String,
     },
     /// It ended.
     Finished {
-        /// Why.
+        /// The reason.
         reason: FinishReason,
         /// Text that was held back.
         text: String,

@@ -147,8 +147,8 @@ pub enum Constraint {
     Gbnf(String),
 }
 
-/// One generation: one prompt, one answer. `n` answers are `n` of these; what they have in common is shared, also with
-/// the worker, and the engine reads a shared prompt once.
+/// One generation: one prompt, one answer. `n` answers are `n` of these; their common parts are shared, also with the worker, and
+/// the engine reads a shared prompt once.
 #[derive(Clone, Debug)]
 pub struct GenerationRequest {
     /// The HTTP request's id, for logs.
@@ -167,7 +167,7 @@ pub struct GenerationRequest {
     pub sampling: SamplingParams,
     /// Texts that end the answer and are not part of it.
     pub stop: Arc<[String]>,
-    /// Most tokens to generate; `None`: to the end of the context. 0: only read the prompt.
+    /// Maximum number of tokens to generate; `None`: to the end of the context. 0: only read the prompt.
     pub max_tokens: Option<u32>,
     /// `true` if [`RawEvent::Accepted`] should carry the prompt as text (`echo`).
     pub want_prompt_text: bool,
@@ -179,7 +179,7 @@ pub struct GenerationRequest {
     pub constraint: Option<Arc<Constraint>>,
     /// The tools that it may call.
     pub tools: Option<Arc<ToolPlan>>,
-    /// Most tokens of thinking; `None`: as many as the model likes.
+    /// The maximum number of tokens of thinking; `None`: as many as the model likes.
     pub thinking_budget: Option<u32>,
 }
 
@@ -238,8 +238,8 @@ pub struct TokenUsage {
     pub reasoning_tokens: u32,
 }
 
-/// An event of a generation as its worker tells it, its text as the model wrote it, in this order:
-/// `Accepted`, `Started`, `PromptScored` where that was asked for, any number of `Delta`, then one `Finished`; or one `Failed` at any point.
+/// An event of a generation as its worker reports it, its text as the model wrote it, in this order: `Accepted`, `Started`,
+/// `PromptScored` if requested, any number of `Delta`, then one `Finished`; or one `Failed` at any point.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RawEvent {
     /// The prompt is rendered, tokenized and fits; it may still wait in the queue.
@@ -267,9 +267,9 @@ pub enum RawEvent {
         /// Of the tokens whose text has left with this delta, where it was asked for. A stop text has none.
         logprobs: Vec<TokenLogprob>,
     },
-    /// The end, with what it took.
+    /// The end, with the token counts.
     Finished {
-        /// Why.
+        /// The reason.
         reason: FinishReason,
         /// The tokens used.
         usage: TokenUsage,
@@ -301,9 +301,9 @@ pub enum GenerationError {
     InputTooLong {
         /// Its place in the request.
         index: u32,
-        /// Most tokens.
+        /// Maximum number of tokens.
         limit: u32,
-        /// Its tokens, or what it has at least.
+        /// Its tokens, or a lower bound of them.
         tokens: u32,
     },
     /// The model cannot take this prompt, e.g. its template refuses it or a token is out of range (400).
@@ -344,7 +344,7 @@ pub enum GenerationError {
         /// The part that is too much.
         message: String,
     },
-    /// The answer is not what its schema asks for (500).
+    /// The answer does not satisfy its schema (500).
     #[error("the answer does not satisfy its schema: {message}")]
     InvalidOutput {
         /// The place that does not satisfy the schema.
@@ -375,7 +375,7 @@ pub enum GenerationError {
     ModelUnavailable {
         /// The model's id.
         model: String,
-        /// Why, e.g. what is wrong with its file.
+        /// The reason, e.g. the defect of its file.
         reason: String,
         /// The time until the next try.
         retry_after: Duration,

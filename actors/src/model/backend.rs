@@ -47,7 +47,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Begins a generation. Returns once it has been taken in.
     ///
     /// # Errors
-    /// `ModelUnavailable`, `ShuttingDown`, or what is wrong with the request.
+    /// `ModelUnavailable`, `ShuttingDown`, or the defect of the request.
     fn generate(
         &self,
         request: GenerationRequest,
@@ -115,7 +115,7 @@ impl Capabilities {
         resumes: true,
     };
 
-    /// The field of a request that asks for what it lacks, and what that is.
+    /// The field of a request that asks for a missing feature, and the name of the feature.
     #[must_use]
     pub fn lacking(&self, request: &GenerationRequest) -> Option<(&'static str, &'static str)> {
         match &*request.prompt {
@@ -156,7 +156,7 @@ impl Notations {
     /// None of them.
     pub const NONE: Self = Self { json_schema: false, regex: false, choice: false, lark: false, gbnf: false };
 
-    /// Name of what it lacks to enforce this constraint.
+    /// Name of the feature that it lacks to enforce this constraint.
     fn lacking(self, constraint: &Constraint) -> Option<&'static str> {
         let (known, name) = match constraint {
             Constraint::JsonSchema(_) => (self.json_schema, "answers that satisfy a JSON Schema"),
@@ -180,7 +180,7 @@ pub struct Condition {
     pub public_problem: Option<String>,
     /// Unix seconds of the model's making, once it is loaded.
     pub created: Option<u64>,
-    /// Most tokens of prompt and answer, once it is loaded.
+    /// Maximum number of tokens of prompt and answer, once it is loaded.
     pub context_length: Option<u32>,
 }
 
@@ -206,14 +206,14 @@ pub enum GenerationEvent {
     Output {
         /// Pieces of the answer, in order: whole UTF-8 characters, never part of a stop text.
         parts: Vec<OutputPart>,
-        /// Tokens that were generated for them and for what is held back.
+        /// Tokens that were generated for them and for the held part.
         tokens: u32,
         /// Log-probabilities of the tokens whose text has left, where they were asked for.
         logprobs: Vec<TokenLogprob>,
     },
     /// The end.
     Finished {
-        /// Why.
+        /// The reason.
         reason: FinishReason,
         /// Token usage.
         usage: TokenUsage,

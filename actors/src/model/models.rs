@@ -39,8 +39,7 @@ impl Models {
         replicas.map(|r| r.load()).sum()
     }
 
-    /// Hands a request to its model. Returns when it has its place in the queue; what becomes of it comes
-    /// through the [`Generation`].
+    /// Hands a request to its model. Returns when it has its place in the queue; the results come through the [`Generation`].
     ///
     /// # Errors
     /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable` or `ShuttingDown`.
@@ -93,7 +92,7 @@ impl Models {
         backend.count_tokens(request, place).await
     }
 
-    /// A model, and as many of its places as `count` says of all. They are taken before the mailbox: a mailbox has no
+    /// A model, and the number of its places that `count` computes from all. They are taken before the mailbox: a mailbox has no
     /// bound of its own.
     fn place(
         &self,
@@ -112,7 +111,7 @@ impl Models {
         model.places.take(caller, count(limit)).map(|place| (model, place)).ok_or_else(full)
     }
 
-    /// Has a model's worker say what it makes of `caller`'s prompt. Nothing is generated.
+    /// Requests a model's worker's reading of `caller`'s prompt. Nothing is generated.
     ///
     /// # Errors
     /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable`, `ShuttingDown` or `InvalidPrompt`.
@@ -155,7 +154,7 @@ fn least_loaded(model: &Model) -> &dyn Backend {
     &**model.replicas.iter().min_by_key(load).unwrap_or(&model.replicas[0])
 }
 
-/// The same, where it can do what the request asks for.
+/// The same, if it supports all that the request asks for.
 fn backend_for<'a>(
     model: &'a Model,
     request: &GenerationRequest,

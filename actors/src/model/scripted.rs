@@ -1,9 +1,9 @@
-//! A backend whose answers follow from its requests: for tests of what lies in front of the seam, without llama.cpp.
+//! A backend whose answers follow from its requests: for tests of the code in front of the seam, without llama.cpp.
 //!
-//! A prompt's words are its tokens, and the answer repeats them from the first, one a step, for as long as
-//! `max_tokens` allows; without one it ends behind the last word. `think:` in front of a word makes it reasoning, `call:NAME`
-//! makes it a call of the tool of that name with the arguments `{}`, and `stall` stops the answer until it is given up or
-//! [`Scripted::kill`] ends the backend. An embedding is `[1, 0, …]`.
+//! A prompt's words are its tokens, and the answer repeats them from the first, one a step, for as long as `max_tokens` allows;
+//! without one it ends behind the last word. `think:` in front of a word makes it reasoning, `call:NAME` makes it a call of the
+//! tool of that name with the arguments `{}`, and `stall` stops the answer until it is given up or [`Scripted::kill`] ends the
+//! backend. An embedding is `[1, 0, …]`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ enum Step {
     Stall,
 }
 
-/// A request under way; what it holds is given back when it is dropped.
+/// A request under way; its resources are given back when it is dropped.
 struct Running {
     count: Arc<AtomicUsize>,
     _place: Place,

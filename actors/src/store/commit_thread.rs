@@ -27,7 +27,7 @@ const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 /// The time after which a caller gives up: each job takes milliseconds, so the thread is stuck.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Opens the database and loads what is mirrored in memory; called again after a failure.
+/// Opens the database and loads the part that is mirrored in memory; called again after a failure.
 type Open = Box<dyn Fn() -> Result<Box<dyn Stores>, OpenError> + Send>;
 
 /// A completion callback, called in order once the job's changes are durable or have failed.
@@ -195,9 +195,9 @@ impl Store {
         answer.recv_timeout(TIMEOUT).unwrap_or_else(|_| Err(StoreError::Reopening.into()))
     }
 
-    /// Runs `change`, makes its changes durable, and then runs `done`, both on the commit thread. Callbacks run in the
-    /// order of their changes, so that readers of what they publish never see an older state after a newer one. `done`
-    /// gets the error if the changes did not become durable.
+    /// Runs `change`, makes its changes durable, and then runs `done`, both on the commit thread. Callbacks run in the order of
+    /// their changes, so that readers of their publications never see an older state after a newer one. `done` gets the error if
+    /// the changes did not become durable.
     pub fn write<T, E>(
         &self,
         change: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,

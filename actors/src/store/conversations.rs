@@ -9,8 +9,8 @@ use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
 
-/// Maximum size of an item's body, as JSON, in a [`ConversationChange::PutItem`] of a request; larger ones are staged. With
-/// the number of items that a request may add, it bounds what one request has the commit thread write.
+/// Maximum size of an item's body, as JSON, in a [`ConversationChange::PutItem`] of a request; larger ones are staged. With the
+/// number of items that a request may add, it bounds the data that the commit thread writes for one request.
 pub const MAX_INLINE_BYTES: usize = 32 * 1024;
 
 /// An item's body that is written, but not referred to by any item yet.

@@ -1,4 +1,4 @@
-//! Decisions: what a caller changes depends on what is stored, and is committed in one transaction.
+//! Decisions: a caller's changes depend on the stored state, and are committed in one transaction.
 
 use super::{Changes, Commit, Store, StoreError, Stores};
 

@@ -22,7 +22,7 @@ pub enum StoreError {
     /// The database failed and could not be reopened yet.
     #[error("the database is being reopened")]
     Reopening,
-    /// Concurrent transactions changed what a decision depends on, in every attempt.
+    /// Concurrent transactions changed records that a decision depends on, in every attempt.
     #[error("other transactions changed the same records at the same time; try again")]
     Conflict,
     /// The user's storage quota is used up.

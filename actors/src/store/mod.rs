@@ -75,7 +75,7 @@ pub enum CleanupProgress {
 pub enum Commit {
     /// All changes are committed.
     Done,
-    /// Another transaction changed what the decision depends on. Nothing is committed; decide again.
+    /// Another transaction changed records that the decision depends on. Nothing is committed; decide again.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "sled's commits cannot; the memory store of the tests can")
@@ -168,7 +168,7 @@ pub trait Stores: Send + Sync + Debug {
         Ok(())
     }
 
-    /// The users that are being deleted. Their data must not be shown to anybody.
+    /// The users that are being deleted. Their data must not be shown to any caller.
     ///
     /// # Errors
     /// The database failed.
@@ -180,7 +180,7 @@ pub trait Stores: Send + Sync + Debug {
     /// The database failed.
     fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError>;
 
-    /// Completes the removal of what has nothing left; to be called once the removals are durable.
+    /// Completes the removal of records that have nothing left; to be called once the removals are durable.
     ///
     /// # Errors
     /// The database failed.

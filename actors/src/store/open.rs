@@ -11,8 +11,8 @@ use crate::config::StorageConfig;
 pub trait StoreFactory: Debug + Send {
     /// Opens the store, or creates it. Blocks.
     ///
-    /// The store is complete: what a crash interrupted is rolled back or completed, and an older schema is migrated. At
-    /// most one process may have it open, unless its commits can [conflict](Stores::can_conflict).
+    /// The store is complete: operations that a crash interrupted are rolled back or completed, and an older schema is migrated.
+    /// At most one process may have it open, unless its commits can [conflict](Stores::can_conflict).
     ///
     /// # Errors
     /// See [`OpenError`].

@@ -14,8 +14,8 @@ use std::path::Path;
 
 use jan_protocol::confinement::{Confinement, Restriction};
 
-/// Confines this process, which has to have one thread, to reading `model` and what it needs for that. Returns what
-/// the kernel lacks.
+/// Confines this process, which has to have one thread, to reading `model` and the files needed for that. Returns the features
+/// that the kernel lacks.
 ///
 /// # Errors
 /// A required restriction that the kernel lacks.
@@ -67,7 +67,7 @@ impl Lacking {
 fn give_up_privileges() -> Result<(), String> {
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities, set_no_new_privs};
 
-    // What a superuser's worker needs: files whose modes leave it out, and memory and turns of its own.
+    // The needs of a superuser's worker: files whose modes leave it out, and memory and turns of its own.
     let kept = CapabilitySet::DAC_OVERRIDE
         | CapabilitySet::DAC_READ_SEARCH
         | CapabilitySet::IPC_LOCK

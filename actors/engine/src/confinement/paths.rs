@@ -16,7 +16,7 @@ pub enum Access {
     Read,
     /// Reading and running.
     Run,
-    /// Reading, writing, and what only devices do.
+    /// Reading, writing, and operations that only devices have.
     Device,
     /// Everything.
     Write,

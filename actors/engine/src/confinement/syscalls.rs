@@ -1,8 +1,8 @@
 //! seccomp: the kernel refuses system calls that a worker has no use for.
 //!
-//! It is a list of what is refused (`EPERM`) rather than of what is allowed: drivers of GPUs and the C library use calls that
-//! differ by version, and a worker that an upgrade ends is worth less than what the rare call gains. Refused are the
-//! network, other processes' memory, what changes the machine, and the parts of the kernel that most of its holes were in.
+//! It is a list of refused calls (`EPERM`) rather than of allowed ones: drivers of GPUs and the C library use calls that differ
+//! by version, and a worker that an upgrade ends is worth less than the gain from refusing a rare call. Refused are the network,
+//! other processes' memory, changes of the machine, and the parts of the kernel that most of its holes were in.
 
 use std::collections::BTreeMap;
 
@@ -171,7 +171,7 @@ fn refused(process: Process) -> Result<Rules, BackendError> {
     let namespaces: Result<Vec<_>, _> =
         NAMESPACES.iter().map(|&flag| SeccompRule::new(vec![has(0, flag, flag)?])).collect();
     rules.insert(libc::SYS_clone, namespaces?);
-    // What types into the terminal that standard error may be.
+    // Calls that type into the terminal that standard error may be.
     let typing = [libc::TIOCSTI as i32, libc::TIOCLINUX as i32];
     let typing: Result<Vec<_>, _> = typing.iter().map(|&what| SeccompRule::new(vec![is(1, what)?])).collect();
     rules.insert(libc::SYS_ioctl, typing?);
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs `check` on a thread that is restricted, or says that this kernel does not do it.
+    /// Runs `check` on a thread that is restricted, or prints that this kernel does not support it.
     fn restricted(process: Process, check: impl FnOnce() + Send + 'static) {
         let thread = std::thread::spawn(move || match restrict(process) {
             Ok(()) => check(),

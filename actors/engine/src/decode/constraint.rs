@@ -39,7 +39,7 @@ const MAX_KEPT_KIB: u64 = 64 << 10;
 /// helper and as every other worker.
 fn limits() -> ParserLimits {
     ParserLimits {
-        // How ambiguous a grammar may be at one place.
+        // The maximum ambiguity of a grammar at one place.
         max_items_in_row: 2_000,
         // Work on the regular expressions when it is compiled; FHIR's schema, a very large one, takes half of it.
         initial_lexer_fuel: 1_000_000,
@@ -93,7 +93,7 @@ pub struct Grammars {
     compiled: Mutex<Vec<Compiled>>,
 }
 
-/// A constraint and what became of it.
+/// A constraint and its outcome.
 struct Compiled {
     constraint: Constraint,
     result: Result<Matcher, Refusal>,
@@ -183,7 +183,7 @@ impl Grammars {
         let mut kept = self.kept();
         let mut room = MAX_KEPT_KIB.saturating_sub(new.kib);
         let mut places = KEPT - 1;
-        // The oldest go: what is left is the longest end that has room.
+        // The oldest go: the longest end that has room is left.
         let fits = kept.iter().rev().take_while(|compiled| {
             let fits = places > 0 && compiled.kib <= room;
             (room, places) = (room.saturating_sub(compiled.kib), places.saturating_sub(1));
@@ -231,11 +231,11 @@ impl Grammars {
         if let Some(error) = matcher.get_error() {
             return Err(readable(&error));
         }
-        // Warnings name what is only approximated, such as a keyword that could not be enforced.
+        // Warnings name features that are only approximated, such as a keyword that could not be enforced.
         if let Some(warning) = matcher.grammar_warnings().into_iter().next() {
             return Err(readable(&warning));
         }
-        // What is too much work even for the first token is refused here rather than between decode steps.
+        // A constraint that is too much work even for the first token is refused here rather than between decode steps.
         matcher.deep_clone().compute_mask_or_eos().map_err(|error| readable(&error.to_string()))?;
         Ok(matcher)
     }

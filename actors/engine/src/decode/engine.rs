@@ -38,11 +38,12 @@ pub enum Command {
 /// A step may take this long while no sequence waits for a token: it bounds how late a cancel or arrival is seen.
 const IDLE_STEP: Duration = Duration::from_millis(400);
 
-/// Most prompt tokens of a step whose logits are wanted, at least; a row of logits takes 4 bytes a vocabulary entry.
+/// Lower bound of the maximum number of prompt tokens of a step whose logits are wanted; a row of logits takes 4 bytes a
+/// vocabulary entry.
 const SCORE_CHUNK: u32 = 32;
 
-/// Shortest and longest time that a step waits for its constrained answers; those that need longer sit out. In between it
-/// is a quarter of what decoding took.
+/// Shortest and longest time that a step waits for its constrained answers; those that need longer sit out. In between it is a
+/// quarter of the decoding time.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
 
 /// Cells kept free for each running sequence when another one is admitted.
@@ -196,7 +197,7 @@ impl<'model> Engine<'model> {
         }
     }
 
-    /// Takes a sequence in, or says how it ends at once.
+    /// Takes a sequence in, or returns its immediate end.
     fn submit(&mut self, sequence: Sequence) -> Option<SequenceEvent> {
         let id = SequenceId(sequence.id);
         let thought = sequence.flow.as_ref().map_or(0, Flow::reasoning_tokens);
@@ -205,7 +206,7 @@ impl<'model> Engine<'model> {
         if sequence.sampling.repeat_penalty != 1.0 {
             sequence.prompt.iter().for_each(|&token| counts.record_prompt(token));
         }
-        // A resumed sequence's text was delivered before the crash: replaying it restores what is held back.
+        // A resumed sequence's text was delivered before the crash: replaying it restores the held text.
         let mut stopped = false;
         for (index, &token) in sequence.generated.iter().enumerate() {
             counts.record(token);

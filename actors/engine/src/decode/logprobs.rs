@@ -29,7 +29,7 @@ impl PromptScorer {
         1 + self.scores.rest.len()
     }
 
-    /// Takes what [`at_position`] says of the next token.
+    /// Takes [`at_position`]'s result for the next token.
     pub fn push(&mut self, (chosen, top): (Candidate, Vec<Candidate>)) {
         let (text_start, text_offset) = (self.text.end() as u64, self.text.characters() as u64);
         let _ = self.text.push(&chosen.bytes);
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// They are what sorting everything would give, and all probabilities together are 1.
+        /// They equal the result of sorting everything, and all probabilities together are 1.
         #[test]
         fn are_the_likeliest_in_order(logits in prop::collection::vec(-30.0f32..30.0, 1..200), top in 0usize..21, chosen in 0i32..220) {
             let (candidate, best) = at_position(&logits, chosen, top, |token| token.to_le_bytes().to_vec());

@@ -50,7 +50,7 @@ proptest! {
         let all: Vec<usize> = left.concat();
         prop_assert!(all.iter().copied().eq(0..all.len()), "in order, none twice: {:?}", all);
         if stopped {
-            // Where each piece's text begins in the whole decoded text.
+            // The position of each piece's text in the whole decoded text.
             let mut assembler = TextAssembler::new::<String>(&[]);
             let begins: Vec<usize> = pieces.iter().map(|piece| { let begin = assembler.end(); assembler.push(piece); begin }).collect();
             let wanted = begins.iter().filter(|begin| **begin < text.len()).count();

@@ -124,7 +124,7 @@ impl Shared {
 /// See the module's description.
 pub struct Masks {
     model: Arc<Model>,
-    /// Most processor time of one step of one sequence.
+    /// The maximum processor time of one step of one sequence.
     budget: Duration,
     shared: Arc<Shared>,
     done: (Sender<Done>, Receiver<Done>),

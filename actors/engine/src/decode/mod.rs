@@ -1,4 +1,4 @@
-//! The loop of decode steps, and what becomes of a step's logits: constraints, sampling, text, log-probabilities.
+//! The loop of decode steps, and the processing of a step's logits: constraints, sampling, text, log-probabilities.
 
 pub mod constraint;
 pub mod engine;

@@ -1,8 +1,8 @@
-//! The course of one answer: thinking, free text, and what is kept inside a constraint.
+//! The course of one answer: thinking, free text, and the parts inside a constraint.
 //!
-//! A constraint begins behind the thinking, or with each mark that opens a call. Thinking ends by itself, when its budget
-//! is used up, or when the answer would end without what the constraint asks for; then its end is put into the answer.
-//! All of it follows from the tokens alone, so a resumed answer that takes its old tokens again is where it was.
+//! A constraint begins behind the thinking, or with each mark that opens a call. Thinking ends by itself, when its budget is used
+//! up, or when the answer would end without the part that the constraint asks for; then its end is put into the answer. All of it
+//! follows from the tokens alone, so a resumed answer that takes its old tokens again is in the same state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Thinking {
     pub start: Option<Token>,
     /// The tokens that are put into the answer to end it.
     pub close: Arc<[Token]>,
-    /// Most tokens of it.
+    /// The maximum number of its tokens.
     pub budget: Option<u32>,
 }
 
@@ -33,11 +33,11 @@ pub enum Keep {
     Free,
     /// All of it that is not thinking.
     Whole(Guide),
-    /// From behind each of these marks on to the end of what it opens; `once`: the answer ends there.
+    /// From behind each of these marks on to the end of the part that it opens; `once`: the answer ends there.
     Behind {
         /// The mark.
         trigger: &'static str,
-        /// At the beginning of what it keeps.
+        /// At the beginning of the constrained part.
         guide: Guide,
         /// `true` if only one is wanted.
         once: bool,
@@ -78,7 +78,7 @@ impl Flow {
         let whole = matches!(keep, Keep::Whole(_));
         let state = match &thinking {
             Some(thinking) if thinking.open => State::Thinking,
-            // Whether it thinks shows in its first token, or it does not.
+            // Thinking shows in the first token, or there is none.
             Some(thinking) if !whole || thinking.start.is_some() => State::Undecided,
             _ if whole => State::Kept,
             _ => State::Text,
@@ -138,7 +138,7 @@ impl Flow {
         }
     }
 
-    /// Writes the logits of what may come next; whether it is not all of it.
+    /// Writes the logits of the tokens that may come next; returns `true` if they are not all of them.
     ///
     /// # Errors
     /// See [`GuideError`].

@@ -13,7 +13,7 @@ use crate::llama::Model;
 use crate::scheduler::Outcome;
 use crate::types::Sequence;
 
-/// A sequence's own state beside what the scheduler knows.
+/// A sequence's own state beside the scheduler's.
 #[derive(Debug)]
 pub struct Running {
     /// The requested sequence.
@@ -125,7 +125,7 @@ impl Running {
                 return Ok(Outcome::Finished);
             }
         }
-        // Where log-probabilities are wanted every token needs logits of its own.
+        // If log-probabilities are wanted, every token needs logits of its own.
         let most = if self.sequence.logprobs.is_some() { 1 } else { usize::MAX };
         while let Some(&token) = forced.first() {
             for token in std::mem::take(&mut forced) {
@@ -181,7 +181,7 @@ impl Running {
         let logprobs = self.sequence.logprobs.map(|top| {
             let (chosen, top) =
                 logprobs::at_position(logits, token, top as usize, |token| model.piece(token));
-            // What completes a stop text leaves, if at all, only when it is known how much of it is cut off.
+            // A piece that completes a stop text leaves, if at all, only when it is known how much of it is cut off.
             let text_end = if push.stopped { u64::MAX } else { self.text.end() as u64 };
             PlacedLogprob { chosen, top, text_start, text_end, text_offset }
         });

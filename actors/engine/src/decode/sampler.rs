@@ -45,7 +45,7 @@ const LANES: usize = 16;
 /// Temperatures below this are greedy (vLLM's `_SAMPLING_EPS`).
 const GREEDY_TEMPERATURE: f32 = 1e-5;
 
-/// Buffers that [`sample`] reuses from call to call; what they hold between calls means nothing.
+/// Buffers that [`sample`] reuses from call to call; their content between calls means nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     /// The tokens that bias and penalties change, and their logits before.
@@ -130,8 +130,8 @@ fn choose_adjusted(
         return draw_from_all(logits, &softmax, draw, masses).map(token);
     }
 
-    // Each filter but `typical_p` keeps the likeliest tokens down to some rank, so what survives them is known by its
-    // floor: the lowest logit and, among equals at it, the highest id.
+    // Each filter but `typical_p` keeps the likeliest tokens down to some rank, so the survivors are known by its floor: the
+    // lowest logit and, among equals at it, the highest id.
     let mut floor = Candidate { logit: f32::NEG_INFINITY, id: u32::MAX };
     if let Some(k) = top_k {
         collect(logits, maxima, kth_maximum(maxima, k, selection), candidates);
@@ -380,7 +380,7 @@ impl Softmax {
         Self { max: below_infinity(max), temperature, inverse_temperature: 1.0 / temperature }
     }
 
-    /// 0 for NaN and for what is too unlikely for an f32.
+    /// 0 for NaN and for probabilities that are too small for an f32.
     #[inline]
     fn weight(&self, logit: f32) -> f32 {
         exp_nonpositive((below_infinity(logit) - self.max) * self.inverse_temperature)

@@ -449,7 +449,7 @@ fn log_totals_are_those_of_all_numbers() {
     let logits = [1.0, 3.0, 2.96875, f32::NAN, f32::NEG_INFINITY];
     let total = 1f64.exp() + 3f64.exp() + 2.96875f64.exp();
     assert!((log_total(&logits) - total.ln()).abs() < 1e-12);
-    // Where the plain sum would overflow.
+    // The plain sum would overflow here.
     assert!((log_total(&[1000.0, 1000.0]) - (1000.0 + 2f64.ln())).abs() < 1e-9);
     assert_eq!(log_total(&[f32::NAN]), f64::NEG_INFINITY);
     assert_eq!(log_total(&[]), f64::NEG_INFINITY);

@@ -57,10 +57,10 @@ impl TextAssembler {
         self.watching = watching;
     }
 
-    /// Takes the next token's piece and releases what is certain.
+    /// Takes the next token's piece and releases the certain text.
     ///
-    /// A complete stop text ends the answer at once, unless another that began before it can still become complete:
-    /// then the decision waits for what comes next, since the earliest beginning counts.
+    /// A complete stop text ends the answer at once, unless another that began before it can still become complete: then the
+    /// decision waits for the next piece, since the earliest beginning counts.
     pub fn push(&mut self, piece: &[u8]) -> Push {
         if self.stopped {
             return Push { text: String::new(), stopped: true };
@@ -77,8 +77,8 @@ impl TextAssembler {
         }
     }
 
-    /// The answer ends here: releases what is held, an incomplete character as U+FFFD. `stopped` is true where a stop
-    /// text had ended the answer, also where that is certain only now.
+    /// The answer ends here: releases the held text, an incomplete character as U+FFFD. `stopped` is true if a stop text had
+    /// ended the answer, also if that is certain only now.
     pub fn finish(&mut self) -> Push {
         if self.stopped {
             return Push { text: String::new(), stopped: true };

@@ -100,7 +100,7 @@ proptest! {
         let text: String = pushes.iter().map(|push| push.text.as_str()).collect();
         let stopped = pushes.last().expect("the end is always there").stopped;
         prop_assert_eq!((text, stopped), whole(&bytes, &stops));
-        // What `stopped` says is never taken back, and nothing follows it.
+        // `stopped` never reverts to `false`, and nothing follows it.
         for pair in pushes.windows(2) {
             prop_assert!(!pair[0].stopped || (pair[1].stopped && pair[1].text.is_empty()));
         }

@@ -22,7 +22,7 @@ use crate::types::EngineSettings;
 use batch_plan::{Piece, Planner};
 use pooling::{Pool, Pooling};
 
-/// Most inputs of one step. Memories that cannot be cut have a fixed size a sequence, which can be large.
+/// The maximum number of inputs of one step. Memories that cannot be cut have a fixed size a sequence, which can be large.
 const SLOTS: u16 = 32;
 const SLOTS_OF_FIXED_SIZE: u16 = 4;
 

@@ -12,8 +12,8 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    /// As it is set (`mean`, `cls`, `last`), else as the GGUF's `pooling_type` says (llama.cpp's numbers), else the mean:
-    /// the last token of a text that was not trained for it says more about what comes next than about the text.
+    /// As it is set (`mean`, `cls`, `last`), else as the GGUF's `pooling_type` has it (llama.cpp's numbers), else the mean: the
+    /// last token of a text describes the continuation rather than the text, unless the model was trained for that.
     pub fn choose(setting: &str, metadata: Option<&str>) -> Self {
         match (setting, metadata) {
             ("mean", _) => Self::Mean,

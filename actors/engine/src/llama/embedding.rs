@@ -23,7 +23,7 @@ impl Context<'_> {
         self.model.has_decoder() && self.has_memory() && causal
     }
 
-    /// Forgets what a slot has read.
+    /// Forgets the tokens that a slot has read.
     pub fn forget(&mut self, slot: u16) {
         if self.has_memory() {
             for id in self.ids.of(slot) {

@@ -141,7 +141,7 @@ impl Model {
     /// Loads a GGUF file.
     ///
     /// # Errors
-    /// [`LlamaError::Load`] with what llama.cpp says of the file.
+    /// [`LlamaError::Load`] with llama.cpp's message on the file.
     ///
     /// `reproducible` leaves out the kernels that compute a token's products in another order beside others than alone
     /// (`CPU_REPACK`); those for eight and more rows of K-quants are left out by `GGML_CPU_TILED_MM=0`.
@@ -225,7 +225,7 @@ impl Model {
         self.inner.vocab().tokenize(text.as_bytes(), add_bos, true).into_iter().map(|t| t.0).collect()
     }
 
-    /// The tokens of a text as it stands: what reads like a special token is text too, and no BOS is added.
+    /// The tokens of a text as it stands: text that reads like a special token is text too, and no BOS is added.
     pub fn tokenize_plain(&self, text: &str) -> Vec<Token> {
         self.inner.vocab().tokenize(text.as_bytes(), false, false).into_iter().map(|t| t.0).collect()
     }
@@ -291,9 +291,9 @@ pub struct ContextSizes {
     pub cells: u32,
     /// Sequence ids.
     pub slots: u16,
-    /// Most tokens of one decode.
+    /// Maximum number of tokens of one decode.
     pub batch: u32,
-    /// Most logits of one decode.
+    /// Maximum number of logits of one decode.
     pub outputs: u32,
     /// Compute threads at first.
     pub threads: usize,

@@ -203,9 +203,8 @@ fn normalize_newlines(source: &str) -> Cow<'_, str> {
 
 /// Replaces `{% generation %}` … `{% endgeneration %}` by `{% with %}` … `{% endwith %}`.
 ///
-/// transformers' tag marks what the assistant said, for training masks, and prints its body. Like `with` it has a scope
-/// of its own, so a tag of the same kind stands in for it: that keeps what the tag's dashes and place do to the
-/// whitespace around it.
+/// transformers' tag marks the assistant's text, for training masks, and prints its body. Like `with` it has a scope of its own,
+/// so a tag of the same kind stands in for it: that keeps the effect of the tag's dashes and place on the whitespace around it.
 fn replace_generation_tags(source: &str) -> Cow<'_, str> {
     let mut replaced = String::new();
     let mut rest = source;

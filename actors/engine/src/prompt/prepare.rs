@@ -28,7 +28,7 @@ use draft::Rendered;
 #[derive(Debug)]
 pub struct Preparer {
     renderer: Renderer,
-    /// Keeps what callers write from being read as control tokens.
+    /// Keeps callers' text from being read as control tokens.
     shield: Shield,
     sharing: Sharing,
     formats: Formats,
@@ -45,8 +45,8 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    /// `template`: Jinja source, or `None` for the GGUF's own (ChatML where it has none). `formats`: the names of those
-    /// that are set, empty where the template tells. `share_all`: whether all tenants are one; `shared_prompts`: the system
+    /// `template`: Jinja source, or `None` for the GGUF's own (ChatML if it has none). `formats`: the names of those that are
+    /// set, empty if the template determines them. `share_all`: `true` if all tenants are one; `shared_prompts`: the system
     /// prompts that all of them share.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl Preparer {
     }
 
     /// # Errors
-    /// [`Rejection`], which says what is wrong.
+    /// [`Rejection`], with the defect.
     pub fn prepare(&self, model: &Arc<Model>, draft: Draft) -> Result<Prepared, Rejection> {
         let Draft { id, request, prompt: shared, generated, layout } = draft;
         if !self.generates {
@@ -243,14 +243,14 @@ impl Preparer {
         };
         let schemas: Vec<(String, Value)> = plan.callable.iter().map(schema).collect();
         let behind = mode == GrammarMode::BehindTrigger;
-        // Where each call has a mark of its own, the next one's opens it again.
+        // If each call has a mark of its own, the next one's opens it again.
         let many = plan.parallel && (!behind || syntax.has_section());
         let control = |text: &str| {
             self.shown.iter().find(|(_, shown)| shown == text.as_bytes()).map(|(token, _)| *token)
         };
         let grammar = tool_grammar(syntax, &schemas, many, mode, answer.as_ref(), &control);
         let guide = self.guide(model, &Constraint::Lark(grammar)).map_err(|rejection| {
-            // Which of them it is.
+            // Finds the schema with the defect.
             for (name, schema) in &schemas {
                 let alone = Constraint::JsonSchema(schema.to_string());
                 let named = |message| format!("the parameters of the tool '{name}': {message}");
@@ -366,7 +366,7 @@ impl Preparer {
                 requested: 1,
             });
         }
-        // The template itself parsed when the model was loaded: what fails now is in the messages.
+        // The template itself parsed when the model was loaded: a failure now is in the messages.
         let shielded = self.shield.shield(chat);
         let (chat, mark) = match &shielded {
             Some(Shielded { chat, mark }) => (chat, Some(*mark)),
@@ -378,7 +378,7 @@ impl Preparer {
         Ok(Rendered { text, mark })
     }
 
-    /// A rendered chat's tokens: those of the template are control tokens, those in what callers wrote are text.
+    /// A rendered chat's tokens: those of the template are control tokens, those in callers' texts are text.
     fn chat_tokens(
         &self,
         model: &Model,
@@ -419,8 +419,7 @@ impl Preparer {
     }
 }
 
-/// Pairs of prompts that agree in nothing but what the template writes, alone and behind each of the system prompts
-/// that are shared.
+/// Pairs of prompts that agree in nothing but the template's text, alone and behind each of the system prompts that are shared.
 fn common_prompts(
     model: &Model,
     renderer: &Renderer,

@@ -1,4 +1,4 @@
-//! From a chat to the prompt's text, with the model's own template or around what it does not know.
+//! The rendering of a chat to the prompt's text, with the model's own template or around features that it lacks.
 
 use jan_protocol::output_formats::{Formats, detect};
 use jan_protocol::types::{ChatPrompt, PromptEnding};
@@ -8,7 +8,7 @@ use super::chat_template::{ChatInput, ChatTemplate, TemplateError};
 use super::fallback_tools::{describe_tools, read_arguments, spell_out_calls};
 use super::roles::Roles;
 
-/// A chat template and what it knows.
+/// A chat template and its features.
 #[derive(Clone, Debug)]
 pub struct Renderer {
     template: ChatTemplate,
@@ -20,7 +20,7 @@ pub struct Renderer {
 }
 
 impl Renderer {
-    /// Parses a template and tries what it shows.
+    /// Parses a template and determines its features.
     ///
     /// # Errors
     /// A template that does not parse.
@@ -82,7 +82,7 @@ impl Renderer {
         };
         let mut text = render(&messages);
         // A message that only calls tools has no content. Templates that know nothing of tools add it to a text, and
-        // fail; to them it is one that says nothing.
+        // fail; to them it is an empty one.
         if text.is_err() && messages.iter().any(|message| message["content"].is_null()) {
             for message in messages.iter_mut().filter(|message| message["content"].is_null()) {
                 message["content"] = Value::String(String::new());
@@ -93,8 +93,8 @@ impl Renderer {
         if chat.ending != PromptEnding::LastMessage {
             return Ok(text);
         }
-        // As transformers does: up to the end of what the last message says, with the white space there, which many
-        // templates leave out.
+        // As transformers does: up to the end of the last message's text, with the white space there, which many templates leave
+        // out.
         let last = messages.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
         let space = &last[last.trim_end().len()..];
         let last = last.trim();

@@ -14,7 +14,7 @@ use jan_protocol::types::Token;
 pub struct Sharing {
     /// `true` if all tenants are one.
     all: bool,
-    /// Beginnings that anybody may share.
+    /// Beginnings that all tenants may share.
     common: Vec<Vec<Token>>,
     /// Tenants are distinguished by a hash that no outsider can predict.
     hasher: RandomState,

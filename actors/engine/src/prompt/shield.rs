@@ -165,7 +165,7 @@ mod tests {
     }
 
     proptest! {
-        /// Without its marks the text is what it was, and no piece between them has a control token.
+        /// Without its marks the text is unchanged, and no piece between them has a control token.
         #[test]
         fn pieces_have_no_control_tokens(parts in prop::collection::vec(prop::sample::select(vec!["<", "|im_end|>", "<|im_end|>", "</s>", "s", ">", "<think>", "é", " "]), 0..12)) {
             let text = parts.concat();

@@ -10,7 +10,7 @@ use super::{BatchToken, Phase, PrefixReuse, Scheduler, SequenceId, Step};
 
 /// The way a sequence begins.
 enum Beginning {
-    /// Compute, from what the source holds on.
+    /// Compute, from the end of the source's tokens on.
     Start(Option<Source>),
     /// Wait until the leader has computed `shared` tokens.
     Follow { leader: SequenceId, shared: u32 },
@@ -47,7 +47,7 @@ impl Scheduler {
         if self.decoding() == 0 { prefill_budget.max(1) } else { prefill_budget }
     }
 
-    /// Lets followers begin whose leader has computed what they share, or no longer will.
+    /// Lets followers begin whose leader has computed the shared part, or no longer will.
     fn start_followers(&mut self, step: &mut Step) {
         let admitted: Vec<SequenceId> = self.admitted.values().copied().collect();
         for id in admitted {
@@ -60,7 +60,7 @@ impl Scheduler {
         }
     }
 
-    /// Admits from the head of the queue what fits.
+    /// Admits the fitting sequences from the head of the queue.
     fn admit(&mut self, step: &mut Step) {
         let mut made_way = false;
         // An older one may come back in this step.
@@ -210,7 +210,7 @@ impl Scheduler {
         let leaders = self.admitted.values().filter_map(|&leader| {
             let read = self.computed_while_reading(leader)?;
             let shared = common_prefix(shareable, &self.sequences[&leader].tokens) as u32;
-            // A memory that can't be cut has to be stopped right at the end of what is shared.
+            // A memory that can't be cut has to be stopped right at the end of the shared part.
             let in_time = self.config.reuse == PrefixReuse::Partial || read < shared;
             (in_time && shared >= worth_waiting).then_some((shared, leader))
         });
@@ -273,7 +273,7 @@ impl Scheduler {
         candidates.max().map(|(.., id)| id)
     }
 
-    /// Sends an admitted sequence back to the queue; what it has computed becomes cache.
+    /// Sends an admitted sequence back to the queue; its computed tokens become cache.
     fn preempt(&mut self, id: SequenceId) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
         if let Phase::Reading(slot) | Phase::Decoding(slot) = sequence.phase {

@@ -70,7 +70,7 @@ impl FairQueue {
         resumed.or_else(new).or_else(first).or_else(any)
     }
 
-    /// The next to be admitted. `runs` says whether a user has a running sequence.
+    /// The next to be admitted. `runs` returns `true` if a user has a running sequence.
     pub fn front(&self, runs: impl Fn(&str) -> bool) -> Option<SequenceId> {
         match self.next(runs)? {
             Next::Resumed(age) => self.resumed.get(&age).map(|(_, id)| *id),
@@ -78,7 +78,7 @@ impl FairQueue {
         }
     }
 
-    /// Takes the next to be admitted; its user goes to the tail of the round.
+    /// Takes the next to be admitted; its user moves to the tail of the round.
     pub fn pop_front(&mut self, runs: impl Fn(&str) -> bool) -> Option<SequenceId> {
         let id = match self.next(runs)? {
             Next::Resumed(age) => self.resumed.remove(&age).map(|(_, id)| id),

@@ -37,7 +37,7 @@ pub struct Saving {
 /// The books of the copies in host memory, within a bound of tokens.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    /// Most tokens of all copies together.
+    /// Maximum number of tokens of all copies together.
     capacity: u32,
     used: u32,
     /// The copies by prefix; its slots are the shelves.
@@ -60,7 +60,7 @@ impl Archive {
         }
     }
 
-    /// Most tokens of all copies together.
+    /// Maximum number of tokens of all copies together.
     pub fn capacity(&self) -> u32 {
         self.capacity
     }
@@ -163,8 +163,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain map of what lies where: never over capacity, nothing lost but what was reported dropped,
-        /// every saved sequence found again while it is there, `keep` never dropped.
+        /// Against a plain map of contents: never over capacity, nothing lost but reported drops, every saved sequence found
+        /// again while it is there, `keep` never dropped.
         #[test]
         fn keeps_its_books(capacity in 0u32..60, saves in prop::collection::vec((tokens(), any::<bool>()), 0..60)) {
             let mut archive = Archive::new(capacity);

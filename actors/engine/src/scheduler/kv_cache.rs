@@ -1,5 +1,5 @@
-//! The slots of the context: what each holds, which are kept as cache, and the operations that bring
-//! llama.cpp's KV cache to the same state.
+//! The slots of the context: their contents, those kept as cache, and the operations that bring llama.cpp's KV cache to the same
+//! state.
 
 use super::cell_map::{CellMap, Slot};
 use super::host_cache::{Archive, Shelf};
@@ -47,14 +47,14 @@ pub(super) struct KvCache {
     reuse: PrefixReuse,
     /// See [`SchedulerConfig::in_order`].
     in_order: bool,
-    /// Most evictable cells to keep.
+    /// Maximum number of evictable cells to keep.
     cache_cells: u32,
     /// Fewest tokens that are worth a copy to or from host memory.
     copy_min: u32,
     cells: CellMap,
     tree: PrefixTree,
     archive: Archive,
-    /// Most cells in use since all were free: llama.cpp's attention looks at those up to the last one in use, and a cell
+    /// Maximum number of cells in use since all were free: llama.cpp's attention looks at those up to the last one in use, and a cell
     /// stays where it is.
     peak: u32,
     uses: Vec<Use>,
@@ -110,7 +110,7 @@ impl KvCache {
     pub fn needed(&self, source: Source, len: u32) -> u32 {
         match source.place {
             Place::Slot(_) if self.in_order => len - source.len,
-            // What is cut off the copy is spent.
+            // Cells that are cut off the copy are spent.
             Place::Shelf(shelf) if self.in_order => len - source.len + self.archive.len(shelf),
             Place::Slot(slot) => len - source.len + self.cells.unpinned_in(slot, source.len),
             // The whole copy has to fit for a moment.
@@ -225,7 +225,7 @@ impl KvCache {
         }
     }
 
-    /// Keeps a copy of what a slot holds in host memory, where it is large enough to be worth it.
+    /// Keeps a copy of a slot's tokens in host memory, if it is large enough to be worth it.
     fn archive_slot(&mut self, slot: Slot, keep: Option<Shelf>) {
         if self.cells.len(slot) < self.copy_min {
             return;
@@ -237,8 +237,8 @@ impl KvCache {
         }
     }
 
-    /// Appends computed tokens to a live slot, after evicting what has to go for them. False, and nothing
-    /// appended, where there are not enough cells.
+    /// Appends computed tokens to a live slot, after the evictions that this needs. False, and nothing appended, if there are not
+    /// enough cells.
     #[must_use]
     pub fn append(&mut self, slot: Slot, tokens: &[Key]) -> bool {
         let count = tokens.len() as u32;
@@ -250,7 +250,7 @@ impl KvCache {
         fits
     }
 
-    /// Ends the live use of a slot; what it holds becomes cache.
+    /// Ends the live use of a slot; its tokens become cache.
     pub fn release(&mut self, slot: Slot) {
         self.cells.set_pinned(slot, false);
         self.uses[slot.index()] =
@@ -290,8 +290,8 @@ impl KvCache {
         live.map(|(index, _)| Slot(index as u16))
     }
 
-    /// Takes everything out of the cells, and puts back what the live slots hold, for which there is room. Of the
-    /// rest, copies are kept where they are worth it.
+    /// Takes everything out of the cells, and puts back the live slots' tokens, for which there is room. Of the rest, copies are
+    /// kept if they are worth it.
     pub fn tidy(&mut self) {
         for slot in self.by_last_use() {
             self.archive_slot(slot, None);
@@ -319,7 +319,7 @@ impl KvCache {
         is_idle && !self.in_order && self.archive.capacity() >= cached && self.peak > 2 * cached + SCATTERED
     }
 
-    /// Moves what is cached to host memory.
+    /// Moves the cached tokens to host memory.
     pub fn move_out(&mut self) {
         for slot in self.by_last_use() {
             self.archive_slot(slot, None);

@@ -55,7 +55,7 @@ pub struct SequenceId(pub u64);
 pub enum PrefixReuse {
     /// Any prefix of any sequence: attention over a unified KV cache, which can be cut at every position.
     Partial,
-    /// Only the whole of what a slot holds at that moment: recurrent and hybrid memory, which can't be cut.
+    /// Only the whole of a slot's tokens at that moment: recurrent and hybrid memory, which can't be cut.
     WholeSequence,
     /// Nothing.
     None,
@@ -66,16 +66,16 @@ pub enum PrefixReuse {
 pub struct SchedulerConfig {
     /// llama.cpp sequence ids (`n_seq_max`). Those beyond `max_running` only serve as cache.
     pub slots: u16,
-    /// Most sequences admitted at once, and so the most decode tokens in a batch.
+    /// Maximum number of sequences admitted at once, and so of decode tokens in a batch.
     pub max_running: u16,
     /// KV cells of the context (`n_ctx`).
     pub cells: u32,
-    /// Most tokens of one sequence.
+    /// Maximum number of tokens of one sequence.
     pub context: u32,
-    /// Most cells to keep for prefixes that no live sequence uses. Under a unified KV cache every sequence
+    /// Maximum number of cells to keep for prefixes that no live sequence uses. Under a unified KV cache every sequence
     /// attends over all cells in use, so a large cache slows decoding down.
     pub cache_cells: u32,
-    /// Most tokens of prefixes that are kept in host memory when their cells are evicted; only under
+    /// Maximum number of tokens of prefixes that are kept in host memory when their cells are evicted; only under
     /// [`PrefixReuse::Partial`].
     pub archive_tokens: u32,
     /// Cells that have to be left for each admitted sequence when another one is admitted, so that it isn't
@@ -86,7 +86,7 @@ pub struct SchedulerConfig {
     /// The number of tokens that another sequence's prefill has to spare a new one for the new one to wait for it, and that a
     /// copy from host memory has to spare for it to be restored (or made).
     pub share_min: u32,
-    /// Most prompt tokens of a step whose logits are wanted; at least 1.
+    /// Maximum number of prompt tokens of a step whose logits are wanted; at least 1.
     pub score_chunk: u32,
     /// `true` if the cells of each sequence have to lie in the order of its positions. Attention sums up in the order of the
     /// cells, so that only then a sequence's logits are the same to the last bit regardless of other running sequences. llama.cpp
@@ -149,7 +149,7 @@ pub enum SubmitError {
     TooLong {
         /// Tokens of the sequence.
         len: usize,
-        /// Most tokens of one sequence.
+        /// Maximum number of tokens of one sequence.
         context: u32,
     },
     /// More generated tokens than tokens.
@@ -212,7 +212,7 @@ pub enum KvOp {
     },
     /// All slots become empty and all cells free (`llama_memory_clear`).
     Clear,
-    /// `slot` gets back what was lifted from it.
+    /// `slot` gets back the cells that were lifted from it.
     Lay {
         /// Empty before.
         slot: Slot,
@@ -478,7 +478,7 @@ impl Scheduler {
         }
     }
 
-    /// Forgets a sequence and releases what it holds.
+    /// Forgets a sequence and releases its slot.
     fn end(&mut self, id: SequenceId) {
         let Some(sequence) = self.sequences.remove(&id) else { return };
         match sequence.phase {

@@ -127,7 +127,7 @@ impl PrefixTree {
         tokens
     }
 
-    /// Appends `tokens` to what `slot` holds.
+    /// Appends `tokens` to those of `slot`.
     pub fn extend(&mut self, slot: Slot, mut tokens: &[Key]) {
         while let Some(first) = tokens.first() {
             let (node, len) = self.ends[slot.index()];

@@ -46,7 +46,7 @@ impl Controlled {
 
     fn observe(&mut self, read: usize, took: Duration, most: usize) {
         let ratio = self.target / took.as_secs_f64().max(1e-6);
-        // A step that had less to read than it might says nothing about how much more would fit.
+        // A step that had less to read than it might does not show how much more would fit.
         if ratio > 1.0 && (read as f64) < 0.75 * self.tokens() as f64 {
             return;
         }
@@ -70,7 +70,7 @@ pub struct StepBudget {
 }
 
 impl StepBudget {
-    /// `inter_token`: what a step may take while streams decode; `idle`: what it may take otherwise; `most`:
+    /// `inter_token`: the time that a step may take while streams decode; `idle`: the time that it may take otherwise; `most`:
     /// the largest prompt chunk of a batch.
     pub fn new(inter_token: Duration, idle: Duration, most: usize) -> Self {
         let most = most.max(1);

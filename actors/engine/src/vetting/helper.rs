@@ -13,7 +13,7 @@ use super::{CompileLimits, Refusal, Verdict, decode, read_frame, write_frame};
 use crate::confinement::confine_helper;
 use crate::decode::constraint::Grammars;
 
-/// Stack of the thread that compiles. Only what is used of it takes memory.
+/// Stack of the thread that compiles. Only the used part of it takes memory.
 const STACK: usize = 256 << 20;
 
 /// The interval at which the clock is checked.
@@ -24,7 +24,7 @@ const MAX_GROWTH_KIB: u64 = 64 << 10;
 
 /// The helper's main function: answers the worker until its input ends.
 pub fn main() -> ExitCode {
-    // What it holds when it is ended is of no use to anybody.
+    // The content of its memory at its end is of no use.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     if let Ok(confinement) = Confinement::from_environment() {
         confine_helper(&confinement);
@@ -88,7 +88,7 @@ pub(super) fn read_setup(mut setup: &[u8]) -> Option<(CompileLimits, TokEnv)> {
 
 /// From here on so much more memory can be had, and then none.
 fn limit_memory(mib: u32) {
-    // What can be written to is what counts; addresses that are merely taken, as allocators do, have room of their own.
+    // Writable memory counts; addresses that are merely taken, as allocators do, have room of their own.
     let limits = [
         (Resource::Data, memory::data_kib(), u64::from(mib)),
         (Resource::As, memory::virtual_kib(), u64::from(mib) * 2 + 256),

@@ -63,7 +63,7 @@ pub enum Refusal {
     /// It takes more work than a constraint may.
     #[error("{0}")]
     TooExpensive(String),
-    /// It could not be tried; that says nothing about it.
+    /// It could not be tried; that is no statement about it.
     #[error("{0}")]
     Unavailable(String),
 }

@@ -37,8 +37,8 @@ impl Backlog {
         self.waiting.is_empty()
     }
 
-    /// Takes work in. A cancellation takes a request away that still waits, or goes before everything else: what it
-    /// cancels was handed on already.
+    /// Takes work in. A cancellation takes a request away that still waits, or goes before everything else: the request was
+    /// handed on already.
     pub fn push(&mut self, work: Work) {
         if let Work::Cancel(id) = work {
             match self.waiting.iter().position(|waiting| request_id(waiting) == Some(id)) {
@@ -115,7 +115,7 @@ mod tests {
         (0..1000).for_each(|id| backlog.push(submit(id, "a")));
         (1..999).for_each(|id| backlog.push(Work::Cancel(id)));
         assert_eq!(ids(&mut backlog), [0, 999]);
-        // What was handed on before is cancelled there, before anything else is prepared.
+        // A request that was handed on before is cancelled there, before anything else is prepared.
         backlog.push(submit(1000, "a"));
         backlog.push(Work::Cancel(0));
         assert!(matches!(backlog.pop(), Some(Work::Cancel(0))));

@@ -55,7 +55,7 @@ impl HeldParts {
         self.0.insert(id, held);
     }
 
-    /// Forgets a part; requests that wait keep what they have of it.
+    /// Forgets a part; requests that wait keep their parts of it.
     pub fn forget(&mut self, id: u64) {
         self.0.remove(&id);
     }

@@ -38,7 +38,7 @@ impl<'a> Intake<'a> {
         Self { preparer, outgoing, parts: HeldParts::default(), aside, sent: 0, settled }
     }
 
-    /// Takes in what has arrived, and waits where nothing is there. `false`: nothing will come any more.
+    /// Takes in arrived messages, and waits if there are none. `false`: nothing will come any more.
     pub fn fill(&mut self, backlog: &mut Backlog, from_server: &Receiver<ToWorker>) -> bool {
         if backlog.is_empty() {
             let Ok(message) = from_server.recv() else { return false };
@@ -74,7 +74,7 @@ impl<'a> Intake<'a> {
             Some(to_worker::Message::Embed(embed)) => backlog.push(Work::Embed(embed)),
             Some(to_worker::Message::Inspect(inspect)) => backlog.push(Work::Inspect(inspect)),
             Some(to_worker::Message::Cancel(cancel)) => {
-                // Either has it; the engine takes no notice of a cancel of what it does not know.
+                // Either has it; the engine ignores a cancel of an unknown request.
                 self.send_aside(Work::Cancel(cancel.id));
                 backlog.push(Work::Cancel(cancel.id));
             }
@@ -89,7 +89,7 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// The same for what went aside; `taken` counts it.
+/// The same for messages that went aside; `taken` counts them.
 pub fn fill_aside(
     backlog: &mut Backlog,
     aside: &Receiver<Work>,

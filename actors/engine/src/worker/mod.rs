@@ -45,8 +45,8 @@ use crate::vetting::{CompileLimits, VettingSettings};
 /// Messages on their way to the server; the engine waits when the server does not read.
 const OUTGOING: usize = 256;
 
-/// Stack of the threads that compile what requests bring along: a grammar can nest as deep as it is long. Only what is
-/// used of it takes memory.
+/// Stack of the threads that compile requests' constraints: a grammar can nest as deep as it is long. Only the used part of it
+/// takes memory.
 const STACK: usize = 256 << 20;
 
 /// The worker's main function. Returns only when it could not begin.
@@ -132,7 +132,7 @@ struct Begun {
 }
 
 impl Begun {
-    /// Unpacks the bundled model where that is needed, and confines the process to what its model needs.
+    /// Unpacks the bundled model if that is needed, and confines the process to its model's needs.
     fn new() -> Self {
         let confinement = match Confinement::from_environment() {
             Ok(confinement) => confinement,
@@ -217,7 +217,7 @@ fn check_version(hello: &Hello) -> Result<(), Status> {
 
 type Outgoing = mpsc::Sender<Result<FromWorker, Status>>;
 
-/// Loads the model and works until the server goes away. Runs on the engine thread.
+/// Loads the model and works until the server ends the connection. Runs on the engine thread.
 fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: Outgoing) {
     let send = |message: FromWorker| outgoing.blocking_send(Ok(message)).is_ok();
     let fail = |message: String| {
@@ -252,7 +252,7 @@ fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorke
             memory_mib: spec.constraint_memory_mib,
         },
         confinement: begun.confinement.clone(),
-        // Where there is no room messages are on their way, which are signs of life themselves.
+        // If there is no room, messages are on their way, which are signs of life themselves.
         sign_of_life: Arc::new(move || drop(life.try_send(Ok(sign_of_life())))),
     });
     let preparer = &*preparer;
@@ -321,8 +321,8 @@ fn this_program() -> PathBuf {
     std::env::current_exe().unwrap_or_default()
 }
 
-/// Renders and tokenizes, caller by caller in turn; a cancel never overtakes its submit ([`Backlog`]). `fill` takes in what
-/// has arrived, and waits where nothing is there; it returns `false` at the end.
+/// Renders and tokenizes, caller by caller in turn; a cancel never overtakes its submit ([`Backlog`]). `fill` takes in arrived
+/// messages, and waits if there are none; it returns `false` at the end.
 fn prepare_loop(
     model: &Arc<Model>,
     preparer: &Preparer,
@@ -386,7 +386,7 @@ struct Loaded {
     created: u64,
 }
 
-/// Loads what the server asked for, or says what is wrong with it and what to do.
+/// Loads the requested model, or returns its defect and the remedy.
 fn load(spec: &ModelSpec, bundled: &Result<PathBuf, String>) -> Result<Loaded, String> {
     let path = if spec.path.is_empty() { bundled.clone()? } else { PathBuf::from(&spec.path) };
     let created = check_file(&path)?;
@@ -415,7 +415,7 @@ fn load(spec: &ModelSpec, bundled: &Result<PathBuf, String>) -> Result<Loaded, S
     Ok(Loaded { model: Arc::new(model), preparer, settings, created })
 }
 
-/// Checks what llama.cpp would report less clearly. Returns the file's modification time in Unix seconds.
+/// Checks for defects that llama.cpp would report less clearly. Returns the file's modification time in Unix seconds.
 fn check_file(path: &Path) -> Result<u64, String> {
     use std::io::Read;
 

@@ -71,12 +71,12 @@ pub enum GrammarMode {
     BehindTrigger,
     /// The whole answer is either calls or a text that does not begin like one; for syntaxes without a trigger.
     WholeOrText,
-    /// The whole answer is either calls or what a schema accepts.
+    /// The whole answer is either calls or an answer that a schema accepts.
     WholeOrAnswer,
 }
 
-/// The grammar, in llguidance's variant of Lark's notation, of calls of `tools`: of one, or of one or `many`.
-/// `answer`: the schema of what may come instead. `token`: the id of a text that is a control token of the model.
+/// The grammar, in llguidance's variant of Lark's notation, of calls of `tools`: of one, or of one or `many`. `answer`: the
+/// schema of an answer that may come instead. `token`: the id of a text that is a control token of the model.
 #[must_use]
 pub fn tool_grammar(
     syntax: &CallSyntax,
@@ -332,7 +332,7 @@ impl ConstrainedCalls {
             Stage::Name => {
                 Part::content([self.syntax.open, self.syntax.before, &rest].concat(), parts);
             }
-            // What follows a call's arguments is part of the syntax, and broke off.
+            // Text behind a call's arguments is part of the syntax, and broke off.
             Stage::Arguments(_) | Stage::After => {}
         }
     }

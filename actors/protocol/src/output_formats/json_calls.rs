@@ -8,7 +8,7 @@ use super::Tool;
 /// Names of tools and their arguments as JSON.
 pub(super) type Calls = Vec<(String, String)>;
 
-/// A JSON value at the beginning of a text and what follows it; `None` where there is none.
+/// A JSON value at the beginning of a text and the text behind it; `None` if there is none.
 fn value(text: &str) -> Option<(&str, &str)> {
     let text = text.trim_start();
     let mut values = Deserializer::from_str(text).into_iter::<IgnoredAny>();
@@ -84,7 +84,7 @@ pub(super) fn object(text: &str) -> Option<String> {
     (object.starts_with('{') && rest.trim().is_empty()).then(|| object.to_owned())
 }
 
-/// An argument that is written without JSON's quotes: a text where the schema says so or it is nothing else.
+/// An argument that is written without JSON's quotes: a text if the schema has one or it is nothing else.
 pub(super) fn unquoted(value: &str, tool: Option<&Tool>, key: &str) -> Value {
     let declared = tool.map(|tool| &tool.parameters["properties"][key]["type"]);
     if declared.and_then(Value::as_str) == Some("string") {

@@ -1,15 +1,15 @@
-//! Formats of what is not plain text in a model's answer: reasoning and tool calls.
+//! Formats of the parts of a model's answer that are not plain text: reasoning and tool calls.
 //!
 //! Every family of models was trained on its own. [`tool_formats`] and [`reasoning_formats`] are registries with a file per
-//! format, from which the names in the configuration, detection, control tokens and tests follow. [`detect`] tells from a
-//! chat template which formats a model has, [`OutputParser`] parses an answer while it is generated, [`tool_grammar`]
-//! constrains calls to their [`CallSyntax`] where the caller wants a guarantee. All of it is pure.
+//! format, from which the names in the configuration, detection, control tokens and tests follow. [`detect`] determines a model's
+//! formats from its chat template, [`OutputParser`] parses an answer while it is generated, [`tool_grammar`] constrains calls to
+//! their [`CallSyntax`] where the caller wants a guarantee. All of it is pure.
 //!
-//! **Why these parsers are our own.** The maintained crates were compared in November 2026. `tool-parser` 1.10 parses its
-//! whole buffer again for every piece, drops text between calls and blocks that it cannot parse, and returns other arguments
-//! for a whole text than for a streamed one, so its result depends on how the text was cut. `dynamo-parsers` 11 brings
-//! an HTTP client, an image library and a Python parser with it (through `openai-harmony`). Here the same text gives the
-//! same parts however it is cut, and unparsable input is text: property tests hold both.
+//! **The reason for own parsers.** The maintained crates were compared in November 2026. `tool-parser` 1.10 parses its whole
+//! buffer again for every piece, drops text between calls and blocks that it cannot parse, and returns other arguments for a
+//! whole text than for a streamed one, so its result depends on how the text was cut. `dynamo-parsers` 11 brings an HTTP client,
+//! an image library and a Python parser with it (through `openai-harmony`). Here the same text gives the same parts however it is
+//! cut, and unparsable input is text: property tests hold both.
 
 mod call_syntax;
 mod json_calls;

@@ -2,7 +2,7 @@
 
 use super::output_parser::{Part, held_prefix};
 
-/// Splits an answer into what lies between the tags at its beginning and the rest.
+/// Splits an answer into the text between the tags at its beginning and the rest.
 #[derive(Clone, Debug)]
 pub(super) struct Thinking {
     start: &'static str,
@@ -15,7 +15,7 @@ pub(super) struct Thinking {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nothing has come that says whether it thinks.
+    /// No text so far shows whether it thinks.
     Undecided,
     /// Between the tags.
     Inside,
@@ -30,7 +30,7 @@ impl Thinking {
         Self { start, end, buffer: String::new(), stage, fresh: true }
     }
 
-    /// Takes more text; gives the thinking in `parts` and the rest as what it returns.
+    /// Takes more text; puts the thinking into `parts` and returns the rest.
     pub(super) fn push(&mut self, text: &str, parts: &mut Vec<Part>) -> String {
         if self.stage == Stage::Behind && !self.fresh {
             return text.to_owned();

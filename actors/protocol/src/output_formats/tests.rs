@@ -324,7 +324,7 @@ proptest! {
         let layout = Layout { enforced: false, ..layout };
         for part in read(&layout, [&*text]) {
             if let Part::Arguments(arguments) = part {
-                // Arguments of calls that follow each other are apart only in what was read.
+                // Arguments of calls that follow each other are apart only in the parsed text.
                 let parsed: Result<serde_json::Map<String, Value>, _> = serde_json::from_str(&arguments);
                 prop_assert!(parsed.is_ok(), "{}", arguments);
             }

@@ -68,7 +68,7 @@ impl Submit {
         }
     }
 
-    /// The request of this message, made of these parts. `None`: it lacks what every server of this version sends.
+    /// The request of this message, made of these parts. `None`: it lacks a field that every server of this version sends.
     pub fn into_request(self, parts: RequestParts) -> Option<types::GenerationRequest> {
         let sampling = types::SamplingParams {
             logit_bias: parts.logit_bias,
@@ -369,7 +369,7 @@ impl From<Rejected> for types::GenerationError {
             Some(rejected::Reason::ConstraintTooExpensive(message)) => {
                 Self::ConstraintTooExpensive { field: "", message }
             }
-            // Who asked knows the model, and takes this before.
+            // The caller knows the model, and takes this before.
             Some(rejected::Reason::Internal(message) | rejected::Reason::Unavailable(message)) => {
                 Self::Internal(message)
             }

@@ -187,7 +187,7 @@ async fn converse(
     }
 }
 
-/// Warns, once, of what does not hold workers on this machine.
+/// Warns, once, of the restrictions that are missing on this machine.
 fn warn_of_lacking(lacking: &[String]) {
     static WARNED: AtomicBool = AtomicBool::new(false);
     if !lacking.is_empty() && !WARNED.swap(true, Ordering::Relaxed) {

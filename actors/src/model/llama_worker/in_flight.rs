@@ -106,7 +106,7 @@ impl Trial {
         self.submitted && (self.running || !self.prepared)
     }
 
-    /// It gave what it was asked for.
+    /// Marks that it gave a requested result.
     fn prove(&mut self) {
         self.proven = true;
         self.strikes = 0;
@@ -330,7 +330,7 @@ impl InFlight {
         // Still unproven from the crash before: they are under suspicion as well.
         let suspects = suspects.into_iter().map(|(id, _)| id);
         let quarantine: Vec<u64> = self.quarantine.drain(..).chain(suspects).collect();
-        // Who was blamed last goes first, and is alone then: it is convicted or cleared.
+        // The last one blamed goes first, and is alone then: it is convicted or cleared.
         let strikes = |id: u64| self.trial(id).map(|trial| (Some(id) != culprit, trial.strikes, id));
         let mut quarantine: Vec<_> = quarantine.into_iter().filter_map(strikes).collect();
         quarantine.sort_unstable();
@@ -357,7 +357,7 @@ impl InFlight {
         }
     }
 
-    /// A client has gone: forgets its request and tells the worker.
+    /// A client has gone: forgets its request and notifies the worker.
     pub fn cancel(&mut self, id: u64, now: Instant) {
         let Some(submitted) = self.trial(id).map(|trial| trial.submitted) else { return };
         self.remove(id);
@@ -368,7 +368,7 @@ impl InFlight {
         self.release(id, now);
     }
 
-    /// Takes a request out of the table, and what only it was made of out of the worker.
+    /// Takes a request out of the table, and the parts that only it had out of the worker.
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
         let worker = self.worker.as_ref();

@@ -49,7 +49,7 @@ impl Worker {
         Self { inbox, waiting: VecDeque::new(), running: BTreeMap::new(), width }
     }
 
-    /// Takes messages and accepts what is new.
+    /// Takes messages and accepts new requests.
     fn listen(&mut self, table: &mut InFlight, now: Instant) {
         while let Ok(message) = self.inbox.try_recv() {
             match message.message {

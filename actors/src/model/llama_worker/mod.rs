@@ -1,8 +1,8 @@
 //! The llama.cpp backend: an actor for each replica, and behind it a worker process with one model context.
 //!
 //! A worker is a process of its own, since llama.cpp's aborts cannot be supervised from inside one. [`actor`] has its life,
-//! [`connection`] starts the process, shakes hands and passes messages, [`in_flight`] keeps the requests while workers come
-//! and go, and [`output`] parses what a model says before it leaves through the seam.
+//! [`connection`] starts the process, shakes hands and passes messages, [`in_flight`] keeps the requests while workers come and
+//! go, and [`output`] parses a model's output before it leaves through the seam.
 
 pub mod actor;
 pub mod concealed;
@@ -145,7 +145,7 @@ impl LlamaWorker {
 
 impl Backend for LlamaWorker {
     fn capabilities(&self) -> Capabilities {
-        // A model that makes no embeddings says so itself, with what it is.
+        // A model that makes no embeddings reports that itself, with its kind.
         Capabilities::ALL
     }
 
@@ -199,7 +199,7 @@ impl Backend for LlamaWorker {
         request: GenerationRequest,
         place: Place,
     ) -> BoxFuture<'_, Result<u32, GenerationError>> {
-        // The worker says how long a prompt is, and whether it fits, when it takes the request in; it is given up then.
+        // The worker reports a prompt's length, and whether it fits, when it takes the request in; it is given up then.
         Box::pin(async move {
             let mut generation = self.begin(request, place).await?;
             while let Some(event) = generation.recv().await {

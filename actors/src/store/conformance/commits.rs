@@ -264,7 +264,7 @@ pub fn refused_space_is_reported(new: NewSubject) {
     assert!(error.contains("it said so"), "{error}");
 }
 
-/// The commit thread makes a decision again after a conflict, with what is stored by then, and gives up some time.
+/// The commit thread makes a decision again after a conflict, on the state stored by then, and gives up some time.
 pub fn decisions_are_repeated_after_conflicts(new: NewSubject) {
     let factory = MemoryFactory::new(Quotas::default());
     for (subject, conflicts, expected) in [

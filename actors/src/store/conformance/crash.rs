@@ -1,4 +1,4 @@
-//! Crashes, of stores that say they are durable: a copy of the files at a moment is what a killed process leaves.
+//! Crashes, of stores that claim to be durable: a copy of the files at a moment is the state that a killed process leaves.
 
 use super::{
     NewSubject, clean_up, commit, conversation, item, no_quotas, put_response, put_users, response, session,
@@ -104,7 +104,7 @@ pub fn staged_items_survive_or_are_removed(new: NewSubject) {
     assert_eq!(again.commit(&Changes::conversations(vec![lost])), Err(StoreError::Reopening));
 }
 
-/// Also what needs no durability: closing and opening again in one process changes nothing that was synced.
+/// Also the part that needs no durability: closing and opening again in one process changes nothing that was synced.
 pub fn store_is_the_same_after_reopening(new: NewSubject) {
     let subject = new(no_quotas());
     let somebody = user("a@x.example");

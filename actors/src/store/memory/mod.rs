@@ -147,7 +147,7 @@ impl Default for State {
 #[derive(Debug)]
 struct Memory {
     shared: Arc<Shared>,
-    /// Tells openings apart: what was staged in an earlier one is gone.
+    /// Distinguishes openings: data that was staged in an earlier one is gone.
     epoch: Uuid,
 }
 

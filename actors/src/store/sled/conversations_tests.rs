@@ -1,4 +1,4 @@
-//! The trees of conversations: what the contract of a store does not say.
+//! The trees of conversations: properties beyond the contract of a store.
 
 use std::collections::BTreeMap;
 

@@ -126,7 +126,7 @@ impl StoreDraft for SledDraft {
 impl Drop for SledDraft {
     fn drop(&mut self) {
         drop(self.stores.take());
-        // What is left of it is removed before the next draft.
+        // The rest of it is removed before the next draft.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -220,7 +220,7 @@ impl SledStores {
         self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Limits what users may store.
+    /// Limits the storage of users.
     #[must_use]
     pub const fn with_quotas(mut self, quotas: Quotas) -> Self {
         self.quotas = quotas;

@@ -83,7 +83,7 @@ impl Header {
         }
     }
 
-    /// Returns `true` if it is in progress, as far as the header says.
+    /// Returns `true` if it is in progress according to the header.
     const fn is_in_progress(&self) -> bool {
         matches!(self, Self::Split(SplitHeader { result: None, .. }))
     }

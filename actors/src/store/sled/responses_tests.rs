@@ -1,4 +1,4 @@
-//! The trees of responses: what the contract of a store does not say.
+//! The trees of responses: properties beyond the contract of a store.
 
 use proptest::prelude::*;
 use serde_json::json;

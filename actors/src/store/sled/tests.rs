@@ -1,4 +1,4 @@
-//! Files of a sled store: what the contract of a store does not say.
+//! Files of a sled store: properties beyond the contract of a store.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -213,7 +213,7 @@ fn make_the_newer_store() {
     std::fs::remove_file(folder.join("store.commit")).unwrap();
 }
 
-/// A store whose database is as it was, while the mark outside says that it was further.
+/// A store whose database is unchanged, while the mark outside is further.
 #[test]
 fn lost_changes_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -232,5 +232,5 @@ fn lost_changes_are_refused() {
     open(folder.path()).close();
 }
 
-/// One damaged record, and totals of what users have.
+/// One damaged record, and totals of users' storage.
 mod damaged;

@@ -206,7 +206,7 @@ pub fn remove_prefix(tree: &Tree, prefix: &[u8], until: Instant) -> Result<bool,
     remove_prefix_after(tree, prefix, until, |_, _| Ok(()))
 }
 
-/// [`remove_prefix`], with what is to be done with each key and value before it is removed.
+/// [`remove_prefix`], with an action on each key and value before it is removed.
 pub fn remove_prefix_after(
     tree: &Tree,
     prefix: &[u8],

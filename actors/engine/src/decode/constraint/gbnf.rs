@@ -26,7 +26,7 @@ const MAX_EXPRESSION: usize = 16 * 1024;
 /// Converts a grammar; its rule `root` is the answer.
 ///
 /// # Errors
-/// A text that says what is wrong, and in which line.
+/// A text that names the defect, and its line.
 pub fn source(text: &str) -> Result<Source, String> {
     let grammar = Grammar::parse(text)?;
     Ok(match grammar.expression() {

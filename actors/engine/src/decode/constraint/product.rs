@@ -13,13 +13,13 @@ use super::source::Source;
 /// Largest product of the parts of expressions that have to hold at once.
 const MAX_PRODUCT: u64 = 1_000_000;
 
-/// Most `&` in a grammar. They can stand in each other, which doubles what is multiplied each time.
+/// The maximum number of `&` in a grammar. They can stand in each other, which doubles the multiplied parts each time.
 const MAX_CONJUNCTIONS: usize = 4;
 
 /// Parts of a named format's expression.
 const FORMAT_PARTS: u64 = 16;
 
-/// Most places that are looked at; schemas with more are left to the limits on processor time.
+/// The maximum number of places that are looked at; schemas with more are left to the limits on processor time.
 const MAX_VISITS: usize = 300_000;
 
 /// Checks a constraint.
@@ -220,7 +220,7 @@ impl<'a> Walk<'a> {
         (all, any.into_iter().filter(|options| !options.is_empty()).collect())
     }
 
-    /// The product of what has to hold for a text at this place; `None` where that was not found out.
+    /// The product of the conditions on a text at this place; `None` if it is unknown.
     fn parts(&mut self, place: &Place<'a>, depth: usize) -> Option<u64> {
         if !self.enters(depth) {
             return None;

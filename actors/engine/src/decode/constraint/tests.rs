@@ -1,4 +1,4 @@
-//! With a vocabulary of single bytes, any path that the guide leaves open ends in what was asked for.
+//! With a vocabulary of single bytes, any path that the guide leaves open ends in a valid answer.
 
 use jan_protocol::output_formats::{GrammarMode, Layout, OutputParser, Part, Tool, ToolFormat, tool_grammar};
 use llguidance::toktrie::ApproximateTokEnv;
@@ -163,7 +163,7 @@ fn hostile_constraints_come_to_an_end() {
     for regex in ["(", "(?=a)b", "a{2,1}"] {
         assert!(guide(&Constraint::Regex(regex.to_owned())).is_err(), "{regex}");
     }
-    // Whether these are too much is llguidance's to say; here they have to come to an end.
+    // llguidance decides whether these are too much; here they have to come to an end.
     for regex in
         ["(a{1,1000}){1,1000}", &"(a|b){5,900}c".repeat(300), "(.*a){500}", "(a|aa|aaa)*(b|bb)*{1,900}"]
     {

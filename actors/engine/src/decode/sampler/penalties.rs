@@ -39,8 +39,8 @@ impl FromIterator<Token> for TokenCounts {
     }
 }
 
-/// Applies bias and penalties to the logits in place. Into `before` goes what it changed, for [`restore`]: a copy of all
-/// of them for each token would cost more than the choice does.
+/// Applies bias and penalties to the logits in place. The changed logits go into `before`, for [`restore`]: a copy of all of them
+/// for each token would cost more than the choice does.
 pub fn adjust(
     logits: &mut [f32],
     params: &SamplingParams,
@@ -66,7 +66,7 @@ pub fn adjust(
     }
 }
 
-/// Takes back what [`adjust`] changed.
+/// Undoes the changes of [`adjust`].
 pub fn restore(logits: &mut [f32], before: &[(usize, f32)]) {
     // A token that was changed twice has its first logit first.
     for &(index, logit) in before.iter().rev() {

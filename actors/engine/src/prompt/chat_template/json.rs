@@ -45,7 +45,7 @@ pub(super) fn tojson(
         None => None,
         Some(indent) => Some(match indent.as_str() {
             Some(text) => text.to_owned(),
-            // No wider than anybody would want, so that depth times width stays small. Negative is 0 in Python.
+            // No wider than is of use, so that depth times width stays small. Negative is 0 in Python.
             None => " ".repeat(usize::try_from(i64::try_from(indent)?.clamp(0, 64)).unwrap_or(0)),
         }),
     };
@@ -176,7 +176,7 @@ impl Writer<'_> {
     }
 }
 
-/// A number as JSON has it: Python's spelling, and its names for what JSON has no number for.
+/// A number as JSON has it: Python's spelling, and its names for values that JSON has no number for.
 fn number(value: &Value) -> Result<String, Error> {
     if value.is_integer() {
         return Ok(value.to_string());

@@ -6,7 +6,7 @@ use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value, escape_formatter};
 use minijinja_contrib::pycompat;
 
-/// Adds what minijinja does otherwise than Jinja2 or leaves out.
+/// Adds features that minijinja handles otherwise than Jinja2 or leaves out.
 pub(super) fn install(environment: &mut Environment) {
     environment.set_unknown_method_callback(method);
     environment.set_formatter(print);

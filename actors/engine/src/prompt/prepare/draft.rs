@@ -1,4 +1,4 @@
-//! Requests as the worker takes them in, and what becomes of them before they run.
+//! Requests as the worker takes them in, and their processing before they run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -10,7 +10,7 @@ use crate::llama::Model;
 
 impl Preparer {
     /// # Errors
-    /// [`Rejection`], which says what is wrong.
+    /// [`Rejection`], with the defect.
     pub fn embed(&self, model: &Model, draft: EmbeddingDraft) -> Result<EmbeddingJob, Rejection> {
         let most = model.embedding_length();
         if draft.dimensions.is_some_and(|dimensions| !(1..=most).contains(&(dimensions as usize))) {
@@ -49,7 +49,7 @@ impl Preparer {
         let at = |message: &str| Rejection::InvalidPrompt(format!("input {index}: {message}"));
         let tokens = match input {
             EmbeddingInput::Text(text) => {
-                // As for prompts: what cannot fit need not be tokenized.
+                // As for prompts: text that cannot fit need not be tokenized.
                 let least = text.len() / self.longest_piece;
                 if least > limit as usize {
                     return Err(too_long(least));

@@ -9,7 +9,7 @@ const SLOTS: u16 = 6;
 #[derive(Clone, Debug)]
 enum Action {
     Extend(u16, Vec<Key>),
-    /// Follows what another slot holds, as a copy does.
+    /// Follows another slot's content, as a copy does.
     Imitate(u16, u16, usize),
     Truncate(u16, u32),
 }

@@ -25,7 +25,7 @@ pub struct Backend {
     head: usize,
     shelves: BTreeMap<Shelf, Vec<Token>>,
     lifted: BTreeMap<Slot, Vec<Token>>,
-    /// Most tokens on all shelves.
+    /// Maximum number of tokens on all shelves.
     archive_tokens: u32,
 }
 

@@ -1,4 +1,4 @@
-//! The scheduler's guarantees beyond correct outputs: what is read how often, who goes first, who has to go.
+//! The scheduler's guarantees beyond correct outputs: frequency of reads, order of service, choice of victims.
 
 use proptest::prelude::*;
 
@@ -85,7 +85,7 @@ fn followers_go_on_when_their_leader_is_cancelled() {
         }
         harness.step(400, &[]).unwrap();
         harness.step(400, &[0]).unwrap();
-        // What the cancelled one had read is not lost, and again one goes ahead of the others.
+        // The cancelled one's tokens are not lost, and again one goes ahead of the others.
         assert_eq!(started(&mut harness, 1, 100), [(1, 800)], "{reuse:?}");
         assert_eq!(harness.scheduler.stats().following, 2);
         harness.run_to_end(400).unwrap();

@@ -195,7 +195,7 @@ impl Harness {
             count += 1;
             let Some(live) = self.live.get_mut(&id) else { continue };
             let scored = live.scored.as_mut().ok_or_else(|| TestCaseError::fail("nobody asked for it"))?;
-            // What was read before a preemption is read once more.
+            // Tokens read before a preemption are read once more.
             prop_assert!(position <= *scored, "{:?}: {} was left out", id, scored);
             *scored = (*scored).max(position + 1);
         }
@@ -225,7 +225,7 @@ impl Harness {
                 live.generated += 1;
             }
             let mut taken: Vec<Token> = next.into_iter().collect();
-            // Some tokens need no sampling: those that follow are what the reference would have sampled.
+            // Some tokens need no sampling: the following ones are those that the reference would have sampled.
             while self.forces
                 && taken.len() <= (content.len() + id.0 as usize) % 4
                 && live.generated < live.max_tokens

@@ -76,7 +76,7 @@ fn tenants_share_only_what_anybody_may() {
         assert_eq!((cached[0], cached.len()), ((0, 0), 4));
         match reuse {
             PrefixReuse::Partial => assert_eq!(cached[1..], [(1, 20), (2, 20), (3, 99)]),
-            // Who comes at the same time waits for what anybody may share.
+            // A simultaneous arrival waits for the part that all tenants may share.
             _ => assert!(cached.iter().all(|(_, cached)| *cached <= 20), "{cached:?}"),
         }
     }

@@ -1,8 +1,8 @@
 //! `<|channel|>commentary to=functions.name<|message|>{…}`: gpt-oss.
 //!
-//! Everything is a message with a header, whose channel tells reasoning, calls and text apart. Source:
-//! <https://cookbook.openai.com/articles/openai-harmony>. The prompt ends with `<|start|>assistant`, so an answer begins
-//! within a header.
+//! Everything is a message with a header, whose channel distinguishes reasoning, calls and text. Source:
+//! <https://cookbook.openai.com/articles/openai-harmony>. The prompt ends with `<|start|>assistant`, so an answer begins within a
+//! header.
 
 use super::super::Tool;
 use super::super::output_parser::{Part, held_prefix};
@@ -156,7 +156,7 @@ impl Harmony {
     pub(in super::super) fn finish(&mut self, parts: &mut Vec<Part>) {
         let rest = std::mem::take(&mut self.buffer);
         match self.stage {
-            // A header without a message says nothing.
+            // A header without a message has no text.
             Stage::Header => {}
             Stage::Begin => Part::content(rest, parts),
             _ => self.pass(rest, parts),

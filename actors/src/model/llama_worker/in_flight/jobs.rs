@@ -56,7 +56,7 @@ impl Job {
     }
 
     pub(super) fn fail(self, error: GenerationError) {
-        // Who asked may have gone.
+        // The caller may have gone.
         let _ = self.events.send(Err(error));
     }
 
@@ -128,7 +128,7 @@ impl InFlight {
         }
     }
 
-    /// Asks the worker; `false` without one. The answer goes to `reply`, which is dropped where the worker dies.
+    /// Asks the worker; `false` without one. The answer goes to `reply`, which is dropped if the worker dies.
     pub fn ask(
         &mut self,
         id: u64,
@@ -147,7 +147,7 @@ impl InFlight {
     /// Passes on an answer.
     pub fn answer(&mut self, inspected: worker_protocol::Inspected) {
         if let Some(reply) = self.questions.remove(&inspected.id) {
-            // Who asked may have gone.
+            // The caller may have gone.
             let _ = reply.send(inspected.into_result());
         }
     }

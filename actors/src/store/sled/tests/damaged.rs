@@ -3,7 +3,7 @@
 use super::*;
 use crate::identity::Index;
 
-/// Opens a store as the server does, with what checks credentials.
+/// Opens a store as the server does, with the check of credentials.
 fn serve(folder: &Path) -> (Store, Arc<Index>) {
     let index = Arc::new(Index::default());
     let mirror = Arc::clone(&index);
@@ -83,7 +83,7 @@ fn a_store_with_damaged_records_opens_without_them() {
         stores.usage().rows(&all, &mut |_, _| panic!("there is none that can be read")).unwrap();
         assert!(stores.responses().response(answer_ids[0]).unwrap().is_some());
         assert!(stores.responses().response(answer_ids[1]).is_err());
-        // An export has what is whole, and an import can bring the rest back.
+        // An export has all intact records, and an import can bring the rest back.
         let pages = (0..KINDS.len()).map(|kind| stores.records().page(kind, None, 100, usize::MAX).unwrap());
         let whole: Vec<_> = pages.flatten().filter(|record| record.check().is_ok()).collect();
         let count = |name| whole.iter().filter(|record| record_kind(name) == Some(record.kind)).count();
