@@ -30,7 +30,7 @@ pub struct EngineSettings {
     pub inter_token_target: std::time::Duration,
     /// A request waits for another one's prefill when that saves at least this many tokens.
     pub share_min_tokens: u32,
-    /// Pooling of token embeddings; empty: as the GGUF says.
+    /// Pooling of token embeddings; empty: that of the GGUF.
     pub pooling: String,
     /// Makes a sequence's logits independent of the sequences beside it.
     pub reproducible: bool,

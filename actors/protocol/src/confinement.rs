@@ -18,7 +18,7 @@ pub enum Restriction {
 }
 
 impl Restriction {
-    /// The same, but going on without.
+    /// Returns the same restriction, but optional.
     #[must_use]
     pub const fn or_without(self) -> Self {
         match self {
@@ -53,7 +53,7 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// As the server put it into this process's environment.
+    /// Reads the confinement that the server put into this process's environment.
     ///
     /// # Errors
     /// It is not there, or is something else.

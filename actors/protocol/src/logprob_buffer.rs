@@ -27,8 +27,8 @@ impl HeldLogprobs {
         self.held.drain(..ready).map(released).collect()
     }
 
-    /// The end, with the last text. Where a stop text ended the answer, tokens that begin behind the last text are
-    /// part of the stop text and dropped.
+    /// Ends the answer, with the last text. If a stop text ended it, tokens that begin behind the last text are part of the stop
+    /// text and dropped.
     pub fn finish(&mut self, text: &str, stop_text: bool) -> Vec<TokenLogprob> {
         self.sent += text.len() as u64;
         let sent = self.sent;

@@ -142,7 +142,7 @@ impl Parts {
         }
     }
 
-    /// The worker has gone, and with it all that was sent to it.
+    /// Forgets the parts of a worker that has gone, with all that was sent to it.
     pub fn clear(&mut self) {
         self.told.clear();
         self.by_address.clear();

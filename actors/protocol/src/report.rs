@@ -37,15 +37,15 @@ pub enum Rejection {
     MalformedConstraint(String),
     /// The answer's schema or grammar cannot be enforced.
     InvalidConstraint(String),
-    /// It takes more work than a constraint may.
+    /// The constraint takes more work than it may.
     ConstraintTooExpensive(String),
-    /// Not now.
+    /// The request cannot run now.
     Unavailable(String),
-    /// A defect of the model file or ours.
+    /// A defect of the model file or of the server.
     Internal(String),
 }
 
-/// The probability of a token of an answer, and the place of its text.
+/// The log-probability of a token of an answer, and the place of its text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlacedLogprob {
     /// The token.
@@ -60,7 +60,7 @@ pub struct PlacedLogprob {
     pub text_offset: u64,
 }
 
-/// The probabilities of a prompt's tokens.
+/// The log-probabilities of a prompt's tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptScores {
     /// The bytes of the first token, which nothing came before.
@@ -85,18 +85,18 @@ pub struct EmbeddingDraft {
 /// The outcome of a step for a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SequenceEvent {
-    /// It left the queue; so many prompt tokens came from the prefix cache.
+    /// The sequence left the queue; so many prompt tokens came from the prefix cache.
     Started {
         /// Prompt tokens not read again.
         cached_tokens: u32,
     },
-    /// It generated.
+    /// The sequence generated.
     Output {
         /// The new tokens.
         tokens: Vec<Token>,
         /// The text that became certain with them; can be empty.
         text: String,
-        /// The probabilities of the tokens, if they are wanted.
+        /// The log-probabilities of the tokens, if they are wanted.
         logprobs: Vec<PlacedLogprob>,
     },
     /// Its prompt is read: how likely its tokens were.
@@ -107,25 +107,25 @@ pub enum SequenceEvent {
         index: u32,
         /// Tokens that were read for it.
         tokens: u32,
-        /// Of length 1.
+        /// The vector, of length 1.
         vector: Vec<f32>,
     },
-    /// It cannot be done now.
+    /// The request cannot be done now.
     Unavailable {
         /// The reason.
         message: String,
     },
-    /// It cannot be done, for a reason that is ours.
+    /// The request cannot be done, for a reason on the server's side.
     Unable {
         /// The reason.
         message: String,
     },
-    /// It cannot be kept inside its constraint any longer: that takes more work than one step may take.
+    /// The answer cannot be kept inside its constraint any longer: that takes more work than one step may take.
     Failed {
         /// The reason.
         message: String,
     },
-    /// It ended.
+    /// The sequence ended.
     Finished {
         /// The reason.
         reason: FinishReason,

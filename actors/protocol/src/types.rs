@@ -52,12 +52,12 @@ pub struct ChatPrompt {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptEnding {
-    /// With the beginning of the assistant's answer.
+    /// The beginning of the assistant's answer.
     #[default]
     Answer,
-    /// With the last message's end.
+    /// The last message's end.
     Messages,
-    /// In the middle of the last message, which is to be continued.
+    /// The middle of the last message, which is to be continued.
     LastMessage,
 }
 
@@ -194,7 +194,7 @@ pub struct Candidate {
     pub logprob: f32,
 }
 
-/// The probability of a token of the answer.
+/// The log-probability of a token of the answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
     /// The token.
@@ -205,7 +205,7 @@ pub struct TokenLogprob {
     pub text_offset: u64,
 }
 
-/// The probabilities of a prompt's tokens.
+/// The log-probabilities of a prompt's tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptLogprobs {
     /// The bytes of the first token, which nothing came before.
@@ -264,7 +264,7 @@ pub enum RawEvent {
         text: String,
         /// The tokens behind it.
         tokens: Vec<Token>,
-        /// Of the tokens whose text has left with this delta, where it was asked for. A stop text has none.
+        /// The log-probabilities of the tokens whose text has left with this delta, if requested. A stop text has none.
         logprobs: Vec<TokenLogprob>,
     },
     /// The end, with the token counts.
@@ -386,7 +386,7 @@ pub enum GenerationError {
     /// The server is stopping (503, Retry-After).
     #[error("the server is stopping")]
     ShuttingDown,
-    /// A defect of ours (500).
+    /// A defect of the server (500).
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -422,6 +422,6 @@ pub struct ModelDescription {
     pub status: ModelStatus,
     /// The problem, if there is one.
     pub problem: Option<String>,
-    /// The same without paths, for those who do not administer the server.
+    /// The problem without paths, for those who do not administer the server.
     pub public_problem: Option<String>,
 }

@@ -104,7 +104,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// All of them.
+    /// All capabilities.
     pub const ALL: Self = Self {
         embeddings: true,
         inspect: true,
@@ -151,9 +151,9 @@ pub struct Notations {
 }
 
 impl Notations {
-    /// All of them.
+    /// All notations.
     pub const ALL: Self = Self { json_schema: true, regex: true, choice: true, lark: true, gbnf: true };
-    /// None of them.
+    /// No notation.
     pub const NONE: Self = Self { json_schema: false, regex: false, choice: false, lark: false, gbnf: false };
 
     /// Name of the feature that it lacks to enforce this constraint.
@@ -176,7 +176,7 @@ pub struct Condition {
     pub status: ModelStatus,
     /// The reason why not, for administrators: it may name paths of files.
     pub problem: Option<String>,
-    /// The same without paths.
+    /// The problem without paths.
     pub public_problem: Option<String>,
     /// Unix seconds of the model's making, once it is loaded.
     pub created: Option<u64>,
@@ -234,7 +234,7 @@ impl GenerationEvent {
 pub struct Generation(Pin<Box<dyn Stream<Item = GenerationEvent> + Send + Sync>>);
 
 impl Generation {
-    /// Of a stream that gives its work up when it is dropped.
+    /// Creates it from a stream that gives its work up when it is dropped.
     pub fn new(events: impl Stream<Item = GenerationEvent> + Send + Sync + 'static) -> Self {
         Self(Box::pin(events))
     }
@@ -255,7 +255,7 @@ impl fmt::Debug for Generation {
 pub struct Embeddings(Pin<Box<dyn Stream<Item = Result<Embedding, GenerationError>> + Send + Sync>>);
 
 impl Embeddings {
-    /// Of a stream that gives its work up when it is dropped.
+    /// Creates it from a stream that gives its work up when it is dropped.
     pub fn new(
         embeddings: impl Stream<Item = Result<Embedding, GenerationError>> + Send + Sync + 'static,
     ) -> Self {

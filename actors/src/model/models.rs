@@ -154,7 +154,7 @@ fn least_loaded(model: &Model) -> &dyn Backend {
     &**model.replicas.iter().min_by_key(load).unwrap_or(&model.replicas[0])
 }
 
-/// The same, if it supports all that the request asks for.
+/// Returns the same, if it supports all that the request asks for.
 fn backend_for<'a>(
     model: &'a Model,
     request: &GenerationRequest,

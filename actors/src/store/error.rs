@@ -16,7 +16,7 @@ pub enum StoreError {
         /// The problem.
         problem: String,
     },
-    /// There is no space for changes. Reads still work.
+    /// No space for changes. Reads still work.
     #[error("no storage space left: {0}")]
     OutOfSpace(String),
     /// The database failed and could not be reopened yet.
@@ -58,13 +58,13 @@ pub enum OpenError {
     /// Another process has it open.
     #[error("{0}")]
     InUse(Problem),
-    /// It is not the expected store, or has lost its contents.
+    /// The store is not the expected one, or has lost its contents.
     #[error("{0}")]
     WrongStore(Problem),
     /// A newer program wrote it.
     #[error("{0}")]
     Newer(Problem),
-    /// It has lost acknowledged changes.
+    /// The store has lost acknowledged changes.
     #[error("{0}")]
     Behind(Problem),
     /// The database failed.

@@ -61,9 +61,9 @@ pub use usage::UsageStore;
 /// The progress of removing the contents of deleted records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CleanupProgress {
-    /// There is nothing to remove.
+    /// Nothing to remove.
     Nothing,
-    /// There is more to remove.
+    /// More to remove.
     More,
     /// The removals have to be made durable; then [`Stores::finish_cleanup`] completes them.
     Finish,

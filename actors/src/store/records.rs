@@ -171,7 +171,7 @@ impl Record {
         format!("{} {key}", KINDS[self.kind].name)
     }
 
-    /// The same without its value.
+    /// Returns the same without its value.
     pub fn without_value(self) -> Self {
         Self { value: Vec::new(), ..self }
     }
@@ -237,7 +237,7 @@ pub enum StagedRecord {
 }
 
 impl PreparedRecord {
-    /// The same with another record of the same key, for kinds without staged bodies.
+    /// Returns the same with another record of the same key, for kinds without staged bodies.
     #[must_use]
     pub fn with(self, record: Record) -> Self {
         Self { record, ..self }

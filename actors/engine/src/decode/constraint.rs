@@ -117,7 +117,7 @@ impl Grammars {
         Ok(Self { vetter, ..Self::with_vocabulary(vocabulary)? })
     }
 
-    /// Without a helper.
+    /// Creates a compiler without a helper.
     ///
     /// # Errors
     /// The vocabulary cannot be used.
@@ -137,7 +137,7 @@ impl Grammars {
         self.compiled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns `true` if the outcome of a constraint is at hand; then it stays so for a while.
+    /// Returns `true` if the outcome of a constraint is stored; then it stays so for a while.
     pub fn knows(&self, constraint: &Constraint) -> bool {
         let mut kept = self.kept();
         let Some(index) = kept.iter().position(|compiled| compiled.constraint == *constraint) else {
@@ -194,7 +194,7 @@ impl Grammars {
         kept.push(new);
     }
 
-    /// Has a constraint compiled in the helper first, where there is one. Returns how much memory that took.
+    /// Compiles a constraint in the helper first, if there is one. Returns the amount of memory that took.
     fn vet(&self, source: &Source) -> Result<u64, Refusal> {
         match &self.vetter {
             Some(vetter) if !is_trusted(source) => {

@@ -17,7 +17,7 @@ pub struct PromptScorer {
 }
 
 impl PromptScorer {
-    /// Of a prompt that begins with a token of these bytes.
+    /// Creates the scorer of a prompt that begins with a token of these bytes.
     pub fn new(first: Vec<u8>) -> Self {
         let mut text = TextAssembler::new::<&str>(&[]);
         let _ = text.push(&first);
@@ -37,7 +37,7 @@ impl PromptScorer {
         self.scores.rest.push(PlacedLogprob { chosen, top, text_start, text_end, text_offset });
     }
 
-    /// All of them.
+    /// Returns all scores.
     pub fn finish(self) -> PromptScores {
         self.scores
     }

@@ -54,7 +54,7 @@ struct Task {
 pub struct Done {
     /// The sequence.
     pub id: SequenceId,
-    /// As it was handed over.
+    /// The sequence as it was handed over.
     pub running: Box<Running>,
     /// The sequence's events.
     pub events: Vec<(u64, SequenceEvent)>,
@@ -82,7 +82,7 @@ struct Queue {
     tasks: VecDeque<Task>,
     /// Time that each caller's steps have taken.
     taken: HashMap<String, Duration>,
-    /// By the threads' numbers.
+    /// The work by the threads' numbers.
     working: HashMap<u64, Work>,
     closed: bool,
 }
@@ -154,7 +154,7 @@ impl Drop for Masks {
 }
 
 impl Masks {
-    /// Nothing is started before it is needed.
+    /// Creates the set without a thread: nothing is started before it is needed.
     pub fn new(model: Arc<Model>, budget: Duration) -> Self {
         Self {
             model,

@@ -29,15 +29,15 @@ pub struct Thinking {
 /// The constraints on an answer.
 #[derive(Clone, Debug)]
 pub enum Keep {
-    /// Nothing.
+    /// No constraint.
     Free,
-    /// All of it that is not thinking.
+    /// A constraint on all of it that is not thinking.
     Whole(Guide),
-    /// From behind each of these marks on to the end of the part that it opens; `once`: the answer ends there.
+    /// A constraint from behind each of these marks on to the end of the part that it opens; `once`: the answer ends there.
     Behind {
         /// The mark.
         trigger: &'static str,
-        /// At the beginning of the constrained part.
+        /// The guide at the beginning of the constrained part.
         guide: Guide,
         /// `true` if only one is wanted.
         once: bool,
@@ -46,7 +46,7 @@ pub enum Keep {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// It may begin to think.
+    /// The answer may begin to think.
     Undecided,
     Thinking,
     /// Free text, in which a mark may come.
@@ -72,7 +72,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// At an answer's beginning.
+    /// Returns the phases at an answer's beginning.
     #[must_use]
     pub fn new(thinking: Option<Thinking>, keep: Keep) -> Self {
         let whole = matches!(keep, Keep::Whole(_));
@@ -159,7 +159,7 @@ impl Flow {
         Ok(true)
     }
 
-    /// The model would end the answer. Where something is still to come it stops thinking instead: whether so.
+    /// Handles the end that the model would choose. If something is still to come it stops thinking instead, and returns `true`.
     pub fn refuse_end(&mut self) -> bool {
         let refused = self.state == State::Thinking && matches!(self.keep, Keep::Whole(_));
         if refused {

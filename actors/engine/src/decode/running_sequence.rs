@@ -37,7 +37,7 @@ pub fn text_end(text: &mut TextAssembler, reason: FinishReason) -> SequenceEvent
     SequenceEvent::Finished { reason, text: last.text, stop_text: last.stopped, reasoning_tokens: 0 }
 }
 
-/// The same end of an answer that thought.
+/// Returns the same end of an answer that thought.
 pub fn having_thought(mut end: SequenceEvent, tokens: u32) -> SequenceEvent {
     if let SequenceEvent::Finished { reasoning_tokens, .. } = &mut end {
         *reasoning_tokens = tokens;

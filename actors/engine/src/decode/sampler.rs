@@ -351,8 +351,8 @@ fn draw_from(candidates: &[Candidate], softmax: &Softmax, draw: f64) -> Option<u
     Some(candidates[index].id as usize)
 }
 
-/// The first index at which the running sum of `weights` passes `target`, with the sum before it. Where rounding
-/// keeps the sum from getting there, the last index that weighs anything; `None` where none does.
+/// Returns the first index at which the running sum of `weights` passes `target`, with the sum before it. If rounding keeps the
+/// sum from getting there, the last index that weighs anything; `None` if none does.
 fn walk(weights: impl Iterator<Item = f64>, target: f64) -> Option<(usize, f64)> {
     let mut below = 0.0;
     let mut last = None;

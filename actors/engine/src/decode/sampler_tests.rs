@@ -119,7 +119,7 @@ fn reference(
 /// f32 arithmetic can cause.
 fn agrees(token: Token, logits: &[f32], params: &SamplingParams, seen: Seen<'_>, draw: f64) -> bool {
     let nudge = |value: f32, by: f32| if value < 1.0 { value * (1.0 + by) } else { value };
-    // The digits in base 3 say which way each of five is nudged; 0 is not at all.
+    // The digits in base 3 give the direction in which each of five is nudged; 0 is not at all.
     (0..3usize.pow(5)).any(|which| {
         let by = |digit: u32| [0.0f32, 5e-5, -5e-5][which / 3usize.pow(digit) % 3];
         let nudged = SamplingParams {

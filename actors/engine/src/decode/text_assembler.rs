@@ -77,7 +77,7 @@ impl TextAssembler {
         }
     }
 
-    /// The answer ends here: releases the held text, an incomplete character as U+FFFD. `stopped` is true if a stop text had
+    /// Releases the held text at the end of the answer, an incomplete character as U+FFFD. `stopped` is true if a stop text had
     /// ended the answer, also if that is certain only now.
     pub fn finish(&mut self) -> Push {
         if self.stopped {
@@ -98,7 +98,7 @@ impl TextAssembler {
         self.released + self.held.len()
     }
 
-    /// The same in characters.
+    /// Returns the same in characters.
     pub fn characters(&self) -> usize {
         self.characters
     }

@@ -34,7 +34,7 @@ const IDLE_STEP: Duration = Duration::from_millis(400);
 pub struct Input {
     /// Its place in the request.
     pub index: u32,
-    /// At least one.
+    /// The tokens, at least one.
     pub tokens: Vec<Token>,
 }
 
@@ -57,7 +57,7 @@ struct Open {
     dimensions: Option<u32>,
     inputs_left: usize,
     started: bool,
-    /// Of the input that is half read.
+    /// The pool of the input that is half read.
     pool: Option<Pool>,
 }
 
@@ -66,7 +66,7 @@ struct Open {
 pub struct Embedder<'model> {
     model: &'model Model,
     settings: EngineSettings,
-    /// Made with the first request: most servers never get one.
+    /// The context, made with the first request: most servers never get one.
     context: Option<Context<'model>>,
     whole: bool,
     planner: Planner,
@@ -186,7 +186,7 @@ impl<'model> Embedder<'model> {
         }
     }
 
-    /// Not where the kernel would kill the worker, and with it the streams in it, for lack of memory.
+    /// Creates the context, unless the kernel would kill the worker, and with it the streams in it, for lack of memory.
     fn make_context(&self) -> Result<Context<'model>, String> {
         let sizes = self.sizes();
         let cells = if self.whole { 0 } else { u64::from(sizes.cells) * self.model.kv_bytes_per_cell() };

@@ -1,4 +1,4 @@
-//! From the embeddings of tokens to the one of their text.
+//! Pooling of the embeddings of tokens into the one of their text.
 
 /// The tokens' embeddings that make the text's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,8 +12,9 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    /// As it is set (`mean`, `cls`, `last`), else as the GGUF's `pooling_type` has it (llama.cpp's numbers), else the mean: the
-    /// last token of a text describes the continuation rather than the text, unless the model was trained for that.
+    /// Returns the pooling as it is set (`mean`, `cls`, `last`), else as the GGUF's `pooling_type` has it (llama.cpp's numbers),
+    /// else the mean: the last token of a text describes the continuation rather than the text, unless the model was trained for
+    /// that.
     pub fn choose(setting: &str, metadata: Option<&str>) -> Self {
         match (setting, metadata) {
             ("mean", _) => Self::Mean,

@@ -1,4 +1,4 @@
-//! From a request to tokens: chat templates, tools in prompts, tokens, constraints.
+//! The conversion of a request to tokens: chat templates, tools in prompts, tokens, constraints.
 
 pub mod chat_template;
 pub mod fallback_tools;

@@ -1,4 +1,4 @@
-//! From a prompt to tokens: rendering the chat template, tokenizing, checking that it fits.
+//! The conversion of a prompt to tokens: rendering the chat template, tokenizing, checking that it fits.
 
 pub mod constraints;
 mod draft;
@@ -40,7 +40,7 @@ pub struct Preparer {
     generates: bool,
     /// The settings for vetting constraints before they are compiled here; `None`: no vetting.
     vetting: Option<VettingSettings>,
-    /// Made with the first constraint.
+    /// The compiler, made with the first constraint.
     grammars: Mutex<Option<Arc<Grammars>>>,
 }
 

@@ -15,7 +15,7 @@ const MARKS: std::ops::RangeInclusive<char> = '\u{f0000}'..='\u{ffffd}';
 /// The texts of a vocabulary's control tokens.
 #[derive(Clone, Debug)]
 pub struct Shield {
-    /// All of them.
+    /// All control tokens.
     control: AhoCorasick,
     /// Those that an assistant's message may have: without the marks of thinking and calls, which templates take apart.
     spoken: AhoCorasick,

@@ -42,7 +42,7 @@ impl Scheduler {
         step
     }
 
-    /// The budget, but something is read where otherwise nothing would be computed.
+    /// Returns the budget, but something is read if otherwise nothing would be computed.
     fn effective_budget(&self, prefill_budget: usize) -> usize {
         if self.decoding() == 0 { prefill_budget.max(1) } else { prefill_budget }
     }

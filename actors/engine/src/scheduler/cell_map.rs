@@ -67,7 +67,7 @@ impl CellMap {
         }
     }
 
-    /// The same, but cells that no slot holds any more are spent rather than free.
+    /// Creates the same map, but cells that no slot holds any more are spent rather than free.
     pub fn in_order(cells: u32, slots: u16) -> Self {
         Self { spent: Some(Vec::new()), ..Self::new(cells, slots) }
     }
@@ -103,7 +103,7 @@ impl CellMap {
         self.free() + self.evictable
     }
 
-    /// Of the first `len` cells of `slot`, those that no pinned slot holds.
+    /// Returns the number of the first `len` cells of `slot` that no pinned slot holds.
     pub fn unpinned_in(&self, slot: Slot, len: u32) -> u32 {
         let cells = &self.slots[slot.index()].cells;
         let unpinned =

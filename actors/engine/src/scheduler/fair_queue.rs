@@ -13,7 +13,7 @@ use super::SequenceId;
 /// place in the round, and joins it at the tail.
 #[derive(Clone, Debug, Default)]
 pub struct FairQueue {
-    /// By age: the number of the first admission, smaller is older.
+    /// Resumed sequences by age: the number of the first admission, smaller is older.
     resumed: BTreeMap<u64, (Arc<str>, SequenceId)>,
     /// The users of `waiting`, the next one to be served first.
     round: VecDeque<Arc<str>>,
@@ -25,7 +25,7 @@ pub struct FairQueue {
 /// The place where the next sequence waits.
 enum Next {
     Resumed(u64),
-    /// At this place of the round.
+    /// The place of the round.
     New(usize),
 }
 

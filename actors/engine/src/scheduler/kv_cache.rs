@@ -26,9 +26,9 @@ enum Use {
 /// The place of a computed beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In the context's cells.
+    /// A slot in the context's cells.
     Slot(Slot),
-    /// In host memory.
+    /// A shelf in host memory.
     Shelf(Shelf),
 }
 
@@ -54,8 +54,8 @@ pub(super) struct KvCache {
     cells: CellMap,
     tree: PrefixTree,
     archive: Archive,
-    /// Maximum number of cells in use since all were free: llama.cpp's attention looks at those up to the last one in use, and a cell
-    /// stays where it is.
+    /// Maximum number of cells in use since all were free: llama.cpp's attention looks at those up to the last one in use, and a
+    /// cell stays where it is.
     peak: u32,
     uses: Vec<Use>,
     clock: u64,
@@ -214,7 +214,7 @@ impl KvCache {
     fn restore(&mut self, shelf: Shelf, slot: Slot, tokens: &[Key]) {
         let (len, held) = (tokens.len() as u32, self.archive.len(shelf));
         self.archive.touch(shelf);
-        // `find` has seen that so many cells are available. Where they are not, the tokens are read again.
+        // `find` has seen that so many cells are available. If they are not, the tokens are read again.
         if self.make_free(held, Some(shelf))
             && self.cells.append(slot, if self.in_order { held } else { len })
         {

@@ -55,9 +55,9 @@ pub struct SequenceId(pub u64);
 pub enum PrefixReuse {
     /// Any prefix of any sequence: attention over a unified KV cache, which can be cut at every position.
     Partial,
-    /// Only the whole of a slot's tokens at that moment: recurrent and hybrid memory, which can't be cut.
+    /// The whole of a slot's tokens at that moment: recurrent and hybrid memory, which can't be cut.
     WholeSequence,
-    /// Nothing.
+    /// No reuse.
     None,
 }
 
@@ -98,23 +98,23 @@ pub struct SchedulerConfig {
 /// The reason why a configuration can't work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
-    /// Nothing could ever run.
+    /// A limit of 0, with which nothing could ever run.
     #[error("max_running and context must be at least 1")]
     Zero,
     /// Each admitted sequence needs a slot.
     #[error("max_running ({max_running}) is more than the slots ({slots})")]
     TooFewSlots {
-        /// As configured.
+        /// The configured maximum of running sequences.
         max_running: u16,
-        /// As configured.
+        /// The configured number of slots.
         slots: u16,
     },
     /// A single sequence must always fit.
     #[error("a sequence of {context} tokens does not fit in {cells} KV cells")]
     TooFewCells {
-        /// As configured.
+        /// The configured context.
         context: u32,
-        /// As configured.
+        /// The configured number of cells.
         cells: u32,
     },
 }
@@ -122,7 +122,7 @@ pub enum ConfigError {
 /// A sequence to be continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// Not in use by any live sequence.
+    /// An id that no live sequence uses.
     pub id: SequenceId,
     /// The user that it counts for when sequences queue up.
     pub user: String,
@@ -141,10 +141,10 @@ pub struct Arrival {
 /// The reason why a sequence is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SubmitError {
-    /// There is no token to continue from.
+    /// No token to continue from.
     #[error("a sequence needs at least one token")]
     Empty,
-    /// It could never be computed.
+    /// More tokens than could ever be computed.
     #[error("{len} tokens do not fit in the context of {context}")]
     TooLong {
         /// Tokens of the sequence.
@@ -155,7 +155,7 @@ pub enum SubmitError {
     /// More generated tokens than tokens.
     #[error("{generated} of {len} tokens can't have been generated")]
     Generated {
-        /// As given.
+        /// The given number.
         generated: u32,
         /// Tokens of the sequence.
         len: usize,
@@ -207,19 +207,19 @@ pub enum KvOp {
     },
     /// A copy of all tokens of `slot` is taken until [`KvOp::Lay`]; this and the two below only where cells stay in order.
     Lift {
-        /// Not empty.
+        /// The slot, not empty.
         slot: Slot,
     },
     /// All slots become empty and all cells free (`llama_memory_clear`).
     Clear,
     /// `slot` gets back the cells that were lifted from it.
     Lay {
-        /// Empty before.
+        /// The slot, empty before.
         slot: Slot,
     },
     /// The copy on `shelf` is no longer needed.
     Discard {
-        /// Empty afterwards.
+        /// The shelf, empty afterwards.
         shelf: Shelf,
     },
 }
@@ -235,16 +235,16 @@ pub struct BatchToken {
     pub slot: Slot,
     /// Logits are wanted, to sample this sequence's next token.
     pub sample_for: Option<SequenceId>,
-    /// Logits are wanted, to say how likely this sequence's next prompt token was.
+    /// The sequence whose next prompt token is scored with the wanted logits.
     pub score_for: Option<SequenceId>,
 }
 
 /// The operations and the batch of the next step. Empty if there is nothing to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
-    /// To be executed in this order, before the batch is decoded.
+    /// Operations to be executed in this order, before the batch is decoded.
     pub ops: Vec<KvOp>,
-    /// To be decoded at once; at most the budget and one token for each running sequence.
+    /// Tokens to be decoded at once; at most the budget and one token for each running sequence.
     pub batch: Vec<BatchToken>,
     /// Sequences that begin to compute for the first time, with the number of their prompt tokens taken from
     /// the cache.
@@ -258,11 +258,11 @@ pub struct Step {
 /// The outcome of a sequence whose next token was sampled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It continues with this token, decoded in a later step.
+    /// The sequence continues with this token, decoded in a later step.
     Continue(Token),
-    /// It continues with the sampled token and these others behind it, which needed no sampling.
+    /// The sequence continues with the sampled token and these others behind it, which needed no sampling.
     Forced(Vec<Token>),
-    /// It has ended; its computed tokens stay as cache.
+    /// The sequence has ended; its computed tokens stay as cache.
     Finished,
 }
 
@@ -449,7 +449,7 @@ impl Scheduler {
         self.admitted.values().filter(|id| matches!(self.sequences[id].phase, Phase::Decoding(_))).count()
     }
 
-    /// All tokens of a live sequence: the prompt and those generated so far.
+    /// Returns all tokens of a live sequence: the prompt and those generated so far.
     pub fn tokens(&self, id: SequenceId) -> Option<Vec<Token>> {
         self.sequences.get(&id).map(|sequence| sequence.tokens.iter().copied().map(token).collect())
     }

@@ -39,7 +39,7 @@ struct Node {
     run: Vec<Key>,
     /// Slots that hold the whole path down to this node's end, in no order. Not kept for the root.
     slots: Vec<Slot>,
-    /// By the first token of the child's run.
+    /// The children by the first token of their run.
     children: BTreeMap<Key, NodeId>,
 }
 

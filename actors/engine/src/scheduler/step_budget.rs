@@ -62,9 +62,9 @@ impl Controlled {
 /// The prefill budget of the next step, from how long the last ones took.
 #[derive(Clone, Debug)]
 pub struct StepBudget {
-    /// While streams wait for their next token.
+    /// The budget while streams wait for their next token.
     streaming: Controlled,
-    /// The budget while none does; bounded too, since a step bounds how late arrivals and cancels are seen.
+    /// The budget while no stream does; bounded too, since a step bounds how late arrivals and cancels are seen.
     idle: Controlled,
     most: usize,
 }

@@ -86,7 +86,7 @@ pub(super) fn read_setup(mut setup: &[u8]) -> Option<(CompileLimits, TokEnv)> {
     Some((CompileLimits { cpu, memory_mib }, Arc::new(ApproximateTokEnv::new(trie))))
 }
 
-/// From here on so much more memory can be had, and then none.
+/// Limits further memory of this process to `mib`.
 fn limit_memory(mib: u32) {
     // Writable memory counts; addresses that are merely taken, as allocators do, have room of their own.
     let limits = [
@@ -119,7 +119,7 @@ impl Clock {
 
     fn begin(&self) {
         let end = cpu_time() + self.limit;
-        // The kernel's own limit has whole seconds: behind ours, for a clock that is not run.
+        // The kernel's own limit has whole seconds: later than this program's, for a clock that is not run.
         let hard = getrlimit(Resource::Cpu).maximum;
         let _ = setrlimit(Resource::Cpu, Rlimit { current: Some(end.as_secs() + 2), maximum: hard });
         *self.end.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);

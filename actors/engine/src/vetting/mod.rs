@@ -54,16 +54,16 @@ impl CompileLimits {
 /// The reason why a constraint is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It is not well-formed.
+    /// The constraint is not well-formed.
     #[error("{0}")]
     Malformed(String),
-    /// It cannot be enforced.
+    /// The constraint cannot be enforced.
     #[error("{0}")]
     Invalid(String),
-    /// It takes more work than a constraint may.
+    /// The constraint takes more work than it may.
     #[error("{0}")]
     TooExpensive(String),
-    /// It could not be tried; that is no statement about it.
+    /// The constraint could not be tried; that is no statement about it.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -132,13 +132,13 @@ struct Verdict {
 }
 
 impl Vetter {
-    /// Nothing is started yet.
+    /// Creates the client; nothing is started yet.
     #[must_use]
     pub const fn new(settings: VettingSettings, vocabulary: TokEnv) -> Self {
         Self { settings, vocabulary, running: None }
     }
 
-    /// Has a constraint compiled. Returns how much memory that took, in KiB.
+    /// Lets the helper compile a constraint. Returns the amount of memory that took, in KiB.
     ///
     /// # Errors
     /// See [`Refusal`].

@@ -20,7 +20,7 @@ pub struct Intake<'a> {
     preparer: &'a Preparer,
     outgoing: &'a mpsc::Sender<Result<FromWorker, Status>>,
     parts: HeldParts,
-    /// To the thread that compiles.
+    /// The sender to the thread that compiles.
     aside: Sender<Work>,
     /// The number of messages sent to that thread, and how many of them are done.
     sent: u64,
@@ -28,7 +28,7 @@ pub struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    /// At the beginning of the stream.
+    /// Creates the intake at the beginning of the stream.
     pub fn new(
         preparer: &'a Preparer,
         outgoing: &'a mpsc::Sender<Result<FromWorker, Status>>,
@@ -89,7 +89,7 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// The same for messages that went aside; `taken` counts them.
+/// Does the same for messages that went aside; `taken` counts them.
 pub fn fill_aside(
     backlog: &mut Backlog,
     aside: &Receiver<Work>,

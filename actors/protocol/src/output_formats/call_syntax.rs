@@ -67,7 +67,7 @@ impl CallSyntax {
 pub enum GrammarMode {
     /// The whole answer consists of calls.
     Whole,
-    /// From the end of the trigger on, to the end of the calls.
+    /// The text from the end of the trigger to the end of the calls.
     BehindTrigger,
     /// The whole answer is either calls or a text that does not begin like one; for syntaxes without a trigger.
     WholeOrText,

@@ -89,7 +89,7 @@ impl Thinking {
         self.buffer.drain(..white);
     }
 
-    /// The answer ends here.
+    /// Ends the answer.
     pub(super) fn finish(&mut self, parts: &mut Vec<Part>) -> String {
         let rest = std::mem::take(&mut self.buffer);
         if self.stage == Stage::Inside {

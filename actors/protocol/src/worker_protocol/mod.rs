@@ -37,7 +37,7 @@ pub fn from_worker(message: from_worker::Message) -> FromWorker {
 
 impl Submit {
     /// The message for a request made of these parts, continuing behind `generated`. `layout`: how its answer is read, of a
-    /// prompt that was accepted before. `scored`: the probabilities of the prompt's tokens were reported already.
+    /// prompt that was accepted before. `scored`: the log-probabilities of the prompt's tokens were reported already.
     pub fn new(
         id: u64,
         request: &types::GenerationRequest,

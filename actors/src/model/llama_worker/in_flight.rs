@@ -54,7 +54,7 @@ impl SharedTable {
 /// A request on its way into the table.
 #[derive(Debug)]
 pub struct Submission {
-    /// From one counter for the whole process, so that order of ids is order of arrival.
+    /// An id from one counter for the whole process, so that order of ids is order of arrival.
     pub id: u64,
     /// The request.
     pub request: GenerationRequest,
@@ -80,7 +80,7 @@ struct Entry {
     logprobs: HeldLogprobs,
     cached_tokens: u32,
     started: bool,
-    /// `true` if the probabilities of the prompt's tokens were reported for it.
+    /// `true` if the log-probabilities of the prompt's tokens were reported for it.
     scored: bool,
     trial: Trial,
 }
@@ -112,7 +112,7 @@ impl Trial {
         self.strikes = 0;
     }
 
-    /// Its worker is gone.
+    /// Resets the state after its worker has gone.
     fn next_worker(&mut self) {
         (self.submitted, self.running, self.proven) = (false, false, false);
     }
@@ -277,7 +277,7 @@ impl InFlight {
         entry.or_else(|| self.jobs.get(&id).map(Job::request_id)).unwrap_or_default()
     }
 
-    /// A worker is ready: hands it everything that is in flight.
+    /// Hands everything in flight to a worker that is ready.
     pub fn attach(&mut self, worker: ToWorkerSender, now: Instant) {
         self.worker = Some(worker);
         self.last_sign = None;
@@ -296,13 +296,13 @@ impl InFlight {
         }
     }
 
-    /// The worker is gone. Blames who is to blame and prepares the rest for the next worker.
+    /// Handles the loss of the worker: blames the suspect and prepares the rest for the next worker.
     pub fn detach(&mut self) {
         let suspects = self.trials().filter(|(_, t)| t.could_be_guilty()).map(|(id, t)| (id, *t)).collect();
         self.detach_from(suspects);
     }
 
-    /// The worker is gone, and none of these requests is the reason.
+    /// Handles the loss of the worker for which none of these requests is the reason.
     pub fn detach_unblamed(&mut self) {
         self.detach_from(Vec::new());
     }
@@ -343,7 +343,7 @@ impl InFlight {
         self.jobs.values_mut().for_each(Job::next_worker);
     }
 
-    /// The request is proven or gone: the next one in quarantine, or everything else, may follow.
+    /// Lets the next request in quarantine follow, or everything else, after the request is proven or gone.
     fn release(&mut self, id: u64, now: Instant) {
         let Some(position) = self.quarantine.iter().position(|&q| q == id) else { return };
         self.quarantine.remove(position);
@@ -357,7 +357,7 @@ impl InFlight {
         }
     }
 
-    /// A client has gone: forgets its request and notifies the worker.
+    /// Forgets the request of a client that has gone and notifies the worker.
     pub fn cancel(&mut self, id: u64, now: Instant) {
         let Some(submitted) = self.trial(id).map(|trial| trial.submitted) else { return };
         self.remove(id);
@@ -427,7 +427,7 @@ impl InFlight {
     fn route_event(&mut self, id: u64, happened: event::Event, now: Instant) {
         let happened = match happened {
             event::Event::Accepted(mut accepted) => {
-                // Said once, it holds for all requests with this prompt, also where the first of them has gone.
+                // The first report holds for all requests with this prompt, also where the first of them has gone.
                 let (tokens, text) =
                     (std::mem::take(&mut accepted.prompt_tokens), accepted.prompt_text.take());
                 self.parts.accept(accepted.prompt, tokens, text);

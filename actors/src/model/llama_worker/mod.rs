@@ -118,7 +118,7 @@ impl LlamaWorker {
         }
     }
 
-    /// Has the actor take a request in.
+    /// Hands a request to the actor.
     async fn submit(
         &self,
         message: impl FnOnce(RpcReplyPort<Result<(), GenerationError>>) -> ModelMessage,

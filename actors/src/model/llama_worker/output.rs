@@ -20,7 +20,7 @@ pub struct RawGeneration {
 }
 
 impl RawGeneration {
-    /// Of the request of that id, which need not be in the table yet.
+    /// Creates the output of the request of that id, which need not be in the table yet.
     pub const fn new(events: mpsc::Receiver<RawEvent>, id: u64, table: SharedTable) -> Self {
         Self { events, id, table }
     }
@@ -42,7 +42,7 @@ pub struct RawEmbeddings {
 }
 
 impl RawEmbeddings {
-    /// Of the request of that id.
+    /// Creates the output of the request of that id.
     pub const fn new(
         events: mpsc::UnboundedReceiver<Result<Embedding, GenerationError>>,
         id: u64,

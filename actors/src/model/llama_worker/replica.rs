@@ -34,7 +34,7 @@ struct ReplicaState {
 #[derive(Debug)]
 struct Problem {
     text: String,
-    /// The same without paths.
+    /// The text without paths.
     public: String,
     retry_at: Instant,
 }
@@ -50,7 +50,7 @@ impl Replica {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its actor, while there is one.
+    /// Returns its actor, while there is one.
     pub fn actor(&self) -> Option<ActorRef<ModelMessage>> {
         self.state().actor.clone()
     }

@@ -5,7 +5,7 @@
 //! may be behind, which is harmless, but it is never ahead of the disk. A database that is behind it has lost
 //! acknowledged changes.
 //!
-//! When the database is closed, the length of its file is stored as well, which detects truncation before the next start.
+//! The length of its file is stored as well when the database is closed, which detects truncation before the next start.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -88,7 +88,7 @@ pub struct SledStores {
     records: SledRecords,
     audit: SledAudit,
     responses: SledResponses,
-    /// The same as `items`.
+    /// The same object as `items`.
     conversations: Arc<dyn ConversationsStore>,
     items: Arc<SledConversations>,
     tombstones: Tombstones,

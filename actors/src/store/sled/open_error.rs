@@ -15,7 +15,7 @@ pub fn in_use(path: &Path) -> OpenError {
     ))
 }
 
-/// It lost its contents, or is another database.
+/// The error of a store that lost its contents, or is another database.
 pub fn wrong_store(path: &Path, id_file: &Path, expected: &str, found: &str) -> OpenError {
     OpenError::WrongStore(Problem::new(
         format!(
@@ -40,7 +40,7 @@ pub fn newer(path: &Path, found: u32, known: u32) -> OpenError {
     ))
 }
 
-/// It has lost acknowledged changes.
+/// The error of a store that has lost acknowledged changes.
 pub fn behind(path: &Path, marker_file: &Path, expected: impl Display, found: impl Display) -> OpenError {
     let marker_file = marker_file.display();
     OpenError::Behind(Problem::new(

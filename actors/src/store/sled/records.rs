@@ -27,13 +27,13 @@ use crate::store::{
 /// The encoding of records in a tree. In an export each is one JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RecordEncoding {
-    /// As in an export.
+    /// The encoding of an export.
     Plain,
-    /// As in an export, with the items of [`RecordEncoding::Item`].
+    /// The encoding of an export, with the items of [`RecordEncoding::Item`].
     Conversation,
-    /// In chunks, after a header.
+    /// Chunks, after a header.
     Item,
-    /// In parts.
+    /// Parts.
     Response,
 }
 
@@ -54,7 +54,7 @@ struct IndexEntry {
 }
 
 fn index_entries(record: &Record) -> Result<Vec<IndexEntry>, StoreError> {
-    // The keys of this index say all there is to say.
+    // The keys of this index hold all there is.
     let value = |index| if index == "session_by_user" { Vec::new() } else { record.key.clone() };
     let unique = record.unique_keys()?.into_iter();
     Ok(unique.map(|unique| IndexEntry { value: value(unique.index), unique }).collect())

@@ -56,7 +56,7 @@ impl Header {
         }
     }
 
-    /// The same with another owner.
+    /// Returns the same with another owner.
     pub fn with_user(self, user: UserId) -> Self {
         match self {
             Self::Whole { parts, .. } => Self::Whole { user, parts },

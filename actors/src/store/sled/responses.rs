@@ -8,8 +8,8 @@
 //! | `response_body` | body id | [`Link`](super::response_links::Link) |
 //!
 //! A response has two [bodies](super::bodies): its request, and its result once it has ended
-//! ([`response_bodies`](super::response_bodies)). Ids begin with their time, so the oldest sort first. Headers of 20 bytes are of schema 2: one
-//! body under the response's id with the whole [`ResponseRecord`].
+//! ([`response_bodies`](super::response_bodies)). Ids begin with their time, so the oldest sort first. Headers of 20 bytes are
+//! of schema 2: one body under the response's id with the whole [`ResponseRecord`].
 
 use std::ops::Bound;
 use std::time::Instant;

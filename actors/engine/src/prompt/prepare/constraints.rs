@@ -13,7 +13,7 @@ use crate::vetting::{Refusal, VettingSettings};
 /// The constraints that have to be compiled for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToCompile {
-    /// It has no constraint.
+    /// No constraint.
     Nothing,
     /// Its constraint has been compiled or refused lately, which takes no time again.
     Known,
@@ -22,7 +22,7 @@ pub enum ToCompile {
 }
 
 impl Preparer {
-    /// Has constraints compiled by a helper first.
+    /// Lets a helper compile constraints first.
     pub fn vet(&mut self, settings: VettingSettings) {
         self.vetting = Some(settings);
     }

@@ -32,8 +32,8 @@ impl SharedPrompt {
         self.told.load(Ordering::Acquire)
     }
 
-    /// Marks that the reading is on its way to the server: messages sent from now on come behind it. Not before, since several
-    /// threads prepare.
+    /// Marks that the reading is on its way to the server: messages sent from now on follow it. Not before, since several threads
+    /// prepare.
     pub fn set_told(&self) {
         self.told.store(true, Ordering::Release);
     }

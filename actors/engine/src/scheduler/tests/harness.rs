@@ -167,7 +167,7 @@ impl Harness {
         over && *outcome != Outcome::Finished
     }
 
-    /// The cells are counted right, and every batch went on with a live sequence's own tokens.
+    /// The cells are counted right, and every batch continued with a live sequence's own tokens.
     fn check_step(&self, step: &Step) -> Result<(), TestCaseError> {
         let stats = self.scheduler.stats();
         prop_assert_eq!((stats.used_cells + stats.cached_cells) as usize, self.backend.used());
@@ -265,8 +265,8 @@ impl Harness {
         }
     }
 
-    /// Runs until everything has ended. Everything has to: the oldest sequence moves in each step, so each
-    /// of them is done within as many steps as it has tokens once it is the oldest.
+    /// Runs until everything has ended. All of it has to end: the oldest sequence moves in each step, so each of them is done
+    /// within as many steps as it has tokens once it is the oldest.
     pub fn run_to_end(&mut self, budget: usize) -> Result<(), TestCaseError> {
         let bound = self.live.len() * (2 * self.config.context as usize + 4);
         for _ in 0..bound {

@@ -15,7 +15,7 @@ use crate::model::shares::Place;
 /// A request on its way into the table.
 #[derive(Debug)]
 pub struct EmbeddingSubmission {
-    /// From the counter of generations.
+    /// An id from the counter of generations.
     pub id: u64,
     /// The request.
     pub request: EmbeddingRequest,
@@ -28,7 +28,7 @@ pub struct EmbeddingSubmission {
 /// A request for embeddings.
 #[derive(Debug)]
 pub struct Job {
-    /// Without its inputs.
+    /// The request without its inputs.
     request: EmbeddingRequest,
     /// The inputs that have no embedding yet, by their places.
     missing: BTreeMap<u32, EmbeddingInput>,
@@ -49,7 +49,7 @@ impl Job {
         &self.request.request_id
     }
 
-    /// Its worker is gone; the next one tokenizes again.
+    /// Resets the state after its worker has gone; the next one tokenizes again.
     pub(super) fn next_worker(&mut self) {
         self.trial.next_worker();
         self.trial.prepared = false;
