@@ -30,7 +30,7 @@ pub enum Memory {
 }
 
 impl Memory {
-    /// Whether sequences can be cut at any position.
+    /// Returns whether sequences can be cut at any position.
     pub const fn can_be_cut(self) -> bool {
         matches!(self, Self::Full | Self::Windowed { .. })
     }
@@ -62,18 +62,18 @@ impl SequenceIds {
         self.slots * self.per_slot() + scratch + spent
     }
 
-    /// Those of a slot.
+    /// The ids of a slot.
     pub fn of(self, slot: u16) -> impl Iterator<Item = sys::llama_seq_id> {
         assert!(slot < self.slots, "slot {slot} is beyond the context's {}", self.slots);
         (0..self.per_slot()).map(move |number| (slot + number * self.slots).into())
     }
 
-    /// Those for cells that nobody sees; of a reproducible context.
+    /// The ids for cells that no slot holds; of a reproducible context.
     fn spent(self) -> impl Iterator<Item = sys::llama_seq_id> {
         (0..self.per_slot()).map(move |number| (self.count() - 1 - number).into())
     }
 
-    /// One that is always empty between two operations; of a memory with windows.
+    /// The id that is always empty between two operations; of a memory with windows.
     fn scratch(self) -> sys::llama_seq_id {
         (self.slots * self.per_slot()).into()
     }
@@ -94,7 +94,7 @@ struct Piece {
 }
 
 impl Model {
-    /// Whether its memory is a state of fixed size, in some layers or all.
+    /// Returns whether its memory is a state of fixed size, in some layers or all.
     pub fn has_fixed_memory(&self) -> bool {
         self.inner.is_recurrent() || self.inner.is_hybrid()
     }

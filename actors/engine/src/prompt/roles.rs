@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-/// What a template shows beyond a system message in front of alternating turns.
+/// The messages that a template shows beyond a system message in front of alternating turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
     /// It distinguishes `developer` from `system`.
@@ -153,7 +153,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a template knows, no text is lost, none changes its place, and nothing stands where it is not known.
+        /// No text is lost or changes its place, and no role is at a place that the template does not know.
         #[test]
         fn texts_stay_in_their_order(bits in 0u8..128, messages in prop::collection::vec(message(), 0..8)) {
             let known = roles(bits);
