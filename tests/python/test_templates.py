@@ -3,7 +3,7 @@
 import pathlib
 
 import pytest
-from harness import BUNDLED, Server
+from harness import BUNDLED, Server, wait_until
 
 TEMPLATES = pathlib.Path(__file__).parents[2] / "fixtures" / "templates"
 NAMES = ["gemma", "llama3", "mistral", "qwen3", "qwen3-thinking", "smollm2"]
@@ -26,6 +26,8 @@ def server(tmp_path_factory):
         f'[[models]]\nid = "{name}"\npath = "{BUNDLED}"\nchat_template = "{TEMPLATES / name}.jinja"\n' for name in NAMES
     )
     running = Server(folder, model=False, wait="live", config=models)
+    loaded = lambda: all(model["status"] == "ready" for model in running.get("/v1/models").json()["data"])  # noqa: E731
+    wait_until(loaded, "all models")
     yield running
     running.close()
 
