@@ -176,7 +176,8 @@ impl Edge {
     /// Answers a request with the filter of its route.
     async fn dispatch(&self, target: &Target, mut request: Request<Incoming>, arrival: Arrival) -> Response {
         request.extensions_mut().insert(arrival);
-        let answer = warp::service(target.filter.clone()).oneshot(request);
+        // In a box: 'select!' would have room for it twice.
+        let answer = Box::pin(warp::service(target.filter.clone()).oneshot(request));
         tokio::select! {
             answer = AssertUnwindSafe(answer).catch_unwind() => match answer {
                 Ok(Ok(response)) => response,

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use http::Uri;
 use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
@@ -144,8 +145,8 @@ macro_rules! handler_of {
 
             #[allow(unused_mut, unused_variables)]
             fn call(&self, state: &S, mut call: Call) -> Answering {
-                let answer = self($($argument::extract(state, &mut call)),*);
-                Box::pin(async move { answer.await.into_answer() })
+                // Not an async block: that would have room for the handler's future twice.
+                Box::pin(self($($argument::extract(state, &mut call)),*).map(Answer::into_answer))
             }
         }
     };
