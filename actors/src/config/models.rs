@@ -20,7 +20,7 @@ pub struct ModelConfig {
     pub source: ModelSource,
 }
 
-/// What runs a model, with the settings that only that has. The keys that are given tell which one it is.
+/// The kind of backend of a model, with the settings of that kind alone. The keys that are given select it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelSource {
     /// Worker processes with llama.cpp.

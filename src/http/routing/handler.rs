@@ -41,7 +41,7 @@ impl Call {
 pub trait Extract<S>: Sized {
     /// Parameters of the path that it takes.
     const PARAMETERS: usize = 0;
-    /// Whether it takes the headers and the body.
+    /// `true` if it takes the headers and the body.
     const TAKES_BODY: bool = false;
 
     /// Takes it out of a request.
@@ -125,7 +125,7 @@ pub(super) type Handle<S> = Arc<dyn Fn(&S, Call) -> Answering + Send + Sync>;
 pub trait Handler<S, A>: Send + Sync + 'static {
     /// Parameters of the path that it takes.
     const PARAMETERS: usize;
-    /// Whether it takes the headers and the body.
+    /// `true` if it takes the headers and the body.
     const TAKES_BODY: bool;
 
     /// Answers a request.

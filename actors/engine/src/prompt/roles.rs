@@ -90,11 +90,20 @@ fn append(to: &mut Value, message: Value) {
     let Value::Object(mut message) = message else { return };
     let more = message.remove("content").unwrap_or_default();
     let content = match (to["content"].take(), more) {
-        (Value::String(before), Value::String(more)) if before.is_empty() => Value::String(more),
-        (Value::String(before), Value::String(more)) if more.is_empty() => Value::String(before),
-        (Value::String(before), Value::String(more)) => Value::String(format!("{before}\n\n{more}")),
+        // In place: thousands of messages may be merged into one.
+        (Value::String(mut before), Value::String(more)) => {
+            if !before.is_empty() && !more.is_empty() {
+                before.push_str("\n\n");
+            }
+            before.push_str(&more);
+            Value::String(before)
+        }
         (Value::Null, content) | (content, Value::Null) => content,
-        (before, more) => Value::Array([parts(before), parts(more)].concat()),
+        (before, more) => {
+            let mut all = parts(before);
+            all.extend(parts(more));
+            Value::Array(all)
+        }
     };
     to["content"] = content;
 }
