@@ -32,6 +32,8 @@ WAYS = {
     "few": {"CACHE_CELLS": 500 + LENGTH, "CACHE_RAM_MIB": 0, "KV_CELLS": 500 + LENGTH, "CONTEXT_LENGTH": 400 + LENGTH},
     "crowded": {"CACHE_CELLS": 0, "CACHE_RAM_MIB": 256, "KV_CELLS": 800, "CONTEXT_LENGTH": 700},
 }
+#: Where the beginning of a chat is kept between its turns.
+WAYS_OF_CHATS = ["cells", "memory"]
 #: Those whose memory is a state of the last position, in some layers or all: only whole sequences are taken over.
 FIXED = {"mamba2", "granitehybrid", "lfm2"}
 #: What keeps a model of random weights from ending.
@@ -221,3 +223,17 @@ def test_a_stream_goes_on_after_its_workers_death(models, expected, name):
                 if before < 20 <= len(pieces):
                     os.kill(models.worker(server, name), signal.SIGKILL)
     assert_same_until_unclear(reference, list(zip(pieces, leads, strict=True)), bound)
+
+
+@pytest.mark.parametrize("name, way", [(name, way) for name in SUBJECTS for way in WAYS_OF_CHATS if way == "cells" or name not in FIXED])
+def test_a_chat_of_ten_turns_is_read_once(models, name, way):
+    """Each turn's prompt is the one before and what is new: nine tenths and more of the tokens are cached, whatever the memory."""
+    server = models.server(way)
+    prompt = prompt_of(f"{name} chat {way}", LENGTH)
+    read = known = 0
+    for turn in range(10):
+        _, cached = likeliest(server, name, prompt)
+        if turn:
+            read, known = read + len(prompt), known + cached
+        prompt = prompt + prompt_of(f"{name} chat {way} {turn}", LENGTH // 10)
+    assert known >= 0.9 * read, f"{known} of {read} tokens cached"
