@@ -82,7 +82,7 @@ test("aborting before the answer rejects", async () => {
 test("requests in parallel", async () => {
   const answers = await Promise.all(
     Array.from({ length: 8 }, (_, i) =>
-      openai.chat.completions.create({ model, messages: [{ role: "user", content: `Hello ${i}` }], max_tokens: 8 }),
+      openai.chat.completions.create({ model, messages: [{ role: "user", content: `Hello ${i}` }], max_tokens: 8, temperature: 0, logit_bias: endless }),
     ),
   );
   for (const answer of answers) assert.ok(answer.choices[0].message.content);

@@ -98,9 +98,12 @@ def test_a_stream_has_openais_deltas(server, client):
 
 def test_strict_tools_are_called_as_they_should_or_not_at_all(client):
     for seed in range(3):
-        message = ask(client, tools=[tool(strict=True)], seed=seed, max_tokens=80).choices[0].message
+        (choice,) = ask(client, tools=[tool(strict=True)], seed=seed, max_tokens=80, parallel_tool_calls=False).choices
+        message = choice.message
         if message.tool_calls:
-            check(message.tool_calls)
+            # One that begins late is cut off.
+            if choice.finish_reason == "tool_calls":
+                check(message.tool_calls)
         else:
             assert message.content is not None
 
@@ -142,7 +145,8 @@ def test_an_answer_in_json_or_a_call(client):
                         "required": ["ok"], "additionalProperties": False}},
     }
     for seed in range(3):
-        message = ask(client, tools=[tool(strict=True)], response_format=answer_format, seed=seed).choices[0].message
+        fields = {"tools": [tool(strict=True)], "response_format": answer_format, "parallel_tool_calls": False, "seed": seed}
+        message = ask(client, **fields).choices[0].message
         if message.tool_calls:
             check(message.tool_calls)
         else:

@@ -13,7 +13,7 @@ SCHEMA = {
 }
 ADD = {"type": "function", "name": "add", "description": "x", "parameters": SCHEMA, "strict": True}
 PATH = "/api/v1/responses"
-FORCED = {"tools": [ADD], "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 200}
+FORCED = {"tools": [ADD], "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 200, "temperature": 0}
 
 
 def test_a_call_is_an_item(client):
@@ -27,7 +27,7 @@ def test_a_call_is_an_item(client):
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "7"}
     after = client.responses.create(
         model=MODEL, previous_response_id=made.id, input=[result], tools=[ADD], tool_choice="none",
-        max_output_tokens=16,
+        max_output_tokens=16, temperature=0, extra_body={"logit_bias": ENDLESS},
     )
     assert after.output[0].type == "message"
     items = client.responses.input_items.list(after.id, order="asc").data
@@ -60,7 +60,8 @@ def test_a_call_is_kept_in_its_conversation(client):
     assert items[-1].call_id == call_id
     result = {"type": "function_call_output", "call_id": call_id, "output": "7"}
     after = client.responses.create(
-        model=MODEL, input=[result], conversation=conversation.id, max_output_tokens=16
+        model=MODEL, input=[result], conversation=conversation.id, max_output_tokens=16, temperature=0,
+        extra_body={"logit_bias": ENDLESS},
     )
     assert after.output[0].type == "message"
 
