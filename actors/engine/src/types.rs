@@ -65,8 +65,8 @@ pub struct Sequence {
     pub score_prompt: bool,
     /// The answer's course, from behind `generated` on; `None` where there is nothing to mind.
     pub flow: Option<Flow>,
-    /// Range of `generated` that was reasoning.
-    pub thought: std::ops::Range<usize>,
+    /// For each token of `generated`, whether stop texts count in its text; empty: they count in all.
+    pub stops_count: Vec<bool>,
     /// Control tokens whose text is part of the answer's.
     pub shown: Arc<[(Token, Vec<u8>)]>,
 }

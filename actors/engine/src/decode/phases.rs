@@ -32,7 +32,12 @@ pub enum Keep {
     /// No constraint.
     Free,
     /// A constraint on all of it that is not thinking.
-    Whole(Guide),
+    Whole {
+        /// The guide at the answer's beginning.
+        guide: Guide,
+        /// The answers that are calls.
+        calls: WholeCalls,
+    },
     /// A constraint from behind each of these marks on to the end of the part that it opens; `once`: the answer ends there.
     Behind {
         /// The mark.
@@ -42,6 +47,17 @@ pub enum Keep {
         /// `true` if only one is wanted.
         once: bool,
     },
+}
+
+/// The answers under a constraint on the whole that consist of calls, in which no stop text counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WholeCalls {
+    /// None of them.
+    None,
+    /// All of them.
+    All,
+    /// Those that begin with this text.
+    Beginning(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +91,7 @@ impl Flow {
     /// Returns the phases at an answer's beginning.
     #[must_use]
     pub fn new(thinking: Option<Thinking>, keep: Keep) -> Self {
-        let whole = matches!(keep, Keep::Whole(_));
+        let whole = matches!(keep, Keep::Whole { .. });
         let state = match &thinking {
             Some(thinking) if thinking.open => State::Thinking,
             // Thinking shows in the first token, or there is none.
@@ -114,15 +130,34 @@ impl Flow {
         self.reasoning_tokens
     }
 
-    /// Returns `true` if the answer is thinking: then its stop texts do not count.
+    /// Returns `true` if stop texts count at this point: not in thinking, and not in calls that are held to their form, which
+    /// would be cut to something that is no call.
     #[must_use]
-    pub fn is_thinking(&self) -> bool {
-        self.state == State::Thinking
+    pub fn stops_count(&self) -> bool {
+        match (self.state, &self.keep) {
+            (State::Thinking, _) | (State::Kept, Keep::Behind { .. }) => false,
+            (State::Kept, Keep::Whole { calls: WholeCalls::Beginning(opening), .. }) => {
+                let (said, opening) = (self.tail.as_slice(), opening.as_bytes());
+                !said.starts_with(opening) && !opening.starts_with(said)
+            }
+            (State::Kept | State::Undecided, Keep::Whole { calls: WholeCalls::All, .. }) => false,
+            _ => true,
+        }
+    }
+
+    /// Advances as [`Self::accept`] does. Returns `true` if stop texts count in the text of this token.
+    ///
+    /// # Errors
+    /// See [`GuideError`].
+    pub fn accept_counting(&mut self, token: Token, bytes: &[u8]) -> Result<bool, GuideError> {
+        let before = self.stops_count();
+        self.accept(token, bytes)?;
+        Ok(before && self.stops_count())
     }
 
     fn guide(&mut self) -> Option<&mut Guide> {
         match (&mut self.active, &mut self.keep) {
-            (Some(guide), _) | (None, Keep::Whole(guide)) => Some(guide),
+            (Some(guide), _) | (None, Keep::Whole { guide, .. }) => Some(guide),
             _ => None,
         }
     }
@@ -161,7 +196,7 @@ impl Flow {
 
     /// Handles the end that the model would choose. If something is still to come it stops thinking instead, and returns `true`.
     pub fn refuse_end(&mut self) -> bool {
-        let refused = self.state == State::Thinking && matches!(self.keep, Keep::Whole(_));
+        let refused = self.state == State::Thinking && matches!(self.keep, Keep::Whole { .. });
         if refused {
             self.end_thinking();
         }
@@ -206,6 +241,7 @@ impl Flow {
                 if let Some(guide) = self.guide() {
                     guide.accept(token)?;
                 }
+                self.note_beginning(bytes);
                 self.leave_call();
             }
             State::Over => {}
@@ -218,14 +254,16 @@ impl Flow {
 
     fn decide(&mut self, token: Token, bytes: &[u8]) -> Result<(), GuideError> {
         let Some(thinking) = &self.thinking else { return Ok(()) };
-        if let Keep::Whole(guide) = &mut self.keep {
+        if let Keep::Whole { guide, .. } = &mut self.keep {
             if thinking.start == Some(token) {
                 self.state = State::Thinking;
                 self.reasoning_tokens = 1;
                 return Ok(());
             }
             self.state = State::Kept;
-            return guide.accept(token);
+            guide.accept(token)?;
+            self.note_beginning(bytes);
+            return Ok(());
         }
         self.tail.extend_from_slice(bytes);
         self.reasoning_tokens = self.reasoning_tokens.saturating_add(1);
@@ -251,11 +289,13 @@ impl Flow {
             return Ok(());
         };
         self.tail.drain(..at + end.len());
-        if let Keep::Whole(guide) = &mut self.keep {
+        if let Keep::Whole { guide, .. } = &mut self.keep {
             self.state = State::Kept;
             // Whitespace behind the tag belongs to it.
             let rest = std::mem::take(&mut self.tail);
-            return guide.accept_bytes(rest.trim_ascii_start());
+            guide.accept_bytes(rest.trim_ascii_start())?;
+            self.note_beginning(rest.trim_ascii_start());
+            return Ok(());
         }
         self.state = State::Text;
         self.look_for_mark()
@@ -281,6 +321,14 @@ impl Flow {
         Ok(())
     }
 
+    /// Keeps as much of the answer's beginning as decides whether it is a call.
+    fn note_beginning(&mut self, bytes: &[u8]) {
+        if let Keep::Whole { calls: WholeCalls::Beginning(opening), .. } = &self.keep {
+            let missing = opening.len().saturating_sub(self.tail.len());
+            self.tail.extend(bytes.iter().take(missing));
+        }
+    }
+
     /// Back to free text once a call is complete.
     fn leave_call(&mut self) {
         if self.active.as_ref().is_some_and(Guide::is_complete) {
@@ -295,7 +343,7 @@ impl Flow {
     pub fn is_complete(&self) -> bool {
         match (&self.keep, self.state) {
             (_, State::Over) => true,
-            (Keep::Whole(guide), State::Kept) => guide.is_complete(),
+            (Keep::Whole { guide, .. }, State::Kept) => guide.is_complete(),
             _ => false,
         }
     }
@@ -329,12 +377,12 @@ mod tests {
     fn a_budget_ends_the_thinking() {
         let mut flow = Flow::new(thinking(true, Some(3)), Keep::Free);
         take(&mut flow, "ab");
-        assert!(flow.forced().is_empty() && flow.is_thinking());
+        assert!(flow.forced().is_empty() && !flow.stops_count());
         take(&mut flow, "c");
         let put: Vec<u8> = flow.forced().iter().map(|&t| u8::try_from(t).unwrap()).collect();
         assert_eq!(put, b"\n</think>\n\n");
         take(&mut flow, "\n</think>\n\n");
-        assert!(flow.forced().is_empty() && !flow.is_thinking());
+        assert!(flow.forced().is_empty() && flow.stops_count());
         assert_eq!(flow.reasoning_tokens(), 12);
         take(&mut flow, "more");
         assert_eq!(flow.reasoning_tokens(), 12);
@@ -352,12 +400,24 @@ mod tests {
     fn thinking_shows_at_the_beginning_or_never() {
         let mut flow = Flow::new(thinking(false, None), Keep::Free);
         take(&mut flow, "\n<think>ab</thi");
-        assert!(flow.is_thinking());
+        assert!(!flow.stops_count());
         take(&mut flow, "nk>");
-        assert!(!flow.is_thinking());
+        assert!(flow.stops_count());
         let mut flow = Flow::new(thinking(false, Some(1)), Keep::Free);
         take(&mut flow, "yes <think>");
-        assert!(!flow.is_thinking() && flow.forced().is_empty());
+        assert!(flow.stops_count() && flow.forced().is_empty());
         assert_eq!(flow.reasoning_tokens(), 0);
+    }
+
+    #[test]
+    fn stop_texts_count_outside_of_thinking() {
+        let mut flow = Flow::new(thinking(false, None), Keep::Free);
+        let counted: Vec<bool> = b"<think>a</think>b"
+            .iter()
+            .map(|&byte| flow.accept_counting(Token::from(byte), &[byte]).unwrap())
+            .collect();
+        // The tag shows with its last byte; a tag that is one token never counts.
+        assert_eq!(counted.iter().filter(|counted| **counted).count(), 7);
+        assert!(counted[..6].iter().all(|counted| *counted) && counted[16]);
     }
 }

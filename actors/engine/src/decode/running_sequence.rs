@@ -132,9 +132,9 @@ impl Running {
                 if tokens.len() == most {
                     break;
                 }
-                self.text.watch(!flow.is_thinking());
                 // The flow first: an answer that ends with this token has had it.
-                flow.accept(token, &self.sequence.piece(model, token))?;
+                let counted = flow.accept_counting(token, &self.sequence.piece(model, token))?;
+                self.text.watch(counted);
                 let Some(token) = self.accept(model, Some(token), logits, events) else {
                     return Ok(Outcome::Finished);
                 };

@@ -107,6 +107,8 @@ impl TextAssembler {
     fn examine(&mut self, from: usize) {
         self.characters += self.held[from..].chars().count();
         if !self.watching {
+            // A stop text consists of neighbouring text, so the beginning of one is none any more.
+            self.stops.iter_mut().for_each(|stop| stop.matched = 0);
             return;
         }
         let start = self.released + from;

@@ -107,6 +107,46 @@ proptest! {
         prop_assert_eq!(pushes, push_all(&pieces, &stops));
     }
 
+    /// A stop text counts where all of it is in one watched run of pieces.
+    #[test]
+    fn stop_texts_count_in_watched_runs_alone(
+        runs in prop::collection::vec(("[ab]{1,6}", any::<bool>()), 0..8),
+        stops in prop::collection::vec("[ab]{1,4}", 0..3),
+        by_letters: bool,
+    ) {
+        let mut assembler = TextAssembler::new(&stops);
+        let mut text = String::new();
+        let mut wanted = String::new();
+        let mut stopped = false;
+        // Neighbouring runs of a kind are one.
+        let mut watched = String::new();
+        for (run, watch) in &runs {
+            assembler.watch(*watch);
+            for piece in run.as_bytes().chunks(if by_letters { 1 } else { run.len() }) {
+                text.push_str(&assembler.push(piece).text);
+            }
+            if stopped {
+                continue;
+            }
+            if *watch {
+                watched.push_str(run);
+                if let Some(cut) = stops.iter().filter_map(|stop| watched.find(stop.as_str())).min() {
+                    wanted.push_str(&watched[..cut]);
+                    stopped = true;
+                }
+            } else {
+                wanted.push_str(&std::mem::take(&mut watched));
+                wanted.push_str(run);
+            }
+        }
+        if !stopped {
+            wanted.push_str(&watched);
+        }
+        let last = assembler.finish();
+        text.push_str(&last.text);
+        prop_assert_eq!((text, last.stopped), (wanted, stopped));
+    }
+
     #[test]
     fn at_any_moment_the_released_text_begins_the_answer_and_little_is_held(
         bytes in any_bytes(),

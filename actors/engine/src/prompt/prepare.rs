@@ -18,7 +18,7 @@ use super::render::Renderer;
 use super::sharing::Sharing;
 use super::shield::{Shield, Shielded};
 use crate::decode::constraint::{Grammars, with_layout};
-use crate::decode::phases::{Flow, Keep, Thinking};
+use crate::decode::phases::{Flow, Keep, Thinking, WholeCalls};
 use crate::llama::Model;
 use crate::types::Sequence;
 use crate::vetting::VettingSettings;
@@ -159,19 +159,16 @@ impl Preparer {
             logprobs: request.logprobs,
             score_prompt: request.score_prompt,
             flow: None,
-            thought: 0..0,
+            stops_count: Vec::new(),
             shown,
         };
         if let Some(mut flow) = flow {
-            let mut thought = 0..0;
-            for (index, &token) in sequence.generated.iter().enumerate() {
-                if flow.is_thinking() {
-                    thought = if thought.is_empty() { index..index + 1 } else { thought.start..index + 1 };
-                }
-                let piece = sequence.piece(model, token);
-                flow.accept(token, &piece).map_err(|error| Rejection::Internal(error.to_string()))?;
+            let mut stops_count = Vec::with_capacity(sequence.generated.len());
+            for &token in &sequence.generated {
+                let counted = flow.accept_counting(token, &sequence.piece(model, token));
+                stops_count.push(counted.map_err(|error| Rejection::Internal(error.to_string()))?);
             }
-            (sequence.flow, sequence.thought) = (Some(flow), thought);
+            (sequence.flow, sequence.stops_count) = (Some(flow), stops_count);
         }
         let text = read.text.filter(|_| request.want_prompt_text);
         let told = (!shared.is_told()).then_some(ReadPrompt { tokens: read.tokens, text });
@@ -217,7 +214,9 @@ impl Preparer {
         let format = layout.tools.filter(|_| layout.enforced);
         let (Some(plan), Some(format)) = (tools, format) else {
             return Ok(match constraint {
-                Some(constraint) => Keep::Whole(self.guide(model, constraint)?),
+                Some(constraint) => {
+                    Keep::Whole { guide: self.guide(model, constraint)?, calls: WholeCalls::None }
+                }
                 None => Keep::Free,
             });
         };
@@ -268,7 +267,16 @@ impl Preparer {
         })?;
         Ok(match syntax.trigger().filter(|_| behind) {
             Some(trigger) => Keep::Behind { trigger, guide, once: !plan.parallel },
-            None => Keep::Whole(guide),
+            None => {
+                let calls = match mode {
+                    GrammarMode::Whole => WholeCalls::All,
+                    GrammarMode::WholeOrText => {
+                        WholeCalls::Beginning(syntax.opening().chars().take(1).collect())
+                    }
+                    _ => WholeCalls::Beginning(syntax.opening()),
+                };
+                Keep::Whole { guide, calls }
+            }
         })
     }
 

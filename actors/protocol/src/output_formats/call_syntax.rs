@@ -44,6 +44,12 @@ impl CallSyntax {
         self.trigger
     }
 
+    /// Returns the text from the beginning of the calls to the first name.
+    #[must_use]
+    pub fn opening(&self) -> String {
+        [self.open, self.before].concat()
+    }
+
     /// Returns `true` if calls stand together between marks of their own.
     #[must_use]
     pub const fn has_section(&self) -> bool {
@@ -224,6 +230,8 @@ enum Stage {
 pub(super) struct ConstrainedCalls {
     syntax: CallSyntax,
     names: Vec<String>,
+    /// `true` if the answer is calls and nothing else.
+    required: bool,
     stage: Stage,
     buffer: String,
 }
@@ -231,7 +239,12 @@ pub(super) struct ConstrainedCalls {
 impl ConstrainedCalls {
     pub(super) fn new(syntax: CallSyntax, tools: &[Tool]) -> Self {
         let names = tools.iter().map(|tool| tool.name.clone()).collect();
-        Self { syntax, names, stage: Stage::Text, buffer: String::new() }
+        Self { syntax, names, required: false, stage: Stage::Text, buffer: String::new() }
+    }
+
+    /// Declares that the answer is calls and nothing else, so that no part of one is text.
+    pub(super) fn require(&mut self) {
+        self.required = true;
     }
 
     pub(super) fn push(&mut self, text: &str, parts: &mut Vec<Part>) {
@@ -241,7 +254,7 @@ impl ConstrainedCalls {
 
     /// Goes as far as the buffer leads; whether it may lead further.
     fn step(&mut self, parts: &mut Vec<Part>) -> bool {
-        let opening = [self.syntax.open, self.syntax.before].concat();
+        let opening = self.syntax.opening();
         match &mut self.stage {
             Stage::Text => {
                 // A syntax without a trigger is the whole answer or no call.
@@ -328,12 +341,26 @@ impl ConstrainedCalls {
     pub(super) fn finish(&mut self, parts: &mut Vec<Part>) {
         let rest = std::mem::take(&mut self.buffer);
         match self.stage {
+            // A call that broke off before its arguments is neither a call nor text for a reader.
+            Stage::Text | Stage::Name if self.required => {}
+            Stage::Text if self.syntax.trigger.is_some_and(|mark| rest.trim_start().starts_with(mark)) => {}
+            Stage::Name if self.begins_call(&rest) => {}
             Stage::Text | Stage::Plain => Part::content(rest, parts),
-            Stage::Name => {
-                Part::content([self.syntax.open, self.syntax.before, &rest].concat(), parts);
-            }
+            Stage::Name => Part::content(self.syntax.opening() + &rest, parts),
             // Text behind a call's arguments is part of the syntax, and broke off.
             Stage::Arguments(_) | Stage::After => {}
         }
+    }
+
+    /// Returns `true` if a call of a known tool may continue like this behind its opening.
+    fn begins_call(&self, rest: &str) -> bool {
+        self.names.iter().any(|name| {
+            let Some(more) = rest.strip_prefix(name.as_str()) else { return name.starts_with(rest) };
+            let more = match more.strip_prefix(':').filter(|_| self.syntax.numbered) {
+                Some(number) => number.trim_start_matches(|c: char| c.is_ascii_digit()),
+                None => more,
+            };
+            self.syntax.between.starts_with(more)
+        })
     }
 }

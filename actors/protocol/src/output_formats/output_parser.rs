@@ -110,6 +110,17 @@ impl OutputParser {
         Self { inner: Inner::Harmony(Harmony::new(tools, layout.enforced)) }
     }
 
+    /// Declares that the answer has to be a call: then no part of a constrained call that broke off is text.
+    #[must_use]
+    pub fn requiring_call(mut self) -> Self {
+        match &mut self.inner {
+            Inner::Harmony(harmony) => harmony.require(),
+            Inner::Tagged { calls: Calls::Constrained(calls), .. } => calls.require(),
+            Inner::Tagged { .. } => {}
+        }
+        self
+    }
+
     /// Returns `true` if every text passes as it is.
     #[must_use]
     pub const fn is_plain(&self) -> bool {

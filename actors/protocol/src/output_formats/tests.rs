@@ -227,6 +227,55 @@ fn constrained_calls_are_passed_on_at_once() {
     }
 }
 
+/// Returns the parts of a constrained answer that ends here.
+fn constrained(format: ToolFormat, text: &str, required: bool) -> Vec<Part> {
+    let layout = Layout { tools: Some(format), enforced: true, ..Layout::default() };
+    let mut parser = OutputParser::new(&layout, &tools());
+    if required {
+        parser = parser.requiring_call();
+    }
+    let mut parts = parser.push(text);
+    parts.extend(parser.finish());
+    parts
+}
+
+#[test]
+fn a_cut_call_is_never_text_where_a_call_is_required() {
+    for format in ToolFormat::ALL {
+        let whole = format.syntax().write(&[("add", "{\"a\": [{\"b\": 1}]}"), ("get_weather", "{}")]);
+        for end in (0..=whole.len()).filter(|&end| whole.is_char_boundary(end)) {
+            let parts = constrained(*format, &whole[..end], true);
+            let has_text = parts.iter().any(|part| matches!(part, Part::Content(_)));
+            assert!(!has_text, "{format:?}: {:?}: {parts:?}", &whole[..end]);
+        }
+    }
+}
+
+#[test]
+fn a_cut_call_behind_its_mark_is_never_text() {
+    for format in ToolFormat::ALL {
+        let Some(mark) = format.syntax().trigger() else { continue };
+        let whole = format.syntax().write(&[("add", "{\"a\": 1}"), ("get_weather", "{}")]);
+        let begin = whole.find(mark).unwrap() + mark.len();
+        for end in (begin..=whole.len()).filter(|&end| whole.is_char_boundary(end)) {
+            let parts = constrained(*format, &whole[..end], false);
+            let has_text = parts.iter().any(|part| matches!(part, Part::Content(_)));
+            assert!(!has_text, "{format:?}: {:?}: {parts:?}", &whole[..end]);
+        }
+    }
+    // A beginning that may as well be text is text, and so is a name that no tool has.
+    for text in ["a <", "a <tool", "a <tool_call>\n{\"name\": \"nobody"] {
+        let said: String = constrained(ToolFormat::Hermes, text, false)
+            .into_iter()
+            .map(|part| match part {
+                Part::Content(text) => text,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(said.split_whitespace().collect::<String>(), text.split_whitespace().collect::<String>());
+    }
+}
+
 #[test]
 fn templates_tell_their_formats() {
     let fixture = |name: &str| {

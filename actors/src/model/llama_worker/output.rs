@@ -70,7 +70,11 @@ pub fn parsed(
     generation: RawGeneration,
     plan: Option<&ToolPlan>,
 ) -> impl Stream<Item = GenerationEvent> + Send + Sync + use<> {
-    let reader = Reader { tools: plan.map(ToolPlan::tools).unwrap_or_default(), ..Reader::default() };
+    let reader = Reader {
+        tools: plan.map(ToolPlan::tools).unwrap_or_default(),
+        required: plan.is_some_and(|plan| plan.required),
+        ..Reader::default()
+    };
     unfold(Some((generation, reader)), async |running| {
         let (mut generation, mut reader) = running?;
         let event = loop {
@@ -94,6 +98,8 @@ pub fn parsed(
 #[derive(Debug, Default)]
 struct Reader {
     tools: Vec<Tool>,
+    /// `true` if the answer has to be a call.
+    required: bool,
     /// `None` where the answer's text is all there is.
     parser: Option<OutputParser>,
     ready: VecDeque<GenerationEvent>,
@@ -104,6 +110,7 @@ impl Reader {
         let event = match event {
             RawEvent::Accepted { prompt_tokens, prompt_text, layout } => {
                 let parser = OutputParser::new(&layout, &self.tools);
+                let parser = if self.required { parser.requiring_call() } else { parser };
                 self.parser = Some(parser).filter(|parser| !parser.is_plain());
                 GenerationEvent::Accepted { prompt_tokens, prompt_text }
             }

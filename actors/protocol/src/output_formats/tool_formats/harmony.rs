@@ -59,6 +59,8 @@ pub(in super::super) struct Harmony {
     names: Vec<String>,
     /// `true` if arguments can be relied on.
     enforced: bool,
+    /// `true` if the answer has to be a call.
+    required: bool,
     stage: Stage,
     buffer: String,
 }
@@ -66,7 +68,12 @@ pub(in super::super) struct Harmony {
 impl Harmony {
     pub(in super::super) fn new(tools: &[Tool], enforced: bool) -> Self {
         let names = tools.iter().map(|tool| tool.name.clone()).collect();
-        Self { names, enforced, stage: Stage::Begin, buffer: String::new() }
+        Self { names, enforced, required: false, stage: Stage::Begin, buffer: String::new() }
+    }
+
+    /// Declares that the answer has to be a call.
+    pub(in super::super) fn require(&mut self) {
+        self.required = self.enforced;
     }
 
     pub(in super::super) fn push(&mut self, text: &str, parts: &mut Vec<Part>) {
@@ -158,6 +165,7 @@ impl Harmony {
         match self.stage {
             // A header without a message has no text.
             Stage::Header => {}
+            Stage::Begin if self.required => {}
             Stage::Begin => Part::content(rest, parts),
             _ => self.pass(rest, parts),
         }
