@@ -2,6 +2,8 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -29,7 +31,67 @@ const LINGER_TIME: Duration = Duration::from_secs(5);
 const LINES: [&str; 4] =
     ["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"];
 
-pub(super) type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
+type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>;
+
+/// The body of a request. If it is dropped before its end, the rest is read and discarded, since the next request on the
+/// connection lies behind it.
+pub(super) struct BodyStream {
+    /// `None` once nothing is to be read any more.
+    chunks: Option<Chunks>,
+    /// Set by dropping a body that is not read to its end: the connection must end with the response.
+    unread: Arc<AtomicBool>,
+    /// `true` while the client waits to be asked for the body (`Expect`), which reading it does.
+    waiting: bool,
+}
+
+impl BodyStream {
+    /// Creates the body of a request from its chunks as received from warp.
+    pub(super) fn new<S, B>(body: S, headers: &HeaderMap, announced: &Announced) -> Self
+    where
+        S: Stream<Item = Result<B, warp::Error>> + Send + Sync + 'static,
+        B: Buf,
+    {
+        let chunks: Chunks =
+            Box::pin(body.map(|chunk| chunk.map(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))));
+        Self {
+            chunks: announced.holding.is_some().then_some(chunks),
+            unread: Arc::clone(&announced.unread),
+            waiting: headers.contains_key(EXPECT),
+        }
+    }
+
+    /// Gives up the rest, which does not arrive.
+    fn abandon(&mut self) {
+        if self.chunks.take().is_some() {
+            self.unread.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Stream for BodyStream {
+    type Item = Result<Bytes, warp::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.waiting = false;
+        let Some(chunks) = &mut self.chunks else { return Poll::Ready(None) };
+        let next = ready!(chunks.as_mut().poll_next(cx));
+        if !matches!(next, Some(Ok(_))) {
+            self.chunks = None;
+        }
+        Poll::Ready(next)
+    }
+}
+
+impl Drop for BodyStream {
+    fn drop(&mut self) {
+        if self.waiting {
+            self.abandon();
+        }
+        if let Some(chunks) = self.chunks.take() {
+            linger(chunks);
+        }
+    }
+}
 
 /// The properties of a request's body before it is read.
 #[derive(Clone, Debug)]
@@ -40,6 +102,8 @@ pub(super) struct Announced {
     pub holding: Option<Arc<Holding>>,
     /// The shared state of all bodies.
     pub bodies: Bodies,
+    /// Set if the connection must end with the response, because the body was not read.
+    pub unread: Arc<AtomicBool>,
 }
 
 /// A request whose body has yet to be read.
@@ -55,15 +119,6 @@ impl std::fmt::Debug for ApiRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ApiRequest").field("context", &self.context).finish_non_exhaustive()
     }
-}
-
-/// Returns the chunks of a body as received from warp.
-pub(super) fn bytes<S, B>(body: S) -> impl Stream<Item = Result<Bytes, warp::Error>> + Send + Sync
-where
-    S: Stream<Item = Result<B, warp::Error>> + Send + Sync,
-    B: Buf,
-{
-    body.map(|chunk| chunk.map(|mut chunk| chunk.copy_to_bytes(chunk.remaining())))
 }
 
 impl ApiRequest {
@@ -166,20 +221,16 @@ impl ApiRequest {
         check_type(&self.headers, self.announced.kind)?;
         let limits = self.announced.bodies.limits(self.announced.kind);
         if length(&self.headers).is_some_and(|length| length > limits.bytes) {
-            // Such a client waits for permission to send and has sent nothing.
-            if !self.headers.contains_key(EXPECT) {
-                linger(self.body);
-            }
             return Err(too_many_bytes(limits));
         }
         let collecting = collect(&mut self.body, limits, self.announced.holding.as_deref());
         match tokio::time::timeout(limits.timeout, collecting).await {
-            Err(_elapsed) => Err(ApiError::request_timeout(limits.timeout)),
-            Ok(Err(CollectError::Broken)) => Err(broken_off()),
-            Ok(Err(CollectError::Refused(error))) => {
-                linger(self.body);
-                Err(error)
+            Err(_elapsed) => {
+                self.body.abandon();
+                Err(ApiError::request_timeout(limits.timeout))
             }
+            Ok(Err(CollectError::Broken)) => Err(broken_off()),
+            Ok(Err(CollectError::Refused(error))) => Err(error),
             Ok(Ok(bytes)) if !bytes.is_empty() && !self.headers.contains_key(CONTENT_TYPE) => {
                 Err(wrong_type("The body has no content type", self.announced.kind))
             }
@@ -278,11 +329,17 @@ async fn collect(
     Ok(all.freeze())
 }
 
-/// Discards the body of a request that was refused by its head.
-pub(super) fn discard(request: Request<Incoming>) {
-    if !request.body().is_end_stream() && !request.headers().contains_key(EXPECT) {
+/// Discards the body of a request that is answered by its head alone. Returns `true` if the connection must end with the
+/// response: a client that waits to be asked for the body may still send it.
+pub(super) fn discard(request: Request<Incoming>) -> bool {
+    if request.body().is_end_stream() {
+        return false;
+    }
+    let waits = request.headers().contains_key(EXPECT);
+    if !waits {
         linger(BodyDataStream::new(request.into_body()));
     }
+    waits
 }
 
 fn linger<E: Send>(mut body: impl Stream<Item = Result<Bytes, E>> + Unpin + Send + 'static) {

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONTENT_LENGTH, ORIGIN, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, Request, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
@@ -66,6 +67,9 @@ impl Edge {
             Found::OtherMethod(_) | Found::Unknown => (None, Captured::default()),
         };
         let is_preflight = Cors::is_preflight(&method, request.headers());
+        let version = request.version();
+        // Set if the request's body was not read, so that the next request on the connection could not be found.
+        let mut last = false;
         let mut admission = self.admit(rule, &request, peer, is_preflight);
         // All fields are set at once: a field that is added later costs as much as the span.
         let span = tracing::info_span!(
@@ -93,6 +97,7 @@ impl Edge {
         let mut response = if is_preflight {
             let mut response = StatusCode::NO_CONTENT.into_response();
             self.cors.answer_preflight(request.headers(), response.headers_mut());
+            last = body::discard(request);
             response
         } else {
             let refusal = admission.refusal.take().or_else(|| refusal(&found, &request));
@@ -102,24 +107,31 @@ impl Edge {
                     let has_body = !request.body().is_end_stream();
                     let holding = has_body.then(|| self.bodies.holding(context.fairness_key()));
                     exchange.holding.clone_from(&holding);
-                    let announced =
-                        Announced { kind: target.rule.body, holding, bodies: self.bodies.clone() };
+                    let unread = Arc::new(AtomicBool::new(false));
+                    let announced = Announced {
+                        kind: target.rule.body,
+                        holding,
+                        bodies: self.bodies.clone(),
+                        unread: Arc::clone(&unread),
+                    };
                     let uri = request.uri().clone();
                     let arrival = Arrival { context, uri, captured: *captured, announced };
-                    self.dispatch(target, request, arrival).instrument(span).await
+                    let response = self.dispatch(target, request, arrival).instrument(span).await;
+                    last = unread.load(Ordering::Acquire);
+                    response
                 }
                 (None, Found::OtherMethod(allow)) => {
                     let mut response = StatusCode::NO_CONTENT.into_response();
                     let methods =
                         HeaderValue::from_str(allow).expect("names of methods may stand in a header");
                     response.headers_mut().insert(ALLOW, methods);
-                    body::discard(request);
+                    last = body::discard(request);
                     response
                 }
                 (refusal, _) => {
                     let refusal = refusal.unwrap_or_else(|| ApiError::unknown_url(method.as_str(), path));
                     let response = refusal.into_response();
-                    body::discard(request);
+                    last = body::discard(request);
                     response
                 }
             };
@@ -128,6 +140,9 @@ impl Edge {
         };
 
         limits::add_headers(&admission.verdict, response.headers_mut());
+        if last && version <= Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         let (mut parts, body) = response.into_parts();
         parts.headers.insert("x-request-id", id.to_header());
         // Stored contents and a model's output must not be interpreted as a page or a script.

@@ -10,7 +10,7 @@ use warp::filters::BoxedFilter;
 use warp::{Filter, Reply};
 
 use super::Captured;
-use crate::http::body::{self, Announced, BodyStream};
+use crate::http::body::{Announced, BodyStream};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// The edge's knowledge of a request, handed to the filter of its route.
@@ -165,17 +165,16 @@ pub(super) fn filter<S: Send + Sync + 'static>(
     takes_body: bool,
 ) -> BoxedFilter<(Response,)> {
     let arrival = warp::ext::get::<Arrival>();
-    if !takes_body {
-        return arrival.then(move |arrival| handle(&state, Call { arrival, request: None })).boxed();
-    }
     arrival
         .and(warp::header::headers_cloned())
         .and(warp::body::stream())
         .then(move |arrival: Arrival, headers, body| {
-            let body: BodyStream = Box::pin(body::bytes(body));
+            let body = BodyStream::new(body, &headers, &arrival.announced);
             let context = arrival.context.clone();
-            let request = ApiRequest::new(context, headers, arrival.announced.clone(), body);
-            handle(&state, Call { arrival, request: Some(request) })
+            // A body that the handler does not take is discarded by being dropped.
+            let request =
+                takes_body.then(|| ApiRequest::new(context, headers, arrival.announced.clone(), body));
+            handle(&state, Call { arrival, request })
         })
         .boxed()
 }
