@@ -3,6 +3,11 @@
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+/// The beginning of every key of this server.
+const KEY_PREFIX: &str = "sk-jan-";
+/// The beginning of a JWT: its header is a JSON object, `{"…`, in Base64.
+const JWT_PREFIX: &str = "eyJ";
+
 /// A presented credential, not yet verified.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Credential<'a> {
@@ -39,16 +44,58 @@ pub enum CredentialError {
 /// # Errors
 /// See [`CredentialError`].
 pub fn find(headers: &HeaderMap) -> Result<Option<Credential<'_>>, CredentialError> {
+    find_among(headers, false)
+}
+
+/// Returns the credential in `headers`, for a route that needs none. One that does not have the form of this server's
+/// credentials counts as none: many clients cannot be used without a key and send one that is made up.
+///
+/// # Errors
+/// See [`CredentialError`].
+pub fn find_own(headers: &HeaderMap) -> Result<Option<Credential<'_>>, CredentialError> {
+    find_among(headers, true)
+}
+
+fn find_among(headers: &HeaderMap, own: bool) -> Result<Option<Credential<'_>>, CredentialError> {
     let mut found = None;
     for value in headers.get_all(AUTHORIZATION) {
-        let text = value.to_str().map_err(|_| CredentialError::Unreadable)?;
-        add(&mut found, bearer(text)?)?;
+        match value.to_str() {
+            Ok(text) => add(&mut found, bearer(text)?.filter(|one| !own || one.has_own_form()))?,
+            Err(_) if own && is_bearer(value.as_bytes()) => {}
+            Err(_) => return Err(CredentialError::Unreadable),
+        }
     }
     for value in headers.get_all("x-api-key") {
-        let text = value.to_str().map_err(|_| CredentialError::Unreadable)?.trim();
-        add(&mut found, (!text.is_empty()).then_some(Credential::Key(text)))?;
+        match value.to_str() {
+            Ok(text) => {
+                let key = Some(text.trim()).filter(|text| !text.is_empty()).map(Credential::Key);
+                add(&mut found, key.filter(|one| !own || one.has_own_form()))?;
+            }
+            Err(_) if own => {}
+            Err(_) => return Err(CredentialError::Unreadable),
+        }
     }
     Ok(found)
+}
+
+impl Credential<'_> {
+    /// Returns whether the text has the form of a key of this server, `sk-jan-…`, or of a JWT, be it broken.
+    fn has_own_form(&self) -> bool {
+        let (Self::Key(text) | Self::Token(text)) = self;
+        text.starts_with(KEY_PREFIX) || (text.starts_with(JWT_PREFIX) && text.contains('.')) || is_jwt(text)
+    }
+}
+
+/// Returns whether the text has three parts of a JWT's alphabet. The last one, the signature, may be empty.
+fn is_jwt(text: &str) -> bool {
+    let parts: Vec<&str> = text.splitn(4, '.').collect();
+    let [header, claims, _] = parts[..] else { return false };
+    let plain = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    !header.is_empty() && !claims.is_empty() && parts.iter().all(|part| plain(part))
+}
+
+fn is_bearer(value: &[u8]) -> bool {
+    value.trim_ascii_start().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
 }
 
 fn add<'a>(found: &mut Option<Credential<'a>>, next: Option<Credential<'a>>) -> Result<(), CredentialError> {
@@ -114,6 +161,45 @@ mod tests {
         ] {
             assert_eq!(find(&headers(&lines)), Ok(expected), "{lines:?}");
         }
+    }
+
+    #[test]
+    fn made_up_credentials_count_as_none_where_none_is_needed() {
+        for text in [
+            "none",
+            "EMPTY",
+            "sk-proj-x",
+            "sk-no-key-required",
+            "sk-jan",
+            "Sk-jan-x",
+            "a.b",
+            "v1.2.3.4",
+            "eyJ",
+            "ä",
+            "a b.c.d",
+        ] {
+            for lines in [
+                vec![("authorization", format!("Bearer {text}"))],
+                vec![("x-api-key", text.to_owned())],
+                vec![("authorization", format!("bearer {text}")), ("x-api-key", "other".to_owned())],
+            ] {
+                let lines: Vec<_> = lines.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                assert_eq!(find_own(&headers(&lines)), Ok(None), "{lines:?}");
+            }
+        }
+        for text in
+            ["sk-jan-", "sk-jan-x", "sk-jan-x.y.z", "eyJhbGciOiJub25lIn0.e30.", "a.b.c", "eyJ.x", "eyJ.a.b.c"]
+        {
+            for name in ["authorization", "x-api-key"] {
+                let value = if name == "authorization" { format!("Bearer {text}") } else { text.to_owned() };
+                let lines = [(name, value.as_str())];
+                assert_eq!(find_own(&headers(&lines)), find(&headers(&lines)), "{lines:?}");
+                assert!(find_own(&headers(&lines)).unwrap().is_some(), "{lines:?}");
+            }
+        }
+        let mixed = headers(&[("authorization", "Bearer none"), ("x-api-key", "sk-jan-x")]);
+        assert_eq!(find_own(&mixed), Ok(Some(Credential::Key("sk-jan-x"))));
+        assert_eq!(find_own(&headers(&[("authorization", "Basic eDp5")])), Err(CredentialError::Scheme));
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Gate {
     ) -> Admission<'r> {
         let mut caller = self.unauthenticated(headers, peer);
         let (access, inference) = rule.map_or((Access::Open, false), |rule| (rule.access, rule.inference));
-        let refusal = match self.authenticate(access, headers, caller.address) {
+        let refusal = match self.authenticate(access, headers, &caller) {
             Ok(principal) => {
                 if let Some(principal) = principal {
                     caller.principal = principal.at(caller.address);
@@ -145,11 +145,18 @@ impl Gate {
         &self,
         access: Access,
         headers: &HeaderMap,
-        from: IpAddr,
+        caller: &Caller,
     ) -> Result<Option<Principal>, Unaccepted> {
-        let found = match credential::find(headers) {
+        let needs_none = match access {
+            Access::Probe | Access::Open => true,
+            Access::Anonymous(_) => self.anonymous.includes(caller.is_local),
+            Access::Proof | Access::Needs(_) => false,
+        };
+        let credential = if needs_none { credential::find_own(headers) } else { credential::find(headers) };
+        let found = match credential {
             Ok(None) => Ok(None),
-            Ok(Some(Credential::Key(key))) => match self.identity.authenticate_key(key, Some(from)) {
+            Ok(Some(Credential::Key(key))) => match self.identity.authenticate_key(key, Some(caller.address))
+            {
                 Ok(principal) => Ok(Some(principal)),
                 // Text presented as a key that does not look like one is reported as an unknown key.
                 Err(AuthError::Malformed) => Err(Unaccepted::Refused(AuthError::UnknownKey)),
