@@ -103,12 +103,25 @@ pub enum SharePrefixes {
     All,
 }
 
+/// The handling of a request for more tokens than the context has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// The answer ends with the context.
+    Clamp,
+    /// The request is refused.
+    Refuse,
+}
+
 /// `[engine]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EngineConfig {
-    /// Most tokens of one sequence, prompt and answer; a model trained on fewer has fewer.
+    /// Most tokens of one sequence, prompt and answer; a model trained on fewer has fewer. 0: as many as the model was trained
+    /// for, as far as memory allows.
     pub context_length: u32,
+    /// The handling of a `max_tokens` beyond the room that the context has behind the prompt.
+    pub max_tokens_overflow: Overflow,
     /// KV cells of one context, shared by all sequences and the prefix cache; at least `context_length`.
     /// 0: twice the context of one sequence.
     pub kv_cells: u32,
@@ -154,7 +167,8 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            context_length: 8192,
+            context_length: 0,
+            max_tokens_overflow: Overflow::Clamp,
             kv_cells: 0,
             max_sequences: 32,
             cached_sequences: 32,

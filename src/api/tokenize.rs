@@ -1,5 +1,7 @@
 //! `POST /apply-template`, `/tokenize` and `/detokenize`: the input of a model. Fields as in vLLM and llama-server.
 
+use std::time::Duration;
+
 use jan_actors::identity::Right;
 use jan_actors::model::{ChatPrompt, Inspect, Inspected};
 use jan_protocol::types::Token;
@@ -14,29 +16,31 @@ use super::inference::reasoning::{self, Effort};
 use super::inference::tools::{ChatTool, Tools};
 use super::{
     inference::{params, permissions::check_model},
-    respond::{json, name_ignored},
+    respond::{json, name_ignored, parse_query},
     state::{AppState, Route},
 };
 use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
 use crate::http::json::Unsupported;
-use crate::http::routing::{Place, route};
+use crate::http::routing::{Place, RawQuery, route};
 use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 
 /// Maximum length of a text to tokenize, in bytes, and maximum number of tokens to decode.
 const MAX_INPUT: usize = 1 << 20;
 
-static UNSUPPORTED: &[Unsupported] = &[
-    Unsupported { field: "chat_template", harmless: &[] },
-    Unsupported { field: "functions", harmless: &[] },
-];
+/// `Retry-After` while a model is loaded.
+const RETRY_SOON: Duration = Duration::from_secs(1);
 
-/// Returns the three routes.
+static UNSUPPORTED: &[Unsupported] =
+    &[Unsupported::new("chat_template", &[]), Unsupported::new("functions", &[])];
+
+/// Returns the routes.
 pub fn routes() -> Vec<Route> {
     vec![
-        route!(apply_template, Place::Api, Access::Anonymous(Right::Infer)).inference(),
-        route!(tokenize, Place::Api, Access::Anonymous(Right::Infer)).inference(),
-        route!(detokenize, Place::Api, Access::Anonymous(Right::Infer)).inference(),
+        route!(apply_template, Place::ApiAndRoot, Access::Anonymous(Right::Infer)).inference(),
+        route!(tokenize, Place::ApiAndRoot, Access::Anonymous(Right::Infer)).inference(),
+        route!(detokenize, Place::ApiAndRoot, Access::Anonymous(Right::Infer)).inference(),
+        route!(tokenizer_info, Place::ApiAndRoot, Access::Anonymous(Right::Infer)),
     ]
 }
 
@@ -44,8 +48,8 @@ pub fn routes() -> Vec<Route> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "messages": [{"role": "user", "content": "Hello"}]}))]
 pub struct TemplateRequest {
-    /// A model's id or alias, see `GET /models`.
-    model: String,
+    /// A model's id or alias, see `GET /models`; by default the first of them.
+    model: Option<String>,
     /// As for chat completions.
     messages: Option<Vec<Message>>,
     /// As for chat completions.
@@ -89,8 +93,8 @@ pub struct RenderedPrompt {
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "prompt": "Hello"}))]
 pub struct TokenizeRequest {
-    /// A model's id or alias, see `GET /models`.
-    model: String,
+    /// A model's id or alias, see `GET /models`; by default the first of them.
+    model: Option<String>,
     /// A text; or `messages`.
     prompt: Option<String>,
     /// A text, under llama-server's name, and without special tokens unless `add_special` is set.
@@ -173,8 +177,8 @@ pub enum Piece {
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"model": "jan-v1-4b", "tokens": [1, 2, 3]}))]
 pub struct DetokenizeRequest {
-    /// A model's id or alias, see `GET /models`.
-    model: String,
+    /// A model's id or alias, see `GET /models`; by default the first of them.
+    model: Option<String>,
     /// The tokens' ids.
     #[schema(value_type = Vec<u32>)]
     tokens: Vec<i64>,
@@ -219,8 +223,9 @@ async fn apply_template(state: AppState, request: ApiRequest) -> Result<Response
         continue_final_message: wanted.continue_final_message,
     };
     let chat = chat.check()?.ok_or_else(|| ApiError::missing("messages"))?;
+    let model = model_or_first(&state, &context, wanted.model).await?;
     let inspected =
-        inspect(&state, &context, &wanted.model, Inspect::Chat { chat, tokens: false }, "messages").await?;
+        inspect(&state, &context, &model, Inspect::Chat { chat, tokens: false }, "messages").await?;
     let mut response = json(&RenderedPrompt { prompt: inspected.text });
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
@@ -272,8 +277,9 @@ async fn tokenize(state: AppState, request: ApiRequest) -> Result<Response, ApiE
             return Err(ApiError::invalid_value("prompt", message));
         }
     };
-    let inspected = inspect(&state, &context, &wanted.model, what, field).await?;
-    let described = state.models.describe(&wanted.model).await;
+    let model = model_or_first(&state, &context, wanted.model).await?;
+    let inspected = inspect(&state, &context, &model, what, field).await?;
+    let described = state.models.describe(&model).await;
     let with_pieces = wanted.with_pieces.unwrap_or(false);
     let piece = |(token, piece): (&Token, &Vec<u8>)| match with_pieces {
         false => ShownToken::Id(*token),
@@ -325,10 +331,88 @@ async fn detokenize(state: AppState, request: ApiRequest) -> Result<Response, Ap
         })
     };
     let tokens = tokens.into_iter().enumerate().map(token).collect::<Result<_, _>>()?;
+    let model = model_or_first(&state, &context, model).await?;
     let text = inspect(&state, &context, &model, Inspect::Tokens(tokens), "tokens").await?.text;
     let mut response = json(&Detokenized { prompt: text.clone(), content: text });
     name_ignored(&mut response, &parsed.ignored);
     Ok(response)
+}
+
+/// A model's tokenizer, in the form of a Hugging Face configuration.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TokenizerInfo {
+    /// The model's id.
+    model: String,
+    /// The text of the token that begins a text; null if there is none.
+    bos_token: Option<String>,
+    /// The text of the token that ends an answer; null if there is none.
+    eos_token: Option<String>,
+    /// Always null: inputs are not padded.
+    pad_token: Option<String>,
+    /// The source of the chat template, in Jinja.
+    chat_template: String,
+    /// The model's context in tokens.
+    model_max_length: Option<u32>,
+}
+
+/// Show a model's tokenizer.
+///
+/// As `GET /tokenizer_info` of vLLM, for clients that use `/tokenize` and `/detokenize` as their tokenizer.
+#[utoipa::path(
+    get,
+    path = "/tokenizer_info",
+    tag = "chat",
+    operation_id = "getTokenizerInfo",
+    params(("model" = Option<String>, Query, description = "A model's id or alias; by default the first model")),
+    responses(
+        (status = 200, description = "The tokenizer", body = TokenizerInfo),
+        (status = 404, description = "The model does not exist", body = ErrorResponse),
+        (status = 503, description = "The model is not loaded; see Retry-After", body = ErrorResponse),
+    )
+)]
+async fn tokenizer_info(
+    state: AppState,
+    context: RequestContext,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    #[derive(Default, Deserialize)]
+    struct Wanted {
+        model: Option<String>,
+    }
+    let model = model_or_first(&state, &context, parse_query::<Wanted>(&query)?.model).await?;
+    params::model(&model)?;
+    check_model(&state, &context, &model).await?;
+    let described = state.models.describe(&model).await.ok_or_else(|| ApiError::model_not_found(&model))?;
+    let facts = state.models.tokenizer(&model).ok_or_else(|| {
+        let message = format!("The model `{model}` is not loaded; try again soon.");
+        ApiError::unavailable("model_unavailable", message, RETRY_SOON)
+    })?;
+    let token = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(json(&TokenizerInfo {
+        model,
+        bos_token: token(facts.bos),
+        eos_token: token(facts.eos),
+        pad_token: None,
+        chat_template: facts.chat_template,
+        model_max_length: described.context_length,
+    }))
+}
+
+/// Returns the model that is named, or the first that the caller may use.
+async fn model_or_first(
+    state: &AppState,
+    context: &RequestContext,
+    named: Option<String>,
+) -> Result<String, ApiError> {
+    if let Some(model) = named {
+        return Ok(model);
+    }
+    for model in state.models.list().await {
+        if check_model(state, context, &model.id).await.is_ok() {
+            return Ok(model.id);
+        }
+    }
+    Err(ApiError::missing("model"))
 }
 
 async fn inspect(

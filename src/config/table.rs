@@ -332,13 +332,18 @@ pub static KEYS: &[Key] = &[
     ),
     key(
         "engine.context_length",
-        integer(16, 16_777_216, "tokens"),
-        "Maximum number of tokens of one sequence, prompt and answer; lower for a model trained on fewer.",
+        integer(0, 16_777_216, "tokens"),
+        "Maximum number of tokens of one sequence, prompt and answer; lower for a model trained on fewer. 0: as many as the model was trained for, as far as a quarter of the memory that is free when the model is loaded (in its control group, too), divided by the number of workers, has room for twice as many KV cells; otherwise the next lower power of two, and at least 8192. With `engine.kv_cells` set, at most as many.",
+    ),
+    key(
+        "engine.max_tokens_overflow",
+        Kind::Choice(&["clamp", "refuse"]),
+        "Handling of a `max_tokens` (or `max_completion_tokens`, `max_output_tokens`) that exceeds what the context has left behind the prompt: the answer ends with the context and has `finish_reason` `length` (`clamp`), or the request is 400 `context_length_exceeded` (`refuse`).",
     ),
     key(
         "engine.kv_cells",
         integer(0, 268_435_456, "tokens"),
-        "KV cells of one context, shared by all sequences and the prefix cache; at least `engine.context_length`. 0: twice the context of one sequence.",
+        "KV cells of one context, shared by all sequences and the prefix cache; at least the context of one sequence. 0: twice that.",
     ),
     key(
         "engine.max_sequences",
@@ -566,7 +571,7 @@ pub static KEYS: &[Key] = &[
     key(
         "models[].context_length",
         integer(16, 16_777_216, "tokens"),
-        "Context of one sequence. Unset: the model's own, at most `engine.context_length`.",
+        "Context of one sequence. Unset: as `engine.context_length`.",
     ),
     key("models[].chat_template", Kind::Path, "Jinja chat template file that replaces the one in the GGUF."),
     key(

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -69,7 +69,7 @@ impl Edge {
         let is_preflight = Cors::is_preflight(&method, request.headers());
         let version = request.version();
         // Set if the request's body was not read, so that the next request on the connection could not be found.
-        let mut last = false;
+        let last;
         let mut admission = self.admit(rule, &request, peer, is_preflight);
         // All fields are set at once: a field that is added later costs as much as the span.
         let span = tracing::info_span!(
@@ -101,6 +101,7 @@ impl Edge {
             response
         } else {
             let refusal = admission.refusal.take().or_else(|| refusal(&found, &request));
+            let refusal = refusal.or_else(|| host_error(&request));
             let mut response = match (refusal, &found) {
                 (None, Found::Route(target, captured)) => {
                     let context = RequestContext { id: id.clone(), peer, caller: admission.caller };
@@ -203,6 +204,12 @@ impl Edge {
             () = self.lifecycle.cut_off.cancelled() => ApiError::shutting_down().into_response(),
         }
     }
+}
+
+/// Returns the error of an HTTP/1.1 request that does not name one host.
+fn host_error(request: &Request<Incoming>) -> Option<ApiError> {
+    let named = request.headers().get_all(HOST).iter().count();
+    (request.version() == Version::HTTP_11 && named != 1).then(ApiError::invalid_host)
 }
 
 /// Returns the error of a request that the gate admits, if its path is known and it cannot be dispatched.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jan_actors::limits::RateLimitDecision;
 use serde::Serialize;
@@ -39,6 +39,8 @@ enum Header {
     Allow(Arc<str>),
     /// The authentication challenge (RFC 6750 section 3), with 401 and 403.
     Challenge(&'static str),
+    /// `Accept-Encoding: identity`, with 415 (RFC 9110, section 12.5.3).
+    AcceptIdentity,
 }
 
 /// The body of every error.
@@ -113,7 +115,10 @@ impl ApiError {
     /// 404 `model_not_found`.
     #[must_use]
     pub fn model_not_found(model: &str) -> Self {
-        let message = format!("The model `{model}` does not exist. GET /v1/models lists the models.");
+        // OpenAI's words, which gateways match on.
+        let message = format!(
+            "The model `{model}` does not exist or you do not have access to it. GET /v1/models lists the models."
+        );
         Self::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("model")
     }
 
@@ -122,6 +127,13 @@ impl ApiError {
     pub fn unknown_url(method: &str, path: &str) -> Self {
         let path = without_token(path);
         Self::new(StatusCode::NOT_FOUND, "unknown_url", format!("Invalid URL ({method} {path})"))
+    }
+
+    /// 400 `invalid_host`: an HTTP/1.1 request names no host, or several (RFC 9112, section 3.2).
+    #[must_use]
+    pub fn invalid_host() -> Self {
+        let message = "An HTTP/1.1 request needs exactly one 'Host' header; send one.";
+        Self::new(StatusCode::BAD_REQUEST, "invalid_host", message).with_param("Host")
     }
 
     /// 405 `method_not_allowed`, with the `Allow` header.
@@ -208,6 +220,11 @@ impl ApiError {
         self.code
     }
 
+    /// Adds `Accept-Encoding: identity`: bodies are accepted uncompressed.
+    pub(crate) fn accepting_identity(self) -> Self {
+        Self { header: Some(Header::AcceptIdentity), ..self }
+    }
+
     /// Adds `WWW-Authenticate`.
     pub(crate) fn with_challenge(self, challenge: &'static str) -> Self {
         Self { header: Some(Header::Challenge(challenge)), ..self }
@@ -220,8 +237,9 @@ impl ApiError {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let limit = verdict
             .nearest
-            .map_or_else(String::new, |bucket| format!(" of {} {}", bucket.limit, bucket.name.text()));
-        let message = format!("The limit{limit} is reached; try again in {} s.", seconds.max(1));
+            .map_or_else(String::new, |bucket| format!(": limit {} {}", bucket.limit, bucket.name.text()));
+        // OpenAI's words, which gateways match on.
+        let message = format!("Rate limit reached{limit}. Please try again in {}s.", seconds.max(1));
         Self {
             retry_after: Some(wait),
             verdict: Some(Box::new(*verdict)),
@@ -235,7 +253,7 @@ impl ApiError {
     pub fn answers_limited(answers: usize, limit: u32, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let message = format!(
-            "The limit of {limit} answers a minute does not have {answers} left; try again in {} s.",
+            "Rate limit reached: limit {limit} answers a minute, requested {answers}. Please try again in {}s.",
             seconds.max(1)
         );
         Self {
@@ -287,6 +305,9 @@ impl ApiError {
             Some(Header::Allow(methods)) => {
                 let methods = HeaderValue::from_str(methods);
                 headers.insert(ALLOW, methods.expect("names of methods may stand in a header"));
+            }
+            Some(Header::AcceptIdentity) => {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
             Some(Header::Challenge(challenge)) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));

@@ -155,3 +155,97 @@ async fn every_route_checks_its_caller() {
         assert_eq!(is_refused, is_needed, "{} {path}: {}", rule.method, answer.body);
     }
 }
+
+fn with_tools(text: &str, more: &Value) -> Value {
+    let parameters =
+        json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+    let mut body = chat(text);
+    body["tools"] =
+        json!([{"type": "function", "function": {"name": "get_weather", "parameters": parameters}}]);
+    for (name, value) in more.as_object().into_iter().flatten() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+const BARE: &str = r#"{"name": "get_weather", "arguments": {"city": "Hanoi"}}"#;
+
+#[tokio::test]
+async fn an_answer_that_is_one_call_as_json_is_a_call() {
+    let app = TestApp::start().await;
+    let answer = app.post(CHAT).json(&with_tools(BARE, &json!({}))).send().await.json();
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{answer}");
+    assert_eq!(choice["message"]["content"], Value::Null);
+    let call = &choice["message"]["tool_calls"][0]["function"];
+    assert_eq!(call, &json!({"name": "get_weather", "arguments": "{\"city\": \"Hanoi\"}"}));
+    let not_calls = [
+        (BARE, json!({"tools": null})),
+        (BARE, json!({"tool_choice": "none"})),
+        (BARE, json!({"max_tokens": 3})),
+        (r#"{"name": "get_weather", "arguments": {"city": 5}}"#, json!({})),
+        (r#"{"name": "get_weather", "arguments": {}}"#, json!({})),
+        (r#"{"name": "get_time", "arguments": {"city": "Hanoi"}}"#, json!({})),
+        (r#"{"city": "Hanoi"}"#, json!({})),
+        (r#"Here: {"name": "get_weather", "arguments": {"city": "Hanoi"}}"#, json!({})),
+        (r#"{"name": "get_weather", "arguments": {"city": "Hanoi"}} it is"#, json!({})),
+    ];
+    for (text, more) in not_calls {
+        let answer = app.post(CHAT).json(&with_tools(text, &more)).send().await.json();
+        let message = &answer["choices"][0]["message"];
+        assert_eq!(message["tool_calls"], Value::Null, "{answer}");
+        let said = message["content"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        assert!(format!("{text} ").starts_with(said), "{answer}");
+        if more["max_tokens"].is_null() {
+            assert_eq!(said, format!("{text} "));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_holds_text_back_only_while_it_may_be_a_call() {
+    let app = TestApp::start().await;
+    let deltas = async |text: &str| {
+        let body = with_tools(text, &json!({"stream": true}));
+        let events = app.post(CHAT).json(&body).stream().await.rest().await;
+        let chunks = events[..events.len() - 1].iter();
+        chunks
+            .map(|chunk| serde_json::from_str::<Value>(chunk).unwrap()["choices"][0].clone())
+            .collect::<Vec<_>>()
+    };
+    let call = deltas(BARE).await;
+    assert!(
+        call.iter().all(|choice| choice["delta"]["content"].as_str().unwrap_or_default().is_empty()),
+        "{call:?}"
+    );
+    assert_eq!(call.last().unwrap()["finish_reason"], "tool_calls");
+    let names: Vec<&Value> = call
+        .iter()
+        .map(|choice| &choice["delta"]["tool_calls"][0]["function"]["name"])
+        .filter(|name| !name.is_null())
+        .collect();
+    assert_eq!(names, ["get_weather"]);
+    // The second word shows that this is none; all the later ones come one by one.
+    let text = deltas(r#"{"name": "Bob", "age": 5, "city": "Hanoi"}"#).await;
+    let said: Vec<&str> = text
+        .iter()
+        .filter_map(|choice| choice["delta"]["content"].as_str())
+        .filter(|text| !text.is_empty())
+        .collect();
+    assert_eq!(said, ["{\"name\": \"Bob\", ", "\"age\": ", "5, ", "\"city\": ", "\"Hanoi\"} "]);
+    assert_eq!(text.last().unwrap()["finish_reason"], "stop");
+}
+
+#[tokio::test]
+async fn a_response_that_is_one_call_as_json_is_a_call() {
+    let app = TestApp::start().await;
+    let tool = json!({"type": "function", "name": "get_weather", "parameters": {"type": "object"}});
+    let body = json!({"model": MODEL, "input": BARE, "tools": [tool]});
+    let answer = app.post("/v1/responses").json(&body).send().await.json();
+    assert_eq!(answer["output"][0]["type"], "function_call", "{answer}");
+    assert_eq!(answer["output"].as_array().map(Vec::len), Some(1));
+    let mut formatted = body;
+    formatted["text"] = json!({"format": {"type": "json_object"}});
+    let answer = app.post("/v1/responses").json(&formatted).send().await.json();
+    assert_ne!(answer["output"][0]["type"], "function_call", "{answer}");
+}

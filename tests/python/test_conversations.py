@@ -275,12 +275,13 @@ def test_wrong_fields_are_named(ann):
         (f"/{conversation}/items?order=", "order"),
         (f"/{conversation}/items?include=everything", "include"),
         (f"/{conversation}/items?after=a&after=b", "after"),
+        (f"/{conversation}/items?after=msg_1", "after"),
         (f"/{conversation}/export?format=pdf", "format"),
     ):
         refused = ann.get(query)
         assert refused.status == 400, (query, refused)
         assert refused.error["param"] == param, (refused.error, param)
-    for query in ("?after=conv_1", "?before=cur_x", f"/{conversation}/items?after=msg_1"):
+    for query in ("?after=conv_1", "?before=cur_x"):
         assert ann.get(query).status == 404, query
     missing = ann.post(f"/{conversation}/items", {"items": [message], "parent": "msg_none"})
     assert missing.status == 404

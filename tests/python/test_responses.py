@@ -140,7 +140,7 @@ BAD = [
     ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "x"}}}}, "invalid_value", "text.format.schema"),
     ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"not": {}}}}}, "invalid_value", "text.format"),
     ({"text": {"format": {"type": "x"}}}, "invalid_value", "text.format.type"),
-    ({"text": {"verbosity": "high"}}, "unsupported_parameter", "text.verbosity"),
+    ({"text": {"verbosity": "loud"}}, "invalid_value", "text.verbosity"),
     ({"prompt": {"id": "p"}}, "unsupported_parameter", "prompt"),
     ({"context_management": [{"type": "compaction"}]}, "unsupported_parameter", "context_management"),
     ({"reasoning": {"summary": "x"}}, "invalid_value", "reasoning.summary"),

@@ -70,3 +70,17 @@ def test_what_is_wrong_is_named(server, path, fields, status, param):
 def test_permissions(server):
     key = server.new_key(server.new_user("reader@tokens.example"), ["read"])["key"]
     assert server.post("/api/v1/tokenize", {"model": MODEL, "prompt": "a"}, key=key).status == 403
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1", "/api/v1"])
+def test_the_routes_are_a_remote_tokenizer(server, prefix):
+    """As lm-eval uses one: at the root, without a model's name."""
+    info = server.get(f"{prefix}/tokenizer_info").json()
+    assert info["eos_token"] and info["chat_template"] and info["pad_token"] is None
+    assert info["model_max_length"] >= 256 and info["model"]
+    named = server.get(f"{prefix}/tokenizer_info?model={info['model']}").json()
+    assert named == info
+    tokens = server.post(f"{prefix}/tokenize", {"prompt": "Hello", "add_special_tokens": False}).json()["tokens"]
+    assert server.post(f"{prefix}/detokenize", {"tokens": tokens}).json()["prompt"] == "Hello"
+    assert server.post(f"{prefix}/tokenize", {"prompt": info["eos_token"], "add_special_tokens": False}).json()["count"] == 1
+    assert server.get(f"{prefix}/tokenizer_info?model=nobody").status == 404

@@ -55,6 +55,8 @@ pub struct Sequence {
     pub generated: Vec<Token>,
     /// Sampling parameters.
     pub sampling: SamplingParams,
+    /// The same where the answer must not end, if there is such a place.
+    pub sampling_before_end: Option<Box<SamplingParams>>,
     /// Texts that end the answer.
     pub stop: Arc<[String]>,
     /// Maximum number of tokens to generate, `generated` included; already cut to the context.

@@ -1,8 +1,12 @@
 //! The amount of memory.
 
-/// Bytes that the kernel could give out now, if it reports them.
+mod cgroup;
+
+/// Bytes that this process could get now, if the kernel reports them: those that are free on the machine, or what is left of the
+/// limit of a control group that it is in.
 pub fn available() -> Option<u64> {
-    bytes_of("MemAvailable:")
+    let free = bytes_of("MemAvailable:");
+    free.into_iter().chain(cgroup::available()).min()
 }
 
 /// Bytes of the whole machine, if the kernel reports them.

@@ -57,6 +57,10 @@ sampling_params! {
     presence_penalty: f32 = 0.0;
     /// OpenAI's frequency penalty over the generated tokens, -2 to 2.
     frequency_penalty: f32 = 0.0;
+    /// Tokens of the answer before which neither its end nor a stop text counts.
+    min_tokens: u32 = 0;
+    /// Whether the tokens that end an answer are never chosen.
+    ignore_eos: bool = false;
     /// Seed. The draw for position *i* depends on (seed, i) alone, so that a resumed request draws the same.
     seed: u64 = 0;
 }

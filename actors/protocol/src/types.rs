@@ -167,7 +167,8 @@ pub struct GenerationRequest {
     pub sampling: SamplingParams,
     /// Texts that end the answer and are not part of it.
     pub stop: Arc<[String]>,
-    /// Maximum number of tokens to generate; `None`: to the end of the context. 0: only read the prompt.
+    /// Maximum number of tokens to generate; `None`: to the end of the context. 0: only read the prompt. A backend may generate
+    /// fewer where the context ends.
     pub max_tokens: Option<u32>,
     /// `true` if [`RawEvent::Accepted`] should carry the prompt as text (`echo`).
     pub want_prompt_text: bool,
@@ -285,9 +286,7 @@ pub enum GenerationError {
     #[error("the model `{0}` does not exist")]
     ModelNotFound(String),
     /// Prompt and answer do not fit (400 `context_length_exceeded`).
-    #[error(
-        "this model's maximum context length is {limit} tokens; the prompt has {prompt_tokens} and {requested} were requested for the answer"
-    )]
+    #[error("{}", context_length_message(*limit, *prompt_tokens, *requested))]
     ContextLengthExceeded {
         /// The model's context in tokens.
         limit: u32,
@@ -391,6 +390,21 @@ pub enum GenerationError {
     Internal(String),
 }
 
+/// OpenAI's words, which clients match on.
+fn context_length_message(limit: u32, prompt_tokens: u32, requested: u32) -> String {
+    let length = format!("this model's maximum context length is {limit} tokens. However, ");
+    if prompt_tokens >= limit {
+        return format!(
+            "{length}your messages resulted in {prompt_tokens} tokens. Please reduce the length of the messages."
+        );
+    }
+    let all = prompt_tokens.saturating_add(requested);
+    format!(
+        "{length}you requested {all} tokens ({prompt_tokens} in the messages, {requested} in the completion). Please \
+         reduce the length of the messages or completion."
+    )
+}
+
 /// The state of a model: able to answer now or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -403,6 +417,17 @@ pub enum ModelStatus {
     Degraded,
     /// Loading failed or the worker keeps dying; it is tried again later.
     Unhealthy,
+}
+
+/// Facts about a model's tokenizer and its chat template.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenizerFacts {
+    /// The text of the token that begins a text; empty if there is none.
+    pub bos: String,
+    /// The text of the token that ends an answer; empty if there is none.
+    pub eos: String,
+    /// The source of the chat template.
+    pub chat_template: String,
 }
 
 /// A model as `GET /models` shows it.

@@ -32,7 +32,7 @@ pub enum ModelSource {
 pub struct GgufModel {
     /// The GGUF file.
     pub path: PathBuf,
-    /// Context of one sequence in tokens. Default: the model's own, at most `engine.context_length`.
+    /// Context of one sequence in tokens. Default: `engine.context_length`.
     pub context_length: Option<u32>,
     /// Jinja chat template file in place of the one in the GGUF.
     pub chat_template: Option<PathBuf>,

@@ -14,7 +14,7 @@ use jan_protocol::embeddings::{Embedding, EmbeddingRequest};
 pub use jan_protocol::output_formats::Part as OutputPart;
 use jan_protocol::types::{
     Constraint, FinishReason, GenerationError, GenerationRequest, Inspect, Inspected, ModelStatus, Prompt,
-    PromptLogprobs, TokenLogprob, TokenUsage,
+    PromptLogprobs, TokenLogprob, TokenUsage, TokenizerFacts,
 };
 
 use super::shares::Place;
@@ -40,6 +40,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// Its condition now.
     fn condition(&self) -> Condition;
+
+    /// Facts about the tokenizer of its model, once it is loaded; `None` where they are not known.
+    fn tokenizer(&self) -> Option<TokenizerFacts> {
+        None
+    }
 
     /// Requests that it works on or has waiting.
     fn load(&self) -> usize;

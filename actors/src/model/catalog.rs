@@ -40,7 +40,8 @@ impl Model {
             root: self.id.clone(),
             created: conditions.iter().find_map(|one| one.created).unwrap_or_else(now_unix),
             owned_by: self.owned_by.clone(),
-            context_length: conditions.iter().find_map(|one| one.context_length),
+            // Replicas may have found more or less free memory.
+            context_length: conditions.iter().filter_map(|one| one.context_length).min(),
             status: combine(conditions.iter().map(|one| one.status)),
             problem: first(|one| one.problem.clone()),
             public_problem: first(|one| one.public_problem.clone()),

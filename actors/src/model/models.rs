@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jan_protocol::embeddings::EmbeddingRequest;
 use jan_protocol::types::{
-    GenerationError, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus,
+    GenerationError, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus, TokenizerFacts,
 };
 
 use super::backend::{Backend, Embeddings, Generation};
@@ -138,6 +138,12 @@ impl Models {
     /// One model by id or alias.
     pub async fn describe(&self, id: &str) -> Option<ModelDescription> {
         self.catalog.find(id).map(|model| model.describe(id))
+    }
+
+    /// Facts about a model's tokenizer; `None` until it is loaded, or where its backend does not know them.
+    #[must_use]
+    pub fn tokenizer(&self, id: &str) -> Option<TokenizerFacts> {
+        self.catalog.find(id)?.replicas.iter().find_map(|replica| replica.tokenizer())
     }
 
     /// The state of all models together, as of now: `Ready` when all are, `Degraded` when some can answer.

@@ -18,7 +18,7 @@ use crate::http::json::{Checked, ValueShape};
 pub struct Message {
     /// The role.
     pub role: Role,
-    /// The content; optional only for an assistant message with `tool_calls`.
+    /// The content; optional for a tool's message, and for an assistant's with `tool_calls` or `reasoning_content`.
     #[serde(default)]
     #[schema(value_type = Option<ContentShape>)]
     content: Option<Content>,
@@ -192,13 +192,20 @@ pub fn message_object((index, message): (usize, Message)) -> Result<Value, ApiEr
             format!("Invalid '{}': only assistant messages have tool calls.", at("tool_calls")),
         ));
     }
-    let content = match (message.content, message.refusal) {
+    let thought = message.reasoning_content.as_ref().is_some_and(|_| role == Role::Assistant);
+    // A result, and an answer that is a thought or calls, may be empty, however that is said.
+    let may_be_empty = role == Role::Tool || tool_calls.is_some() || thought;
+    let given = message.content.filter(|content| !(may_be_empty && content.has_no_part()));
+    let content = match (given, message.refusal) {
         (Some(content), _) => Some(flatten(content, role, index)?),
         (None, Some(refusal)) if role == Role::Assistant => Some(refusal),
         (None, _) if tool_calls.is_some() => None,
+        (None, _) if may_be_empty => Some(String::new()),
         (None, _) => {
-            let wants =
-                if role == Role::Assistant { "a string, or 'tool_calls' beside it" } else { "a string" };
+            let wants = match role {
+                Role::Assistant => "a string, or 'tool_calls' or 'reasoning_content' beside it",
+                _ => "a string",
+            };
             return Err(ApiError::invalid_type(
                 Some(at("content")),
                 format!("Invalid value for '{}': expected {wants}, got null or nothing.", at("content")),
@@ -231,6 +238,12 @@ pub fn message_object((index, message): (usize, Message)) -> Result<Value, ApiEr
         (_, None) => {}
     }
     Ok(Value::Object(object))
+}
+
+impl Content {
+    fn has_no_part(&self) -> bool {
+        matches!(self, Self::Parts(parts) if parts.is_empty())
+    }
 }
 
 /// Returns a content's text; parts are joined by line breaks, as in llama.cpp and vLLM.

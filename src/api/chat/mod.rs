@@ -88,11 +88,12 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
     let tools = std::mem::take(&mut chat.tools);
     let plan = tools.plan.clone();
-    let call_policy = tools.call_policy();
+    let call_policy = tools.call_policy(constraint.is_none());
     let constraining = structured.as_ref().map(|structured| structured.field);
     let constraining = constraining.or(plan.as_ref().map(|_| "tools"));
     let cut = !chat.stop.is_empty();
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
+    let fields = (constraining, chat.length_field);
     let with_logprobs = chat.logprobs.is_some();
     let head = ResponseHeader::new("chatcmpl", &chat.model);
     check_model(&state, &context, &chat.model).await?;
@@ -111,7 +112,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let conversation = turn.as_ref().map(ConversationRef::from);
     let options = chat.web.take();
     let requests = generation_requests(chat, constraint, plan, &context);
-    let (started, sources) = match start(&state, &context, requests, options, meter, constraining).await {
+    let (started, sources) = match start(&state, &context, requests, options, meter, fields).await {
         Ok(started) => started,
         Err(error) => {
             conversation::take_back(turn).await;
@@ -139,9 +140,9 @@ async fn start(
     mut requests: Vec<GenerationRequest>,
     options: Option<SearchOptions>,
     meter: Meter,
-    constraining: Option<&'static str>,
+    (constraining, length_field): (Option<&'static str>, &'static str),
 ) -> Result<(Started, Vec<WebSource>), ApiError> {
-    let failed = |error| structured_output::generation_error(error, PROMPT, constraining);
+    let failed = |error| structured_output::start_error(error, PROMPT, length_field, constraining);
     let mut sources = Vec::new();
     if let Some((options, request)) = options.zip(requests.first().cloned()) {
         let Prompt::Chat(chat) = &*request.prompt else { return Err(ApiError::internal()) };

@@ -23,17 +23,25 @@ use crate::http::json::{Unsupported, ValueShape};
 
 /// Fields of later API versions, and those of vLLM that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[
-    Unsupported { field: "functions", harmless: &[ValueShape::EmptyList] },
-    Unsupported { field: "function_call", harmless: &[ValueShape::Word("none"), ValueShape::Word("auto")] },
-    Unsupported { field: "verbosity", harmless: &[ValueShape::Word("medium")] },
-    Unsupported { field: "audio", harmless: &[] },
-    Unsupported { field: "modalities", harmless: &[ValueShape::ListOf("text")] },
-    Unsupported { field: "prediction", harmless: &[] },
-    Unsupported { field: "moderation", harmless: &[] },
-    Unsupported { field: "store", harmless: &[ValueShape::Bool(false)] },
-    Unsupported { field: "best_of", harmless: &[ValueShape::Number(1.0)] },
-    Unsupported { field: "suffix", harmless: &[ValueShape::Word("")] },
-    Unsupported { field: "chat_template", harmless: &[] },
+    Unsupported::new("functions", &[ValueShape::EmptyList]),
+    Unsupported::new("function_call", &[ValueShape::Word("none"), ValueShape::Word("auto")]),
+    // A preference of style; an answer without it is right.
+    Unsupported::ignored("verbosity", &[ValueShape::Word("medium")]),
+    Unsupported::new("audio", &[]),
+    Unsupported::new("modalities", &[ValueShape::ListOf("text")]),
+    // It makes answers faster, and changes none.
+    Unsupported::ignored("prediction", &[]),
+    Unsupported::new("moderation", &[]),
+    // Chat completions are not listed.
+    Unsupported::ignored("store", &[ValueShape::Bool(false)]),
+    Unsupported::new("best_of", &[ValueShape::Number(1.0)]),
+    Unsupported::new("suffix", &[ValueShape::Word("")]),
+    Unsupported::new("chat_template", &[]),
+    Unsupported::misplaced("max_output_tokens", "'max_completion_tokens'"),
+    Unsupported::misplaced("input", "'messages'"),
+    Unsupported::misplaced("prompt", "'messages'"),
+    Unsupported::misplaced("instructions", "a message with the role 'system' in 'messages'"),
+    Unsupported::misplaced("previous_response_id", "'conversation', or POST /responses"),
 ];
 
 inference_request! { chat:
@@ -50,12 +58,16 @@ inference_request! { chat:
         /// stored in it. Its id, or an object.
         #[schema(value_type = Option<ConversationTarget>)]
         pub conversation: Option<ConversationParam>,
-        /// Maximum number of tokens of each answer; by default the rest of the context.
+        /// Maximum number of tokens of each answer; by default, and with -1, the rest of the context. More than that is cut
+        /// to it (`engine.max_tokens_overflow`).
         #[schema(minimum = 1)]
         pub max_completion_tokens: Option<i64>,
         /// The older name of `max_completion_tokens`.
         #[schema(minimum = 1)]
         pub max_tokens: Option<i64>,
+        /// Another name of it, as in llama-server.
+        #[schema(minimum = 1)]
+        pub n_predict: Option<i64>,
         /// The number of answers.
         #[schema(minimum = 1, maximum = 128, default = 1)]
         pub n: Option<i64>,
@@ -87,9 +99,13 @@ inference_request! { chat:
         /// The reasoning effort, for models that support it.
         pub reasoning_effort: Option<Effort>,
         /// Maximum number of reasoning tokens. `0` disables reasoning.
-        #[serde(alias = "thinking_token_budget")]
         #[schema(minimum = 0)]
         pub thinking_budget: Option<i64>,
+        /// Another name of `thinking_budget`, as in vLLM.
+        #[schema(minimum = 0)]
+        pub thinking_token_budget: Option<i64>,
+        /// Let a model reason that can do both, as `enable_thinking` of `chat_template_kwargs`.
+        pub enable_thinking: Option<bool>,
         /// Additional variables of the model's chat template, such as `enable_thinking`.
         #[schema(value_type = Option<Object>)]
         pub chat_template_kwargs: Option<Map<String, Value>>,
@@ -130,6 +146,8 @@ pub struct CheckedChat {
     pub sampling: SamplingParams,
     pub stop: Arc<[String]>,
     pub max_tokens: Option<u32>,
+    /// The field that `max_tokens` comes from.
+    pub length_field: &'static str,
     pub n: u32,
     pub stream: bool,
     pub include_usage: bool,
@@ -142,7 +160,12 @@ impl ChatRequest {
     /// Checks the range of every field.
     pub fn check(mut self) -> Result<CheckedChat, ApiError> {
         params::model(&self.model)?;
-        let max_tokens = token_limit(self.max_tokens, self.max_completion_tokens)?;
+        let names = [
+            ("max_completion_tokens", self.max_completion_tokens),
+            ("max_tokens", self.max_tokens),
+            ("n_predict", self.n_predict),
+        ];
+        let (length_field, max_tokens) = params::one_length(names, 1)?.unwrap_or(("max_tokens", None));
         let n = params::choice_count(self.n)?;
         let sampling = self.sampling()?;
         let logprobs = params::chat_logprobs(self.logprobs, self.top_logprobs)?;
@@ -176,9 +199,17 @@ impl ChatRequest {
             ending: ending(self.add_generation_prompt, self.continue_final_message)?,
             ..ChatPrompt::default()
         };
-        let budget = params::token_count("thinking_budget", self.thinking_budget, 0)?;
-        let thinking_budget =
-            reasoning::apply(self.reasoning_effort, budget, self.chat_template_kwargs, &mut prompt);
+        let budgets = [
+            ("thinking_budget", self.thinking_budget),
+            ("thinking_token_budget", self.thinking_token_budget),
+        ];
+        let budget = params::one_of_names(budgets)?;
+        let budget =
+            budget.map(|(name, value)| params::token_count(name, Some(value), 0)).transpose()?.flatten();
+        // A template without such a variable does not end the reasoning by itself.
+        let budget = budget.or(self.enable_thinking.filter(|thinks| !thinks).map(|_| 0));
+        let kwargs = reasoning::with_thinking(self.chat_template_kwargs, self.enable_thinking);
+        let thinking_budget = reasoning::apply(self.reasoning_effort, budget, kwargs, &mut prompt);
         Ok(CheckedChat {
             model: self.model,
             cache_key: self.prompt_cache_key,
@@ -189,6 +220,7 @@ impl ChatRequest {
             sampling,
             stop,
             max_tokens,
+            length_field,
             n,
             stream,
             include_usage,
@@ -223,18 +255,6 @@ fn exclude(structured: Option<&Structured>, tools: &Tools) -> Result<(), ApiErro
             Err(ApiError::invalid_value(structured.field, message))
         }
         _ => Ok(()),
-    }
-}
-
-fn token_limit(old: Option<i64>, new: Option<i64>) -> Result<Option<u32>, ApiError> {
-    let old = params::token_count("max_tokens", old, 1)?;
-    let new = params::token_count("max_completion_tokens", new, 1)?;
-    match (old, new) {
-        (Some(old), Some(new)) if old != new => Err(ApiError::invalid_value(
-            "max_tokens",
-            "'max_tokens' and 'max_completion_tokens' are synonyms with different values; send only one.",
-        )),
-        (old, new) => Ok(new.or(old)),
     }
 }
 

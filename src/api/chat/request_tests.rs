@@ -143,8 +143,6 @@ fn fields_of_later_versions_are_refused_by_name() {
         ("function_call", json!({"name": "f"})),
         ("audio", json!({})),
         ("modalities", json!(["text", "audio"])),
-        ("prediction", json!({})),
-        ("store", json!(true)),
         ("best_of", json!(2)),
         ("suffix", json!("s")),
     ] {

@@ -80,6 +80,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let (stream, include_usage) = (checked.stream, checked.include_usage);
     let (prompts, n, best_of) = (checked.prompts.len(), checked.n as usize, checked.best_of as usize);
     let with_logprobs = checked.logprobs.is_some();
+    let length_field = checked.length_field;
     let scored = checked.echo && with_logprobs;
     let head = ResponseHeader::new("cmpl", &checked.model);
     check_model(&state, &context, &checked.model).await?;
@@ -93,7 +94,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let requests = generation_requests(checked, constraint.as_ref(), &context);
     let started = Started::new(&state.models, requests, meter)
         .await
-        .map_err(|error| structured_output::generation_error(error, PROMPT, constraining))?;
+        .map_err(|error| structured_output::start_error(error, PROMPT, length_field, constraining))?;
     let check = structured.and_then(|structured| structured.output_check(prompts * best_of, cut));
     let (call_policy, sources) = (ToolCallPolicy::default(), Vec::new());
     let mut choices =

@@ -20,7 +20,15 @@ const MAX_ANSWERS: usize = 1024;
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// Fields that have no counterpart here.
-pub static UNSUPPORTED: &[Unsupported] = &[Unsupported { field: "prompt_logprobs", harmless: &[] }];
+pub static UNSUPPORTED: &[Unsupported] = &[
+    Unsupported::new("prompt_logprobs", &[]),
+    Unsupported::misplaced("max_completion_tokens", "'max_tokens'"),
+    Unsupported::misplaced("max_output_tokens", "'max_tokens'"),
+    Unsupported::misplaced("messages", "'prompt', or POST /chat/completions"),
+    Unsupported::misplaced("input", "'prompt'"),
+    Unsupported::misplaced("instructions", "'prompt', or POST /chat/completions"),
+    Unsupported::misplaced("tools", "POST /chat/completions"),
+];
 
 inference_request! { completion:
     /// A text completion request.
@@ -32,9 +40,13 @@ inference_request! { completion:
         /// A text, up to 128 texts, an array of tokens or up to 128 of those.
         #[schema(value_type = PromptShape)]
         pub prompt: Prompts,
-        /// Maximum number of tokens of each answer.
-        #[schema(minimum = 0, default = 16)]
+        /// Maximum number of tokens of each answer; -1: the rest of the context. More than that is cut to it
+        /// (`engine.max_tokens_overflow`).
+        #[schema(minimum = -1, default = 16)]
         pub max_tokens: Option<i64>,
+        /// Another name of `max_tokens`, as in llama-server.
+        #[schema(minimum = -1)]
+        pub n_predict: Option<i64>,
         /// Prepend the prompt to each answer.
         #[schema(default = false)]
         pub echo: Option<bool>,
@@ -58,6 +70,7 @@ inference_request! { completion:
         pub stream_options: Option<StreamOptions>,
         /// Return the log-probabilities of the answer's tokens, and of this many most likely tokens at each
         /// position. With `echo` also those of the prompt; `max_tokens` may be 0.
+        #[serde(default, deserialize_with = "params::number_or_false")]
         #[schema(minimum = 0, maximum = 5)]
         pub logprobs: Option<i64>,
         /// The caller's id for its user; has no effect.
@@ -78,8 +91,10 @@ pub struct Checked {
     pub sampling: SamplingParams,
     /// The stop sequences.
     pub stop: Arc<[String]>,
-    /// Maximum number of tokens of an answer.
-    pub max_tokens: u32,
+    /// Maximum number of tokens of an answer; `None` for the rest of the context.
+    pub max_tokens: Option<u32>,
+    /// The field that `max_tokens` comes from.
+    pub length_field: &'static str,
     /// The number of answers to return for each prompt.
     pub n: u32,
     /// The number of answers to generate for each prompt.
@@ -101,7 +116,11 @@ impl CompletionRequest {
     /// 400 that names the invalid field.
     pub fn check(mut self) -> Result<Checked, ApiError> {
         params::model(&self.model)?;
-        let max_tokens = params::token_count("max_tokens", self.max_tokens, 0)?.unwrap_or(DEFAULT_MAX_TOKENS);
+        let names = [("max_tokens", self.max_tokens), ("n_predict", self.n_predict)];
+        let (length_field, max_tokens) = match params::one_length(names, 0)? {
+            Some((field, tokens)) => (field, tokens),
+            None => ("max_tokens", Some(DEFAULT_MAX_TOKENS)),
+        };
         let n = params::choice_count(self.n)?;
         let sampling = self.sampling()?;
         let echo = self.echo.unwrap_or(false);
@@ -133,6 +152,7 @@ impl CompletionRequest {
             sampling,
             stop,
             max_tokens,
+            length_field,
             n,
             best_of,
             echo,
@@ -195,7 +215,7 @@ pub fn generation_requests(
             prompt: Arc::new(prompt),
             sampling: checked.sampling.clone(),
             stop: checked.stop.clone(),
-            max_tokens: Some(checked.max_tokens),
+            max_tokens: checked.max_tokens,
             want_prompt_text: checked.echo,
             logprobs,
             score_prompt: checked.echo && checked.logprobs.is_some(),

@@ -31,7 +31,7 @@ fn context() -> RequestContext {
 #[test]
 fn the_least_request_has_openais_defaults() {
     let checked = check(&json!({"model": "m", "prompt": "Hi"})).unwrap();
-    assert_eq!((checked.n, checked.max_tokens, checked.echo, checked.stream), (1, 16, false, false));
+    assert_eq!((checked.n, checked.max_tokens, checked.echo, checked.stream), (1, Some(16), false, false));
     assert_eq!(checked.prompts, [Prompt::Text("Hi".to_owned())]);
 }
 
@@ -41,7 +41,7 @@ fn wrong_values_name_their_field() {
         ("prompt", json!([]), "prompt"),
         ("prompt", json!(["a", 1]), "prompt[1]"),
         ("prompt", json!([[1], [-1]]), "prompt[1][0]"),
-        ("max_tokens", json!(-1), "max_tokens"),
+        ("max_tokens", json!(-2), "max_tokens"),
         ("echo", json!("yes"), "echo"),
         ("n", json!(129), "n"),
         ("temperature", json!(3), "temperature"),
@@ -60,7 +60,8 @@ fn wrong_values_name_their_field() {
     }
     let missing = check(&json!({"model": "m"})).unwrap_err();
     assert_eq!((missing.code(), missing.param()), ("missing_required_parameter", Some("prompt")));
-    assert_eq!(check(&with("max_tokens", json!(0))).unwrap().max_tokens, 0);
+    assert_eq!(check(&with("max_tokens", json!(0))).unwrap().max_tokens, Some(0));
+    assert_eq!(check(&with("max_tokens", json!(-1))).unwrap().max_tokens, None);
 }
 
 #[test]

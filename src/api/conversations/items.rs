@@ -1,7 +1,7 @@
 //! `/conversations/{id}/items`: the contents of a conversation as OpenAI's items.
 
 use http::StatusCode;
-use jan_actors::conversations::{Anchor, Item};
+use jan_actors::conversations::{Anchor, ConversationError, Item};
 use jan_actors::identity::Right;
 use serde::Deserialize;
 use serde_json::Value;
@@ -147,8 +147,8 @@ impl ItemQuery {
     ),
     responses(
         (status = 200, description = "The items", body = ItemList),
-        (status = 400, description = "A parameter is invalid", body = ErrorResponse),
-        (status = 404, description = "The conversation, or the item given as `after`, does not exist", body = ErrorResponse),
+        (status = 400, description = "A parameter is invalid, or there is no item as given as `after`", body = ErrorResponse),
+        (status = 404, description = "The conversation does not exist", body = ErrorResponse),
     )
 )]
 async fn list(
@@ -162,8 +162,19 @@ async fn list(
     let included = query.included()?;
     let limit = page_size(query.limit.as_deref())?;
     let oldest_first = !is_descending(query.order.as_deref())?;
+    let after = query.after.clone();
     let page = state.conversations.items(user, id, query.after, limit, oldest_first);
-    let page = page.await.map_err(ApiError::from_conversation)?;
+    let page = page.await.map_err(|error| match (error, after) {
+        // As for the items of a response.
+        (ConversationError::NotFound { what: "item", .. }, Some(after)) => {
+            let shown: String = after.chars().take(100).collect();
+            ApiError::invalid_value(
+                "after",
+                format!("Invalid 'after': the item '{shown}' is not in this list."),
+            )
+        }
+        (error, _) => ApiError::from_conversation(error),
+    })?;
     let items = page.data.into_iter().map(|item| included.show(item)).collect();
     Ok(private(StatusCode::OK, &ItemList::new(items, page.has_more)))
 }

@@ -12,6 +12,7 @@ use jan_actors::model::{
     PromptLogprobs, TokenLogprob, TokenUsage,
 };
 use jan_actors::web_search::WebSource;
+use jan_protocol::output_formats::BareCall;
 use serde_json::json;
 
 use super::metering::Meter;
@@ -64,6 +65,25 @@ struct Answer {
     text: String,
     /// Set while the deltas belong to a call that is left out.
     skipping: bool,
+    /// Reads the answer as one call in the form of a JSON object, and holds its text back while it may be that.
+    bare: Option<BareCall>,
+    /// The log-probabilities of that text.
+    held: Vec<TokenLogprob>,
+}
+
+impl Answer {
+    /// Takes more text. Returns what is certain to be text, with its log-probabilities; `None` while it is held back.
+    fn pass(&mut self, text: String, logprobs: &mut Vec<TokenLogprob>) -> Option<String> {
+        let Some(bare) = &mut self.bare else { return Some(text) };
+        let text = bare.push(&text);
+        self.held.append(logprobs);
+        if !bare.is_over() {
+            return None;
+        }
+        self.bare = None;
+        *logprobs = std::mem::take(&mut self.held);
+        Some(text)
+    }
 }
 
 #[derive(Debug)]
@@ -156,7 +176,8 @@ impl Started {
 
     /// Returns the answers under the given policy.
     pub fn with_policy(self, policy: AnswerPolicy) -> Choices {
-        let answers = std::iter::repeat_with(Answer::default).take(self.prompt_texts.len()).collect();
+        let answer = || Answer { bare: policy.call_policy.bare_call(), ..Answer::default() };
+        let answers = std::iter::repeat_with(answer).take(self.prompt_texts.len()).collect();
         Choices { started: self, policy, answers, ready: VecDeque::new() }
     }
 
@@ -214,6 +235,7 @@ impl Choices {
             match event {
                 GenerationEvent::Output { parts, logprobs, .. } => self.read(index, parts, logprobs),
                 GenerationEvent::Finished { reason, usage } => {
+                    self.end_bare_call(index, reason);
                     let cited = citations(&self.answers[index].text, &self.policy.sources);
                     if !cited.is_empty() {
                         self.ready.push_back((index, ChoiceEvent::Citations(cited)));
@@ -235,6 +257,7 @@ impl Choices {
         for part in parts {
             let event = match part {
                 OutputPart::Content(text) => {
+                    let Some(text) = answer.pass(text, &mut logprobs) else { continue };
                     if !self.policy.sources.is_empty() {
                         answer.text.push_str(&text);
                     }
@@ -242,6 +265,12 @@ impl Choices {
                 }
                 OutputPart::Reasoning(text) => ChoiceEvent::Reasoning(text),
                 OutputPart::Call(name) => {
+                    if let Some(text) = answer.bare.take().map(|mut bare| bare.give_up())
+                        && !text.is_empty()
+                    {
+                        let held = std::mem::take(&mut answer.held);
+                        self.ready.push_back((index, ChoiceEvent::Text(text, held)));
+                    }
                     answer.skipping = self.policy.call_policy.one_call && !answer.calls.is_empty();
                     if answer.skipping {
                         continue;
@@ -262,8 +291,28 @@ impl Choices {
             };
             self.ready.push_back((index, event));
         }
+        if answer.bare.as_ref().is_some_and(BareCall::is_holding) {
+            // A character that is not complete belongs to the text that is held back.
+            answer.held.append(&mut logprobs);
+        }
         if !logprobs.is_empty() {
             self.ready.push_back((index, ChoiceEvent::Text(String::new(), logprobs)));
+        }
+    }
+
+    /// Queues what was held back of an answer that ends: the call that it is, or its text.
+    fn end_bare_call(&mut self, index: usize, reason: FinishReason) {
+        let answer = &mut self.answers[index];
+        let Some(rest) = answer.bare.take().map(|mut bare| bare.finish()) else { return };
+        let held = std::mem::take(&mut answer.held);
+        let accepted =
+            |(name, arguments): &(String, String)| self.policy.call_policy.accepts(name, arguments);
+        match rest.call.filter(|_| reason == FinishReason::Stop).filter(accepted) {
+            Some((name, arguments)) => {
+                self.read(index, vec![OutputPart::Call(name), OutputPart::Arguments(arguments)], held);
+            }
+            None if !rest.text.is_empty() => self.read(index, vec![OutputPart::Content(rest.text)], held),
+            None => {}
         }
     }
 

@@ -165,6 +165,11 @@ macro_rules! inference_request {
                 /// Lowers the probability of tokens with each occurrence.
                 #[schema(minimum = -2, maximum = 2, default = 0)]
                 frequency_penalty: f64 => crate::api::inference::fields::number, frequency_penalty;
+                /// Minimum number of tokens of each answer: before, neither the model's end nor a stop text ends it. As in vLLM.
+                #[schema(minimum = 0, default = 0)]
+                min_tokens: i64 => crate::api::inference::fields::tokens, min_tokens;
+                /// Continue where the model would end the answer, up to the maximum length or a stop text. As in vLLM.
+                ignore_eos: bool => crate::api::inference::fields::flag, ignore_eos;
                 /// Token ids and the values that are added to their logits, -100 to 100.
                 logit_bias: std::collections::BTreeMap<String, f64>
                     => crate::api::inference::fields::logit_bias, logit_bias;
@@ -197,6 +202,10 @@ macro_rules! inference_request {
                 guided_grammar: String => crate::api::inference::structured_output::grammar;
                 /// A grammar of the answer in llama.cpp's notation, as in llama-server.
                 grammar: String => crate::api::inference::structured_output::llama_grammar;
+                /// As `guided_regex`, in SGLang.
+                regex: String => crate::api::inference::structured_output::regex;
+                /// A grammar in EBNF (llama.cpp's notation), as in SGLang.
+                ebnf: String => crate::api::inference::structured_output::llama_grammar;
             }
         }
     };
@@ -248,6 +257,17 @@ pub fn top_k(param: &str, value: Option<&i64>, bounds: Bounds) -> Result<Option<
     let value = params::integer(param, value.copied(), minimum..=i64::from(i32::MAX))?;
     // vLLM disables it with -1.
     Ok(value.map(|value| u32::try_from(value).unwrap_or(0)))
+}
+
+/// Checks a number of tokens.
+pub fn tokens(param: &str, value: Option<&i64>, _bounds: Bounds) -> Result<Option<u32>, ApiError> {
+    params::token_count(param, value.copied(), 0)
+}
+
+/// Returns the given flag.
+#[allow(clippy::unnecessary_wraps, reason = "all checks have one signature")]
+pub fn flag(_param: &str, value: Option<&bool>, _bounds: Bounds) -> Result<Option<bool>, ApiError> {
+    Ok(value.copied())
 }
 
 /// Returns the given seed, or a random one.

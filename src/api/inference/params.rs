@@ -7,12 +7,15 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use serde::de::{Error, SeqAccess, Visitor};
+use serde::de::{Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::bounds::{self, MAX_NAME, MAX_STOP, MAX_STOPS};
 use crate::http::ApiError;
+
+/// The value of `max_tokens` that stands for no limit.
+pub const NO_LIMIT: i64 = -1;
 
 /// Maximum number of answers to one prompt.
 pub const MAX_N: i64 = 128;
@@ -136,7 +139,74 @@ pub fn integer(param: &str, value: Option<i64>, range: RangeInclusive<i64>) -> R
     }
 }
 
-/// Checks `max_tokens` and similar fields: at least `least`.
+/// Checks `max_tokens` and its synonyms: at least `least`, or -1 for no limit, as LM Studio and llama-server have it.
+pub fn answer_length(param: &str, value: Option<i64>, least: i64) -> Result<Option<u32>, ApiError> {
+    token_count(param, value.filter(|value| *value != NO_LIMIT), least)
+}
+
+/// Checks the names of an answer's maximum length. Returns the name that was given with its value, `None` for no limit.
+pub fn one_length<const N: usize>(
+    names: [(&'static str, Option<i64>); N],
+    least: i64,
+) -> Result<Option<(&'static str, Option<u32>)>, ApiError> {
+    for (name, value) in names {
+        answer_length(name, value, least)?;
+    }
+    let given = one_of_names(names)?;
+    given.map(|(name, value)| Ok((name, answer_length(name, Some(value), least)?))).transpose()
+}
+
+/// Returns the first of several names of one field that was given.
+///
+/// # Errors
+/// 400 for different values.
+pub fn one_of_names<const N: usize>(
+    names: [(&'static str, Option<i64>); N],
+) -> Result<Option<(&'static str, i64)>, ApiError> {
+    let mut given = names.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
+    let Some((first, value)) = given.next() else { return Ok(None) };
+    match given.find(|(_, other)| *other != value) {
+        None => Ok(Some((first, value))),
+        Some((second, _)) => Err(ApiError::invalid_value(
+            second,
+            format!("'{second}' and '{first}' are synonyms with different values; send only one."),
+        )),
+    }
+}
+
+/// Reads a number, or `false` for none.
+///
+/// # Errors
+/// Another value.
+pub fn number_or_false<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    struct NumberVisitor;
+    impl Visitor<'_> for NumberVisitor {
+        type Value = Option<i64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an integer")
+        }
+
+        fn visit_i64<E>(self, value: i64) -> Result<Option<i64>, E> {
+            Ok(Some(value))
+        }
+
+        fn visit_u64<E: Error>(self, value: u64) -> Result<Option<i64>, E> {
+            i64::try_from(value).map(Some).map_err(|_| E::invalid_value(Unexpected::Unsigned(value), &self))
+        }
+
+        fn visit_bool<E: Error>(self, value: bool) -> Result<Option<i64>, E> {
+            if value { Err(E::invalid_type(Unexpected::Bool(value), &self)) } else { Ok(None) }
+        }
+
+        fn visit_unit<E>(self) -> Result<Option<i64>, E> {
+            Ok(None)
+        }
+    }
+    deserializer.deserialize_any(NumberVisitor)
+}
+
+/// Checks fields with a number of tokens: at least `least`.
 pub fn token_count(param: &str, value: Option<i64>, least: i64) -> Result<Option<u32>, ApiError> {
     let value = integer(param, value, least..=i64::from(i32::MAX))?;
     Ok(value.and_then(|value| u32::try_from(value).ok()))

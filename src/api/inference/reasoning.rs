@@ -47,6 +47,17 @@ impl Effort {
     }
 }
 
+/// Adds `enable_thinking` to a template's variables, under the names that families of models have. Variables that the caller
+/// set are kept.
+pub fn with_thinking(kwargs: Option<Map<String, Value>>, thinks: Option<bool>) -> Option<Map<String, Value>> {
+    let Some(thinks) = thinks else { return kwargs };
+    let mut variables = kwargs.unwrap_or_default();
+    for name in ["enable_thinking", "thinking"] {
+        variables.entry(name).or_insert(json!(thinks));
+    }
+    Some(variables)
+}
+
 /// Sets the template variables that control reasoning, whose names differ between model families, and returns the
 /// budget. Variables that the caller set are kept.
 pub fn apply(

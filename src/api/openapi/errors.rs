@@ -41,6 +41,7 @@ const fn known(status: u16, code: &'static str, applies_to: AppliesTo, meaning: 
 /// Every error that this server returns.
 pub static ERRORS: &[ErrorSpec] = &[
     known(400, "invalid_json", Body, "The body is not valid JSON."),
+    known(400, "invalid_host", Every, "An HTTP/1.1 request names no host, or several."),
     known(400, "invalid_type", Body, "A field has the wrong type."),
     known(400, "missing_required_parameter", Tag("auth"), "`return_to` needs a `return_state`."),
     known(400, "invalid_value", Tag("auth"), "`return_state` or `code_challenge` is not one."),

@@ -15,12 +15,12 @@ use super::conversation::into_turn;
 use super::events::ResponseStreamEvent;
 use super::generation::Plan;
 use super::object::ResponseObject;
-use super::request::{Checked, CreateResponse, PROMPT, Truncation, UNSUPPORTED};
+use super::request::{Checked, CreateResponse, PROMPT, TextConfig, Truncation, UNSUPPORTED};
 use super::search_rounds::{self, Searching};
 use super::stream::Origin;
 use super::{follow, from_generation, generation, history, instructions, items, shown};
 use crate::api::inference::metering::{Meter, take_answers};
-use crate::api::inference::structured_output::generation_error;
+use crate::api::inference::structured_output::start_error;
 use crate::api::inference::tools::WebTool;
 use crate::api::inference::web_search::prompt;
 use crate::api::{
@@ -63,7 +63,11 @@ use crate::http::{ApiError, ApiRequest, RequestContext, Response};
 pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiError> {
     let context = request.context.clone();
     let (mut checked, parsed) = request
-        .read(UNSUPPORTED, |mut parsed: Parsed<CreateResponse>| Ok((parsed.value.check()?, parsed)))
+        .read(UNSUPPORTED, |mut parsed: Parsed<CreateResponse>| {
+            let checked = parsed.value.check()?;
+            parsed.ignored.extend(parsed.value.text.as_ref().and_then(TextConfig::ignored));
+            Ok((checked, parsed))
+        })
         .await?;
     let web = checked.tools.web.take();
     if let Some(web) = &web {
@@ -114,7 +118,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
                 if let Some(turn) = turn {
                     turn.take_back().await.map_err(conversation_error)?;
                 }
-                return Err(generation_error(error, PROMPT, constraining));
+                return Err(start_error(error, PROMPT, "max_output_tokens", constraining));
             }
         }
     };
@@ -227,8 +231,8 @@ async fn prepare(
         instructions: instructions(request.instructions.as_deref()),
         messages: items::to_messages(history.iter().chain(&input)),
         truncate: request.truncation == Some(Truncation::Auto),
+        call_policy: checked.tools.call_policy(structured.is_none()),
         check: structured.and_then(|structured| structured.output_check(1, cut)),
-        call_policy: checked.tools.call_policy(),
         constraining,
     };
     let record = ResponseRecord {

@@ -74,16 +74,39 @@ pub async fn begin(models: &Models, plan: &mut Plan, meter: Meter) -> Result<Cho
 
 async fn first_that_fits(models: &Models, plan: &Plan) -> Result<usize, GenerationError> {
     let beginnings = beginnings(&plan.messages);
+    let wanted = plan.request.max_tokens;
+    let found = first_beside(models, plan, &beginnings, wanted).await?;
+    if found < beginnings.len() {
+        return Ok(beginnings[found]);
+    }
+    // An answer that is longer than the context is cut, and leaves half of it to the prompt.
+    let context = models.describe(&plan.request.model).await.and_then(|model| model.context_length);
+    let most = context.map(|tokens| tokens / 2).filter(|most| wanted.is_some_and(|wanted| wanted > *most));
+    let found = match most {
+        Some(most) => first_beside(models, plan, &beginnings, Some(most)).await?,
+        None => found,
+    };
+    // If not even the last message fits, the generation reports it.
+    Ok(beginnings[found.min(beginnings.len() - 1)])
+}
+
+/// Returns the first of these beginnings that leaves room for an answer of that length; their number if none does.
+async fn first_beside(
+    models: &Models,
+    plan: &Plan,
+    beginnings: &[usize],
+    max_tokens: Option<u32>,
+) -> Result<usize, GenerationError> {
     let mut fit = FirstFit::new(beginnings.len());
     while let Some(candidate) = fit.next() {
-        match models.count_tokens(plan.request(beginnings[candidate])).await {
+        let request = GenerationRequest { max_tokens, ..plan.request(beginnings[candidate]) };
+        match models.count_tokens(request).await {
             Ok(_) => fit.record(candidate, true),
             Err(GenerationError::ContextLengthExceeded { .. }) => fit.record(candidate, false),
             Err(error) => return Err(error),
         }
     }
-    // If not even the last message fits, the generation reports it.
-    Ok(beginnings[fit.found().min(beginnings.len() - 1)])
+    Ok(fit.found())
 }
 
 enum Stage<F> {

@@ -48,18 +48,29 @@ const LOGPROBS: &str = "message.output_text.logprobs";
 
 /// Fields of later API versions, and those of vLLM and llama-server that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[
-    Unsupported { field: "prompt", harmless: &[] },
-    Unsupported { field: "moderation", harmless: &[] },
-    Unsupported { field: "context_management", harmless: &[] },
-    Unsupported { field: "prompt_cache_options", harmless: &[ValueShape::EmptyObject] },
-    Unsupported { field: "guided_json", harmless: &[] },
-    Unsupported { field: "guided_regex", harmless: &[] },
-    Unsupported { field: "guided_choice", harmless: &[] },
-    Unsupported { field: "guided_grammar", harmless: &[] },
-    Unsupported { field: "structured_outputs", harmless: &[] },
-    Unsupported { field: "grammar", harmless: &[] },
-    Unsupported { field: "json_schema", harmless: &[] },
-    Unsupported { field: "personality", harmless: &[] },
+    Unsupported::new("prompt", &[]),
+    Unsupported::new("moderation", &[]),
+    Unsupported::new("context_management", &[]),
+    Unsupported::new("prompt_cache_options", &[ValueShape::EmptyObject]),
+    Unsupported::new("guided_json", &[]),
+    Unsupported::new("guided_regex", &[]),
+    Unsupported::new("guided_choice", &[]),
+    Unsupported::new("guided_grammar", &[]),
+    Unsupported::new("structured_outputs", &[]),
+    Unsupported::new("grammar", &[]),
+    Unsupported::new("json_schema", &[]),
+    Unsupported::new("personality", &[]),
+    Unsupported::misplaced("response_format", "'text.format'"),
+    Unsupported::misplaced("max_tokens", "'max_output_tokens'"),
+    Unsupported::misplaced("max_completion_tokens", "'max_output_tokens'"),
+    Unsupported::misplaced("n_predict", "'max_output_tokens'"),
+    Unsupported::misplaced("messages", "'input'"),
+    Unsupported::misplaced("reasoning_effort", "'reasoning.effort'"),
+    Unsupported::misplaced("functions", "'tools'"),
+    Unsupported::misplaced("function_call", "'tool_choice'"),
+    Unsupported::misplaced("web_search_options", "a tool of type 'web_search' in 'tools'"),
+    Unsupported::misplaced("logprobs", "'include' with 'message.output_text.logprobs'"),
+    Unsupported::misplaced("verbosity", "'text.verbosity'"),
 ];
 
 inference_request! { response:
@@ -94,7 +105,8 @@ inference_request! { response:
         pub stream_options: Option<ResponseStreamOptions>,
         /// Up to 16 pairs of custom metadata.
         pub metadata: Option<Metadata>,
-        /// Maximum number of tokens of the answer; by default the rest of the context.
+        /// Maximum number of tokens of the answer; by default, and with -1, the rest of the context. More than that is cut
+        /// to it (`engine.max_tokens_overflow`).
         #[schema(minimum = 16)]
         pub max_output_tokens: Option<i64>,
         /// With `include: ["message.output_text.logprobs"]`: the number of most likely tokens to return at each
@@ -212,8 +224,15 @@ pub struct ResponseStreamOptions {
 pub struct TextConfig {
     /// Its format.
     pub format: Option<TextFormat>,
-    /// Only `medium`.
+    /// `low`, `medium` or `high`; has no effect.
     pub verbosity: Option<String>,
+}
+
+impl TextConfig {
+    /// Returns the field that is named as ignored, if any.
+    pub fn ignored(&self) -> Option<String> {
+        self.verbosity.as_deref().filter(|level| *level != "medium").map(|_| "text.verbosity".to_owned())
+    }
 }
 
 /// `input`: a text or a list of items.
@@ -327,7 +346,7 @@ impl CreateResponse {
     /// Checks the range of every field, and takes out those that are not needed later.
     pub fn check(&mut self) -> Result<Checked, ApiError> {
         params::model(&self.model)?;
-        let max_tokens = params::token_count("max_output_tokens", self.max_output_tokens, MIN_OUTPUT)?;
+        let max_tokens = params::answer_length("max_output_tokens", self.max_output_tokens, MIN_OUTPUT)?;
         let max_searches = params::integer("max_tool_calls", self.max_tool_calls, 0..=i64::from(i32::MAX))?;
         let sampling = self.sampling()?;
         let top = params::integer("top_logprobs", self.top_logprobs, 0..=20)?;
@@ -399,12 +418,6 @@ pub fn check_form(
     text: Option<&TextConfig>,
     reasoning: Option<&Reasoning>,
 ) -> Result<Option<Structured>, ApiError> {
-    let unsupported = |param: &str, value: &str, instead: &str| {
-        let message = format!(
-            "Unsupported parameter: '{param}' '{value}' is not supported by this server; use '{instead}'."
-        );
-        Err(ApiError::unsupported(param, message))
-    };
     let invalid = |param: &str, value: &str, allowed: &[&str]| {
         let message = format!("Invalid '{param}': '{value}' is not one of {}.", allowed.join(", "));
         Err(ApiError::invalid_value(param, message))
@@ -414,8 +427,8 @@ pub fn check_form(
         None => None,
     };
     match text.and_then(|text| text.verbosity.as_deref()) {
-        None | Some("medium") => {}
-        Some(level @ ("low" | "high")) => return unsupported("text.verbosity", level, "medium"),
+        // A preference of style, without effect.
+        None | Some("low" | "medium" | "high") => {}
         Some(level) => return invalid("text.verbosity", level, &["low", "medium", "high"]),
     }
     let Some(reasoning) = reasoning else { return Ok(structured) };

@@ -14,6 +14,7 @@ use serde_ignored::Path;
 use super::ApiError;
 pub use elements::Elements;
 use scan::BodyScan;
+use scan::Other;
 pub use scan::{Checked, Unsupported, ValueShape};
 
 /// The byte order mark of UTF-8.
@@ -46,17 +47,29 @@ pub fn parse<T: DeserializeOwned>(
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     check_utf8(body)?;
     let given = scan(body, unsupported)?;
-    for (field, given) in &given {
-        if given != &ValueShape::Null && !field.harmless.iter().any(|harmless| given.is(harmless)) {
-            return Err(ApiError::unsupported(
-                field.field,
-                format!("Unsupported parameter: '{}' is not supported by this server.", field.field),
-            ));
+    let mut without_effect = Vec::new();
+    for (Unsupported { field, harmless, other }, given) in &given {
+        if given == &ValueShape::Null || harmless.iter().any(|harmless| given.is(harmless)) {
+            continue;
         }
+        let message = match other {
+            Other::Ignored => {
+                without_effect.push((*field).to_owned());
+                continue;
+            }
+            Other::Refused => format!("Unsupported parameter: '{field}' is not supported by this server."),
+            Other::Misplaced(instead) => {
+                format!("Unsupported parameter: '{field}' is not a field of this API; use {instead}.")
+            }
+        };
+        return Err(ApiError::unsupported(*field, message));
     }
     let mut outcome = typed(body, unsupported);
     if matches!(outcome, Err(Refused::Fraction(_))) {
         outcome = typed(&whole_numbers::as_integers(body), unsupported);
+    }
+    if let Ok(parsed) = &mut outcome {
+        parsed.ignored.append(&mut without_effect);
     }
     outcome.map_err(|refused| match refused {
         Refused::Error(error) | Refused::Fraction(error) => error,
@@ -112,12 +125,13 @@ fn check_utf8(body: &[u8]) -> Result<(), ApiError> {
     let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
     let column = 1 + before.iter().rev().take_while(|byte| **byte != b'\n').count();
     Err(ApiError::invalid_json(format!(
-        "The request's body is not valid JSON: invalid UTF-8 at line {line} column {column}"
+        "We could not parse the JSON body of your request: invalid UTF-8 at line {line} column {column}"
     )))
 }
 
 fn syntax_error(error: &serde_json::Error) -> ApiError {
-    ApiError::invalid_json(format!("The request's body is not valid JSON: {error}"))
+    // OpenAI's words.
+    ApiError::invalid_json(format!("We could not parse the JSON body of your request: {error}"))
 }
 
 fn scan(

@@ -13,6 +13,36 @@ pub struct Unsupported {
     pub field: &'static str,
     /// Values that request nothing beyond the normal behaviour of this server; null is always one.
     pub harmless: &'static [ValueShape],
+    /// The handling of other values.
+    pub other: Other,
+}
+
+/// The handling of a field that has no effect on this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// The request is refused.
+    Refused,
+    /// The field is ignored like an unknown one, because the answer is right without it.
+    Ignored,
+    /// The request is refused, because the field has another name in this API, which the text says.
+    Misplaced(&'static str),
+}
+
+impl Unsupported {
+    /// A field that is refused.
+    pub const fn new(field: &'static str, harmless: &'static [ValueShape]) -> Self {
+        Self { field, harmless, other: Other::Refused }
+    }
+
+    /// A field that is ignored.
+    pub const fn ignored(field: &'static str, harmless: &'static [ValueShape]) -> Self {
+        Self { field, harmless, other: Other::Ignored }
+    }
+
+    /// A field of a sibling API; `instead` completes "use …".
+    pub const fn misplaced(field: &'static str, instead: &'static str) -> Self {
+        Self { field, harmless: &[], other: Other::Misplaced(instead) }
+    }
 }
 
 /// The shape of a value, as far as needed to recognise a harmless one.

@@ -27,10 +27,10 @@ struct Item {
 }
 
 static FIELDS: &[Unsupported] = &[
-    Unsupported { field: "tools", harmless: &[ValueShape::EmptyList] },
-    Unsupported { field: "format", harmless: &[ValueShape::ObjectOfType("text")] },
-    Unsupported { field: "modalities", harmless: &[ValueShape::ListOf("text")] },
-    Unsupported { field: "choice", harmless: &[ValueShape::Word("none"), ValueShape::Bool(false)] },
+    Unsupported::new("tools", &[ValueShape::EmptyList]),
+    Unsupported::new("format", &[ValueShape::ObjectOfType("text")]),
+    Unsupported::new("modalities", &[ValueShape::ListOf("text")]),
+    Unsupported::new("choice", &[ValueShape::Word("none"), ValueShape::Bool(false)]),
 ];
 
 fn read(body: &str) -> Result<Parsed<Request>, ApiError> {

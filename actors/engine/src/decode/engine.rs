@@ -210,7 +210,8 @@ impl<'model> Engine<'model> {
         let mut stopped = false;
         for (index, &token) in sequence.generated.iter().enumerate() {
             counts.record(token);
-            text.watch(sequence.stops_count.get(index).copied().unwrap_or(true));
+            let counted = sequence.stops_count.get(index).copied().unwrap_or(true);
+            text.watch(counted && index >= sequence.sampling.min_tokens as usize);
             stopped = stopped || text.push(&sequence.piece(self.model, token)).stopped;
         }
         let generated = u32::try_from(sequence.generated.len()).unwrap_or(u32::MAX);

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use jan_protocol::output_formats::RepeatedCalls;
 use jan_protocol::types::Token;
 
 use super::constraint::{Guide, GuideError};
@@ -46,7 +47,21 @@ pub enum Keep {
         guide: Guide,
         /// `true` if only one is wanted.
         once: bool,
+        /// `true` if a part that cannot be kept in the constraint is free: the constraint is no promise.
+        lenient: bool,
     },
+}
+
+impl Keep {
+    /// Returns `true` if calls are kept in their form.
+    #[must_use]
+    pub const fn has_calls(&self) -> bool {
+        match self {
+            Self::Free => false,
+            Self::Whole { calls, .. } => !matches!(calls, WholeCalls::None),
+            Self::Behind { .. } => true,
+        }
+    }
 }
 
 /// The answers under a constraint on the whole that consist of calls, in which no stop text counts.
@@ -85,6 +100,8 @@ pub struct Flow {
     /// Tokens that are put into the answer.
     put: VecDeque<Token>,
     reasoning_tokens: u32,
+    /// The watch for calls that repeat each other, after which the answer ends.
+    repeats: Option<RepeatedCalls>,
 }
 
 impl Flow {
@@ -107,9 +124,16 @@ impl Flow {
             tail: Vec::new(),
             put: VecDeque::new(),
             reasoning_tokens: 0,
+            repeats: None,
         };
         flow.mind_budget();
         flow
+    }
+
+    /// Ends the answer after a call that repeats an earlier one.
+    #[must_use]
+    pub fn watching(self, repeats: Option<RepeatedCalls>) -> Self {
+        Self { repeats, ..self }
     }
 
     /// Returns `true` if nothing ever happens in it.
@@ -182,8 +206,11 @@ impl Flow {
         if !matches!(state, State::Kept | State::Undecided) {
             return Ok(false);
         }
+        let lenient = self.is_lenient();
         let Some(guide) = self.guide() else { return Ok(false) };
-        guide.restrict(logits, into)?;
+        if let Err(error) = guide.restrict(logits, into) {
+            return if lenient { Ok(self.release()) } else { Err(error) };
+        }
         if state == State::Undecided
             && let Some(start) = self.thinking.as_ref().and_then(|thinking| thinking.start)
             && let Ok(index) = usize::try_from(start)
@@ -238,13 +265,22 @@ impl Flow {
             // The token that ends the thinking may continue behind its tag.
             State::Kept if put => {}
             State::Kept => {
-                if let Some(guide) = self.guide() {
-                    guide.accept(token)?;
+                let lenient = self.is_lenient();
+                match self.guide().map(|guide| guide.accept(token)) {
+                    Some(Err(_)) if lenient => _ = self.release(),
+                    Some(Err(error)) => return Err(error),
+                    Some(Ok(())) | None => {}
                 }
                 self.note_beginning(bytes);
                 self.leave_call();
             }
             State::Over => {}
+        }
+        if self.repeats.as_mut().is_some_and(|repeats| repeats.push(bytes))
+            && matches!(self.state, State::Kept | State::Text)
+        {
+            self.active = None;
+            self.state = State::Over;
         }
         if !put {
             self.mind_budget();
@@ -314,11 +350,27 @@ impl Flow {
         let rest = self.tail.split_off(at + mark.len());
         self.tail.clear();
         let mut guide = guide.clone();
-        guide.accept_bytes(&rest)?;
+        match guide.accept_bytes(&rest) {
+            // The model has not begun a call of a known tool.
+            Err(_) if self.is_lenient() => return Ok(()),
+            accepted => accepted?,
+        }
         self.active = Some(guide);
         self.state = State::Kept;
         self.leave_call();
         Ok(())
+    }
+
+    /// Returns `true` if the constraint at work is no promise.
+    const fn is_lenient(&self) -> bool {
+        matches!(self.keep, Keep::Behind { lenient: true, .. })
+    }
+
+    /// Gives the constraint at work up. Returns `false`: tokens are not restricted any more.
+    fn release(&mut self) -> bool {
+        self.active = None;
+        self.state = State::Text;
+        false
     }
 
     /// Keeps as much of the answer's beginning as decides whether it is a call.

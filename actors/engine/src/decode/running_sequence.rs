@@ -89,6 +89,7 @@ impl Running {
         }
         let Some(mut flow) = self.sequence.flow.take() else {
             let token = self.sample(logits, &mut buffers.sampler);
+            self.text.watch(self.stops_count());
             return Ok(match self.accept(model, token, logits, events) {
                 Some(token) => Outcome::Continue(token),
                 None => Outcome::Finished,
@@ -134,7 +135,7 @@ impl Running {
                 }
                 // The flow first: an answer that ends with this token has had it.
                 let counted = flow.accept_counting(token, &self.sequence.piece(model, token))?;
-                self.text.watch(counted);
+                self.text.watch(counted && self.stops_count());
                 let Some(token) = self.accept(model, Some(token), logits, events) else {
                     return Ok(Outcome::Finished);
                 };
@@ -155,8 +156,18 @@ impl Running {
         })
     }
 
+    /// Returns `true` if stop texts count in the next token.
+    const fn stops_count(&self) -> bool {
+        self.generated >= self.sequence.sampling.min_tokens
+    }
+
     fn sample(&self, logits: &mut [f32], scratch: &mut Scratch) -> Option<Token> {
-        let (params, position) = (&self.sequence.sampling, u64::from(self.generated));
+        let (sampling, position) = (&self.sequence.sampling, u64::from(self.generated));
+        let may_end = !sampling.ignore_eos && self.generated >= sampling.min_tokens;
+        let params = match &self.sequence.sampling_before_end {
+            Some(params) if !may_end => params,
+            _ => sampling,
+        };
         sampler::sample(logits, params, &self.counts, position, scratch)
     }
 

@@ -185,6 +185,8 @@ fn any_params() -> impl Strategy<Value = SamplingParams> {
                 seed,
             )| {
                 SamplingParams {
+                    min_tokens: 0,
+                    ignore_eos: false,
                     temperature,
                     top_p,
                     top_k,

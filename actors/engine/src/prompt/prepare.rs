@@ -1,28 +1,34 @@
 //! The conversion of a prompt to tokens: rendering the chat template, tokenizing, checking that it fits.
 
+mod answer_length;
 pub mod constraints;
 mod draft;
 pub mod embedding;
+mod keep;
 
 pub use draft::{Draft, Prepared, ReadPrompt, SharedPrompt};
 
 use std::sync::{Arc, Mutex};
 
-use jan_protocol::output_formats::{Formats, GrammarMode, Layout, ReasoningFormat, ToolFormat, tool_grammar};
+use jan_protocol::output_formats::{Formats, Layout, ReasoningFormat, RepeatedCalls, ToolFormat};
 use jan_protocol::report::Rejection;
-use jan_protocol::types::{Callable, ChatPrompt, Constraint, Inspect, Inspected, Prompt, Token, ToolPlan};
+use jan_protocol::types::{
+    ChatPrompt, Inspect, Inspected, Prompt, SamplingParams, Token, TokenizerFacts, ToolPlan,
+};
 use serde_json::Value;
 
 use super::chat_template::TemplateError;
 use super::render::Renderer;
 use super::sharing::Sharing;
 use super::shield::{Shield, Shielded};
-use crate::decode::constraint::{Grammars, with_layout};
-use crate::decode::phases::{Flow, Keep, Thinking, WholeCalls};
+use crate::decode::constraint::Grammars;
+use crate::decode::phases::{Flow, Thinking};
 use crate::llama::Model;
 use crate::types::Sequence;
 use crate::vetting::VettingSettings;
+use answer_length::answer_length;
 use draft::Rendered;
+use keep::Unenforced;
 
 /// The facts about a model that preparing needs.
 #[derive(Debug)]
@@ -34,14 +40,20 @@ pub struct Preparer {
     formats: Formats,
     /// Control tokens whose text delimits an answer's parts.
     shown: Vec<(Token, Vec<u8>)>,
-    bos_text: String,
+    tokenizer: TokenizerFacts,
     context_length: u32,
+    /// `true` if a request for a longer answer than the context has room for gets a shorter one.
+    clamp: bool,
     longest_piece: usize,
+    /// The tokens that end an answer.
+    ends: Arc<[Token]>,
     generates: bool,
     /// The settings for vetting constraints before they are compiled here; `None`: no vetting.
     vetting: Option<VettingSettings>,
     /// The compiler, made with the first constraint.
     grammars: Mutex<Option<Arc<Grammars>>>,
+    /// The tools whose schemas turned out not to be enforceable.
+    unenforced: Mutex<Unenforced>,
 }
 
 impl Preparer {
@@ -63,6 +75,7 @@ impl Preparer {
         let bos_text = model.special_text(model.bos());
         let eos_text = model.special_text(model.eos());
         let renderer = Renderer::new(source, &bos_text, &eos_text)?;
+        let chat_template = source.to_owned();
         let mut formats = renderer.formats;
         formats.tools = Some(ToolFormat::by_name(tools).or(formats.tools).unwrap_or(ToolFormat::DEFAULT));
         if !reasoning.is_empty() {
@@ -77,21 +90,35 @@ impl Preparer {
         let shown = formats.markers().into_iter().filter_map(control).collect();
         let vocabulary = Token::try_from(model.vocabulary()).unwrap_or(0);
         let longest_piece = (0..vocabulary).map(|t| model.piece(t).len()).max().unwrap_or(1).max(1);
+        let ends = (0..vocabulary).filter(|token| model.is_end_of_generation(*token)).collect();
         let sharing = Sharing::new(share_all, common_prompts(model, &renderer, &bos_text, shared_prompts));
-        let (generates, vetting, grammars) = (true, None, Mutex::default());
+        let (clamp, generates, vetting, grammars) = (true, true, None, Mutex::default());
         Ok(Self {
             renderer,
             shield,
             sharing,
             formats,
             shown,
-            bos_text,
+            tokenizer: TokenizerFacts { bos: bos_text, eos: eos_text, chat_template },
             context_length,
+            clamp,
             longest_piece,
+            ends,
             generates,
             vetting,
             grammars,
+            unenforced: Mutex::default(),
         })
+    }
+
+    /// Refuses requests for longer answers than the context has room for, instead of shortening them.
+    pub fn refuse_overflow(&mut self) {
+        self.clamp = false;
+    }
+
+    /// Returns the facts about the tokenizer.
+    pub fn tokenizer(&self) -> &TokenizerFacts {
+        &self.tokenizer
     }
 
     /// The model turned out to make embeddings and nothing else.
@@ -129,23 +156,21 @@ impl Preparer {
             return Err(Rejection::InvalidPrompt("the prompt has no tokens; give at least one".to_owned()));
         }
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let requested = request.max_tokens.unwrap_or(1);
-        if prompt_tokens.saturating_add(requested) > self.context_length {
-            let limit = self.context_length;
-            return Err(Rejection::ContextLengthExceeded { limit, prompt_tokens, requested });
-        }
-        let room = self.context_length - prompt_tokens;
+        let max_tokens = answer_length(self.context_length, prompt_tokens, request.max_tokens, self.clamp)?;
         let layout = match layout {
             Some(layout) => layout,
             None if is_chat => self.layout(text.as_deref().unwrap_or_default(), request.tools.as_deref()),
             None => Layout::default(),
         };
         let keep = self.keep(model, request.constraint.as_deref(), request.tools.as_deref(), &layout)?;
+        let sampling = self.without_calls(request.sampling, &shared.prompt, request.tools.as_deref());
         let thinking =
             layout.reasoning.map(|format| self.thinking(model, format, &layout, request.thinking_budget));
         // Without tags or tokens of its own an answer shows no control tokens.
         let shown = if layout == Layout::default() { Arc::default() } else { self.shown.clone().into() };
-        let flow = Some(Flow::new(thinking, keep)).filter(|flow| !flow.is_idle());
+        let repeats = request.tools.as_deref().filter(|tools| tools.parallel && keep.has_calls());
+        let repeats = repeats.map(|tools| RepeatedCalls::new(&layout, &tools.tools()));
+        let flow = Some(Flow::new(thinking, keep).watching(repeats)).filter(|flow| !flow.is_idle());
         let mut sequence = Sequence {
             id,
             user: request.user,
@@ -153,9 +178,10 @@ impl Preparer {
             common: self.sharing.common(&prompt),
             prompt,
             generated,
-            sampling: request.sampling,
+            sampling_before_end: self.without_end(&sampling),
+            sampling,
             stop: request.stop,
-            max_tokens: request.max_tokens.unwrap_or(room),
+            max_tokens,
             logprobs: request.logprobs,
             score_prompt: request.score_prompt,
             flow: None,
@@ -173,6 +199,39 @@ impl Preparer {
         let text = read.text.filter(|_| request.want_prompt_text);
         let told = (!shared.is_told()).then_some(ReadPrompt { tokens: read.tokens, text });
         Ok(Prepared { sequence, prompt: shared, told, layout })
+    }
+
+    /// Bans the mark of a call, if it is a token, from an answer that is shown tools and may call none.
+    fn without_calls(
+        &self,
+        sampling: SamplingParams,
+        prompt: &Prompt,
+        tools: Option<&ToolPlan>,
+    ) -> SamplingParams {
+        let shows_tools = matches!(prompt, Prompt::Chat(chat) if !chat.tools.is_empty());
+        let mark = self.formats.tools.and_then(|format| format.syntax().trigger());
+        let token = mark.and_then(|mark| self.shown.iter().find(|(_, text)| text == mark.as_bytes()));
+        match token {
+            Some((token, _)) if shows_tools && tools.is_none() => {
+                let others = sampling.logit_bias.iter().filter(|(other, _)| other != token).copied();
+                let logit_bias = others.chain([(*token, -100.0)]).collect();
+                SamplingParams { logit_bias, ..sampling }
+            }
+            _ => sampling,
+        }
+    }
+
+    /// Returns the parameters for tokens that must not end the answer, if there are such tokens.
+    fn without_end(&self, sampling: &SamplingParams) -> Option<Box<SamplingParams>> {
+        if sampling.min_tokens == 0 && !sampling.ignore_eos {
+            return None;
+        }
+        let others = sampling.logit_bias.iter().filter(|(token, _)| !self.ends.contains(token));
+        let bans = self.ends.iter().map(|&token| (token, -100.0));
+        Some(Box::new(SamplingParams {
+            logit_bias: others.copied().chain(bans).collect(),
+            ..sampling.clone()
+        }))
     }
 
     /// Returns the way in which the answer to this prompt is to be read.
@@ -201,83 +260,6 @@ impl Preparer {
             close: model.tokenize(closing, false).into(),
             budget,
         }
-    }
-
-    /// Returns the constraints that the answer is kept in.
-    fn keep(
-        &self,
-        model: &Arc<Model>,
-        constraint: Option<&Constraint>,
-        tools: Option<&ToolPlan>,
-        layout: &Layout,
-    ) -> Result<Keep, Rejection> {
-        let format = layout.tools.filter(|_| layout.enforced);
-        let (Some(plan), Some(format)) = (tools, format) else {
-            return Ok(match constraint {
-                Some(constraint) => {
-                    Keep::Whole { guide: self.guide(model, constraint)?, calls: WholeCalls::None }
-                }
-                None => Keep::Free,
-            });
-        };
-        let syntax = format.syntax();
-        let answer = match constraint {
-            Some(Constraint::JsonSchema(schema)) if !plan.required => {
-                let schema =
-                    serde_json::from_str(schema).map_err(|error| Rejection::Internal(error.to_string()))?;
-                Some(with_layout(&schema))
-            }
-            _ => None,
-        };
-        let mode = match syntax.trigger() {
-            _ if plan.required => GrammarMode::Whole,
-            _ if answer.is_some() => GrammarMode::WholeOrAnswer,
-            Some(_) => GrammarMode::BehindTrigger,
-            None => GrammarMode::WholeOrText,
-        };
-        let schema = |tool: &Callable| {
-            let free = !plan.required && !tool.strict;
-            let schema = if free { serde_json::json!({"type": "object"}) } else { tool.parameters.clone() };
-            (tool.name.clone(), with_layout(&schema))
-        };
-        let schemas: Vec<(String, Value)> = plan.callable.iter().map(schema).collect();
-        let behind = mode == GrammarMode::BehindTrigger;
-        // If each call has a mark of its own, the next one's opens it again.
-        let many = plan.parallel && (!behind || syntax.has_section());
-        let control = |text: &str| {
-            self.shown.iter().find(|(_, shown)| shown == text.as_bytes()).map(|(token, _)| *token)
-        };
-        let grammar = tool_grammar(syntax, &schemas, many, mode, answer.as_ref(), &control);
-        let guide = self.guide(model, &Constraint::Lark(grammar)).map_err(|rejection| {
-            // Finds the schema with the defect.
-            for (name, schema) in &schemas {
-                let alone = Constraint::JsonSchema(schema.to_string());
-                let named = |message| format!("the parameters of the tool '{name}': {message}");
-                match self.guide(model, &alone) {
-                    Err(Rejection::InvalidConstraint(message)) => {
-                        return Rejection::InvalidConstraint(named(message));
-                    }
-                    Err(Rejection::ConstraintTooExpensive(message)) => {
-                        return Rejection::ConstraintTooExpensive(named(message));
-                    }
-                    Ok(_) | Err(_) => {}
-                }
-            }
-            rejection
-        })?;
-        Ok(match syntax.trigger().filter(|_| behind) {
-            Some(trigger) => Keep::Behind { trigger, guide, once: !plan.parallel },
-            None => {
-                let calls = match mode {
-                    GrammarMode::Whole => WholeCalls::All,
-                    GrammarMode::WholeOrText => {
-                        WholeCalls::Beginning(syntax.opening().chars().take(1).collect())
-                    }
-                    _ => WholeCalls::Beginning(syntax.opening()),
-                };
-                Keep::Whole { guide, calls }
-            }
-        })
     }
 
     fn tokens(
@@ -403,7 +385,7 @@ impl Preparer {
     }
 
     fn has_bos(&self, text: &str) -> bool {
-        !self.bos_text.is_empty() && text.starts_with(&self.bos_text)
+        !self.tokenizer.bos.is_empty() && text.starts_with(&self.tokenizer.bos)
     }
 
     /// Tokenizes, but not texts so long that they cannot fit however they are cut: tokenizing megabytes

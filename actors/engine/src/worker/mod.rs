@@ -5,6 +5,7 @@
 
 mod accepted;
 mod backlog;
+mod context_size;
 pub mod held_parts;
 mod intake;
 
@@ -263,6 +264,9 @@ fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorke
         created: *created,
         architecture: model.metadata("general.architecture").unwrap_or_default(),
         name: model.metadata("general.name").unwrap_or_default(),
+        bos_text: preparer.tokenizer().bos.clone(),
+        eos_text: preparer.tokenizer().eos.clone(),
+        chat_template: preparer.tokenizer().chat_template.clone(),
     };
     send(from_worker(from_worker::Message::Ready(ready)));
     let (to_engine, commands) = std_mpsc::channel();
@@ -400,11 +404,12 @@ fn load(spec: &ModelSpec, bundled: &Result<PathBuf, String>) -> Result<Loaded, S
         .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
     // llama.cpp stays initialised until the process ends.
     std::mem::forget(backend);
-    let settings = settings(spec, &model);
+    let weights = path.metadata().map_or(0, |metadata| metadata.len());
+    let settings = settings(spec, &model, weights);
     check_memory(&model, &settings)?;
     let template = (!spec.chat_template.is_empty()).then_some(spec.chat_template.as_str());
     let formats = (spec.tool_format.as_str(), spec.reasoning_format.as_str());
-    let preparer = Preparer::new(
+    let mut preparer = Preparer::new(
         &model,
         template,
         formats,
@@ -412,6 +417,9 @@ fn load(spec: &ModelSpec, bundled: &Result<PathBuf, String>) -> Result<Loaded, S
         (spec.share_all, &spec.shared_prompts),
     )
     .map_err(|error| format!("the chat template of {} cannot be used: {error}", path.display()))?;
+    if spec.refuse_overflow {
+        preparer.refuse_overflow();
+    }
     Ok(Loaded { model: Arc::new(model), preparer, settings, created })
 }
 
@@ -436,12 +444,16 @@ fn check_file(path: &Path) -> Result<u64, String> {
     Ok(modified.map_or(0, |d| d.as_secs()))
 }
 
-fn settings(spec: &ModelSpec, model: &Model) -> EngineSettings {
-    let trained = model.trained_context().max(1);
-    let context_length = if spec.context_length == 0 { trained } else { spec.context_length.min(trained) };
-    let kv_cells = if spec.kv_cells == 0 { context_length.saturating_mul(2) } else { spec.kv_cells };
-    // llama.cpp pads to 256 itself; doing it here keeps both counts the same.
-    let kv_cells = kv_cells.max(context_length).next_multiple_of(256);
+fn settings(spec: &ModelSpec, model: &Model, weights: u64) -> EngineSettings {
+    let (context_length, kv_cells) = context_size::of(context_size::Facts {
+        trained: model.trained_context(),
+        context_length: spec.context_length,
+        kv_cells: spec.kv_cells,
+        bytes_per_cell: model.kv_bytes_per_cell(),
+        // The pages of a mapped file count as free, and the weights need them.
+        available: memory::available().map(|available| available.saturating_sub(weights)),
+        workers: spec.workers,
+    });
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     EngineSettings {
         context_length,

@@ -11,6 +11,7 @@
 //! an image library and a Python parser with it (through `openai-harmony`). Here the same text gives the same parts however it is
 //! cut, and unparsable input is text: property tests hold both.
 
+mod bare_call;
 mod call_syntax;
 mod json_calls;
 mod output_parser;
@@ -18,14 +19,17 @@ mod pythonic;
 mod reasoning;
 mod reasoning_formats;
 mod registry;
+mod repeats;
 mod tagged;
 mod tool_formats;
 
 use serde_json::Value;
 
+pub use self::bare_call::{BareCall, Rest};
 pub use self::call_syntax::{CallSyntax, GrammarMode, tool_grammar};
 pub use self::output_parser::{OutputParser, Part};
 pub use self::reasoning_formats::ReasoningFormat;
+pub use self::repeats::RepeatedCalls;
 pub use self::tool_formats::ToolFormat;
 
 /// Formats of a model.

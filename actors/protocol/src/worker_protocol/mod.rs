@@ -17,7 +17,7 @@ use crate::report::{EngineLoad as Load, PlacedLogprob, PromptScores, Rejection, 
 use crate::{output_formats, types};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 10;
+pub const PROTOCOL_VERSION: u32 = 11;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;

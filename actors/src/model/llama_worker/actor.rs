@@ -68,6 +68,8 @@ pub struct ModelState {
     /// Worker epoch: messages of an earlier worker are ignored.
     epoch: u64,
     link: Option<LinkTask>,
+    /// `true` if the context was not configured, and is that of the first worker.
+    sized_itself: bool,
 }
 
 /// The link's task; it and its process end with the actor.
@@ -98,7 +100,7 @@ impl Actor for ModelActor {
         myself.cast(ModelMessage::StartWorker)?;
         myself.send_interval(TICK, || ModelMessage::Tick);
         let tracker = RestartTracker::new(arguments.restarts);
-        Ok(ModelState { arguments, replica, tracker, epoch: 0, link: None })
+        Ok(ModelState { arguments, replica, tracker, epoch: 0, link: None, sized_itself: false })
     }
 
     async fn handle(
@@ -129,6 +131,7 @@ impl Actor for ModelActor {
                     kv_cells = ready.kv_cells,
                     "model ready"
                 );
+                state.keep_size(&ready);
                 state.tracker.on_stable(Instant::now());
                 state.replica.set_ready(ready);
             }
@@ -167,6 +170,15 @@ impl ModelState {
         }
         insert(&mut self.replica.table.lock(), now);
         Ok(())
+    }
+
+    /// Has later workers take the context that this one chose: requests were accepted for it.
+    fn keep_size(&mut self, ready: &Ready) {
+        let spec = &mut self.arguments.link.model;
+        if spec.context_length == 0 {
+            spec.context_length = ready.context_length;
+            self.sized_itself = true;
+        }
     }
 
     fn start_worker(&mut self, myself: &ActorRef<ModelMessage>) {
@@ -217,7 +229,13 @@ impl ModelState {
                     (format!("its worker keeps dying; the last time: {reason}"), retry_after)
                 }
             },
-            LinkEnd::Refused(reason) => (reason, self.arguments.restarts.cooldown),
+            LinkEnd::Refused(reason) => {
+                if std::mem::take(&mut self.sized_itself) {
+                    // There may be no memory for it any more.
+                    self.arguments.link.model.context_length = 0;
+                }
+                (reason, self.arguments.restarts.cooldown)
+            }
         };
         tracing::error!(model = id, %reason, in_flight, retry_after = ?wait, "model unhealthy");
         let link = &self.arguments.link;

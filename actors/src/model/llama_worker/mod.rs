@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use jan_protocol::confinement::Confinement;
 use jan_protocol::embeddings::EmbeddingRequest;
-use jan_protocol::types::{GenerationError, GenerationRequest, Inspect, Inspected};
+use jan_protocol::types::{GenerationError, GenerationRequest, Inspect, Inspected, TokenizerFacts};
 use jan_protocol::worker_protocol::ModelSpec;
 use ractor::{ActorRef, RpcReplyPort};
 use tokio::sync::{mpsc, oneshot};
@@ -153,6 +153,10 @@ impl Backend for LlamaWorker {
         self.replica().condition(Instant::now())
     }
 
+    fn tokenizer(&self) -> Option<TokenizerFacts> {
+        self.replica().tokenizer()
+    }
+
     fn load(&self) -> usize {
         self.replica().table.lock().len()
     }
@@ -201,10 +205,22 @@ impl Backend for LlamaWorker {
     ) -> BoxFuture<'_, Result<u32, GenerationError>> {
         // The worker reports a prompt's length, and whether it fits, when it takes the request in; it is given up then.
         Box::pin(async move {
+            let requested = request.max_tokens.unwrap_or(1);
             let mut generation = self.begin(request, place).await?;
             while let Some(event) = generation.recv().await {
                 match event {
-                    GenerationEvent::Accepted { prompt_tokens, .. } => return Ok(prompt_tokens),
+                    GenerationEvent::Accepted { prompt_tokens, .. } => {
+                        // A worker may shorten an answer that does not fit.
+                        let limit = self.condition().context_length.unwrap_or(u32::MAX);
+                        if prompt_tokens.saturating_add(requested) > limit {
+                            return Err(GenerationError::ContextLengthExceeded {
+                                limit,
+                                prompt_tokens,
+                                requested,
+                            });
+                        }
+                        return Ok(prompt_tokens);
+                    }
                     GenerationEvent::Failed(error) => return Err(error),
                     _ => {}
                 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jan_protocol::types::{GenerationError, ModelStatus};
+use jan_protocol::types::{GenerationError, ModelStatus, TokenizerFacts};
 use jan_protocol::worker_protocol::Ready;
 use ractor::ActorRef;
 
@@ -77,6 +77,17 @@ impl Replica {
             created: state.ready.as_ref().map(|ready| ready.created),
             context_length: state.ready.as_ref().map(|ready| ready.context_length),
         }
+    }
+
+    /// Returns the facts about the tokenizer of the loaded model.
+    pub fn tokenizer(&self) -> Option<TokenizerFacts> {
+        let state = self.state();
+        let ready = state.ready.as_ref()?;
+        Some(TokenizerFacts {
+            bos: ready.bos_text.clone(),
+            eos: ready.eos_text.clone(),
+            chat_template: ready.chat_template.clone(),
+        })
     }
 
     /// The status as of now: one that is behind with preparing requests cannot answer either.

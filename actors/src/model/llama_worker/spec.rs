@@ -3,7 +3,7 @@
 use jan_protocol::bundled_model;
 use jan_protocol::worker_protocol::ModelSpec;
 
-use crate::config::{ActorsConfig, GgufModel, SharePrefixes};
+use crate::config::{ActorsConfig, GgufModel, Overflow, SharePrefixes};
 use crate::system::StartError;
 
 /// Settings of the workers of a configured model.
@@ -67,5 +67,8 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         mask_budget_ms: engine.mask_budget_ms,
         share_all: engine.share_prefixes == SharePrefixes::All,
         shared_prompts: engine.shared_prompts.clone(),
+        refuse_overflow: engine.max_tokens_overflow == Overflow::Refuse,
+        // The bundled model's among them.
+        workers: config.models.iter().map(|model| model.replicas).sum::<u32>().saturating_add(1),
     }
 }

@@ -39,17 +39,33 @@ pub struct StructuredOutputs {
     whitespace_pattern: Option<Value>,
 }
 
-/// Returns the one constraint of a request; `None` for free text.
+/// Returns the one constraint of a request; `None` for free text. Fields with the same constraint are names of one: some
+/// clients send it under each.
 ///
 /// # Errors
 /// 400 that names the second field if there are several.
-pub fn at_most_one(mut found: Vec<Structured>) -> Result<Option<Structured>, ApiError> {
-    if let [first, second, ..] = &found[..] {
-        let message =
-            format!("'{}' and '{}' are mutually exclusive; send only one.", first.field, second.field);
-        return Err(ApiError::invalid_value(second.field, message));
+pub fn at_most_one(found: Vec<Structured>) -> Result<Option<Structured>, ApiError> {
+    let mut found = found.into_iter();
+    let Some(first) = found.next() else { return Ok(None) };
+    match found.find(|other| !is_same(&first.constraint, &other.constraint)) {
+        None => Ok(Some(first)),
+        Some(second) => {
+            let message =
+                format!("'{}' and '{}' are mutually exclusive; send only one.", first.field, second.field);
+            Err(ApiError::invalid_value(second.field, message))
+        }
     }
-    Ok(found.pop())
+}
+
+/// Returns whether two constraints are the same; the order of a schema's keys does not count.
+fn is_same(first: &Constraint, second: &Constraint) -> bool {
+    match (first, second) {
+        (Constraint::JsonSchema(first), Constraint::JsonSchema(second)) => {
+            let value = |text: &str| serde_json::from_str::<Value>(text).ok();
+            first == second || value(first) == value(second)
+        }
+        (first, second) => first == second,
+    }
 }
 
 /// Checks `structured_outputs`.

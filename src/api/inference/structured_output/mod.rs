@@ -236,6 +236,23 @@ pub fn named(error: GenerationError, constraining: Option<&'static str>) -> Gene
     }
 }
 
+/// Maps an error of the start of a generation; `length_param` is the field with the answer's maximum length.
+pub fn start_error(
+    error: GenerationError,
+    prompt_param: &'static str,
+    length_param: &'static str,
+    field: Option<&'static str>,
+) -> ApiError {
+    let param = match error {
+        // The prompt alone would fit.
+        GenerationError::ContextLengthExceeded { limit, prompt_tokens, .. } if prompt_tokens < limit => {
+            length_param
+        }
+        _ => prompt_param,
+    };
+    generation_error(error, param, field)
+}
+
 /// Maps an error of the engine; `field` is the field that constrains the answers.
 pub fn generation_error(
     error: GenerationError,

@@ -4,12 +4,14 @@
 //! API description. Chat and Responses have the same data in different places, which [`ToolField`] distinguishes.
 
 mod responses_api;
+mod strict;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use jan_actors::model::{Callable, GenerationError, ToolPlan};
 
+use jan_protocol::output_formats::BareCall;
 use jsonschema::Validator;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -169,9 +171,11 @@ impl Tools {
             return Err(ApiError::invalid_value("tools", message));
         }
         let choice = Choice::read(choice, field, &functions)?;
+        let shown: Vec<Value> =
+            functions.iter().map(|function| json!({"type": "function", "function": function})).collect();
         if choice.mode == Mode::None || functions.is_empty() {
-            // The model cannot call tools that it is not shown.
-            return Ok(Self::default());
+            // They stay in the prompt, whose beginning then is the one of the turns before.
+            return Ok(Self { shown, ..Self::default() });
         }
         let required = choice.mode == Mode::Required;
         let callable = |function: &&FunctionObject| match &choice.only {
@@ -191,21 +195,19 @@ impl Tools {
         }
         let parallel = parallel.unwrap_or(true) && !choice.named;
         Ok(Self {
-            shown: functions
-                .iter()
-                .map(|function| json!({"type": "function", "function": function}))
-                .collect(),
+            shown,
             plan: Some(Arc::new(ToolPlan { callable, required, parallel, guided })),
             web: None,
             validators,
         })
     }
 
-    /// Returns the policy for the calls of an answer.
-    pub fn call_policy(self) -> ToolCallPolicy {
+    /// Returns the policy for the calls of an answer. `is_free`: no format of its text is requested.
+    pub fn call_policy(self, is_free: bool) -> ToolCallPolicy {
         ToolCallPolicy {
             one_call: self.plan.as_ref().is_some_and(|plan| !plan.parallel),
             validators: self.validators,
+            bare: self.plan.filter(|plan| is_free && !plan.required),
         }
     }
 }
@@ -216,6 +218,8 @@ pub struct ToolCallPolicy {
     /// Set if calls after the first are left out.
     pub one_call: bool,
     validators: Vec<(String, Validator)>,
+    /// The tools that an answer may call by consisting of one call as a JSON object; `None` if there are none.
+    bare: Option<Arc<ToolPlan>>,
 }
 
 impl ToolCallPolicy {
@@ -223,6 +227,19 @@ impl ToolCallPolicy {
     pub fn relax(&mut self, plan: &ToolPlan) {
         let strict = |name: &String| plan.callable.iter().any(|tool| tool.name == *name && tool.strict);
         self.validators.retain(|(name, _)| strict(name));
+    }
+
+    /// Returns the reader of an answer that may be one call as a JSON object.
+    pub fn bare_call(&self) -> Option<BareCall> {
+        let plan = self.bare.as_ref()?;
+        Some(BareCall::new(plan.callable.iter().map(|tool| tool.name.clone())))
+    }
+
+    /// Returns whether a tool's schema accepts these arguments of such a call.
+    pub fn accepts(&self, name: &str, arguments: &str) -> bool {
+        let tool = self.bare.iter().flat_map(|plan| &plan.callable).find(|tool| tool.name == name);
+        tool.and_then(|tool| structured_output::validator(&tool.parameters).ok())
+            .is_some_and(|validator| structured_output::satisfies(arguments, &validator).is_ok())
     }
 
     /// Checks a finished call. The engine enforces the schema during generation; a call is passed on as complete only

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::{FunctionObject, ToolField, Tools, check_kind};
+use super::{FunctionObject, ToolField, Tools, check_kind, strict};
 use crate::api::inference::web_search::{
     self, ContextSize, SearchFilters, SearchOptions, UserLocation, is_web_search,
 };
@@ -26,7 +26,8 @@ pub struct ResponseTool {
     /// The JSON Schema of its arguments; none if absent.
     #[schema(value_type = Option<Object>)]
     parameters: Option<Map<String, Value>>,
-    /// Its arguments always satisfy the schema. They do so anyway if `tool_choice` requires a call.
+    /// Its arguments always satisfy the schema. They do so anyway if `tool_choice` requires a call. By default `true` if
+    /// all objects of the schema are closed (`additionalProperties` is false) and require all of their properties.
     strict: Option<bool>,
     /// Web search: the amount of context for the results.
     search_context_size: Option<ContextSize>,
@@ -60,8 +61,14 @@ impl ResponseTool {
         }
         json!({
             "type": "function", "name": self.name, "description": self.description, "parameters": self.parameters,
-            "strict": self.strict.unwrap_or(false),
+            "strict": self.is_strict(),
         })
+    }
+
+    /// Returns whether its arguments have to satisfy the schema. As with OpenAI, a tool that does not say so is strict if its
+    /// schema is fit for it.
+    fn is_strict(&self) -> bool {
+        self.strict.unwrap_or_else(|| strict::is_compatible(self.parameters.as_ref()))
     }
 
     /// Returns the options of a web search tool.
@@ -125,7 +132,8 @@ impl Tools {
                 continue;
             }
             check_kind(&tool.kind, index, "'function' or 'web_search'")?;
-            let ResponseTool { name, description, parameters, strict, .. } = tool;
+            let strict = Some(tool.is_strict());
+            let ResponseTool { name, description, parameters, .. } = tool;
             let name = name.ok_or_else(|| ApiError::missing(format!("tools[{index}].name")))?;
             functions.push(FunctionObject { name, description, parameters, strict });
         }

@@ -100,6 +100,8 @@ where
     let model = request("").model;
     let context = models.describe(&model).await.and_then(|model| model.context_length);
     let most_chars = context.map_or(usize::MAX, |tokens| tokens as usize * CHARS_A_TOKEN);
+    // A longer answer is cut to the room that the prompt leaves.
+    let most_answer = context.map_or(u32::MAX, |tokens| tokens / 2);
     let mut tried = None;
     for (most, snippet) in LEVELS {
         let count = found.results.len().min(most);
@@ -108,7 +110,7 @@ where
             continue;
         }
         let mut attempt = request(&text);
-        attempt.max_tokens = attempt.max_tokens.or(Some(ANSWER));
+        attempt.max_tokens = Some(attempt.max_tokens.unwrap_or(ANSWER).min(most_answer));
         match models.count_tokens(attempt).await {
             Ok(_) => return Ok(shown(count, text)),
             Err(GenerationError::ContextLengthExceeded { .. }) => tried = Some(text),

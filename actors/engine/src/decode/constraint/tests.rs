@@ -333,3 +333,96 @@ fn what_is_kept_has_a_bound() {
     assert_eq!(kept(101, 1), 1);
     assert!(grammars.knows(&Constraint::Regex("101".to_owned())));
 }
+
+mod calls_in_an_answer {
+    use jan_protocol::output_formats::RepeatedCalls;
+
+    use super::*;
+    use crate::decode::phases::{Flow, Keep, WholeCalls};
+
+    fn guide_of(mode: GrammarMode) -> Guide {
+        let syntax = ToolFormat::Hermes.syntax();
+        guide(&Constraint::Lark(tool_grammar(syntax, &tool_schemas(), true, mode, None, &|_| None))).unwrap()
+    }
+
+    fn begun(lenient: bool) -> Flow {
+        let guide = guide_of(GrammarMode::BehindTrigger);
+        Flow::new(None, Keep::Behind { trigger: "<tool_call>", guide, once: false, lenient })
+    }
+
+    fn watching(flow: Flow) -> Flow {
+        let layout = Layout { tools: Some(ToolFormat::Hermes), ..Layout::default() };
+        let tools: Vec<Tool> =
+            tool_schemas().into_iter().map(|(name, parameters)| Tool { name, parameters }).collect();
+        flow.watching(Some(RepeatedCalls::new(&layout, &tools)))
+    }
+
+    /// Takes a text byte by byte; returns where stop texts count.
+    fn take(flow: &mut Flow, text: &str) -> Vec<bool> {
+        text.bytes().map(|byte| flow.accept_counting(Token::from(byte), &[byte]).unwrap()).collect()
+    }
+
+    const CALL: &str = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+
+    #[test]
+    fn a_call_is_kept_in_its_form_once_it_has_begun() {
+        let mut flow = begun(true);
+        let mut open = Vec::new();
+        assert!(!flow.restrict(&[0.0; VOCABULARY], &mut open).unwrap(), "free text");
+        take(&mut flow, "Let me see. <tool_call>");
+        assert!(flow.restrict(&[0.0; VOCABULARY], &mut open).unwrap());
+        let allowed: Vec<usize> = (0..VOCABULARY).filter(|&token| open[token] == 0.0).collect();
+        assert_eq!(allowed, [usize::from(b'\n')]);
+        take(&mut flow, "\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>");
+        assert!(!flow.restrict(&[0.0; VOCABULARY], &mut open).unwrap(), "free text behind the call");
+        assert!(!flow.is_complete());
+    }
+
+    #[test]
+    fn a_constraint_that_is_no_promise_is_given_up() {
+        let mut flow = begun(true);
+        take(&mut flow, "<tool_call> no call");
+        assert!(!flow.restrict(&[0.0; VOCABULARY], &mut Vec::new()).unwrap());
+        let mut strict = begun(false);
+        take(&mut strict, "<tool_call>");
+        assert!(strict.accept(Token::from(b' '), b" ").is_err());
+    }
+
+    #[test]
+    fn stop_texts_count_around_calls_alone() {
+        let mut flow = begun(true);
+        let counted = take(&mut flow, &format!("a {CALL} b"));
+        // The mark is text until it is complete.
+        let open = "a <tool_call".len();
+        let closed = "a ".len() + CALL.len();
+        assert!(counted[..open].iter().all(|counted| *counted));
+        assert!(counted[open..closed].iter().all(|counted| !counted));
+        assert!(counted[closed..].iter().all(|counted| *counted));
+        let whole = |calls| Flow::new(None, Keep::Whole { guide: guide_of(GrammarMode::Whole), calls });
+        assert!(take(&mut whole(WholeCalls::All), CALL).iter().all(|counted| !counted));
+        assert!(take(&mut whole(WholeCalls::None), CALL).iter().all(|counted| *counted));
+        let either = whole(WholeCalls::Beginning("<tool_call>\n".to_owned()));
+        assert!(take(&mut either.clone(), CALL).iter().all(|counted| !counted));
+        let other = whole(WholeCalls::Beginning("{".to_owned()));
+        assert!(take(&mut other.clone(), CALL).iter().all(|counted| *counted));
+    }
+
+    #[test]
+    fn an_answer_ends_with_a_repeated_call() {
+        let other = CALL.replace('1', "\"]\"");
+        for mut flow in [
+            watching(begun(true)),
+            watching(Flow::new(
+                None,
+                Keep::Whole { guide: guide_of(GrammarMode::Whole), calls: WholeCalls::All },
+            )),
+        ] {
+            take(&mut flow, &format!("{CALL}\n{other}"));
+            assert!(!flow.is_complete());
+            take(&mut flow, &format!("\n{}", &CALL[..CALL.len() - "}\n</tool_call>".len() - 1]));
+            assert!(!flow.is_complete(), "its arguments have not ended");
+            take(&mut flow, "}");
+            assert!(flow.is_complete());
+        }
+    }
+}

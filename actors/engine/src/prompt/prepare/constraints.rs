@@ -32,7 +32,16 @@ impl Preparer {
         if draft.request.tools.as_ref().is_some_and(|tools| tools.required || tools.guided) {
             return ToCompile::Something;
         }
-        let Some(constraint) = &draft.request.constraint else { return ToCompile::Nothing };
+        let begun_calls;
+        let constraint = match (&draft.request.constraint, &draft.request.tools) {
+            (Some(constraint), _) => &**constraint,
+            (None, Some(tools)) => {
+                begun_calls = self.begun_calls_of(tools);
+                let Some(constraint) = &begun_calls else { return ToCompile::Nothing };
+                constraint
+            }
+            (None, None) => return ToCompile::Nothing,
+        };
         let grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match grammars.is_some_and(|grammars| grammars.knows(constraint)) {
             true => ToCompile::Known,

@@ -78,6 +78,14 @@ impl ToolFormat {
         &self.spec().syntax
     }
 
+    /// Returns `true` if a call that a model begins by itself can be kept in the syntax of constrained calls: it begins with a
+    /// mark, behind which models write nothing but that syntax.
+    #[must_use]
+    pub fn holds_begun_calls(self) -> bool {
+        let native = self == Self::Hermes || *self.syntax() != *Self::Hermes.syntax();
+        native && self.syntax().trigger().is_some()
+    }
+
     /// Returns answers that are one call of `get_weather` with `{"city": "Hà Nội"}`.
     #[must_use]
     pub const fn examples(self) -> &'static [&'static str] {

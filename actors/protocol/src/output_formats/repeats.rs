@@ -1,0 +1,118 @@
+//! Repeated calls: a weak model that has to call a tool may repeat one call until its tokens are used up.
+
+use serde_json::Value;
+
+use super::call_syntax::JsonEnd;
+use super::{Layout, OutputParser, Part, Tool};
+
+/// Watches the calls of one answer, which are constrained to their form.
+#[derive(Clone, Debug)]
+pub struct RepeatedCalls {
+    parser: OutputParser,
+    /// Names and arguments of complete calls.
+    calls: Vec<(String, Value)>,
+    /// The call that is being written.
+    current: Option<(String, String, JsonEnd)>,
+    repeated: bool,
+    /// The beginning of a character.
+    incomplete: Vec<u8>,
+}
+
+impl RepeatedCalls {
+    /// Creates the watch of an answer of this layout.
+    #[must_use]
+    pub fn new(layout: &Layout, tools: &[Tool]) -> Self {
+        let layout = Layout { enforced: true, ..layout.clone() };
+        Self {
+            parser: OutputParser::new(&layout, tools),
+            calls: Vec::new(),
+            current: None,
+            repeated: false,
+            incomplete: Vec::new(),
+        }
+    }
+
+    /// Takes more of the answer. Returns `true` once a call is complete that equals an earlier one in name and arguments.
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        self.incomplete.extend_from_slice(bytes);
+        let end = match std::str::from_utf8(&self.incomplete) {
+            Ok(text) => text.len(),
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Err(_) => self.incomplete.len(),
+        };
+        let rest = self.incomplete.split_off(end);
+        let text = String::from_utf8_lossy(&std::mem::replace(&mut self.incomplete, rest)).into_owned();
+        for part in self.parser.push(&text) {
+            match part {
+                Part::Call(name) => self.current = Some((name, String::new(), JsonEnd::default())),
+                Part::Arguments(text) => self.add(&text),
+                Part::Content(_) | Part::Reasoning(_) => {}
+            }
+        }
+        self.repeated
+    }
+
+    fn add(&mut self, text: &str) {
+        let Some((_, arguments, end)) = &mut self.current else { return };
+        arguments.push_str(text);
+        if !text.chars().any(|character| end.push(character)) {
+            return;
+        }
+        if let Some((name, arguments, _)) = self.current.take() {
+            let arguments = serde_json::from_str(&arguments).unwrap_or(Value::String(arguments));
+            let call = (name, arguments);
+            self.repeated |= self.calls.contains(&call);
+            self.calls.push(call);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::output_formats::ToolFormat;
+
+    fn watch(format: ToolFormat) -> RepeatedCalls {
+        let tools = ["get_weather", "add"].map(|name| Tool { name: name.to_owned(), parameters: json!({}) });
+        RepeatedCalls::new(&Layout { tools: Some(format), ..Layout::default() }, &tools)
+    }
+
+    /// Formats with several calls in an answer.
+    fn formats() -> Vec<ToolFormat> {
+        ToolFormat::ALL.iter().copied().filter(|format| format.syntax().separator.is_some()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_call_counts_as_repeated_once_it_is_complete(
+            format in prop::sample::select(formats()),
+            calls in prop::collection::vec((0usize..2, 0usize..3), 0..6),
+            size in 1usize..9,
+        ) {
+            let calls: Vec<(&str, &str)> = calls
+                .iter()
+                .map(|&(name, arguments)| {
+                    (["get_weather", "add"][name], ["{}", "{\"a\": \"}é\"}", "{\"a\": [1, {}]}"][arguments])
+                })
+                .collect();
+            let text = format.syntax().write(&calls);
+            let repeats = |calls: &[(&str, &str)]| (1..calls.len()).any(|end| calls[..end].contains(&calls[end]));
+            let mut watch = watch(format);
+            let mut repeated = false;
+            for piece in text.as_bytes().chunks(size) {
+                repeated = watch.push(piece);
+            }
+            prop_assert_eq!(repeated, repeats(&calls), "{:?}: {}", format, text);
+        }
+    }
+
+    #[test]
+    fn the_order_of_keys_does_not_count() {
+        let calls = [("add", "{\"a\": 1, \"b\": 2}"), ("add", "{\"b\": 2, \"a\": 1}")];
+        assert!(watch(ToolFormat::Hermes).push(ToolFormat::Hermes.syntax().write(&calls).as_bytes()));
+        assert!(!watch(ToolFormat::Hermes).push(ToolFormat::Hermes.syntax().write(&calls[..1]).as_bytes()));
+    }
+}
