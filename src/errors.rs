@@ -103,7 +103,12 @@ impl ApiError {
             AuthError::RevokedKey => "api_key_revoked",
             AuthError::AddressNotAllowed => "address_not_allowed",
         };
-        Self::unauthorized(code, format!("{}.", capitalize(&error.to_string())), INVALID_TOKEN)
+        // OpenAI's words, by which gateways tell these errors from those of a request.
+        let message = match error {
+            AuthError::UnknownKey => "Incorrect API key provided.".to_owned(),
+            other => format!("Incorrect API key provided: {other}."),
+        };
+        Self::unauthorized(code, message, INVALID_TOKEN)
     }
 
     /// Maps an error of users, keys and sessions.

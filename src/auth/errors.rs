@@ -29,8 +29,9 @@ impl ApiError {
     /// 401 `missing_credentials`.
     #[must_use]
     pub fn credential_required() -> Self {
-        let message =
-            "This route requires an API key or an access token; send it as `Authorization: Bearer …`.";
+        // OpenAI's words.
+        let message = "You didn't provide an API key. You need to provide your API key, or an access token, in an \
+                       Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).";
         Self::unauthorized("missing_credentials", message, CHALLENGE)
     }
 

@@ -274,7 +274,8 @@ fn check_type(headers: &HeaderMap, kind: access::Body) -> Result<(), ApiError> {
     if let Some(encoding) = headers.get(CONTENT_ENCODING).filter(|value| *value != "identity") {
         return Err(ApiError::unsupported_media_type(format!(
             "Unsupported content encoding {encoding:?}: send the body uncompressed."
-        )));
+        ))
+        .accepting_identity());
     }
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
@@ -287,13 +288,20 @@ fn check_type(headers: &HeaderMap, kind: access::Body) -> Result<(), ApiError> {
         }
     };
     let shown: String = value.to_str().unwrap_or("?").chars().take(100).collect();
-    if fits { Ok(()) } else { Err(wrong_type(&format!("Unsupported content type {shown:?}"), kind)) }
+    if fits {
+        Ok(())
+    } else {
+        Err(wrong_type(&format!("Unsupported content type: '{}'", shown.escape_debug()), kind))
+    }
 }
 
 fn wrong_type(problem: &str, kind: access::Body) -> ApiError {
     let wanted = if kind == access::Body::Export { LINES[0] } else { "application/json" };
-    ApiError::unsupported_media_type(format!("{problem}: send `Content-Type: {wanted}`."))
-        .with_param("Content-Type")
+    // OpenAI's words.
+    ApiError::unsupported_media_type(format!(
+        "{problem}. This API method only accepts '{wanted}' requests: send `Content-Type: {wanted}`."
+    ))
+    .with_param("Content-Type")
 }
 
 enum CollectError {
@@ -343,15 +351,21 @@ pub(super) fn discard(request: Request<Incoming>) -> bool {
 }
 
 fn linger<E: Send>(mut body: impl Stream<Item = Result<Bytes, E>> + Unpin + Send + 'static) {
-    tokio::spawn(tokio::time::timeout(LINGER_TIME, async move {
-        let mut taken = 0;
-        while let Some(Ok(chunk)) = body.next().await {
-            taken += chunk.len();
-            if taken > LINGER_BYTES {
-                break;
+    // Without a runtime the server has ended, and its connections with it.
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    runtime.spawn(async move {
+        let reading = async {
+            let mut taken = 0;
+            while let Some(Ok(chunk)) = body.next().await {
+                taken += chunk.len();
+                if taken > LINGER_BYTES {
+                    break;
+                }
             }
-        }
-    }));
+        };
+        // Made here: a timer needs the runtime.
+        let _ = tokio::time::timeout(LINGER_TIME, reading).await;
+    });
 }
 
 #[cfg(test)]

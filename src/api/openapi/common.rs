@@ -15,6 +15,9 @@ use crate::auth::access::{Access, Rule};
 /// The methods that a path of the description can have.
 pub const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
+/// The origin in the description's absolute addresses, in place of which a request gets the one that it was sent to.
+pub const EXAMPLE_ORIGIN: &str = "http://localhost:8080";
+
 const RATE_LIMIT_HEADERS: [&str; 3] = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"];
 
 /// Completes the description of `routes`.
@@ -141,9 +144,9 @@ fn security_schemes() -> Value {
                 `/auth/google` and returns with a code, which `POST /auth/exchange` exchanges for tokens. The \
                 user's role determines their permissions.",
             "flows": {"authorizationCode": {
-                "authorizationUrl": "/auth/google",
-                "tokenUrl": "/auth/exchange",
-                "refreshUrl": "/auth/refresh",
+                "authorizationUrl": format!("{EXAMPLE_ORIGIN}/auth/google"),
+                "tokenUrl": format!("{EXAMPLE_ORIGIN}/auth/exchange"),
+                "refreshUrl": format!("{EXAMPLE_ORIGIN}/auth/refresh"),
                 "scopes": {
                     "read": "Read", "write": "Inference, responses, conversations, the user's name",
                     "keys": "Manage keys, sessions and the account", "admin": "Administer",

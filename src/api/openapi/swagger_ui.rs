@@ -6,18 +6,19 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, LOCATION,
     REFERRER_POLICY, VARY,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use utoipa_swagger_ui::Config;
 use warp::Reply;
 
+use super::common::EXAMPLE_ORIGIN;
 use super::document;
-use crate::api::state::Route;
+use crate::api::state::{AppState, Route};
 use crate::auth::access::Access;
 use crate::http::error::ErrorResponse;
-use crate::http::routing::{Id, Place, route};
+use crate::http::routing::{Authority, Id, Place, route};
 use crate::http::{ApiError, ApiRequest, Response};
 
 /// The path of the page.
@@ -32,10 +33,10 @@ const HTML: &str = "text/html; charset=utf-8";
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-static AS_JSON: LazyLock<Bytes> =
-    LazyLock::new(|| serde_json::to_vec(&document()).expect("the description serializes").into());
-static AS_YAML: LazyLock<Bytes> =
-    LazyLock::new(|| yaml_serde::to_string(&document()).expect("the description serializes").into());
+static AS_JSON: LazyLock<String> =
+    LazyLock::new(|| serde_json::to_string(&document()).expect("the description serializes"));
+static AS_YAML: LazyLock<String> =
+    LazyLock::new(|| yaml_serde::to_string(&document()).expect("the description serializes"));
 
 /// Returns the routes of `/api/swagger` and below, and of `/`, which redirects there.
 pub fn routes() -> Vec<Route> {
@@ -108,8 +109,8 @@ async fn page() -> Response {
     operation_id = "getDescription",
     responses((status = 200, description = "OpenAPI 3.1", body = Object))
 )]
-async fn as_json() -> Response {
-    content(JSON, AS_JSON.clone())
+async fn as_json(state: AppState, authority: Authority, request: ApiRequest) -> Response {
+    content(JSON, at_origin(&AS_JSON, &origin(&state, &authority, request.headers())))
 }
 
 /// The description as JSON, under the name that older tools expect.
@@ -120,8 +121,8 @@ async fn as_json() -> Response {
     operation_id = "getDescriptionByOldName",
     responses((status = 200, description = "OpenAPI 3.1", body = Object))
 )]
-async fn as_json_by_old_name() -> Response {
-    as_json().await
+async fn as_json_by_old_name(state: AppState, authority: Authority, request: ApiRequest) -> Response {
+    as_json(state, authority, request).await
 }
 
 /// The description as YAML.
@@ -132,8 +133,33 @@ async fn as_json_by_old_name() -> Response {
     operation_id = "getDescriptionAsYaml",
     responses((status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/yaml"))
 )]
-async fn as_yaml() -> Response {
-    content(YAML, AS_YAML.clone())
+async fn as_yaml(state: AppState, authority: Authority, request: ApiRequest) -> Response {
+    content(YAML, at_origin(&AS_YAML, &origin(&state, &authority, request.headers())))
+}
+
+/// Returns the origin of this server as its clients see it: the configured one, or the one that the request was sent to.
+fn origin(state: &AppState, Authority(authority): &Authority, headers: &HeaderMap) -> String {
+    if let Some(origin) = state.google.own_origin() {
+        return origin;
+    }
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = authority.as_deref().or_else(|| header(HOST.as_str())).filter(|host| is_host(host));
+    // A proxy in front, which alone knows of TLS, says so.
+    let scheme = header("x-forwarded-proto").filter(|scheme| *scheme == "https").unwrap_or("http");
+    host.map_or_else(|| EXAMPLE_ORIGIN.to_owned(), |host| format!("{scheme}://{host}"))
+}
+
+/// Returns whether the text can be the host of an address, with or without a port.
+fn is_host(text: &str) -> bool {
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    (1..=255).contains(&text.len()) && text.bytes().all(plain)
+}
+
+/// Returns the description with the addresses of this server at `origin`.
+fn at_origin(description: &str, origin: &str) -> Bytes {
+    let (from, to) = (format!("{EXAMPLE_ORIGIN}/auth/"), format!("{origin}/auth/"));
+    description.replace(&from, &to).into()
 }
 
 /// The files of the API page.

@@ -176,6 +176,13 @@ impl Google {
         self.config.redirect_url.as_deref().is_some_and(|url| url.starts_with("https://"))
     }
 
+    /// Returns the origin of this server as browsers see it, if it is configured.
+    #[must_use]
+    pub fn own_origin(&self) -> Option<String> {
+        let callback = oauth2::url::Url::parse(self.config.redirect_url.as_deref()?).ok()?;
+        Some(callback.origin().ascii_serialization())
+    }
+
     /// Returns the time within which a sign-in must be finished.
     #[must_use]
     pub fn state_ttl(&self) -> Duration {

@@ -84,6 +84,16 @@ impl<S> Extract<S> for RawQuery {
     }
 }
 
+/// The host and port in the URI of an HTTP/2 request, which has no `Host`.
+#[derive(Clone, Debug)]
+pub struct Authority(pub Option<String>);
+
+impl<S> Extract<S> for Authority {
+    fn extract(_: &S, call: &mut Call) -> Self {
+        Self(call.arrival.uri.authority().map(ToString::to_string))
+    }
+}
+
 impl<S> Extract<S> for RequestContext {
     fn extract(_: &S, call: &mut Call) -> Self {
         call.arrival.context.clone()

@@ -13,7 +13,7 @@ use warp::filters::BoxedFilter;
 
 pub(super) use self::handler::Arrival;
 use self::handler::Handle;
-pub use self::handler::{Call, Extract, Handler, Id, Ids, RawQuery};
+pub use self::handler::{Authority, Call, Extract, Handler, Id, Ids, RawQuery};
 use self::tree::Tree;
 pub use self::tree::{Captured, Found};
 use super::Response;
