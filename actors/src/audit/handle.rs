@@ -137,12 +137,12 @@ impl Audit {
         let job = Arc::clone(&batch);
         let undone = BatchGuard(Some((self.clone(), batch)));
         self.store.write(
-            move |stores| -> Result<[usize; 2], StoreError> {
-                stores.audit().add(&job)?;
+            move |stores| async move {
+                stores.audit().add(&job).await?;
                 let mut removed = [0; 2];
                 for class in Class::ALL {
                     let some = remove[class as usize];
-                    removed[class as usize] = stores.audit().remove_oldest(class, None, some)?;
+                    removed[class as usize] = stores.audit().remove_oldest(class, None, some).await?;
                 }
                 Ok(removed)
             },
@@ -199,7 +199,9 @@ impl Audit {
         });
         let page = async {
             let _ = turn.await;
-            self.store.look(move |stores| stores.audit().page(&filter, limit, LOOKED_AT)).await
+            self.store
+                .look(move |stores| async move { stores.audit().page(&filter, limit, LOOKED_AT).await })
+                .await
         };
         match tokio::time::timeout(PAGE_TIMEOUT, page).await {
             Ok(page) => Ok(page?),
@@ -233,7 +235,7 @@ impl Audit {
             while self.remove(class, Some(before), REMOVED_PER_JOB).await? == REMOVED_PER_JOB {}
         }
         self.state().added = [0; 2];
-        let counted = self.store.look(|stores| stores.audit().count()).await?;
+        let counted = self.store.look(|stores| async move { stores.audit().count().await }).await?;
         self.note_counted(counted);
         for class in Class::ALL {
             loop {
@@ -256,7 +258,7 @@ impl Audit {
     async fn remove(&self, class: Class, before: Option<AuditId>, some: usize) -> Result<usize, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.store.write(
-            move |stores| stores.audit().remove_oldest(class, before, some),
+            move |stores| async move { stores.audit().remove_oldest(class, before, some).await },
             move |outcome: Result<usize, StoreError>| {
                 let _ = reply.send(outcome);
             },

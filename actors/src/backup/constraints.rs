@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::offline::OfflineError;
 use crate::conversations::{ConversationRecord, Share};
 use crate::identity::{ApiKeyRecord, UserId, UserKind, UserRecord};
-use crate::store::{KINDS, Record, StoreError, StoredSession, Stores};
+use crate::store::{KINDS, KeyHash, Record, StoreError, StoredSession, Stores};
 
 /// Number of users read at a time.
 const PAGE: usize = 256;
@@ -31,44 +31,53 @@ impl ImportConstraints {
     ///
     /// # Errors
     /// The database failed.
-    pub fn apply(self, here: &dyn Stores, record: Record, now: u64) -> Result<Option<Record>, StoreError> {
+    pub async fn apply(
+        self,
+        here: &dyn Stores,
+        mut record: Record,
+        now: u64,
+    ) -> Result<Option<Record>, StoreError> {
         if !self.concerns(&record) {
             return Ok(Some(record));
         }
         match KINDS[record.kind].name {
-            "user" => changed(record, |user: &mut UserRecord| {
+            "user" => {
+                let Some(mut user) = value::<UserRecord>(&record) else { return Ok(Some(record)) };
                 // A damaged user has no effect.
-                let before = unless_damaged(here.accounts().user(user.id))?;
-                if let Some(before) = before {
+                if let Some(before) = unless_damaged(here.accounts().user(user.id).await)? {
                     user.disabled |= before.disabled;
                     user.shares_ended_at = user.shares_ended_at.max(before.shares_ended_at);
                 }
-                Ok(true)
-            }),
-            "key" => {
-                let hash = record.key.as_slice().try_into().ok();
-                changed(record, |key: &mut ApiKeyRecord| {
-                    let before = match hash {
-                        Some(hash) => unless_damaged(here.accounts().key_by_hash(&hash))?,
-                        None => None,
-                    };
-                    key.revoked_at = match before {
-                        Some(before) => before.revoked_at.or(key.revoked_at),
-                        // Revoked so long ago that it was deleted, or gone with its user.
-                        None if self.same_store => key.revoked_at.or(Some(now)),
-                        None => key.revoked_at,
-                    };
-                    Ok(true)
-                })
+                with_value(record, &user)
             }
-            "session" => changed(record, |session: &mut StoredSession| {
+            "key" => {
+                let Some(mut key) = value::<ApiKeyRecord>(&record) else { return Ok(Some(record)) };
+                let before = match KeyHash::try_from(record.key.as_slice()) {
+                    Ok(hash) => unless_damaged(here.accounts().key_by_hash(&hash).await)?,
+                    Err(_) => None,
+                };
+                key.revoked_at = match before {
+                    Some(before) => before.revoked_at.or(key.revoked_at),
+                    // Revoked so long ago that it was deleted, or gone with its user.
+                    None if self.same_store => key.revoked_at.or(Some(now)),
+                    None => key.revoked_at,
+                };
+                with_value(record, &key)
+            }
+            "session" => {
+                let Some(session) = value::<StoredSession>(&record) else { return Ok(Some(record)) };
                 // An existing session knows which tokens were used; a missing one has ended.
-                let here = unless_damaged(here.sessions().session(session.id))?;
-                Ok(here.is_none() && !self.same_store)
-            }),
-            "conversation" => changed(record, |conversation: &mut ConversationRecord| {
-                let before = unless_damaged(here.conversations().conversation(conversation.id))?;
-                match before {
+                let here = unless_damaged(here.sessions().session(session.id).await)?;
+                if here.is_some() || self.same_store {
+                    return Ok(None);
+                }
+                with_value(record, &session)
+            }
+            "conversation" => {
+                let Some(mut conversation) = value::<ConversationRecord>(&record) else {
+                    return Ok(Some(record));
+                };
+                match unless_damaged(here.conversations().conversation(conversation.id).await)? {
                     // Unchanged: the items that it shows may not be in the import.
                     Some(before) => {
                         let next = conversation.next;
@@ -78,29 +87,28 @@ impl ImportConstraints {
                     None if self.same_store => conversation.share = None,
                     None => {}
                 }
-                Ok(true)
-            }),
+                with_value(record, &conversation)
+            }
             // Existing entries of the log remain unchanged.
             "audit" => {
-                let before = here.records().stored(&record)?;
-                Ok(Some(Record { value: before.unwrap_or(record.value), ..record }))
+                if let Some(before) = here.records().stored(&record).await? {
+                    record.value = before;
+                }
+                Ok(Some(record))
             }
             _ => Ok(Some(record)),
         }
     }
 }
 
-/// Returns a record with a changed value; `None` if `change` returns `false`.
-fn changed<T: serde::Serialize + serde::de::DeserializeOwned>(
-    mut record: Record,
-    change: impl FnOnce(&mut T) -> Result<bool, StoreError>,
-) -> Result<Option<Record>, StoreError> {
-    // The record was checked before.
-    let Ok(mut value) = serde_json::from_slice::<T>(&record.value) else { return Ok(Some(record)) };
-    if !change(&mut value)? {
-        return Ok(None);
-    }
-    record.value = serde_json::to_vec(&value)
+/// Returns the value of a record, which was checked before.
+fn value<T: serde::de::DeserializeOwned>(record: &Record) -> Option<T> {
+    serde_json::from_slice(&record.value).ok()
+}
+
+/// Returns a record with another value.
+fn with_value(mut record: Record, value: &impl serde::Serialize) -> Result<Option<Record>, StoreError> {
+    record.value = serde_json::to_vec(value)
         .map_err(|error| StoreError::Value { what: record.key_text(), problem: error.to_string() })?;
     Ok(Some(record))
 }
@@ -150,13 +158,13 @@ impl Whole {
     ///
     /// # Errors
     /// The import is refused, or the database failed.
-    pub fn check(&self, here: &dyn Stores, replaces: bool) -> Result<(), OfflineError> {
+    pub async fn check(&self, here: &dyn Stores, replaces: bool) -> Result<(), OfflineError> {
         if self.has_admin() {
             return Ok(());
         }
         let (mut after, mut had) = (None, false);
         loop {
-            let page = here.accounts().users(after, PAGE)?;
+            let page = here.accounts().users(after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             for user in page.iter().filter(|user| administers(user)) {

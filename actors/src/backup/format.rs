@@ -144,26 +144,26 @@ impl Exporter {
     ///
     /// # Errors
     /// The store failed.
-    pub fn next(&mut self, stores: &dyn Stores) -> Result<Option<Vec<u8>>, ExportError> {
+    pub async fn next(&mut self, stores: &dyn Stores) -> Result<Option<Vec<u8>>, ExportError> {
         let mut lines = Vec::new();
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Ended => return Ok(None),
             Stage::Header => {
-                lines = self.header(&stores.records().store_id()?);
+                lines = self.header(&stores.records().store_id().await?);
                 self.stage = Stage::Records { kind: 0, after: None };
             }
             Stage::Records { kind, .. } if kind == KINDS.len() => return Ok(Some(self.trailer())),
             Stage::Records { kind, after } => {
-                let page = stores.records().page(kind, after.as_deref(), PAGE, PAGE_BYTES)?;
+                let page = stores.records().page(kind, after.as_deref(), PAGE, PAGE_BYTES).await?;
                 self.stage = match page.last() {
                     Some(last) => Stage::Records { kind, after: Some(last.key.clone()) },
                     None => Stage::Records { kind: kind + 1, after: None },
                 };
                 // The remaining records of a user who is being deleted are not exported.
-                let forgotten = stores.deleting_users()?;
+                let forgotten = stores.deleting_users().await?;
                 for record in page.iter().filter(|record| is_whole(record)) {
                     let any = self.user.is_none() && forgotten.is_empty();
-                    let owner = if any { None } else { stores.records().owner(record)? };
+                    let owner = if any { None } else { stores.records().owner(record).await? };
                     let gone = owner.is_some_and(|owner| forgotten.contains(&owner));
                     if !gone && (self.user.is_none() || owner == self.user) {
                         lines.extend(self.record(record));

@@ -9,7 +9,7 @@ use super::constraints::{ImportConstraints, Whole};
 use super::format::{ExportError, Exporter, ImportError, Importer};
 use crate::identity::{UserId, now_s};
 use crate::store::files::create_private_folder;
-use crate::store::{self, OpenError, Record, StoreError, Stores};
+use crate::store::{self, OpenError, Record, StoreError, Stores, block_on};
 
 /// Maximum length of a line in bytes; records are far shorter.
 const LINE: u64 = 64 << 20;
@@ -102,17 +102,19 @@ pub fn export(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Counts, OfflineError> {
     let factory = store::offline_factory(folder);
-    if !factory.exists() {
+    if !block_on(factory.exists()) {
         return Err(OfflineError::NoStore(folder.to_owned()));
     }
-    let stores = factory.open()?;
+    let stores = block_on(factory.open())?;
     let stores = &*stores;
     let user = match user {
         None => None,
-        Some(name) => Some(find_user(stores, name)?.ok_or_else(|| OfflineError::NoUser(name.to_owned()))?),
+        Some(name) => {
+            Some(block_on(find_user(stores, name))?.ok_or_else(|| OfflineError::NoUser(name.to_owned()))?)
+        }
     };
     let mut exporter = Exporter::new(user);
-    while let Some(piece) = exporter.next(stores)? {
+    while let Some(piece) = block_on(exporter.next(stores))? {
         output.write_all(&piece).map_err(file_error("the output"))?;
         progress(exporter.counts().values().sum());
     }
@@ -120,10 +122,10 @@ pub fn export(
     Ok(exporter.counts().clone())
 }
 
-fn find_user(stores: &dyn Stores, name: &str) -> Result<Option<UserId>, StoreError> {
+async fn find_user(stores: &dyn Stores, name: &str) -> Result<Option<UserId>, StoreError> {
     let found = match name.parse() {
-        Ok(id) => stores.accounts().user(id)?,
-        Err(_) => stores.accounts().user_by_email(&name.to_lowercase())?,
+        Ok(id) => stores.accounts().user(id).await?,
+        Err(_) => stores.accounts().user_by_email(&name.to_lowercase()).await?,
     };
     Ok(found.map(|user| user.id))
 }
@@ -143,22 +145,22 @@ pub fn import(
     create_private_folder(folder).map_err(file_error(folder.display()))?;
     let factory = store::offline_factory(folder);
     // Kept open to the end, so that no server opens the folder meanwhile.
-    let here = if factory.exists() { Some(factory.open()?) } else { None };
+    let here = if block_on(factory.exists()) { Some(block_on(factory.open())?) } else { None };
     let here = here.as_deref();
     if let Some(stores) = here {
         if mode == ImportMode::Merge {
-            let id = stores.records().store_id()?;
-            let apply: Apply<'_> = &mut |records, step| put(stores, records, step);
+            let id = block_on(stores.records().store_id())?;
+            let apply: Apply<'_> = &mut |records, step| block_on(put(stores, records, step));
             return merge(folder, &id, restore_revoked, input, progress, apply);
         }
-        if mode == ImportMode::Fresh && !stores.records().is_empty()? {
+        if mode == ImportMode::Fresh && !block_on(stores.records().is_empty())? {
             return Err(OfflineError::NotEmpty(folder.to_owned()));
         }
     }
-    let draft = factory.draft()?;
+    let draft = block_on(factory.draft())?;
     let before = here.filter(|_| mode == ImportMode::Replace);
     let counts = build(draft.stores(), before, restore_revoked, input, progress)?;
-    draft.promote()?;
+    block_on(draft.promote())?;
     Ok(counts)
 }
 
@@ -172,7 +174,7 @@ fn build(
     input: &mut dyn Read,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Counts, OfflineError> {
-    let id = before.map(|before| before.records().store_id()).transpose()?;
+    let id = before.map(|before| block_on(before.records().store_id())).transpose()?;
     let mut whole = Whole::default();
     let mut chunk = Chunk::default();
     let mut done = 0;
@@ -181,25 +183,25 @@ fn build(
             Some(before) => {
                 let constraints =
                     ImportConstraints { same_store: id.as_deref() == Some(store), restore_revoked };
-                constraints.apply(before, record, now_s())?
+                block_on(constraints.apply(before, record, now_s()))?
             }
             None => Some(record),
         };
         let Some(record) = record else { return Ok(()) };
         whole.note(&record)?;
         if let Some(records) = chunk.push(record) {
-            stores.records().put(&records)?;
+            block_on(stores.records().put(&records))?;
             done += records.len() as u64;
             progress(done);
         }
         Ok(())
     })?;
-    stores.records().put(&chunk.records)?;
+    block_on(stores.records().put(&chunk.records))?;
     if let Some(before) = before {
-        whole.check(before, true)?;
+        block_on(whole.check(before, true))?;
     }
     progress(counts.values().sum());
-    stores.sync()?;
+    block_on(stores.sync())?;
     Ok(counts)
 }
 
@@ -258,30 +260,30 @@ pub enum Step<'a> {
 pub type Apply<'a> = &'a mut dyn FnMut(&[Record], Step<'_>) -> Result<(), OfflineError>;
 
 /// Executes a step with some records in a store.
-pub fn put(stores: &dyn Stores, records: &[Record], step: Step<'_>) -> Result<(), OfflineError> {
+pub async fn put(stores: &dyn Stores, records: &[Record], step: Step<'_>) -> Result<(), OfflineError> {
     match step {
         Step::Check(whole, constraints) => {
             for record in records {
-                if let Some(taken) = stores.records().conflict(record)? {
+                if let Some(taken) = stores.records().conflict(record).await? {
                     let what = String::from_utf8_lossy(&taken.key).replace('\0', " ");
                     let readable = what.chars().all(|c| !c.is_control() && c != char::REPLACEMENT_CHARACTER);
                     let what = if readable { what } else { record.key_text() };
                     return Err(OfflineError::Conflict(format!("{} ({what})", taken.index)));
                 }
-                if let Some(record) = constraints.apply(stores, record.clone(), now_s())? {
+                if let Some(record) = constraints.apply(stores, record.clone(), now_s()).await? {
                     whole.note(&record)?;
                 }
             }
             Ok(())
         }
-        Step::Whole(whole) => whole.check(stores, false),
+        Step::Whole(whole) => whole.check(stores, false).await,
         Step::Put(constraints) => {
             for record in records {
-                if let Some(record) = constraints.apply(stores, record.clone(), now_s())? {
-                    stores.records().put(&[record])?;
+                if let Some(record) = constraints.apply(stores, record.clone(), now_s()).await? {
+                    stores.records().put(&[record]).await?;
                 }
             }
-            Ok(stores.sync()?)
+            Ok(stores.sync().await?)
         }
     }
 }

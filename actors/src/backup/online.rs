@@ -88,20 +88,26 @@ impl Backup {
         restore_revoked: bool,
     ) -> Result<Counts, OfflineError> {
         let mut reader = ChannelReader { body, rest: Bytes::new() };
-        let id = self.store.look_blocking(|stores| stores.records().store_id())?;
+        let id = self.store.look_blocking(|stores| async move { stores.records().store_id().await })?;
         let apply: offline::Apply<'_> = &mut |records, step| self.apply(records, step);
         offline::merge(&self.folder, &id, restore_revoked, &mut reader, &mut |_| (), apply)
     }
 
     fn apply(&self, records: &[Record], step: Step<'_>) -> Result<(), OfflineError> {
         let Step::Put(constraints) = step else {
-            return self.store.look_blocking(|stores| offline::put(stores, records, step));
+            return self
+                .store
+                .look_blocking(|stores| async move { offline::put(&*stores, records, step).await });
         };
-        let ready: Result<Vec<PreparedRecord>, OfflineError> = self.store.look_blocking(|stores| {
-            stores.check_space()?;
-            let ready = records.iter().map(|record| stores.records().prepare(record.clone()));
-            Ok(ready.collect::<Result<_, _>>()?)
-        });
+        let ready: Result<Vec<PreparedRecord>, OfflineError> =
+            self.store.look_blocking(|stores| async move {
+                stores.check_space().await?;
+                let mut ready = Vec::with_capacity(records.len());
+                for record in records {
+                    ready.push(stores.records().prepare(record.clone()).await?);
+                }
+                Ok(ready)
+            });
         self.put(Arc::new(ready?), constraints)
     }
 
@@ -116,7 +122,7 @@ impl Backup {
             let (all, index) = (Arc::clone(&ready), Arc::clone(&self.index));
             let (reply, answer) = std::sync::mpsc::channel();
             self.store.write(
-                move |stores: &dyn Stores| put_some(stores, &all, done, constraints),
+                move |stores| async move { put_some(&*stores, &all, done, constraints).await },
                 move |outcome: Result<_, StoreError>| {
                     let _ = reply.send(outcome.map(|(next, changes)| {
                         index.apply(&changes);
@@ -136,7 +142,7 @@ impl Backup {
 
 /// Stores records from the given one on, for a limited time; returns the next one, and the changes for the index of credentials.
 /// Revocations are looked up here, where none happens concurrently.
-fn put_some(
+async fn put_some(
     stores: &dyn Stores,
     all: &[PreparedRecord],
     from: usize,
@@ -146,7 +152,7 @@ fn put_some(
     while next < all.len() && (next == from || Instant::now() < until) {
         let mut ready = Cow::Borrowed(&all[next]);
         if constraints.concerns(&ready.record) {
-            match constraints.apply(stores, ready.record.clone(), now_s())? {
+            match constraints.apply(stores, ready.record.clone(), now_s()).await? {
                 Some(record) => ready = Cow::Owned(ready.into_owned().with(record)),
                 None => {
                     next += 1;
@@ -154,7 +160,7 @@ fn put_some(
                 }
             }
         }
-        match stores.records().put_prepared(&ready) {
+        match stores.records().put_prepared(&ready).await {
             Ok(()) => credentials(&ready.record, &mut changes),
             // The records stored so far are made durable first.
             Err(StoreError::Removing) if next > from => break,
@@ -200,9 +206,9 @@ impl ExportStream {
     pub async fn next(&mut self) -> Option<Result<Bytes, BackupError>> {
         loop {
             let mut exporter = self.exporter.take()?;
-            let piece = self.store.look(move |stores| -> Result<_, StoreError> {
-                let piece = exporter.next(stores);
-                Ok((piece, exporter))
+            let piece = self.store.look(move |stores| async move {
+                let piece = exporter.next(&*stores).await;
+                Ok::<_, StoreError>((piece, exporter))
             });
             let (piece, exporter) = match tokio::time::timeout(PIECE_TIMEOUT, piece).await {
                 Ok(Ok(piece)) => piece,

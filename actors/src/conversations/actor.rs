@@ -76,25 +76,29 @@ impl Writer {
     }
 
     /// Answers a call once its changes are durable; a call without a waiting caller is not begun.
-    fn decide<T: Send + 'static>(
+    fn decide<T: Send + 'static, F>(
         &self,
         call: Call<T>,
-        decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Clone + Send + 'static,
-    ) {
+        decide: impl FnOnce(Arc<dyn Stores>, Rules) -> F + Clone + Send + 'static,
+    ) where
+        F: Future<Output = Decision<T>>,
+    {
         if !call.is_abandoned() {
             self.carry_out(decide, move |answer| call.answer(answer));
         }
     }
 
     /// Executes a decision; `done` is called once its changes are durable.
-    pub fn carry_out<T: Send + 'static>(
+    pub fn carry_out<T: Send + 'static, F>(
         &self,
-        decide: impl FnOnce(&dyn Stores, &Rules) -> Decision<T> + Clone + Send + 'static,
+        decide: impl FnOnce(Arc<dyn Stores>, Rules) -> F + Clone + Send + 'static,
         done: impl FnOnce(Result<T, ConversationError>) + Send + 'static,
-    ) {
+    ) where
+        F: Future<Output = Decision<T>>,
+    {
         let rules = self.rules();
-        let decide = move |stores: &dyn Stores| {
-            let (answer, changes) = decide(stores, &rules)?;
+        let decide = move |stores: Arc<dyn Stores>| async move {
+            let (answer, changes) = decide(stores, rules).await?;
             Ok((answer, Changes::conversations(changes)))
         };
         self.store.decide(decide, move |outcome: Result<_, ConversationError>| {
@@ -115,30 +119,44 @@ fn handle(writer: &Writer, message: ConversationMessage) {
     use ConversationMessage as Message;
     match message {
         Message::Create(user, new, items, call) => {
-            writer.decide(call, move |stores, rules| commands::create(stores, user, new, items, rules));
+            writer.decide(call, move |stores, rules| async move {
+                commands::create(&*stores, user, new, items, &rules).await
+            });
         }
         Message::Update(user, id, update, call) => {
-            writer.decide(call, move |stores, rules| commands::update(stores, user, id, update, rules));
+            writer.decide(call, move |stores, rules| async move {
+                commands::update(&*stores, user, id, update, &rules).await
+            });
         }
         Message::Delete(user, id, call) => {
-            writer.decide(call, move |stores, _| commands::delete(stores, user, id));
+            writer.decide(call, move |stores, _| async move { commands::delete(&*stores, user, id).await });
         }
         Message::Append(user, id, items, anchor, call) => writer
-            .decide(call, move |stores, rules| commands::append(stores, user, id, items, &anchor, rules)),
+            .decide(call, move |stores, rules| async move {
+                commands::append(&*stores, user, id, items, &anchor, &rules).await
+            }),
         Message::Begin(user, id, opening, call) => {
-            writer.decide(call, move |stores, rules| commands::begin(stores, user, id, opening, rules));
+            writer.decide(call, move |stores, rules| async move {
+                commands::begin(&*stores, user, id, opening, &rules).await
+            });
         }
         Message::DeleteItem(user, id, item, call) => {
-            writer.decide(call, move |stores, rules| commands::delete_item(stores, user, id, &item, rules));
+            writer.decide(call, move |stores, rules| async move {
+                commands::delete_item(&*stores, user, id, &item, &rules).await
+            });
         }
         Message::Pick(user, id, item, call) => {
-            writer.decide(call, move |stores, rules| commands::pick(stores, user, id, &item, rules));
+            writer.decide(call, move |stores, rules| async move {
+                commands::pick(&*stores, user, id, &item, &rules).await
+            });
         }
         Message::Share(user, id, token, until, call) => {
-            writer.decide(call, move |stores, rules| commands::share(stores, user, id, token, until, rules));
+            writer.decide(call, move |stores, rules| async move {
+                commands::share(&*stores, user, id, token, until, &rules).await
+            });
         }
         Message::Unshare(user, id, call) => {
-            writer.decide(call, move |stores, _| commands::unshare(stores, user, id));
+            writer.decide(call, move |stores, _| async move { commands::unshare(&*stores, user, id).await });
         }
     }
 }

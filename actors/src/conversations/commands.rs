@@ -25,47 +25,47 @@ use crate::store::{ConversationChange, ConversationsStore, Stores, Used};
 pub type Decision<T> = Result<(T, Vec<ConversationChange>), ConversationError>;
 
 /// Returns a conversation of that user; another user's is not found.
-pub fn find(
+pub async fn find(
     store: &dyn ConversationsStore,
     user: UserId,
     id: ConversationId,
 ) -> Result<ConversationRecord, ConversationError> {
-    let record = store.conversation(id)?.filter(|record| record.user == user);
+    let record = store.conversation(id).await?.filter(|record| record.user == user);
     record.ok_or_else(|| ConversationError::not_found("conversation", &id.to_string()))
 }
 
 /// Refuses changes that exceed the user's quota.
-fn check_quota(
+async fn check_quota(
     stores: &dyn Stores,
     before: Option<&ConversationRecord>,
     after: &ConversationRecord,
 ) -> Result<(), ConversationError> {
     let before = before.map(Used::of_conversation).unwrap_or_default();
-    Ok(stores.check_quota(after.user, Used::of_conversation(after).and(before.less()))?)
+    Ok(stores.check_quota(after.user, Used::of_conversation(after).and(before.less())).await?)
 }
 
 /// Refuses items that a conversation, or a new one, has no room for, before their bodies are staged. The decision about them
 /// checks it again.
-pub fn check_room(
+pub async fn check_room(
     stores: &dyn Stores,
     user: UserId,
     id: Option<ConversationId>,
     bytes: u64,
     limits: &ConversationsConfig,
 ) -> Result<(), ConversationError> {
-    stores.check_space()?;
+    stores.check_space().await?;
     let there = match id {
-        Some(id) => find(&**stores.conversations(), user, id)?.bytes,
+        Some(id) => find(&**stores.conversations(), user, id).await?.bytes,
         None => 0,
     };
     if there.saturating_add(bytes) > limits.max_bytes {
         return Err(ConversationError::Full { limit: limits.max_bytes, unit: "bytes of items" });
     }
-    Ok(stores.check_quota(user, Used::of_body(bytes))?)
+    Ok(stores.check_quota(user, Used::of_body(bytes)).await?)
 }
 
 /// Creates a conversation with `items`.
-pub fn create(
+pub async fn create(
     stores: &dyn Stores,
     user: UserId,
     new: NewConversation,
@@ -73,7 +73,7 @@ pub fn create(
     rules: &Rules,
 ) -> Decision<ConversationRecord> {
     // A request may have arrived before its user was deleted; data stored after that would never be deleted.
-    if stores.accounts().user(user)?.is_none() {
+    if stores.accounts().user(user).await?.is_none() {
         return Err(ConversationError::Store(IdentityError::NotFound { what: "user", id: user.to_string() }));
     }
     let record = ConversationRecord {
@@ -93,19 +93,19 @@ pub fn create(
     check_metadata(&record.metadata, &rules.limits)?;
     let mut draft = Draft::new(record);
     draft.add(items, None, rules)?;
-    check_quota(stores, None, &draft.record)?;
+    check_quota(stores, None, &draft.record).await?;
     Ok((draft.record.clone(), draft.into_changes()))
 }
 
 /// Changes title, model or metadata.
-pub fn update(
+pub async fn update(
     stores: &dyn Stores,
     user: UserId,
     id: ConversationId,
     update: ConversationUpdate,
     rules: &Rules,
 ) -> Decision<ConversationRecord> {
-    let before = find(&**stores.conversations(), user, id)?;
+    let before = find(&**stores.conversations(), user, id).await?;
     let mut record = before.clone();
     if let Some(title) = update.title {
         record.title = title.map(|title| valid_title(&title, &rules.limits)).transpose()?;
@@ -117,19 +117,19 @@ pub fn update(
         record.metadata = metadata;
         check_metadata(&record.metadata, &rules.limits)?;
     }
-    check_quota(stores, Some(&before), &record)?;
+    check_quota(stores, Some(&before), &record).await?;
     rules.touch(&mut record);
     Ok((record.clone(), vec![ConversationChange::Put(record)]))
 }
 
 /// Deletes a conversation with all its items.
-pub fn delete(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decision<()> {
-    find(&**stores.conversations(), user, id)?;
+pub async fn delete(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decision<()> {
+    find(&**stores.conversations(), user, id).await?;
     Ok(((), vec![ConversationChange::Delete(id)]))
 }
 
 /// Appends items, which become the end of the active branch.
-pub fn append(
+pub async fn append(
     stores: &dyn Stores,
     user: UserId,
     id: ConversationId,
@@ -138,12 +138,12 @@ pub fn append(
     rules: &Rules,
 ) -> Decision<Vec<Placed>> {
     let store = &**stores.conversations();
-    let before = find(store, user, id)?;
+    let before = find(store, user, id).await?;
     let mut draft = Draft::new(before.clone());
-    let parent = draft.parent_of(store, anchor)?;
-    check_new_ids(store, id, &items)?;
+    let parent = draft.parent_of(store, anchor).await?;
+    check_new_ids(store, id, &items).await?;
     draft.add(items, parent, rules)?;
-    check_quota(stores, Some(&before), &draft.record)?;
+    check_quota(stores, Some(&before), &draft.record).await?;
     Ok((draft.placed.clone(), draft.into_changes()))
 }
 
@@ -177,7 +177,7 @@ pub struct Begun {
 
 /// Stores a turn's user items together with the pending answer, whose text is missing until it ends. `None`: the branch has
 /// another end than the turn has read.
-pub fn begin(
+pub async fn begin(
     stores: &dyn Stores,
     user: UserId,
     id: ConversationId,
@@ -185,14 +185,14 @@ pub fn begin(
     rules: &Rules,
 ) -> Decision<Option<Begun>> {
     let store = &**stores.conversations();
-    let before = find(store, user, id)?;
+    let before = find(store, user, id).await?;
     let mut draft = Draft::new(before.clone());
     if draft.record.head != opening.seen_head {
         return Ok((None, Vec::new()));
     }
     let (head_before, title_before) = (draft.record.head, draft.record.title.clone());
     // The id of the item that the first new item answers.
-    draft.nearest = nearest(store, id, opening.parent)?;
+    draft.nearest = nearest(store, id, opening.parent).await?;
     draft.add(opening.items, opening.parent, rules)?;
     let items = draft.placed.clone();
     let parent = if items.is_empty() { opening.parent } else { draft.record.head };
@@ -202,7 +202,7 @@ pub fn begin(
     if draft.record.model.is_none() {
         draft.record.model = opening.model.map(valid_model).transpose()?;
     }
-    check_quota(stores, Some(&before), &draft.record)?;
+    check_quota(stores, Some(&before), &draft.record).await?;
     let Some((node, PreparedBody::Inline(body))) = draft.stored.last().cloned() else {
         return Err(ConversationError::unavailable());
     };
@@ -213,13 +213,13 @@ pub fn begin(
 }
 
 /// Stores the answer's text so far. The answer remains pending, and the conversation keeps its place in the list.
-pub fn checkpoint(
+pub async fn checkpoint(
     stores: &dyn Stores,
     id: ConversationId,
     answer: &StoredItem,
     text: String,
 ) -> Decision<()> {
-    let (record, item) = replace(stores, id, answer, answer_body(answer, text, "in_progress"))?;
+    let (record, item) = replace(stores, id, answer, answer_body(answer, text, "in_progress")).await?;
     Ok(((), vec![ConversationChange::PutItem(id, item), ConversationChange::Put(record)]))
 }
 
@@ -235,7 +235,7 @@ pub struct AnswerContents {
 }
 
 /// Stores the final answer and its tool calls.
-pub fn finish(
+pub async fn finish(
     stores: &dyn Stores,
     id: ConversationId,
     answer: &StoredItem,
@@ -252,7 +252,7 @@ pub fn finish(
     if let Some(part) = body.get_mut("content").and_then(|content| content.get_mut(0)) {
         part["annotations"] = Value::Array(annotations);
     }
-    let (mut record, mut item) = replace(stores, id, answer, body)?;
+    let (mut record, mut item) = replace(stores, id, answer, body).await?;
     rules.touch(&mut record);
     item.node.pending = false;
     // Items added meanwhile follow the answer and remain the end of the branch; otherwise the calls are the end.
@@ -270,7 +270,7 @@ pub fn finish(
 }
 
 /// Returns a pending answer with another body, and the record with its new size.
-fn replace(
+async fn replace(
     stores: &dyn Stores,
     id: ConversationId,
     answer: &StoredItem,
@@ -278,9 +278,10 @@ fn replace(
 ) -> Result<(ConversationRecord, StoredItem), ConversationError> {
     let store = &**stores.conversations();
     let mut record = store
-        .conversation(id)?
+        .conversation(id)
+        .await?
         .ok_or_else(|| ConversationError::not_found("conversation", &id.to_string()))?;
-    let stored = store.item(id, answer.node.number)?;
+    let stored = store.item(id, answer.node.number).await?;
     let stored = stored.filter(|stored| !stored.node.deleted && stored.node.pending);
     let stored = stored.ok_or_else(|| ConversationError::not_found("item", &answer.node.id))?;
     let bytes = |body| item::size(body) as u64;
@@ -297,14 +298,20 @@ fn answer_body(answer: &StoredItem, text: String, status: &str) -> Map<String, V
 }
 
 /// Reverts the additions of a turn that was abandoned.
-pub fn take_back(stores: &dyn Stores, id: ConversationId, begun: &Begun, rules: &Rules) -> Decision<()> {
+pub async fn take_back(
+    stores: &dyn Stores,
+    id: ConversationId,
+    begun: &Begun,
+    rules: &Rules,
+) -> Decision<()> {
     let store = &**stores.conversations();
     let mut record = store
-        .conversation(id)?
+        .conversation(id)
+        .await?
         .ok_or_else(|| ConversationError::not_found("conversation", &id.to_string()))?;
     let mut changes = Vec::new();
     for &number in &begun.added {
-        if let Some((node, size)) = store.node_and_size(id, number)?.filter(|(node, _)| !node.deleted) {
+        if let Some((node, size)) = store.node_and_size(id, number).await?.filter(|(node, _)| !node.deleted) {
             changes.push(erase(&mut record, node, size));
         }
     }
@@ -318,7 +325,7 @@ pub fn take_back(stores: &dyn Stores, id: ConversationId, begun: &Begun, rules: 
 }
 
 /// Deletes an item; the items that answer it remain.
-pub fn delete_item(
+pub async fn delete_item(
     stores: &dyn Stores,
     user: UserId,
     id: ConversationId,
@@ -326,9 +333,9 @@ pub fn delete_item(
     rules: &Rules,
 ) -> Decision<ConversationRecord> {
     let store = &**stores.conversations();
-    let mut record = find(store, user, id)?;
-    let node = find_node(store, id, item)?;
-    let size = store.node_and_size(id, node.number)?.map_or(0, |(_, size)| size);
+    let mut record = find(store, user, id).await?;
+    let node = find_node(store, id, item).await?;
+    let size = store.node_and_size(id, node.number).await?.map_or(0, |(_, size)| size);
     let change = erase(&mut record, node, size);
     rules.touch(&mut record);
     Ok((record.clone(), vec![change, ConversationChange::Put(record)]))
@@ -343,7 +350,7 @@ fn erase(record: &mut ConversationRecord, node: Node, size: u64) -> Conversation
 }
 
 /// Makes an item the end of the active branch: the head of another branch, or an earlier item to continue from.
-pub fn pick(
+pub async fn pick(
     stores: &dyn Stores,
     user: UserId,
     id: ConversationId,
@@ -351,15 +358,15 @@ pub fn pick(
     rules: &Rules,
 ) -> Decision<ConversationRecord> {
     let store = &**stores.conversations();
-    let mut record = find(store, user, id)?;
-    record.head = Some(find_node(store, id, item)?.number);
+    let mut record = find(store, user, id).await?;
+    record.head = Some(find_node(store, id, item).await?.number);
     rules.touch(&mut record);
     Ok((record.clone(), vec![ConversationChange::Put(record)]))
 }
 
 /// Creates a link through which the active branch can be read publicly in its current state until the expiry. There is one link
 /// at a time; an existing one keeps its token.
-pub fn share(
+pub async fn share(
     stores: &dyn Stores,
     user: UserId,
     id: ConversationId,
@@ -367,13 +374,13 @@ pub fn share(
     expires_at: Option<u64>,
     rules: &Rules,
 ) -> Decision<Share> {
-    let mut record = find(&**stores.conversations(), user, id)?;
+    let mut record = find(&**stores.conversations(), user, id).await?;
     let now = rules.now_s();
     if expires_at.is_some_and(|end| end <= now) {
         return Err(ConversationError::invalid("expires_at", "must be in the future (Unix seconds)"));
     }
     // A link that has expired or was revoked stays invalid.
-    let ended_at = stores.accounts().user(user)?.and_then(|user| user.shares_ended_at);
+    let ended_at = stores.accounts().user(user).await?.and_then(|user| user.shares_ended_at);
     let open = |share: &Share| !share.is_over(now) && ended_at.is_none_or(|ended| share.created_at > ended);
     let token = record.share.take().filter(open).map_or(new_token, |share| share.token);
     let share = Share { token, head: record.head, created_at: now, expires_at };
@@ -382,8 +389,8 @@ pub fn share(
 }
 
 /// Removes the public link.
-pub fn unshare(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decision<()> {
-    let mut record = find(&**stores.conversations(), user, id)?;
+pub async fn unshare(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decision<()> {
+    let mut record = find(&**stores.conversations(), user, id).await?;
     if record.share.take().is_none() {
         return Err(ConversationError::not_found("share link of conversation", &id.to_string()));
     }
@@ -391,35 +398,36 @@ pub fn unshare(stores: &dyn Stores, user: UserId, id: ConversationId) -> Decisio
 }
 
 /// Returns an item that is not deleted.
-pub fn find_item(
+pub async fn find_item(
     store: &dyn ConversationsStore,
     id: ConversationId,
     item: &str,
 ) -> Result<StoredItem, ConversationError> {
-    let number = find_node(store, id, item)?.number;
-    let stored = store.item(id, number)?.filter(|stored| !stored.node.deleted);
+    let number = find_node(store, id, item).await?.number;
+    let stored = store.item(id, number).await?.filter(|stored| !stored.node.deleted);
     stored.ok_or_else(|| ConversationError::not_found("item", item))
 }
 
 /// Returns the node of an item that is not deleted.
-fn find_node(
+async fn find_node(
     store: &dyn ConversationsStore,
     id: ConversationId,
     item: &str,
 ) -> Result<Node, ConversationError> {
-    let number = store.item_number(id, item)?.ok_or_else(|| ConversationError::not_found("item", item))?;
-    let node = store.node(id, number)?.filter(|node| !node.deleted);
+    let number =
+        store.item_number(id, item).await?.ok_or_else(|| ConversationError::not_found("item", item))?;
+    let node = store.node(id, number).await?.filter(|node| !node.deleted);
     node.ok_or_else(|| ConversationError::not_found("item", item))
 }
 
 /// Refuses ids assigned by other components of this server that exist already.
-fn check_new_ids(
+async fn check_new_ids(
     store: &dyn ConversationsStore,
     id: ConversationId,
     items: &[PreparedItem],
 ) -> Result<(), ConversationError> {
     for PreparedItem { id: item, .. } in items.iter().filter(|item| item.id_is_given) {
-        if store.item_number(id, item)?.is_some() {
+        if store.item_number(id, item).await?.is_some() {
             return Err(ConversationError::invalid("id", format!("{item} is already in the conversation")));
         }
     }

@@ -25,7 +25,7 @@ impl Draft {
     }
 
     /// Returns the number of the item that new items follow.
-    pub fn parent_of(
+    pub async fn parent_of(
         &mut self,
         store: &dyn ConversationsStore,
         anchor: &Anchor,
@@ -34,11 +34,11 @@ impl Draft {
             Anchor::Head => self.record.head,
             Anchor::Beginning => None,
             Anchor::After(item) => {
-                let number = store.item_number(self.record.id, item)?;
+                let number = store.item_number(self.record.id, item).await?;
                 Some(number.ok_or_else(|| ConversationError::not_found("item", item))?)
             }
         };
-        self.nearest = nearest(store, self.record.id, number)?;
+        self.nearest = nearest(store, self.record.id, number).await?;
         Ok(number)
     }
 
@@ -100,13 +100,13 @@ impl Draft {
 }
 
 /// Returns the id of an item, or of the nearest one before it that is not deleted.
-pub fn nearest(
+pub async fn nearest(
     store: &dyn ConversationsStore,
     id: ConversationId,
     mut number: Option<u32>,
 ) -> Result<Option<String>, ConversationError> {
     while let Some(at) = number {
-        match store.node(id, at)? {
+        match store.node(id, at).await? {
             Some(node) if !node.deleted => return Ok(Some(node.id)),
             Some(node) => number = node.parent.filter(|&parent| parent < at),
             None => break,

@@ -1,12 +1,12 @@
 //! The edge's handle to conversations.
 
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ractor::RpcReplyPort;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::actor::{Call, ConversationMessage, ConversationStore, Writer};
 use super::commands::{self, Begun, Opening, find};
@@ -23,7 +23,7 @@ use super::types::{
 use crate::config::ConversationsConfig;
 use crate::identity::UserId;
 use crate::service::{self, ActorAddress};
-use crate::store::{ConversationsStore, Store, StoreError, Stores};
+use crate::store::{Store, Stores};
 use crate::supervisor::ChildSpec;
 
 /// Number of actors that the users are divided among.
@@ -45,36 +45,9 @@ const MAX_BEGINS: usize = 100;
 #[derive(Clone, Debug)]
 pub struct Conversations {
     writer: Writer,
-    reader: Arc<Reader>,
     shards: Arc<[Arc<ActorAddress<ConversationMessage>>]>,
     places: Arc<Semaphore>,
     running: Arc<dyn Leases>,
-}
-
-/// Access for reads, which bypass the store's thread, so that none waits for an `fsync`.
-#[derive(Debug)]
-struct Reader {
-    store: Arc<Store>,
-    /// Weak: a failed database must be released before it is reopened.
-    trees: RwLock<Option<Weak<dyn ConversationsStore>>>,
-}
-
-impl Reader {
-    async fn trees(&self) -> Result<Arc<dyn ConversationsStore>, ConversationError> {
-        let known =
-            self.trees.read().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(Weak::upgrade);
-        if let Some(trees) = known {
-            return Ok(trees);
-        }
-        // The first read, or the database was reopened.
-        let (sender, receiver) = oneshot::channel();
-        self.store.read(move |stores| {
-            let _ = sender.send(stores.map(|stores| Arc::clone(stores.conversations())));
-        });
-        let trees = receiver.await.map_err(|_| ConversationError::from(StoreError::Reopening))??;
-        *self.trees.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&trees));
-        Ok(trees)
-    }
 }
 
 /// The input of a turn.
@@ -91,7 +64,6 @@ pub struct TurnRequest {
 impl Conversations {
     pub(crate) fn new(store: Arc<Store>, limits: ConversationsConfig) -> Self {
         Self {
-            reader: Arc::new(Reader { store: Arc::clone(&store), trees: RwLock::default() }),
             writer: Writer { store, limits: Arc::new(limits), last_us: Arc::default() },
             shards: (0..SHARDS).map(|_| Arc::default()).collect(),
             places: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)),
@@ -137,7 +109,10 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<(ConversationRecord, Vec<Item>), ConversationError> {
-        self.look(move |store, running| queries::get(store, running, user, id)).await
+        self.look(move |stores, running| async move {
+            queries::get(&**stores.conversations(), &*running, user, id).await
+        })
+        .await
     }
 
     /// Returns a conversation without its items.
@@ -149,7 +124,7 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<ConversationRecord, ConversationError> {
-        self.look(move |store, _| find(store, user, id)).await
+        self.look(move |stores, _| async move { find(&**stores.conversations(), user, id).await }).await
     }
 
     /// Returns the items of the active branch, oldest first.
@@ -169,7 +144,10 @@ impl Conversations {
         user: UserId,
         query: ConversationQuery,
     ) -> Result<ConversationPage, ConversationError> {
-        self.look(move |store, _| queries::list(store, user, &query)).await
+        self.look(
+            move |stores, _| async move { queries::list(&**stores.conversations(), user, &query).await },
+        )
+        .await
     }
 
     /// Returns the position where a list continues: after a cursor, or after a conversation as it stands now.
@@ -236,9 +214,10 @@ impl Conversations {
         limit: usize,
         oldest_first: bool,
     ) -> Result<ItemPage, ConversationError> {
-        self.look(move |store, running| {
-            let record = find(store, user, id)?;
-            Viewer::new(store, id, running).page(record.head, after.as_deref(), limit, oldest_first)
+        self.look(move |stores, running| async move {
+            let store = &**stores.conversations();
+            let record = find(store, user, id).await?;
+            Viewer::new(store, id, &*running).page(record.head, after.as_deref(), limit, oldest_first).await
         })
         .await
     }
@@ -253,9 +232,10 @@ impl Conversations {
         id: ConversationId,
         item: String,
     ) -> Result<Item, ConversationError> {
-        self.look(move |store, running| {
-            find(store, user, id)?;
-            Viewer::new(store, id, running).item(&item)
+        self.look(move |stores, running| async move {
+            let store = &**stores.conversations();
+            find(store, user, id).await?;
+            Viewer::new(store, id, &*running).item(&item).await
         })
         .await
     }
@@ -282,9 +262,10 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<Vec<BranchView>, ConversationError> {
-        self.look(move |store, running| {
-            let record = find(store, user, id)?;
-            Viewer::new(store, id, running).branches(record.head)
+        self.look(move |stores, running| async move {
+            let store = &**stores.conversations();
+            let record = find(store, user, id).await?;
+            Viewer::new(store, id, &*running).branches(record.head).await
         })
         .await
     }
@@ -311,7 +292,10 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<WholeConversation, ConversationError> {
-        self.look(move |store, running| queries::whole(store, running, user, id)).await
+        self.look(move |stores, running| async move {
+            queries::whole(&**stores.conversations(), &*running, user, id).await
+        })
+        .await
     }
 
     /// Creates a link through which the active branch can be read publicly in its current state, until the expiry (epoch
@@ -344,7 +328,10 @@ impl Conversations {
     /// # Errors
     /// Not found, or the store.
     pub async fn shared(&self, token: String) -> Result<(ConversationRecord, Vec<Item>), ConversationError> {
-        self.look(move |store, running| queries::shared(store, running, &token)).await
+        self.look(move |stores, running| async move {
+            queries::shared(&**stores.conversations(), &*running, &token).await
+        })
+        .await
     }
 
     /// Waits for the exclusive right to answer in a conversation: there is one answer at a time, so that each takes the earlier
@@ -375,8 +362,9 @@ impl Conversations {
         let prepared = self.prepare(user, Some(id), request.items).await?;
         for _ in 0..MAX_BEGINS {
             let anchor = request.anchor.clone();
-            let seen = self
-                .look(move |store, running| queries::before_turn(store, running, user, id, &anchor, again));
+            let seen = self.look(move |stores, running| async move {
+                queries::before_turn(&**stores.conversations(), &*running, user, id, &anchor, again).await
+            });
             let seen = seen.await?;
             let new = super::chat::without_repeated_instructions(&prepared.bodies, &seen.history);
             let items = new.iter().map(|&at| prepared.items[at].clone()).collect();
@@ -403,29 +391,35 @@ impl Conversations {
     ) -> Result<PreparedItems, ConversationError> {
         let place = self.place()?;
         let limits = Arc::clone(&self.writer.limits);
-        let prepare = move |stores: &dyn Stores| {
+        let prepare = move |stores: Arc<dyn Stores>| async move {
             let _place = place;
             let prepared = PreparedItems::new(items, &limits);
             if prepared.has_large() {
-                commands::check_room(stores, user, id, prepared.bytes(), &limits)?;
+                commands::check_room(&*stores, user, id, prepared.bytes(), &limits).await?;
             }
-            Ok(prepared.place(stores.conversations())?)
+            Ok(prepared.place(stores.conversations()).await?)
         };
         self.writer.store.look(prepare).await
     }
 
-    async fn look<T: Send + 'static>(
+    /// Reads beside the store's thread, so that no read waits for an `fsync`.
+    async fn look<T: Send + 'static, F>(
         &self,
-        look: impl FnOnce(&dyn ConversationsStore, &dyn Leases) -> Result<T, ConversationError> + Send + 'static,
-    ) -> Result<T, ConversationError> {
+        look: impl FnOnce(Arc<dyn Stores>, Arc<dyn Leases>) -> F + Send + 'static,
+    ) -> Result<T, ConversationError>
+    where
+        F: Future<Output = Result<T, ConversationError>> + Send + 'static,
+    {
         let place = self.place()?;
-        let trees = self.reader.trees().await?;
-        let running = self.running.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            look(&*trees, &*running)
-        });
-        looked.await.unwrap_or_else(|_| Err(ConversationError::unavailable()))
+        let running = Arc::clone(&self.running);
+        let look = move |stores| {
+            let looked = look(stores, running);
+            async move {
+                let _place = place;
+                looked.await
+            }
+        };
+        self.writer.store.look(look).await
     }
 
     fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, ConversationError> {

@@ -99,10 +99,10 @@ impl PreparedItems {
     ///
     /// # Errors
     /// The database failed.
-    pub fn place(mut self, store: &Arc<dyn ConversationsStore>) -> Result<Self, StoreError> {
+    pub async fn place(mut self, store: &Arc<dyn ConversationsStore>) -> Result<Self, StoreError> {
         for (item, body) in self.items.iter_mut().zip(&self.bodies) {
             item.body = if item.is_large() {
-                let staged = store.stage(body)?;
+                let staged = store.stage(body).await?;
                 let (store, kept) = (Arc::downgrade(store), AtomicBool::new(false));
                 PreparedBody::Staged(Arc::new(UnusedBody { staged, store, kept }))
             } else {

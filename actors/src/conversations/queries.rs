@@ -18,6 +18,9 @@ const SEARCH_CONVERSATIONS: usize = 20_000;
 /// Maximum number of bytes of items that a search examines at a time.
 const SEARCH_BYTES: u64 = 16 << 20;
 
+/// Maximum number of conversations that are read at a time.
+const MAX_PAGE: usize = 128;
+
 type View<T> = Result<T, ConversationError>;
 
 /// View of the items of one conversation.
@@ -45,33 +48,36 @@ impl<'a> Viewer<'a> {
     }
 
     /// Returns the items of `nodes`; an item deleted meanwhile is left out.
-    fn load(&self, tree: &Tree<'_>, nodes: &[&Node]) -> View<Vec<Item>> {
-        let mut items = Vec::with_capacity(nodes.len());
-        for node in nodes {
-            if let Some(stored) = self.store.item(self.id, node.number)?.filter(|item| !item.node.deleted) {
-                items.push(self.show(stored, tree.parent(node)));
-            }
-        }
-        Ok(items)
+    async fn load(&self, tree: &Tree<'_>, nodes: &[&Node]) -> View<Vec<Item>> {
+        let numbers: Vec<_> = nodes.iter().map(|node| node.number).collect();
+        let stored = self.store.items(self.id, &numbers).await?;
+        let live = stored.into_iter().filter(|item| !item.node.deleted);
+        let parent = |number| tree.node(number).and_then(|node| tree.parent(node));
+        Ok(live
+            .map(|item| {
+                let parent = parent(item.node.number);
+                self.show(item, parent)
+            })
+            .collect())
     }
 
     /// Returns the items from the beginning to `head`.
-    pub fn path(&self, head: Option<u32>) -> View<Vec<Item>> {
-        let nodes = self.store.nodes(self.id)?;
+    pub async fn path(&self, head: Option<u32>) -> View<Vec<Item>> {
+        let nodes = self.store.nodes(self.id).await?;
         let tree = Tree::new(&nodes);
-        self.load(&tree, &tree.path(head))
+        self.load(&tree, &tree.path(head)).await
     }
 
     /// Returns the items of all branches.
-    pub fn all(&self) -> View<Vec<Item>> {
-        let nodes = self.store.nodes(self.id)?;
+    pub async fn all(&self) -> View<Vec<Item>> {
+        let nodes = self.store.nodes(self.id).await?;
         let tree = Tree::new(&nodes);
         let live: Vec<_> = nodes.iter().filter(|node| !node.deleted).collect();
-        self.load(&tree, &live)
+        self.load(&tree, &live).await
     }
 
     /// Returns a part of the path to `head`.
-    pub fn page(
+    pub async fn page(
         &self,
         head: Option<u32>,
         after: Option<&str>,
@@ -81,12 +87,12 @@ impl<'a> Viewer<'a> {
         // Also if the item was deleted meanwhile: its place is known.
         let after = match after {
             Some(item) => {
-                let number = self.store.item_number(self.id, item)?;
+                let number = self.store.item_number(self.id, item).await?;
                 Some(number.ok_or_else(|| ConversationError::not_found("item", item))?)
             }
             None => None,
         };
-        let nodes = self.store.nodes(self.id)?;
+        let nodes = self.store.nodes(self.id).await?;
         let tree = Tree::new(&nodes);
         let is_behind = |node: &&Node| match after {
             None => true,
@@ -99,28 +105,28 @@ impl<'a> Viewer<'a> {
         }
         let has_more = path.len() > limit;
         path.truncate(limit);
-        Ok(ItemPage { data: self.load(&tree, &path)?, has_more })
+        Ok(ItemPage { data: self.load(&tree, &path).await?, has_more })
     }
 
     /// Returns one item.
-    pub fn item(&self, item: &str) -> View<Item> {
-        let stored = find_item(self.store, self.id, item)?;
-        let nodes = self.store.nodes(self.id)?;
+    pub async fn item(&self, item: &str) -> View<Item> {
+        let stored = find_item(self.store, self.id, item).await?;
+        let nodes = self.store.nodes(self.id).await?;
         let tree = Tree::new(&nodes);
         let parent = tree.parent(&stored.node);
         Ok(self.show(stored, parent))
     }
 
     /// Returns all branches.
-    pub fn branches(&self, head: Option<u32>) -> View<Vec<BranchView>> {
-        let nodes = self.store.nodes(self.id)?;
+    pub async fn branches(&self, head: Option<u32>) -> View<Vec<BranchView>> {
+        let nodes = self.store.nodes(self.id).await?;
         let tree = Tree::new(&nodes);
         let active = tree.back_from(head).next().map(|node| node.number);
         // The active branch may end before the point where others continue.
         let mut views = Vec::new();
         for branch in tree.branches() {
             let Some(node) = tree.node(branch.head) else { continue };
-            let Some(head) = self.load(&tree, &[node])?.pop() else { continue };
+            let Some(head) = self.load(&tree, &[node]).await?.pop() else { continue };
             let fork = branch.fork.and_then(|number| tree.node(number)).map(|node| node.id.clone());
             views.push(BranchView { head, fork, items: branch.items, active: active == Some(branch.head) });
         }
@@ -142,7 +148,7 @@ pub struct Seen {
 }
 
 /// Reads the state that a turn needs. `again`: it has no new message, so the last one is answered once more.
-pub fn before_turn(
+pub async fn before_turn(
     store: &dyn ConversationsStore,
     running: &dyn Leases,
     user: UserId,
@@ -151,14 +157,14 @@ pub fn before_turn(
     again: bool,
 ) -> View<Seen> {
     use super::types::Anchor;
-    let record = find(store, user, id)?;
+    let record = find(store, user, id).await?;
     let mut parent = match anchor {
         Anchor::Head => record.head,
         Anchor::Beginning => None,
-        Anchor::After(item) => Some(find_item(store, id, item)?.node.number),
+        Anchor::After(item) => Some(find_item(store, id, item).await?.node.number),
     };
     let viewer = Viewer::new(store, id, running);
-    let mut history = viewer.path(parent)?;
+    let mut history = viewer.path(parent).await?;
     if again {
         while history.last().is_some_and(|item| item::is_from_model(&item.body)) {
             history.pop();
@@ -167,64 +173,64 @@ pub fn before_turn(
             let problem = "must have at least one: the conversation has nothing that could be answered";
             return Err(ConversationError::invalid("messages", problem));
         };
-        parent = store.item_number(id, &last.id)?;
+        parent = store.item_number(id, &last.id).await?;
     }
     Ok(Seen { head: record.head, next: record.next, parent, history })
 }
 
 /// Returns a conversation and the path to the end of its active branch.
-pub fn get(
+pub async fn get(
     store: &dyn ConversationsStore,
     running: &dyn Leases,
     user: UserId,
     id: ConversationId,
 ) -> View<(ConversationRecord, Vec<Item>)> {
-    let record = find(store, user, id)?;
-    let items = Viewer::new(store, id, running).path(record.head)?;
+    let record = find(store, user, id).await?;
+    let items = Viewer::new(store, id, running).path(record.head).await?;
     Ok((record, items))
 }
 
 /// Returns a conversation with all its branches.
-pub fn whole(
+pub async fn whole(
     store: &dyn ConversationsStore,
     running: &dyn Leases,
     user: UserId,
     id: ConversationId,
 ) -> View<WholeConversation> {
-    let record = find(store, user, id)?;
+    let record = find(store, user, id).await?;
     let viewer = Viewer::new(store, id, running);
     let head = match record.head {
-        Some(number) => viewer.path(Some(number))?.pop().map(|item| item.id),
+        Some(number) => viewer.path(Some(number)).await?.pop().map(|item| item.id),
         None => None,
     };
-    Ok(WholeConversation { items: viewer.all()?, head, record })
+    Ok(WholeConversation { items: viewer.all().await?, head, record })
 }
 
 /// Returns the contents of a share link.
-pub fn shared(
+pub async fn shared(
     store: &dyn ConversationsStore,
     running: &dyn Leases,
     token: &str,
 ) -> View<(ConversationRecord, Vec<Item>)> {
     // The token is the link's secret: it is not repeated.
     let missing = || ConversationError::not_found("share link", "of that token");
-    let id = store.shared(token)?.ok_or_else(missing)?;
-    let record = store.conversation(id)?.ok_or_else(missing)?;
+    let id = store.shared(token).await?.ok_or_else(missing)?;
+    let record = store.conversation(id).await?.ok_or_else(missing)?;
     let share = record.share.as_ref().filter(|share| share.token == token && !share.is_over(now_s()));
     let share = share.ok_or_else(missing)?;
-    let items = Viewer::new(store, id, running).path(share.head)?;
+    let items = Viewer::new(store, id, running).path(share.head).await?;
     Ok((record, items))
 }
 
 /// Returns a part of a user's conversations.
-pub fn list(
+pub async fn list(
     store: &dyn ConversationsStore,
     user: UserId,
     query: &ConversationQuery,
 ) -> View<ConversationPage> {
     // Towards the beginning of the list if only its other end is given.
     let backwards = query.before.is_some() && query.after.is_none();
-    let (newer_than, older_than) = match query.newest_first {
+    let (mut newer_than, mut older_than) = match query.newest_first {
         true => (query.before, query.after),
         false => (query.after, query.before),
     };
@@ -233,25 +239,31 @@ pub fn list(
     let mut next: Option<Position> = None;
     let mut has_more = false;
     let forward = query.newest_first != backwards;
-    store.positions(user, newer_than, older_than, forward, &mut |position| {
-        if data.len() == query.limit || search.is_over() {
-            has_more = true;
-            return Ok(false);
+    let page = query.limit.saturating_add(1).min(MAX_PAGE);
+    'pages: loop {
+        let listed = store.list(user, newer_than, older_than, forward, page).await?;
+        let is_last = listed.len() < page;
+        for (position, record) in listed {
+            if data.len() == query.limit || search.is_over() {
+                has_more = true;
+                break 'pages;
+            }
+            next = Some(position);
+            if let Some(record) = record
+                && search.matches(store, &record).await?
+            {
+                data.push(record);
+            }
         }
-        next = Some(position);
-        let record = match store.conversation(position.id) {
-            // A damaged record is reported when it is requested by id; the others must remain visible.
-            Err(StoreError::Value { .. }) => None,
-            record => record?,
-        };
-        // Otherwise it has been changed or deleted meanwhile and has another position.
-        if let Some(record) = record.filter(|record| record.position() == position && record.user == user)
-            && search.matches(store, &record)?
-        {
-            data.push(record);
+        if is_last {
+            break;
         }
-        Ok(true)
-    })?;
+        if forward {
+            older_than = next;
+        } else {
+            newer_than = next;
+        }
+    }
     if backwards {
         data.reverse();
     }
@@ -281,7 +293,7 @@ impl<'a> Search<'a> {
         self.conversations_left == 0 || self.bytes_left == 0
     }
 
-    fn matches(
+    async fn matches(
         &mut self,
         store: &dyn ConversationsStore,
         record: &ConversationRecord,
@@ -298,8 +310,8 @@ impl<'a> Search<'a> {
             return Ok(true);
         }
         self.bytes_left = self.bytes_left.saturating_sub(record.bytes);
-        for node in store.nodes(record.id)?.iter().filter(|node| !node.deleted) {
-            if let Some(stored) = store.item(record.id, node.number)?
+        for node in store.nodes(record.id).await?.iter().filter(|node| !node.deleted) {
+            if let Some(stored) = store.item(record.id, node.number).await?
                 && item::text_of(&stored.body).to_lowercase().contains(text)
             {
                 return Ok(true);

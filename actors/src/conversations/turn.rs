@@ -91,7 +91,10 @@ impl Turn {
         open.stored_at = Instant::now();
         open.stored_len = open.text.len();
         let (id, answer, text) = (self.id, open.begun.answer.clone(), open.text.clone());
-        open.writer.carry_out(move |stores, _| commands::checkpoint(stores, id, &answer, text), |_| {});
+        open.writer.carry_out(
+            move |stores, _| async move { commands::checkpoint(&*stores, id, &answer, text).await },
+            |_| {},
+        );
     }
 
     /// Adds a tool call. It is stored at the turn's end.
@@ -142,7 +145,7 @@ impl Turn {
         let (sender, receiver) = oneshot::channel();
         let id = self.id;
         writer.carry_out(
-            move |stores, rules| commands::take_back(stores, id, &begun, rules),
+            move |stores, rules| async move { commands::take_back(&*stores, id, &begun, &rules).await },
             move |outcome| {
                 drop(lease);
                 let _ = sender.send(outcome);
@@ -177,7 +180,7 @@ fn end(
     let said = AnswerContents { text, annotations, calls };
     let answer = begun.answer;
     writer.carry_out(
-        move |stores, rules| commands::finish(stores, id, &answer, said, ending, rules),
+        move |stores, rules| async move { commands::finish(&*stores, id, &answer, said, ending, &rules).await },
         move |outcome| {
             drop(lease);
             done(outcome);

@@ -90,7 +90,7 @@ impl Service for Accounts {
             AccountsMessage::Guest(net, call) => {
                 match index.guests().reserve(net, self.guest_limits) {
                     Ok(place) => writer.carry_out(
-                        move |_| Ok(users::guest(net, now)),
+                        move |_| async move { Ok(users::guest(net, now)) },
                         move |answer| {
                             // Only once the index counts the guest itself.
                             drop(place);
@@ -103,35 +103,49 @@ impl Service for Accounts {
             AccountsMessage::SignIn(profile, guest, call) => {
                 sign_in(writer.clone(), call, profile, guest, now);
             }
-            AccountsMessage::User(id, call) => writer.look(call, move |stores| users::find(stores, id)),
+            AccountsMessage::User(id, call) => {
+                writer.look(call, move |stores| async move { users::find(&*stores, id).await })
+            }
             AccountsMessage::Users(after, limit, call) => {
-                writer.look(call, move |stores| users::page(stores, after, limit));
+                writer.look(call, move |stores| async move { users::page(&*stores, after, limit).await });
             }
             AccountsMessage::CreateUser(email, name, call) => {
-                writer.decide(call, move |stores| users::create(stores, &email, &name, now));
+                writer.decide(call, move |stores| async move {
+                    users::create(&*stores, &email, &name, now).await
+                });
             }
-            AccountsMessage::UpdateUser(id, update, call) => writer.decide(call, move |stores| {
-                users::update(stores, id, update, &index.users_of(UserKind::Admin), now)
+            AccountsMessage::UpdateUser(id, update, call) => writer.decide(call, move |stores| async move {
+                users::update(&*stores, id, update, &index.users_of(UserKind::Admin), now).await
             }),
-            AccountsMessage::DeleteUser(id, call) => {
-                writer.decide(call, move |stores| users::delete(stores, id, &index.users_of(UserKind::Admin)))
-            }
+            AccountsMessage::DeleteUser(id, call) => writer.decide(call, move |stores| async move {
+                users::delete(&*stores, id, &index.users_of(UserKind::Admin)).await
+            }),
             AccountsMessage::CreateKey(user, maker, key, call) => {
-                writer.decide(call, move |stores| api_keys::create(stores, user, maker, key, now));
+                writer.decide(call, move |stores| async move {
+                    api_keys::create(&*stores, user, maker, key, now).await
+                });
             }
-            AccountsMessage::Keys(user, call) => {
-                writer.look(call, move |stores| api_keys::list(stores, user, |hash| index.last_used(hash)))
-            }
-            AccountsMessage::Key(user, key, call) => writer
-                .look(call, move |stores| api_keys::one(stores, user, key, |hash| index.last_used(hash))),
-            AccountsMessage::UpdateKey(user, key, maker, update, call) => {
-                writer.decide(call, move |stores| api_keys::update(stores, user, key, maker, update, now))
-            }
+            AccountsMessage::Keys(user, call) => writer.look(call, move |stores| async move {
+                api_keys::list(&*stores, user, |hash| index.last_used(hash)).await
+            }),
+            AccountsMessage::Key(user, key, call) => writer.look(call, move |stores| async move {
+                api_keys::one(&*stores, user, key, |hash| index.last_used(hash)).await
+            }),
+            AccountsMessage::UpdateKey(user, key, maker, update, call) => writer
+                .decide(call, move |stores| async move {
+                    api_keys::update(&*stores, user, key, maker, update, now).await
+                }),
             AccountsMessage::RevokeKey(user, key, call) => {
-                writer.decide(call, move |stores| api_keys::revoke(stores, user, key, now));
+                writer.decide(
+                    call,
+                    move |stores| async move { api_keys::revoke(&*stores, user, key, now).await },
+                );
             }
             AccountsMessage::End(credentials, call) => {
-                writer.decide(call, move |stores| api_keys::end(stores, &credentials, now));
+                writer.decide(
+                    call,
+                    move |stores| async move { api_keys::end(&*stores, &credentials, now).await },
+                );
             }
             AccountsMessage::Tick => {
                 note_used(writer);
@@ -152,16 +166,19 @@ impl Accounts {
     fn sweep(&self, now: u64) {
         let writer = &self.writer;
         writer.maintain(
-            move |stores| api_keys::revoked_long_ago(stores, now),
-            move |stores, found| Ok(api_keys::forget(stores, found, now)?),
+            move |stores| async move { api_keys::revoked_long_ago(&*stores, now).await },
+            move |stores, found| async move { Ok(api_keys::forget(&*stores, &found, now).await?) },
         );
         let (guests, index) = (writer.index.users_of(UserKind::Guest), Arc::clone(&writer.index));
         let retention = self.guest_retention;
         writer.maintain(
-            move |_| Ok(guests),
+            move |_| async move { Ok(guests) },
             move |stores, guests| {
-                let used = |hash: &_| index.last_used(hash);
-                users::forget_guests(stores, guests, retention, now, used)
+                let index = Arc::clone(&index);
+                async move {
+                    let used = |hash: &_| index.last_used(hash);
+                    users::forget_guests(&*stores, &guests, retention, now, used).await
+                }
             },
         );
     }
@@ -180,16 +197,16 @@ fn sign_in(
         return;
     }
     let (again, store) = (profile.clone(), Arc::clone(&writer.store));
-    let decide = move |stores: &dyn Stores| -> Result<(Option<SignIn>, Changes), IdentityError> {
-        let (answer, changes) = users::sign_in(stores, profile, guest, now)?;
+    let decide = move |stores: Arc<dyn Stores>| async move {
+        let (answer, changes) = users::sign_in(&*stores, profile, guest, now).await?;
         for &(from, to) in &changes.moves {
-            if !stores.move_some(from, to)? {
+            if !stores.move_some(from, to).await? {
                 return Ok((None, Changes::default()));
             }
         }
         Ok((Some(answer), changes))
     };
-    store.decide(decide, move |outcome| match outcome {
+    store.decide(decide, move |outcome: Result<(Option<SignIn>, Changes), IdentityError>| match outcome {
         Err(error) => call.answer(Err(error)),
         Ok((None, _)) => sign_in(writer, call, again, guest, now),
         Ok((Some(answer), changes)) => {
@@ -204,7 +221,7 @@ pub fn note_used(writer: &IdentityWriter) {
     for used in writer.index.take_used().chunks(PER_JOB) {
         let used = used.to_vec();
         writer.carry_out(
-            move |stores| Ok(((), api_keys::note_used(stores, &used)?)),
+            move |stores| async move { Ok(((), api_keys::note_used(&*stores, &used).await?)) },
             |outcome: Result<(), IdentityError>| {
                 if let Err(error) = outcome {
                     warn_of(&error);

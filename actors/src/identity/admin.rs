@@ -63,7 +63,7 @@ pub fn ensure(writer: &IdentityWriter, data_dir: &Path) -> Result<AdminKeyFile, 
     let changes = Changes::accounts(accounts);
     let (done, outcome) = mpsc::channel();
     writer.carry_out(
-        move |_| Ok(((), changes)),
+        move |_| async move { Ok(((), changes)) },
         move |outcome| {
             let _ = done.send(outcome);
         },

@@ -28,25 +28,25 @@ pub const KEEP_REVOKED_S: u64 = 30 * 24 * 3600;
 /// Creates a key for a user.
 ///
 /// A key that is created with a key of the same user is that key's child: it grants no more than its parent, and ends with it.
-pub fn create(
+pub async fn create(
     stores: &dyn Stores,
     user: UserId,
     maker: Maker,
     key: NewKey,
     now: u64,
 ) -> Decision<CreatedKey> {
-    let owner = users::find(stores, user)?;
+    let owner = users::find(stores, user).await?;
     if owner.disabled {
         return Err(AuthError::UserDisabled.into());
     }
-    let made_by = origins(stores, maker, now)?;
+    let made_by = origins(stores, maker, now).await?;
     check_permissions(key.permissions, maker.permissions.meet(owner.kind.permissions()))?;
     check_expiry(key.expires_at, now)?;
     let name = valid_name(&key.name)?;
     let parent = maker.own_key(user);
     let bounds = match parent {
         Some(parent) => {
-            let lineage = Lineage::of(stores, user, parent)?;
+            let lineage = Lineage::of(stores, user, parent).await?;
             if lineage.keys.len() > MAX_PARENTS {
                 return Err(IdentityError::TooManyParents { limit: MAX_PARENTS });
             }
@@ -55,7 +55,7 @@ pub fn create(
         None => Bounds::default(),
     };
     let key = bounds.hold(NewKey { name, ..key })?;
-    if stores.accounts().key_count(user, MAX_KEYS)? >= MAX_KEYS {
+    if stores.accounts().key_count(user, MAX_KEYS).await? >= MAX_KEYS {
         return Err(IdentityError::TooManyKeys { limit: MAX_KEYS });
     }
     let (hash, mut created) = make(user, key, now);
@@ -89,12 +89,12 @@ pub fn make(user: UserId, key: NewKey, now: u64) -> (KeyHash, CreatedKey) {
 }
 
 /// Returns a user's keys that are not revoked and have no revoked ancestor, with the times of last use from `last_used`.
-pub fn list(
+pub async fn list(
     stores: &dyn Stores,
     user: UserId,
-    last_used: impl Fn(&KeyHash) -> Option<u64>,
+    last_used: impl Fn(&KeyHash) -> Option<u64> + Send,
 ) -> Result<Vec<ApiKeyRecord>, IdentityError> {
-    let keys = stores.accounts().keys(user)?;
+    let keys = stores.accounts().keys(user).await?;
     let by_id: HashMap<KeyId, &ApiKeyRecord> = keys.iter().map(|(_, record)| (record.id, record)).collect();
     let lives = |record: &ApiKeyRecord| {
         let mut next = Some(record.id);
@@ -112,13 +112,13 @@ pub fn list(
 }
 
 /// Returns one of a user's keys that are not revoked.
-pub fn one(
+pub async fn one(
     stores: &dyn Stores,
     user: UserId,
     key: KeyId,
-    last_used: impl Fn(&KeyHash) -> Option<u64>,
+    last_used: impl Fn(&KeyHash) -> Option<u64> + Send,
 ) -> Result<ApiKeyRecord, IdentityError> {
-    let Lineage { hash, mut keys } = Lineage::of(stores, user, key)?;
+    let Lineage { hash, mut keys } = Lineage::of(stores, user, key).await?;
     Ok(refreshed(&hash, keys.swap_remove(0), &last_used))
 }
 
@@ -126,7 +126,7 @@ pub fn one(
 ///
 /// No key exceeds the one that it was created with. A caller that acts with a key can only reduce keys, itself included, except
 /// those that were created with it.
-pub fn update(
+pub async fn update(
     stores: &dyn Stores,
     user: UserId,
     key: KeyId,
@@ -134,8 +134,8 @@ pub fn update(
     update: KeyUpdate,
     now: u64,
 ) -> Decision<ApiKeyRecord> {
-    origins(stores, maker, now)?;
-    let lineage = Lineage::of(stores, user, key)?;
+    origins(stores, maker, now).await?;
+    let lineage = Lineage::of(stores, user, key).await?;
     let made_with = |acting: KeyId| lineage.keys[1..].iter().any(|parent| parent.id == acting);
     let bounds = match maker.own_key(user) {
         Some(acting) if !made_with(acting) => lineage.bounds(),
@@ -147,7 +147,7 @@ pub fn update(
         record.name = valid_name(&name)?;
     }
     if let Some(permissions) = update.permissions {
-        let owner = users::find(stores, user)?;
+        let owner = users::find(stores, user).await?;
         check_permissions(permissions, maker.permissions.meet(owner.kind.permissions()))?;
         bounds.check_permissions(permissions)?;
         record.permissions = permissions;
@@ -174,17 +174,17 @@ pub fn update(
 }
 
 /// Revokes a key.
-pub fn revoke(stores: &dyn Stores, user: UserId, key: KeyId, now: u64) -> Decision<()> {
-    let Lineage { hash, mut keys } = Lineage::of(stores, user, key)?;
+pub async fn revoke(stores: &dyn Stores, user: UserId, key: KeyId, now: u64) -> Decision<()> {
+    let Lineage { hash, mut keys } = Lineage::of(stores, user, key).await?;
     let record = ApiKeyRecord { revoked_at: Some(now), ..keys.swap_remove(0) };
     Ok(((), put(hash, &record)))
 }
 
 /// Stores the times at which keys were last used.
-pub fn note_used(stores: &dyn Stores, used: &[(UserId, KeyId, u64)]) -> Result<Changes, IdentityError> {
+pub async fn note_used(stores: &dyn Stores, used: &[(UserId, KeyId, u64)]) -> Result<Changes, IdentityError> {
     let mut changes = Changes::default();
     for &(user, key, last_used) in used {
-        if let Some((hash, mut record)) = stores.accounts().key(user, key)? {
+        if let Some((hash, mut record)) = stores.accounts().key(user, key).await? {
             record.last_used_at = record.last_used_at.max(Some(last_used));
             changes.accounts.push(AccountChange::PutKey(hash, record));
         }
@@ -193,18 +193,21 @@ pub fn note_used(stores: &dyn Stores, used: &[(UserId, KeyId, u64)]) -> Result<C
 }
 
 /// Returns the keys whose revocation is no longer reported, and those created with keys that are gone.
-pub fn revoked_long_ago(stores: &dyn Stores, now: u64) -> Result<Vec<(UserId, KeyId)>, StoreError> {
+pub async fn revoked_long_ago(stores: &dyn Stores, now: u64) -> Result<Vec<(UserId, KeyId)>, StoreError> {
     let mut found = Vec::new();
     let mut children = Vec::new();
-    stores.accounts().each_key(&mut |_, record| {
-        if is_forgettable(&record, now) {
-            found.push((record.user, record.id));
-        } else if record.parent.is_some() {
-            children.push(record);
-        }
-    })?;
+    stores
+        .accounts()
+        .each_key(&mut |_, record| {
+            if is_forgettable(&record, now) {
+                found.push((record.user, record.id));
+            } else if record.parent.is_some() {
+                children.push(record);
+            }
+        })
+        .await?;
     for child in children {
-        if is_orphan(stores, &child)? {
+        if is_orphan(stores, &child).await? {
             found.push((child.user, child.id));
         }
     }
@@ -212,11 +215,11 @@ pub fn revoked_long_ago(stores: &dyn Stores, now: u64) -> Result<Vec<(UserId, Ke
 }
 
 /// Deletes those of the keys that still qualify.
-pub fn forget(stores: &dyn Stores, keys: &[(UserId, KeyId)], now: u64) -> Result<Changes, StoreError> {
+pub async fn forget(stores: &dyn Stores, keys: &[(UserId, KeyId)], now: u64) -> Result<Changes, StoreError> {
     let mut changes = Changes::default();
     for &(user, key) in keys {
-        if let Some((hash, record)) = stores.accounts().key(user, key)?
-            && (is_forgettable(&record, now) || is_orphan(stores, &record)?)
+        if let Some((hash, record)) = stores.accounts().key(user, key).await?
+            && (is_forgettable(&record, now) || is_orphan(stores, &record).await?)
         {
             changes.accounts.push(AccountChange::DeleteKey(hash, record));
         }
@@ -229,9 +232,9 @@ fn is_forgettable(record: &ApiKeyRecord, now: u64) -> bool {
 }
 
 /// Returns whether a key was created with one that is gone.
-fn is_orphan(stores: &dyn Stores, record: &ApiKeyRecord) -> Result<bool, StoreError> {
+async fn is_orphan(stores: &dyn Stores, record: &ApiKeyRecord) -> Result<bool, StoreError> {
     match record.parent {
-        Some(parent) => Ok(stores.accounts().key(record.user, parent)?.is_none()),
+        Some(parent) => Ok(stores.accounts().key(record.user, parent).await?.is_none()),
         None => Ok(false),
     }
 }
@@ -243,20 +246,20 @@ struct Lineage {
 }
 
 impl Lineage {
-    fn of(stores: &dyn Stores, user: UserId, key: KeyId) -> Result<Self, IdentityError> {
+    async fn of(stores: &dyn Stores, user: UserId, key: KeyId) -> Result<Self, IdentityError> {
         let missing = || IdentityError::NotFound { what: "API key", id: key.to_string() };
-        let living = |id| -> Result<(KeyHash, ApiKeyRecord), IdentityError> {
-            let found = stores.accounts().key(user, id)?;
+        let living = async |id| -> Result<(KeyHash, ApiKeyRecord), IdentityError> {
+            let found = stores.accounts().key(user, id).await?;
             found.filter(|(_, record)| record.revoked_at.is_none()).ok_or_else(missing)
         };
-        let (hash, record) = living(key)?;
+        let (hash, record) = living(key).await?;
         let mut next = record.parent;
         let mut keys = vec![record];
         while let Some(parent) = next {
             if keys.len() > MAX_PARENTS {
                 return Err(missing());
             }
-            let (_, record) = living(parent)?;
+            let (_, record) = living(parent).await?;
             next = record.parent;
             keys.push(record);
         }
@@ -370,11 +373,11 @@ fn exceeds_limit((name, most): (&'static str, u32)) -> IdentityError {
 ///
 /// The maker's credential must still be valid when this is decided: what ends a credential also applies to requests that it sent
 /// shortly before.
-pub fn origins(stores: &dyn Stores, maker: Maker, now: u64) -> Result<Vec<Origin>, IdentityError> {
+pub async fn origins(stores: &dyn Stores, maker: Maker, now: u64) -> Result<Vec<Origin>, IdentityError> {
     let Some(origin) = maker.with else { return Ok(Vec::new()) };
     let origins = match origin.with {
         CredentialId::Key(key) => {
-            let lineage = Lineage::of(stores, origin.user, key).map_err(|error| match error {
+            let lineage = Lineage::of(stores, origin.user, key).await.map_err(|error| match error {
                 IdentityError::NotFound { .. } => AuthError::RevokedKey.into(),
                 error => error,
             })?;
@@ -389,7 +392,8 @@ pub fn origins(stores: &dyn Stores, maker: Maker, now: u64) -> Result<Vec<Origin
             origins
         }
         CredentialId::Session(session) => {
-            let found = stores.sessions().session(session)?.filter(|session| session.user == origin.user);
+            let found =
+                stores.sessions().session(session).await?.filter(|session| session.user == origin.user);
             let mut origins = found.ok_or(AuthError::SessionRevoked)?.made_by;
             origins.push(origin);
             origins
@@ -398,7 +402,7 @@ pub fn origins(stores: &dyn Stores, maker: Maker, now: u64) -> Result<Vec<Origin
     // Without this, keys that replace one another year after year would grow a list without bound.
     let mut lasting = Vec::with_capacity(origins.len());
     for origin in origins {
-        if lasts(stores, origin, now)? {
+        if lasts(stores, origin, now).await? {
             lasting.push(origin);
         }
     }
@@ -409,24 +413,24 @@ pub fn origins(stores: &dyn Stores, maker: Maker, now: u64) -> Result<Vec<Origin
 }
 
 /// Returns whether a credential exists, or ended so recently that what it created may still be ended with it.
-fn lasts(stores: &dyn Stores, origin: Origin, now: u64) -> Result<bool, IdentityError> {
+async fn lasts(stores: &dyn Stores, origin: Origin, now: u64) -> Result<bool, IdentityError> {
     Ok(match origin.with {
         // A revoked key is kept for a while.
-        CredentialId::Key(key) => stores.accounts().key(origin.user, key)?.is_some(),
+        CredentialId::Key(key) => stores.accounts().key(origin.user, key).await?.is_some(),
         CredentialId::Session(session) => {
             session.made_at_s().saturating_add(KEEP_ENDED_S) > now
-                || stores.sessions().session(session)?.is_some()
+                || stores.sessions().session(session).await?.is_some()
         }
     })
 }
 
 /// Ends the keys and sessions that still exist.
-pub fn end(stores: &dyn Stores, credentials: &[Origin], now: u64) -> Decision<()> {
+pub async fn end(stores: &dyn Stores, credentials: &[Origin], now: u64) -> Decision<()> {
     let mut changes = Changes::default();
     for origin in credentials {
         match origin.with {
             CredentialId::Key(key) => {
-                if let Some((hash, record)) = stores.accounts().key(origin.user, key)?
+                if let Some((hash, record)) = stores.accounts().key(origin.user, key).await?
                     && record.revoked_at.is_none()
                 {
                     let record = ApiKeyRecord { revoked_at: Some(now), ..record };

@@ -1,6 +1,7 @@
 //! Answering the calls of an actor on the store's thread.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use super::error::IdentityError;
@@ -25,11 +26,13 @@ pub struct IdentityWriter {
 
 impl IdentityWriter {
     /// Answers a call by reading the store, without a turn on the store's thread.
-    pub fn look<T: Send + 'static>(
+    pub fn look<T: Send + 'static, F>(
         &self,
         call: Call<T>,
-        look: impl FnOnce(&dyn Stores) -> Result<T, IdentityError> + Send + 'static,
-    ) {
+        look: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<T, IdentityError>> + Send + 'static,
+    {
         if !call.is_abandoned() {
             let store = Arc::clone(&self.store);
             tokio::spawn(async move { call.answer(store.look(look).await) });
@@ -37,22 +40,26 @@ impl IdentityWriter {
     }
 
     /// Executes a decision, and answers the call once its changes are durable and in effect.
-    pub fn decide<T: Send + 'static>(
+    pub fn decide<T: Send + 'static, F>(
         &self,
         call: Call<T>,
-        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), IdentityError> + Clone + Send + 'static,
-    ) {
+        decide: impl FnOnce(Arc<dyn Stores>) -> F + Clone + Send + 'static,
+    ) where
+        F: Future<Output = Result<(T, Changes), IdentityError>>,
+    {
         if !call.is_abandoned() {
             self.carry_out(decide, move |answer| call.answer(answer));
         }
     }
 
     /// Executes a decision like [`decide`](Self::decide), and passes its answer to a callback.
-    pub fn carry_out<T: Send + 'static>(
+    pub fn carry_out<T: Send + 'static, F>(
         &self,
-        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), IdentityError> + Clone + Send + 'static,
+        decide: impl FnOnce(Arc<dyn Stores>) -> F + Clone + Send + 'static,
         done: impl FnOnce(Result<T, IdentityError>) + Send + 'static,
-    ) {
+    ) where
+        F: Future<Output = Result<(T, Changes), IdentityError>>,
+    {
         let index = Arc::clone(&self.index);
         self.store.decide(decide, move |outcome: Result<_, IdentityError>| {
             done(outcome.map(|(answer, changes)| {
@@ -64,11 +71,16 @@ impl IdentityWriter {
 
     /// Finds items to maintain on a thread of its own, and maintains them in short jobs, one after the other, so that other
     /// callers get their turn in between.
-    pub fn maintain<I: Clone + Send + 'static>(
+    pub fn maintain<I: Clone + Send + 'static, F, D>(
         &self,
-        find: impl FnOnce(&dyn Stores) -> Result<Vec<I>, StoreError> + Send + 'static,
-        decide: impl Fn(&dyn Stores, &[I]) -> Result<Changes, IdentityError> + Send + Sync + 'static,
-    ) {
+        find: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
+        decide: impl Fn(Arc<dyn Stores>, Vec<I>) -> D + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Result<Vec<I>, StoreError>> + Send + 'static,
+        D: Future<Output = Result<Changes, IdentityError>> + Send + 'static,
+    {
+        // Boxed here, so that callers need not.
+        let decide = move |stores, items| -> Decided { Box::pin(decide(stores, items)) };
         let writer = self.clone();
         tokio::spawn(async move {
             match writer.store.look(find).await {
@@ -85,7 +97,7 @@ impl IdentityWriter {
         }
         let (writer, again) = (self.clone(), Arc::clone(&decide));
         self.carry_out(
-            move |stores| Ok(((), decide(stores, &these)?)),
+            move |stores| async move { Ok(((), decide(stores, these).await?)) },
             move |outcome| match outcome {
                 Ok(()) => writer.maintain_in_steps(rest, again),
                 Err(error) => warn_of(&error),
@@ -95,7 +107,9 @@ impl IdentityWriter {
 }
 
 /// Decides on a part of the items found.
-type Job<I> = dyn Fn(&dyn Stores, &[I]) -> Result<Changes, IdentityError> + Send + Sync;
+type Job<I> = dyn Fn(Arc<dyn Stores>, Vec<I>) -> Decided + Send + Sync;
+
+type Decided = Pin<Box<dyn Future<Output = Result<Changes, IdentityError>> + Send>>;
 
 /// Logs that maintenance is postponed.
 pub fn warn_of(error: &IdentityError) {

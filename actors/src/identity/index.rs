@@ -226,24 +226,30 @@ impl Index {
     ///
     /// # Errors
     /// The store failed.
-    pub fn load(&self, stores: &dyn Stores) -> Result<(), StoreError> {
+    pub async fn load(&self, stores: &dyn Stores) -> Result<(), StoreError> {
         let mut users = HashMap::new();
         let mut after = None;
         loop {
-            let page = stores.accounts().users(after, LOAD_PAGE)?;
+            let page = stores.accounts().users(after, LOAD_PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             users.extend(page.iter().map(|record| (record.id, UserEntry::from(record))));
         }
         let (mut keys, mut key_ids) = (HashMap::new(), HashMap::new());
-        stores.accounts().each_key(&mut |hash, record| {
-            key_ids.insert(record.id, prefix(&hash));
-            keys.insert(prefix(&hash), KeyEntry::new(&hash, &record));
-        })?;
+        stores
+            .accounts()
+            .each_key(&mut |hash, record| {
+                key_ids.insert(record.id, prefix(&hash));
+                keys.insert(prefix(&hash), KeyEntry::new(&hash, &record));
+            })
+            .await?;
         let mut sessions = HashMap::new();
-        stores.sessions().each_session(&mut |session| {
-            sessions.insert(session.id, SessionEntry::from(&session));
-        })?;
+        stores
+            .sessions()
+            .each_session(&mut |session| {
+                sessions.insert(session.id, SessionEntry::from(&session));
+            })
+            .await?;
         let guests = users.values().filter(|user| user.kind == UserKind::Guest);
         self.guests.replace(guests.map(|guest| guest.guest_net));
         self.users.replace(users);

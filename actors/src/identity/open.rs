@@ -42,7 +42,10 @@ impl Identity {
         let data_dir = storage.path.as_path();
         let index = Arc::new(Index::default());
         let mirror = Arc::clone(&index);
-        let store = Store::open(store::factory(storage), move |stores| mirror.load(stores))?;
+        let store = Store::open(store::factory(storage), move |stores| {
+            let mirror = Arc::clone(&mirror);
+            async move { mirror.load(&*stores).await }
+        })?;
         let writer = IdentityWriter { store: Arc::new(store), index };
         let tokens = Tokens::open(config, Box::new(KeyFolder::of(data_dir)), now_s());
         let tokens = tokens.map_err(|error| IdentityOpenError::SigningKeys {

@@ -71,15 +71,20 @@ impl Service for SessionRegistry {
         let (rules, now) = (*rules, now_s());
         match message {
             SessionsMessage::Start(user, maker, call) => {
-                writer.decide(call, move |stores| start(stores, user, maker, now, rules));
+                writer.decide(
+                    call,
+                    move |stores| async move { start(&*stores, user, maker, now, rules).await },
+                );
             }
             SessionsMessage::Refresh(shown, call) => {
-                writer.decide(call, move |stores| refresh(stores, shown, now, rules));
+                writer.decide(call, move |stores| async move { refresh(&*stores, shown, now, rules).await });
             }
             SessionsMessage::List(user, call) => {
-                writer.look(call, move |stores| list(stores, user, now, rules))
+                writer.look(call, move |stores| async move { list(&*stores, user, now, rules).await })
             }
-            SessionsMessage::End(user, id, call) => writer.decide(call, move |stores| end(stores, user, id)),
+            SessionsMessage::End(user, id, call) => {
+                writer.decide(call, move |stores| async move { end(&*stores, user, id).await })
+            }
             SessionsMessage::Tick => {
                 self.ticks += 1;
                 if let Err(error) = self.tokens.reload(now) {
@@ -87,8 +92,8 @@ impl Service for SessionRegistry {
                 }
                 if self.ticks.is_multiple_of(SWEEP_TICKS) {
                     writer.maintain(
-                        move |stores| over(stores, now, rules),
-                        move |stores, found| Ok(sweep(stores, found, now, rules)?),
+                        move |stores| async move { over(&*stores, now, rules).await },
+                        move |stores, found| async move { Ok(sweep(&*stores, &found, now, rules).await?) },
                     );
                 }
             }
@@ -97,18 +102,18 @@ impl Service for SessionRegistry {
 }
 
 /// Begins a session.
-pub fn start(
+pub async fn start(
     stores: &dyn Stores,
     user: UserId,
     maker: Option<Maker>,
     now: u64,
     rules: FamilyRules,
 ) -> Decision<Granted> {
-    if users::find(stores, user)?.disabled {
+    if users::find(stores, user).await?.disabled {
         return Err(AuthError::UserDisabled.into());
     }
     let made_by = match maker {
-        Some(maker) => api_keys::origins(stores, maker, now)?,
+        Some(maker) => api_keys::origins(stores, maker, now).await?,
         None => Vec::new(),
     };
     let session =
@@ -118,14 +123,15 @@ pub fn start(
 }
 
 /// Decides on tokens of a generation that are presented for new ones.
-pub fn refresh(
+pub async fn refresh(
     stores: &dyn Stores,
     shown: Grant,
     now: u64,
     rules: FamilyRules,
 ) -> Decision<Result<Granted, AuthError>> {
-    let session = stores.sessions().session(shown.session)?.filter(|session| session.user == shown.user);
-    let (Some(session), Some(user)) = (session, stores.accounts().user(shown.user)?) else {
+    let session =
+        stores.sessions().session(shown.session).await?.filter(|session| session.user == shown.user);
+    let (Some(session), Some(user)) = (session, stores.accounts().user(shown.user).await?) else {
         return Ok((Err(AuthError::SessionRevoked), Changes::default()));
     };
     if user.disabled {
@@ -151,13 +157,13 @@ pub fn refresh(
 }
 
 /// Returns a user's sessions that can still be refreshed, oldest first.
-pub fn list(
+pub async fn list(
     stores: &dyn Stores,
     user: UserId,
     now: u64,
     rules: FamilyRules,
 ) -> Result<Vec<SessionRecord>, IdentityError> {
-    let sessions = stores.sessions().sessions(user)?.into_iter();
+    let sessions = stores.sessions().sessions(user).await?.into_iter();
     let records = sessions.map(|session| SessionRecord {
         id: session.id,
         user: session.user,
@@ -170,19 +176,19 @@ pub fn list(
 }
 
 /// Ends a session of that user.
-pub fn end(stores: &dyn Stores, user: UserId, id: SessionId) -> Decision<()> {
-    let session = stores.sessions().session(id)?.filter(|session| session.user == user);
+pub async fn end(stores: &dyn Stores, user: UserId, id: SessionId) -> Decision<()> {
+    let session = stores.sessions().session(id).await?.filter(|session| session.user == user);
     let session = session.ok_or_else(|| IdentityError::NotFound { what: "session", id: id.to_string() })?;
     Ok(((), change(SessionChange::End(user, session.id))))
 }
 
 /// Returns the sessions that can no longer be refreshed, and those of users who are gone.
-pub fn over(stores: &dyn Stores, now: u64, rules: FamilyRules) -> Result<Vec<SessionId>, StoreError> {
+pub async fn over(stores: &dyn Stores, now: u64, rules: FamilyRules) -> Result<Vec<SessionId>, StoreError> {
     let mut sessions = Vec::new();
-    stores.sessions().each_session(&mut |session| sessions.push(session))?;
+    stores.sessions().each_session(&mut |session| sessions.push(session)).await?;
     let mut found = Vec::new();
     for session in sessions {
-        if is_over(stores, &session, now, rules)? {
+        if is_over(stores, &session, now, rules).await? {
             found.push(session.id);
         }
     }
@@ -190,7 +196,7 @@ pub fn over(stores: &dyn Stores, now: u64, rules: FamilyRules) -> Result<Vec<Ses
 }
 
 /// Deletes those of the sessions that still qualify.
-pub fn sweep(
+pub async fn sweep(
     stores: &dyn Stores,
     sessions: &[SessionId],
     now: u64,
@@ -198,8 +204,8 @@ pub fn sweep(
 ) -> Result<Changes, StoreError> {
     let mut changes = Changes::default();
     for &id in sessions {
-        if let Some(session) = stores.sessions().session(id)?
-            && is_over(stores, &session, now, rules)?
+        if let Some(session) = stores.sessions().session(id).await?
+            && is_over(stores, &session, now, rules).await?
         {
             changes.sessions.push(SessionChange::End(session.user, id));
         }
@@ -207,14 +213,14 @@ pub fn sweep(
     Ok(changes)
 }
 
-fn is_over(
+async fn is_over(
     stores: &dyn Stores,
     session: &StoredSession,
     now: u64,
     rules: FamilyRules,
 ) -> Result<bool, StoreError> {
     Ok(session.family.expires_at(session.created_at, rules) <= now
-        || stores.accounts().user(session.user)?.is_none())
+        || stores.accounts().user(session.user).await?.is_none())
 }
 
 fn change(change: SessionChange) -> Changes {

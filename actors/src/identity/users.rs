@@ -21,17 +21,17 @@ const MAX_EMAIL: usize = 254;
 const MAX_PICTURE: usize = 2048;
 
 /// Returns one user.
-pub fn find(stores: &dyn Stores, id: UserId) -> Result<UserRecord, IdentityError> {
-    stores.accounts().user(id)?.ok_or_else(|| not_found(id))
+pub async fn find(stores: &dyn Stores, id: UserId) -> Result<UserRecord, IdentityError> {
+    stores.accounts().user(id).await?.ok_or_else(|| not_found(id))
 }
 
 /// Returns up to `limit` users after `after`.
-pub fn page(
+pub async fn page(
     stores: &dyn Stores,
     after: Option<UserId>,
     limit: usize,
 ) -> Result<Page<UserRecord>, IdentityError> {
-    let mut items = stores.accounts().users(after, limit.saturating_add(1))?;
+    let mut items = stores.accounts().users(after, limit.saturating_add(1)).await?;
     let has_more = items.len() > limit;
     items.truncate(limit);
     Ok(Page { items, has_more })
@@ -44,10 +44,10 @@ pub fn guest(net: ClientNet, now: u64) -> (UserRecord, Changes) {
 }
 
 /// Creates a member.
-pub fn create(stores: &dyn Stores, email: &str, name: &str, now: u64) -> Decision<UserRecord> {
+pub async fn create(stores: &dyn Stores, email: &str, name: &str, now: u64) -> Decision<UserRecord> {
     let email = valid_email(email)?;
     let name = valid_name(name)?;
-    if stores.accounts().user_by_email(&email)?.is_some() {
+    if stores.accounts().user_by_email(&email).await?.is_some() {
         return Err(IdentityError::EmailTaken(email));
     }
     Ok(put(new_user(UserKind::Member, Some(email), name, now)))
@@ -71,14 +71,14 @@ pub fn new_user(kind: UserKind, email: Option<String>, name: String, now: u64) -
 }
 
 /// Changes a user. `admins` contains at least all administrators that existed a moment ago.
-pub fn update(
+pub async fn update(
     stores: &dyn Stores,
     id: UserId,
     update: UserUpdate,
     admins: &[UserId],
     now: u64,
 ) -> Decision<UserRecord> {
-    let before = find(stores, id)?;
+    let before = find(stores, id).await?;
     let mut user = before.clone();
     if let Some(name) = update.name {
         user.name = valid_name(&name)?;
@@ -97,16 +97,16 @@ pub fn update(
     }
     user.limits = update.limits.unwrap_or(user.limits);
     if administers(&before) && !administers(&user) {
-        keep_an_admin(stores, id, admins)?;
+        keep_an_admin(stores, id, admins).await?;
     }
     Ok(put(user))
 }
 
 /// Deletes a user with all keys and sessions.
-pub fn delete(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Decision<()> {
-    let user = find(stores, id)?;
+pub async fn delete(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Decision<()> {
+    let user = find(stores, id).await?;
     if administers(&user) {
-        keep_an_admin(stores, id, admins)?;
+        keep_an_admin(stores, id, admins).await?;
     }
     // Without their user, keys and sessions are invalid from that moment on; the store deletes them in steps.
     Ok(((), Changes::accounts(vec![AccountChange::DeleteUser(id)])))
@@ -117,7 +117,7 @@ pub fn delete(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Decision<()
 /// A guest that signs in becomes that user and keeps its data; if the user already exists, the guest is deleted and its data
 /// belongs to the user. Its sessions and keys end in either case: their holder was unidentified, and must not find themselves
 /// signed in as somebody else (session fixation).
-pub fn sign_in(
+pub async fn sign_in(
     stores: &dyn Stores,
     profile: ExternalProfile,
     guest: Option<UserId>,
@@ -126,10 +126,10 @@ pub fn sign_in(
     let email = valid_email(&profile.email)?;
     let accounts = stores.accounts();
     let guest = match guest {
-        Some(id) => accounts.user(id)?.filter(|user| user.kind == UserKind::Guest && !user.disabled),
+        Some(id) => accounts.user(id).await?.filter(|user| user.kind == UserKind::Guest && !user.disabled),
         None => None,
     };
-    let here = match (accounts.user_by_external(&profile.id)?, accounts.user_by_email(&email)?) {
+    let here = match (accounts.user_by_external(&profile.id).await?, accounts.user_by_email(&email).await?) {
         // The address may have changed at the provider; an address that belongs to another user here is not taken over.
         (Some(user), None) => Some(UserRecord { email: Some(email.clone()), ..user }),
         (Some(user), Some(_)) => Some(user),
@@ -146,7 +146,7 @@ pub fn sign_in(
     let mut merged_guest = None;
     if let Some(guest) = &guest {
         if created {
-            changes = end_credentials(stores, guest.id)?;
+            changes = end_credentials(stores, guest.id).await?;
         } else {
             changes.accounts.push(AccountChange::DeleteUser(guest.id));
             merged_guest = Some(guest.id);
@@ -186,20 +186,20 @@ impl GuestRetention {
 
 /// Deletes those of `guests` that have not been used for that long, with their sessions and keys. `last_used` includes uses of
 /// keys that are not stored yet.
-pub fn forget_guests(
+pub async fn forget_guests(
     stores: &dyn Stores,
     guests: &[UserId],
     retention: GuestRetention,
     now: u64,
-    last_used: impl Fn(&KeyHash) -> Option<u64>,
+    last_used: impl Fn(&KeyHash) -> Option<u64> + Send + Sync,
 ) -> Result<Changes, IdentityError> {
     let mut changes = Changes::default();
     for &id in guests {
-        let Some(user) = stores.accounts().user(id)?.filter(|user| user.kind == UserKind::Guest) else {
+        let Some(user) = stores.accounts().user(id).await?.filter(|user| user.kind == UserKind::Guest) else {
             continue;
         };
-        let sessions = stores.sessions().sessions(id)?;
-        let keys = stores.accounts().keys(id)?;
+        let sessions = stores.sessions().sessions(id).await?;
+        let keys = stores.accounts().keys(id).await?;
         let kept = match sessions.is_empty() && keys.is_empty() {
             true => retention.idle_s.min(GuestRetention::UNREACHABLE_S),
             false => retention.idle_s,
@@ -209,7 +209,7 @@ pub fn forget_guests(
             keys.iter().flat_map(|(hash, key)| [key.last_used_at, last_used(hash), Some(key.created_at)]);
         let used = in_session.chain(by_key.flatten()).fold(user.created_at, u64::max);
         if used.saturating_add(kept) < now {
-            let ended = end_credentials(stores, id)?;
+            let ended = end_credentials(stores, id).await?;
             changes.accounts.extend(ended.accounts);
             changes.sessions.extend(ended.sessions);
             changes.accounts.push(AccountChange::DeleteUser(id));
@@ -219,9 +219,9 @@ pub fn forget_guests(
 }
 
 /// Ends all of a user's sessions and keys.
-fn end_credentials(stores: &dyn Stores, id: UserId) -> Result<Changes, IdentityError> {
-    let keys = stores.accounts().keys(id)?.into_iter();
-    let sessions = stores.sessions().sessions(id)?.into_iter();
+async fn end_credentials(stores: &dyn Stores, id: UserId) -> Result<Changes, IdentityError> {
+    let keys = stores.accounts().keys(id).await?.into_iter();
+    let sessions = stores.sessions().sessions(id).await?.into_iter();
     Ok(Changes {
         accounts: keys.map(|(hash, record)| AccountChange::DeleteKey(hash, record)).collect(),
         sessions: sessions.map(|session| SessionChange::End(id, session.id)).collect(),
@@ -234,9 +234,9 @@ const fn administers(user: &UserRecord) -> bool {
 }
 
 /// Refuses if no other administrator than `id` is left. `admins` may contain some that no longer are.
-fn keep_an_admin(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Result<(), IdentityError> {
+async fn keep_an_admin(stores: &dyn Stores, id: UserId, admins: &[UserId]) -> Result<(), IdentityError> {
     for &other in admins.iter().filter(|&&other| other != id) {
-        if stores.accounts().user(other)?.is_some_and(|user| administers(&user)) {
+        if stores.accounts().user(other).await?.is_some_and(|user| administers(&user)) {
             return Ok(());
         }
     }

@@ -158,11 +158,11 @@ impl Registry {
         let (store, runs) = (Arc::clone(&self.store), Arc::clone(&self.runs));
         tokio::spawn(async move {
             // Regardless of its size: the store's thread only writes its head.
-            let staged = store.look(move |stores| {
-                stores.check_space()?;
+            let staged = store.look(move |stores| async move {
+                stores.check_space().await?;
                 // Before anything is written; decided below, where no other change intervenes.
-                stores.check_quota(record.user, Used::of_response(0))?;
-                stores.responses().stage(&record)
+                stores.check_quota(record.user, Used::of_response(0)).await?;
+                stores.responses().stage(&record).await
             });
             let staged: Staged = match staged.await {
                 Ok(staged) => staged,
@@ -171,8 +171,8 @@ impl Registry {
                     return call.answer(Err(error.into()));
                 }
             };
-            let decide = move |stores: &dyn Stores| -> Result<((), Changes), StoreError> {
-                if let Err(error) = stores.check_quota(staged.user(), staged.used()) {
+            let decide = move |stores: Arc<dyn Stores>| async move {
+                if let Err(error) = stores.check_quota(staged.user(), staged.used()).await {
                     stores.responses().discard(&staged)?;
                     return Err(error);
                 }
@@ -197,14 +197,14 @@ impl Registry {
         let runs = Arc::clone(&self.runs);
         let store = Arc::clone(&self.store);
         tokio::spawn(async move {
-            call.answer(store.look(move |stores| find(stores, &runs, user, id)).await);
+            call.answer(store.look(move |stores| async move { find(&*stores, &runs, user, id).await }).await);
         });
     }
 
     fn delete(&self, user: UserId, id: ResponseId, call: Call<()>) {
         let runs = Arc::clone(&self.runs);
-        let decide = move |stores: &dyn Stores| {
-            if stores.responses().owner(id)? != Some(user) {
+        let decide = move |stores: Arc<dyn Stores>| async move {
+            if stores.responses().owner(id).await? != Some(user) {
                 return Err(ResponsesError::NotFound(id));
             }
             Ok(((), Changes::responses(vec![ResponseChange::Delete(id)])))
@@ -233,38 +233,38 @@ impl Registry {
 }
 
 fn pass(store: &Store, runs: &Arc<Runs>, retention_days: u64) -> Result<(), StoreError> {
-    for id in store.look_blocking(|stores| stores.responses().running())? {
+    for id in store.look_blocking(|stores| async move { stores.responses().running().await })? {
         if runs.get(id).is_none() {
             end_lost(store, runs, id)?;
         }
     }
     if retention_days > 0 {
         let made_before = now_s().saturating_sub(retention_days.saturating_mul(24 * 3600));
-        let old =
-            store.look_blocking(|stores| stores.responses().made_before(made_before, PRUNED_AT_ONCE))?;
+        let old = store.look_blocking(|stores| async move {
+            stores.responses().made_before(made_before, PRUNED_AT_ONCE).await
+        })?;
         let old: Vec<_> = old.into_iter().filter(|id| runs.get(*id).is_none()).collect();
         for ids in old.chunks(PER_JOB) {
             let deletions = Changes::responses(ids.iter().copied().map(ResponseChange::Delete).collect());
-            store.decide_blocking(move |_| Ok::<_, StoreError>(((), deletions)))?;
+            store.decide_blocking(move |_| async move { Ok::<_, StoreError>(((), deletions)) })?;
         }
     }
     // Responses of deleted users: a request may have been running when its user was deleted.
-    let nobodys = store.look_blocking(|stores| {
-        let mut nobodys = stores.responses().owners()?;
-        let mut failed = None;
-        nobodys.retain(|&user| match stores.accounts().user(user) {
-            Ok(user) => user.is_none(),
-            Err(error) => {
-                failed = Some(error);
-                false
+    let nobodys = store.look_blocking(|stores| async move {
+        let mut nobodys = Vec::new();
+        for user in stores.responses().owners().await? {
+            if stores.accounts().user(user).await?.is_none() {
+                nobodys.push(user);
             }
-        });
-        failed.map_or(Ok(nobodys), Err)
+        }
+        Ok::<_, StoreError>(nobodys)
     })?;
     for user in nobodys {
-        let some = move |stores: &dyn Stores| match stores.accounts().user(user)? {
-            None => stores.responses().delete_some(user),
-            Some(_) => Ok::<_, StoreError>(true),
+        let some = move |stores: Arc<dyn Stores>| async move {
+            match stores.accounts().user(user).await? {
+                None => stores.responses().delete_some(user).await,
+                Some(_) => Ok::<_, StoreError>(true),
+            }
         };
         while !store.write_blocking(some)? {}
     }
@@ -273,17 +273,18 @@ fn pass(store: &Store, runs: &Arc<Runs>, retention_days: u64) -> Result<(), Stor
 
 /// Ends a response that is stored as running but does not run.
 fn end_lost(store: &Store, runs: &Arc<Runs>, id: ResponseId) -> Result<(), StoreError> {
-    let staged = store.look_blocking(|stores| {
-        let record = stores.responses().response(id)?.filter(|record| record.end.is_none());
-        let ended = record.map(|record| ResponseRecord { end: Some(End::lost(now_s())), ..record });
-        ended.map(|record| stores.responses().stage(&record)).transpose()
+    let staged = store.look_blocking(|stores| async move {
+        let record = stores.responses().response(id).await?.filter(|record| record.end.is_none());
+        let Some(record) = record else { return Ok(None) };
+        let ended = ResponseRecord { end: Some(End::lost(now_s())), ..record };
+        stores.responses().stage(&ended).await.map(Some)
     })?;
     let Some(staged) = staged else { return Ok(()) };
     let runs = Arc::clone(runs);
-    store.decide_blocking(move |stores| -> Result<_, StoreError> {
+    store.decide_blocking(move |stores| async move {
         // It may have been deleted meanwhile, have been transferred to another user, or have been imported.
-        let same = stores.responses().owner(id)? == Some(staged.user());
-        let running = stores.responses().running()?.contains(&id) && runs.get(id).is_none();
+        let same = stores.responses().owner(id).await? == Some(staged.user());
+        let running = stores.responses().running().await?.contains(&id) && runs.get(id).is_none();
         let put = (same && running).then_some(ResponseChange::PutStaged(staged));
         Ok(((), Changes::responses(put.into_iter().collect())))
     })
@@ -293,9 +294,9 @@ fn end_lost(store: &Store, runs: &Arc<Runs>, id: ResponseId) -> Result<(), Store
 async fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, end: End) {
     let staged = {
         let (run, end) = (Arc::clone(&run), end.clone());
-        store.look(move |stores| stores.responses().stage_end(run.deltas(), end)).await
+        store.look(move |stores| async move { stores.responses().stage_end(run.deltas(), end).await }).await
     };
-    let ended = move |_: &dyn Stores| Ok(((), Changes::responses(vec![ResponseChange::End(id, staged?)])));
+    let ended = move |_| async move { Ok(((), Changes::responses(vec![ResponseChange::End(id, staged?)]))) };
     store.decide(ended, move |outcome: Result<_, StoreError>| {
         runs.lock().remove(&id);
         run.publish(match outcome {
@@ -308,16 +309,21 @@ async fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, e
     });
 }
 
-fn find(stores: &dyn Stores, runs: &Runs, user: UserId, id: ResponseId) -> Result<Found, ResponsesError> {
+async fn find(
+    stores: &dyn Stores,
+    runs: &Runs,
+    user: UserId,
+    id: ResponseId,
+) -> Result<Found, ResponsesError> {
     let responses = stores.responses();
     // A run is in the table before it is stored and until its end is: if it is found in neither, it ended in between.
     for last in [false, true] {
         let run = runs.get(id);
         // Before its bodies are read.
-        if responses.owner(id)? != Some(user) {
+        if responses.owner(id).await? != Some(user) {
             return Err(ResponsesError::NotFound(id));
         }
-        let mut record = responses.response(id)?.ok_or(ResponsesError::NotFound(id))?;
+        let mut record = responses.response(id).await?.ok_or(ResponsesError::NotFound(id))?;
         if record.end.is_some() {
             return Ok(Found { record, reader: None });
         }

@@ -26,7 +26,7 @@ struct Bench {
 impl Bench {
     /// Opens a folder, with one user.
     async fn open(folder: &Path, user: Option<UserId>, config: ResponsesConfig) -> Self {
-        let store = Arc::new(Store::open(folder_factory(folder), |_| Ok(())).unwrap());
+        let store = Arc::new(Store::open(folder_factory(folder), |_| async { Ok(()) }).unwrap());
         let user = match user {
             Some(user) => user,
             None => {
@@ -68,7 +68,7 @@ impl Bench {
 async fn commit(store: &Store, changes: Changes) {
     let (sender, done) = tokio::sync::oneshot::channel();
     store.write(
-        move |stores| commit_once(stores, &changes),
+        move |stores| async move { commit_once(&*stores, &changes).await },
         move |outcome: Result<(), StoreError>| sender.send(outcome).unwrap(),
     );
     done.await.unwrap().unwrap();
@@ -185,7 +185,11 @@ async fn old_and_orphaned_responses_are_deleted() {
     let old = ResponseRecord { id: ResponseId::from_bytes(bytes), ..keep.clone() };
     let all = [&keep, &nobodys, &old];
     for record in all.map(Clone::clone) {
-        let staged = bench.store.look(move |stores| stores.responses().stage(&record)).await.unwrap();
+        let staged = bench
+            .store
+            .look(move |stores| async move { stores.responses().stage(&record).await })
+            .await
+            .unwrap();
         commit(&bench.store, Changes::responses(vec![ResponseChange::PutStaged(staged)])).await;
     }
     let user = bench.user;

@@ -4,35 +4,42 @@ use std::fmt::Debug;
 
 use super::StoreError;
 use crate::audit::{AuditFilter, AuditId, AuditPage, AuditRecord, Class};
+use async_trait::async_trait;
 
 /// Bytes of a record's key.
 const KEY: usize = 17;
 
 /// The audit log. Reads see committed changes, also those that are not durable yet.
+#[async_trait]
 pub trait AuditStore: Debug + Send + Sync {
     /// Adds records. Adding a record twice is the same as adding it once.
     ///
     /// # Errors
     /// The database failed; so for all methods.
-    fn add(&self, records: &[AuditRecord]) -> Result<(), StoreError>;
+    async fn add(&self, records: &[AuditRecord]) -> Result<(), StoreError>;
 
     /// Up to `limit` records that a filter matches, newest first, among the first `look` records in its range.
     ///
     /// # Errors
     /// The database failed.
-    fn page(&self, filter: &AuditFilter, limit: usize, look: usize) -> Result<AuditPage, StoreError>;
+    async fn page(&self, filter: &AuditFilter, limit: usize, look: usize) -> Result<AuditPage, StoreError>;
 
     /// The number of records of each class. Reads all of them: not for the commit thread.
     ///
     /// # Errors
     /// The database failed.
-    fn count(&self) -> Result<[usize; 2], StoreError>;
+    async fn count(&self) -> Result<[usize; 2], StoreError>;
 
     /// Removes up to `most` of the oldest records of a class that are before `before`, and returns their number.
     ///
     /// # Errors
     /// The database failed.
-    fn remove_oldest(&self, class: Class, before: Option<AuditId>, most: usize) -> Result<usize, StoreError>;
+    async fn remove_oldest(
+        &self,
+        class: Class,
+        before: Option<AuditId>,
+        most: usize,
+    ) -> Result<usize, StoreError>;
 }
 
 /// The key of a record in an export: [class](Class) (a byte), id.

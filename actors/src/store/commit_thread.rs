@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+
 use super::commit_delay::CommitDelay;
 use super::write_batch::{BatchedStores, WriteBatch};
-use super::{CleanupProgress, OpenError, Problem, StoreError, StoreFactory, Stores};
+use super::{CleanupProgress, OpenError, Problem, StoreError, StoreFactory, Stores, block_on};
 
 /// Maximum number of jobs that share one sync, which bounds how long the first waits for the last.
 const MAX_JOBS: usize = 1024;
@@ -28,7 +31,7 @@ const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens the database and loads the part that is mirrored in memory; called again after a failure.
-type Open = Box<dyn Fn() -> Result<Box<dyn Stores>, OpenError> + Send>;
+type Open = Box<dyn Fn() -> Result<Arc<dyn Stores>, OpenError> + Send>;
 
 /// A completion callback, called in order once the job's changes are durable or have failed.
 type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -36,8 +39,8 @@ type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// A job that reads. `Err`: there is no database.
 type Read = Box<dyn FnOnce(Result<&dyn Stores, StoreError>) + Send>;
 
-/// A job that writes; returns whether it changed anything, and its callback.
-type Write = Box<dyn FnOnce(Result<&dyn Stores, StoreError>) -> (bool, Finish) + Send>;
+/// A job that writes, driven to its end; returns whether it changed anything, and its callback.
+type Write = Box<dyn FnOnce(Result<Arc<dyn Stores>, StoreError>) -> (bool, Finish) + Send>;
 
 enum Job {
     Read(Read),
@@ -73,22 +76,24 @@ impl Store {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(
+    pub fn open<F>(
         factory: Box<dyn StoreFactory>,
-        load: impl Fn(&dyn Stores) -> Result<(), StoreError> + Send + 'static,
-    ) -> Result<Self, OpenError> {
+        load: impl Fn(Arc<dyn Stores>) -> F + Send + 'static,
+    ) -> Result<Self, OpenError>
+    where
+        F: Future<Output = Result<(), StoreError>>,
+    {
         if !factory.is_durable() {
             tracing::warn!("the store is not durable: its contents end with this process");
         }
         Self::start(Box::new(move || {
-            let stores = factory.open()?;
-            load(&*stores).map_err(|error| factory.load_error(error))?;
+            let stores: Arc<dyn Stores> = block_on(factory.open())?.into();
+            block_on(load(Arc::clone(&stores))).map_err(|error| factory.load_error(error))?;
             Ok(stores)
         }))
     }
 
     pub(super) fn start(open: Open) -> Result<Self, OpenError> {
-        let stores = open()?;
         let (jobs, receiver) = mpsc::channel();
         let (healthy, queued) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
         let view = View::default();
@@ -103,12 +108,21 @@ impl Store {
             out_of_space: false,
             failed_out_of_space: false,
         };
-        committer.publish(stores.into());
-        let thread =
-            std::thread::Builder::new().name("store".to_owned()).spawn(move || committer.run(&receiver));
-        let thread = thread.map_err(|error| {
-            OpenError::Backend(Problem::new(format!("cannot start the commit thread: {error}"), ""))
-        })?;
+        let (opened, opening) = mpsc::channel();
+        // A driver of a database may need its runtime, wherever its futures are polled.
+        let runtime = Handle::try_current().ok();
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
+            let _entered = runtime.as_ref().map(Handle::enter);
+            match (committer.open)() {
+                Ok(stores) => committer.publish(stores),
+                Err(error) => return drop(opened.send(Err(error))),
+            }
+            let _ = opened.send(Ok(()));
+            committer.run(&receiver);
+        });
+        let problem = |what: &str| OpenError::Backend(Problem::new(what, ""));
+        let thread = thread.map_err(|error| problem(&format!("cannot start the commit thread: {error}")))?;
+        opening.recv().unwrap_or_else(|_| Err(problem("opening the database panicked")))?;
         Ok(Self { jobs, queued, healthy, view, thread: Mutex::new(Some(thread)) })
     }
 
@@ -117,8 +131,7 @@ impl Store {
         self.healthy.load(Ordering::Relaxed)
     }
 
-    /// Runs `read` on the commit thread. It sees committed changes, also those that are not durable yet. Should it panic,
-    /// it is dropped.
+    /// Runs `turn` on the commit thread, after the jobs that were submitted before. Should it panic, it is dropped.
     pub fn read(&self, read: impl FnOnce(Result<&dyn Stores, StoreError>) + Send + 'static) {
         // A closed store drops the job, and with it the reply that its caller waits for.
         let _ = self.jobs.send(Job::Read(Box::new(read)));
@@ -141,20 +154,25 @@ impl Store {
         upgrade(&self.view).ok_or(StoreError::Reopening)
     }
 
-    /// Reads on a blocking thread instead of the commit thread.
+    /// Reads beside the commit thread. A database that [blocks](Stores::is_blocking) is read on a blocking thread, to the
+    /// end; another one in a task that ends when this future is dropped.
     ///
     /// # Errors
     /// There is no database, or `look` returns it.
-    pub async fn look<T, E>(
+    pub async fn look<T, E, F>(
         &self,
-        look: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,
+        look: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
     ) -> Result<T, E>
     where
+        F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
         let stores = self.view().await?;
-        let looked = tokio::task::spawn_blocking(move || look(&*stores)).await;
+        let looked = match stores.is_blocking() {
+            true => tokio::task::spawn_blocking(move || block_on(look(stores))).await,
+            false => AbortOnDropHandle::new(tokio::spawn(look(stores))).await,
+        };
         looked.unwrap_or_else(|_| Err(StoreError::Database("a read panicked".to_owned()).into()))
     }
 
@@ -162,10 +180,11 @@ impl Store {
     ///
     /// # Errors
     /// There is no database, or `look` returns it.
-    pub fn look_blocking<T, E: From<StoreError>>(
-        &self,
-        look: impl FnOnce(&dyn Stores) -> Result<T, E>,
-    ) -> Result<T, E> {
+    pub fn look_blocking<T, E, F>(&self, look: impl FnOnce(Arc<dyn Stores>) -> F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: From<StoreError>,
+    {
         if upgrade(&self.view).is_none() {
             let (reply, answer) = mpsc::channel();
             self.read(move |stores| {
@@ -173,18 +192,19 @@ impl Store {
             });
             answer.recv_timeout(TIMEOUT).unwrap_or(Err(StoreError::Reopening))?;
         }
-        look(&*upgrade(&self.view).ok_or(StoreError::Reopening)?)
+        block_on(look(upgrade(&self.view).ok_or(StoreError::Reopening)?))
     }
 
     /// [`write`](Self::write) for a thread that may block.
     ///
     /// # Errors
     /// There is no database, it failed, or `change` returns it.
-    pub fn write_blocking<T, E>(
+    pub fn write_blocking<T, E, F>(
         &self,
-        change: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,
+        change: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
     ) -> Result<T, E>
     where
+        F: Future<Output = Result<T, E>>,
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
@@ -195,19 +215,20 @@ impl Store {
         answer.recv_timeout(TIMEOUT).unwrap_or_else(|_| Err(StoreError::Reopening.into()))
     }
 
-    /// Runs `change`, makes its changes durable, and then runs `done`, both on the commit thread. Callbacks run in the order of
-    /// their changes, so that readers of their publications never see an older state after a newer one. `done` gets the error if
-    /// the changes did not become durable.
-    pub fn write<T, E>(
+    /// Runs `change` to its end, makes its changes durable, and then runs `done`, both on the commit thread. Callbacks run in
+    /// the order of their changes, so that readers of their publications never see an older state after a newer one. `done`
+    /// gets the error if the changes did not become durable.
+    pub fn write<T, E, F>(
         &self,
-        change: impl FnOnce(&dyn Stores) -> Result<T, E> + Send + 'static,
+        change: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
         done: impl FnOnce(Result<T, E>) + Send + 'static,
     ) where
+        F: Future<Output = Result<T, E>>,
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let job = move |stores: Result<&dyn Stores, StoreError>| -> (bool, Finish) {
-            let outcome = stores.map_err(E::from).and_then(change);
+        let job = move |stores: Result<Arc<dyn Stores>, StoreError>| -> (bool, Finish) {
+            let outcome = stores.map_err(E::from).and_then(|stores| block_on(change(stores)));
             let changed = outcome.is_ok();
             let finish = move |synced: Result<(), StoreError>| match synced {
                 Err(error) if changed => done(Err(error.into())),
@@ -273,21 +294,18 @@ impl CommitThread {
                 match job {
                     Job::Read(read) => {
                         // It sees earlier changes of this round. The batch keeps an error for the end of the round.
-                        let _ = batch.as_ref().map(|batch| batch.flush());
+                        let _ = batch.as_ref().map(|batch| block_on(batch.flush()));
                         let _ = guarded(|| read(self.stores()));
                     }
                     Job::Write(write) => {
                         self.queued.fetch_sub(1, Ordering::Relaxed);
                         let room = room.get_or_insert_with(|| self.room()).clone();
-                        let stores = room.and(self.stores());
-                        let batched = match (&stores, &batch) {
-                            (Ok(stores), Some(batch)) => Some(BatchedStores::new(*stores, batch)),
-                            _ => None,
-                        };
-                        let stores = match &batched {
-                            Some(batched) => Ok(batched as &dyn Stores),
-                            None => stores,
-                        };
+                        let stores = room.and(self.shared()).map(|stores| -> Arc<dyn Stores> {
+                            match &batch {
+                                Some(batch) => Arc::new(BatchedStores::new(batch)),
+                                None => stores,
+                            }
+                        });
                         let open = stores.is_ok();
                         let done = guarded(|| write(stores));
                         let changes = done.as_ref().is_some_and(|(changes, _)| *changes);
@@ -310,7 +328,7 @@ impl CommitThread {
                 }
             }
             let flush_began = Instant::now();
-            let flushed = batch.map_or(Ok(()), |batch| batch.flush());
+            let flushed = batch.map_or(Ok(()), |batch| block_on(batch.flush()));
             note_long("a batch of changes", flush_began.elapsed());
             // Here as well, since there may always be another job.
             let progress = self.cleanup();
@@ -355,7 +373,7 @@ impl CommitThread {
     fn cleanup(&self) -> Option<CleanupProgress> {
         // Removals are writes as well and have to wait for space.
         let stores = self.stores.as_ref().filter(|_| !self.out_of_space)?;
-        match guarded(|| stores.cleanup(Instant::now() + CLEANUP_STEP))? {
+        match guarded(|| block_on(stores.cleanup(Instant::now() + CLEANUP_STEP)))? {
             Ok(progress) => Some(progress),
             Err(error) => {
                 tracing::warn!(%error, "removing deleted records failed; it is tried again later");
@@ -373,7 +391,8 @@ impl CommitThread {
 
     /// Completes removals that are durable.
     fn complete_cleanup(&self) {
-        if let Some(Err(error)) = self.stores.as_ref().and_then(|stores| guarded(|| stores.finish_cleanup()))
+        if let Some(Err(error)) =
+            self.stores.as_ref().and_then(|stores| guarded(|| block_on(stores.finish_cleanup())))
         {
             tracing::warn!(%error, "completing a removal failed; it is done again at the next start");
         }
@@ -389,11 +408,15 @@ impl CommitThread {
         self.stores.as_deref().ok_or(StoreError::Reopening)
     }
 
+    fn shared(&self) -> Result<Arc<dyn Stores>, StoreError> {
+        self.stores.clone().ok_or(StoreError::Reopening)
+    }
+
     /// Checks for space before a write: a database that runs out of it in the middle fails and has to be reopened, which
     /// may need space as well.
     fn room(&mut self) -> Result<(), StoreError> {
         let room = match &self.stores {
-            Some(stores) => stores.check_space(),
+            Some(stores) => block_on(stores.check_space()),
             // Opening needs space, so this can last as long as space is lacking.
             None if self.failed_out_of_space => {
                 Err(StoreError::OutOfSpace("the database waits for room".to_owned()))
@@ -416,13 +439,13 @@ impl CommitThread {
     ///
     /// `flushed`: the outcome of committing the batch.
     fn sync(&mut self, flushed: Result<(), StoreError>) -> Result<(), StoreError> {
-        let synced = flushed.and_then(|()| self.stores().and_then(|stores| stores.sync()));
+        let synced = flushed.and_then(|()| self.stores().and_then(|stores| block_on(stores.sync())));
         synced.inspect_err(|error| self.drop_failed(error))
     }
 
     /// Checks whether a change was refused because the database has failed.
     fn probe(&mut self) -> Result<(), StoreError> {
-        self.stores().and_then(|stores| stores.probe()).inspect_err(|error| self.drop_failed(error))
+        self.stores().and_then(|stores| block_on(stores.probe())).inspect_err(|error| self.drop_failed(error))
     }
 
     /// Drops a database that failed.
@@ -443,7 +466,7 @@ impl CommitThread {
         match (self.open)() {
             Ok(stores) => {
                 tracing::warn!("the database is reopened");
-                self.publish(stores.into());
+                self.publish(stores);
                 self.healthy.store(true, Ordering::Relaxed);
             }
             Err(error) => tracing::error!(%error, "the database cannot be reopened"),

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use super::StoreError;
@@ -56,76 +57,91 @@ impl ConversationChange {
     }
 }
 
-/// A visitor of results; the visit ends once it returns `false`.
-pub type Visit<'a, T> = &'a mut dyn FnMut(T) -> Result<bool, StoreError>;
+/// A conversation in a list, and its position there. `None`: the record is damaged, or the conversation has moved in the
+/// list or is gone since its position was read.
+pub type Listed = (Position, Option<ConversationRecord>);
 
 /// Conversations and their items. Reads see committed changes, also those that are not durable yet, and may run on any
 /// thread.
+#[async_trait]
 pub trait ConversationsStore: Debug + Send + Sync {
     /// One conversation.
     ///
     /// # Errors
     /// The database failed; so for all methods.
-    fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError>;
+    async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError>;
 
     /// The conversation of a share link's token.
     ///
     /// # Errors
     /// The database failed.
-    fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError>;
+    async fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError>;
 
-    /// Visits the positions of a user's conversations between two bounds, both excluded; newest first, or else oldest
-    /// first. Concurrent changes may be seen or not: compare the position with the record's.
+    /// Up to `limit` of a user's conversations between two positions, both excluded; newest first, or else oldest first.
     ///
     /// # Errors
     /// The database failed.
-    fn positions(
+    async fn list(
         &self,
         user: UserId,
         newer_than: Option<Position>,
         older_than: Option<Position>,
         newest_first: bool,
-        visit: Visit<'_, Position>,
-    ) -> Result<(), StoreError>;
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError>;
 
     /// The nodes of a conversation's items, without their contents, in order of their numbers.
     ///
     /// # Errors
     /// The database failed.
-    fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError>;
+    async fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError>;
 
     /// The node of one item, without its contents.
     ///
     /// # Errors
     /// The database failed.
-    fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError>;
+    async fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError>;
 
     /// The node of one item and the size of its body as JSON. Reads no large body.
     ///
     /// # Errors
     /// The database failed.
-    fn node_and_size(&self, id: ConversationId, number: u32) -> Result<Option<(Node, u64)>, StoreError>;
+    async fn node_and_size(&self, id: ConversationId, number: u32)
+    -> Result<Option<(Node, u64)>, StoreError>;
 
     /// One item.
     ///
     /// # Errors
     /// The database failed.
-    fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError>;
+    async fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError>;
+
+    /// The items of those numbers that there are, in the order of `numbers`.
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn items(&self, id: ConversationId, numbers: &[u32]) -> Result<Vec<StoredItem>, StoreError> {
+        let mut items = Vec::with_capacity(numbers.len());
+        for &number in numbers {
+            items.extend(self.item(id, number).await?);
+        }
+        Ok(items)
+    }
 
     /// The number of the item of that id, which may be deleted.
     ///
     /// # Errors
     /// The database failed.
-    fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError>;
+    async fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError>;
 
     /// Writes the body of an item, on any thread. No reader sees it before it is [put](ConversationChange::PutStaged); should
     /// that never happen, the next start removes it.
     ///
     /// # Errors
     /// The database failed.
-    fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError>;
+    async fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError>;
 
-    /// Removes a staged body that is not to be put after all.
+    /// Removes a staged body that is not to be put after all. Called where a handle is dropped, so it cannot be awaited:
+    /// a database that has to wait notes the body and removes it later.
     ///
     /// # Errors
     /// The database failed.

@@ -1,5 +1,7 @@
 //! Decisions: a caller's changes depend on the stored state, and are committed in one transaction.
 
+use std::sync::Arc;
+
 use super::{Changes, Commit, Store, StoreError, Stores};
 
 /// Maximum number of times that a decision is made, where other transactions conflict with it.
@@ -9,11 +11,12 @@ impl Store {
     /// Makes a decision, commits its changes, makes them durable, and then runs `done` with them; as
     /// [`write`](Self::write) otherwise. After a [conflict](Commit::Conflict) the decision is made again, a bounded number
     /// of times.
-    pub fn decide<T, E>(
+    pub fn decide<T, E, F>(
         &self,
-        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), E> + Clone + Send + 'static,
+        decide: impl FnOnce(Arc<dyn Stores>) -> F + Clone + Send + 'static,
         done: impl FnOnce(Result<(T, Changes), E>) + Send + 'static,
     ) where
+        F: Future<Output = Result<(T, Changes), E>>,
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
@@ -24,11 +27,12 @@ impl Store {
     ///
     /// # Errors
     /// There is no database, it failed, or `decide` returns it.
-    pub fn decide_blocking<T, E>(
+    pub fn decide_blocking<T, E, F>(
         &self,
-        decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), E> + Clone + Send + 'static,
+        decide: impl FnOnce(Arc<dyn Stores>) -> F + Clone + Send + 'static,
     ) -> Result<T, E>
     where
+        F: Future<Output = Result<(T, Changes), E>>,
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
@@ -37,18 +41,22 @@ impl Store {
 }
 
 /// Decides and commits until there is no conflict.
-fn decide_and_commit<T, E: From<StoreError>>(
-    stores: &dyn Stores,
-    decide: impl FnOnce(&dyn Stores) -> Result<(T, Changes), E> + Clone,
-) -> Result<(T, Changes), E> {
+async fn decide_and_commit<T, E, F>(
+    stores: Arc<dyn Stores>,
+    decide: impl FnOnce(Arc<dyn Stores>) -> F + Clone,
+) -> Result<(T, Changes), E>
+where
+    F: Future<Output = Result<(T, Changes), E>>,
+    E: From<StoreError>,
+{
     if !stores.can_conflict() {
-        let (value, changes) = decide(stores)?;
-        commit_once(stores, &changes)?;
+        let (value, changes) = decide(Arc::clone(&stores)).await?;
+        commit_once(&*stores, &changes).await?;
         return Ok((value, changes));
     }
     for _ in 0..MAX_DECISIONS {
-        let (value, changes) = decide.clone()(stores)?;
-        if stores.commit(&changes)? == Commit::Done {
+        let (value, changes) = decide.clone()(Arc::clone(&stores)).await?;
+        if stores.commit(&changes).await? == Commit::Done {
             return Ok((value, changes));
         }
     }
@@ -59,8 +67,8 @@ fn decide_and_commit<T, E: From<StoreError>>(
 ///
 /// # Errors
 /// The database failed, or [`StoreError::Conflict`].
-pub fn commit_once(stores: &dyn Stores, changes: &Changes) -> Result<(), StoreError> {
-    match stores.commit(changes)? {
+pub async fn commit_once(stores: &dyn Stores, changes: &Changes) -> Result<(), StoreError> {
+    match stores.commit(changes).await? {
         Commit::Done => Ok(()),
         Commit::Conflict => Err(StoreError::Conflict),
     }

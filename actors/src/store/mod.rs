@@ -11,10 +11,14 @@
 //!
 //! No job occupies the thread for long. Large values are written on any thread before a record refers to them
 //! ([`ResponsesStore::stage`]); the contents of deleted records are removed in steps between jobs ([`Stores::cleanup`]);
-//! and reads that may be long run on other threads ([`Store::view`]).
+//! and reads that may be long run on other threads ([`Store::look`]).
+//!
+//! The traits are asynchronous. A database in this process blocks instead and [says so](Stores::is_blocking): its futures
+//! are ready when they are first polled, on a thread that may block.
 
 mod accounts;
 mod audit;
+mod block_on;
 mod commit_delay;
 mod commit_thread;
 #[cfg(test)]
@@ -41,11 +45,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::identity::UserId;
+use async_trait::async_trait;
 
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use audit::AuditStore;
+pub use block_on::block_on;
 pub use commit_thread::Store;
-pub use conversations::{ConversationChange, ConversationsStore, MAX_INLINE_BYTES, StagedBody};
+pub use conversations::{ConversationChange, ConversationsStore, Listed, MAX_INLINE_BYTES, StagedBody};
 pub use decision::commit_once;
 pub use error::{OpenError, Problem, StoreError, readable};
 #[cfg(test)]
@@ -93,8 +99,13 @@ pub enum Commit {
 /// - Changes are durable once [`sync`](Self::sync) has returned, and survive a crash at any moment after that. A crash before it
 ///   may lose any of them, but none of a commit without all others of it, and none before one that stays.
 /// - Only the commit thread writes, except for [`ResponsesStore::stage`] and its siblings, which no reader can see.
+/// - A future may be dropped at any await point. A dropped read has no effect. A dropped [stage](ResponsesStore::stage) leaves
+///   nothing that a reader sees: its remains are removed at once, or by the next opening. All other writes run in jobs of
+///   the commit thread, which drives each to its end, whether or not somebody still waits for it: [`Store::write`] and
+///   [`Store::decide`] detach the change from its caller.
 /// - A deleted user, conversation or response is invisible from its commit on. Its remains are removed in bounded steps by
 ///   [`cleanup`](Self::cleanup), which a crash may interrupt: the next opening completes or resumes it.
+#[async_trait]
 pub trait Stores: Send + Sync + Debug {
     /// Users and API keys.
     fn accounts(&self) -> &dyn AccountsStore;
@@ -116,7 +127,7 @@ pub trait Stores: Send + Sync + Debug {
     ///
     /// # Errors
     /// The database failed.
-    fn used(&self, user: UserId) -> Result<Used, StoreError>;
+    async fn used(&self, user: UserId) -> Result<Used, StoreError>;
 
     /// The quotas of users.
     fn quotas(&self) -> Quotas;
@@ -125,16 +136,16 @@ pub trait Stores: Send + Sync + Debug {
     ///
     /// # Errors
     /// [`StoreError::Quota`], or the database failed.
-    fn check_quota(&self, user: UserId, more: Used) -> Result<(), StoreError> {
-        let Some(record) = self.accounts().user(user)? else { return Ok(()) };
-        self.quotas().check(record.kind, self.used(user)?, more)
+    async fn check_quota(&self, user: UserId, more: Used) -> Result<(), StoreError> {
+        let Some(record) = self.accounts().user(user).await? else { return Ok(()) };
+        self.quotas().check(record.kind, self.used(user).await?, more)
     }
 
     /// Checks whether there is space for changes.
     ///
     /// # Errors
     /// [`StoreError::OutOfSpace`].
-    fn check_space(&self) -> Result<(), StoreError> {
+    async fn check_space(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -145,7 +156,7 @@ pub trait Stores: Send + Sync + Debug {
     ///
     /// # Errors
     /// The database failed, and nothing is committed.
-    fn commit(&self, changes: &Changes) -> Result<Commit, StoreError>;
+    async fn commit(&self, changes: &Changes) -> Result<Commit, StoreError>;
 
     /// Returns `true` if commits may answer [`Commit::Conflict`]. The commit thread buffers changes of several decisions for a
     /// database whose commits cannot, and keeps decisions to repeat them for one whose commits can.
@@ -153,18 +164,24 @@ pub trait Stores: Send + Sync + Debug {
         false
     }
 
+    /// Returns `true` if futures of this database block their thread instead of waiting. [`Store::look`] polls them on a
+    /// blocking thread then, to their end.
+    fn is_blocking(&self) -> bool {
+        false
+    }
+
     /// Makes all committed changes durable.
     ///
     /// # Errors
     /// The database failed.
-    fn sync(&self) -> Result<(), StoreError>;
+    async fn sync(&self) -> Result<(), StoreError>;
 
     /// Makes a change without effect, without waiting for it to become durable: a database may refuse all changes after a
     /// failed write of its own threads, which only a change finds out.
     ///
     /// # Errors
     /// The database failed.
-    fn probe(&self) -> Result<(), StoreError> {
+    async fn probe(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -172,26 +189,26 @@ pub trait Stores: Send + Sync + Debug {
     ///
     /// # Errors
     /// The database failed.
-    fn deleting_users(&self) -> Result<Vec<UserId>, StoreError>;
+    async fn deleting_users(&self) -> Result<Vec<UserId>, StoreError>;
 
     /// Removes contents of deleted records until `until`, in steps that are transactions of their own.
     ///
     /// # Errors
     /// The database failed.
-    fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError>;
+    async fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError>;
 
     /// Completes the removal of records that have nothing left; to be called once the removals are durable.
     ///
     /// # Errors
     /// The database failed.
-    fn finish_cleanup(&self) -> Result<(), StoreError>;
+    async fn finish_cleanup(&self) -> Result<(), StoreError>;
 
     /// Moves some of a user's data, except keys and sessions, to another user, in a transaction of its own; `false`: there
     /// may be more.
     ///
     /// # Errors
     /// The database failed.
-    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError>;
+    async fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError>;
 }
 
 /// The changes of a decision.

@@ -6,9 +6,11 @@ use std::path::Path;
 use super::sled::SledFactory;
 use super::{OpenError, StoreError, Stores};
 use crate::config::StorageConfig;
+use async_trait::async_trait;
 
 /// Opens a store, again and again: the commit thread drops a store that failed and opens it anew.
-pub trait StoreFactory: Debug + Send {
+#[async_trait]
+pub trait StoreFactory: Debug + Send + Sync {
     /// Opens the store, or creates it. Blocks.
     ///
     /// The store is complete: operations that a crash interrupted are rolled back or completed, and an older schema is migrated.
@@ -16,26 +18,27 @@ pub trait StoreFactory: Debug + Send {
     ///
     /// # Errors
     /// See [`OpenError`].
-    fn open(&self) -> Result<Box<dyn Stores>, OpenError>;
+    async fn open(&self) -> Result<Box<dyn Stores>, OpenError>;
 
     /// Returns `true` if changes that were [synced](Stores::sync) survive the end of this process.
     fn is_durable(&self) -> bool;
 
     /// Returns `true` if there is a store already.
-    fn exists(&self) -> bool;
+    async fn exists(&self) -> bool;
 
     /// Creates an empty store that can take the place of this one.
     ///
     /// # Errors
     /// See [`OpenError`].
-    fn draft(&self) -> Result<Box<dyn StoreDraft>, OpenError>;
+    async fn draft(&self) -> Result<Box<dyn StoreDraft>, OpenError>;
 
     /// The error of a store that was opened, but whose contents cannot be loaded.
     fn load_error(&self, error: StoreError) -> OpenError;
 }
 
 /// A new store beside the one of its factory. Dropping it deletes it.
-pub trait StoreDraft: Debug {
+#[async_trait]
+pub trait StoreDraft: Debug + Send + Sync {
     /// The new store.
     fn stores(&self) -> &dyn Stores;
 
@@ -44,7 +47,7 @@ pub trait StoreDraft: Debug {
     ///
     /// # Errors
     /// See [`OpenError`].
-    fn promote(self: Box<Self>) -> Result<(), OpenError>;
+    async fn promote(self: Box<Self>) -> Result<(), OpenError>;
 }
 
 /// The factory of the configured store, for a server.

@@ -4,6 +4,7 @@
 
 use std::fmt::Debug;
 
+use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -245,18 +246,19 @@ impl PreparedRecord {
 }
 
 /// All records of all kinds. Reads may run on any thread.
+#[async_trait]
 pub trait RecordsStore: Debug + Send + Sync {
     /// The store's own id.
     ///
     /// # Errors
     /// The database failed; so for all methods.
-    fn store_id(&self) -> Result<String, StoreError>;
+    async fn store_id(&self) -> Result<String, StoreError>;
 
     /// Up to `limit` records of a kind, or fewer with about `bytes` in all, in the order of their keys, after `after`.
     ///
     /// # Errors
     /// The database failed.
-    fn page(
+    async fn page(
         &self,
         kind: usize,
         after: Option<&[u8]>,
@@ -268,47 +270,50 @@ pub trait RecordsStore: Debug + Send + Sync {
     ///
     /// # Errors
     /// The database failed.
-    fn prepare(&self, record: Record) -> Result<PreparedRecord, StoreError>;
+    async fn prepare(&self, record: Record) -> Result<PreparedRecord, StoreError>;
 
     /// Stores a record with its index entries, in place of the one of the same key.
     ///
     /// # Errors
     /// The database failed, or a deleted record of the same id is still [being removed](StoreError::Removing).
-    fn put_prepared(&self, record: &PreparedRecord) -> Result<(), StoreError>;
+    async fn put_prepared(&self, record: &PreparedRecord) -> Result<(), StoreError>;
 
     /// Prepares and stores several records.
     ///
     /// # Errors
     /// As [`put_prepared`](Self::put_prepared).
-    fn put(&self, records: &[Record]) -> Result<(), StoreError> {
-        records.iter().try_for_each(|record| self.put_prepared(&self.prepare(record.clone())?))
+    async fn put(&self, records: &[Record]) -> Result<(), StoreError> {
+        for record in records {
+            self.put_prepared(&self.prepare(record.clone()).await?).await?;
+        }
+        Ok(())
     }
 
     /// A unique key of this record that belongs to another record.
     ///
     /// # Errors
     /// The database failed.
-    fn conflict(&self, record: &Record) -> Result<Option<UniqueKey>, StoreError>;
+    async fn conflict(&self, record: &Record) -> Result<Option<UniqueKey>, StoreError>;
 
     /// The stored value of a record, for kinds that are stored in the form of an export.
     ///
     /// # Errors
     /// The database failed.
-    fn stored(&self, record: &Record) -> Result<Option<Vec<u8>>, StoreError>;
+    async fn stored(&self, record: &Record) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// A record's owner.
     ///
     /// # Errors
     /// The database failed.
-    fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError>;
+    async fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError>;
 
     /// Returns `true` if there is no record.
     ///
     /// # Errors
     /// The database failed.
-    fn is_empty(&self) -> Result<bool, StoreError> {
+    async fn is_empty(&self) -> Result<bool, StoreError> {
         for kind in 0..KINDS.len() {
-            if !self.page(kind, None, 1, 0)?.is_empty() {
+            if !self.page(kind, None, 1, 0).await?.is_empty() {
                 return Ok(false);
             }
         }

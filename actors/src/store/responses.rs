@@ -6,6 +6,7 @@ use super::StoreError;
 use super::quota::Used;
 use crate::identity::UserId;
 use crate::responses::{Delta, End, ResponseId, ResponseRecord};
+use async_trait::async_trait;
 
 /// A change of responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,24 +81,26 @@ impl StagedEnd {
 }
 
 /// Responses. Reads see committed changes, also those that are not durable yet. Reads and staging may run on any thread.
+#[async_trait]
 pub trait ResponsesStore: Debug + Send + Sync {
     /// One response.
     ///
     /// # Errors
     /// The database failed; so for all methods.
-    fn response(&self, id: ResponseId) -> Result<Option<ResponseRecord>, StoreError>;
+    async fn response(&self, id: ResponseId) -> Result<Option<ResponseRecord>, StoreError>;
 
     /// Returns the owner of a response.
     ///
     /// # Errors
     /// The database failed.
-    fn owner(&self, id: ResponseId) -> Result<Option<UserId>, StoreError>;
+    async fn owner(&self, id: ResponseId) -> Result<Option<UserId>, StoreError>;
 
     /// Up to `limit` of a user's responses after `after`, oldest first.
     ///
     /// # Errors
     /// The database failed.
-    fn of_user(
+    #[cfg_attr(not(test), expect(dead_code, reason = "no route lists responses yet"))]
+    async fn of_user(
         &self,
         user: UserId,
         after: Option<ResponseId>,
@@ -108,34 +111,35 @@ pub trait ResponsesStore: Debug + Send + Sync {
     ///
     /// # Errors
     /// The database failed.
-    fn running(&self) -> Result<Vec<ResponseId>, StoreError>;
+    async fn running(&self) -> Result<Vec<ResponseId>, StoreError>;
 
     /// Up to `limit` responses created before `epoch_s`, oldest first.
     ///
     /// # Errors
     /// The database failed.
-    fn made_before(&self, epoch_s: u64, limit: usize) -> Result<Vec<ResponseId>, StoreError>;
+    async fn made_before(&self, epoch_s: u64, limit: usize) -> Result<Vec<ResponseId>, StoreError>;
 
     /// All users who have responses.
     ///
     /// # Errors
     /// The database failed.
-    fn owners(&self) -> Result<Vec<UserId>, StoreError>;
+    async fn owners(&self) -> Result<Vec<UserId>, StoreError>;
 
     /// Writes the bodies of a response. It is not visible before it is [put](ResponseChange::PutStaged); should that never
     /// happen, the next start removes the bodies.
     ///
     /// # Errors
     /// The database failed.
-    fn stage(&self, record: &ResponseRecord) -> Result<Staged, StoreError>;
+    async fn stage(&self, record: &ResponseRecord) -> Result<Staged, StoreError>;
 
     /// Writes the result of a response.
     ///
     /// # Errors
     /// The database failed.
-    fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError>;
+    async fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError>;
 
-    /// Removes a staged response that is not to be put after all.
+    /// Removes a staged response that is not to be put after all; not awaited, as
+    /// [`ConversationsStore::discard`](super::ConversationsStore::discard).
     ///
     /// # Errors
     /// The database failed.
@@ -146,5 +150,5 @@ pub trait ResponsesStore: Debug + Send + Sync {
     ///
     /// # Errors
     /// The database failed.
-    fn delete_some(&self, user: UserId) -> Result<bool, StoreError>;
+    async fn delete_some(&self, user: UserId) -> Result<bool, StoreError>;
 }

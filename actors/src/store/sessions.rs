@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
@@ -35,22 +36,23 @@ pub enum SessionChange {
 }
 
 /// Login sessions. Reads see committed changes, also those that are not durable yet.
+#[async_trait]
 pub trait SessionsStore: Debug + Send + Sync {
     /// One session.
     ///
     /// # Errors
     /// The database failed; so for all methods.
-    fn session(&self, id: SessionId) -> Result<Option<StoredSession>, StoreError>;
+    async fn session(&self, id: SessionId) -> Result<Option<StoredSession>, StoreError>;
 
     /// A user's sessions, oldest first.
     ///
     /// # Errors
     /// The database failed.
-    fn sessions(&self, user: UserId) -> Result<Vec<StoredSession>, StoreError>;
+    async fn sessions(&self, user: UserId) -> Result<Vec<StoredSession>, StoreError>;
 
     /// Visits every session.
     ///
     /// # Errors
     /// The database failed.
-    fn each_session(&self, visit: &mut dyn FnMut(StoredSession)) -> Result<(), StoreError>;
+    async fn each_session(&self, visit: &mut (dyn FnMut(StoredSession) + Send)) -> Result<(), StoreError>;
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
@@ -19,21 +20,22 @@ pub struct UsageRow {
 }
 
 /// Token usage. Reads see committed changes, also those that are not durable yet.
+#[async_trait]
 pub trait UsageStore: Debug + Send + Sync {
     /// Adds counts to the stored ones in one transaction, unless this batch has been added already.
     ///
     /// # Errors
     /// The database failed; so for all methods.
-    fn add(&self, batch: BatchId, rows: &[(UsageKey, UsageCounts)]) -> Result<(), StoreError>;
+    async fn add(&self, batch: BatchId, rows: &[(UsageKey, UsageCounts)]) -> Result<(), StoreError>;
 
     /// Visits the rows that a filter matches, in no particular order.
     ///
     /// # Errors
     /// The database failed.
-    fn rows(
+    async fn rows(
         &self,
         filter: &UsageFilter,
-        visit: &mut dyn FnMut(&UsageKey, &UsageCounts),
+        visit: &mut (dyn for<'a> FnMut(&'a UsageKey, &'a UsageCounts) + Send),
     ) -> Result<(), StoreError>;
 }
 

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use async_trait::async_trait;
 use serde_json::{Map, Value};
 
-use super::conversations::Visit;
 use super::{
     AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationChange,
-    ConversationsStore, Quotas, RecordsStore, ResponsesStore, SessionsStore, StagedBody, StoreError, Stores,
-    UsageStore, Used, commit_once,
+    ConversationsStore, Listed, Quotas, RecordsStore, ResponsesStore, SessionsStore, StagedBody, StoreError,
+    Stores, UsageStore, Used, block_on, commit_once,
 };
 use crate::conversations::item::size as item_size;
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
@@ -74,31 +74,33 @@ impl WriteBatch {
     ///
     /// # Errors
     /// The database failed, now or earlier in this round.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        let mut pending = self.pending();
-        if let Some(error) = &pending.failed {
-            return Err(error.clone());
-        }
-        let Pending { records, items, .. } = std::mem::take(&mut *pending);
-        let items = items.into_iter().map(|((id, _), item)| ConversationChange::PutItem(id, item));
-        let changes: Vec<_> = items.chain(records.into_values().map(ConversationChange::Put)).collect();
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let changes: Vec<_> = {
+            let mut pending = self.pending();
+            if let Some(error) = &pending.failed {
+                return Err(error.clone());
+            }
+            let Pending { records, items, .. } = std::mem::take(&mut *pending);
+            let items = items.into_iter().map(|((id, _), item)| ConversationChange::PutItem(id, item));
+            items.chain(records.into_values().map(ConversationChange::Put)).collect()
+        };
         if changes.is_empty() {
             return Ok(());
         }
-        let committed = commit_once(&*self.stores, &Changes::conversations(changes));
-        committed.inspect_err(|error| pending.failed = Some(error.clone()))
+        let committed = commit_once(&*self.stores, &Changes::conversations(changes)).await;
+        committed.inspect_err(|error| self.pending().failed = Some(error.clone()))
     }
 
     /// Buffers changes of conversations, and commits others after those that are buffered.
     ///
     /// # Errors
     /// The database failed.
-    pub fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
+    pub async fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
         let Changes { moves, accounts, sessions, conversations, responses } = changes;
         let deletes_user = accounts.iter().any(|change| matches!(change, AccountChange::DeleteUser(_)));
         if moves.is_empty() && conversations.is_empty() && responses.is_empty() && !deletes_user {
             // Changes of credentials do not depend on conversations, and every decision on those reads their user.
-            return self.stores.commit(changes);
+            return self.stores.commit(changes).await;
         }
         let only_conversations =
             moves.is_empty() && accounts.is_empty() && sessions.is_empty() && responses.is_empty();
@@ -107,22 +109,27 @@ impl WriteBatch {
             .iter()
             .all(|change| matches!(change, ConversationChange::Put(_) | ConversationChange::PutItem(..)));
         if only_conversations && bufferable {
-            self.buffer(conversations)?;
+            self.buffer(conversations).await?;
             return Ok(Commit::Done);
         }
-        self.flush()?;
-        self.stores.commit(changes)
+        self.flush().await?;
+        self.stores.commit(changes).await
     }
 
-    fn buffer(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
+    async fn buffer(&self, changes: &[ConversationChange]) -> Result<(), StoreError> {
         let mut before = Vec::new();
         for change in changes {
             if let ConversationChange::Put(record) = change {
-                before.extend(self.conversation(record.id)?);
+                before.extend(self.conversation(record.id).await?);
             }
         }
+        if self.put_all(changes, &before) { self.flush().await } else { Ok(()) }
+    }
+
+    /// Takes changes into the buffer, in the place of those records. Returns `true` if it is full then.
+    fn put_all(&self, changes: &[ConversationChange], before: &[ConversationRecord]) -> bool {
         let mut pending = self.pending();
-        for record in &before {
+        for record in before {
             pending.uses(record.user, Used::of_conversation(record).less());
         }
         for change in changes {
@@ -138,64 +145,81 @@ impl WriteBatch {
                 ConversationChange::PutStaged(..) | ConversationChange::Delete(_) => {}
             }
         }
-        let full = pending.records.len() + pending.items.len() >= MAX_PENDING
-            || pending.total.bytes >= MAX_PENDING_BYTES;
-        drop(pending);
-        if full { self.flush() } else { Ok(()) }
+        pending.records.len() + pending.items.len() >= MAX_PENDING || pending.total.bytes >= MAX_PENDING_BYTES
     }
 }
 
+#[async_trait]
 impl ConversationsStore for WriteBatch {
-    fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
+    async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
         let pending = self.pending().records.get(&id).cloned();
-        pending.map_or_else(|| self.inner().conversation(id), |record| Ok(Some(record)))
+        match pending {
+            Some(pending) => Ok(Some(pending)),
+            None => self.inner().conversation(id).await,
+        }
     }
 
-    fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError> {
-        self.flush()?;
-        self.inner().shared(token)
+    async fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError> {
+        self.flush().await?;
+        self.inner().shared(token).await
     }
 
-    fn positions(
+    async fn list(
         &self,
         user: UserId,
         newer_than: Option<Position>,
         older_than: Option<Position>,
         newest_first: bool,
-        visit: Visit<'_, Position>,
-    ) -> Result<(), StoreError> {
-        self.flush()?;
-        self.inner().positions(user, newer_than, older_than, newest_first, visit)
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        self.flush().await?;
+        self.inner().list(user, newer_than, older_than, newest_first, limit).await
     }
 
-    fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
-        self.flush()?;
-        self.inner().nodes(id)
+    async fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
+        self.flush().await?;
+        self.inner().nodes(id).await
     }
 
-    fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
+    async fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
         let pending = self.pending().items.get(&(id, number)).map(|item| item.node.clone());
-        pending.map_or_else(|| self.inner().node(id, number), |node| Ok(Some(node)))
+        match pending {
+            Some(pending) => Ok(Some(pending)),
+            None => self.inner().node(id, number).await,
+        }
     }
 
-    fn node_and_size(&self, id: ConversationId, number: u32) -> Result<Option<(Node, u64)>, StoreError> {
+    async fn node_and_size(
+        &self,
+        id: ConversationId,
+        number: u32,
+    ) -> Result<Option<(Node, u64)>, StoreError> {
         let sized = |item: &StoredItem| (item.node.clone(), item_size(&item.body) as u64);
         let pending = self.pending().items.get(&(id, number)).map(sized);
-        pending.map_or_else(|| self.inner().node_and_size(id, number), |sized| Ok(Some(sized)))
+        match pending {
+            Some(pending) => Ok(Some(pending)),
+            None => self.inner().node_and_size(id, number).await,
+        }
     }
 
-    fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
+    async fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
         let pending = self.pending().items.get(&(id, number)).cloned();
-        pending.map_or_else(|| self.inner().item(id, number), |item| Ok(Some(item)))
+        match pending {
+            Some(pending) => Ok(Some(pending)),
+            None => self.inner().item(id, number).await,
+        }
     }
 
-    fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
+    async fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
         let pending = self.pending().numbers.get(&(id, item.to_owned())).copied();
-        pending.map_or_else(|| self.inner().item_number(id, item), |number| Ok(Some(number)))
+        match pending {
+            Some(pending) => Ok(Some(pending)),
+            None => self.inner().item_number(id, item).await,
+        }
     }
 
-    fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError> {
-        self.inner().stage(body)
+    async fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError> {
+        self.inner().stage(body).await
     }
 
     fn discard(&self, staged: &StagedBody) -> Result<(), StoreError> {
@@ -203,28 +227,35 @@ impl ConversationsStore for WriteBatch {
     }
 }
 
-/// All stores, with buffered changes to conversations.
+/// All stores, with buffered changes to conversations. For the commit thread only.
 #[derive(Debug)]
-pub struct BatchedStores<'a> {
-    stores: &'a dyn Stores,
-    batch: &'a Arc<WriteBatch>,
+pub struct BatchedStores {
+    stores: Arc<dyn Stores>,
+    batch: Arc<WriteBatch>,
     conversations: Arc<dyn ConversationsStore>,
 }
 
-impl<'a> BatchedStores<'a> {
-    /// These stores, buffered in that batch.
-    pub fn new(stores: &'a dyn Stores, batch: &'a Arc<WriteBatch>) -> Self {
-        Self { stores, batch, conversations: Arc::clone(batch) as Arc<dyn ConversationsStore> }
+impl BatchedStores {
+    /// The stores of a batch, buffered in it.
+    pub fn new(batch: &Arc<WriteBatch>) -> Self {
+        let conversations = Arc::clone(batch) as Arc<dyn ConversationsStore>;
+        Self { stores: Arc::clone(&batch.stores), batch: Arc::clone(batch), conversations }
     }
 
     /// Keeps the order of changes. The batch keeps an error for the end of the round.
-    fn in_order(&self) -> &'a dyn Stores {
-        let _ = self.batch.flush();
-        self.stores
+    async fn in_order(&self) -> &dyn Stores {
+        let _ = self.batch.flush().await;
+        &*self.stores
+    }
+
+    /// [`in_order`](Self::in_order) for accessors, which cannot wait; the commit thread may block.
+    fn in_order_blocking(&self) -> &dyn Stores {
+        block_on(self.in_order())
     }
 }
 
-impl Stores for BatchedStores<'_> {
+#[async_trait]
+impl Stores for BatchedStores {
     fn accounts(&self) -> &dyn AccountsStore {
         self.stores.accounts()
     }
@@ -238,61 +269,65 @@ impl Stores for BatchedStores<'_> {
     }
 
     fn records(&self) -> &dyn RecordsStore {
-        self.in_order().records()
+        self.in_order_blocking().records()
     }
 
     fn audit(&self) -> &dyn AuditStore {
         self.stores.audit()
     }
 
-    fn check_space(&self) -> Result<(), StoreError> {
-        self.stores.check_space()
+    async fn check_space(&self) -> Result<(), StoreError> {
+        self.stores.check_space().await
     }
 
     fn responses(&self) -> &dyn ResponsesStore {
-        self.in_order().responses()
+        self.in_order_blocking().responses()
     }
 
     fn conversations(&self) -> &Arc<dyn ConversationsStore> {
         &self.conversations
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
-        self.batch.flush()?;
-        self.stores.sync()
+    async fn sync(&self) -> Result<(), StoreError> {
+        self.batch.flush().await?;
+        self.stores.sync().await
     }
 
-    fn probe(&self) -> Result<(), StoreError> {
-        self.stores.probe()
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.stores.probe().await
     }
 
-    fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
-        self.batch.commit(changes)
+    async fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
+        self.batch.commit(changes).await
     }
 
-    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
-        self.in_order().move_some(from, to)
+    async fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        self.in_order().await.move_some(from, to).await
     }
 
-    fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError> {
-        self.in_order().cleanup(until)
+    async fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError> {
+        self.in_order().await.cleanup(until).await
     }
 
-    fn finish_cleanup(&self) -> Result<(), StoreError> {
-        self.in_order().finish_cleanup()
+    async fn finish_cleanup(&self) -> Result<(), StoreError> {
+        self.in_order().await.finish_cleanup().await
     }
 
-    fn used(&self, user: UserId) -> Result<Used, StoreError> {
+    fn is_blocking(&self) -> bool {
+        self.stores.is_blocking()
+    }
+
+    async fn used(&self, user: UserId) -> Result<Used, StoreError> {
         let more = self.batch.pending().used.get(&user).copied().unwrap_or_default();
-        Ok(self.stores.used(user)?.and(more))
+        Ok(self.stores.used(user).await?.and(more))
     }
 
     fn quotas(&self) -> Quotas {
         self.stores.quotas()
     }
 
-    fn deleting_users(&self) -> Result<Vec<UserId>, StoreError> {
-        self.stores.deleting_users()
+    async fn deleting_users(&self) -> Result<Vec<UserId>, StoreError> {
+        self.stores.deleting_users().await
     }
 }
 

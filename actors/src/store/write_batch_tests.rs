@@ -78,38 +78,35 @@ fn said(number: u32, version: u8, large: bool) -> StoredItem {
     StoredItem { node, body: body.as_object().unwrap().clone() }
 }
 
-fn positions(store: &dyn ConversationsStore) -> Vec<Position> {
-    let mut found = Vec::new();
-    store
-        .positions(user(), None, None, true, &mut |position| {
-            found.push(position);
-            Ok(true)
-        })
-        .unwrap();
-    found
+async fn positions(store: &dyn ConversationsStore) -> Vec<Position> {
+    let listed = store.list(user(), None, None, true, 100).await.unwrap();
+    listed.into_iter().map(|(position, _)| position).collect()
 }
 
 /// All reads that need no flush.
-fn assert_same(a: &dyn ConversationsStore, b: &dyn ConversationsStore) -> Result<(), TestCaseError> {
+async fn assert_same(a: &dyn ConversationsStore, b: &dyn ConversationsStore) -> Result<(), TestCaseError> {
     for conversation in 0..3 {
         let id = id(conversation);
-        prop_assert_eq!(a.conversation(id).unwrap(), b.conversation(id).unwrap());
+        prop_assert_eq!(a.conversation(id).await.unwrap(), b.conversation(id).await.unwrap());
         for number in 0..4 {
-            prop_assert_eq!(a.node(id, number).unwrap(), b.node(id, number).unwrap());
-            prop_assert_eq!(a.item(id, number).unwrap(), b.item(id, number).unwrap());
+            prop_assert_eq!(a.node(id, number).await.unwrap(), b.node(id, number).await.unwrap());
+            prop_assert_eq!(a.item(id, number).await.unwrap(), b.item(id, number).await.unwrap());
             let item = format!("msg_{number}");
-            prop_assert_eq!(a.item_number(id, &item).unwrap(), b.item_number(id, &item).unwrap());
+            prop_assert_eq!(a.item_number(id, &item).await.unwrap(), b.item_number(id, &item).await.unwrap());
         }
     }
     Ok(())
 }
 
-fn assert_same_lists(a: &dyn ConversationsStore, b: &dyn ConversationsStore) -> Result<(), TestCaseError> {
-    prop_assert_eq!(positions(a), positions(b));
+async fn assert_same_lists(
+    a: &dyn ConversationsStore,
+    b: &dyn ConversationsStore,
+) -> Result<(), TestCaseError> {
+    prop_assert_eq!(positions(a).await, positions(b).await);
     for conversation in 0..3 {
-        prop_assert_eq!(a.nodes(id(conversation)).unwrap(), b.nodes(id(conversation)).unwrap());
+        prop_assert_eq!(a.nodes(id(conversation)).await.unwrap(), b.nodes(id(conversation)).await.unwrap());
         let token = format!("share_{conversation}");
-        prop_assert_eq!(a.shared(&token).unwrap(), b.shared(&token).unwrap());
+        prop_assert_eq!(a.shared(&token).await.unwrap(), b.shared(&token).await.unwrap());
     }
     Ok(())
 }
@@ -121,8 +118,9 @@ proptest! {
     #[test]
     fn batched_changes_equal_single_changes(ops in prop::collection::vec(op(), 1..40)) {
         let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        let stores = folders.each_ref().map(|folder| folder_factory(folder.path()).open().unwrap());
+        let stores = folders.each_ref().map(|folder| block_on(folder_factory(folder.path()).open()).unwrap());
         let [one_by_one, together]: [Arc<dyn Stores>; 2] = stores.map(Into::into);
+block_on(async {
         let mut batch = WriteBatch::new(Arc::clone(&together));
         for op in ops {
             let changes = match op {
@@ -135,23 +133,25 @@ proptest! {
                 ],
                 Op::Delete { conversation } => vec![ConversationChange::Delete(id(conversation))],
                 Op::Flush => {
-                    batch.flush().unwrap();
+                    batch.flush().await.unwrap();
                     batch = WriteBatch::new(Arc::clone(&together));
                     Vec::new()
                 }
                 Op::List => {
-                    assert_same_lists(&**one_by_one.conversations(), &batch)?;
+                    assert_same_lists(&**one_by_one.conversations(), &batch).await?;
                     Vec::new()
                 }
             };
             let changes = Changes::conversations(changes);
-            commit_once(&*one_by_one, &changes).unwrap();
-            assert_eq!(batch.commit(&changes).unwrap(), Commit::Done);
-            assert_same(&**one_by_one.conversations(), &batch)?;
+            commit_once(&*one_by_one, &changes).await.unwrap();
+            assert_eq!(batch.commit(&changes).await.unwrap(), Commit::Done);
+            assert_same(&**one_by_one.conversations(), &batch).await?;
         }
-        batch.flush().unwrap();
+        batch.flush().await.unwrap();
         let (a, b) = (&**one_by_one.conversations(), &**together.conversations());
-        assert_same(a, b)?;
-        assert_same_lists(a, b)?;
+        assert_same(a, b).await?;
+        assert_same_lists(a, b).await?;
+        Ok::<(), TestCaseError>(())
+        })?;
     }
 }

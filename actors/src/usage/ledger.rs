@@ -100,7 +100,7 @@ impl UsageLedger {
         let ledger = self.clone();
         let guard = BatchGuard(Some(self.clone()));
         self.store.write(
-            move |stores| record(stores, &batch),
+            move |stores| async move { record(&*stores, &batch).await },
             move |outcome: Result<(), StoreError>| {
                 guard.settled();
                 if let Err(error) = &outcome {
@@ -138,7 +138,9 @@ impl UsageLedger {
         });
         let report = async {
             let _ = turn.await;
-            self.store.look(move |stores| report(stores, &filter, grouping, limit)).await
+            self.store
+                .look(move |stores| async move { report(&*stores, &filter, grouping, limit).await })
+                .await
         };
         match tokio::time::timeout(REPORT_TIMEOUT, report).await {
             Ok(report) => Ok(report?),
@@ -168,7 +170,7 @@ impl Drop for BatchGuard {
     }
 }
 
-fn report(
+async fn report(
     stores: &dyn Stores,
     filter: &UsageFilter,
     grouping: UsageGrouping,
@@ -176,29 +178,32 @@ fn report(
 ) -> Result<UsagePage, StoreError> {
     let mut report = Report::new(grouping, limit);
     // The identity of a user who is being deleted is no longer reported.
-    let forgotten = stores.deleting_users()?;
+    let forgotten = stores.deleting_users().await?;
     let is_forgotten = |key: &UsageKey| key.user.user().is_some_and(|user| forgotten.contains(&user));
-    stores.usage().rows(filter, &mut |key, counts| {
-        if !is_forgotten(key) {
-            report.add(key, counts);
-        } else if filter.user.is_none() {
-            report.add(&key.anonymised(), counts);
-        }
-    })?;
+    stores
+        .usage()
+        .rows(filter, &mut |key, counts| {
+            if !is_forgotten(key) {
+                report.add(key, counts);
+            } else if filter.user.is_none() {
+                report.add(&key.anonymised(), counts);
+            }
+        })
+        .await?;
     Ok(report.finish())
 }
 
 /// Adds a batch. Usage of a user who has been deleted meanwhile is counted without the user's identity.
-fn record(stores: &dyn Stores, batch: &Batch) -> Result<(), StoreError> {
+async fn record(stores: &dyn Stores, batch: &Batch) -> Result<(), StoreError> {
     let mut rows = Vec::with_capacity(batch.rows.len());
     for (key, counts) in &batch.rows {
         let gone = match key.user.user() {
-            Some(user) => stores.accounts().user(user)?.is_none(),
+            Some(user) => stores.accounts().user(user).await?.is_none(),
             None => false,
         };
         rows.push((if gone { key.anonymised() } else { key.clone() }, *counts));
     }
-    stores.usage().add(batch.id, &rows)
+    stores.usage().add(batch.id, &rows).await
 }
 
 /// The actor, which flushes periodically.

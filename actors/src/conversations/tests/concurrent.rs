@@ -7,8 +7,8 @@ use super::state_machine::list_all;
 use super::*;
 
 fn create(disk: &Disk, user: UserId, now: u64) -> ConversationId {
-    disk.decide(move |stores| {
-        commands::create(stores, user, NewConversation::default(), Vec::new(), &rules(now))
+    disk.decide(async move |stores| {
+        commands::create(&*stores, user, NewConversation::default(), Vec::new(), &rules(now)).await
     })
     .unwrap()
     .id
@@ -48,7 +48,7 @@ fn cursors_neither_skip_nor_repeat() {
             })
             .collect();
         for (number, id) in going.iter().copied().enumerate() {
-            disk.decide(move |stores| commands::delete(stores, user, id)).unwrap();
+            disk.decide(async move |stores| commands::delete(&*stores, user, id).await).unwrap();
             create(&disk, user, 10_000 + number as u64);
         }
         done.store(true, Ordering::Relaxed);
@@ -74,14 +74,16 @@ fn changed_conversations_are_not_repeated() {
         text: None,
         shared: false,
     };
-    let first = queries::list(&*trees, user, &query(None)).unwrap();
+    let first = block_on(queries::list(&*trees, user, &query(None))).unwrap();
     // One that was seen and one that was not are changed: both come first now.
     for id in [ids[50], ids[10]] {
         let append = vec![prepared("user", "news")];
-        disk.decide(move |stores| commands::append(stores, user, id, append, &Anchor::Head, &rules(5000)))
-            .unwrap();
+        disk.decide(async move |stores| {
+            commands::append(&*stores, user, id, append, &Anchor::Head, &rules(5000)).await
+        })
+        .unwrap();
     }
-    let second = queries::list(&*trees, user, &query(first.next)).unwrap();
+    let second = block_on(queries::list(&*trees, user, &query(first.next))).unwrap();
     let seen: HashSet<_> = first.data.iter().map(|record| record.id).collect();
     assert!(second.data.iter().all(|record| !seen.contains(&record.id)));
     assert!(second.data.iter().all(|record| record.id != ids[10]));
@@ -99,6 +101,6 @@ fn reads_bypass_the_writer() {
         let _ = wait.recv();
     });
     assert_eq!(list_all(&*trees, user, true, 10).len(), 1);
-    assert!(queries::get(&*trees, &LocalLeases::default(), user, id).is_ok());
+    assert!(block_on(queries::get(&*trees, &LocalLeases::default(), user, id)).is_ok());
     go.send(()).unwrap();
 }

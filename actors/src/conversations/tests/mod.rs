@@ -18,7 +18,9 @@ use super::{item, queries};
 use crate::config::ConversationsConfig;
 use crate::identity::{UserId, UserKind, UserRecord};
 use crate::limits::LimitOverrides;
-use crate::store::{AccountChange, Changes, ConversationsStore, Store, Stores, commit_once, folder_factory};
+use crate::store::{
+    AccountChange, Changes, ConversationsStore, Store, Stores, block_on, commit_once, folder_factory,
+};
 
 /// A store on a real disk with some users.
 struct Disk {
@@ -28,7 +30,7 @@ struct Disk {
 }
 
 fn open(folder: &Path) -> Store {
-    Store::open(folder_factory(folder), |_| Ok(())).unwrap()
+    Store::open(folder_factory(folder), |_| async { Ok(()) }).unwrap()
 }
 
 impl Disk {
@@ -41,14 +43,15 @@ impl Disk {
             users: records.iter().map(|record| record.id).collect(),
         };
         let changes: Vec<_> = records.into_iter().map(AccountChange::PutUser).collect();
-        disk.write(move |stores| Ok(commit_once(stores, &Changes::accounts(changes))?)).unwrap();
+        disk.write(async move |stores| Ok(commit_once(&*stores, &Changes::accounts(changes)).await?))
+            .unwrap();
         disk
     }
 
     /// Makes a change and waits until it is durable.
-    fn write<T: Send + 'static>(
+    fn write<T: Send + 'static, F: Future<Output = Result<T, ConversationError>>>(
         &self,
-        change: impl FnOnce(&dyn Stores) -> Result<T, ConversationError> + Send + 'static,
+        change: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
     ) -> Result<T, ConversationError> {
         let (sender, receiver) = mpsc::channel();
         self.store.write(change, move |outcome| sender.send(outcome).unwrap());
@@ -56,13 +59,13 @@ impl Disk {
     }
 
     /// Executes a decision and waits until it is durable.
-    fn decide<T: Send + 'static>(
+    fn decide<T: Send + 'static, F: Future<Output = Decision<T>>>(
         &self,
-        decide: impl FnOnce(&dyn Stores) -> Decision<T> + Send + 'static,
+        decide: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
     ) -> Result<T, ConversationError> {
-        self.write(move |stores| {
-            let (answer, changes) = decide(stores)?;
-            commit_once(stores, &Changes::conversations(changes))?;
+        self.write(move |stores| async move {
+            let (answer, changes) = decide(Arc::clone(&stores)).await?;
+            commit_once(&*stores, &Changes::conversations(changes)).await?;
             Ok(answer)
         })
     }

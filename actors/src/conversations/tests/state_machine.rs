@@ -1,6 +1,7 @@
 //! The real conversations on a real disk compared with those in memory, through any sequence of operations, crashes with and
 //! without loss, and restarts.
 
+use std::pin::Pin;
 use std::sync::mpsc;
 
 use proptest::prelude::*;
@@ -61,7 +62,7 @@ impl Real {
 
     /// Returns the current owner of a conversation according to the trees.
     fn owner(&self, conversation: usize) -> UserId {
-        let record = self.disk.trees().conversation(self.ids(conversation).id).unwrap();
+        let record = block_on(self.disk.trees().conversation(self.ids(conversation).id)).unwrap();
         record.map_or(self.disk.users[0], |record| record.user)
     }
 
@@ -69,7 +70,7 @@ impl Real {
     fn run(&mut self, transition: &Transition) -> bool {
         let rules = self.rules();
         let decision = self.decision(transition);
-        let outcome = self.disk.decide(move |stores| decision(stores, &rules));
+        let outcome = self.disk.decide(move |stores| decision(stores, rules));
         match outcome {
             Ok(noted) => {
                 self.note(noted);
@@ -97,12 +98,15 @@ impl Real {
             Transition::Create { user, texts } => {
                 let (new, items) = (NewConversation::default(), said(&texts));
                 Box::new(move |stores, rules| {
-                    let (record, changes) = commands::create(stores, users[user], new, items, rules)?;
-                    let items = changes.iter().filter_map(|change| match change {
-                        ConversationChange::PutItem(_, item) => Some(item.node.id.clone()),
-                        _ => None,
-                    });
-                    Ok((Noted::Created(record.id, items.collect()), changes))
+                    Box::pin(async move {
+                        let (record, changes) =
+                            commands::create(&*stores, users[user], new, items, &rules).await?;
+                        let items = changes.iter().filter_map(|change| match change {
+                            ConversationChange::PutItem(_, item) => Some(item.node.id.clone()),
+                            _ => None,
+                        });
+                        Ok((Noted::Created(record.id, items.collect()), changes))
+                    })
                 })
             }
             Transition::Append { by, conversation, parent, texts } => {
@@ -114,62 +118,86 @@ impl Real {
                     Parent::Item(item) => Anchor::After(self.item(conversation, item)),
                 };
                 Box::new(move |stores, rules| {
-                    let (items, changes) = commands::append(stores, users[by], id, items, &anchor, rules)?;
-                    let items = items.into_iter().map(|item| item.id).collect();
-                    Ok((Noted::Added(conversation, items), changes))
+                    Box::pin(async move {
+                        let (items, changes) =
+                            commands::append(&*stores, users[by], id, items, &anchor, &rules).await?;
+                        let items = items.into_iter().map(|item| item.id).collect();
+                        Ok((Noted::Added(conversation, items), changes))
+                    })
                 })
             }
             Transition::Title { conversation, title } => {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 let update = ConversationUpdate { title: Some(title), ..ConversationUpdate::default() };
                 Box::new(move |stores, rules| {
-                    Ok((Noted::Nothing, commands::update(stores, user, id, update, rules)?.1))
+                    Box::pin(async move {
+                        Ok((Noted::Nothing, commands::update(&*stores, user, id, update, &rules).await?.1))
+                    })
                 })
             }
             Transition::DeleteItem { conversation, item } => {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 let item = self.item(conversation, item);
                 Box::new(move |stores, rules| {
-                    Ok((Noted::Nothing, commands::delete_item(stores, user, id, &item, rules)?.1))
+                    Box::pin(async move {
+                        Ok((
+                            Noted::Nothing,
+                            commands::delete_item(&*stores, user, id, &item, &rules).await?.1,
+                        ))
+                    })
                 })
             }
             Transition::Pick { conversation, item } => {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 let item = self.item(conversation, item);
                 Box::new(move |stores, rules| {
-                    Ok((Noted::Nothing, commands::pick(stores, user, id, &item, rules)?.1))
+                    Box::pin(async move {
+                        Ok((Noted::Nothing, commands::pick(&*stores, user, id, &item, &rules).await?.1))
+                    })
                 })
             }
             Transition::Share { conversation } => {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 let token = format!("share_{}", ConversationId::new());
                 Box::new(move |stores, rules| {
-                    let (share, changes) = commands::share(stores, user, id, token, None, rules)?;
-                    Ok((Noted::Shared(conversation, Some(share.token)), changes))
+                    Box::pin(async move {
+                        let (share, changes) =
+                            commands::share(&*stores, user, id, token, None, &rules).await?;
+                        Ok((Noted::Shared(conversation, Some(share.token)), changes))
+                    })
                 })
             }
             Transition::Unshare { conversation } => {
                 let (id, user) = (self.ids(conversation).id, self.owner(conversation));
                 Box::new(move |stores, _| {
-                    let changes = commands::unshare(stores, user, id)?.1;
-                    Ok((Noted::Shared(conversation, None), changes))
+                    Box::pin(async move {
+                        let changes = commands::unshare(&*stores, user, id).await?.1;
+                        Ok((Noted::Shared(conversation, None), changes))
+                    })
                 })
             }
             Transition::Delete { by, conversation } => {
                 let id = self.ids(conversation).id;
-                Box::new(move |stores, _| Ok((Noted::Nothing, commands::delete(stores, users[by], id)?.1)))
+                Box::new(move |stores, _| {
+                    Box::pin(async move {
+                        Ok((Noted::Nothing, commands::delete(&*stores, users[by], id).await?.1))
+                    })
+                })
             }
             Transition::MoveAll { from, to } => Box::new(move |stores, _| {
-                while !stores.move_some(users[from], users[to])? {}
-                Ok((Noted::Nothing, Vec::new()))
+                Box::pin(async move {
+                    while !stores.move_some(users[from], users[to]).await? {}
+                    Ok((Noted::Nothing, Vec::new()))
+                })
             }),
             Transition::DeleteAll { user } => Box::new(move |stores, _| {
-                let mut deletions = Vec::new();
-                stores.conversations().positions(users[user], None, None, true, &mut |position| {
-                    deletions.push(ConversationChange::Delete(position.id));
-                    Ok(true)
-                })?;
-                Ok((Noted::Nothing, deletions))
+                Box::pin(async move {
+                    let listed =
+                        stores.conversations().list(users[user], None, None, true, usize::MAX).await?;
+                    let deletions =
+                        listed.iter().map(|(position, _)| ConversationChange::Delete(position.id)).collect();
+                    Ok((Noted::Nothing, deletions))
+                })
             }),
             other => panic!("{other:?} is no single decision"),
         }
@@ -178,20 +206,20 @@ impl Real {
     fn turn(mut self, conversation: usize, text: &str, said: &str, end: End) -> (Self, bool) {
         let Known { id, .. } = self.ids(conversation);
         let (user, rules) = (self.owner(conversation), self.rules());
-        let seen = queries::before_turn(
+        let seen = block_on(queries::before_turn(
             &*self.disk.trees(),
             &LocalLeases::default(),
             user,
             id,
             &Anchor::Head,
             false,
-        );
+        ));
         let Ok(seen) = seen else { return (self, false) };
         let items = vec![prepared("user", text)];
         let opening = Opening { seen_head: seen.head, parent: seen.parent, items, model: None };
         let begun = self.disk.decide({
             let rules = rules.clone();
-            move |stores| commands::begin(stores, user, id, opening, &rules)
+            async move |stores: Arc<dyn Stores>| commands::begin(&*stores, user, id, opening, &rules).await
         });
         let begun = begun.unwrap().expect("nothing came in between");
         self.known[conversation].items.extend(begun.items.iter().map(|item| item.id.clone()));
@@ -200,18 +228,22 @@ impl Real {
         match end {
             End::By(ending) => {
                 self.disk
-                    .decide(move |stores| {
+                    .decide(async move |stores| {
                         let said =
                             commands::AnswerContents { text: said, ..commands::AnswerContents::default() };
-                        commands::finish(stores, id, &answer, said, ending, &rules)
+                        commands::finish(&*stores, id, &answer, said, ending, &rules).await
                     })
                     .unwrap();
             }
             End::TakenBack => {
-                self.disk.decide(move |stores| commands::take_back(stores, id, &begun, &rules)).unwrap();
+                self.disk
+                    .decide(async move |stores| commands::take_back(&*stores, id, &begun, &rules).await)
+                    .unwrap();
             }
             End::Killed => {
-                self.disk.decide(move |stores| commands::checkpoint(stores, id, &answer, said)).unwrap();
+                self.disk
+                    .decide(async move |stores| commands::checkpoint(&*stores, id, &answer, said).await)
+                    .unwrap();
                 self.disk = self.disk.killed();
             }
         }
@@ -227,9 +259,9 @@ impl Real {
         let after = tempfile::tempdir().unwrap();
         let (from, to) = (self.disk.folder.path().to_owned(), after.path().to_owned());
         let (sender, receiver) = mpsc::channel();
-        let outcome: Result<(), ConversationError> = self.disk.write(move |stores| {
-            let (noted, changes) = decision(stores, &rules)?;
-            commit_once(stores, &Changes::conversations(changes))?;
+        let outcome: Result<(), ConversationError> = self.disk.write(async move |stores| {
+            let (noted, changes) = decision(Arc::clone(&stores), rules).await?;
+            commit_once(&*stores, &Changes::conversations(changes)).await?;
             copy(&from, &to);
             sender.send(noted).unwrap();
             Ok(())
@@ -261,7 +293,7 @@ impl Real {
         let mut all = Vec::new();
         for &user in &self.disk.users {
             for record in list_all(&*trees, user, true, 100) {
-                all.push(queries::get(&*trees, &LocalLeases::default(), user, record.id).unwrap());
+                all.push(block_on(queries::get(&*trees, &LocalLeases::default(), user, record.id)).unwrap());
             }
         }
         all
@@ -269,7 +301,8 @@ impl Real {
 }
 
 /// A decision to be made on the store's thread.
-type Deciding = Box<dyn FnOnce(&dyn Stores, &Rules) -> Decision<Noted> + Send>;
+type Deciding =
+    Box<dyn FnOnce(Arc<dyn Stores>, Rules) -> Pin<Box<dyn Future<Output = Decision<Noted>>>> + Send>;
 
 /// The objects created by a decision, which the model knows by number.
 #[derive(Debug)]
@@ -298,7 +331,7 @@ pub fn list_all(
             text: None,
             shared: false,
         };
-        let page = queries::list(trees, user, &query).unwrap();
+        let page = block_on(queries::list(trees, user, &query)).unwrap();
         all.extend(page.data);
         after = page.next;
         if !page.has_more {
@@ -373,7 +406,7 @@ fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expecte
         expected.path(head).into_iter().map(item).collect()
     };
     for (number, &user) in real.disk.users.iter().enumerate() {
-        let got = queries::get(trees, &running, user, known.id);
+        let got = block_on(queries::get(trees, &running, user, known.id));
         if expected.user != Some(number) {
             assert!(matches!(got, Err(ConversationError::NotFound { .. })), "{got:?}");
             continue;
@@ -384,17 +417,17 @@ fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expecte
         assert_eq!(record.updated_us, expected.updated);
         let live = expected.items.iter().filter(|item| !item.deleted).count();
         assert_eq!((record.items as usize, record.next as usize), (live, expected.items.len()));
-        let whole = queries::whole(trees, &running, user, known.id).unwrap();
+        let whole = block_on(queries::whole(trees, &running, user, known.id)).unwrap();
         assert_eq!(whole.items.len(), live);
         let bytes: usize = whole
             .items
             .iter()
-            .map(|item| trees.item_number(known.id, &item.id).unwrap().unwrap())
-            .map(|number| item::size(&trees.item(known.id, number).unwrap().unwrap().body))
+            .map(|item| block_on(trees.item_number(known.id, &item.id)).unwrap().unwrap())
+            .map(|number| item::size(&block_on(trees.item(known.id, number)).unwrap().unwrap().body))
             .sum();
         assert_eq!(record.bytes, bytes as u64, "limits count what is there");
     }
-    let shared = known.token.as_deref().map(|token| queries::shared(trees, &running, token));
+    let shared = known.token.as_deref().map(|token| block_on(queries::shared(trees, &running, token)));
     match (&expected.share, shared) {
         (Some(head), Some(shared)) if expected.user.is_some() => {
             assert_eq!(shown(&shared.unwrap().1), path(*head));
@@ -404,9 +437,9 @@ fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expecte
         _ => {}
     }
     if expected.user.is_none() {
-        assert!(trees.nodes(known.id).unwrap().is_empty(), "nothing is left of what was deleted");
+        assert!(block_on(trees.nodes(known.id)).unwrap().is_empty(), "nothing is left of what was deleted");
         for id in &known.items {
-            assert_eq!(trees.item_number(known.id, id).unwrap(), None);
+            assert_eq!(block_on(trees.item_number(known.id, id)).unwrap(), None);
         }
     }
 }

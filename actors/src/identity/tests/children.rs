@@ -124,7 +124,7 @@ proptest! {
         let mut world = World::new();
         let user = world.user;
         let rules = FamilyRules { window_s: 1000, grace_s: 10, lifetime_s: 1000 };
-        let session = world.run(move |stores| sessions::start(stores, user, None, NOW, rules)).unwrap().grant.session;
+        let session = world.run(move |stores| async move { sessions::start(&*stores, user, None, NOW, rules).await }).unwrap().grant.session;
         let mut made = Made::new();
         for action in actions {
             let maker = |made: &Made, with: Option<prop::sample::Index>| match with {
@@ -145,7 +145,7 @@ proptest! {
                 Action::Make(with, permissions, expires_at, limits) => {
                     let Some((maker, with)) = maker(&made, with) else { continue };
                     let key = NewKey { expires_at, limits, ..new_key("k", permissions) };
-                    let answer = world.run(move |stores| api_keys::create(stores, user, maker, key, NOW));
+                    let answer = world.run(move |stores| async move { api_keys::create(&*stores, user, maker, key, NOW).await });
                     let Ok(created) = answer else { continue };
                     prop_assert_eq!(created.record.parent, with.as_ref().map(|key| key.id));
                     if let Some(with) = &with {
@@ -160,7 +160,7 @@ proptest! {
                     let before = made[target].1.clone();
                     let key = before.id;
                     let answer =
-                        world.run(move |stores| api_keys::update(stores, user, key, maker, update, NOW));
+                        world.run(move |stores| async move { api_keys::update(&*stores, user, key, maker, update, NOW).await });
                     let Ok(after) = answer else { continue };
                     let above = ancestors(&made, &before);
                     let made_with = |id| above.iter().any(|&at| made[at].1.id == id);
@@ -175,7 +175,7 @@ proptest! {
                     if made.is_empty() { continue }
                     let target = target.index(made.len());
                     let key = made[target].1.id;
-                    if world.run(move |stores| api_keys::revoke(stores, user, key, NOW)).is_ok() {
+                    if world.run(move |stores| async move { api_keys::revoke(&*stores, user, key, NOW).await }).is_ok() {
                         made[target].1.revoked_at = Some(NOW);
                     }
                 }

@@ -58,14 +58,14 @@ impl World {
             UserRecord { id: world.user, ..users::new_user(UserKind::Member, None, "x".to_owned(), 0) };
         let put = crate::store::AccountChange::PutUser(user);
         let changes = crate::store::Changes { accounts: vec![put], ..Default::default() };
-        world.run(move |_| Ok(((), changes))).unwrap();
+        world.run(move |_| async move { Ok(((), changes)) }).unwrap();
         world
     }
 
     /// Carries out a decision and waits for its answer.
-    pub(super) fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static, F: Future<Output = users::Decision<T>>>(
         &self,
-        decide: impl FnOnce(&dyn Stores) -> users::Decision<T> + Clone + Send + 'static,
+        decide: impl FnOnce(Arc<dyn Stores>) -> F + Clone + Send + 'static,
     ) -> Result<T, IdentityError> {
         let (sender, receiver) = mpsc::channel();
         self.writer.carry_out(decide, move |answer| sender.send(answer).unwrap());
@@ -73,15 +73,15 @@ impl World {
     }
 
     /// Executes a decision, and is killed after its changes went to the database and before anything waited for the disk.
-    fn killed_during<T: Send + 'static>(
+    fn killed_during<T: Send + 'static, F: Future<Output = users::Decision<T>>>(
         self,
-        decide: impl FnOnce(&dyn Stores) -> users::Decision<T> + Send + 'static,
+        decide: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
     ) -> Self {
         let after = tempfile::tempdir().unwrap();
         let (from, to): (PathBuf, PathBuf) = (self.folder.path().into(), after.path().into());
-        let killed = self.writer.store.write_blocking(move |stores| {
-            let changes = decide(stores).map(|(_, changes)| changes).unwrap_or_default();
-            commit_once(stores, &changes)?;
+        let killed = self.writer.store.write_blocking(move |stores| async move {
+            let changes = decide(Arc::clone(&stores)).await.map(|(_, changes)| changes).unwrap_or_default();
+            commit_once(&*stores, &changes).await?;
             copy(&from, &to);
             Ok::<_, StoreError>(())
         });
@@ -101,8 +101,10 @@ impl World {
     }
 
     fn stored(&self, id: SessionId) -> Option<StoredSession> {
-        self.run(move |stores| Ok((stores.sessions().session(id)?, crate::store::Changes::default())))
-            .unwrap()
+        self.run(move |stores| async move {
+            Ok((stores.sessions().session(id).await?, crate::store::Changes::default()))
+        })
+        .unwrap()
     }
 }
 
@@ -110,7 +112,13 @@ fn open(folder: &Path) -> IdentityWriter {
     let index = Arc::new(Index::default());
     let mirror = Arc::clone(&index);
     IdentityWriter {
-        store: Arc::new(Store::open(folder_factory(folder), move |stores| mirror.load(stores)).unwrap()),
+        store: Arc::new(
+            Store::open(folder_factory(folder), move |stores| {
+                let mirror = Arc::clone(&mirror);
+                async move { mirror.load(&*stores).await }
+            })
+            .unwrap(),
+        ),
         index,
     }
 }
@@ -159,7 +167,7 @@ proptest! {
             match action {
                 Action::Start => {
                     let granted =
-                        world.run(move |stores| sessions::start(stores, user, None, now, RULES)).unwrap();
+                        world.run(move |stores| async move { sessions::start(&*stores, user, None, now, RULES).await }).unwrap();
                     prop_assert_eq!(granted.ends_at, RULES.ends_at(now));
                     model.insert(granted.grant.session, Some((now, Family::new(now))));
                     order.push(granted.grant.session);
@@ -168,27 +176,27 @@ proptest! {
                     let Some(shown) = shown(&model, behind) else { continue };
                     let family = model[&shown.session];
                     let answer =
-                        world.run(move |stores| sessions::refresh(stores, shown, now, RULES)).unwrap();
+                        world.run(move |stores| async move { sessions::refresh(&*stores, shown, now, RULES).await }).unwrap();
                     let (expected, after) = expect(family, shown, now);
                     prop_assert_eq!(answer.map(|granted| granted.grant), expected);
                     model.insert(shown.session, after);
                 }
                 Action::Logout => {
                     let Some(session) = chosen else { continue };
-                    let answer = world.run(move |stores| sessions::end(stores, user, session));
+                    let answer = world.run(move |stores| async move { sessions::end(&*stores, user, session).await });
                     prop_assert_eq!(answer.is_ok(), model[&session].is_some());
                     model.insert(session, None);
                 }
                 Action::KilledDuringRefresh(behind) => {
                     let Some(shown) = shown(&model, behind) else { continue };
                     let before = model[&shown.session];
-                    world = world.killed_during(move |stores| sessions::refresh(stores, shown, now, RULES));
+                    world = world.killed_during(move |stores| async move { sessions::refresh(&*stores, shown, now, RULES).await });
                     settle(&world, &mut model, shown.session, before, expect(before, shown, now).1)?;
                 }
                 Action::KilledDuringLogout => {
                     let Some(session) = chosen else { continue };
                     let before = model[&session];
-                    world = world.killed_during(move |stores| sessions::end(stores, user, session));
+                    world = world.killed_during(move |stores| async move { sessions::end(&*stores, user, session).await });
                     settle(&world, &mut model, session, before, None)?;
                 }
                 Action::Killed => world = world.killed(),

@@ -1,6 +1,6 @@
 use super::super::users::{GuestRetention, forget_guests};
 use super::*;
-use crate::store::{AccountChange, KeyHash};
+use crate::store::{AccountChange, KeyHash, block_on};
 
 const DAY: u64 = 86_400;
 
@@ -94,8 +94,8 @@ async fn unused_guests_are_deleted_with_their_credentials() {
         let stores = stores.unwrap();
         let retention = GuestRetention { idle_s: 10 * DAY, access_ttl_s: 3600 };
         let used_yesterday = |_: &_| Some(now_s() + 11 * DAY);
-        let at = |now, used: &dyn Fn(&KeyHash) -> Option<u64>| {
-            let changes = forget_guests(stores, &all, retention, now, used).unwrap();
+        let at = |now, used: &(dyn Fn(&KeyHash) -> Option<u64> + Send + Sync)| {
+            let changes = block_on(forget_guests(stores, &all, retention, now, used)).unwrap();
             let deleted = changes.accounts.iter().filter_map(|change| match change {
                 AccountChange::DeleteUser(id) => Some(*id),
                 _ => None,

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod audit;
+mod cancellation;
 mod commits;
 mod conversations;
 mod crash;
@@ -54,8 +55,8 @@ impl Subject {
         Self { factory: Box::new(MemoryFactory::new(Quotas::new(&storage))), folder: None }
     }
 
-    fn open(&self) -> Box<dyn Stores> {
-        self.factory.open().unwrap()
+    async fn open(&self) -> Box<dyn Stores> {
+        self.factory.open().await.unwrap()
     }
 
     /// The store as a process that is killed at this moment leaves it behind. `None`: it is not durable.
@@ -90,9 +91,9 @@ macro_rules! suite {
     (@on $store:ident, $($topic:ident: $($test:ident),+;)+) => {
         mod $store {
             $(mod $topic {
-                $(#[test]
-                fn $test() {
-                    super::super::$topic::$test(super::super::Subject::$store);
+                $(#[tokio::test]
+                async fn $test() {
+                    super::super::$topic::$test(super::super::Subject::$store).await;
                 })+
             })+
         }
@@ -103,6 +104,7 @@ suite! {
     accounts: users_are_found_by_id_address_and_external_identity, users_are_listed_in_pages,
         keys_belong_to_users, keys_move_between_users, sessions_belong_to_users;
     audit: record_is_added_once, oldest_of_a_class_are_removed_first, pages_are_the_whole;
+    cancellation: dropped_reads_have_no_effect, dropped_stages_leave_nothing, dropped_callers_interrupt_no_write;
     commits: all_changes_or_none, changes_of_all_concerns_are_one_commit, moved_data_is_whole,
         deleted_users_are_removed_in_steps, storage_totals_follow_changes, quotas_are_checked,
         draft_takes_the_place_of_a_store, dropped_draft_leaves_the_store, refused_space_is_reported,
@@ -135,35 +137,35 @@ fn no_quotas() -> StorageConfig {
 }
 
 /// Commits changes that cannot conflict.
-fn commit(stores: &dyn Stores, changes: &Changes) {
-    assert_eq!(stores.commit(changes).unwrap(), Commit::Done);
+async fn commit(stores: &dyn Stores, changes: &Changes) {
+    assert_eq!(stores.commit(changes).await.unwrap(), Commit::Done);
 }
 
-fn put_users(stores: &dyn Stores, users: &[&UserRecord]) {
+async fn put_users(stores: &dyn Stores, users: &[&UserRecord]) {
     let put = |user: &&UserRecord| AccountChange::PutUser((*user).clone());
-    commit(stores, &Changes::accounts(users.iter().map(put).collect()));
+    commit(stores, &Changes::accounts(users.iter().map(put).collect())).await;
 }
 
-fn put_response(stores: &dyn Stores, record: &ResponseRecord) {
-    let staged = stores.responses().stage(record).unwrap();
-    commit(stores, &Changes::responses(vec![ResponseChange::PutStaged(staged)]));
+async fn put_response(stores: &dyn Stores, record: &ResponseRecord) {
+    let staged = stores.responses().stage(record).await.unwrap();
+    commit(stores, &Changes::responses(vec![ResponseChange::PutStaged(staged)])).await;
 }
 
 /// Removes everything that is deleted.
-fn clean_up(stores: &dyn Stores) {
+async fn clean_up(stores: &dyn Stores) {
     loop {
-        match stores.cleanup(Instant::now() + Duration::from_secs(60)).unwrap() {
+        match stores.cleanup(Instant::now() + Duration::from_secs(60)).await.unwrap() {
             CleanupProgress::Nothing => return,
             CleanupProgress::More => {}
             CleanupProgress::Finish => {
-                stores.sync().unwrap();
-                stores.finish_cleanup().unwrap();
+                stores.sync().await.unwrap();
+                stores.finish_cleanup().await.unwrap();
             }
         }
     }
 }
 
-fn user(email: &str) -> UserRecord {
+pub(super) fn user(email: &str) -> UserRecord {
     UserRecord {
         id: UserId::new(),
         kind: UserKind::Member,

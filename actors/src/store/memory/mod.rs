@@ -9,8 +9,10 @@ mod records;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -41,14 +43,16 @@ impl MemoryFactory {
         Self { shared: Arc::default(), quotas }
     }
 
-    /// Lets the next commits conflict.
+    /// Lets the next commits conflict, each with one that adds a user.
     pub fn conflict(&self, times: usize) {
         self.shared.conflicts.store(times, Ordering::SeqCst);
     }
 }
 
+#[async_trait]
 impl StoreFactory for MemoryFactory {
-    fn open(&self) -> Result<Box<dyn Stores>, OpenError> {
+    async fn open(&self) -> Result<Box<dyn Stores>, OpenError> {
+        turn().await;
         Ok(Box::new(self.open_stores()))
     }
 
@@ -56,11 +60,13 @@ impl StoreFactory for MemoryFactory {
         false
     }
 
-    fn exists(&self) -> bool {
+    async fn exists(&self) -> bool {
+        turn().await;
         true
     }
 
-    fn draft(&self) -> Result<Box<dyn StoreDraft>, OpenError> {
+    async fn draft(&self) -> Result<Box<dyn StoreDraft>, OpenError> {
+        turn().await;
         Ok(Box::new(MemoryDraft {
             place: Arc::clone(&self.shared),
             stores: Self::new(self.quotas).open_stores(),
@@ -86,12 +92,14 @@ struct MemoryDraft {
     stores: MemoryStores,
 }
 
+#[async_trait]
 impl StoreDraft for MemoryDraft {
     fn stores(&self) -> &dyn Stores {
         &self.stores
     }
 
-    fn promote(self: Box<Self>) -> Result<(), OpenError> {
+    async fn promote(self: Box<Self>) -> Result<(), OpenError> {
+        turn().await;
         let state = self.stores.memory.state().clone();
         *self.place.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
@@ -102,6 +110,45 @@ impl StoreDraft for MemoryDraft {
 struct Shared {
     state: Mutex<State>,
     conflicts: AtomicUsize,
+}
+
+/// Lets other tasks run once. Every method of this store begins with it, so that none is ready at once.
+async fn turn() {
+    let mut waited = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        // Not tokio's `yield_now`, which wakes through its runtime: this store also runs without one.
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Something that is staged, removed again if its future is dropped before its token reached the caller.
+struct Staging<'a, F: Fn(&mut State)> {
+    memory: &'a Memory,
+    remove: Option<F>,
+}
+
+impl<'a, F: Fn(&mut State)> Staging<'a, F> {
+    /// Stages something, which takes more than one step.
+    async fn run(memory: &'a Memory, put: impl FnOnce(&mut State), remove: F) {
+        turn().await;
+        put(&mut memory.state());
+        let mut staging = Self { memory, remove: Some(remove) };
+        turn().await;
+        staging.remove = None;
+    }
+}
+
+impl<F: Fn(&mut State)> Drop for Staging<'_, F> {
+    fn drop(&mut self) {
+        if let Some(remove) = &self.remove {
+            remove(&mut self.memory.state());
+        }
+    }
 }
 
 /// Everything that is stored. Indexes are computed.
@@ -284,6 +331,7 @@ impl State {
     }
 }
 
+#[async_trait]
 impl Stores for MemoryStores {
     fn accounts(&self) -> &dyn AccountsStore {
         &*self.memory
@@ -313,7 +361,8 @@ impl Stores for MemoryStores {
         &self.conversations
     }
 
-    fn used(&self, user: UserId) -> Result<Used, StoreError> {
+    async fn used(&self, user: UserId) -> Result<Used, StoreError> {
+        turn().await;
         let state = self.memory.state();
         let talks = state.conversations.values().filter(|record| record.user == user);
         let responses = state.responses.values().filter(|record| record.user == user);
@@ -330,24 +379,30 @@ impl Stores for MemoryStores {
         true
     }
 
-    fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
+    async fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
+        turn().await;
         let conflicts = &self.memory.shared.conflicts;
         if conflicts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            let rival = super::conformance::user(&format!("{}@rival.example", UserId::new()));
+            self.memory.state().users.insert(rival.id, rival);
             return Ok(Commit::Conflict);
         }
         self.memory.change(|state| self.memory.apply(state, changes))?;
         Ok(Commit::Done)
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
+    async fn sync(&self) -> Result<(), StoreError> {
+        turn().await;
         Ok(())
     }
 
-    fn deleting_users(&self) -> Result<Vec<UserId>, StoreError> {
+    async fn deleting_users(&self) -> Result<Vec<UserId>, StoreError> {
+        turn().await;
         Ok(self.memory.state().deleting.iter().copied().collect())
     }
 
-    fn cleanup(&self, _until: Instant) -> Result<CleanupProgress, StoreError> {
+    async fn cleanup(&self, _until: Instant) -> Result<CleanupProgress, StoreError> {
+        turn().await;
         let mut state = self.memory.state();
         let deleting = state.deleting.clone();
         if deleting.is_empty() {
@@ -357,13 +412,35 @@ impl Stores for MemoryStores {
         Ok(if more { CleanupProgress::More } else { CleanupProgress::Finish })
     }
 
-    fn finish_cleanup(&self) -> Result<(), StoreError> {
+    async fn finish_cleanup(&self) -> Result<(), StoreError> {
+        turn().await;
         self.memory.state().deleting.clear();
         Ok(())
     }
 
-    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+    async fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+        turn().await;
         self.memory.state().move_all(from, to);
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn dropped_stage_is_removed() {
+        let stores = MemoryFactory::default().open_stores();
+        let body = Map::new();
+        for times in 0..4 {
+            let mut stage = stores.conversations.stage(&body);
+            let ended = (0..times).any(|_| stage.as_mut().now_or_never().is_some());
+            drop(stage);
+            let staged = std::mem::take(&mut stores.memory.state().staged_bodies).len();
+            assert_eq!((ended, staged), (times == 3, usize::from(times == 3)), "after {times} steps");
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! Records of exports, over the state in memory.
 
+use async_trait::async_trait;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Memory, State};
+use super::{Memory, State, turn};
 use crate::audit::AuditRecord;
 use crate::conversations::types::ConversationRecord;
 use crate::identity::{ApiKeyRecord, UserId, UserRecord, now_s};
@@ -92,18 +93,21 @@ impl State {
     }
 }
 
+#[async_trait]
 impl RecordsStore for Memory {
-    fn store_id(&self) -> Result<String, StoreError> {
+    async fn store_id(&self) -> Result<String, StoreError> {
+        turn().await;
         Ok(self.state().id.as_simple().to_string())
     }
 
-    fn page(
+    async fn page(
         &self,
         kind: usize,
         after: Option<&[u8]>,
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<Record>, StoreError> {
+        turn().await;
         let mut size = 0;
         let mut page = Vec::new();
         let all = self.state().records(kind).into_iter();
@@ -117,19 +121,21 @@ impl RecordsStore for Memory {
         Ok(page)
     }
 
-    fn prepare(&self, record: Record) -> Result<PreparedRecord, StoreError> {
+    async fn prepare(&self, record: Record) -> Result<PreparedRecord, StoreError> {
+        turn().await;
         if Some(record.kind) != record_kind("response") {
             return Ok(PreparedRecord { record, staged: None });
         }
         let mut response: ResponseRecord = record.parse()?;
-        if response.end.is_none() && self.response(response.id)?.is_none() {
+        if response.end.is_none() && self.response(response.id).await?.is_none() {
             response.end = Some(End::lost(now_s()));
         }
-        let staged = self.stage(&response)?;
+        let staged = self.stage(&response).await?;
         Ok(PreparedRecord { record, staged: Some(StagedRecord::Response(staged)) })
     }
 
-    fn put_prepared(&self, prepared: &PreparedRecord) -> Result<(), StoreError> {
+    async fn put_prepared(&self, prepared: &PreparedRecord) -> Result<(), StoreError> {
+        turn().await;
         let Some(StagedRecord::Response(staged)) = &prepared.staged else {
             return self.change(|state| state.put(&prepared.record));
         };
@@ -140,7 +146,8 @@ impl RecordsStore for Memory {
         Ok(())
     }
 
-    fn conflict(&self, record: &Record) -> Result<Option<UniqueKey>, StoreError> {
+    async fn conflict(&self, record: &Record) -> Result<Option<UniqueKey>, StoreError> {
+        turn().await;
         let mine = record.unique_keys()?;
         for other in self.state().records(record.kind) {
             let theirs = other.unique_keys()?;
@@ -153,12 +160,14 @@ impl RecordsStore for Memory {
         Ok(None)
     }
 
-    fn stored(&self, record: &Record) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn stored(&self, record: &Record) -> Result<Option<Vec<u8>>, StoreError> {
+        turn().await;
         let all = self.state().records(record.kind);
         Ok(all.into_iter().find(|other| other.key == record.key).map(|record| record.value))
     }
 
-    fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError> {
+    async fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError> {
+        turn().await;
         if Some(record.kind) != record_kind("item") {
             return record.named_owner();
         }

@@ -13,6 +13,7 @@
 
 use std::ops::Bound;
 
+use async_trait::async_trait;
 use sled::transaction::{ConflictableTransactionResult, TransactionalTree};
 use sled::{Db, IVec, Tree};
 
@@ -82,21 +83,28 @@ impl SledAccounts {
     }
 }
 
-impl AccountsStore for SledAccounts {
-    fn user(&self, id: UserId) -> Result<Option<UserRecord>, StoreError> {
+impl SledAccounts {
+    pub fn user(&self, id: UserId) -> Result<Option<UserRecord>, StoreError> {
         let value = self.user.get(id.to_bytes())?;
         value.map(|value| decode(|| id.to_string(), &value)).transpose()
     }
+}
 
-    fn user_by_email(&self, email: &str) -> Result<Option<UserRecord>, StoreError> {
+#[async_trait]
+impl AccountsStore for SledAccounts {
+    async fn user(&self, id: UserId) -> Result<Option<UserRecord>, StoreError> {
+        self.user(id)
+    }
+
+    async fn user_by_email(&self, email: &str) -> Result<Option<UserRecord>, StoreError> {
         self.user_of(&self.user_by_email, email.as_bytes())
     }
 
-    fn user_by_external(&self, id: &ExternalId) -> Result<Option<UserRecord>, StoreError> {
+    async fn user_by_external(&self, id: &ExternalId) -> Result<Option<UserRecord>, StoreError> {
         self.user_of(&self.user_by_external, &external_key(id))
     }
 
-    fn users(&self, after: Option<UserId>, limit: usize) -> Result<Vec<UserRecord>, StoreError> {
+    async fn users(&self, after: Option<UserId>, limit: usize) -> Result<Vec<UserRecord>, StoreError> {
         let start = after.map_or(Bound::Unbounded, |id| Bound::Excluded(id.to_bytes()));
         let range = self.user.range((start, Bound::Unbounded));
         let record = |entry: sled::Result<(IVec, IVec)>| {
@@ -106,18 +114,18 @@ impl AccountsStore for SledAccounts {
         range.map(record).filter_map(Result::transpose).take(limit).collect()
     }
 
-    fn key(&self, user: UserId, key: KeyId) -> Result<Option<(KeyHash, ApiKeyRecord)>, StoreError> {
+    async fn key(&self, user: UserId, key: KeyId) -> Result<Option<(KeyHash, ApiKeyRecord)>, StoreError> {
         match self.key_by_user.get(by_user_key(user, key))? {
             Some(hash) => self.key_of(&hash),
             None => Ok(None),
         }
     }
 
-    fn key_by_hash(&self, hash: &KeyHash) -> Result<Option<ApiKeyRecord>, StoreError> {
+    async fn key_by_hash(&self, hash: &KeyHash) -> Result<Option<ApiKeyRecord>, StoreError> {
         Ok(self.key_of(hash)?.map(|(_, record)| record))
     }
 
-    fn keys(&self, user: UserId) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError> {
+    async fn keys(&self, user: UserId) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError> {
         let mut keys = Vec::new();
         for entry in self.key_by_user.scan_prefix(user.to_bytes()) {
             keys.extend(readable(self.key_of(&entry?.1))?.flatten());
@@ -125,12 +133,15 @@ impl AccountsStore for SledAccounts {
         Ok(keys)
     }
 
-    fn key_count(&self, user: UserId, at_most: usize) -> Result<usize, StoreError> {
+    async fn key_count(&self, user: UserId, at_most: usize) -> Result<usize, StoreError> {
         let keys = self.key_by_user.scan_prefix(user.to_bytes()).keys().take(at_most);
         keys.map(|key| Ok(usize::from(!key?.is_empty()))).sum()
     }
 
-    fn each_key(&self, visit: &mut dyn FnMut(KeyHash, ApiKeyRecord)) -> Result<(), StoreError> {
+    async fn each_key(
+        &self,
+        visit: &mut (dyn FnMut(KeyHash, ApiKeyRecord) + Send),
+    ) -> Result<(), StoreError> {
         for entry in &self.key {
             let (hash, value) = entry?;
             let name = || format!("key {}", hex(&hash));

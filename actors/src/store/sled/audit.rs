@@ -9,6 +9,7 @@
 use std::iter::Peekable;
 use std::ops::Bound;
 
+use async_trait::async_trait;
 use sled::{Batch, Db, IVec, Tree};
 
 use super::codec::{decode, encode, id_bytes};
@@ -43,8 +44,9 @@ impl SledAudit {
     }
 }
 
+#[async_trait]
 impl AuditStore for SledAudit {
-    fn add(&self, records: &[AuditRecord]) -> Result<(), StoreError> {
+    async fn add(&self, records: &[AuditRecord]) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         for record in records {
             batch.insert(&key(record.class(), record.id), encode(record));
@@ -52,7 +54,7 @@ impl AuditStore for SledAudit {
         Ok(self.audit.apply_batch(batch)?)
     }
 
-    fn page(&self, filter: &AuditFilter, limit: usize, look: usize) -> Result<AuditPage, StoreError> {
+    async fn page(&self, filter: &AuditFilter, limit: usize, look: usize) -> Result<AuditPage, StoreError> {
         let (low, high) = filter.bounds();
         let mut page = AuditPage::default();
         if high.is_some_and(|high| high <= low) {
@@ -81,7 +83,7 @@ impl AuditStore for SledAudit {
         }
     }
 
-    fn count(&self) -> Result<[usize; 2], StoreError> {
+    async fn count(&self) -> Result<[usize; 2], StoreError> {
         let mut counts = [0; 2];
         for key in self.audit.iter().keys() {
             let class = usize::from(key?.first() != Some(&(Class::Done as u8)));
@@ -90,7 +92,12 @@ impl AuditStore for SledAudit {
         Ok(counts)
     }
 
-    fn remove_oldest(&self, class: Class, before: Option<AuditId>, most: usize) -> Result<usize, StoreError> {
+    async fn remove_oldest(
+        &self,
+        class: Class,
+        before: Option<AuditId>,
+        most: usize,
+    ) -> Result<usize, StoreError> {
         let (mut batch, mut removed) = (Batch::default(), 0);
         for entry in self.range(class, AuditId::from_bytes([0; 16]), before).take(most) {
             batch.remove(entry?.0);

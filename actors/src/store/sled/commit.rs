@@ -12,7 +12,7 @@ use super::codec::transaction_error;
 use super::quota::TotalChanges;
 use super::usage::UsageMove;
 use super::{SledStores, accounts, conversations, responses, sessions};
-use crate::store::{AccountChange, Changes, ConversationsStore, ResponsesStore, StoreError, readable};
+use crate::store::{AccountChange, Changes, StoreError, readable};
 use crate::usage::UsageOwner;
 
 /// The trees of a transaction.

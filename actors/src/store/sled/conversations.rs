@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use std::ops::Bound;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use serde_json::{Map, Value};
 use sled::transaction::{ConflictableTransactionResult, Transactional, TransactionalTree};
 use sled::{Db, IVec, Tree};
@@ -34,8 +35,7 @@ use super::tombstones::{self, Tombstone};
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
-use crate::store::conversations::Visit;
-use crate::store::{ConversationChange, ConversationsStore, StagedBody, StoreError, Used, readable};
+use crate::store::{ConversationChange, ConversationsStore, Listed, StagedBody, StoreError, Used, readable};
 
 /// Maximum number of conversations deleted or moved in one transaction, which bounds its memory and time.
 const MAX_PER_STEP: usize = 16;
@@ -101,24 +101,22 @@ impl SledConversations {
     }
 }
 
-impl ConversationsStore for SledConversations {
-    fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
+/// Reads that are used within this database as well.
+impl SledConversations {
+    pub fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
         let value = self.conversation.get(id.to_bytes())?;
         value.map(|value| decode(|| id.to_string(), &value)).transpose()
     }
 
-    fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError> {
-        let value = self.share.get(token.as_bytes())?;
-        value.map(|value| conversation_id("a share link", &value)).transpose()
-    }
-
-    fn positions(
+    /// Visits the positions of a user's conversations between two bounds, both excluded; newest first, or else oldest
+    /// first. Ends once `visit` returns `false`.
+    pub fn positions(
         &self,
         user: UserId,
         newer_than: Option<Position>,
         older_than: Option<Position>,
         newest_first: bool,
-        visit: Visit<'_, Position>,
+        visit: &mut dyn FnMut(Position) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         // Newer conversations have smaller keys.
         let first = [user.to_bytes().as_slice(), &[0; 24]].concat();
@@ -138,24 +136,12 @@ impl ConversationsStore for SledConversations {
         Ok(())
     }
 
-    fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
-        let mut nodes = Vec::new();
-        for entry in self.item.scan_prefix(id.to_bytes()) {
-            let (key, value) = entry?;
-            let (number, chunk) = number_and_chunk(&key)?;
-            if chunk == 0 {
-                nodes.push(item_value::read_node(number, &value)?);
-            }
-        }
-        Ok(nodes)
-    }
-
-    fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
+    pub fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
         let first = self.item.get(item_key(id, number, 0))?;
         first.map(|first| item_value::read_node(number, &first)).transpose()
     }
 
-    fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
+    pub fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
         for _ in 0..MAX_READS {
             let whole = self.chunks(id, number)?;
             if whole.is_empty() {
@@ -180,7 +166,72 @@ impl ConversationsStore for SledConversations {
         })
     }
 
-    fn node_and_size(&self, id: ConversationId, number: u32) -> Result<Option<(Node, u64)>, StoreError> {
+    pub fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError> {
+        Ok(StagedBody::new(self.bodies.token(&self.bodies.stage(&encode(body))?)))
+    }
+}
+
+#[async_trait]
+impl ConversationsStore for SledConversations {
+    async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRecord>, StoreError> {
+        self.conversation(id)
+    }
+
+    async fn shared(&self, token: &str) -> Result<Option<ConversationId>, StoreError> {
+        let value = self.share.get(token.as_bytes())?;
+        value.map(|value| conversation_id("a share link", &value)).transpose()
+    }
+
+    async fn list(
+        &self,
+        user: UserId,
+        newer_than: Option<Position>,
+        older_than: Option<Position>,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let mut listed = Vec::new();
+        self.positions(user, newer_than, older_than, newest_first, &mut |position| {
+            if listed.len() == limit {
+                return Ok(false);
+            }
+            let record = match self.conversation(position.id) {
+                // A damaged record is reported when it is requested by id; the others must remain visible.
+                Err(StoreError::Value { .. }) => None,
+                record => record?,
+            };
+            let there = |record: &ConversationRecord| record.position() == position && record.user == user;
+            listed.push((position, record.filter(there)));
+            Ok(true)
+        })?;
+        Ok(listed)
+    }
+
+    async fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
+        let mut nodes = Vec::new();
+        for entry in self.item.scan_prefix(id.to_bytes()) {
+            let (key, value) = entry?;
+            let (number, chunk) = number_and_chunk(&key)?;
+            if chunk == 0 {
+                nodes.push(item_value::read_node(number, &value)?);
+            }
+        }
+        Ok(nodes)
+    }
+
+    async fn node(&self, id: ConversationId, number: u32) -> Result<Option<Node>, StoreError> {
+        self.node(id, number)
+    }
+
+    async fn item(&self, id: ConversationId, number: u32) -> Result<Option<StoredItem>, StoreError> {
+        self.item(id, number)
+    }
+
+    async fn node_and_size(
+        &self,
+        id: ConversationId,
+        number: u32,
+    ) -> Result<Option<(Node, u64)>, StoreError> {
         let whole = self.chunks(id, number)?;
         if whole.is_empty() {
             return Ok(None);
@@ -193,7 +244,11 @@ impl ConversationsStore for SledConversations {
         Ok(Some((node, size)))
     }
 
-    fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
+    async fn items(&self, id: ConversationId, numbers: &[u32]) -> Result<Vec<StoredItem>, StoreError> {
+        numbers.iter().filter_map(|&number| self.item(id, number).transpose()).collect()
+    }
+
+    async fn item_number(&self, id: ConversationId, item: &str) -> Result<Option<u32>, StoreError> {
         let Some(value) = self.item_id.get(item_id_key(id, item))? else { return Ok(None) };
         let bytes = <[u8; 4]>::try_from(value.as_ref()).map_err(|_| StoreError::Value {
             what: format!("the number of {item}"),
@@ -202,8 +257,8 @@ impl ConversationsStore for SledConversations {
         Ok(Some(u32::from_be_bytes(bytes)))
     }
 
-    fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError> {
-        Ok(StagedBody::new(self.bodies.token(&self.bodies.stage(&encode(body))?)))
+    async fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError> {
+        self.stage(body)
     }
 
     fn discard(&self, staged: &StagedBody) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::tombstones::Tombstones;
 use super::*;
-use crate::store::CleanupProgress;
+use crate::store::{CleanupProgress, block_on};
 
 fn store() -> SledConversations {
     let db = sled::Config::new().temporary(true).open().unwrap();
@@ -112,18 +112,18 @@ proptest! {
                 }
                 Op::ImportRecord(next) => {
                     store.put_imported(&record(id, user, next)).unwrap();
-                    prop_assert!(store.nodes(id).unwrap().iter().all(|node| node.number < next));
+                    prop_assert!(block_on(store.nodes(id)).unwrap().iter().all(|node| node.number < next));
                 }
                 Op::Discard(length) => {
                     store.discard(&store.stage(&item(0, length).body).unwrap()).unwrap();
                 }
             }
-            let live = store.nodes(id).unwrap().len();
+            let live = block_on(store.nodes(id)).unwrap().len();
             clean_up(&store);
-            for node in store.nodes(id).unwrap() {
+            for node in block_on(store.nodes(id)).unwrap() {
                 prop_assert!(store.item(id, node.number).unwrap().is_some());
             }
-            prop_assert_eq!(store.nodes(id).unwrap().len(), live);
+            prop_assert_eq!(block_on(store.nodes(id)).unwrap().len(), live);
         }
         store.apply(&[Prepared::Delete(id)]).unwrap();
         clean_up(&store);

@@ -7,6 +7,7 @@ use crate::config::StorageConfig;
 use crate::store::files::{create_private_folder, sync_folder, write_private};
 use crate::store::open::{StoreDraft, StoreFactory};
 use crate::store::{OpenError, Quotas, StoreError, Stores};
+use async_trait::async_trait;
 
 /// The size of sled's cache for commands that do little; sled's own default is 1 GiB.
 const SMALL_CACHE: u64 = 64 << 20;
@@ -49,6 +50,10 @@ impl SledFactory {
         self.folder.join("db")
     }
 
+    fn has_store(&self) -> bool {
+        self.database().join("db").exists() || self.folder.join("store.id").exists()
+    }
+
     fn open_stores(&self) -> Result<SledStores, OpenError> {
         let stores = open::open(&self.folder, self.cache_bytes)?;
         if self.cleans_up {
@@ -58,8 +63,9 @@ impl SledFactory {
     }
 }
 
+#[async_trait]
 impl StoreFactory for SledFactory {
-    fn open(&self) -> Result<Box<dyn Stores>, OpenError> {
+    async fn open(&self) -> Result<Box<dyn Stores>, OpenError> {
         Ok(Box::new(self.open_stores()?))
     }
 
@@ -67,11 +73,11 @@ impl StoreFactory for SledFactory {
         true
     }
 
-    fn exists(&self) -> bool {
-        self.database().join("db").exists() || self.folder.join("store.id").exists()
+    async fn exists(&self) -> bool {
+        self.has_store()
     }
 
-    fn draft(&self) -> Result<Box<dyn StoreDraft>, OpenError> {
+    async fn draft(&self) -> Result<Box<dyn StoreDraft>, OpenError> {
         let folder = self.folder.join("import.new");
         if folder.exists() {
             std::fs::remove_dir_all(&folder).map_err(open_error::file(&folder))?;
@@ -98,6 +104,7 @@ struct SledDraft {
     stores: Option<SledStores>,
 }
 
+#[async_trait]
 impl StoreDraft for SledDraft {
     fn stores(&self) -> &dyn Stores {
         self.stores.as_ref().expect("a draft is open until it is promoted, which consumes it")
@@ -105,10 +112,10 @@ impl StoreDraft for SledDraft {
 
     /// The new id is put in place before the new database, and a database without its id is refused: a crash in between
     /// leaves a store that does not open, and the one before it under its other name.
-    fn promote(mut self: Box<Self>) -> Result<(), OpenError> {
+    async fn promote(mut self: Box<Self>) -> Result<(), OpenError> {
         drop(self.stores.take());
         let (place, database) = (&self.place.folder, self.place.database());
-        if self.place.exists() {
+        if self.place.has_store() {
             let kept = place.join(format!("db.before-import-{}", jiff::Timestamp::now().as_second()));
             std::fs::rename(&database, &kept).map_err(open_error::file(&database))?;
         }

@@ -3,8 +3,8 @@
 use super::conversation_keys::number_and_chunk;
 use super::conversations::SledConversations;
 use crate::conversations::ConversationId;
+use crate::store::StoreError;
 use crate::store::item_record::ItemRecord;
-use crate::store::{ConversationsStore, StoreError};
 
 /// The item whose first chunk has that key; `None` for the key of a later chunk.
 pub fn at(store: &SledConversations, key: &[u8]) -> Result<Option<ItemRecord>, StoreError> {

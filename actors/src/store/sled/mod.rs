@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use sled::{Db, Tree};
 
 use self::accounts::SledAccounts;
@@ -98,6 +99,40 @@ pub struct SledStores {
     deleted: Mutex<Vec<UserId>>,
 }
 
+impl SledStores {
+    pub fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError> {
+        if self.delete_users(until)? {
+            return Ok(CleanupProgress::More);
+        }
+        let progress = self.tombstones.cleanup(until, |tombstone, until| match tombstone {
+            Tombstone::Conversation(id) => self.items.remove_items(ConversationId::from_bytes(id), until),
+            Tombstone::Body(id) => self.responses.remove_body(id, until),
+        })?;
+        let unfinished = !self.deleted().is_empty();
+        Ok(match progress {
+            CleanupProgress::Nothing if unfinished => CleanupProgress::Finish,
+            progress => progress,
+        })
+    }
+
+    pub fn finish_cleanup(&self) -> Result<(), StoreError> {
+        for user in std::mem::take(&mut *self.deleted()) {
+            self.accounts.deleting().remove(user.to_bytes())?;
+        }
+        self.tombstones.finish()
+    }
+
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let commit = self.commit.load(Ordering::Relaxed) + 1;
+        self.meta.insert(COMMIT, &commit.to_be_bytes())?;
+        self.db.flush()?;
+        self.file.sync_all().map_err(|error| StoreError::from(&error))?;
+        self.commit.store(commit, Ordering::Relaxed);
+        self.marker.write(CommitPosition { commit, length: 0 }).map_err(|error| StoreError::from(&error))
+    }
+}
+
+#[async_trait]
 impl Stores for SledStores {
     fn accounts(&self) -> &dyn AccountsStore {
         &self.accounts
@@ -119,7 +154,11 @@ impl Stores for SledStores {
         &self.audit
     }
 
-    fn used(&self, user: UserId) -> Result<Used, StoreError> {
+    fn is_blocking(&self) -> bool {
+        true
+    }
+
+    async fn used(&self, user: UserId) -> Result<Used, StoreError> {
         self.totals.of(user)
     }
 
@@ -127,7 +166,7 @@ impl Stores for SledStores {
         self.quotas
     }
 
-    fn check_space(&self) -> Result<(), StoreError> {
+    async fn check_space(&self) -> Result<(), StoreError> {
         if self.min_free_bytes == 0 {
             return Ok(());
         }
@@ -146,30 +185,16 @@ impl Stores for SledStores {
         )))
     }
 
-    fn deleting_users(&self) -> Result<Vec<UserId>, StoreError> {
+    async fn deleting_users(&self) -> Result<Vec<UserId>, StoreError> {
         self.accounts.deleting().iter().keys().map(|user| deleted_user(&user?)).collect()
     }
 
-    fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError> {
-        if self.delete_users(until)? {
-            return Ok(CleanupProgress::More);
-        }
-        let progress = self.tombstones.cleanup(until, |tombstone, until| match tombstone {
-            Tombstone::Conversation(id) => self.items.remove_items(ConversationId::from_bytes(id), until),
-            Tombstone::Body(id) => self.responses.remove_body(id, until),
-        })?;
-        let unfinished = !self.deleted().is_empty();
-        Ok(match progress {
-            CleanupProgress::Nothing if unfinished => CleanupProgress::Finish,
-            progress => progress,
-        })
+    async fn cleanup(&self, until: Instant) -> Result<CleanupProgress, StoreError> {
+        self.cleanup(until)
     }
 
-    fn finish_cleanup(&self) -> Result<(), StoreError> {
-        for user in std::mem::take(&mut *self.deleted()) {
-            self.accounts.deleting().remove(user.to_bytes())?;
-        }
-        self.tombstones.finish()
+    async fn finish_cleanup(&self) -> Result<(), StoreError> {
+        self.finish_cleanup()
     }
 
     fn responses(&self) -> &dyn ResponsesStore {
@@ -180,31 +205,26 @@ impl Stores for SledStores {
         &self.conversations
     }
 
-    fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
+    async fn commit(&self, changes: &Changes) -> Result<Commit, StoreError> {
         self.commit_all(changes)?;
         Ok(Commit::Done)
     }
 
-    fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
+    async fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError> {
         Ok(self.items.move_some(from, to)?
             && self.responses.move_some(from, to)?
             && self.usage.reassign_some(from, UsageOwner::User(to))?)
     }
 
-    fn probe(&self) -> Result<(), StoreError> {
+    async fn probe(&self) -> Result<(), StoreError> {
         // Both, since sled skips a change that has no effect.
         self.meta.insert(PROBE, &[])?;
         self.meta.remove(PROBE)?;
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
-        let commit = self.commit.load(Ordering::Relaxed) + 1;
-        self.meta.insert(COMMIT, &commit.to_be_bytes())?;
-        self.db.flush()?;
-        self.file.sync_all().map_err(|error| StoreError::from(&error))?;
-        self.commit.store(commit, Ordering::Relaxed);
-        self.marker.write(CommitPosition { commit, length: 0 }).map_err(|error| StoreError::from(&error))
+    async fn sync(&self) -> Result<(), StoreError> {
+        self.sync()
     }
 }
 

@@ -25,7 +25,7 @@ use super::tombstones::Tombstones;
 use super::usage::SledUsage;
 use super::{COMMIT, SledStores, open_error};
 use crate::store::files::{create_private_folder, sync_folder, write_private};
-use crate::store::{ConversationsStore, OpenError, Quotas, SCHEMA, StoreError, Stores};
+use crate::store::{ConversationsStore, OpenError, Quotas, SCHEMA, StoreError};
 
 /// The time to wait for another process to release its lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);

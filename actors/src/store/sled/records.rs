@@ -5,6 +5,7 @@
 
 use std::ops::Bound;
 
+use async_trait::async_trait;
 use sled::{Db, Tree};
 
 use super::bodies::Bodies;
@@ -20,9 +21,7 @@ use crate::responses::{End, ResponseId, ResponseRecord};
 use crate::store::conversations::MAX_INLINE_BYTES;
 use crate::store::item_record::ItemRecord;
 use crate::store::records::{KINDS, PreparedRecord, Record, RecordsStore, StagedRecord, UniqueKey};
-use crate::store::{
-    ConversationChange, ConversationsStore, ResponseChange, ResponsesStore, StoreError, readable,
-};
+use crate::store::{ConversationChange, ConversationsStore, ResponseChange, StoreError, readable};
 
 /// The encoding of records in a tree. In an export each is one JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,13 +152,14 @@ impl SledRecords {
     }
 }
 
+#[async_trait]
 impl RecordsStore for SledRecords {
-    fn store_id(&self) -> Result<String, StoreError> {
+    async fn store_id(&self) -> Result<String, StoreError> {
         let id = self.db.open_tree("meta")?.get("store_id")?;
         Ok(id.map(|id| String::from_utf8_lossy(&id).into_owned()).unwrap_or_default())
     }
 
-    fn page(
+    async fn page(
         &self,
         kind: usize,
         after: Option<&[u8]>,
@@ -186,7 +186,7 @@ impl RecordsStore for SledRecords {
         Ok(records)
     }
 
-    fn prepare(&self, record: Record) -> Result<PreparedRecord, StoreError> {
+    async fn prepare(&self, record: Record) -> Result<PreparedRecord, StoreError> {
         match encoding(record.kind) {
             RecordEncoding::Item if record.value.len() > MAX_INLINE_BYTES => {
                 let item: ItemRecord = record.parse()?;
@@ -207,7 +207,7 @@ impl RecordsStore for SledRecords {
         Ok(PreparedRecord { record: record.without_value(), staged: Some(StagedRecord::Response(staged)) })
     }
 
-    fn put_prepared(&self, prepared: &PreparedRecord) -> Result<(), StoreError> {
+    async fn put_prepared(&self, prepared: &PreparedRecord) -> Result<(), StoreError> {
         let record = &prepared.record;
         match &prepared.staged {
             Some(StagedRecord::Response(staged)) => {
@@ -243,7 +243,7 @@ impl RecordsStore for SledRecords {
         }
     }
 
-    fn conflict(&self, record: &Record) -> Result<Option<UniqueKey>, StoreError> {
+    async fn conflict(&self, record: &Record) -> Result<Option<UniqueKey>, StoreError> {
         for IndexEntry { unique, value } in index_entries(record)? {
             if let Some(there) = self.db.open_tree(unique.index)?.get(&unique.key)?
                 && there.as_ref() != value.as_slice()
@@ -254,11 +254,11 @@ impl RecordsStore for SledRecords {
         Ok(None)
     }
 
-    fn stored(&self, record: &Record) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn stored(&self, record: &Record) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.trees[record.kind].get(&record.key)?.map(|value| value.to_vec()))
     }
 
-    fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError> {
+    async fn owner(&self, record: &Record) -> Result<Option<UserId>, StoreError> {
         if encoding(record.kind) != RecordEncoding::Item {
             return record.named_owner();
         }

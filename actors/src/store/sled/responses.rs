@@ -14,6 +14,7 @@
 use std::ops::Bound;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use sled::transaction::{ConflictableTransactionResult, Transactional, TransactionalTree};
 use sled::{Db, Tree};
 
@@ -129,8 +130,8 @@ impl SledResponses {
     }
 }
 
-impl ResponsesStore for SledResponses {
-    fn response(&self, id: ResponseId) -> Result<Option<ResponseRecord>, StoreError> {
+impl SledResponses {
+    pub fn response(&self, id: ResponseId) -> Result<Option<ResponseRecord>, StoreError> {
         for _ in 0..MAX_READS {
             let Some(header) = self.header(id)? else { return Ok(None) };
             if let Some(record) = self.read(id, &header)? {
@@ -144,11 +145,11 @@ impl ResponsesStore for SledResponses {
         Err(StoreError::Value { what: id.to_string(), problem: "a part of it is missing".to_owned() })
     }
 
-    fn owner(&self, id: ResponseId) -> Result<Option<UserId>, StoreError> {
+    pub fn owner(&self, id: ResponseId) -> Result<Option<UserId>, StoreError> {
         Ok(self.header(id)?.map(|header| header.user()))
     }
 
-    fn of_user(
+    pub fn of_user(
         &self,
         user: UserId,
         after: Option<ResponseId>,
@@ -163,12 +164,57 @@ impl ResponsesStore for SledResponses {
         keys.map(|key| readable(response_id(&key?))).filter_map(Result::transpose).take(limit).collect()
     }
 
-    fn running(&self) -> Result<Vec<ResponseId>, StoreError> {
+    pub fn stage(&self, record: &ResponseRecord) -> Result<Staged, StoreError> {
+        let ResponseRecord { id, user, .. } = *record;
+        let request = self.write_request(record)?;
+        let result = match &record.end {
+            Some(end) => Some(self.write_result(record.deltas.clone(), end.clone())?),
+            None => None,
+        };
+        let header = SplitHeader { user, request, result };
+        let token = self.bodies.token(&header);
+        Ok(Staged::new(id, user, Header::Split(header).used(), token))
+    }
+
+    pub fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
+        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(MAX_PER_STEP);
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        for key in &keys {
+            if let Some(id) = readable(response_id(key))? {
+                self.apply(&Prepared::Delete(id))?;
+            }
+            // The entry of a damaged response, too.
+            self.by_user.remove(key)?;
+        }
+        Ok(keys.len() < MAX_PER_STEP)
+    }
+}
+
+#[async_trait]
+impl ResponsesStore for SledResponses {
+    async fn response(&self, id: ResponseId) -> Result<Option<ResponseRecord>, StoreError> {
+        self.response(id)
+    }
+
+    async fn owner(&self, id: ResponseId) -> Result<Option<UserId>, StoreError> {
+        self.owner(id)
+    }
+
+    async fn of_user(
+        &self,
+        user: UserId,
+        after: Option<ResponseId>,
+        limit: usize,
+    ) -> Result<Vec<ResponseId>, StoreError> {
+        self.of_user(user, after, limit)
+    }
+
+    async fn running(&self) -> Result<Vec<ResponseId>, StoreError> {
         let keys = self.running.iter().keys();
         keys.map(|key| readable(response_id(&key?))).filter_map(Result::transpose).collect()
     }
 
-    fn made_before(&self, epoch_s: u64, limit: usize) -> Result<Vec<ResponseId>, StoreError> {
+    async fn made_before(&self, epoch_s: u64, limit: usize) -> Result<Vec<ResponseId>, StoreError> {
         // A UUID of version 7 begins with 48 bits of milliseconds.
         let millis = (epoch_s.saturating_mul(1000)).min((1 << 48) - 1).to_be_bytes();
         let range = self.response.range(..&millis[2..]);
@@ -180,7 +226,7 @@ impl ResponsesStore for SledResponses {
             .collect()
     }
 
-    fn owners(&self) -> Result<Vec<UserId>, StoreError> {
+    async fn owners(&self) -> Result<Vec<UserId>, StoreError> {
         let mut owners: Vec<UserId> = Vec::new();
         let mut from = Vec::new();
         while let Some(entry) = self.by_user.range(from.as_slice()..).next() {
@@ -196,19 +242,11 @@ impl ResponsesStore for SledResponses {
         Ok(owners)
     }
 
-    fn stage(&self, record: &ResponseRecord) -> Result<Staged, StoreError> {
-        let ResponseRecord { id, user, .. } = *record;
-        let request = self.write_request(record)?;
-        let result = match &record.end {
-            Some(end) => Some(self.write_result(record.deltas.clone(), end.clone())?),
-            None => None,
-        };
-        let header = SplitHeader { user, request, result };
-        let token = self.bodies.token(&header);
-        Ok(Staged::new(id, user, Header::Split(header).used(), token))
+    async fn stage(&self, record: &ResponseRecord) -> Result<Staged, StoreError> {
+        self.stage(record)
     }
 
-    fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError> {
+    async fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError> {
         Ok(StagedEnd::new(self.bodies.token(&self.write_result(deltas, end)?)))
     }
 
@@ -217,17 +255,8 @@ impl ResponsesStore for SledResponses {
         bodies.into_iter().try_for_each(|body| self.bodies.discard(body))
     }
 
-    fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
-        let keys = self.by_user.scan_prefix(user.to_bytes()).keys().take(MAX_PER_STEP);
-        let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        for key in &keys {
-            if let Some(id) = readable(response_id(key))? {
-                self.apply(&Prepared::Delete(id))?;
-            }
-            // The entry of a damaged response, too.
-            self.by_user.remove(key)?;
-        }
-        Ok(keys.len() < MAX_PER_STEP)
+    async fn delete_some(&self, user: UserId) -> Result<bool, StoreError> {
+        self.delete_some(user)
     }
 }
 

@@ -9,7 +9,7 @@ use super::super::bodies::{MAX_PART_BYTES, part_key};
 use super::super::codec::encode;
 use super::super::tombstones::Tombstones;
 use super::*;
-use crate::store::{CleanupProgress, Used};
+use crate::store::{CleanupProgress, Used, block_on};
 
 fn bodies(db: &Db) -> Bodies {
     Bodies::open(db, Tombstones::open(db).unwrap()).unwrap()
@@ -86,12 +86,15 @@ fn whole_records_are_read_moved_ended_and_deleted() {
     assert!(store.move_some(user, other).unwrap());
     let moved = ResponseRecord { user: other, ..old.clone() };
     assert_eq!(store.response(old.id).unwrap(), Some(moved.clone()));
-    assert_eq!((store.of_user(user, None, 9).unwrap(), store.running().unwrap()), (vec![], vec![old.id]));
+    assert_eq!(
+        (store.of_user(user, None, 9).unwrap(), block_on(store.running()).unwrap()),
+        (vec![], vec![old.id])
+    );
     let ended = ResponseRecord { end: Some(End::lost(9)), ..moved };
     put(&store, &ended);
     clean_up(&store);
     assert_eq!(store.response(old.id).unwrap(), Some(ended));
-    assert!(store.running().unwrap().is_empty());
+    assert!(block_on(store.running()).unwrap().is_empty());
     change(&store, &ResponseChange::Delete(old.id));
     clean_up(&store);
     assert!(store.bodies.part.is_empty() && store.response.is_empty() && store.by_user.is_empty());
@@ -260,7 +263,7 @@ proptest! {
                 Step::End(one, length) if !there.is_empty() => {
                     let index = one.index(there.len());
                     let deltas = vec![Delta { text: "d".repeat(length), ..Delta::default() }];
-                    let staged = store.stage_end(deltas.clone(), End::lost(9)).unwrap();
+                    let staged = block_on(store.stage_end(deltas.clone(), End::lost(9))).unwrap();
                     change(&store, &ResponseChange::End(there[index].id, staged));
                     there[index] = ResponseRecord { deltas, end: Some(End::lost(9)), ..there[index].clone() };
                 }

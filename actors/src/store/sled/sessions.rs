@@ -5,6 +5,7 @@
 //! | `session` | session id | [`StoredSession`] |
 //! | `session_by_user` | user id, session id | nothing |
 
+use async_trait::async_trait;
 use sled::transaction::{ConflictableTransactionResult, TransactionalTree};
 use sled::{Db, Tree};
 
@@ -37,13 +38,20 @@ impl SledSessions {
     }
 }
 
-impl SessionsStore for SledSessions {
-    fn session(&self, id: SessionId) -> Result<Option<StoredSession>, StoreError> {
+impl SledSessions {
+    pub fn session(&self, id: SessionId) -> Result<Option<StoredSession>, StoreError> {
         let value = self.session.get(id.to_bytes())?;
         value.map(|value| decode(|| id.to_string(), &value)).transpose()
     }
+}
 
-    fn sessions(&self, user: UserId) -> Result<Vec<StoredSession>, StoreError> {
+#[async_trait]
+impl SessionsStore for SledSessions {
+    async fn session(&self, id: SessionId) -> Result<Option<StoredSession>, StoreError> {
+        self.session(id)
+    }
+
+    async fn sessions(&self, user: UserId) -> Result<Vec<StoredSession>, StoreError> {
         let mut sessions = Vec::new();
         for entry in self.by_user.scan_prefix(user.to_bytes()) {
             let id = SessionId::from_bytes(id_bytes("an index of sessions", &entry?.0)?);
@@ -52,7 +60,7 @@ impl SessionsStore for SledSessions {
         Ok(sessions)
     }
 
-    fn each_session(&self, visit: &mut dyn FnMut(StoredSession)) -> Result<(), StoreError> {
+    async fn each_session(&self, visit: &mut (dyn FnMut(StoredSession) + Send)) -> Result<(), StoreError> {
         for entry in &self.session {
             let (id, value) = entry?;
             let name = || {

@@ -70,23 +70,21 @@ fn conversation(user: UserId) -> ConversationRecord {
 }
 
 fn open(folder: &Path) -> Store {
-    Store::open(folder_factory(folder), |_| Ok(())).unwrap()
+    Store::open(folder_factory(folder), |_| async { Ok(()) }).unwrap()
 }
 
 /// Runs a change and waits for the word that it is durable.
-fn write<T: Send + 'static>(
+fn write<T: Send + 'static, F: Future<Output = Result<T, StoreError>>>(
     store: &Store,
-    change: impl FnOnce(&dyn Stores) -> Result<T, StoreError> + Send + 'static,
+    change: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
 ) -> Result<T, StoreError> {
     let (sender, receiver) = mpsc::channel();
     store.write(change, move |outcome| sender.send(outcome).unwrap());
     receiver.recv().unwrap()
 }
 
-fn read<T: Send + 'static>(store: &Store, look: impl FnOnce(&dyn Stores) -> T + Send + 'static) -> T {
-    let (sender, receiver) = mpsc::channel();
-    store.read(move |stores| sender.send(look(stores.unwrap())).unwrap());
-    receiver.recv().unwrap()
+fn read<F: Future>(store: &Store, look: impl FnOnce(Arc<dyn Stores>) -> F) -> F::Output {
+    store.look_blocking(|stores| async move { Ok::<_, StoreError>(look(stores).await) }).unwrap()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -111,13 +109,13 @@ fn contents_are_there_after_reopening() {
     let put = AccountChange::PutUser(somebody.clone());
     let store = open(folder.path());
     store.write(
-        move |stores| commit_once(stores, &Changes::accounts(vec![put])),
+        async move |stores: Arc<dyn Stores>| commit_once(&*stores, &Changes::accounts(vec![put])).await,
         |_: Result<(), StoreError>| {},
     );
     store.close();
     let id = std::fs::read_to_string(folder.path().join("store.id")).unwrap();
     let store = open(folder.path());
-    assert_eq!(read(&store, |stores| stores.accounts().users(None, 9).unwrap()), [somebody]);
+    assert_eq!(read(&store, async |stores| stores.accounts().users(None, 9).await.unwrap()), [somebody]);
     assert_eq!(std::fs::read_to_string(folder.path().join("store.id")).unwrap(), id);
 }
 
@@ -137,7 +135,7 @@ fn lock_that_is_being_released_is_waited_for() {
 fn database_is_open_in_one_process_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let _store = open(folder.path());
-    let error = Store::open(folder_factory(folder.path()), |_| Ok(())).unwrap_err();
+    let error = Store::open(folder_factory(folder.path()), |_| async { Ok(()) }).unwrap_err();
     assert!(matches!(error, OpenError::InUse(_)), "{error}");
     assert!(error.to_string().contains("--data-dir"), "{error}");
 }
@@ -154,12 +152,12 @@ fn lost_contents_are_refused() {
             std::fs::remove_file(path).unwrap();
         }
     }
-    let error = Store::open(folder_factory(folder.path()), |_| Ok(())).unwrap_err();
+    let error = Store::open(folder_factory(folder.path()), |_| async { Ok(()) }).unwrap_err();
     assert!(matches!(error, OpenError::WrongStore(_)), "{error}");
     assert!(error.to_string().contains("Restore"), "{error}");
 
     std::fs::remove_dir_all(folder.path().join("db")).unwrap();
-    let error = Store::open(folder_factory(folder.path()), |_| Ok(())).unwrap_err();
+    let error = Store::open(folder_factory(folder.path()), |_| async { Ok(()) }).unwrap_err();
     assert!(matches!(error, OpenError::WrongStore(_)), "{error}");
     assert!(!folder.path().join("db").exists(), "nothing is made in its place");
 }
@@ -171,7 +169,7 @@ fn other_database_is_refused() {
     open(theirs.path()).close();
     std::fs::remove_dir_all(ours.path().join("db")).unwrap();
     copy(&theirs.path().join("db"), &ours.path().join("db"));
-    let error = Store::open(folder_factory(ours.path()), |_| Ok(())).unwrap_err();
+    let error = Store::open(folder_factory(ours.path()), |_| async { Ok(()) }).unwrap_err();
     assert!(matches!(error, OpenError::WrongStore(_)), "{error}");
 }
 
@@ -194,7 +192,7 @@ fn newer_schema_is_refused() {
     db.open_tree("meta").unwrap().insert("schema", &99u32.to_be_bytes()).unwrap();
     db.flush().unwrap();
     drop(db);
-    let error = Store::open(folder_factory(folder.path()), |_| Ok(())).unwrap_err();
+    let error = Store::open(folder_factory(folder.path()), |_| async { Ok(()) }).unwrap_err();
     assert!(matches!(error, OpenError::Newer(_)) && error.to_string().contains("schema 99"), "{error}");
 }
 
@@ -222,11 +220,11 @@ fn lost_changes_are_refused() {
     copy(folder.path(), older.path());
     let store = open(folder.path());
     let put = AccountChange::PutUser(user("a@x.example"));
-    write(&store, move |stores| commit_once(stores, &Changes::accounts(vec![put]))).unwrap();
+    write(&store, async move |stores| commit_once(&*stores, &Changes::accounts(vec![put])).await).unwrap();
     store.close();
     std::fs::remove_dir_all(folder.path().join("db")).unwrap();
     copy(&older.path().join("db"), &folder.path().join("db"));
-    let error = Store::open(folder_factory(folder.path()), |_| Ok(())).unwrap_err();
+    let error = Store::open(folder_factory(folder.path()), |_| async { Ok(()) }).unwrap_err();
     assert!(matches!(error, OpenError::Behind(_)), "{error}");
     std::fs::remove_file(folder.path().join("store.commit")).unwrap();
     open(folder.path()).close();

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use sled::transaction::{
     ConflictableTransactionError, ConflictableTransactionResult, Transactional, TransactionalTree,
 };
@@ -108,8 +109,9 @@ impl UsageMove {
     }
 }
 
+#[async_trait]
 impl UsageStore for SledUsage {
-    fn add(&self, batch: BatchId, rows: &[(UsageKey, UsageCounts)]) -> Result<(), StoreError> {
+    async fn add(&self, batch: BatchId, rows: &[(UsageKey, UsageCounts)]) -> Result<(), StoreError> {
         let mut sums = Sums::default();
         rows.iter().for_each(|(key, counts)| sums.add(key.clone(), counts));
         let batch = batch_bytes(batch);
@@ -122,10 +124,10 @@ impl UsageStore for SledUsage {
         outcome.map_err(transaction_error)
     }
 
-    fn rows(
+    async fn rows(
         &self,
         filter: &UsageFilter,
-        visit: &mut dyn FnMut(&UsageKey, &UsageCounts),
+        visit: &mut (dyn for<'a> FnMut(&'a UsageKey, &'a UsageCounts) + Send),
     ) -> Result<(), StoreError> {
         if filter.start > filter.end {
             return Ok(());

@@ -7,7 +7,14 @@ use crate::identity::Index;
 fn serve(folder: &Path) -> (Store, Arc<Index>) {
     let index = Arc::new(Index::default());
     let mirror = Arc::clone(&index);
-    (Store::open(folder_factory(folder), move |stores| mirror.load(stores)).unwrap(), index)
+    (
+        Store::open(folder_factory(folder), move |stores| {
+            let mirror = Arc::clone(&mirror);
+            async move { mirror.load(&*stores).await }
+        })
+        .unwrap(),
+        index,
+    )
 }
 
 #[test]
@@ -24,9 +31,9 @@ fn a_store_with_damaged_records_opens_without_them() {
     let expired = Some(u64::MAX);
     let (own, theirs) =
         (ApiKeyRecord { expires_at: expired, ..own }, ApiKeyRecord { expires_at: expired, ..theirs });
-    write(&store, move |stores| {
+    write(&store, async move |stores| {
         commit_once(
-            stores,
+            &*stores,
             &Changes {
                 accounts: vec![
                     AccountChange::PutUser(good),
@@ -37,12 +44,13 @@ fn a_store_with_damaged_records_opens_without_them() {
                 sessions: vec![SessionChange::Put(signed_in)],
                 ..Changes::default()
             },
-        )?;
+        )
+        .await?;
         for answer in answers {
-            let staged = stores.responses().stage(&answer)?;
-            commit_once(stores, &Changes::responses(vec![ResponseChange::PutStaged(staged)]))?;
+            let staged = stores.responses().stage(&answer).await?;
+            commit_once(&*stores, &Changes::responses(vec![ResponseChange::PutStaged(staged)])).await?;
         }
-        commit_once(stores, &Changes::conversations(talks.map(ConversationChange::Put).into()))
+        commit_once(&*stores, &Changes::conversations(talks.map(ConversationChange::Put).into())).await
     })
     .unwrap();
     store.close();
@@ -67,42 +75,45 @@ fn a_store_with_damaged_records_opens_without_them() {
     let (store, index) = serve(folder.path());
     assert!(index.key(&[1; 32], None, 5).is_ok(), "the others are as they were");
     assert!(index.key(&[2; 32], None, 5).is_err());
-    read(&store, move |stores| {
-        let users = stores.accounts().users(None, 10).unwrap();
+    read(&store, async move |stores| {
+        let users = stores.accounts().users(None, 10).await.unwrap();
         assert_eq!(users.iter().map(|user| user.id).collect::<Vec<_>>(), [good_id]);
-        assert_eq!(stores.accounts().keys(good_id).unwrap().len(), 1);
-        assert_eq!(stores.sessions().sessions(good_id).unwrap().len(), 1);
+        assert_eq!(stores.accounts().keys(good_id).await.unwrap().len(), 1);
+        assert_eq!(stores.sessions().sessions(good_id).await.unwrap().len(), 1);
         let mut sessions = 0;
-        stores.sessions().each_session(&mut |_| sessions += 1).unwrap();
+        stores.sessions().each_session(&mut |_| sessions += 1).await.unwrap();
         assert_eq!(sessions, 1);
         let all = crate::usage::UsageFilter {
             user: None,
             start: crate::usage::Day::FIRST,
             end: crate::usage::Day::last(),
         };
-        stores.usage().rows(&all, &mut |_, _| panic!("there is none that can be read")).unwrap();
-        assert!(stores.responses().response(answer_ids[0]).unwrap().is_some());
-        assert!(stores.responses().response(answer_ids[1]).is_err());
+        stores.usage().rows(&all, &mut |_, _| panic!("there is none that can be read")).await.unwrap();
+        assert!(stores.responses().response(answer_ids[0]).await.unwrap().is_some());
+        assert!(stores.responses().response(answer_ids[1]).await.is_err());
         // An export has all intact records, and an import can bring the rest back.
-        let pages = (0..KINDS.len()).map(|kind| stores.records().page(kind, None, 100, usize::MAX).unwrap());
-        let whole: Vec<_> = pages.flatten().filter(|record| record.check().is_ok()).collect();
+        let mut whole = Vec::new();
+        for kind in 0..KINDS.len() {
+            whole.extend(stores.records().page(kind, None, 100, usize::MAX).await.unwrap());
+        }
+        whole.retain(|record| record.check().is_ok());
         let count = |name| whole.iter().filter(|record| record_kind(name) == Some(record.kind)).count();
         let counts = ["user", "key", "session", "usage", "conversation", "response"].map(count);
         assert_eq!(counts, [1, 1, 1, 0, 1, 1]);
     });
     // Its user can go.
     let changes = Changes { accounts: vec![AccountChange::DeleteUser(good_id)], ..Changes::default() };
-    write(&store, move |stores| commit_once(stores, &changes)).unwrap();
+    write(&store, async move |stores| commit_once(&*stores, &changes).await).unwrap();
     for _ in 0..1000 {
-        if read(&store, |stores| stores.deleting_users().unwrap().is_empty()) {
+        if read(&store, async |stores| stores.deleting_users().await.unwrap().is_empty()) {
             break;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    read(&store, move |stores| {
-        assert_eq!(stores.deleting_users().unwrap(), []);
-        assert_eq!(stores.conversations().conversation(talk_ids[0]).unwrap(), None);
-        assert_eq!(stores.responses().of_user(good_id, None, 9).unwrap(), []);
+    read(&store, async move |stores| {
+        assert_eq!(stores.deleting_users().await.unwrap(), []);
+        assert_eq!(stores.conversations().conversation(talk_ids[0]).await.unwrap(), None);
+        assert_eq!(stores.responses().of_user(good_id, None, 9).await.unwrap(), []);
     });
 }
 
@@ -117,32 +128,32 @@ fn the_sums_are_what_a_count_gives() {
         .into();
     let (talk_ids, answer_ids): (Vec<_>, Vec<_>) =
         (talks.iter().map(|talk| talk.id).collect(), answers.iter().map(|answer| answer.id).collect());
-    write(&store, move |stores| {
+    write(&store, async move |stores| {
         for answer in &answers {
             // Twice, which is once.
             for _ in 0..2 {
-                let staged = stores.responses().stage(answer)?;
-                commit_once(stores, &Changes::responses(vec![ResponseChange::PutStaged(staged)]))?;
+                let staged = stores.responses().stage(answer).await?;
+                commit_once(&*stores, &Changes::responses(vec![ResponseChange::PutStaged(staged)])).await?;
             }
         }
         let all: Vec<_> = talks.iter().chain(&talks).cloned().map(ConversationChange::Put).collect();
-        commit_once(stores, &Changes::conversations(all))
+        commit_once(&*stores, &Changes::conversations(all)).await
     })
     .unwrap();
-    read(&store, move |stores| {
-        let used = |user| stores.used(user).unwrap();
-        assert_eq!((used(ann).conversations, used(ann).responses), (2, 1));
-        assert_eq!((used(bob).conversations, used(bob).responses), (1, 2));
-        let staged = stores.responses().stage_end(vec![], crate::responses::End::lost(1)).unwrap();
-        let before = used(ann);
+    read(&store, async move |stores| {
+        let used = async |user| stores.used(user).await.unwrap();
+        assert_eq!((used(ann).await.conversations, used(ann).await.responses), (2, 1));
+        assert_eq!((used(bob).await.conversations, used(bob).await.responses), (1, 2));
+        let staged = stores.responses().stage_end(vec![], crate::responses::End::lost(1)).await.unwrap();
+        let before = used(ann).await;
         let end = ResponseChange::End(answer_ids[0], staged);
-        commit_once(stores, &Changes::responses(vec![end])).unwrap();
-        assert!(used(ann).bytes > before.bytes && used(ann).responses == 1);
+        commit_once(&*stores, &Changes::responses(vec![end])).await.unwrap();
+        assert!(used(ann).await.bytes > before.bytes && used(ann).await.responses == 1);
         let delete = ConversationChange::Delete(talk_ids[0]);
-        commit_once(stores, &Changes::conversations(vec![delete])).unwrap();
-        let both = used(ann).and(used(bob));
-        while !stores.move_some(ann, bob).unwrap() {}
-        assert_eq!((used(ann), used(bob)), (Used::default(), both));
+        commit_once(&*stores, &Changes::conversations(vec![delete])).await.unwrap();
+        let both = used(ann).await.and(used(bob).await);
+        while !stores.move_some(ann, bob).await.unwrap() {}
+        assert_eq!((used(ann).await, used(bob).await), (Used::default(), both));
     });
     store.close();
     drop(store);
