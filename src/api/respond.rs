@@ -1,5 +1,7 @@
 //! Parsing of requests and construction of responses, shared by all resources.
 
+use std::collections::BTreeSet;
+
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use jan_actors::identity::UserId;
@@ -50,5 +52,15 @@ pub fn name_ignored(response: &mut Response, ignored: &[String]) {
     if !ignored.is_empty() {
         let names = HeaderValue::from_str(&ignored.join(", ")).expect("the names are printable ASCII");
         response.headers_mut().insert("x-ignored-fields", names);
+    }
+}
+
+/// Names the keywords of schemas that were not enforced during generation in a header; finished answers are checked for
+/// them.
+pub fn name_unenforced(response: &mut Response, keywords: &BTreeSet<&'static str>) {
+    if !keywords.is_empty() {
+        let names = keywords.iter().copied().collect::<Vec<_>>().join(", ");
+        let names = HeaderValue::from_str(&names).expect("the names are keywords of JSON Schema");
+        response.headers_mut().insert("x-unenforced-schema", names);
     }
 }

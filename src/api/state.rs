@@ -16,7 +16,7 @@ use jan_actors::web_search::WebSearch;
 
 use crate::auth::OpenTo;
 use crate::auth::google::Google;
-use crate::config::{Config, HttpConfig};
+use crate::config::{Config, HttpConfig, StructuredConfig};
 use crate::http::Lifecycle;
 use crate::http::routing::{self, Call, Extract};
 
@@ -50,6 +50,7 @@ impl AppState {
             guests,
             lifecycle: Lifecycle::default(),
             config: Arc::new(config.http.clone()),
+            structured: config.structured.clone(),
         }))
     }
 }
@@ -83,6 +84,8 @@ pub struct Services {
     pub lifecycle: Lifecycle,
     /// Limits and timeouts.
     pub config: Arc<HttpConfig>,
+    /// Answers with a schema.
+    pub structured: StructuredConfig,
 }
 
 /// A route of the API.

@@ -10,6 +10,7 @@ pub mod keys;
 mod layers;
 mod log;
 pub mod reference;
+mod structured;
 mod table;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ pub use auth::{AuthSettings, GoogleConfig};
 pub use http::HttpConfig;
 pub use layers::{ConfigError, ENV_PREFIX, Override};
 pub use log::{LogConfig, LogFormat};
+pub use structured::StructuredConfig;
 
 /// The whole configuration; each field is one section of the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,6 +47,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// Admission queue limits.
     pub queue: QueueConfig,
+    /// Answers with a schema.
+    pub structured: StructuredConfig,
     /// Stored responses.
     pub responses: ResponsesConfig,
     /// The audit log.

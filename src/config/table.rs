@@ -461,6 +461,16 @@ pub static KEYS: &[Key] = &[
         Kind::Text,
         "Destination of the live audit log, one JSON object per line: `off`, `stderr`, or the path of a file that lines are appended to. The file is created with mode 0600, and reopened when it was moved or removed.",
     ),
+    key(
+        "structured.retries",
+        integer(0, 10, "retries"),
+        "Number of further tries of an answer that fails the final check, if its schema has keywords that are not enforced during generation (`X-Unenforced-Schema`). At temperature 0 they are sampled at 0.7. The tokens of all tries are counted; `max_tokens` applies to each.",
+    ),
+    key(
+        "structured.buffer_streams",
+        Kind::Flag,
+        "Holds streamed answers with such schemas back until they have passed the final check, so that they can be tried again. Otherwise a stream whose answer fails ends with an `invalid_output` error event.",
+    ),
     key("web_search.base_url", Kind::Url, "Base URL of Serper; searches are sent to `/search` below it."),
     secret(key(
         "web_search.api_key",

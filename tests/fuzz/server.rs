@@ -95,9 +95,9 @@ fn schema_validator() {
     ];
     Target::new("schema_validator", words).run(|input| {
         let Ok(schema) = serde_json::from_slice::<Value>(input) else { return };
-        if let Ok(validator) = structured_output::validator(&schema) {
+        if let Ok(schema) = structured_output::CheckedSchema::new(&schema) {
             for text in ["{}", "[]", "1", "null", "{\"a\":[{}]}"] {
-                let _ = structured_output::satisfies(text, &validator);
+                let _ = structured_output::satisfies(text, &schema.validator);
             }
         }
     });

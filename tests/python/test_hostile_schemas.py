@@ -69,10 +69,10 @@ SCHEMAS = {
         "$defs": {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"type": "object", "properties": {"x": {"$ref": f"#/$defs/d{n + 1}"}}}]}
                   for n in range(60)} | {"d60": {"type": "null"}}, "$ref": "#/$defs/d0"}), None),
     "8 ways, 12 at once": (dumps({
-        "allOf": [{"anyOf": [{"type": "object", "properties": {f"k{n}_{m}": {"type": "string"}}} for m in range(8)]} for n in range(12)]}), 400),
-    "a multiple of almost nothing": (b'{"type": "number", "multipleOf": 1e-300}', 400),
+        "allOf": [{"anyOf": [{"type": "object", "properties": {f"k{n}_{m}": {"type": "string"}}} for m in range(8)]} for n in range(12)]}), None),
+    "a multiple of almost nothing": (b'{"type": "number", "multipleOf": 1e-300}', None),
     "a multiple of nothing": (b'{"type": "number", "multipleOf": 0}', 400),
-    "the largest numbers": (b'{"type": "number", "minimum": -1e308, "maximum": 1e308}', 400),
+    "the largest numbers": (b'{"type": "number", "minimum": -1e308, "maximum": 1e308}', None),
     "55 arrays": (dumps(functools.reduce(lambda inner, _: {"type": "array", "items": inner}, range(50), {})), None),
     "keys twice": (b'{"type": "object", "type": "object", "properties": {"a": {}, "a": {"type": "null"}}}', None),
 }  # fmt: skip

@@ -12,5 +12,6 @@ pub mod output_formats;
 pub mod parts;
 pub mod report;
 mod sampling;
+pub mod schema;
 pub mod types;
 pub mod worker_protocol;

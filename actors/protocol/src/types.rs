@@ -128,6 +128,9 @@ pub struct Callable {
     pub name: String,
     /// The JSON Schema of its arguments.
     pub parameters: serde_json::Value,
+    /// The part of it that is enforced while a call is kept in its form; all of it if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<serde_json::Value>,
     /// `true` if arguments have to satisfy it wherever a call is kept in its form.
     pub strict: bool,
 }

@@ -13,5 +13,6 @@ pub mod shares;
 
 pub use backend::{Embeddings, Generation, GenerationEvent, OutputPart};
 pub use jan_protocol::embeddings::{self, Embedding, EmbeddingInput, EmbeddingRequest};
+pub use jan_protocol::schema;
 pub use jan_protocol::types::{self, *};
 pub use models::Models;

@@ -18,12 +18,12 @@ use super::inference::choices::{AnswerPolicy, ChoiceEvent, Choices, Started};
 use super::inference::metering::{Meter, take_answers};
 use super::inference::params::choice_seed;
 use super::inference::streaming;
-use super::inference::structured_output;
+use super::inference::structured_output::{self, Structured};
 use super::inference::usage::{ResponseHeader, UsageSum};
 use super::inference::web_search::{self, SearchOptions};
 use super::{
     inference::permissions::{check_conversations, check_model},
-    respond::{json, name_ignored},
+    respond::{json, name_ignored, name_unenforced},
     state::{AppState, Route},
 };
 use crate::auth::access::Access;
@@ -84,10 +84,11 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         let checked = state.web_search.check(&context.fairness_key()).await;
         checked.map_err(|error| ApiError::from_search(&error, WEB_SEARCH))?;
     }
-    let structured = chat.structured.take();
+    let mut structured = chat.structured.take();
     let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
     let tools = std::mem::take(&mut chat.tools);
     let plan = tools.plan.clone();
+    let mut unenforced = tools.unenforced.clone();
     let call_policy = tools.call_policy(constraint.is_none());
     let constraining = structured.as_ref().map(|structured| structured.field);
     let constraining = constraining.or(plan.as_ref().map(|_| "tools"));
@@ -112,15 +113,20 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let conversation = turn.as_ref().map(ConversationRef::from);
     let options = chat.web.take();
     let requests = generation_requests(chat, constraint, plan, &context);
-    let (started, sources) = match start(&state, &context, requests, options, meter, fields).await {
+    let begun = start(&state, &context, requests, options, meter, structured.as_mut(), fields).await;
+    let (started, sources) = match begun {
         Ok(started) => started,
         Err(error) => {
             conversation::take_back(turn).await;
             return Err(error);
         }
     };
+    unenforced.extend(started.unenforced());
+    unenforced.extend(structured.iter().flat_map(|structured| &structured.unenforced));
     let check = structured.and_then(|structured| structured.output_check(n, cut));
-    let choices = started.with_policy(AnswerPolicy { call_policy, check, constraining, turn, sources });
+    let retries = state.structured.tries(stream, unenforced.is_empty());
+    let choices =
+        started.with_policy(AnswerPolicy { call_policy, check, constraining, turn, sources, retries });
     let mut response = if stream {
         let usage = UsageSum::new(1, n);
         let encoder = ChunkEncoder { head, include_usage, usage, called: vec![false; n], conversation };
@@ -130,6 +136,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         json(&collect(choices, &head, n, with_logprobs, conversation).await?)
     };
     name_ignored(&mut response, &ignored);
+    name_unenforced(&mut response, &unenforced);
     Ok(response)
 }
 
@@ -140,6 +147,7 @@ async fn start(
     mut requests: Vec<GenerationRequest>,
     options: Option<SearchOptions>,
     meter: Meter,
+    structured: Option<&mut Structured>,
     (constraining, length_field): (Option<&'static str>, &'static str),
 ) -> Result<(Started, Vec<WebSource>), ApiError> {
     let failed = |error| structured_output::start_error(error, PROMPT, length_field, constraining);
@@ -165,7 +173,7 @@ async fn start(
             request.prompt = Arc::clone(&prompt);
         }
     }
-    Ok((Started::new(&state.models, requests, meter).await.map_err(failed)?, sources))
+    Ok((Started::new(&state.models, requests, meter, structured).await.map_err(failed)?, sources))
 }
 
 fn generation_requests(

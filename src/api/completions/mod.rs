@@ -6,6 +6,8 @@ mod best_of;
 pub mod request;
 mod response;
 
+use std::collections::BTreeSet;
+
 use jan_actors::identity::Right;
 
 use self::request::{CompletionRequest, UNSUPPORTED, generation_requests};
@@ -18,7 +20,7 @@ use super::inference::tools::ToolCallPolicy;
 use super::inference::usage::{ResponseHeader, UsageSum};
 use super::{
     inference::permissions::check_model,
-    respond::{json, name_ignored},
+    respond::{json, name_ignored, name_unenforced},
     state::{AppState, Route},
 };
 use crate::auth::access::Access;
@@ -73,7 +75,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let (mut checked, ignored) = request
         .read(UNSUPPORTED, |parsed: Parsed<CompletionRequest>| Ok((parsed.value.check()?, parsed.ignored)))
         .await?;
-    let structured = checked.structured.take();
+    let mut structured = checked.structured.take();
     let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
     let constraining = structured.as_ref().map(|structured| structured.field);
     let cut = !checked.stop.is_empty();
@@ -92,13 +94,16 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     };
     take_answers(&state, &context, prompts * best_of, counted)?;
     let requests = generation_requests(checked, constraint.as_ref(), &context);
-    let started = Started::new(&state.models, requests, meter)
+    let started = Started::new(&state.models, requests, meter, structured.as_mut())
         .await
         .map_err(|error| structured_output::start_error(error, PROMPT, length_field, constraining))?;
+    let unenforced =
+        structured.as_ref().map_or_else(BTreeSet::new, |structured| structured.unenforced.clone());
     let check = structured.and_then(|structured| structured.output_check(prompts * best_of, cut));
     let (call_policy, sources) = (ToolCallPolicy::default(), Vec::new());
-    let mut choices =
-        started.with_policy(AnswerPolicy { call_policy, check, constraining, turn: None, sources });
+    let retries = state.structured.tries(stream, unenforced.is_empty());
+    let policy = AnswerPolicy { call_policy, check, constraining, turn: None, sources, retries };
+    let mut choices = started.with_policy(policy);
     let mut echo = |index| choices.take_prompt_text(index).map_or_else(String::new, |text| text.to_string());
     let echoes: Vec<String> = (0..prompts * best_of).map(&mut echo).collect();
     let mut response = if stream {
@@ -114,6 +119,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         json(&Completion::new(&head, choices.collect(), Some(Some(usage.total()))))
     };
     name_ignored(&mut response, &ignored);
+    name_unenforced(&mut response, &unenforced);
     Ok(response)
 }
 

@@ -1,6 +1,6 @@
 //! The choices of a request: started together, multiplexed into one stream of events.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -16,9 +16,11 @@ use jan_protocol::output_formats::BareCall;
 use serde_json::json;
 
 use super::metering::Meter;
-use super::structured_output::{self, OutputCheck};
+use super::retries::Retries;
+use super::structured_output::{self, OutputCheck, Structured};
 use super::tools::ToolCallPolicy;
 use super::web_search::citations::{UrlCitation, citations};
+use super::widening::widen;
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
 
@@ -28,6 +30,10 @@ pub struct Started {
     /// Events of some generations that arrived before the others had left the queue.
     buffered: VecDeque<(usize, GenerationEvent)>,
     prompt_texts: Vec<Option<Arc<str>>>,
+    /// Keywords of schemas that turned out not to be enforceable.
+    unenforced: BTreeSet<&'static str>,
+    /// What further tries of the answers need; `None` in tests.
+    again: Option<(Models, Vec<GenerationRequest>)>,
     /// `None` in tests.
     meter: Option<Meter>,
 }
@@ -45,6 +51,9 @@ pub struct AnswerPolicy {
     pub turn: Option<Turn>,
     /// Sources that the answers may cite by their numbers.
     pub sources: Vec<WebSource>,
+    /// The number of further tries of an answer that fails its checks. If present, answers are held back until they have
+    /// passed.
+    pub retries: Option<u32>,
 }
 
 /// The choices of a request, multiplexed into one stream of events. Dropping it cancels them.
@@ -52,6 +61,7 @@ pub struct Choices {
     started: Started,
     policy: AnswerPolicy,
     answers: Vec<Answer>,
+    retries: Option<Retries>,
     /// Events to yield before the next event of a generation is read.
     ready: VecDeque<(usize, ChoiceEvent)>,
 }
@@ -126,40 +136,64 @@ pub enum ChoiceEvent {
 
 impl Started {
     /// Starts all `requests` and waits until each has left the queue, so that a failure before the first token is an
-    /// error here and not in the middle of a response.
+    /// error here and not in the middle of a response. If the engine cannot enforce `structured` or the schema of a tool,
+    /// a wider one takes its place.
     ///
     /// # Errors
     /// The first error of any request.
     pub async fn new(
         models: &Models,
-        requests: Vec<GenerationRequest>,
+        mut requests: Vec<GenerationRequest>,
         mut meter: Meter,
+        mut structured: Option<&mut Structured>,
     ) -> Result<Self, GenerationError> {
         if let Some(request) = requests.first() {
             meter.of_model(models, &request.model).await;
         }
         let count = requests.len();
-        let mut streams = Vec::with_capacity(count);
-        for (index, generation) in models.generate_all(requests).await?.into_iter().enumerate() {
-            streams.push(events_of(index, generation));
+        let (mut meter, mut unenforced) = (Some(meter), BTreeSet::new());
+        loop {
+            let mut streams = Vec::with_capacity(count);
+            for (index, generation) in models.generate_all(requests.clone()).await?.into_iter().enumerate() {
+                streams.push(events_of(index, generation));
+            }
+            let mut all = Self::of(count, streams, meter);
+            match all.begin(count).await {
+                Ok(()) => {
+                    all.unenforced = unenforced;
+                    all.again = Some((models.clone(), requests));
+                    return Ok(all);
+                }
+                Err(error) => match widen(&error, &mut requests, structured.as_deref_mut()) {
+                    Some(dropped) => {
+                        unenforced.extend(dropped);
+                        meter = all.meter;
+                    }
+                    None => return Err(error),
+                },
+            }
         }
-        Self::from_streams(count, streams, Some(meter)).await
     }
 
-    async fn from_streams(
-        count: usize,
-        streams: Vec<EventStream>,
-        meter: Option<Meter>,
-    ) -> Result<Self, GenerationError> {
-        let events = select_all(streams);
-        let prompt_texts = vec![None; count];
-        let mut all = Self { events, buffered: VecDeque::new(), prompt_texts, meter };
+    fn of(count: usize, streams: Vec<EventStream>, meter: Option<Meter>) -> Self {
+        Self {
+            events: select_all(streams),
+            buffered: VecDeque::new(),
+            prompt_texts: vec![None; count],
+            unenforced: BTreeSet::new(),
+            again: None,
+            meter,
+        }
+    }
+
+    /// Waits until all have left the queue.
+    async fn begin(&mut self, count: usize) -> Result<(), GenerationError> {
         let mut started = vec![false; count];
         while started.contains(&false) {
-            let Some((index, event)) = all.events.next().await else { break };
-            all.observe(index, &event);
+            let Some((index, event)) = self.events.next().await else { break };
+            self.observe(index, &event);
             match event {
-                GenerationEvent::Accepted { prompt_text, .. } => all.prompt_texts[index] = prompt_text,
+                GenerationEvent::Accepted { prompt_text, .. } => self.prompt_texts[index] = prompt_text,
                 GenerationEvent::Started { .. } => started[index] = true,
                 GenerationEvent::Failed(error) => return Err(error),
                 event @ (GenerationEvent::PromptScored(_)
@@ -167,18 +201,25 @@ impl Started {
                 | GenerationEvent::Finished { .. }) => {
                     started[index] = true;
                     // If they were not read, the first answers would stall and never make room for the last.
-                    all.buffered.push_back((index, event));
+                    self.buffered.push_back((index, event));
                 }
             }
         }
-        Ok(all)
+        Ok(())
+    }
+
+    /// Returns the keywords of schemas that the engine turned out not to enforce.
+    pub const fn unenforced(&self) -> &BTreeSet<&'static str> {
+        &self.unenforced
     }
 
     /// Returns the answers under the given policy.
     pub fn with_policy(self, policy: AnswerPolicy) -> Choices {
         let answer = || Answer { bare: policy.call_policy.bare_call(), ..Answer::default() };
         let answers = std::iter::repeat_with(answer).take(self.prompt_texts.len()).collect();
-        Choices { started: self, policy, answers, ready: VecDeque::new() }
+        let requests = self.again.as_ref().map(|(_, requests)| requests.clone());
+        let retries = policy.retries.zip(requests).map(|(count, requests)| Retries::new(requests, count));
+        Choices { started: self, policy, answers, retries, ready: VecDeque::new() }
     }
 
     fn observe(&mut self, index: usize, event: &GenerationEvent) {
@@ -212,6 +253,11 @@ impl Choices {
         }
     }
 
+    /// Returns the keywords of schemas that the engine turned out not to enforce.
+    pub const fn unenforced(&self) -> &BTreeSet<&'static str> {
+        self.started.unenforced()
+    }
+
     /// Returns the prompt of one answer as text, if it was requested.
     pub fn take_prompt_text(&mut self, index: usize) -> Option<Arc<str>> {
         self.started.prompt_texts.get_mut(index).and_then(Option::take)
@@ -234,8 +280,13 @@ impl Choices {
             };
             match event {
                 GenerationEvent::Output { parts, logprobs, .. } => self.read(index, parts, logprobs),
-                GenerationEvent::Finished { reason, usage } => {
+                GenerationEvent::Finished { reason, mut usage } => {
                     self.end_bare_call(index, reason);
+                    match self.pass(index, reason, usage).await {
+                        Ok(Some(total)) => usage = total,
+                        Ok(None) => continue,
+                        Err(error) => return Some(Err(error)),
+                    }
                     let cited = citations(&self.answers[index].text, &self.policy.sources);
                     if !cited.is_empty() {
                         self.ready.push_back((index, ChoiceEvent::Citations(cited)));
@@ -249,6 +300,46 @@ impl Choices {
                 GenerationEvent::Accepted { .. } | GenerationEvent::Started { .. } => {}
             }
         }
+    }
+
+    /// Releases an answer that was held back and passes its checks; returns the usage of all its tries. One that does not
+    /// is begun again, and `None` is returned.
+    async fn pass(
+        &mut self,
+        index: usize,
+        reason: FinishReason,
+        usage: TokenUsage,
+    ) -> Result<Option<TokenUsage>, GenerationError> {
+        let Some(retries) = &mut self.retries else { return Ok(Some(usage)) };
+        if reason == FinishReason::Stop {
+            let calls = &self.answers[index].calls;
+            let policy = &self.policy;
+            let mut checked =
+                calls.iter().try_for_each(|call| policy.call_policy.check(&call.name, &call.arguments));
+            if let Some(check) = policy.check.as_ref().filter(|_| calls.is_empty()) {
+                checked = checked.and_then(|()| check.passes(&retries.text(index)));
+            }
+            if let Err(error) = checked {
+                let next = retries.next(index, usage);
+                let Some((request, (models, _))) = next.zip(self.started.again.as_ref()) else {
+                    return Err(error);
+                };
+                // A task of its own, since streams of events are `Sync` and backends' futures are not.
+                let models = models.clone();
+                let begun = tokio::spawn(async move { models.generate(request).await }).await;
+                let generation = begun.map_err(|error| GenerationError::Internal(error.to_string()))??;
+                self.started.events.push(events_of(index, generation));
+                if let Some(meter) = &mut self.started.meter {
+                    meter.next_try(index);
+                }
+                let bare = self.policy.call_policy.bare_call();
+                self.answers[index] = Answer { bare, ..Answer::default() };
+                return Ok(None);
+            }
+        }
+        let (events, usage) = retries.release(index, usage);
+        self.ready.extend(events.into_iter().map(|event| (index, event)));
+        Ok(Some(usage))
     }
 
     /// Queues the events of these parts. Log-probabilities go with the first text among them.
@@ -289,14 +380,15 @@ impl Choices {
                     None => continue,
                 },
             };
-            self.ready.push_back((index, event));
+            queue(&mut self.ready, self.retries.as_mut(), index, event);
         }
         if answer.bare.as_ref().is_some_and(BareCall::is_holding) {
             // A character that is not complete belongs to the text that is held back.
             answer.held.append(&mut logprobs);
         }
         if !logprobs.is_empty() {
-            self.ready.push_back((index, ChoiceEvent::Text(String::new(), logprobs)));
+            let event = ChoiceEvent::Text(String::new(), logprobs);
+            queue(&mut self.ready, self.retries.as_mut(), index, event);
         }
     }
 
@@ -366,6 +458,19 @@ impl Choices {
     }
 }
 
+/// Queues an event, or holds it back.
+fn queue(
+    ready: &mut VecDeque<(usize, ChoiceEvent)>,
+    retries: Option<&mut Retries>,
+    index: usize,
+    event: ChoiceEvent,
+) {
+    match retries {
+        Some(retries) => retries.hold(index, event),
+        None => ready.push_back((index, event)),
+    }
+}
+
 /// Generates a call's id: nine letters and digits, the only form that Mistral's templates accept.
 fn call_id() -> String {
     const DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -388,88 +493,5 @@ fn events_of(index: usize, generation: Generation) -> EventStream {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::stream;
-
-    use super::*;
-
-    fn accepted() -> GenerationEvent {
-        GenerationEvent::Accepted { prompt_tokens: 3, prompt_text: Some("p".into()) }
-    }
-
-    fn started() -> GenerationEvent {
-        GenerationEvent::Started { cached_tokens: 0 }
-    }
-
-    fn delta(text: &str) -> GenerationEvent {
-        let parts = vec![OutputPart::Content(text.to_owned())];
-        GenerationEvent::Output { parts, tokens: 1, logprobs: Vec::new() }
-    }
-
-    fn finished() -> GenerationEvent {
-        GenerationEvent::Finished { reason: FinishReason::Stop, usage: TokenUsage::default() }
-    }
-
-    fn streams(events: Vec<Vec<GenerationEvent>>) -> Vec<EventStream> {
-        events
-            .into_iter()
-            .enumerate()
-            .map(|(index, events)| -> EventStream {
-                Box::pin(stream::iter(events.into_iter().map(move |event| (index, event))))
-            })
-            .collect()
-    }
-
-    fn free() -> AnswerPolicy {
-        AnswerPolicy {
-            call_policy: ToolCallPolicy::default(),
-            check: None,
-            constraining: None,
-            turn: None,
-            sources: Vec::new(),
-        }
-    }
-
-    async fn all(mut choices: Choices) -> Vec<Vec<String>> {
-        let mut said = vec![Vec::new(); choices.answers.len()];
-        while let Some(event) = choices.next().await {
-            match event.unwrap() {
-                (index, ChoiceEvent::Text(text, _)) => said[index].push(text),
-                (index, ChoiceEvent::Finished(..)) => said[index].push(".".to_owned()),
-                (_, other) => panic!("{other:?}"),
-            }
-        }
-        said
-    }
-
-    #[tokio::test]
-    async fn events_before_the_start_are_kept() {
-        let slow = unfold(vec![finished(), delta("x"), started(), accepted()], |mut events| async {
-            tokio::task::yield_now().await;
-            let event = events.pop()?;
-            Some(((1, event), events))
-        });
-        let mut both = streams(vec![vec![accepted(), started(), delta("a"), delta("b"), finished()]]);
-        both.push(Box::pin(slow));
-        let mut choices = Started::from_streams(2, both, None).await.unwrap().with_policy(free());
-        assert_eq!(choices.take_prompt_text(0).as_deref(), Some("p"));
-        assert_eq!(choices.take_prompt_text(0), None);
-        assert_eq!(all(choices).await, [vec!["a", "b", "."], vec!["x", "."]]);
-    }
-
-    #[tokio::test]
-    async fn one_failure_before_the_start_fails_all() {
-        let failed = GenerationEvent::Failed(GenerationError::ShuttingDown);
-        let both = streams(vec![vec![accepted(), started(), finished()], vec![accepted(), failed]]);
-        assert_eq!(Started::from_streams(2, both, None).await.err(), Some(GenerationError::ShuttingDown));
-    }
-
-    #[tokio::test]
-    async fn a_failure_after_the_start_keeps_its_place() {
-        let failed = GenerationEvent::Failed(GenerationError::EngineCrashed);
-        let one = streams(vec![vec![accepted(), started(), delta("a"), failed]]);
-        let mut choices = Started::from_streams(1, one, None).await.unwrap().with_policy(free());
-        assert_eq!(choices.next().await, Some(Ok((0, ChoiceEvent::Text("a".to_owned(), Vec::new())))));
-        assert_eq!(choices.next().await, Some(Err(GenerationError::EngineCrashed)));
-    }
-}
+#[path = "choices_tests.rs"]
+mod tests;

@@ -1,5 +1,7 @@
 //! Metering of one request: its tokens, for rate limits and the usage ledger, and its stream permit.
 
+use std::collections::HashSet;
+
 use jan_actors::identity::Principal;
 use jan_actors::limits::{AnswersRefused, Limiter, StreamPermit};
 use jan_actors::model::{GenerationEvent, Models};
@@ -47,6 +49,8 @@ pub struct Meter {
     completion_tokens: Vec<u32>,
     /// Tokens of the rounds before this one.
     earlier_tokens: u32,
+    /// Answers that were begun again, whose prompts are counted.
+    retried: HashSet<usize>,
     ledger: UsageLedger,
     /// `None` until the model is known.
     account: Option<UsageKey>,
@@ -80,6 +84,7 @@ impl Meter {
             prompt_tokens: 0,
             completion_tokens: vec![0; prompts * answers_per_prompt],
             earlier_tokens: 0,
+            retried: HashSet::new(),
             ledger: state.usage.clone(),
             account: None,
             accepted: false,
@@ -97,6 +102,13 @@ impl Meter {
         for tokens in &mut self.completion_tokens {
             self.earlier_tokens = self.earlier_tokens.saturating_add(std::mem::take(tokens));
         }
+    }
+
+    /// Begins another try of an answer.
+    pub fn next_try(&mut self, index: usize) {
+        let tokens = std::mem::take(&mut self.completion_tokens[index]);
+        self.earlier_tokens = self.earlier_tokens.saturating_add(tokens);
+        self.retried.insert(index);
     }
 
     /// Returns after the usage was written to disk, so that usage is counted before a client learns of the end.
@@ -123,7 +135,7 @@ impl Meter {
     pub fn observe(&mut self, index: usize, event: &GenerationEvent) {
         let mut used = UsageCounts::default();
         // The answers to one prompt share its tokens.
-        let of_prompt = index.is_multiple_of(self.answers_per_prompt);
+        let of_prompt = index.is_multiple_of(self.answers_per_prompt) && !self.retried.contains(&index);
         let completion = &mut self.completion_tokens[index];
         match event {
             GenerationEvent::Accepted { prompt_tokens, .. } if of_prompt => {

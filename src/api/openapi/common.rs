@@ -285,6 +285,10 @@ fn headers() -> Value {
             "description": "Unknown fields of the body that were ignored, separated by commas. Absent if there are none.",
             "schema": {"type": "string"}, "example": "temprature",
         },
+        "X-Unenforced-Schema": {
+            "description": "Keywords of the request's schemas that are not enforced during generation, separated by commas; finished answers are checked for them. Absent if there are none.",
+            "schema": {"type": "string", "maxLength": 1000}, "example": "uniqueItems",
+        },
         "Location": {
             "description": "The target of the redirect.", "required": true, "schema": {"type": "string", "format": "uri-reference"},
         },
@@ -293,6 +297,8 @@ fn headers() -> Value {
 
 fn add_headers(operation: &mut Map<String, Value>) {
     let with_body = operation.contains_key("requestBody");
+    let constrained = ["createChatCompletion", "createCompletion", "createResponse"];
+    let constrained = operation["operationId"].as_str().is_some_and(|id| constrained.contains(&id));
     let responses = operation["responses"].as_object_mut().expect("an operation has responses");
     for (status, response) in responses {
         let mut names = vec!["X-Request-Id"];
@@ -300,7 +306,10 @@ fn add_headers(operation: &mut Map<String, Value>) {
         match status.as_str() {
             "401" => names.push("WWW-Authenticate"),
             "429" | "503" => names.push("Retry-After"),
-            "200" | "201" if with_body => names.push("X-Ignored-Fields"),
+            "200" | "201" if with_body => {
+                names.push("X-Ignored-Fields");
+                names.extend(constrained.then_some("X-Unenforced-Schema"));
+            }
             "301" | "302" | "303" | "307" | "308" => names.push("Location"),
             _ => {}
         }

@@ -26,7 +26,7 @@ use crate::api::inference::web_search::prompt;
 use crate::api::{
     accounts::types::now,
     inference::permissions::{check_conversations, check_model},
-    respond::{name_ignored, private},
+    respond::{name_ignored, name_unenforced, private},
     state::AppState,
 };
 use crate::http::error::ErrorResponse;
@@ -96,6 +96,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     take_answers(&state, &context, 1, "input")?;
     let Prepared { record, plan, turn } = prepare(&state, &context, &parsed.value, checked, owner).await?;
     let shown: ResponseObject = shown(&record)?;
+    let mut unenforced = plan.unenforced.clone();
     let searching = web.map(|web| searching(&state, &context, web, max_searches));
     let mut source = if let Some(searching) = searching {
         if searching.first && prompt::question(&plan.messages).is_none() {
@@ -113,7 +114,10 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         // An error before the first token is returned before there is a response.
         let constraining = plan.constraining;
         match generation::start(models, plan, meter).await {
-            Ok(choices) => generation::source(std::future::ready(Ok(choices)), constraining),
+            Ok(choices) => {
+                unenforced.extend(choices.unenforced());
+                generation::source(std::future::ready(Ok(choices)), constraining)
+            }
             Err(error) => {
                 if let Some(turn) = turn {
                     turn.take_back().await.map_err(conversation_error)?;
@@ -145,6 +149,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
         (false, false) => whole(reader, &shown).await?,
     };
     name_ignored(&mut response, &parsed.ignored);
+    name_unenforced(&mut response, &unenforced);
     Ok(response)
 }
 
@@ -210,6 +215,8 @@ async fn prepare(
     let (structured, cut) = (checked.structured, !checked.stop.is_empty());
     let constraining = structured.as_ref().map(|structured| structured.field);
     let constraining = constraining.or(checked.tools.plan.as_ref().map(|_| "tools"));
+    let mut unenforced = checked.tools.unenforced.clone();
+    unenforced.extend(structured.iter().flat_map(|structured| &structured.unenforced));
     let plan = Plan {
         request: GenerationRequest {
             request_id: context.id.as_str().to_owned(),
@@ -232,7 +239,11 @@ async fn prepare(
         messages: items::to_messages(history.iter().chain(&input)),
         truncate: request.truncation == Some(Truncation::Auto),
         call_policy: checked.tools.call_policy(structured.is_none()),
-        check: structured.and_then(|structured| structured.output_check(1, cut)),
+        unenforced,
+        retries: state.structured.tries(checked.stream, false),
+        structured,
+        cut,
+        check: None,
         constraining,
     };
     let record = ResponseRecord {

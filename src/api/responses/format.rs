@@ -21,10 +21,11 @@ pub struct TextFormat {
     pub name: Option<String>,
     /// A description of its purpose; has no effect.
     pub description: Option<String>,
-    /// With `json_schema`: the schema; any object if absent.
+    /// With `json_schema`: the schema; any object if absent. With `json_object`: a schema of the object.
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Map<String, Value>>,
-    /// Answers always satisfy the schema, with or without this.
+    /// All of the schema is enforced during generation; a schema for which that is impossible is refused. Otherwise
+    /// the rest of it is checked when an answer has ended.
     pub strict: Option<bool>,
 }
 
@@ -34,10 +35,16 @@ impl TextFormat {
     pub fn check(&self) -> Result<Option<Structured>, ApiError> {
         match self.kind {
             FormatKind::Text => Ok(None),
-            FormatKind::JsonObject => structured_output::json_object(FORMAT).map(Some),
+            FormatKind::JsonObject => match self.schema.clone() {
+                Some(schema) => {
+                    structured_output::json_schema(FORMAT, FORMAT, "object", Some(schema), false).map(Some)
+                }
+                None => structured_output::json_object(FORMAT).map(Some),
+            },
             FormatKind::JsonSchema => {
                 let name = self.name.as_deref().ok_or_else(|| ApiError::missing("text.format.name"))?;
-                structured_output::json_schema(FORMAT, FORMAT, name, self.schema.clone()).map(Some)
+                let strict = self.strict.unwrap_or(false);
+                structured_output::json_schema(FORMAT, FORMAT, name, self.schema.clone(), strict).map(Some)
             }
         }
     }

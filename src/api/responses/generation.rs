@@ -1,5 +1,6 @@
 //! From a checked request to the source of a run: the messages that fit, and the generation.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::request::PROMPT;
 use super::truncation::{FirstFit, beginnings};
 use crate::api::inference::choices::{AnswerPolicy, ChoiceEvent, Choices, Started};
 use crate::api::inference::metering::Meter;
-use crate::api::inference::structured_output::{OutputCheck, named};
+use crate::api::inference::structured_output::{OutputCheck, Structured, named};
 use crate::api::inference::tools::ToolCallPolicy;
 use crate::http::ApiError;
 
@@ -27,8 +28,16 @@ pub struct Plan {
     pub messages: Vec<Value>,
     /// Set if the oldest messages may be left out.
     pub truncate: bool,
-    /// The check of the finished answer.
+    /// The constraint on the answer, until it has started.
+    pub structured: Option<Structured>,
+    /// Set if a stop sequence may end the answer before it is complete.
+    pub cut: bool,
+    /// The check of the finished answer, after it has started.
     pub check: Option<OutputCheck>,
+    /// The keywords of schemas that are not enforced during generation.
+    pub unenforced: BTreeSet<&'static str>,
+    /// The number of further tries if a part of the schema is not enforced; `None` if the answer is not held back.
+    pub retries: Option<u32>,
     /// The policy for its tool calls.
     pub call_policy: ToolCallPolicy,
     /// The field that constrains the answer, for errors about it.
@@ -61,7 +70,13 @@ pub async fn start(models: Models, mut plan: Plan, meter: Meter) -> Result<Choic
 pub async fn begin(models: &Models, plan: &mut Plan, meter: Meter) -> Result<Choices, GenerationError> {
     let begin = if plan.truncate { first_that_fits(models, plan).await? } else { 0 };
     let request = plan.request(begin);
-    let started = Started::new(models, vec![request], meter).await?;
+    let started = Started::new(models, vec![request], meter, plan.structured.as_mut()).await?;
+    if let Some(structured) = plan.structured.take() {
+        plan.request.constraint = Some(Arc::clone(&structured.constraint));
+        plan.check = structured.output_check(1, plan.cut);
+    }
+    plan.unenforced.extend(started.unenforced());
+    let retries = plan.retries.filter(|_| !plan.unenforced.is_empty());
     // The run that an answer belongs to handles citations and storage.
     Ok(started.with_policy(AnswerPolicy {
         call_policy: std::mem::take(&mut plan.call_policy),
@@ -69,6 +84,7 @@ pub async fn begin(models: &Models, plan: &mut Plan, meter: Meter) -> Result<Cho
         constraining: None,
         turn: None,
         sources: Vec::new(),
+        retries,
     }))
 }
 

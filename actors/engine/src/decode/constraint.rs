@@ -10,6 +10,7 @@
 //! compiles an untrusted constraint first ([`vetting`](crate::vetting)).
 
 pub mod gbnf;
+mod messages;
 mod product;
 pub mod source;
 
@@ -24,6 +25,7 @@ use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, Tok
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use self::messages::{is_limit, readable, refusal};
 use self::source::Source;
 use crate::llama::Model;
 use crate::vetting::{Refusal, Vetter, VettingSettings};
@@ -55,18 +57,6 @@ fn limits() -> ParserLimits {
         verbose_errors: false,
     }
 }
-
-/// Messages of llguidance after one of the [`limits`] was hit.
-const LIMIT_MARKS: [&str; 8] = [
-    "fuel",
-    "too big",
-    "too many",
-    "precomputation failed",
-    "Unable to determine if regex is empty",
-    "max_items",
-    "items limit",
-    "Current row has",
-];
 
 /// The format of JSON where the schema leaves it open: on one line, as Python's `json.dumps` does by default. Free whitespace
 /// would let a small model fill its answer with it, and would leave fewer tokens forced.
@@ -212,9 +202,12 @@ impl Grammars {
         // A defect of a library must not end the thread: the constraint is refused, since it could not be compiled.
         catch_unwind(AssertUnwindSafe(|| self.compile_now(source)))
             .unwrap_or_else(|_| Err("it cannot be compiled".to_owned()))
-            .map_err(|error| match LIMIT_MARKS.iter().any(|mark| error.contains(mark)) {
-                true => Refusal::TooExpensive(error),
-                false => Refusal::Invalid(error),
+            .map_err(|error| {
+                let message = refusal(source, &error);
+                match is_limit(&error) {
+                    true => Refusal::TooExpensive(message),
+                    false => Refusal::Invalid(message),
+                }
             })
     }
 
@@ -229,14 +222,14 @@ impl Grammars {
         };
         let mut matcher = Matcher::new(self.factory.create_parser(grammar));
         if let Some(error) = matcher.get_error() {
-            return Err(readable(&error));
+            return Err(error);
         }
         // Warnings name features that are only approximated, such as a keyword that could not be enforced.
         if let Some(warning) = matcher.grammar_warnings().into_iter().next() {
-            return Err(readable(&warning));
+            return Err(warning);
         }
         // A constraint that is too much work even for the first token is refused here rather than between decode steps.
-        matcher.deep_clone().compute_mask_or_eos().map_err(|error| readable(&error.to_string()))?;
+        matcher.deep_clone().compute_mask_or_eos().map_err(|error| error.to_string())?;
         Ok(matcher)
     }
 }
@@ -244,20 +237,6 @@ impl Grammars {
 /// Returns `true` if a constraint is one of the server's own: any JSON object.
 fn is_trusted(source: &Source) -> bool {
     matches!(source, Source::JsonSchema(schema) if schema == r#"{"type":"object"}"#)
-}
-
-/// Returns llguidance's message for people: on one line, without its own marks.
-fn readable(error: &str) -> String {
-    if error.contains("NoExtensionBias") {
-        return "no answer of any length satisfies it: it contradicts itself or never comes to an end"
-            .to_owned();
-    }
-    // A defect of llguidance comes with where it was.
-    if error.starts_with("panic") || error.contains("<backtrace>") {
-        return "it cannot be compiled".to_owned();
-    }
-    let error = error.replace("<non-verbose/>", "");
-    error.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Keeps one answer inside its constraint.

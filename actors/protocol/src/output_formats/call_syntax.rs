@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::Tool;
 use super::output_parser::{Part, held_prefix};
+use crate::schema::exact;
 
 /// Syntax of constrained calls: `open`, calls of `before` name `between` arguments `after` with `separator` between them,
 /// `close`.
@@ -107,7 +108,7 @@ pub fn tool_grammar(
     let mut alternatives = Vec::new();
     for (index, (name, schema)) in tools.iter().enumerate() {
         let name = literal(&escaped(name), token);
-        rules.push_str(&format!("args_{index}: %json {schema}\n"));
+        rules.push_str(&json_rules(&format!("args_{index}"), schema));
         rules.push_str(&format!("call_{index}: {name} {number} {between} args_{index} {after}\n"));
         alternatives.push(format!("call_{index}"));
     }
@@ -125,7 +126,7 @@ pub fn tool_grammar(
         _ => "calls",
     };
     if let (GrammarMode::WholeOrAnswer, Some(schema)) = (mode, answer) {
-        rules.push_str(&format!("answer: %json {schema}\n"));
+        rules.push_str(&json_rules("answer", schema));
     }
     if mode == GrammarMode::WholeOrText {
         rules.push_str("text: /([^{](.|\\n)*)?/\n");
@@ -135,6 +136,11 @@ pub fn tool_grammar(
         rules.push_str(&format!("preamble: {begin} /([^<]|<[^|])*/ {end}\n"));
     }
     format!("start: {start}\ncalls: {calls}\ncall: {}\n{rules}", alternatives.join(" | "))
+}
+
+/// Returns the rule for a JSON value, and those that it needs.
+fn json_rules(name: &str, schema: &Value) -> String {
+    exact::rules(name, schema).unwrap_or_else(|| format!("{name}: %json {schema}\n"))
 }
 
 /// Returns a name in its form inside JSON's quotes. Names have no characters that need it, but no other code guarantees that

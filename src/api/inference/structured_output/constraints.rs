@@ -78,7 +78,7 @@ pub fn structured_outputs(
 
 /// Checks a field that is a JSON Schema.
 pub fn schema(field: &'static str, schema: Map<String, Value>) -> Result<Option<Structured>, ApiError> {
-    Structured::json(field, field, Value::Object(schema)).map(Some)
+    Structured::json(field, field, Value::Object(schema), false).map(Some)
 }
 
 /// Checks a field that is a regular expression.
@@ -121,6 +121,7 @@ impl StructuredOutputs {
                 "structured_outputs.json",
                 "structured_outputs.json",
                 Value::Object(schema),
+                false,
             )?);
         }
         if let Some(regex) = self.regex {

@@ -5,19 +5,22 @@
 
 mod constraints;
 mod nesting;
+mod schemas;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jan_actors::model::schema::{RELAXATIONS, relaxed};
 use jan_actors::model::{Constraint, GenerationError};
 use jsonschema::Validator;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 pub use self::constraints::{
     StructuredOutputs, at_most_one, choice, grammar, llama_grammar, regex, schema, structured_outputs,
 };
+pub use self::schemas::{CheckedSchema, satisfies};
 use crate::http::ApiError;
 
 /// Maximum size of a schema, in bytes.
@@ -26,16 +29,6 @@ const MAX_BYTES: usize = 256 * 1024;
 /// Maximum length of an expression or grammar, in bytes, and of all expressions in a schema together. Compiling can
 /// take time quadratic in their length and delays other requests: this length takes seconds at worst.
 const MAX_TEXT_BYTES: usize = 16 * 1024;
-
-/// Maximum number of pattern properties in a schema; compiling them takes more than quadratic time.
-const MAX_PATTERN_PROPERTIES: usize = 100;
-
-/// Maximum number of properties in a schema, as in OpenAI's API.
-const MAX_PROPERTIES: usize = 5000;
-
-/// Maximum number of optional properties in one object. Each could be the next one, so compiling them takes quadratic
-/// time.
-const MAX_OPTIONAL: usize = 500;
 
 /// The format of the answer.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -46,6 +39,9 @@ pub struct ResponseFormat {
     pub kind: FormatKind,
     /// With `json_schema`: the schema.
     pub json_schema: Option<JsonSchemaFormat>,
+    /// With `json_object`: a JSON Schema of the object, as in llama-server.
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Map<String, Value>>,
 }
 
 /// The type of a format.
@@ -69,11 +65,12 @@ pub struct JsonSchemaFormat {
     /// A description of its purpose; has no effect.
     #[allow(dead_code, reason = "its type is checked")]
     pub description: Option<String>,
-    /// A JSON Schema; any object if absent. A schema that cannot be enforced is refused.
+    /// A JSON Schema; any object if absent. The response header `X-Unenforced-Schema` names its keywords that are not
+    /// enforced during generation.
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Map<String, Value>>,
-    /// Answers always satisfy the schema, with or without this.
-    #[allow(dead_code, reason = "its type is checked")]
+    /// All of the schema is enforced during generation; a schema for which that is impossible is refused. Otherwise
+    /// the rest of it is checked when an answer has ended.
     pub strict: Option<bool>,
 }
 
@@ -86,16 +83,41 @@ pub struct Structured {
     pub constraint: Arc<Constraint>,
     /// The check of finished answers; `None` if they are not checked.
     validator: Option<Validator>,
+    /// The keywords of a schema that are not enforced during generation.
+    pub unenforced: BTreeSet<&'static str>,
+    /// Wider forms of a schema; `None` if only the whole schema will do.
+    wider: Option<Wider>,
+}
+
+/// The wider forms of a schema.
+#[derive(Debug)]
+struct Wider {
+    enforced: Value,
+    /// Number of those that were used.
+    step: usize,
 }
 
 impl ResponseFormat {
     fn check(self) -> Result<Option<Structured>, ApiError> {
         const FIELD: &str = "response_format";
+        if self.schema.is_some() && self.kind != FormatKind::JsonObject {
+            return Err(ApiError::invalid_value(
+                "response_format.schema",
+                "Invalid 'response_format.schema': only the type 'json_object' has it; the schema of 'json_schema' is \
+                 'response_format.json_schema.schema'.",
+            ));
+        }
         match (self.kind, self.json_schema) {
             (FormatKind::Text, None) => Ok(None),
-            (FormatKind::JsonObject, None) => json_object(FIELD).map(Some),
+            (FormatKind::JsonObject, None) => match self.schema {
+                Some(schema) => {
+                    Structured::json(FIELD, "response_format.schema", Value::Object(schema), false).map(Some)
+                }
+                None => json_object(FIELD).map(Some),
+            },
             (FormatKind::JsonSchema, Some(format)) => {
-                json_schema(FIELD, "response_format.json_schema", &format.name, format.schema).map(Some)
+                let (at, strict) = ("response_format.json_schema", format.strict.unwrap_or(false));
+                json_schema(FIELD, at, &format.name, format.schema, strict).map(Some)
             }
             (FormatKind::JsonSchema, None) => Err(ApiError::missing("response_format.json_schema")),
             (_, Some(_)) => Err(ApiError::invalid_value(
@@ -113,7 +135,7 @@ pub fn response_format(_field: &'static str, format: ResponseFormat) -> Result<O
 
 /// Returns the constraint to any JSON object, which `field` requests.
 pub fn json_object(field: &'static str) -> Result<Structured, ApiError> {
-    Structured::json(field, field, any_object())
+    Structured::json(field, field, any_object(), false)
 }
 
 /// Returns the constraint to JSON that a schema accepts, which `field` requests; its name and the schema are at `at`.
@@ -122,6 +144,7 @@ pub fn json_schema(
     at: &str,
     name: &str,
     schema: Option<Map<String, Value>>,
+    strict: bool,
 ) -> Result<Structured, ApiError> {
     let named = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if !named || !(1..=64).contains(&name.len()) {
@@ -129,7 +152,7 @@ pub fn json_schema(
         return Err(ApiError::invalid_value(format!("{at}.name"), message));
     }
     let schema = schema.map_or_else(any_object, Value::Object);
-    Structured::json(field, &format!("{at}.schema"), schema)
+    Structured::json(field, &format!("{at}.schema"), schema, strict)
 }
 
 fn any_object() -> Value {
@@ -137,20 +160,45 @@ fn any_object() -> Value {
 }
 
 impl Structured {
-    fn json(field: &'static str, place: &str, schema: Value) -> Result<Self, ApiError> {
+    fn json(field: &'static str, place: &str, schema: Value, strict: bool) -> Result<Self, ApiError> {
         let wrong = |error: String| {
             ApiError::invalid_value(place, format!("Invalid '{place}': not a usable JSON Schema: {error}"))
         };
-        let text = schema.to_string();
-        if text.len() > MAX_BYTES {
-            return Err(wrong(format!("it has {} bytes, and {MAX_BYTES} are allowed", text.len())));
+        let bytes = schema.to_string().len();
+        if bytes > MAX_BYTES {
+            return Err(wrong(format!("it has {bytes} bytes, and {MAX_BYTES} are allowed")));
         }
-        let validator = validator(&schema).map_err(wrong)?;
-        Ok(Self { field, constraint: Arc::new(Constraint::JsonSchema(text)), validator: Some(validator) })
+        let checked = CheckedSchema::new(&schema).map_err(wrong)?;
+        if strict {
+            checked.require_all().map_err(|error| {
+                ApiError::invalid_value(field, format!("Invalid '{field}': cannot be enforced: {error}."))
+            })?;
+        }
+        let CheckedSchema { validator, enforced, unenforced } = checked;
+        let constraint = Arc::new(Constraint::JsonSchema(enforced.to_string()));
+        let wider = (!strict).then_some(Wider { enforced, step: 0 });
+        Ok(Self { field, constraint, validator: Some(validator), unenforced, wider })
     }
 
     fn text(field: &'static str, constraint: Constraint) -> Self {
-        Self { field, constraint: Arc::new(constraint), validator: None }
+        Self {
+            field,
+            constraint: Arc::new(constraint),
+            validator: None,
+            unenforced: BTreeSet::new(),
+            wider: None,
+        }
+    }
+
+    /// Replaces the constraint by a wider one, because the engine cannot enforce it; the final check stays. Returns
+    /// `false` if there is none.
+    pub fn widen(&mut self) -> bool {
+        let Some(wider) = self.wider.as_mut().filter(|wider| wider.step < RELAXATIONS) else { return false };
+        let (schema, dropped) = relaxed(&wider.enforced, wider.step);
+        wider.step += 1;
+        self.unenforced.extend(dropped);
+        self.constraint = Arc::new(Constraint::JsonSchema(schema.to_string()));
+        true
     }
 
     /// Returns the check of `answers` answers at their end. `cut`: a stop sequence may end them before they are
@@ -159,64 +207,6 @@ impl Structured {
         let validator = self.validator.filter(|_| !cut)?;
         Some(OutputCheck { validator, texts: vec![String::new(); answers] })
     }
-}
-
-/// Compiles the validator of finished texts for a schema, within the bounds on schemas.
-///
-/// # Errors
-/// A text that says what is wrong with the schema, or which bound it exceeds.
-pub fn validator(schema: &Value) -> Result<Validator, String> {
-    check_properties(schema)?;
-    nesting::check(schema)?;
-    nesting::on_large_stack(|| {
-        let options = jsonschema::options().should_validate_formats(true);
-        options.build(schema).map_err(|error| error.to_string())
-    })?
-}
-
-/// Checks that a schema has few enough properties to be enforced.
-///
-/// # Errors
-/// The exceeded bound.
-fn check_properties(schema: &Value) -> Result<(), String> {
-    let mut left = vec![schema];
-    let (mut total, mut patterns, mut pattern_bytes) = (0, 0, 0);
-    while let Some(value) = left.pop() {
-        match value {
-            Value::Array(values) => left.extend(values),
-            Value::Object(fields) => {
-                if let Some(Value::Object(properties)) = fields.get("properties") {
-                    let required = fields.get("required").and_then(Value::as_array).map_or(0, Vec::len);
-                    let optional = properties.len().saturating_sub(required);
-                    total += properties.len();
-                    if optional > MAX_OPTIONAL {
-                        return Err(format!(
-                            "an object has {optional} properties that are not required, and {MAX_OPTIONAL} are allowed"
-                        ));
-                    }
-                }
-                if let Some(Value::Object(named)) = fields.get("patternProperties") {
-                    patterns += named.len();
-                    pattern_bytes += named.keys().map(String::len).sum::<usize>();
-                }
-                if let Some(Value::String(pattern)) = fields.get("pattern") {
-                    pattern_bytes += pattern.len();
-                }
-                left.extend(fields.values());
-            }
-            _ => {}
-        }
-    }
-    if patterns > MAX_PATTERN_PROPERTIES {
-        return Err(format!("it has {patterns} patternProperties, and {MAX_PATTERN_PROPERTIES} are allowed"));
-    }
-    if pattern_bytes > MAX_TEXT_BYTES {
-        return Err(format!("its patterns have {pattern_bytes} bytes, and {MAX_TEXT_BYTES} are allowed"));
-    }
-    if total > MAX_PROPERTIES {
-        return Err(format!("it has {total} properties, and {MAX_PROPERTIES} are allowed"));
-    }
-    Ok(())
 }
 
 /// Adds the field that constrains the answers to an error that it caused.
@@ -281,30 +271,20 @@ impl OutputCheck {
         self.texts.iter_mut().for_each(String::clear);
     }
 
+    /// Checks a whole answer.
+    ///
+    /// # Errors
+    /// [`GenerationError::InvalidOutput`] with the violation.
+    pub fn passes(&self, text: &str) -> Result<(), GenerationError> {
+        satisfies(text, &self.validator).map_err(|message| GenerationError::InvalidOutput { message })
+    }
+
     /// Checks an answer that ended normally.
     ///
     /// # Errors
     /// [`GenerationError::InvalidOutput`] with the violation.
     pub fn finish(&self, index: usize) -> Result<(), GenerationError> {
-        satisfies(&self.texts[index], &self.validator)
-            .map_err(|message| GenerationError::InvalidOutput { message })
-    }
-}
-
-/// Checks that a text is JSON that satisfies a schema.
-///
-/// JSON's numbers are unbounded, but those that can be compared here are not. A text with larger ones is well-formed
-/// and was held to its schema during generation, so it is accepted.
-///
-/// # Errors
-/// The violation.
-pub fn satisfies(text: &str, validator: &Validator) -> Result<(), String> {
-    match serde_json::from_str::<Value>(text) {
-        Ok(value) => {
-            nesting::on_large_stack(|| validator.validate(&value).map_err(|error| error.to_string()))?
-        }
-        Err(_) if serde_json::from_str::<IgnoredAny>(text).is_ok() => Ok(()),
-        Err(error) => Err(error.to_string()),
+        self.passes(&self.texts[index])
     }
 }
 
@@ -341,29 +321,6 @@ mod tests {
     }
 
     #[test]
-    fn properties_are_bounded() {
-        let object = |count: usize, required: usize| {
-            let names: Vec<String> = (0..count).map(|n| format!("p{n}")).collect();
-            let properties: Map<String, Value> =
-                names.iter().map(|name| (name.clone(), json!(true))).collect();
-            json!({"type": "object", "properties": properties, "required": names[..required]})
-        };
-        assert!(check_properties(&object(500, 0)).is_ok());
-        assert!(check_properties(&object(5000, 5000)).is_ok());
-        let patterns: Map<String, Value> = (0..101).map(|n| (format!("^p{n}$"), json!(true))).collect();
-        let too_much = [
-            object(501, 0),
-            object(5001, 5001),
-            json!({"items": [object(900, 1)]}),
-            json!({"patternProperties": patterns}),
-            json!({"items": {"pattern": "a?".repeat(9000)}}),
-        ];
-        for schema in too_much {
-            assert!(check_properties(&schema).is_err());
-        }
-    }
-
-    #[test]
     fn forms_have_their_parts() {
         assert_eq!(param(format(json!({"type": "json_schema"}))), Some("response_format.json_schema".into()));
         let named = json!({"type": "json_schema", "json_schema": {"name": "a b"}});
@@ -373,7 +330,7 @@ mod tests {
     #[test]
     fn finished_answers_are_looked_at() {
         let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
-        let structured = Structured::json("guided_json", "guided_json", schema).unwrap();
+        let structured = Structured::json("guided_json", "guided_json", schema, false).unwrap();
         let mut check = structured.output_check(4, false).unwrap();
         check.push(0, "{\"a\": ");
         check.push(1, "{}");

@@ -6,7 +6,7 @@
 mod responses_api;
 mod strict;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use jan_actors::model::{Callable, GenerationError, ToolPlan};
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 pub use self::responses_api::{ResponseTool, WebTool, shown_choice};
 use super::bounds::{self, MAX_DESCRIPTION};
-use super::structured_output;
+use super::structured_output::{self, CheckedSchema};
 use super::web_search::{self, is_web_search};
 use crate::http::ApiError;
 
@@ -106,6 +106,8 @@ pub struct Tools {
     pub web: Option<WebTool>,
     /// Validators of calls whose arguments are constrained, by name.
     validators: Vec<(String, Validator)>,
+    /// The keywords of their schemas that are not enforced during generation.
+    pub unenforced: BTreeSet<&'static str>,
 }
 
 impl Tools {
@@ -182,15 +184,35 @@ impl Tools {
             Some(only) => only.contains(&function.name),
             None => true,
         };
-        let callable: Vec<Callable> =
+        let mut callable: Vec<Callable> =
             functions.iter().filter(callable).map(FunctionObject::callable).collect();
         let guided = choice.only.is_some() || callable.iter().any(|tool| tool.strict);
         let mut validators = Vec::new();
+        let mut unenforced = BTreeSet::new();
         for (index, function) in functions.iter().enumerate() {
-            let Some(tool) = callable.iter().find(|tool| tool.name == function.name) else { continue };
-            if required || tool.strict {
-                let place = format!("{}parameters", field.at(index));
-                validators.push((tool.name.clone(), validator(&tool.parameters, &place)?));
+            let Some(tool) = callable.iter_mut().find(|tool| tool.name == function.name) else { continue };
+            if !required && !tool.strict {
+                continue;
+            }
+            let checked = CheckedSchema::new(&tool.parameters).and_then(|schema| {
+                if tool.strict { schema.require_all().map(|()| schema) } else { Ok(schema) }
+            });
+            match checked {
+                Ok(schema) => {
+                    unenforced.extend(schema.unenforced);
+                    tool.enforced = Some(schema.enforced);
+                    validators.push((tool.name.clone(), schema.validator));
+                }
+                Err(error) if tool.strict => {
+                    let place = format!("{}parameters", field.at(index));
+                    let message = format!("Invalid '{place}': not a usable JSON Schema: {error}");
+                    return Err(ApiError::invalid_value(place, message));
+                }
+                // The schemas of tools are often not the caller's: one that is none is no reason to refuse all.
+                Err(_) => {
+                    unenforced.insert("parameters");
+                    tool.enforced = Some(json!({"type": "object"}));
+                }
             }
         }
         let parallel = parallel.unwrap_or(true) && !choice.named;
@@ -199,6 +221,7 @@ impl Tools {
             plan: Some(Arc::new(ToolPlan { callable, required, parallel, guided })),
             web: None,
             validators,
+            unenforced,
         })
     }
 
@@ -238,8 +261,8 @@ impl ToolCallPolicy {
     /// Returns whether a tool's schema accepts these arguments of such a call.
     pub fn accepts(&self, name: &str, arguments: &str) -> bool {
         let tool = self.bare.iter().flat_map(|plan| &plan.callable).find(|tool| tool.name == name);
-        tool.and_then(|tool| structured_output::validator(&tool.parameters).ok())
-            .is_some_and(|validator| structured_output::satisfies(arguments, &validator).is_ok())
+        tool.and_then(|tool| CheckedSchema::new(&tool.parameters).ok())
+            .is_some_and(|schema| structured_output::satisfies(arguments, &schema.validator).is_ok())
     }
 
     /// Checks a finished call. The engine enforces the schema during generation; a call is passed on as complete only
@@ -280,7 +303,7 @@ impl FunctionObject {
             parameters.insert("type".to_owned(), json!("object"));
         }
         let strict = self.strict.unwrap_or(false);
-        Callable { name: self.name.clone(), parameters: Value::Object(parameters), strict }
+        Callable { name: self.name.clone(), parameters: Value::Object(parameters), enforced: None, strict }
     }
 }
 
@@ -291,13 +314,6 @@ fn check_kind(kind: &str, index: usize, allowed: &str) -> Result<(), ApiError> {
     let param = format!("tools[{index}].type");
     let message = format!("Unsupported parameter: tools of type '{kind}' are not supported; use {allowed}.");
     Err(ApiError::unsupported(param, message))
-}
-
-fn validator(schema: &Value, place: &str) -> Result<Validator, ApiError> {
-    let wrong = |error: String| {
-        ApiError::invalid_value(place, format!("Invalid '{place}': not a usable JSON Schema: {error}"))
-    };
-    structured_output::validator(schema).map_err(wrong)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Constraints in the notations that llguidance compiles.
 
+use jan_protocol::schema::exact;
 use jan_protocol::types::Constraint;
 
-use super::gbnf;
+use super::{gbnf, with_layout};
 use crate::vetting::Refusal;
 
 /// A constraint in a notation that llguidance compiles.
@@ -23,7 +24,10 @@ impl Source {
     /// [`Refusal::Malformed`].
     pub fn of(constraint: &Constraint) -> Result<Self, Refusal> {
         Ok(match constraint {
-            Constraint::JsonSchema(schema) => Self::JsonSchema(schema.clone()),
+            Constraint::JsonSchema(schema) => match with_exact_numbers(schema) {
+                Some(rules) => Self::Lark(rules),
+                None => Self::JsonSchema(schema.clone()),
+            },
             Constraint::Regex(regex) => Self::Regex(regex.clone()),
             Constraint::Lark(grammar) => Self::Lark(grammar.clone()),
             Constraint::Choice(texts) => {
@@ -35,6 +39,14 @@ impl Source {
             })?,
         })
     }
+}
+
+/// The grammar of a schema with numbers that the schema compiler would round.
+fn with_exact_numbers(schema: &str) -> Option<String> {
+    if !schema.contains(exact::MARK) {
+        return None;
+    }
+    exact::rules("start", &with_layout(&serde_json::from_str(schema).ok()?))
 }
 
 #[cfg(test)]

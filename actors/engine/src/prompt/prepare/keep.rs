@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use jan_protocol::output_formats::{GrammarMode, Layout, ToolFormat, tool_grammar};
 use jan_protocol::report::Rejection;
+use jan_protocol::schema::TOOL_DEFECT;
 use jan_protocol::types::{Callable, Constraint, ToolPlan};
 use serde_json::{Value, json};
 
@@ -88,7 +89,7 @@ impl Preparer {
             // Finds the schema with the defect.
             for (name, schema) in &schemas {
                 let alone = Constraint::JsonSchema(schema.to_string());
-                let named = |message| format!("the parameters of the tool '{name}': {message}");
+                let named = |message| format!("{TOOL_DEFECT}{name}': {message}");
                 match self.guide(model, &alone) {
                     Err(Rejection::InvalidConstraint(message)) => {
                         return Rejection::InvalidConstraint(named(message));
@@ -149,7 +150,7 @@ impl Preparer {
     fn find_unenforced(&self, model: &Arc<Model>, plan: &ToolPlan) -> Arc<[bool]> {
         let mut unenforced = Vec::with_capacity(plan.callable.len());
         for tool in &plan.callable {
-            let alone = Constraint::JsonSchema(with_layout(&tool.parameters).to_string());
+            let alone = Constraint::JsonSchema(with_layout(enforced(tool)).to_string());
             match self.guide(model, &alone) {
                 Ok(_) => unenforced.push(false),
                 Err(Rejection::InvalidConstraint(_)) => unenforced.push(true),
@@ -194,10 +195,15 @@ impl Preparer {
 /// Names and schemas of the tools; those of free ones are any object.
 fn schemas(plan: &ToolPlan, mut is_free: impl FnMut(&Callable) -> bool) -> Vec<(String, Value)> {
     let mut schema = |tool: &Callable| {
-        let schema = if is_free(tool) { json!({"type": "object"}) } else { tool.parameters.clone() };
+        let schema = if is_free(tool) { json!({"type": "object"}) } else { enforced(tool).clone() };
         (tool.name.clone(), with_layout(&schema))
     };
     plan.callable.iter().map(&mut schema).collect()
+}
+
+/// The part of a tool's schema that is enforced.
+fn enforced(tool: &Callable) -> &Value {
+    tool.enforced.as_ref().unwrap_or(&tool.parameters)
 }
 
 fn hash(plan: &ToolPlan) -> u64 {
@@ -231,6 +237,7 @@ mod tests {
         let tool = |name: &str| Callable {
             name: name.to_owned(),
             parameters: json!({"type": "object", "required": ["a"]}),
+            enforced: None,
             strict: false,
         };
         let callable = vec![tool("a"), tool("b")];
