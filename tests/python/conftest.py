@@ -1,5 +1,7 @@
 """Fixtures: `server` (shared, default settings), `make_server` (one with settings of its own), SDK clients."""
 
+import sys
+
 import openai
 import pytest
 from harness import IS_BUNDLED, Server
@@ -8,7 +10,8 @@ pytest_plugins = ["openai_watch"]
 
 # What is about callers, stores, the wire and refusals has nothing to do with the model that answers: once is enough.
 WITHOUT_MODEL = [
-    "test_audit.py", "test_auth_*.py", "test_conversations.py", "test_conversations_crash.py", "test_conversations_sdk.py",
+    "test_audit.py", "test_auth_*.py", "test_chat_templates.py", "test_conversations.py",
+    "test_conversations_crash.py", "test_conversations_sdk.py",
     "test_disk_full.py", "test_docs_*.py", "test_errors.py", "test_export.py", "test_hostile*.py", "test_lifecycle.py",
     "test_limits.py", "test_models.py", "test_reference.py", "test_responses_kept.py", "test_schemas.py", "test_store_refusals.py", "test_templates.py",
     "test_usage.py", "test_wire.py",
@@ -89,3 +92,12 @@ def pytest_runtest_makereport(item, call):
         for one in Server.running:
             report.sections.append((f"log of server {one.pid}", one.log_tail()))
     return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many templates and conversations were compared with Jinja2, and what was adapted."""
+    compared = sys.modules.get("test_chat_templates")
+    if compared and compared.reasons:
+        terminalreporter.section("chat templates")
+        counts = ", ".join(f"{reason} {count}" for reason, count in compared.reasons.most_common())
+        terminalreporter.line(f"{len(compared.SOURCES)} templates; conversations as they are or adapted, by reason: {counts}")

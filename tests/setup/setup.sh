@@ -143,4 +143,7 @@ if [ "$goal" = test ]; then
     set_up_apart openai-old
     set_up_apart instructor
     .venv/bin/python tests/setup/second_model.py
+    # Large, and not needed for anything else.
+    .venv/bin/python tests/setup/templates.py ||
+        say "there are no chat templates to compare: tests/python/test_chat_templates.py has a test less, and says so"
 fi

@@ -1,11 +1,13 @@
 //! The rendering of a chat to the prompt's text, with the model's own template or around features that it lacks.
 
+use std::borrow::Cow;
+
 use jan_protocol::output_formats::{Formats, detect};
 use jan_protocol::types::{ChatPrompt, PromptEnding};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::chat_template::{ChatInput, ChatTemplate, TemplateError};
-use super::fallback_tools::{describe_tools, read_arguments, spell_out_calls};
+use super::fallback_tools::{describe_tools, read_arguments, separate_calls, spell_out_calls};
 use super::roles::Roles;
 
 /// A chat template and its features.
@@ -14,9 +16,71 @@ pub struct Renderer {
     template: ChatTemplate,
     /// The formats that the model writes beside plain text, according to the template.
     pub formats: Formats,
-    /// `true` if it shows earlier calls.
-    shows_calls: bool,
+    calls: Calls,
     roles: Roles,
+    /// `true` if it takes the tools and the time as texts, without which it fails.
+    needs_texts: bool,
+}
+
+/// The forms of calls and results that a template shows.
+#[derive(Clone, Copy, Debug)]
+struct Calls {
+    /// Earlier calls.
+    shown: bool,
+    /// Several calls of one message.
+    several: bool,
+    /// Arguments as JSON text, not as an object.
+    as_text: bool,
+    /// Results, be it behind calls that it does not show.
+    results: bool,
+    /// It prints the content of a message without one, as `None` or `null`.
+    null_printed: bool,
+}
+
+impl Calls {
+    /// Tries a template. `render`: its output, if it can deal with the messages.
+    fn find(render: impl Fn(&[Value]) -> Option<String>) -> Self {
+        const RESULT: &str = "zqx_result";
+        let question = json!({"role": "user", "content": "?"});
+        // Nine letters and digits, which Mistral's demands.
+        let ids = ["abcdefgh1", "abcdefgh2"];
+        let called = |names: &[&str], arguments: &Value, content: &Value| {
+            let call = |(id, name): (&str, &&str)| {
+                let function = json!({"name": name, "arguments": arguments});
+                json!({"id": id, "type": "function", "function": function})
+            };
+            let calls: Vec<Value> = ids.into_iter().zip(names).map(call).collect();
+            json!({"role": "assistant", "content": content, "tool_calls": calls})
+        };
+        let [got, got_too] = ids.map(|id| json!({"role": "tool", "tool_call_id": id, "content": RESULT}));
+        let (first, second) = ("zqx_first", "zqx_second");
+        let (key, text) = ("zqx_key", r#"{"zqx_key": "zqx_value"}"#);
+        let object = json!({key: "zqx_value"});
+        let (text_form, empty) = (json!(text), json!(""));
+        let one = |arguments: &Value, content: &Value| {
+            let with_result = [question.clone(), called(&[first], arguments, content), got.clone()];
+            render(&with_result).or_else(|| render(&with_result[..2])).filter(|prompt| prompt.contains(first))
+        };
+        let of_object = one(&object, &empty).filter(|prompt| !prompt.contains(&format!("'{key}'")));
+        let of_text = one(&text_form, &empty).filter(|prompt| prompt.contains(text));
+        let as_text = of_object.is_none() && of_text.is_some();
+        let arguments = if as_text { &text_form } else { &object };
+        let shown = as_text || one(&object, &empty).is_some();
+        let several = [question.clone(), called(&[first, second], arguments, &empty), got.clone(), got_too];
+        let nothings = |content: &Value| {
+            one(arguments, content)
+                .map(|prompt| prompt.matches("None").count() + prompt.matches("null").count())
+        };
+        let behind_text = [question.clone(), json!({"role": "assistant", "content": "!"}), got.clone()];
+        Self {
+            shown,
+            several: render(&several)
+                .is_some_and(|prompt| [first, second].iter().all(|name| prompt.contains(name))),
+            as_text,
+            results: render(&behind_text).is_some_and(|prompt| prompt.contains(RESULT)),
+            null_printed: matches!((nothings(&Value::Null), nothings(&empty)), (Some(null), Some(empty)) if null > empty),
+        }
+    }
 }
 
 impl Renderer {
@@ -27,32 +91,25 @@ impl Renderer {
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, TemplateError> {
         const PROBE: &str = "zqx_probe";
         let template = ChatTemplate::new(source, bos, eos)?;
-        let question = json!({"role": "user", "content": "?"});
+        let question = [json!({"role": "user", "content": "?"})];
         let function =
             json!({"name": PROBE, "description": "", "parameters": {"type": "object", "properties": {}}});
         let tools = [json!({"type": "function", "function": function})];
-        let arguments = json!({});
-        let call = json!({"id": "abcdefghi", "type": "function", "function": {"name": PROBE, "arguments": arguments}});
-        let called = json!({"role": "assistant", "content": "", "tool_calls": [call]});
-        let result = json!({"role": "tool", "tool_call_id": "abcdefghi", "content": "!"});
-        let shows_texts = |messages: &[Value], tools: Option<&[Value]>, texts: &[&str]| {
-            let input = ChatInput {
-                messages,
-                tools,
-                documents: None,
-                add_generation_prompt: true,
-                extra: None,
-                now: jiff::Zoned::now(),
-            };
-            template.render(&input).is_ok_and(|prompt| texts.iter().all(|text| prompt.contains(text)))
+        let render = |messages: &[Value], tools: Option<&[Value]>, extra: Option<&Map<String, Value>>| {
+            let (documents, add_generation_prompt, now) = (None, true, jiff::Zoned::now());
+            template.render(&ChatInput { messages, tools, documents, add_generation_prompt, extra, now }).ok()
         };
-        let shows = |messages: &[Value], tools: Option<&[Value]>| shows_texts(messages, tools, &[PROBE]);
-        let shows_tools = shows(std::slice::from_ref(&question), Some(&tools));
-        let shows_calls =
-            shows(&[question.clone(), called.clone()], None) || shows(&[question, called, result], None);
+        let texts = as_texts();
+        let needs_texts =
+            render(&question, None, None).is_none() && render(&question, None, Some(&texts)).is_some();
+        let extra = Some(&texts).filter(|_| needs_texts);
+        let shows_tools = render(&question, Some(&tools), extra).is_some_and(|prompt| prompt.contains(PROBE));
         let formats = detect(source, shows_tools);
-        let roles = Roles::find(source, |messages, texts| shows_texts(messages, None, texts));
-        Ok(Self { template, formats, shows_calls, roles })
+        let calls = Calls::find(|messages| render(messages, None, extra));
+        let roles = Roles::find(source, |messages, texts| {
+            render(messages, None, extra).is_some_and(|prompt| texts.iter().all(|text| prompt.contains(text)))
+        });
+        Ok(Self { template, formats, calls, roles, needs_texts })
     }
 
     /// The prompt's text.
@@ -60,15 +117,30 @@ impl Renderer {
     /// # Errors
     /// The template's complaint about these messages.
     pub fn render(&self, chat: &ChatPrompt) -> Result<String, TemplateError> {
-        let mut messages = self.roles.adapt(chat.messages.clone());
-        read_arguments(&mut messages);
-        let mut tools = &chat.tools[..];
-        if !self.shows_calls {
-            messages = spell_out_calls(messages);
+        let mut messages = chat.messages.clone();
+        if !(self.calls.shown && self.calls.as_text) {
+            read_arguments(&mut messages);
         }
+        if !self.calls.shown {
+            let keep_results = self.formats.tools.is_some() && self.calls.results;
+            messages = spell_out_calls(messages, self.formats.tools, keep_results);
+        } else if !self.calls.several {
+            messages = separate_calls(messages);
+        }
+        let mut tools = &chat.tools[..];
         if self.formats.tools.is_none() && !tools.is_empty() {
             messages = describe_tools(messages, tools);
             tools = &[];
+        }
+        // Last, since what stands for calls and tools are messages of other roles.
+        let mut messages = self.roles.adapt(messages);
+        if self.calls.null_printed {
+            empty_contents(&mut messages);
+        }
+        let mut variables = Cow::Borrowed(&chat.template_kwargs);
+        if self.needs_texts {
+            let missing = as_texts().into_iter().filter(|(name, _)| !chat.template_kwargs.contains_key(name));
+            variables.to_mut().extend(missing);
         }
         let render = |messages: &[Value]| {
             self.template.render(&ChatInput {
@@ -76,7 +148,7 @@ impl Renderer {
                 tools: Some(tools).filter(|tools| !tools.is_empty()),
                 documents: Some(&chat.documents[..]).filter(|documents| !documents.is_empty()),
                 add_generation_prompt: chat.ending == PromptEnding::Answer,
-                extra: Some(&chat.template_kwargs),
+                extra: Some(&variables),
                 now: jiff::Zoned::now(),
             })
         };
@@ -84,9 +156,7 @@ impl Renderer {
         // A message that only calls tools has no content. Templates that know nothing of tools add it to a text, and
         // fail; to them it is an empty one.
         if text.is_err() && messages.iter().any(|message| message["content"].is_null()) {
-            for message in messages.iter_mut().filter(|message| message["content"].is_null()) {
-                message["content"] = Value::String(String::new());
-            }
+            empty_contents(&mut messages);
             text = render(&messages);
         }
         let text = text?;
@@ -104,6 +174,18 @@ impl Renderer {
                 "the last message cannot be continued: the template does not show its text".to_owned(),
             )),
         }
+    }
+}
+
+/// The variables of templates that take texts instead of lists (Firefunction).
+fn as_texts() -> Map<String, Value> {
+    let now = jiff::Zoned::now().strftime("%b %d %Y %H:%M:%S %Z").to_string();
+    Map::from_iter([("functions".to_owned(), json!("")), ("datetime".to_owned(), json!(now))])
+}
+
+fn empty_contents(messages: &mut [Value]) {
+    for message in messages.iter_mut().filter(|message| message["content"].is_null()) {
+        message["content"] = Value::String(String::new());
     }
 }
 

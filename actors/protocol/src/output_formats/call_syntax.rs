@@ -57,14 +57,14 @@ impl CallSyntax {
         !self.open.is_empty()
     }
 
-    /// Returns these calls as this syntax has them.
-    #[cfg(test)]
-    pub(super) fn write(&self, calls: &[(&str, &str)]) -> String {
-        let number = if self.numbered { ":0" } else { "" };
-        let call = |(name, arguments): &(&str, &str)| {
-            [self.before, name, number, self.between, arguments, self.after].concat()
+    /// Returns these calls, names with arguments as JSON, as this syntax has them.
+    #[must_use]
+    pub fn write(&self, calls: &[(&str, &str)]) -> String {
+        let call = |(index, (name, arguments)): (usize, &(&str, &str))| {
+            let number = if self.numbered { format!(":{index}") } else { String::new() };
+            [self.before, name, &number, self.between, arguments, self.after].concat()
         };
-        let calls: Vec<String> = calls.iter().map(call).collect();
+        let calls: Vec<String> = calls.iter().enumerate().map(call).collect();
         [self.open, &calls.join(self.separator.unwrap_or_default()), self.close].concat()
     }
 }
