@@ -1,9 +1,11 @@
 """Embeddings: the SDK, raw HTTP, models that only embed, and everything that can be sent wrong."""
 
 import base64
+import itertools
 import json
 import math
 import os
+import random
 import select
 import signal
 import struct
@@ -305,8 +307,10 @@ def bert(tmp_path_factory):
     """A server with models that only embed, and one whose pooling is set."""
     folder = tmp_path_factory.mktemp("bert")
     files = {name: tiny_bert.write(folder / f"{name}.gguf", pooling) for name, pooling in
-             (("mean", tiny_bert.MEAN), ("cls", tiny_bert.CLS), ("last", tiny_bert.LAST))}  # fmt: skip
-    models = [(name, path, None) for name, path in files.items()] + [("set", files["mean"], "cls"), ("tiny-last", BUNDLED, "last")]
+             (("mean", tiny_bert.MEAN), ("cls", tiny_bert.CLS), ("last", tiny_bert.LAST), ("cross", tiny_bert.RANK))}  # fmt: skip
+    files["modern"] = tiny_bert.write(folder / "modern.gguf", tiny_bert.MEAN, architecture="modern-bert")
+    files["modern-cross"] = tiny_bert.write(folder / "modern-cross.gguf", tiny_bert.RANK, architecture="modern-bert")
+    models = [(name, path, None) for name, path in files.items()] + [("set", files["mean"], "cls"), ("cross-mean", files["cross"], "mean"), ("tiny-last", BUNDLED, "last")]
     config = "".join(
         f'[[models]]\nid = "{name}"\npath = "{path}"\n' + (f'pooling = "{pooling}"\n' if pooling else "")
         for name, path, pooling in models
@@ -367,3 +371,27 @@ def test_an_encoder_does_not_answer(bert):
         answer = bert.post(path, {"model": "cls"} | fields, key=bert.admin_key)
         assert (answer.status, answer.error["param"]) == (400, "model") and "embeddings" in answer.error["message"], answer
     assert len(embed(bert, model="cls", input="hello")["data"]) == 1
+
+
+@pytest.mark.parametrize("model", ["mean", "cls", "last", "modern", "cross-mean"])
+def test_an_encoders_vector_is_that_of_its_text_alone(bert, model):
+    """Alone, after others, and beside others of many lengths: more than a window of ModernBERT, and more than a batch."""
+    draw = random.Random(model)
+    inputs = [[2, *(draw.randrange(5, 15) for _ in range(length)), 3] for length in (1, 3, 9, 20, 40, tiny_bert.CONTEXT - 2)]
+    fresh = [vectors(embed(bert, model=model, input=one))[0] for one in inputs]
+    for one, other in itertools.combinations(fresh, 2):
+        assert dot(one, other) < 0.9999
+    after = [vectors(embed(bert, model=model, input=one))[0] for one in reversed(inputs)][::-1]
+    together = inputs * 12
+    draw.shuffle(together)
+    beside = vectors(embed(bert, model=model, input=together))
+    # In batches of other sizes the last bits of attention differ.
+    for one, again in [*zip(fresh, after, strict=True), *((fresh[inputs.index(one)], vector) for one, vector in zip(together, beside))]:
+        assert max(abs(x - y) for x, y in zip(one, again, strict=True)) < 2e-3
+
+
+def test_a_cross_encoder_makes_no_embeddings(bert):
+    for model in ("cross", "modern-cross"):
+        answer = bert.post(PATH, {"model": model, "input": "hello world"}, key=bert.admin_key)
+        assert (answer.status, answer.error["param"]) == (400, "model") and "cross-encoder" in answer.error["message"], answer
+    assert len(vectors(embed(bert, model="cross-mean", input="hello world"))[0]) == tiny_bert.WIDTH

@@ -8,6 +8,12 @@ impl Model {
         // SAFETY: the model is alive.
         usize::try_from(unsafe { sys::llama_model_n_embd_out(self.as_ptr()) }).unwrap_or(0)
     }
+
+    /// Returns whether it is a cross-encoder: what it makes of a text's tokens is meant for a classifier (`LLAMA_POOLING_TYPE_RANK`).
+    pub fn scores_pairs(&self) -> bool {
+        let architecture = self.metadata("general.architecture").unwrap_or_default();
+        self.metadata(&format!("{architecture}.pooling_type")).as_deref() == Some("4")
+    }
 }
 
 impl Context<'_> {

@@ -48,6 +48,7 @@ pub struct Preparer {
     /// The tokens that end an answer.
     ends: Arc<[Token]>,
     generates: bool,
+    embeds: bool,
     /// The settings for vetting constraints before they are compiled here; `None`: no vetting.
     vetting: Option<VettingSettings>,
     /// The compiler, made with the first constraint.
@@ -92,7 +93,7 @@ impl Preparer {
         let longest_piece = (0..vocabulary).map(|t| model.piece(t).len()).max().unwrap_or(1).max(1);
         let ends = (0..vocabulary).filter(|token| model.is_end_of_generation(*token)).collect();
         let sharing = Sharing::new(share_all, common_prompts(model, &renderer, &bos_text, shared_prompts));
-        let (clamp, generates, vetting, grammars) = (true, true, None, Mutex::default());
+        let (clamp, generates, embeds, vetting, grammars) = (true, true, true, None, Mutex::default());
         Ok(Self {
             renderer,
             shield,
@@ -105,6 +106,7 @@ impl Preparer {
             longest_piece,
             ends,
             generates,
+            embeds,
             vetting,
             grammars,
             unenforced: Mutex::default(),
@@ -124,6 +126,11 @@ impl Preparer {
     /// The model turned out to make embeddings and nothing else.
     pub fn refuse_generation(&mut self) {
         self.generates = false;
+    }
+
+    /// The model scores pairs of texts and makes no embeddings.
+    pub fn refuse_embeddings(&mut self) {
+        self.embeds = false;
     }
 
     /// # Errors

@@ -245,6 +245,9 @@ fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorke
         tracing::info!(model = spec.id, "this model makes embeddings and generates nothing");
         preparer.refuse_generation();
     }
+    if model.scores_pairs() && settings.pooling.is_empty() {
+        preparer.refuse_embeddings();
+    }
     let life = outgoing.clone();
     preparer.vet(VettingSettings {
         program: this_program(),

@@ -12,6 +12,14 @@ impl Preparer {
     /// # Errors
     /// [`Rejection`], with the defect.
     pub fn embed(&self, model: &Model, draft: EmbeddingDraft) -> Result<EmbeddingJob, Rejection> {
+        if !self.embeds {
+            return Err(Rejection::InvalidParameter {
+                param: "model",
+                message: "this model is a cross-encoder, which scores pairs of texts and has no embeddings; name another one, or \
+                          set 'models[].pooling' to embed with it nevertheless"
+                    .to_owned(),
+            });
+        }
         let most = model.embedding_length();
         if draft.dimensions.is_some_and(|dimensions| !(1..=most).contains(&(dimensions as usize))) {
             let message = format!(
