@@ -103,7 +103,7 @@ fn wrong_values_name_their_field() {
         ("n", json!(129), "n"),
         ("n", json!(1.5), "n"),
         ("max_tokens", json!(0), "max_tokens"),
-        ("max_completion_tokens", json!(-1), "max_completion_tokens"),
+        ("max_completion_tokens", json!(-2), "max_completion_tokens"),
         ("max_tokens", json!(4_294_967_296_i64), "max_tokens"),
         ("presence_penalty", json!(2.5), "presence_penalty"),
         ("frequency_penalty", json!(-2.5), "frequency_penalty"),

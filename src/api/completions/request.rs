@@ -117,10 +117,8 @@ impl CompletionRequest {
     pub fn check(mut self) -> Result<Checked, ApiError> {
         params::model(&self.model)?;
         let names = [("max_tokens", self.max_tokens), ("n_predict", self.n_predict)];
-        let (length_field, max_tokens) = match params::one_length(names, 0)? {
-            Some((field, tokens)) => (field, tokens),
-            None => ("max_tokens", Some(DEFAULT_MAX_TOKENS)),
-        };
+        let given = params::one_length(names, 0)?;
+        let (length_field, max_tokens) = given.unwrap_or(("max_tokens", Some(DEFAULT_MAX_TOKENS)));
         let n = params::choice_count(self.n)?;
         let sampling = self.sampling()?;
         let echo = self.echo.unwrap_or(false);

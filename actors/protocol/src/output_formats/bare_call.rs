@@ -328,7 +328,7 @@ mod tests {
             r#"{"arguments": {}x"#,
             r#"{"name": "add"} a"#,
             r#"{"name": "add"}`"#,
-            "```\n{\"name\": \"add\"}` `",
+            "```\n{\"name\": \"add\"}` ",
             "{}",
             "{a",
         ] {

@@ -100,8 +100,11 @@ where
     let model = request("").model;
     let context = models.describe(&model).await.and_then(|model| model.context_length);
     let most_chars = context.map_or(usize::MAX, |tokens| tokens as usize * CHARS_A_TOKEN);
-    // A longer answer is cut to the room that the prompt leaves.
-    let most_answer = context.map_or(u32::MAX, |tokens| tokens / 2);
+    // An answer that no prompt leaves room for is cut to what is left, which is to be half of the context.
+    let room = |wanted: u32| match context {
+        Some(context) if wanted >= context => context / 2,
+        _ => wanted,
+    };
     let mut tried = None;
     for (most, snippet) in LEVELS {
         let count = found.results.len().min(most);
@@ -110,7 +113,7 @@ where
             continue;
         }
         let mut attempt = request(&text);
-        attempt.max_tokens = Some(attempt.max_tokens.unwrap_or(ANSWER).min(most_answer));
+        attempt.max_tokens = Some(room(attempt.max_tokens.unwrap_or(ANSWER)));
         match models.count_tokens(attempt).await {
             Ok(_) => return Ok(shown(count, text)),
             Err(GenerationError::ContextLengthExceeded { .. }) => tried = Some(text),
