@@ -23,7 +23,7 @@ use super::types::{
 use crate::config::ConversationsConfig;
 use crate::identity::UserId;
 use crate::service::{self, ActorAddress};
-use crate::store::{Store, Stores};
+use crate::store::{Scope, Store, Stores};
 use crate::supervisor::ChildSpec;
 
 /// Number of actors that the users are divided among.
@@ -109,7 +109,7 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<(ConversationRecord, Vec<Item>), ConversationError> {
-        self.look(move |stores, running| async move {
+        self.look(Scope::Conversation(id), move |stores, running| async move {
             queries::get(&**stores.conversations(), &*running, user, id).await
         })
         .await
@@ -124,7 +124,10 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<ConversationRecord, ConversationError> {
-        self.look(move |stores, _| async move { find(&**stores.conversations(), user, id).await }).await
+        self.look(Scope::Conversation(id), move |stores, _| async move {
+            find(&**stores.conversations(), user, id).await
+        })
+        .await
     }
 
     /// Returns the items of the active branch, oldest first.
@@ -144,9 +147,11 @@ impl Conversations {
         user: UserId,
         query: ConversationQuery,
     ) -> Result<ConversationPage, ConversationError> {
-        self.look(
-            move |stores, _| async move { queries::list(&**stores.conversations(), user, &query).await },
-        )
+        // A search for text reads megabytes, and would meet a change of a user with many answers under way every time.
+        let scope = query.text.is_none().then_some(Scope::User(user));
+        self.look(scope, move |stores, _| async move {
+            queries::list(&**stores.conversations(), user, &query).await
+        })
         .await
     }
 
@@ -214,7 +219,7 @@ impl Conversations {
         limit: usize,
         oldest_first: bool,
     ) -> Result<ItemPage, ConversationError> {
-        self.look(move |stores, running| async move {
+        self.look(Scope::Conversation(id), move |stores, running| async move {
             let store = &**stores.conversations();
             let record = find(store, user, id).await?;
             Viewer::new(store, id, &*running).page(record.head, after.as_deref(), limit, oldest_first).await
@@ -232,7 +237,7 @@ impl Conversations {
         id: ConversationId,
         item: String,
     ) -> Result<Item, ConversationError> {
-        self.look(move |stores, running| async move {
+        self.look(Scope::Conversation(id), move |stores, running| async move {
             let store = &**stores.conversations();
             find(store, user, id).await?;
             Viewer::new(store, id, &*running).item(&item).await
@@ -262,7 +267,7 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<Vec<BranchView>, ConversationError> {
-        self.look(move |stores, running| async move {
+        self.look(Scope::Conversation(id), move |stores, running| async move {
             let store = &**stores.conversations();
             let record = find(store, user, id).await?;
             Viewer::new(store, id, &*running).branches(record.head).await
@@ -292,7 +297,7 @@ impl Conversations {
         user: UserId,
         id: ConversationId,
     ) -> Result<WholeConversation, ConversationError> {
-        self.look(move |stores, running| async move {
+        self.look(Scope::Conversation(id), move |stores, running| async move {
             queries::whole(&**stores.conversations(), &*running, user, id).await
         })
         .await
@@ -328,8 +333,14 @@ impl Conversations {
     /// # Errors
     /// Not found, or the store.
     pub async fn shared(&self, token: String) -> Result<(ConversationRecord, Vec<Item>), ConversationError> {
-        self.look(move |stores, running| async move {
-            queries::shared(&**stores.conversations(), &*running, &token).await
+        let (of_token, place) = (token.clone(), self.place()?);
+        let find = move |stores: Arc<dyn Stores>| async move {
+            let _place = place;
+            Ok::<_, ConversationError>(stores.conversations().shared(&of_token).await?)
+        };
+        let id = self.writer.store.look(find).await?.ok_or_else(queries::no_share)?;
+        self.look(Scope::Conversation(id), move |stores, running| async move {
+            queries::shared(&**stores.conversations(), &*running, id, &token).await
         })
         .await
     }
@@ -362,7 +373,7 @@ impl Conversations {
         let prepared = self.prepare(user, Some(id), request.items).await?;
         for _ in 0..MAX_BEGINS {
             let anchor = request.anchor.clone();
-            let seen = self.look(move |stores, running| async move {
+            let seen = self.look(Scope::Conversation(id), move |stores, running| async move {
                 queries::before_turn(&**stores.conversations(), &*running, user, id, &anchor, again).await
             });
             let seen = seen.await?;
@@ -402,15 +413,16 @@ impl Conversations {
         self.writer.store.look(prepare).await
     }
 
-    /// Reads beside the store's thread, so that no read waits for an `fsync`.
+    /// Reads one state of a scope, if there is one, beside the store's thread, so that no read waits for an `fsync`.
     async fn look<T: Send + 'static, F>(
         &self,
-        look: impl FnOnce(Arc<dyn Stores>, Arc<dyn Leases>) -> F + Send + 'static,
+        scope: impl Into<Option<Scope>>,
+        look: impl FnOnce(Arc<dyn Stores>, Arc<dyn Leases>) -> F + Clone + Send + 'static,
     ) -> Result<T, ConversationError>
     where
         F: Future<Output = Result<T, ConversationError>> + Send + 'static,
     {
-        let place = self.place()?;
+        let place = Arc::new(self.place()?);
         let running = Arc::clone(&self.running);
         let look = move |stores| {
             let looked = look(stores, running);
@@ -419,7 +431,10 @@ impl Conversations {
                 looked.await
             }
         };
-        self.writer.store.look(look).await
+        match scope.into() {
+            Some(scope) => self.writer.store.look_at(scope, look).await,
+            None => self.writer.store.look(look).await,
+        }
     }
 
     fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, ConversationError> {

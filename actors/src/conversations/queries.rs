@@ -206,18 +206,21 @@ pub async fn whole(
     Ok(WholeConversation { items: viewer.all().await?, head, record })
 }
 
-/// Returns the contents of a share link.
+/// Returns the error that there is no such share link. Its token is a secret, and is not repeated.
+pub fn no_share() -> ConversationError {
+    ConversationError::not_found("share link", "of that token")
+}
+
+/// Returns the contents of a share link to a conversation.
 pub async fn shared(
     store: &dyn ConversationsStore,
     running: &dyn Leases,
+    id: ConversationId,
     token: &str,
 ) -> View<(ConversationRecord, Vec<Item>)> {
-    // The token is the link's secret: it is not repeated.
-    let missing = || ConversationError::not_found("share link", "of that token");
-    let id = store.shared(token).await?.ok_or_else(missing)?;
-    let record = store.conversation(id).await?.ok_or_else(missing)?;
+    let record = store.conversation(id).await?.ok_or_else(no_share)?;
     let share = record.share.as_ref().filter(|share| share.token == token && !share.is_over(now_s()));
-    let share = share.ok_or_else(missing)?;
+    let share = share.ok_or_else(no_share)?;
     let items = Viewer::new(store, id, running).path(share.head).await?;
     Ok((record, items))
 }

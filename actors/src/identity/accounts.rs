@@ -18,7 +18,7 @@ use super::types::{
 use super::users::{self, GuestRetention};
 use super::{api_keys, now_s};
 use crate::service::{Service, Tick};
-use crate::store::{Changes, Stores};
+use crate::store::{Changes, Scope, Stores};
 
 /// Interval at which the last use of keys is stored.
 const TICK: Duration = Duration::from_secs(30);
@@ -103,11 +103,12 @@ impl Service for Accounts {
             AccountsMessage::SignIn(profile, guest, call) => {
                 sign_in(writer.clone(), call, profile, guest, now);
             }
-            AccountsMessage::User(id, call) => {
-                writer.look(call, move |stores| async move { users::find(&*stores, id).await })
-            }
+            AccountsMessage::User(id, call) => writer
+                .look(call, Scope::User(id), move |stores| async move { users::find(&*stores, id).await }),
             AccountsMessage::Users(after, limit, call) => {
-                writer.look(call, move |stores| async move { users::page(&*stores, after, limit).await });
+                writer.look(call, Scope::Users, move |stores| async move {
+                    users::page(&*stores, after, limit).await
+                });
             }
             AccountsMessage::CreateUser(email, name, call) => {
                 writer.decide(call, move |stores| async move {
@@ -125,12 +126,16 @@ impl Service for Accounts {
                     api_keys::create(&*stores, user, maker, key, now).await
                 });
             }
-            AccountsMessage::Keys(user, call) => writer.look(call, move |stores| async move {
-                api_keys::list(&*stores, user, |hash| index.last_used(hash)).await
-            }),
-            AccountsMessage::Key(user, key, call) => writer.look(call, move |stores| async move {
-                api_keys::one(&*stores, user, key, |hash| index.last_used(hash)).await
-            }),
+            AccountsMessage::Keys(user, call) => {
+                writer.look(call, Scope::User(user), move |stores| async move {
+                    api_keys::list(&*stores, user, |hash| index.last_used(hash)).await
+                })
+            }
+            AccountsMessage::Key(user, key, call) => {
+                writer.look(call, Scope::User(user), move |stores| async move {
+                    api_keys::one(&*stores, user, key, |hash| index.last_used(hash)).await
+                })
+            }
             AccountsMessage::UpdateKey(user, key, maker, update, call) => writer
                 .decide(call, move |stores| async move {
                     api_keys::update(&*stores, user, key, maker, update, now).await

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::error::IdentityError;
 use super::index::Index;
 use crate::service::Request;
-use crate::store::{Changes, Store, StoreError, Stores};
+use crate::store::{Changes, Scope, Store, StoreError, Stores};
 
 /// Number of users, keys or sessions maintained in one job of the store's thread.
 pub const PER_JOB: usize = 64;
@@ -25,17 +25,18 @@ pub struct IdentityWriter {
 }
 
 impl IdentityWriter {
-    /// Answers a call by reading the store, without a turn on the store's thread.
+    /// Answers a call by reading one state of a scope, without a turn on the store's thread.
     pub fn look<T: Send + 'static, F>(
         &self,
         call: Call<T>,
-        look: impl FnOnce(Arc<dyn Stores>) -> F + Send + 'static,
+        scope: Scope,
+        look: impl FnOnce(Arc<dyn Stores>) -> F + Clone + Send + 'static,
     ) where
         F: Future<Output = Result<T, IdentityError>> + Send + 'static,
     {
         if !call.is_abandoned() {
             let store = Arc::clone(&self.store);
-            tokio::spawn(async move { call.answer(store.look(look).await) });
+            tokio::spawn(async move { call.answer(store.look_at(scope, look).await) });
         }
     }
 

@@ -16,7 +16,7 @@ use super::tokens::Tokens;
 use super::types::{Maker, SessionRecord};
 use super::users::{self, Decision};
 use crate::service::{Service, Tick};
-use crate::store::{Changes, SessionChange, StoreError, StoredSession, Stores};
+use crate::store::{Changes, Scope, SessionChange, StoreError, StoredSession, Stores};
 
 /// Interval at which new signing keys are looked for.
 const TICK: Duration = Duration::from_secs(2);
@@ -80,7 +80,9 @@ impl Service for SessionRegistry {
                 writer.decide(call, move |stores| async move { refresh(&*stores, shown, now, rules).await });
             }
             SessionsMessage::List(user, call) => {
-                writer.look(call, move |stores| async move { list(&*stores, user, now, rules).await })
+                writer.look(call, Scope::User(user), move |stores| async move {
+                    list(&*stores, user, now, rules).await
+                })
             }
             SessionsMessage::End(user, id, call) => {
                 writer.decide(call, move |stores| async move { end(&*stores, user, id).await })

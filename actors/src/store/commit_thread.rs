@@ -37,7 +37,7 @@ type Open = Box<dyn Fn() -> Result<Arc<dyn Stores>, OpenError> + Send>;
 type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// A job that reads. `Err`: there is no database.
-type Read = Box<dyn FnOnce(Result<&dyn Stores, StoreError>) + Send>;
+type Read = Box<dyn FnOnce(Result<Arc<dyn Stores>, StoreError>) + Send>;
 
 /// A job that writes, driven to its end; returns whether it changed anything, and its callback.
 type Write = Box<dyn FnOnce(Result<Arc<dyn Stores>, StoreError>) -> (bool, Finish) + Send>;
@@ -132,9 +132,9 @@ impl Store {
     }
 
     /// Runs `turn` on the commit thread, after the jobs that were submitted before. Should it panic, it is dropped.
-    pub fn read(&self, read: impl FnOnce(Result<&dyn Stores, StoreError>) + Send + 'static) {
+    pub fn read(&self, turn: impl FnOnce(Result<Arc<dyn Stores>, StoreError>) + Send + 'static) {
         // A closed store drops the job, and with it the reply that its caller waits for.
-        let _ = self.jobs.send(Job::Read(Box::new(read)));
+        let _ = self.jobs.send(Job::Read(Box::new(turn)));
     }
 
     /// The database for reads that may take long, on any thread that may block. Drop it soon: while it is held, a database
@@ -295,7 +295,7 @@ impl CommitThread {
                     Job::Read(read) => {
                         // It sees earlier changes of this round. The batch keeps an error for the end of the round.
                         let _ = batch.as_ref().map(|batch| block_on(batch.flush()));
-                        let _ = guarded(|| read(self.stores()));
+                        let _ = guarded(|| read(self.shared()));
                     }
                     Job::Write(write) => {
                         self.queued.fetch_sub(1, Ordering::Relaxed);

@@ -19,7 +19,7 @@ fn write<T: Send + 'static>(
 
 fn read<T: Send + 'static>(store: &Store, look: impl FnOnce(&dyn Stores) -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
-    store.read(move |stores| sender.send(look(stores.unwrap())).unwrap());
+    store.read(move |stores| sender.send(look(&*stores.unwrap())).unwrap());
     receiver.recv().unwrap()
 }
 
@@ -30,7 +30,7 @@ struct Fake {
     fails: Arc<AtomicBool>,
     /// Changes are refused, as after a write of the database's own that failed.
     stuck: Arc<AtomicBool>,
-    inner: Box<dyn Stores>,
+    inner: Arc<dyn Stores>,
 }
 
 #[async_trait]
@@ -61,6 +61,10 @@ impl Stores for Fake {
 
     fn conversations(&self) -> &Arc<dyn ConversationsStore> {
         self.inner.conversations()
+    }
+
+    async fn snapshot(self: Arc<Self>, scope: Scope) -> Result<Snapshot, StoreError> {
+        Arc::clone(&self.inner).snapshot(scope).await
     }
 
     async fn used(&self, user: UserId) -> Result<Used, StoreError> {
@@ -123,7 +127,7 @@ fn fake() -> Faked {
     let (a, b, c, d) = (Arc::clone(&syncs), Arc::clone(&fails), Arc::clone(&opens), Arc::clone(&stuck));
     let store = Store::start(Box::new(move || {
         c.fetch_add(1, Ordering::SeqCst);
-        let inner = block_on(MemoryFactory::default().open())?;
+        let inner = block_on(MemoryFactory::default().open())?.into();
         Ok(Arc::new(Fake { syncs: Arc::clone(&a), fails: Arc::clone(&b), stuck: Arc::clone(&d), inner }))
     }));
     Faked { store: store.unwrap(), syncs, fails, stuck, opens }

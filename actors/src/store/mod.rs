@@ -28,6 +28,7 @@ mod decision;
 mod error;
 pub mod files;
 mod item_record;
+mod look_at;
 #[cfg(test)]
 mod memory;
 mod open;
@@ -37,6 +38,7 @@ mod responses;
 mod schema;
 mod sessions;
 mod sled;
+mod snapshot;
 mod usage;
 mod write_batch;
 
@@ -62,6 +64,7 @@ pub use records::{KINDS, PreparedRecord, Record, RecordsStore, kind as record_ki
 pub use responses::{ResponseChange, ResponsesStore, Staged, StagedEnd};
 pub use schema::{SCHEMA, upgrade};
 pub use sessions::{SessionChange, SessionsStore, StoredSession};
+pub use snapshot::{Scope, Snapshot};
 pub use usage::UsageStore;
 
 /// The progress of removing the contents of deleted records.
@@ -94,6 +97,8 @@ pub enum Commit {
 /// # Contract
 ///
 /// - Reads see all committed changes, also those that are not durable yet. They may run on any thread.
+/// - Reads that depend on one another see one state through a [`snapshot`](Self::snapshot). Decisions need none: no commit
+///   comes between their reads and theirs, or theirs conflicts.
 /// - [`commit`](Self::commit) is one transaction: all of its changes, or none; in that order. So is every other method that
 ///   writes; those can be repeated without harm, and an implementation repeats them itself after a conflict.
 /// - Changes are durable once [`sync`](Self::sync) has returned, and survive a crash at any moment after that. A crash before it
@@ -122,6 +127,13 @@ pub trait Stores: Send + Sync + Debug {
     /// Conversations and their items. Keep only weak references: a database that failed must be dropped before it is
     /// reopened.
     fn conversations(&self) -> &Arc<dyn ConversationsStore>;
+
+    /// A view for the reads of one request, which see one state of `scope`: a transaction where the database has
+    /// snapshots, or else the current state and a check of whether it has changed ([`Store::look_at`] reads again then).
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn snapshot(self: Arc<Self>, scope: Scope) -> Result<Snapshot, StoreError>;
 
     /// The storage that a user takes.
     ///

@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use super::{
     AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationChange,
-    ConversationsStore, Listed, Quotas, RecordsStore, ResponsesStore, SessionsStore, StagedBody, StoreError,
-    Stores, UsageStore, Used, block_on, commit_once,
+    ConversationsStore, Listed, Quotas, RecordsStore, ResponsesStore, Scope, SessionsStore, Snapshot,
+    StagedBody, StoreError, Stores, UsageStore, Used, block_on, commit_once,
 };
 use crate::conversations::item::size as item_size;
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
@@ -315,6 +315,11 @@ impl Stores for BatchedStores {
 
     fn is_blocking(&self) -> bool {
         self.stores.is_blocking()
+    }
+
+    async fn snapshot(self: Arc<Self>, _: Scope) -> Result<Snapshot, StoreError> {
+        // Nothing is committed between the reads of a job.
+        Ok(Snapshot::fixed(self))
     }
 
     async fn used(&self, user: UserId) -> Result<Used, StoreError> {

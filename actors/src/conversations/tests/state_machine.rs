@@ -427,7 +427,10 @@ fn check_one(real: &Real, trees: &dyn ConversationsStore, known: &Known, expecte
             .sum();
         assert_eq!(record.bytes, bytes as u64, "limits count what is there");
     }
-    let shared = known.token.as_deref().map(|token| block_on(queries::shared(trees, &running, token)));
+    let shared = known.token.as_deref().map(|token| {
+        let id = block_on(trees.shared(token)).unwrap().ok_or_else(queries::no_share)?;
+        block_on(queries::shared(trees, &running, id, token))
+    });
     match (&expected.share, shared) {
         (Some(head), Some(shared)) if expected.user.is_some() => {
             assert_eq!(shown(&shared.unwrap().1), path(*head));

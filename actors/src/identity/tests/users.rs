@@ -95,7 +95,7 @@ async fn unused_guests_are_deleted_with_their_credentials() {
         let retention = GuestRetention { idle_s: 10 * DAY, access_ttl_s: 3600 };
         let used_yesterday = |_: &_| Some(now_s() + 11 * DAY);
         let at = |now, used: &(dyn Fn(&KeyHash) -> Option<u64> + Send + Sync)| {
-            let changes = block_on(forget_guests(stores, &all, retention, now, used)).unwrap();
+            let changes = block_on(forget_guests(&*stores, &all, retention, now, used)).unwrap();
             let deleted = changes.accounts.iter().filter_map(|change| match change {
                 AccountChange::DeleteUser(id) => Some(*id),
                 _ => None,

@@ -8,6 +8,7 @@ mod cancellation;
 mod commits;
 mod conversations;
 mod crash;
+mod one_state;
 mod records;
 mod responses;
 mod usage;
@@ -115,6 +116,7 @@ suite! {
     crash: synced_changes_survive, deletions_are_completed, staged_responses_are_removed,
         staged_items_survive_or_are_removed,
         store_is_the_same_after_reopening;
+    one_state: interrupted_reads_see_one_state, reads_that_always_meet_a_commit_end, concurrent_reads_see_one_state;
     records: records_bring_their_indexes, records_replace_each_other, conflicts_are_found,
         pages_are_bounded, imported_items_need_their_conversation, large_items_are_imported, deleted_users_cannot_be_imported,
         owners_are_known;

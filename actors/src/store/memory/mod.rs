@@ -21,7 +21,8 @@ use super::usage::key_bytes;
 use super::{
     AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationChange,
     ConversationsStore, KeyHash, OpenError, Problem, Quotas, RecordsStore, ResponseChange, ResponsesStore,
-    SessionChange, SessionsStore, StoreError, StoreFactory, StoredSession, Stores, UsageStore, Used,
+    Scope, SessionChange, SessionsStore, Snapshot, StoreError, StoreFactory, StoredSession, Stores,
+    UsageStore, Used,
 };
 use crate::audit::AuditRecord;
 use crate::conversations::ConversationId;
@@ -80,9 +81,7 @@ impl StoreFactory for MemoryFactory {
 
 impl MemoryFactory {
     fn open_stores(&self) -> MemoryStores {
-        let memory = Arc::new(Memory { shared: Arc::clone(&self.shared), epoch: Uuid::new_v4() });
-        let conversations = Arc::clone(&memory) as Arc<dyn ConversationsStore>;
-        MemoryStores { memory, conversations, quotas: self.quotas }
+        MemoryStores::new(Arc::clone(&self.shared), Uuid::new_v4(), self.quotas)
     }
 }
 
@@ -204,6 +203,14 @@ struct MemoryStores {
     memory: Arc<Memory>,
     conversations: Arc<dyn ConversationsStore>,
     quotas: Quotas,
+}
+
+impl MemoryStores {
+    fn new(shared: Arc<Shared>, epoch: Uuid, quotas: Quotas) -> Self {
+        let memory = Arc::new(Memory { shared, epoch });
+        let conversations = Arc::clone(&memory) as Arc<dyn ConversationsStore>;
+        Self { memory, conversations, quotas }
+    }
 }
 
 impl Memory {
@@ -359,6 +366,13 @@ impl Stores for MemoryStores {
 
     fn conversations(&self) -> &Arc<dyn ConversationsStore> {
         &self.conversations
+    }
+
+    async fn snapshot(self: Arc<Self>, _: Scope) -> Result<Snapshot, StoreError> {
+        turn().await;
+        let state = Mutex::new(self.memory.state().clone());
+        let shared = Arc::new(Shared { state, conflicts: AtomicUsize::new(0) });
+        Ok(Snapshot::fixed(Arc::new(MemoryStores::new(shared, self.memory.epoch, self.quotas))))
     }
 
     async fn used(&self, user: UserId) -> Result<Used, StoreError> {

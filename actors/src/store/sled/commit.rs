@@ -12,7 +12,8 @@ use super::codec::transaction_error;
 use super::quota::TotalChanges;
 use super::usage::UsageMove;
 use super::{SledStores, accounts, conversations, responses, sessions};
-use crate::store::{AccountChange, Changes, StoreError, readable};
+use crate::identity::UserRecord;
+use crate::store::{AccountChange, Changes, Scope, SessionChange, StoreError, readable};
 use crate::usage::UsageOwner;
 
 /// The trees of a transaction.
@@ -49,7 +50,8 @@ impl SledStores {
     /// Commits all changes in one transaction.
     pub(super) fn commit_all(&self, changes: &Changes) -> Result<(), StoreError> {
         let prepared = self.prepare(changes)?;
-        let outcome = self.run(&prepared);
+        let scopes = self.scopes(&prepared)?;
+        let outcome = self.watchers.changing(scopes, || self.run(&prepared));
         // After a failure as well: looking for nothing costs little.
         if !prepared.conversations.is_empty() || !prepared.responses.is_empty() {
             self.tombstones.notify();
@@ -84,6 +86,30 @@ impl SledStores {
             prepared.responses.push(self.responses.prepare(change)?);
         }
         Ok(prepared)
+    }
+
+    /// The scopes that changes concern, for readers that have to see one state.
+    fn scopes(&self, prepared: &Prepared<'_>) -> Result<Vec<Scope>, StoreError> {
+        let mut scopes = Vec::new();
+        for &(from, to) in &prepared.changes.moves {
+            scopes.extend([Scope::User(from), Scope::User(to)]);
+        }
+        for change in &prepared.changes.accounts {
+            match change {
+                AccountChange::PutUser(UserRecord { id, .. }) | AccountChange::DeleteUser(id) => {
+                    scopes.extend([Scope::User(*id), Scope::Users]);
+                }
+                AccountChange::PutKey(_, key) | AccountChange::DeleteKey(_, key) => {
+                    scopes.push(Scope::User(key.user));
+                }
+            }
+        }
+        scopes.extend(prepared.changes.sessions.iter().map(|change| match change {
+            SessionChange::Put(session) => Scope::User(session.user),
+            SessionChange::End(user, _) => Scope::User(*user),
+        }));
+        self.items.scopes(&prepared.conversations, &mut scopes)?;
+        Ok(scopes)
     }
 
     fn run(&self, prepared: &Prepared<'_>) -> Result<(), StoreError> {

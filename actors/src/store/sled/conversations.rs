@@ -32,10 +32,13 @@ use super::conversation_keys::{
 use super::item_value::{self, Content};
 use super::quota::{TotalChanges, Totals};
 use super::tombstones::{self, Tombstone};
+use super::watchers::Watchers;
 use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
-use crate::store::{ConversationChange, ConversationsStore, Listed, StagedBody, StoreError, Used, readable};
+use crate::store::{
+    ConversationChange, ConversationsStore, Listed, Scope, StagedBody, StoreError, Used, readable,
+};
 
 /// Maximum number of conversations deleted or moved in one transaction, which bounds its memory and time.
 const MAX_PER_STEP: usize = 16;
@@ -50,6 +53,7 @@ pub struct SledConversations {
     share: Tree,
     bodies: Bodies,
     totals: Totals,
+    watchers: Watchers,
 }
 
 /// Maximum number of attempts of a read that races with changes of the item.
@@ -57,7 +61,7 @@ const MAX_READS: usize = 100;
 
 impl SledConversations {
     /// Opens the trees, or creates them.
-    pub fn open(db: &Db, bodies: Bodies) -> Result<Self, StoreError> {
+    pub fn open(db: &Db, bodies: Bodies, watchers: Watchers) -> Result<Self, StoreError> {
         Ok(Self {
             conversation: db.open_tree("conv")?,
             by_user: db.open_tree("conv_by_user")?,
@@ -66,6 +70,7 @@ impl SledConversations {
             share: db.open_tree("share")?,
             bodies,
             totals: Totals::open(db)?,
+            watchers,
         })
     }
 
@@ -273,7 +278,7 @@ impl SledConversations {
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let positions = keys.iter().map(|key| readable(position(key))).collect::<Result<Vec<_>, _>>()?;
         let deletions = positions.into_iter().flatten().map(|position| Prepared::Delete(position.id));
-        self.apply(&deletions.collect::<Vec<_>>())?;
+        self.apply(&deletions.collect::<Vec<_>>(), vec![Scope::User(user)])?;
         // The entries of damaged conversations, too.
         for key in &keys {
             self.by_user.remove(key)?;
@@ -290,7 +295,7 @@ impl SledConversations {
             moved.extend(record.map(|record| Prepared::moved(record, to)));
             Ok(seen < MAX_PER_STEP)
         })?;
-        self.apply(&moved)?;
+        self.apply(&moved, vec![Scope::User(from)])?;
         // Entries without a record would be found again and again.
         Ok(seen < MAX_PER_STEP || moved.is_empty())
     }
@@ -310,7 +315,9 @@ impl SledConversations {
             }
             stale.items.push(key);
         }
-        self.apply(&[Prepared::Remove(stale), Prepared::Put(Cow::Borrowed(record), encode(record))])
+        let list = self.list_of(record.id)?;
+        let put = Prepared::Put(Cow::Borrowed(record), encode(record));
+        self.apply(&[Prepared::Remove(stale), put], list.into_iter().collect())
     }
 
     /// Stores an item of an import in place of the one of its number.
@@ -323,7 +330,7 @@ impl SledConversations {
         let before = self.node(id, number)?;
         let item_ids = before.map(|node| item_id_key(id, &node.id).into());
         let stale = Stale { item_ids: item_ids.into_iter().collect(), ..Stale::default() };
-        self.apply(&[Prepared::Remove(stale), self.prepare(put)?])
+        self.apply(&[Prepared::Remove(stale), self.prepare(put)?], Vec::new())
     }
 
     /// The trees of a transaction, next to those of tombstones and totals.
@@ -331,24 +338,54 @@ impl SledConversations {
         [&self.conversation, &self.by_user, &self.item, &self.item_id, &self.share]
     }
 
-    /// Applies changes in one transaction of their own.
-    fn apply(&self, prepared: &[Prepared<'_>]) -> Result<(), StoreError> {
+    /// Applies changes in one transaction of their own. `scopes`: scopes that they concern beside those of their conversations
+    /// and of the users that have them afterwards.
+    fn apply(&self, prepared: &[Prepared<'_>], mut scopes: Vec<Scope>) -> Result<(), StoreError> {
         if prepared.is_empty() {
             return Ok(());
         }
         let [conversation, by_user, item, item_id, share] = self.trees();
         let tombstones = self.bodies.tombstones.tree();
         let set = [conversation, by_user, item, item_id, share, tombstones, self.totals.tree()];
-        let outcome = set.as_slice().transaction(|trees| {
-            let totals = TotalChanges::default();
-            let (own, shared) = trees.split_first_chunk().expect("there are seven trees");
-            let [tombstones, sums] = shared else { unreachable!("there are seven trees") };
-            let transaction = Transaction::new(own, tombstones, &totals);
-            prepared.iter().try_for_each(|change| transaction.apply(change))?;
-            totals.write(sums)
-        });
+        self.scopes(prepared, &mut scopes)?;
+        let run = || {
+            set.as_slice().transaction(|trees| {
+                let totals = TotalChanges::default();
+                let (own, shared) = trees.split_first_chunk().expect("there are seven trees");
+                let [tombstones, sums] = shared else { unreachable!("there are seven trees") };
+                let transaction = Transaction::new(own, tombstones, &totals);
+                prepared.iter().try_for_each(|change| transaction.apply(change))?;
+                totals.write(sums)
+            })
+        };
+        let outcome = self.watchers.changing(scopes, run);
         self.bodies.tombstones.notify();
         outcome.map_err(transaction_error)
+    }
+
+    /// Adds the scopes that changes concern: the conversations, and the lists that they are in before and afterwards.
+    pub fn scopes(&self, prepared: &[Prepared<'_>], scopes: &mut Vec<Scope>) -> Result<(), StoreError> {
+        for change in prepared {
+            let (id, user) = match change {
+                Prepared::Put(record, _) => (record.id, Some(record.user)),
+                Prepared::PutItem { conversation, .. } => (*conversation, None),
+                Prepared::Delete(id) => (*id, None),
+                // Beside a change that puts its conversation.
+                Prepared::Remove(_) => continue,
+            };
+            scopes.push(Scope::Conversation(id));
+            scopes.extend(user.map(Scope::User));
+            if matches!(change, Prepared::Delete(_)) {
+                scopes.extend(self.list_of(id)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The list that a conversation is in.
+    fn list_of(&self, id: ConversationId) -> Result<Option<Scope>, StoreError> {
+        let record = readable(self.conversation(id))?.flatten();
+        Ok(record.map(|record| Scope::User(record.user)))
     }
 
     /// Prepares a change for the transaction, which may run several times and cannot scan.

@@ -12,7 +12,7 @@ use crate::store::{CleanupProgress, block_on};
 fn store() -> SledConversations {
     let db = sled::Config::new().temporary(true).open().unwrap();
     let bodies = Bodies::open(&db, Tombstones::open(&db).unwrap()).unwrap();
-    SledConversations::open(&db, bodies).unwrap()
+    SledConversations::open(&db, bodies, Watchers::default()).unwrap()
 }
 
 fn clean_up(store: &SledConversations) {
@@ -89,7 +89,7 @@ proptest! {
         let store = store();
         let (id, user) = (ConversationId::new(), UserId::new());
         let put = ConversationChange::Put(record(id, user, 4));
-        store.apply(&[store.prepare(&put).unwrap()]).unwrap();
+        store.apply(&[store.prepare(&put).unwrap()], Vec::new()).unwrap();
         for op in ops {
             let staged = |number, length| {
                 let item = item(number, length);
@@ -98,12 +98,12 @@ proptest! {
             match op {
                 Op::Put(number, length) => {
                     let put = ConversationChange::PutItem(id, item(number, length));
-                    store.apply(&[store.prepare(&put).unwrap()]).unwrap();
+                    store.apply(&[store.prepare(&put).unwrap()], Vec::new()).unwrap();
                     prop_assert_eq!(store.item(id, number).unwrap(), Some(item(number, length)));
                 }
                 Op::Stage(number, length) => {
                     let put = staged(number, length);
-                    store.apply(&[store.prepare(&put).unwrap()]).unwrap();
+                    store.apply(&[store.prepare(&put).unwrap()], Vec::new()).unwrap();
                     prop_assert_eq!(store.item(id, number).unwrap(), Some(item(number, length)));
                 }
                 Op::ImportStaged(number, length) => {
@@ -125,7 +125,7 @@ proptest! {
             }
             prop_assert_eq!(block_on(store.nodes(id)).unwrap().len(), live);
         }
-        store.apply(&[Prepared::Delete(id)]).unwrap();
+        store.apply(&[Prepared::Delete(id)], Vec::new()).unwrap();
         clean_up(&store);
         for tree in [&store.item, &store.item_id, &store.bodies.part, store.bodies.tombstones.tree()] {
             prop_assert!(tree.is_empty(), "{:?}", tree.name());
@@ -139,7 +139,7 @@ fn missing_part_is_an_error() {
     let (id, large) = (ConversationId::new(), item(0, 200_000));
     let body = store.stage(&large.body).unwrap();
     let put = ConversationChange::PutStaged(id, large.node, body);
-    store.apply(&[store.prepare(&put).unwrap()]).unwrap();
+    store.apply(&[store.prepare(&put).unwrap()], Vec::new()).unwrap();
     let last = store.bodies.part.last().unwrap().unwrap().0;
     store.bodies.part.remove(last).unwrap();
     assert!(matches!(store.item(id, 0), Err(StoreError::Value { .. })));

@@ -26,6 +26,7 @@ mod responses;
 mod sessions;
 mod tombstones;
 mod usage;
+mod watchers;
 
 #[cfg(test)]
 mod tests;
@@ -50,9 +51,11 @@ use self::responses::SledResponses;
 use self::sessions::SledSessions;
 use self::tombstones::{Tombstone, Tombstones};
 use self::usage::SledUsage;
+use self::watchers::Watchers;
 use super::{
     AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationsStore, Quotas,
-    RecordsStore, ResponsesStore, SessionChange, SessionsStore, StoreError, Stores, UsageStore, Used,
+    RecordsStore, ResponsesStore, Scope, SessionChange, SessionsStore, Snapshot, StoreError, Stores,
+    UsageStore, Used,
 };
 use crate::conversations::ConversationId;
 use crate::identity::UserId;
@@ -93,6 +96,7 @@ pub struct SledStores {
     conversations: Arc<dyn ConversationsStore>,
     items: Arc<SledConversations>,
     tombstones: Tombstones,
+    watchers: Watchers,
     /// `true` if there may be users to delete.
     deletions_pending: AtomicBool,
     /// Users whose data is removed, but not yet durably.
@@ -156,6 +160,11 @@ impl Stores for SledStores {
 
     fn is_blocking(&self) -> bool {
         true
+    }
+
+    async fn snapshot(self: Arc<Self>, scope: Scope) -> Result<Snapshot, StoreError> {
+        let watch = self.watchers.watch(scope);
+        Ok(Snapshot::watched(self, Box::new(watch)))
     }
 
     async fn used(&self, user: UserId) -> Result<Used, StoreError> {

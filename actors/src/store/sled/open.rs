@@ -23,6 +23,7 @@ use super::responses::SledResponses;
 use super::sessions::SledSessions;
 use super::tombstones::Tombstones;
 use super::usage::SledUsage;
+use super::watchers::Watchers;
 use super::{COMMIT, SledStores, open_error};
 use crate::store::files::{create_private_folder, sync_folder, write_private};
 use crate::store::{ConversationsStore, OpenError, Quotas, SCHEMA, StoreError};
@@ -84,7 +85,8 @@ pub fn open(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenError> {
     let stores = (|| {
         let tombstones = Tombstones::open(&db)?;
         let bodies = Bodies::open(&db, tombstones.clone())?;
-        let items = Arc::new(SledConversations::open(&db, bodies.clone())?);
+        let watchers = Watchers::default();
+        let items = Arc::new(SledConversations::open(&db, bodies.clone(), watchers.clone())?);
         Ok(SledStores {
             file: File::open(path.join("db")).map_err(|error| StoreError::from(&error))?,
             folder: folder.to_owned(),
@@ -97,12 +99,13 @@ pub fn open(folder: &Path, cache_bytes: u64) -> Result<SledStores, OpenError> {
             accounts: SledAccounts::open(&db)?,
             sessions: SledSessions::open(&db)?,
             usage: SledUsage::open(&db)?,
-            records: SledRecords::open(&db, &bodies)?,
+            records: SledRecords::open(&db, &bodies, &watchers)?,
             audit: SledAudit::open(&db)?,
             responses: SledResponses::open(&db, bodies)?,
             conversations: Arc::clone(&items) as Arc<dyn ConversationsStore>,
             items,
             tombstones,
+            watchers,
             deletions_pending: true.into(),
             deleted: Mutex::default(),
             db: db.clone(),

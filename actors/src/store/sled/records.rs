@@ -14,6 +14,7 @@ use super::conversations::SledConversations;
 use super::item_record;
 use super::responses::SledResponses;
 use super::tombstones::Tombstone;
+use super::watchers::Watchers;
 use crate::conversations::ConversationId;
 use crate::conversations::types::{ConversationRecord, StoredItem};
 use crate::identity::{UserId, now_s};
@@ -21,7 +22,7 @@ use crate::responses::{End, ResponseId, ResponseRecord};
 use crate::store::conversations::MAX_INLINE_BYTES;
 use crate::store::item_record::ItemRecord;
 use crate::store::records::{KINDS, PreparedRecord, Record, RecordsStore, StagedRecord, UniqueKey};
-use crate::store::{ConversationChange, ConversationsStore, ResponseChange, StoreError, readable};
+use crate::store::{ConversationChange, ConversationsStore, ResponseChange, Scope, StoreError, readable};
 
 /// The encoding of records in a tree. In an export each is one JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,18 +73,20 @@ pub struct SledRecords {
     responses: SledResponses,
     forget: Tree,
     bodies: Bodies,
+    watchers: Watchers,
 }
 
 impl SledRecords {
     /// Opens the trees, or makes them.
-    pub fn open(db: &Db, bodies: &Bodies) -> Result<Self, StoreError> {
+    pub fn open(db: &Db, bodies: &Bodies, watchers: &Watchers) -> Result<Self, StoreError> {
         Ok(Self {
             db: db.clone(),
             trees: KINDS.iter().map(|kind| db.open_tree(layout(kind.name).0)).collect::<Result<_, _>>()?,
-            conversations: SledConversations::open(db, bodies.clone())?,
+            conversations: SledConversations::open(db, bodies.clone(), watchers.clone())?,
             responses: SledResponses::open(db, bodies.clone())?,
             forget: db.open_tree("forget")?,
             bodies: bodies.clone(),
+            watchers: watchers.clone(),
         })
     }
 
@@ -137,9 +140,25 @@ impl SledRecords {
     fn put_plain(&self, record: &Record) -> Result<(), StoreError> {
         // Decoded first, so that a damaged record is not half stored.
         let entries = index_entries(record)?;
-        let before = self.trees[record.kind].insert(&record.key, record.value.as_slice())?;
+        let before = self.trees[record.kind].get(&record.key)?;
+        let before = before.map(|before| Record { value: before.to_vec(), ..record.clone() });
+        let owners = [Some(record), before.as_ref()].into_iter().flatten();
+        let owners = owners.filter_map(|record| record.named_owner().ok().flatten());
+        let mut scopes: Vec<_> = owners.map(Scope::User).collect();
+        if KINDS[record.kind].name == "user" {
+            scopes.push(Scope::Users);
+        }
+        self.watchers.changing(scopes, || self.replace_plain(record, before, entries))
+    }
+
+    fn replace_plain(
+        &self,
+        record: &Record,
+        before: Option<Record>,
+        entries: Vec<IndexEntry>,
+    ) -> Result<(), StoreError> {
+        self.trees[record.kind].insert(&record.key, record.value.as_slice())?;
         if let Some(before) = before {
-            let before = Record { value: before.to_vec(), ..record.clone() };
             // The entries of a damaged record are unknown.
             for IndexEntry { unique, .. } in readable(index_entries(&before))?.into_iter().flatten() {
                 self.db.open_tree(unique.index)?.remove(unique.key)?;
