@@ -92,7 +92,7 @@ impl System {
         let (identity, admin_key) = open_identity(config).await?;
         let limiter = Limiter::new(config.rate_limits.clone());
         let usage = UsageLedger::new(Arc::clone(identity.store()));
-        let backup = Backup::new(Arc::clone(identity.store()), identity.index(), folder.clone());
+        let backup = Backup::new(Arc::clone(identity.store()), identity.notices(), folder.clone());
         let conversations = Conversations::new(Arc::clone(identity.store()), config.conversations.clone());
         let audit = open_audit(&identity, config)?;
         let supervisor = || Supervisor;

@@ -18,7 +18,8 @@ use super::Counts;
 use super::constraints::ImportConstraints;
 use super::format::{ExportError, Exporter};
 use super::offline::{self, OfflineError, Step};
-use crate::identity::{ApiKeyRecord, Index, UserId, UserRecord, now_s};
+use crate::identity::credentials::CredentialNotices;
+use crate::identity::{ApiKeyRecord, UserId, UserRecord, now_s};
 use crate::store::{
     AccountChange, Changes, KINDS, KeyHash, PreparedRecord, Record, SessionChange, Store, StoreError,
     StoredSession, Stores,
@@ -52,13 +53,13 @@ pub enum BackupError {
 #[derive(Clone, Debug)]
 pub struct Backup {
     store: Arc<Store>,
-    index: Arc<Index>,
+    notices: Arc<dyn CredentialNotices>,
     folder: PathBuf,
 }
 
 impl Backup {
-    pub(crate) fn new(store: Arc<Store>, index: Arc<Index>, folder: PathBuf) -> Self {
-        Self { store, index, folder }
+    pub(crate) fn new(store: Arc<Store>, notices: Arc<dyn CredentialNotices>, folder: PathBuf) -> Self {
+        Self { store, notices, folder }
     }
 
     /// Returns an export of everything, or of one user's records.
@@ -119,13 +120,13 @@ impl Backup {
     ) -> Result<(), OfflineError> {
         let (mut done, begun) = (0, Instant::now());
         while done < ready.len() {
-            let (all, index) = (Arc::clone(&ready), Arc::clone(&self.index));
+            let (all, notices) = (Arc::clone(&ready), Arc::clone(&self.notices));
             let (reply, answer) = std::sync::mpsc::channel();
             self.store.write(
                 move |stores| async move { put_some(&*stores, &all, done, constraints).await },
                 move |outcome: Result<_, StoreError>| {
                     let _ = reply.send(outcome.map(|(next, changes)| {
-                        index.apply(&changes);
+                        notices.publish(&changes);
                         next
                     }));
                 },

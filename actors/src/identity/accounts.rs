@@ -88,7 +88,7 @@ impl Service for Accounts {
         let now = now_s();
         match message {
             AccountsMessage::Guest(net, call) => {
-                match index.guests().reserve(net, self.guest_limits) {
+                match index.reserve_guest(net, self.guest_limits) {
                     Ok(place) => writer.carry_out(
                         move |_| async move { Ok(users::guest(net, now)) },
                         move |answer| {
@@ -215,7 +215,7 @@ fn sign_in(
         Err(error) => call.answer(Err(error)),
         Ok((None, _)) => sign_in(writer, call, again, guest, now),
         Ok((Some(answer), changes)) => {
-            writer.index.apply(&changes);
+            writer.notices.publish(&changes);
             call.answer(Ok(answer));
         }
     });

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::credentials::{CredentialIndex, CredentialNotices};
 use super::error::IdentityError;
-use super::index::Index;
 use crate::service::Request;
 use crate::store::{Changes, Scope, Store, StoreError, Stores};
 
@@ -15,13 +15,15 @@ pub const PER_JOB: usize = 64;
 /// A call to one of the identity actors.
 pub type Call<T> = Request<T, IdentityError>;
 
-/// Executes decisions on the store's thread, and publishes their changes in the index once they are durable.
+/// Executes decisions on the store's thread, and publishes their changes to the index once they are durable.
 #[derive(Clone, Debug)]
 pub struct IdentityWriter {
     /// The store.
     pub store: Arc<Store>,
     /// The index that credentials are checked against.
-    pub index: Arc<Index>,
+    pub index: Arc<dyn CredentialIndex>,
+    /// The notices through which the index learns of changes.
+    pub notices: Arc<dyn CredentialNotices>,
 }
 
 impl IdentityWriter {
@@ -61,10 +63,10 @@ impl IdentityWriter {
     ) where
         F: Future<Output = Result<(T, Changes), IdentityError>>,
     {
-        let index = Arc::clone(&self.index);
+        let notices = Arc::clone(&self.notices);
         self.store.decide(decide, move |outcome: Result<_, IdentityError>| {
             done(outcome.map(|(answer, changes)| {
-                index.apply(&changes);
+                notices.publish(&changes);
                 answer
             }));
         });

@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 
 use super::accounts::{self, Accounts, AccountsMessage};
 use super::call::{Call, IdentityWriter};
+use super::credentials::CredentialNotices;
 use super::error::{AuthError, IdentityError, RETRY_AFTER};
 use super::ids::{KeyId, SessionId, UserId};
-use super::index::Index;
 use super::sessions::{SessionRegistry, SessionsMessage};
 use super::token::Grant;
 use super::tokens::{Tokens, family_rules};
@@ -96,9 +96,9 @@ impl Identity {
         self.writer.store.close();
     }
 
-    /// Returns the index that credentials are checked against.
-    pub(crate) fn index(&self) -> Arc<Index> {
-        Arc::clone(&self.writer.index)
+    /// Returns the notices of changes to credentials.
+    pub(crate) fn notices(&self) -> Arc<dyn CredentialNotices> {
+        Arc::clone(&self.writer.notices)
     }
 
     /// Returns the principal of a credential, either a JWT or an API key. Does not wait. A key that is restricted to addresses is

@@ -1,8 +1,8 @@
 //! In-memory index of users, keys and sessions, read when a credential is checked.
 //!
-//! Only the store's thread writes it, in the order in which changes became durable and before they are acknowledged: so a
-//! revocation applies to every request sent after its answer, and what the index grants is on disk. It is no part of the actors
-//! and remains available while they are restarted.
+//! Only notices from the store's thread change it, in the order in which changes became durable and before they are acknowledged:
+//! so a revocation applies to every request sent after its answer, and what the index grants is on disk. It is no part of the
+//! actors and remains available while they are restarted.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -12,8 +12,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use subtle::ConstantTimeEq;
 
-use super::error::AuthError;
-use super::guests::Guests;
+use super::credentials::{CredentialIndex, CredentialMirror};
+use super::error::{AuthError, IdentityError};
+use super::guests::{GuestLimits, GuestPlace, Guests};
 use super::ids::{KeyId, SessionId, UserId};
 use super::permissions::Permissions;
 use super::restrictions::Restrictions;
@@ -259,8 +260,47 @@ impl Index {
         Ok(())
     }
 
-    /// Applies changes that have become durable.
-    pub fn apply(&self, changes: &Changes) {
+    fn count_guest(&self, before: Option<UserEntry>, now: Option<UserEntry>) {
+        let guest = |entry: Option<UserEntry>| entry.filter(|entry| entry.kind == UserKind::Guest);
+        if let Some(entry) = guest(now) {
+            self.guests.add(entry.guest_net);
+        }
+        if let Some(entry) = guest(before) {
+            self.guests.remove(entry.guest_net);
+        }
+    }
+
+    /// Limits a key's principal to the permissions and the lifetime of the keys that it was created with.
+    fn hold_to_parents(
+        &self,
+        principal: &mut Principal,
+        user: UserId,
+        parent: Option<KeyId>,
+        from: Option<IpAddr>,
+        now: u64,
+    ) -> Result<(), AuthError> {
+        let mut next = parent;
+        for place in &mut principal.parents {
+            let Some(id) = next else { return Ok(()) };
+            let at = self.key_ids.read(&id).get(&id).copied().ok_or(AuthError::RevokedKey)?;
+            let keys = self.keys.read(&at);
+            let entry = keys.get(&at).filter(|entry| entry.id == id && entry.user == user);
+            let entry = entry.ok_or(AuthError::RevokedKey)?;
+            entry.check(from, now)?;
+            principal.permissions = principal.permissions.meet(entry.permissions);
+            *place = Some((id, entry.limits));
+            next = entry.parent;
+        }
+        if next.is_none() { Ok(()) } else { Err(AuthError::RevokedKey) }
+    }
+
+    fn user(&self, id: UserId) -> Option<UserEntry> {
+        self.users.read(&id).get(&id).copied()
+    }
+}
+
+impl CredentialMirror for Index {
+    fn apply(&self, changes: &Changes) {
         let mut deleted = HashSet::new();
         for change in &changes.accounts {
             match change {
@@ -309,27 +349,10 @@ impl Index {
             }
         }
     }
+}
 
-    /// Returns the counts of guests.
-    pub fn guests(&self) -> &Arc<Guests> {
-        &self.guests
-    }
-
-    fn count_guest(&self, before: Option<UserEntry>, now: Option<UserEntry>) {
-        let guest = |entry: Option<UserEntry>| entry.filter(|entry| entry.kind == UserKind::Guest);
-        if let Some(entry) = guest(now) {
-            self.guests.add(entry.guest_net);
-        }
-        if let Some(entry) = guest(before) {
-            self.guests.remove(entry.guest_net);
-        }
-    }
-
-    /// Returns the principal of the key with that hash, presented from that address.
-    ///
-    /// # Errors
-    /// The reason why it is not accepted.
-    pub fn key(&self, hash: &KeyHash, from: Option<IpAddr>, now: u64) -> Result<Principal, AuthError> {
+impl CredentialIndex for Index {
+    fn key(&self, hash: &KeyHash, from: Option<IpAddr>, now: u64) -> Result<Principal, AuthError> {
         let keys = self.keys.read(&prefix(hash));
         let entry = keys.get(&prefix(hash)).filter(|entry| bool::from(entry.hash.ct_eq(hash)));
         let entry = entry.ok_or(AuthError::UnknownKey)?;
@@ -358,36 +381,7 @@ impl Index {
         Ok(principal)
     }
 
-    /// Limits a key's principal to the permissions and the lifetime of the keys that it was created with.
-    fn hold_to_parents(
-        &self,
-        principal: &mut Principal,
-        user: UserId,
-        parent: Option<KeyId>,
-        from: Option<IpAddr>,
-        now: u64,
-    ) -> Result<(), AuthError> {
-        let mut next = parent;
-        for place in &mut principal.parents {
-            let Some(id) = next else { return Ok(()) };
-            let at = self.key_ids.read(&id).get(&id).copied().ok_or(AuthError::RevokedKey)?;
-            let keys = self.keys.read(&at);
-            let entry = keys.get(&at).filter(|entry| entry.id == id && entry.user == user);
-            let entry = entry.ok_or(AuthError::RevokedKey)?;
-            entry.check(from, now)?;
-            principal.permissions = principal.permissions.meet(entry.permissions);
-            *place = Some((id, entry.limits));
-            next = entry.parent;
-        }
-        if next.is_none() { Ok(()) } else { Err(AuthError::RevokedKey) }
-    }
-
-    /// Returns the principal of a session. A session that began at or before `over` has ended, regardless of its tokens, which
-    /// may be older than a setting.
-    ///
-    /// # Errors
-    /// It has ended, or its user is not allowed to use it.
-    pub fn session(&self, user: UserId, session: SessionId, over: u64) -> Result<Principal, AuthError> {
+    fn session(&self, user: UserId, session: SessionId, over: u64) -> Result<Principal, AuthError> {
         let holds = |entry: &SessionEntry| entry.user == user && entry.created_at > over;
         if !self.sessions.read(&session).get(&session).is_some_and(holds) {
             return Err(AuthError::SessionRevoked);
@@ -407,14 +401,12 @@ impl Index {
         })
     }
 
-    /// Returns whether a share link that this user created at that time still works.
-    pub fn shows_share(&self, user: UserId, made_at: u64) -> bool {
+    fn shows_share(&self, user: UserId, made_at: u64) -> bool {
         let ended = |entry: &UserEntry| entry.shares_ended_at.is_some_and(|ended| made_at <= ended);
         self.user(user).is_some_and(|entry| !entry.disabled && !ended(&entry))
     }
 
-    /// Returns the restrictions of the principal's key and of the keys that it was created with.
-    pub fn restrictions(&self, principal: &Principal) -> Vec<Arc<Restrictions>> {
+    fn restrictions(&self, principal: &Principal) -> Vec<Arc<Restrictions>> {
         let PrincipalKind::Key { key, .. } = principal.kind else { return Vec::new() };
         let parents = principal.parents.iter().flatten().map(|(parent, _)| *parent);
         let of = |key: KeyId| {
@@ -424,8 +416,7 @@ impl Index {
         std::iter::once(key).chain(parents).filter_map(of).collect()
     }
 
-    /// Returns every key and session that a credential created and that has not ended.
-    pub fn made_by(&self, origin: Origin) -> Vec<Origin> {
+    fn made_by(&self, origin: Origin) -> Vec<Origin> {
         let mut made = Vec::new();
         self.keys.each(|_, key| {
             if !key.revoked && key.made_by.contains(&origin) {
@@ -440,15 +431,13 @@ impl Index {
         made
     }
 
-    /// Returns the time at which a key was last accepted, as far as it is known here.
-    pub fn last_used(&self, hash: &KeyHash) -> Option<u64> {
+    fn last_used(&self, hash: &KeyHash) -> Option<u64> {
         let keys = self.keys.read(&prefix(hash));
         let last_used = keys.get(&prefix(hash))?.last_used.load(Ordering::Relaxed);
         (last_used > 0).then_some(last_used)
     }
 
-    /// Returns the keys used since their use was last stored, with the time; they count as stored from now on.
-    pub fn take_used(&self) -> Vec<(UserId, KeyId, u64)> {
+    fn take_used(&self) -> Vec<(UserId, KeyId, u64)> {
         let mut used = Vec::new();
         self.keys.each(|_, entry| {
             let last = entry.last_used.load(Ordering::Relaxed);
@@ -459,8 +448,7 @@ impl Index {
         used
     }
 
-    /// Returns the ids of all users of that kind.
-    pub fn users_of(&self, kind: UserKind) -> Vec<UserId> {
+    fn users_of(&self, kind: UserKind) -> Vec<UserId> {
         let mut users = Vec::new();
         self.users.each(|id, entry| {
             if entry.kind == kind {
@@ -470,8 +458,8 @@ impl Index {
         users
     }
 
-    fn user(&self, id: UserId) -> Option<UserEntry> {
-        self.users.read(&id).get(&id).copied()
+    fn reserve_guest(&self, net: ClientNet, limits: GuestLimits) -> Result<GuestPlace, IdentityError> {
+        self.guests.reserve(net, limits)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Authentication and authorization: users, API keys and login sessions.
 //!
-//! [`Identity`] is the edge's handle. Checking a credential goes through no mailbox: it reads an `index` in memory that is
-//! changed only after a change is on disk, so a check costs a hash and two look-ups. Everything else is a message to one of two
+//! [`Identity`] is the edge's handle. Checking a credential goes through no mailbox: it reads an `index` in memory that notices
+//! (`credentials`) change only after a change is on disk, so a check costs a hash and two look-ups. Everything else is a message to one of two
 //! supervised actors, `accounts` for users and keys and `sessions` for login sessions, which answer once the change is on disk.
 //!
 //! Decisions are functions of the stored state (`users`, `api_keys`, `sessions`) that return an answer and the changes it needs;
@@ -12,6 +12,7 @@ mod admin;
 mod api_keys;
 mod cache;
 pub(crate) mod call;
+pub(crate) mod credentials;
 mod error;
 pub(crate) mod family;
 mod guests;
@@ -36,6 +37,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use crate::store::OpenError;
 pub use admin::{AdminError, AdminKeyFile};
+#[cfg(test)]
 pub(crate) use index::Index;
 
 pub use error::{AuthError, IdentityError};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::admin::{self, AdminError, AdminKeyFile};
 use super::call::IdentityWriter;
+use super::credentials::{CredentialNotices, LocalNotices};
 use super::handle::Identity;
 use super::index::Index;
 use super::now_s;
@@ -40,13 +41,16 @@ impl Identity {
         config: &AuthConfig,
     ) -> Result<(Self, AdminKeyFile), IdentityOpenError> {
         let data_dir = storage.path.as_path();
+        // The index and the notices for one server.
         let index = Arc::new(Index::default());
+        let notices = LocalNotices::default();
+        notices.subscribe(Arc::clone(&index) as _);
         let mirror = Arc::clone(&index);
         let store = Store::open(store::factory(storage), move |stores| {
             let mirror = Arc::clone(&mirror);
             async move { mirror.load(&*stores).await }
         })?;
-        let writer = IdentityWriter { store: Arc::new(store), index };
+        let writer = IdentityWriter { store: Arc::new(store), index, notices: Arc::new(notices) };
         let tokens = Tokens::open(config, Box::new(KeyFolder::of(data_dir)), now_s());
         let tokens = tokens.map_err(|error| IdentityOpenError::SigningKeys {
             folder: data_dir.display().to_string(),

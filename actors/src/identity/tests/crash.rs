@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use proptest::prelude::*;
 
 use super::super::call::IdentityWriter;
+use super::super::credentials::{CredentialNotices, LocalNotices};
 use super::super::family::{Family, FamilyRules, Presented};
 use super::super::index::Index;
 use super::super::token::Grant;
@@ -110,6 +111,8 @@ impl World {
 
 fn open(folder: &Path) -> IdentityWriter {
     let index = Arc::new(Index::default());
+    let notices = Arc::new(LocalNotices::default());
+    notices.subscribe(Arc::clone(&index) as _);
     let mirror = Arc::clone(&index);
     IdentityWriter {
         store: Arc::new(
@@ -120,6 +123,7 @@ fn open(folder: &Path) -> IdentityWriter {
             .unwrap(),
         ),
         index,
+        notices,
     }
 }
 

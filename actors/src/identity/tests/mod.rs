@@ -3,6 +3,7 @@
 mod admin;
 mod children;
 mod crash;
+mod credentials;
 mod hot_path;
 mod keys;
 mod restarts;

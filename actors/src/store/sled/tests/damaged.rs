@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::identity::Index;
+use crate::identity::credentials::CredentialIndex;
 
 /// Opens a store as the server does, with the check of credentials.
 fn serve(folder: &Path) -> (Store, Arc<Index>) {
