@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::error::ResponsesError;
 use super::registry::{Call, Registry, RegistryMessage};
 use super::run::{NewRun, Reader};
+use super::run_table::{BackgroundPlace, LocalRuns};
 use super::types::{Found, ResponseId};
 use crate::config::ResponsesConfig;
 use crate::identity::{Party, UserId};
@@ -34,7 +35,8 @@ pub struct Responses {
 
 impl Responses {
     pub(crate) fn new(store: Arc<Store>, config: ResponsesConfig) -> Self {
-        let service = Registry { store, runs: Arc::default(), config };
+        let runs = Arc::new(LocalRuns::default());
+        let service = Registry { store, runs, config, pass: Arc::default() };
         Self { service, address: Arc::default(), places: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)) }
     }
 
@@ -53,8 +55,9 @@ impl Responses {
     ///
     /// # Errors
     /// Too many already do.
-    pub fn check_room(&self, party: Party) -> Result<(), ResponsesError> {
-        self.service.runs.room(party, &self.service.config)
+    pub async fn check_room(&self, party: Party) -> Result<(), ResponsesError> {
+        let limits = (&self.service.config).into();
+        self.service.runs.check_room(BackgroundPlace { party, limits }).await
     }
 
     /// Stores a response and begins its run.

@@ -8,6 +8,7 @@ mod error;
 mod handle;
 mod registry;
 mod run;
+mod run_table;
 mod types;
 
 #[cfg(test)]

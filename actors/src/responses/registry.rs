@@ -1,19 +1,19 @@
 //! The actor of stored responses: begins runs, stores their ends, and maintains the stored responses.
 //!
-//! The runs are held in a table outside the actor, so that its restart ends none of them. Whether a response runs is decided on
-//! the store's thread, where its record and its end are written, so both are always seen together.
+//! The runs are held in a table outside the actor, so that its restart ends none of them. A run is in the table before its
+//! response is stored, and until its end is.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use super::error::ResponsesError;
 use super::run::{NewRun, Reader, Run};
+use super::run_table::{BackgroundPlace, RunTable};
 use super::types::{End, Found, ResponseId, ResponseRecord};
 use crate::config::ResponsesConfig;
-use crate::identity::{Party, UserId, now_s};
+use crate::identity::{UserId, now_s};
 use crate::service::{Request, Service, Tick};
 use crate::store::{Changes, ResponseChange, Staged, Store, StoreError, Stores, Used};
 
@@ -45,85 +45,17 @@ pub enum RegistryMessage {
     Tick,
 }
 
-/// The runs of stored responses.
-#[derive(Debug, Default)]
-pub struct Runs {
-    table: Mutex<HashMap<ResponseId, Running>>,
-    /// Held by the task that maintains the stored responses.
-    pass: Mutex<()>,
-}
-
-#[derive(Debug)]
-struct Running {
-    run: Arc<Run>,
-    background_of: Option<Party>,
-}
-
-impl Runs {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ResponseId, Running>> {
-        // Every change is one call on the map, so a panic elsewhere leaves it consistent.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn get(&self, id: ResponseId) -> Option<Arc<Run>> {
-        self.lock().get(&id).map(|running| Arc::clone(&running.run))
-    }
-
-    /// Checks that one more response can run in the background.
-    pub(super) fn room(&self, party: Party, config: &ResponsesConfig) -> Result<(), ResponsesError> {
-        check_room(&self.lock(), party, config)
-    }
-
-    /// Takes a place for a run, if one is free.
-    fn insert(
-        &self,
-        record: &ResponseRecord,
-        party: Party,
-        run: &Arc<Run>,
-        config: &ResponsesConfig,
-    ) -> Result<(), ResponsesError> {
-        let mut runs = self.lock();
-        if record.background {
-            check_room(&runs, party, config)?;
-        }
-        let background_of = record.background.then_some(party);
-        runs.insert(record.id, Running { run: Arc::clone(run), background_of });
-        Ok(())
-    }
-}
-
-fn check_room(
-    runs: &HashMap<ResponseId, Running>,
-    party: Party,
-    config: &ResponsesConfig,
-) -> Result<(), ResponsesError> {
-    let of_all = runs.values().filter(|running| running.background_of.is_some()).count();
-    let own = runs.values().filter(|running| running.background_of == Some(party)).count();
-    let checks = [
-        (
-            own,
-            config.max_background_per_user,
-            "one user, or the guests of one address, can have (responses.max_background_per_user)",
-        ),
-        (of_all, config.max_background, "this server permits (responses.max_background)"),
-    ];
-    for (running, limit, whose) in checks {
-        if running >= limit {
-            return Err(ResponsesError::TooManyInBackground { running, whose });
-        }
-    }
-    Ok(())
-}
-
 /// The actor of stored responses.
 #[derive(Clone, Debug)]
 pub struct Registry {
     /// The store.
     pub store: Arc<Store>,
     /// The runs.
-    pub runs: Arc<Runs>,
+    pub runs: Arc<dyn RunTable>,
     /// The settings.
     pub config: ResponsesConfig,
+    /// Held by the task that maintains the stored responses.
+    pub pass: Arc<Mutex<()>>,
 }
 
 impl Service for Registry {
@@ -150,13 +82,14 @@ impl Registry {
     fn begin(&self, new: NewRun, call: Call<Reader>) {
         let NewRun { record, party, source, keep } = new;
         let run = Run::new();
-        // Before it is stored, so that every reader that finds the record also finds its run.
-        if let Err(error) = self.runs.insert(&record, party, &run, &self.config) {
-            return call.answer(Err(error));
-        }
+        let place = record.background.then(|| BackgroundPlace { party, limits: (&self.config).into() });
         let (id, runtime) = (record.id, Handle::current());
         let (store, runs) = (Arc::clone(&self.store), Arc::clone(&self.runs));
         tokio::spawn(async move {
+            // Before it is stored, so that every reader that finds the record also finds its run.
+            if let Err(error) = runs.insert(id, Arc::clone(&run), place).await {
+                return call.answer(Err(error));
+            }
             // Regardless of its size: the store's thread only writes its head.
             let staged = store.look(move |stores| async move {
                 stores.check_space().await?;
@@ -167,7 +100,7 @@ impl Registry {
             let staged: Staged = match staged.await {
                 Ok(staged) => staged,
                 Err(error) => {
-                    runs.lock().remove(&id);
+                    runs.remove(id).await;
                     return call.answer(Err(error.into()));
                 }
             };
@@ -180,12 +113,12 @@ impl Registry {
             };
             let writer = Arc::clone(&store);
             writer.decide(decide, move |stored: Result<_, StoreError>| {
-                if let Err(error) = stored {
-                    runs.lock().remove(&id);
-                    return call.answer(Err(error.into()));
-                }
-                call.answer(Ok(run.follow()));
                 runtime.spawn(async move {
+                    if let Err(error) = stored {
+                        runs.remove(id).await;
+                        return call.answer(Err(error.into()));
+                    }
+                    call.answer(Ok(run.follow()));
                     let end = run.drive(source, keep).await;
                     finish(&store, runs, id, run, end).await;
                 });
@@ -197,12 +130,12 @@ impl Registry {
         let runs = Arc::clone(&self.runs);
         let store = Arc::clone(&self.store);
         tokio::spawn(async move {
-            call.answer(store.look(move |stores| async move { find(&*stores, &runs, user, id).await }).await);
+            call.answer(find(&store, &*runs, user, id).await);
         });
     }
 
     fn delete(&self, user: UserId, id: ResponseId, call: Call<()>) {
-        let runs = Arc::clone(&self.runs);
+        let (runs, runtime) = (Arc::clone(&self.runs), Handle::current());
         let decide = move |stores: Arc<dyn Stores>| async move {
             if stores.responses().owner(id).await? != Some(user) {
                 return Err(ResponsesError::NotFound(id));
@@ -210,10 +143,14 @@ impl Registry {
             Ok(((), Changes::responses(vec![ResponseChange::Delete(id)])))
         };
         self.store.decide(decide, move |deleted: Result<_, ResponsesError>| {
-            if let Some(run) = runs.get(id).filter(|_| deleted.is_ok()) {
-                run.cancel();
-            }
-            call.answer(deleted.map(|((), _)| ()));
+            runtime.spawn(async move {
+                if deleted.is_ok()
+                    && let Some(run) = runs.get(id).await
+                {
+                    run.cancel();
+                }
+                call.answer(deleted.map(|((), _)| ()));
+            });
         });
     }
 
@@ -221,10 +158,12 @@ impl Registry {
     /// on a thread of its own.
     fn maintain(&self) -> tokio::task::JoinHandle<()> {
         let (store, runs) = (Arc::clone(&self.store), Arc::clone(&self.runs));
-        let retention = self.config.retention_days;
+        let (retention, running) = (self.config.retention_days, Arc::clone(&self.pass));
+        let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {
             // A pass that is still running excludes another.
-            let Ok(_pass) = runs.pass.try_lock() else { return };
+            let Ok(_pass) = running.try_lock() else { return };
+            let runs = |id| runtime.block_on(runs.get(id)).is_some();
             if let Err(error) = pass(&store, &runs, retention) {
                 tracing::warn!(%error, "maintenance of responses failed; it is retried later");
             }
@@ -232,10 +171,11 @@ impl Registry {
     }
 }
 
-fn pass(store: &Store, runs: &Arc<Runs>, retention_days: u64) -> Result<(), StoreError> {
+fn pass(store: &Store, runs: &dyn Fn(ResponseId) -> bool, retention_days: u64) -> Result<(), StoreError> {
     for id in store.look_blocking(|stores| async move { stores.responses().running().await })? {
-        if runs.get(id).is_none() {
-            end_lost(store, runs, id)?;
+        // After it was read as running: it does not begin to run any more.
+        if !runs(id) {
+            end_lost(store, id)?;
         }
     }
     if retention_days > 0 {
@@ -243,7 +183,7 @@ fn pass(store: &Store, runs: &Arc<Runs>, retention_days: u64) -> Result<(), Stor
         let old = store.look_blocking(|stores| async move {
             stores.responses().made_before(made_before, PRUNED_AT_ONCE).await
         })?;
-        let old: Vec<_> = old.into_iter().filter(|id| runs.get(*id).is_none()).collect();
+        let old: Vec<_> = old.into_iter().filter(|id| !runs(*id)).collect();
         for ids in old.chunks(PER_JOB) {
             let deletions = Changes::responses(ids.iter().copied().map(ResponseChange::Delete).collect());
             store.decide_blocking(move |_| async move { Ok::<_, StoreError>(((), deletions)) })?;
@@ -272,7 +212,7 @@ fn pass(store: &Store, runs: &Arc<Runs>, retention_days: u64) -> Result<(), Stor
 }
 
 /// Ends a response that is stored as running but does not run.
-fn end_lost(store: &Store, runs: &Arc<Runs>, id: ResponseId) -> Result<(), StoreError> {
+fn end_lost(store: &Store, id: ResponseId) -> Result<(), StoreError> {
     let staged = store.look_blocking(|stores| async move {
         let record = stores.responses().response(id).await?.filter(|record| record.end.is_none());
         let Some(record) = record else { return Ok(None) };
@@ -280,50 +220,49 @@ fn end_lost(store: &Store, runs: &Arc<Runs>, id: ResponseId) -> Result<(), Store
         stores.responses().stage(&ended).await.map(Some)
     })?;
     let Some(staged) = staged else { return Ok(()) };
-    let runs = Arc::clone(runs);
     store.decide_blocking(move |stores| async move {
-        // It may have been deleted meanwhile, have been transferred to another user, or have been imported.
+        // It may have ended or been deleted meanwhile, have been transferred to another user, or have been imported.
         let same = stores.responses().owner(id).await? == Some(staged.user());
-        let running = stores.responses().running().await?.contains(&id) && runs.get(id).is_none();
+        let running = stores.responses().running().await?.contains(&id);
         let put = (same && running).then_some(ResponseChange::PutStaged(staged));
         Ok(((), Changes::responses(put.into_iter().collect())))
     })
 }
 
 /// Stores the end of a run, and then publishes it to its readers.
-async fn finish(store: &Store, runs: Arc<Runs>, id: ResponseId, run: Arc<Run>, end: End) {
+async fn finish(store: &Store, runs: Arc<dyn RunTable>, id: ResponseId, run: Arc<Run>, end: End) {
     let staged = {
         let (run, end) = (Arc::clone(&run), end.clone());
         store.look(move |stores| async move { stores.responses().stage_end(run.deltas(), end).await }).await
     };
     let ended = move |_| async move { Ok(((), Changes::responses(vec![ResponseChange::End(id, staged?)]))) };
+    let runtime = Handle::current();
     store.decide(ended, move |outcome: Result<_, StoreError>| {
-        runs.lock().remove(&id);
-        run.publish(match outcome {
+        let end = match outcome {
             Ok(_) => end,
             Err(error) => {
                 tracing::error!(%error, response = %id, "a response's end could not be stored");
                 End::failed(now_s(), "storage_failed", "The response could not be stored.")
             }
+        };
+        runtime.spawn(async move {
+            // Before its readers learn of the end, so that its place is free for them.
+            runs.remove(id).await;
+            run.publish(end);
         });
     });
 }
 
 async fn find(
-    stores: &dyn Stores,
-    runs: &Runs,
+    store: &Store,
+    runs: &dyn RunTable,
     user: UserId,
     id: ResponseId,
 ) -> Result<Found, ResponsesError> {
-    let responses = stores.responses();
     // A run is in the table before it is stored and until its end is: if it is found in neither, it ended in between.
     for last in [false, true] {
-        let run = runs.get(id);
-        // Before its bodies are read.
-        if responses.owner(id).await? != Some(user) {
-            return Err(ResponsesError::NotFound(id));
-        }
-        let mut record = responses.response(id).await?.ok_or(ResponsesError::NotFound(id))?;
+        let run = runs.get(id).await;
+        let mut record = store.look(move |stores| async move { stored(&*stores, user, id).await }).await?;
         if record.end.is_some() {
             return Ok(Found { record, reader: None });
         }
@@ -336,4 +275,14 @@ async fn find(
         }
     }
     Err(ResponsesError::NotFound(id))
+}
+
+/// Reads one of a user's responses.
+async fn stored(stores: &dyn Stores, user: UserId, id: ResponseId) -> Result<ResponseRecord, ResponsesError> {
+    let responses = stores.responses();
+    // Before its bodies are read.
+    if responses.owner(id).await? != Some(user) {
+        return Err(ResponsesError::NotFound(id));
+    }
+    responses.response(id).await?.ok_or(ResponsesError::NotFound(id))
 }

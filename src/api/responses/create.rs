@@ -78,7 +78,7 @@ pub async fn create(state: AppState, request: ApiRequest) -> Result<Response, Ap
     if checked.background {
         user.ok_or_else(|| ApiError::credential_required().with_param("background"))?;
         // Checked before the conversation is changed.
-        state.responses.check_room(party).map_err(ApiError::from_responses)?;
+        state.responses.check_room(party).await.map_err(ApiError::from_responses)?;
     }
     let (stream, background) = (checked.stream, checked.background);
     let (with_sources, max_searches) = (checked.with_sources, checked.max_searches);
