@@ -2,18 +2,35 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::handle::Clock;
-use super::table::{SHARDS, Table};
+use super::rate_buckets::{PARTS, RateBuckets};
 
-/// Number of actors that share the shards.
+/// Number of actors that share the parts.
 pub const LIMITERS: usize = 4;
 
-/// Interval at which each actor maintains one of its shards.
+/// Interval at which each actor maintains one of its parts.
 const TICK: Duration = Duration::from_secs(4);
+
+/// Milliseconds that no clock adjustment affects, for the buckets; the calendar serves the headers only.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// Returns a clock that starts now.
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// Returns the milliseconds since the start.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
 
 /// Messages of a rate limiter.
 #[derive(Debug)]
@@ -22,7 +39,7 @@ pub enum RateLimiterMessage {
     Tick,
 }
 
-/// Removes idle principals from its share of the [`Table`], one shard per tick, so that no shard is locked for long.
+/// Removes idle principals from its share of the buckets, one part per tick, so that none is locked for long.
 ///
 /// The buckets are not part of the actor: a restart at any time changes no count.
 #[derive(Debug)]
@@ -32,7 +49,7 @@ pub struct RateLimiter;
 #[derive(Clone, Debug)]
 pub struct RateLimiterArguments {
     /// The buckets.
-    pub table: Arc<Table>,
+    pub buckets: Arc<dyn RateBuckets>,
     /// The clock, in milliseconds.
     pub clock: Clock,
     /// The number of this actor among the [`LIMITERS`].
@@ -43,7 +60,7 @@ pub struct RateLimiterArguments {
 #[derive(Debug)]
 pub struct RateLimiterState {
     arguments: RateLimiterArguments,
-    shards: Range<usize>,
+    parts: Range<usize>,
     next: usize,
 }
 
@@ -58,10 +75,10 @@ impl Actor for RateLimiter {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let share = SHARDS / LIMITERS;
+        let share = PARTS / LIMITERS;
         let first = arguments.number * share;
         myself.send_interval(TICK, || RateLimiterMessage::Tick);
-        Ok(RateLimiterState { arguments, shards: first..first + share, next: first })
+        Ok(RateLimiterState { arguments, parts: first..first + share, next: first })
     }
 
     async fn handle(
@@ -70,12 +87,12 @@ impl Actor for RateLimiter {
         RateLimiterMessage::Tick: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
-        let RateLimiterArguments { table, clock, .. } = &state.arguments;
-        let forgotten = table.forget_idle(state.next, clock.now_ms());
+        let RateLimiterArguments { buckets, clock, .. } = &state.arguments;
+        let forgotten = buckets.forget_idle(state.next, clock.now_ms());
         if forgotten > 0 {
-            tracing::debug!(shard = state.next, forgotten, "idle principals forgotten");
+            tracing::debug!(part = state.next, forgotten, "idle principals forgotten");
         }
-        state.next = if state.next + 1 < state.shards.end { state.next + 1 } else { state.shards.start };
+        state.next = if state.next + 1 < state.parts.end { state.next + 1 } else { state.parts.start };
         Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! The edge's handle to the rate limits.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::actor::{LIMITERS, RateLimiter, RateLimiterArguments};
+use super::actor::{Clock, LIMITERS, RateLimiter, RateLimiterArguments};
 use super::bucket::{Bucket, Rate};
-use super::table::{Entry, Limits, Subject, Table};
+use super::rate_buckets::{Charge, Entry, Limits, RateBuckets, Subject};
+use super::table::Table;
 use super::types::{AnswersRefused, BucketView, CheckKind, LimitName, LimitOverrides, RateLimitDecision};
 use crate::config::RateLimitsConfig;
 use crate::identity::{ClientNet, MAX_PARENTS, Party, Principal, PrincipalKind};
@@ -14,28 +15,11 @@ use crate::supervisor::ChildSpec;
 /// Retry delay of a refused stream; the end of a running stream cannot be foreseen.
 const STREAM_RETRY: Duration = Duration::from_secs(1);
 
-/// Milliseconds that no clock adjustment affects, for the buckets; the calendar serves the headers only.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    start: Instant,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self { start: Instant::now() }
-    }
-
-    /// Returns the milliseconds since the start.
-    pub fn now_ms(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
 /// Handle to the rate limits. Cheap to clone; no method waits.
 #[derive(Clone, Debug)]
 pub struct Limiter {
-    pub(super) table: Arc<Table>,
-    pub(super) clock: Clock,
+    buckets: Arc<dyn RateBuckets>,
+    clock: Clock,
     config: Arc<RateLimitsConfig>,
 }
 
@@ -43,14 +27,14 @@ pub struct Limiter {
 #[derive(Debug)]
 #[must_use = "dropping it means that the stream is over"]
 pub struct StreamPermit {
-    table: Arc<Table>,
+    buckets: Arc<dyn RateBuckets>,
     subjects: [Option<Subject>; MAX_ASKED],
 }
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
         for subject in self.subjects.into_iter().flatten() {
-            self.table.end_stream(subject);
+            self.buckets.end_stream(subject);
         }
     }
 }
@@ -68,14 +52,18 @@ impl Limiter {
     /// Returns a limiter with full buckets.
     #[must_use]
     pub fn new(config: RateLimitsConfig) -> Self {
-        Self { table: Arc::default(), clock: Clock::new(), config: Arc::new(config) }
+        Self::over(Arc::new(Table::default()), config)
+    }
+
+    fn over(buckets: Arc<dyn RateBuckets>, config: RateLimitsConfig) -> Self {
+        Self { buckets, clock: Clock::new(), config: Arc::new(config) }
     }
 
     /// Returns its actors, for a supervisor to start.
     pub(crate) fn children(&self) -> Vec<ChildSpec> {
         let child = |number| {
             let arguments =
-                RateLimiterArguments { table: Arc::clone(&self.table), clock: self.clock, number };
+                RateLimiterArguments { buckets: Arc::clone(&self.buckets), clock: self.clock, number };
             ChildSpec::new(format!("rate limiter #{number}"), || RateLimiter, arguments)
         };
         (0..LIMITERS).map(child).collect()
@@ -90,12 +78,13 @@ impl Limiter {
         let mut verdict = RateLimitDecision::UNLIMITED;
         let asked = self.asked(principal);
         for (number, (subject, limits)) in asked.iter().flatten().enumerate() {
-            let judged = self.table.with(*subject, now, limits, |entry| take(entry, limits, kind));
-            verdict = worse(verdict, judged);
-            if !verdict.allowed {
+            let charged = self.buckets.charge(*subject, now, limits, Charge::Request(kind));
+            let mode = if charged.made { CheckMode::Peek } else { CheckMode::Take };
+            verdict = worse(verdict, view_all(&charged.entry, limits, kind, mode));
+            if !charged.made {
                 // The counts of the earlier buckets are reverted.
                 for (subject, limits) in asked.iter().flatten().take(number) {
-                    self.table.with(*subject, now, limits, |entry| give_back(entry, limits, kind));
+                    self.buckets.charge(*subject, now, limits, Charge::RevertRequest(kind));
                 }
                 break;
             }
@@ -112,8 +101,8 @@ impl Limiter {
     fn peek_at(&self, principal: &Principal, kind: CheckKind, now: u64) -> RateLimitDecision {
         let asked = self.asked(principal);
         let judged = asked.iter().flatten().map(|(subject, limits)| {
-            let entry = self.table.peek(*subject, now, limits);
-            judge(&entry, limits, kind)
+            let entry = self.buckets.peek(*subject, now, limits);
+            view_all(&entry, limits, kind, CheckMode::Take)
         });
         judged.fold(RateLimitDecision::UNLIMITED, worse)
     }
@@ -124,7 +113,7 @@ impl Limiter {
         let now = self.clock.now_ms();
         for (subject, limits) in self.asked(principal).iter().flatten() {
             if !limits.tokens.is_unlimited() {
-                self.table.with(*subject, now, limits, |entry| entry.tokens.charge(tokens, limits.tokens));
+                self.buckets.charge(*subject, now, limits, Charge::Tokens(tokens));
             }
         }
     }
@@ -146,15 +135,12 @@ impl Limiter {
         }
         for (number, (subject, limits)) in limited().enumerate() {
             let rate = limits.answers;
-            let missing = self.table.with(*subject, now, limits, |entry| {
-                (!entry.answers.take_many(answers, rate)).then(|| entry.answers.many_in_ms(answers, rate))
-            });
-            if let Some(wait_ms) = missing {
+            let charged = self.buckets.charge(*subject, now, limits, Charge::Answers(answers));
+            if !charged.made {
                 for (subject, limits) in limited().take(number) {
-                    let back = |entry: &mut Entry| entry.answers.give_back_many(answers, limits.answers);
-                    self.table.with(*subject, now, limits, back);
+                    self.buckets.charge(*subject, now, limits, Charge::RevertAnswers(answers));
                 }
-                let retry_after = Duration::from_millis(wait_ms);
+                let retry_after = Duration::from_millis(charged.entry.answers.many_in_ms(answers, rate));
                 return Err(AnswersRefused::NotNow { limit: rate.limit, retry_after });
             }
         }
@@ -168,7 +154,7 @@ impl Limiter {
     pub fn stream(&self, principal: &Principal) -> Result<StreamPermit, RateLimitDecision> {
         let now = self.clock.now_ms();
         // Dropped on a refusal, the permit gives back the counts so far.
-        let mut permit = StreamPermit { table: Arc::clone(&self.table), subjects: [None; MAX_ASKED] };
+        let mut permit = StreamPermit { buckets: Arc::clone(&self.buckets), subjects: [None; MAX_ASKED] };
         for (held, (subject, limits)) in
             permit.subjects.iter_mut().zip(self.asked(principal).iter().flatten())
         {
@@ -176,12 +162,7 @@ impl Limiter {
             if limit == 0 {
                 continue;
             }
-            let counted = self.table.with(*subject, now, limits, |entry| {
-                let free = entry.streams < limit;
-                entry.streams += u32::from(free);
-                free
-            });
-            if !counted {
+            if !self.buckets.charge(*subject, now, limits, Charge::Stream).made {
                 let reset_epoch_s = epoch_s_in(STREAM_RETRY);
                 let nearest = BucketView { name: LimitName::Streams, limit, remaining: 0, reset_epoch_s };
                 return Err(RateLimitDecision {
@@ -199,15 +180,14 @@ impl Limiter {
     #[must_use]
     pub fn sign_in_allowed(&self, net: ClientNet) -> RateLimitDecision {
         let limits = self.limits(self.config.anonymous_per_hour, &LimitOverrides::default());
-        let entry = self.table.peek(net.into(), self.clock.now_ms(), &limits);
+        let entry = self.buckets.peek(net.into(), self.clock.now_ms(), &limits);
         judge_one(&entry.failures, limits.failures, LimitName::SignInFailures, CheckMode::Take)
     }
 
     /// Counts a failed sign-in from that network.
     pub fn sign_in_failed(&self, net: ClientNet) {
         let limits = self.limits(self.config.anonymous_per_hour, &LimitOverrides::default());
-        self.table
-            .with(net.into(), self.clock.now_ms(), &limits, |entry| entry.failures.take(limits.failures));
+        self.buckets.charge(net.into(), self.clock.now_ms(), &limits, Charge::Failure);
     }
 
     /// Returns the subjects whose buckets count a principal's request: a key's own first, if it has any.
@@ -283,30 +263,6 @@ impl Limiter {
             limited => limited.max(inference),
         })
     }
-}
-
-/// Takes from all buckets of that kind of request or from none.
-fn take(entry: &mut Entry, limits: &Limits, kind: CheckKind) -> RateLimitDecision {
-    let verdict = judge(entry, limits, kind);
-    if !verdict.allowed {
-        return verdict;
-    }
-    entry.requests.take(limits.requests);
-    if kind == CheckKind::Inference {
-        entry.inference.take(limits.inference);
-    }
-    view_all(entry, limits, kind, CheckMode::Peek)
-}
-
-fn give_back(entry: &mut Entry, limits: &Limits, kind: CheckKind) {
-    entry.requests.give_back(limits.requests);
-    if kind == CheckKind::Inference {
-        entry.inference.give_back(limits.inference);
-    }
-}
-
-fn judge(entry: &Entry, limits: &Limits, kind: CheckKind) -> RateLimitDecision {
-    view_all(entry, limits, kind, CheckMode::Take)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -345,27 +345,29 @@ fn failed_sign_ins_by_network() {
 
 #[test]
 fn idle_principals_are_removed_and_others_are_not() {
-    let limiter = limiter(small());
+    let table = Arc::new(Table::default());
+    let limiter = Limiter::over(Arc::clone(&table) as _, small());
     let (idle, streaming, busy) = (user(), user(), user());
     limiter.check_at(&idle, CheckKind::Request, 0);
     let _permit = limiter.stream(&streaming).unwrap();
     limiter.check_at(&busy, CheckKind::Request, 3_000_000);
     let forget =
-        |now| (0..super::super::table::SHARDS).map(|s| limiter.table.forget_idle(s, now)).sum::<usize>();
-    assert_eq!((forget(3_500_000), limiter.table.len()), (0, 3));
-    assert_eq!((forget(3_700_000), limiter.table.len()), (1, 2));
+        |now| (0..super::super::rate_buckets::PARTS).map(|part| table.forget_idle(part, now)).sum::<usize>();
+    assert_eq!((forget(3_500_000), table.len()), (0, 3));
+    assert_eq!((forget(3_700_000), table.len()), (1, 2));
     assert_eq!(view(limiter.peek_at(&busy, CheckKind::Request, 3_700_000)).3, 4);
-    assert_eq!((forget(9_000_000), limiter.table.len()), (1, 1));
+    assert_eq!((forget(9_000_000), table.len()), (1, 1));
 }
 
 #[test]
 fn peeking_counts_nothing() {
-    let limiter = limiter(small());
+    let table = Arc::new(Table::default());
+    let limiter = Limiter::over(Arc::clone(&table) as _, small());
     let user = user();
     for _ in 0..10 {
         assert_eq!(view(limiter.peek_at(&user, CheckKind::Inference, 0)), (true, LimitName::Inference, 2, 2));
     }
-    assert_eq!(limiter.table.len(), 0);
+    assert_eq!(table.len(), 0);
 }
 
 proptest! {
