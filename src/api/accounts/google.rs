@@ -68,7 +68,7 @@ async fn begin_sign_in(
     let guest = principal.user().filter(|_| principal.user_kind == Some(UserKind::Guest));
     let browser = cookie(headers, cookie_name(&state.google));
     let authorization =
-        state.google.begin(browser, guest, options).map_err(|error| ApiError::from_sign_in(&error))?;
+        state.google.begin(browser, guest, options).await.map_err(|error| ApiError::from_sign_in(&error))?;
     let mut response = if wants_json(headers) {
         private(StatusCode::OK, &Departing { authorization_url: authorization.url.clone() })
     } else {
@@ -140,7 +140,8 @@ async fn complete(state: &AppState, completed: CompletedSignIn) -> Result<Respon
     if let Some(mut address) = completed.options.return_to {
         address.push_str("#code=");
         let challenge = completed.options.code_challenge;
-        address.push_str(&state.google.issue_code(signed.user.id, challenge, completed.browser.clone()));
+        let code = state.google.issue_code(signed.user.id, challenge, completed.browser.clone()).await;
+        address.push_str(&code);
         if let Some(text) = &completed.options.return_state {
             address.push_str("&state=");
             address.extend(utf8_percent_encode(text, NON_ALPHANUMERIC));

@@ -262,7 +262,7 @@ async fn exchange(state: AppState, request: ApiRequest) -> Result<Response, ApiE
         return Err(ApiError::rate_limited(&verdict));
     }
     let shown = Shown { browser: browser.as_deref(), verifier: parsed.value.code_verifier.as_deref() };
-    let Some(user) = state.google.redeem(&parsed.value.code, shown) else {
+    let Some(user) = state.google.redeem(&parsed.value.code, shown).await else {
         state.limiter.sign_in_failed(net);
         let message = "The code is unknown, was used already, is older than a minute, or is another browser's or page's; \
                        sign in again. A page of another origin gives a code_challenge to /auth/google and its \

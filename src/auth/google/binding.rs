@@ -3,10 +3,11 @@
 //! Source: RFC 7636 section 4.
 
 use oauth2::{PkceCodeChallenge, PkceCodeVerifier};
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 /// The proof that redeeming a code requires.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Binding {
     /// The value of the cookie of the browser that signed in.
     Browser(String),

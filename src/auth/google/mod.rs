@@ -2,24 +2,25 @@
 //!
 //! Source: RFC 6749, RFC 7636, RFC 9700, RFC 9207 and OpenID Connect Core 1.0.
 //!
-//! Pending sign-ins are kept in memory only: they live for ten minutes, and a restart of the server ends them.
+//! Sign-ins under way and codes are kept in memory only: they live for ten minutes and for one, and a restart of the server ends
+//! them. Several servers would share them behind [`one_time::OneTimeValues`].
 
 mod binding;
 mod id_token;
 mod one_time;
 mod provider;
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jan_actors::identity::UserId;
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use binding::Binding;
 pub use binding::Shown;
 pub use id_token::IdTokenError;
 use id_token::{Expected, Person};
-use one_time::OneTime;
+use one_time::{LocalOneTime, OneTimeValues};
 use provider::Provider;
 pub use provider::ProviderError;
 
@@ -37,8 +38,8 @@ const MAX_RETURN_STATE: usize = 512;
 pub struct Google {
     config: GoogleConfig,
     provider: Provider,
-    pending: Mutex<OneTime<Pending>>,
-    codes: Mutex<OneTime<(UserId, Binding)>>,
+    pending: Box<dyn OneTimeValues<Pending>>,
+    codes: Box<dyn OneTimeValues<(UserId, Binding)>>,
 }
 
 /// The settings that sign-in requires.
@@ -50,7 +51,8 @@ struct Ready<'a> {
     redirect_url: &'a str,
 }
 
-#[derive(Debug)]
+/// A sign-in under way.
+#[derive(Debug, Serialize, Deserialize)]
 struct Pending {
     /// The value of the browser's cookie.
     browser: String,
@@ -61,7 +63,7 @@ struct Pending {
 }
 
 /// The destination of the browser after the sign-in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignInOptions {
     /// The URL of a page.
     pub return_to: Option<String>,
@@ -99,7 +101,7 @@ pub struct CompletedSignIn {
 }
 
 /// The parameters of the provider's redirect.
-#[derive(Debug, Default, serde::Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub struct Callback {
     /// The code, if the person agreed.
     pub code: Option<String>,
@@ -163,10 +165,10 @@ impl Google {
     #[must_use]
     pub fn new(config: GoogleConfig) -> Self {
         Self {
-            pending: Mutex::new(OneTime::new(config.state_ttl(), MAX_PENDING)),
+            pending: Box::new(LocalOneTime::new(config.state_ttl(), MAX_PENDING)),
             config,
             provider: Provider::default(),
-            codes: Mutex::new(OneTime::new(CODE_LIFETIME, MAX_PENDING)),
+            codes: Box::new(LocalOneTime::new(CODE_LIFETIME, MAX_PENDING)),
         }
     }
 
@@ -221,7 +223,7 @@ impl Google {
     ///
     /// # Errors
     /// Settings are missing, or the return address is not allowed.
-    pub fn begin(
+    pub async fn begin(
         &self,
         browser: Option<&str>,
         guest: Option<UserId>,
@@ -250,7 +252,7 @@ impl Google {
             guest,
             options,
         };
-        lock(&self.pending).insert(Instant::now(), authorization.state, pending);
+        self.pending.put(authorization.state, pending).await;
         Ok(AuthorizationRedirect { url: authorization.url, browser })
     }
 
@@ -265,7 +267,7 @@ impl Google {
     ) -> Result<CompletedSignIn, SignInError> {
         let ready = self.ready()?;
         let state = callback.state.as_deref().ok_or(SignInError::State)?;
-        let pending = lock(&self.pending).take(Instant::now(), state).ok_or(SignInError::State)?;
+        let pending = self.pending.take(state).await.ok_or(SignInError::State)?;
         let same_browser = browser.unwrap_or_default().as_bytes().ct_eq(pending.browser.as_bytes());
         if !bool::from(same_browser) {
             return Err(SignInError::State);
@@ -297,18 +299,16 @@ impl Google {
     /// Issues a code that [`Self::redeem`] accepts once, within a minute, and only with the challenge's verifier or
     /// from the same browser. The page that the browser returns to receives it; tokens would stay in the browser's
     /// history.
-    #[must_use]
-    pub fn issue_code(&self, user: UserId, challenge: Option<String>, browser: String) -> String {
+    pub async fn issue_code(&self, user: UserId, challenge: Option<String>, browser: String) -> String {
         let code = new_secret();
         let binding = challenge.map_or(Binding::Browser(browser), Binding::Challenge);
-        lock(&self.codes).insert(Instant::now(), code.clone(), (user, binding));
+        self.codes.put(code.clone(), (user, binding)).await;
         code
     }
 
     /// Returns the user whom a code was issued to. The code is consumed even if the proofs do not match.
-    #[must_use]
-    pub fn redeem(&self, code: &str, shown: Shown<'_>) -> Option<UserId> {
-        let (user, binding) = lock(&self.codes).take(Instant::now(), code)?;
+    pub async fn redeem(&self, code: &str, shown: Shown<'_>) -> Option<UserId> {
+        let (user, binding) = self.codes.take(code).await?;
         binding.fits(shown).then_some(user)
     }
 }
@@ -322,11 +322,6 @@ fn new_secret() -> String {
 fn is_ours(cookie: &str) -> bool {
     cookie.len() == 43
         && cookie.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // The value is consistent after every step, so a poisoned lock can be used.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -347,10 +342,11 @@ mod tests {
         oauth2::url::Url::parse(url).unwrap().query_pairs().into_owned().collect()
     }
 
-    #[test]
-    fn missing_settings_are_named() {
+    #[tokio::test]
+    async fn missing_settings_are_named() {
         let message = Google::new(GoogleConfig::default())
             .begin(None, None, SignInOptions::default())
+            .await
             .unwrap_err()
             .to_string();
         for name in ["auth.google.client_id", "auth.google.client_secret", "auth.google.redirect_url"] {
@@ -358,11 +354,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_redirect_has_secrets_of_its_own_and_one_browser() {
+    #[tokio::test]
+    async fn every_redirect_has_secrets_of_its_own_and_one_browser() {
         let google = google();
-        let first = google.begin(None, None, SignInOptions::default()).unwrap();
-        let second = google.begin(Some(&first.browser), None, SignInOptions::default()).unwrap();
+        let first = google.begin(None, None, SignInOptions::default()).await.unwrap();
+        let second = google.begin(Some(&first.browser), None, SignInOptions::default()).await.unwrap();
         assert_eq!(first.browser, second.browser, "both tabs can come back");
         let (a, b) = (parameters(&first.url), parameters(&second.url));
         for name in ["state", "nonce", "code_challenge"] {
@@ -370,19 +366,20 @@ mod tests {
         }
         assert_eq!((a["code_challenge_method"].as_str(), a["response_type"].as_str()), ("S256", "code"));
         assert_eq!(a["scope"], "openid email profile");
-        assert_ne!(google.begin(Some("made-up"), None, SignInOptions::default()).unwrap().browser, "made-up");
+        let made_up = google.begin(Some("made-up"), None, SignInOptions::default()).await.unwrap();
+        assert_ne!(made_up.browser, "made-up");
     }
 
-    #[test]
-    fn return_addresses_are_compared_as_a_whole() {
+    #[tokio::test]
+    async fn return_addresses_are_compared_as_a_whole() {
         let google = google();
         let to = |url: &str| SignInOptions {
             return_to: Some(url.to_owned()),
             return_state: Some("s".to_owned()),
             ..SignInOptions::default()
         };
-        assert!(google.begin(None, None, to("https://app.example/in")).is_ok());
-        assert!(google.begin(None, None, to("https://jan.example/api/swagger/index.html")).is_ok());
+        assert!(google.begin(None, None, to("https://app.example/in")).await.is_ok());
+        assert!(google.begin(None, None, to("https://jan.example/api/swagger/index.html")).await.is_ok());
         for wrong in [
             "https://app.example/in/",
             "https://app.example/in?x",
@@ -392,33 +389,33 @@ mod tests {
             "https://jan.example/",
             "http://jan.example/api/swagger/index.html",
         ] {
-            assert!(google.begin(None, None, to(wrong)).is_err(), "{wrong}");
+            assert!(google.begin(None, None, to(wrong)).await.is_err(), "{wrong}");
         }
     }
 
-    #[test]
-    fn return_states_are_bounded_and_asked_for() {
+    #[tokio::test]
+    async fn return_states_are_bounded_and_asked_for() {
         let google = google();
-        let begin = |state: Option<&str>| {
+        let begin = async |state: Option<&str>| {
             let return_to = Some("https://app.example/in".to_owned());
             let options = SignInOptions {
                 return_to,
                 return_state: state.map(str::to_owned),
                 ..SignInOptions::default()
             };
-            google.begin(None, None, options)
+            google.begin(None, None, options).await
         };
-        assert!(begin(Some("x")).is_ok() && begin(Some(&"x".repeat(512))).is_ok());
-        assert!(matches!(begin(None), Err(SignInError::NoReturnState)));
+        assert!(begin(Some("x")).await.is_ok() && begin(Some(&"x".repeat(512))).await.is_ok());
+        assert!(matches!(begin(None).await, Err(SignInError::NoReturnState)));
         for wrong in [String::new(), "x".repeat(513)] {
-            assert!(matches!(begin(Some(&wrong)), Err(SignInError::ReturnState)));
+            assert!(matches!(begin(Some(&wrong)).await, Err(SignInError::ReturnState)));
         }
     }
 
     #[tokio::test]
     async fn a_state_is_for_one_browser_and_one_use() {
         let google = google();
-        let redirect = google.begin(None, None, SignInOptions::default()).unwrap();
+        let redirect = google.begin(None, None, SignInOptions::default()).await.unwrap();
         let callback = || Callback {
             state: Some(parameters(&redirect.url)["state"].clone()),
             error: Some("access_denied".to_owned()),
@@ -430,16 +427,16 @@ mod tests {
         assert!(matches!(google.finish(Callback::default(), None).await, Err(SignInError::State)));
     }
 
-    #[test]
-    fn codes_are_redeemed_once() {
+    #[tokio::test]
+    async fn codes_are_redeemed_once() {
         let google = google();
         let user = UserId::new();
         let mine = Shown { browser: Some("b"), verifier: None };
-        let code = google.issue_code(user, None, "b".to_owned());
-        assert_eq!(google.redeem(&code, mine), Some(user));
-        assert_eq!(google.redeem(&code, mine), None);
-        let code = google.issue_code(user, None, "b".to_owned());
-        assert_eq!(google.redeem(&code, Shown { browser: Some("other"), verifier: None }), None);
-        assert_eq!(google.redeem(&code, mine), None, "a thief has used it up");
+        let code = google.issue_code(user, None, "b".to_owned()).await;
+        assert_eq!(google.redeem(&code, mine).await, Some(user));
+        assert_eq!(google.redeem(&code, mine).await, None);
+        let code = google.issue_code(user, None, "b".to_owned()).await;
+        assert_eq!(google.redeem(&code, Shown { browser: Some("other"), verifier: None }).await, None);
+        assert_eq!(google.redeem(&code, mine).await, None, "a thief has used it up");
     }
 }
