@@ -13,5 +13,6 @@ pub mod parts;
 pub mod report;
 mod sampling;
 pub mod schema;
+mod token;
 pub mod types;
 pub mod worker_protocol;

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::output_formats::{Layout, Tool};
 pub use crate::sampling::SamplingParams;
-
-/// A token's number in its model's vocabulary (`llama_token`).
-pub type Token = i32;
+pub use crate::token::Token;
 
 /// The input that the model is to continue.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::Tool;
-use super::output_parser::{Part, held_prefix};
+use super::part::{Part, held_prefix};
 use crate::schema::exact;
 
 /// Syntax of constrained calls: `open`, calls of `before` name `between` arguments `after` with `separator` between them,

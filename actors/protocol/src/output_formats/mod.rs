@@ -15,6 +15,7 @@ mod bare_call;
 mod call_syntax;
 mod json_calls;
 mod output_parser;
+mod part;
 mod pythonic;
 mod reasoning;
 mod reasoning_formats;
@@ -27,7 +28,8 @@ use serde_json::Value;
 
 pub use self::bare_call::{BareCall, Rest};
 pub use self::call_syntax::{CallSyntax, GrammarMode, tool_grammar};
-pub use self::output_parser::{OutputParser, Part};
+pub use self::output_parser::OutputParser;
+pub use self::part::Part;
 pub use self::reasoning_formats::ReasoningFormat;
 pub use self::repeats::RepeatedCalls;
 pub use self::tool_formats::ToolFormat;

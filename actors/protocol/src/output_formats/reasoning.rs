@@ -1,6 +1,6 @@
 //! Splits the thinking off.
 
-use super::output_parser::{Part, held_prefix};
+use super::part::{Part, held_prefix};
 
 /// Splits an answer into the text between the tags at its beginning and the rest.
 #[derive(Clone, Debug)]

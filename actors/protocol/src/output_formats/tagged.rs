@@ -3,7 +3,7 @@
 use super::Tool;
 use super::call_syntax::JsonEnd;
 use super::json_calls::Calls;
-use super::output_parser::{Part, held_prefix};
+use super::part::{Part, held_prefix};
 use super::tool_formats::Blocks;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

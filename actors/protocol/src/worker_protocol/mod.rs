@@ -7,6 +7,7 @@ mod generated {
 
 mod embeddings;
 mod parts;
+mod sampling;
 
 pub use generated::*;
 

@@ -5,7 +5,7 @@
 //! header.
 
 use super::super::Tool;
-use super::super::output_parser::{Part, held_prefix};
+use super::super::part::{Part, held_prefix};
 use super::{CallReader, CallSyntax, TemplateMarks, ToolFormatSpec};
 
 /// Control tokens that structure the text. Those that end an answer end it here, too, and are never part of it.

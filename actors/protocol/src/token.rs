@@ -1,0 +1,4 @@
+//! Tokens.
+
+/// A token's number in its model's vocabulary (`llama_token`).
+pub type Token = i32;
