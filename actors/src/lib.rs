@@ -15,6 +15,7 @@ pub mod limits;
 pub mod model;
 pub mod responses;
 pub mod service;
+mod start_error;
 mod store;
 pub mod supervision;
 pub mod supervisor;
@@ -22,8 +23,9 @@ pub mod system;
 pub mod usage;
 pub mod web_search;
 
+pub use start_error::StartError;
 pub use store::StoreError;
-pub use system::{StartError, System};
+pub use system::System;
 
 #[cfg(test)]
 #[path = "../../tests/fuzz/actors.rs"]

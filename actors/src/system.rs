@@ -10,11 +10,12 @@ use crate::audit::Audit;
 use crate::backup::Backup;
 use crate::config::ActorsConfig;
 use crate::conversations::Conversations;
-use crate::identity::{AdminKeyFile, Identity, IdentityOpenError};
+use crate::identity::{AdminKeyFile, Identity};
 use crate::limits::Limiter;
 use crate::model::Models;
 use crate::model::catalog::Catalog;
 use crate::responses::Responses;
+use crate::start_error::StartError;
 use crate::store::files::create_private_folder;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMessage};
@@ -36,28 +37,6 @@ pub struct System {
     admin_key: AdminKeyFile,
     root: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
-}
-
-/// The reason why the system could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A setting is invalid.
-    #[error("{0}")]
-    Config(String),
-    /// The data folder cannot be used.
-    #[error("cannot use the data folder {path}: {error}")]
-    Storage {
-        /// The folder.
-        path: String,
-        /// The error of the operating system.
-        error: std::io::Error,
-    },
-    /// Users, keys and sessions cannot be opened.
-    #[error(transparent)]
-    Identity(#[from] IdentityOpenError),
-    /// An actor did not start.
-    #[error("cannot start the actors: {0}")]
-    Actor(String),
 }
 
 impl System {

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt};
@@ -19,6 +20,9 @@ use jan_protocol::types::{
 
 use super::shares::Place;
 use crate::supervisor::ChildSpec;
+
+/// The time to wait before the next try if nothing better is known.
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// One replica of a model.
 ///

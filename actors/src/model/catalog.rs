@@ -12,8 +12,8 @@ use super::backend::{Backend, Condition};
 use super::llama_worker::{self, LlamaWorker};
 use super::shares::Places;
 use crate::config::{ActorsConfig, ModelSource};
+use crate::start_error::StartError;
 use crate::supervisor::ChildSpec;
-use crate::system::StartError;
 
 /// One configured model.
 #[derive(Debug)]

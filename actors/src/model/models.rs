@@ -2,19 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use jan_protocol::embeddings::EmbeddingRequest;
 use jan_protocol::types::{
     GenerationError, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus, TokenizerFacts,
 };
 
-use super::backend::{Backend, Embeddings, Generation};
+use super::backend::{Backend, Embeddings, Generation, RETRY_AFTER};
 use super::catalog::{Catalog, Model, combine};
 use super::shares::Place;
-
-/// The time to wait before the next try if nothing better is known.
-pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The models that this server answers from. Cheap to clone.
 #[derive(Clone, Debug)]

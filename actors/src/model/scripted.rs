@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::{
     Backend, Capabilities, Condition, Embeddings, Generation, GenerationEvent, Notations, OutputPart,
+    RETRY_AFTER,
 };
-use super::models::RETRY_AFTER;
 use super::shares::Place;
 use crate::supervisor::ChildSpec;
 

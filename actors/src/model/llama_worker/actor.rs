@@ -16,6 +16,7 @@ use super::in_flight::jobs::EmbeddingSubmission;
 use super::in_flight::{InFlight, Submission};
 use super::replica::Replica;
 use crate::config::QueueConfig;
+use crate::model::backend::RETRY_AFTER;
 use crate::supervision::{Decision, RestartPolicy, RestartTracker};
 
 /// The interval at which waiting requests and slow clients are checked.
@@ -143,7 +144,7 @@ impl Actor for ModelActor {
             ModelMessage::Tick => {
                 let queue = &state.arguments.queue;
                 let max_wait = Duration::from_millis(queue.max_wait_ms);
-                state.replica.table.lock().tick(Instant::now(), max_wait, crate::model::models::RETRY_AFTER);
+                state.replica.table.lock().tick(Instant::now(), max_wait, RETRY_AFTER);
             }
         }
         Ok(())

@@ -31,13 +31,14 @@ use self::in_flight::jobs::EmbeddingSubmission;
 use self::in_flight::{CHANNEL, Submission};
 use self::output::{RawEmbeddings, RawGeneration};
 use self::replica::Replica;
-use super::backend::{Backend, Capabilities, Condition, Embeddings, Generation, GenerationEvent};
-use super::models::RETRY_AFTER;
+use super::backend::{
+    Backend, Capabilities, Condition, Embeddings, Generation, GenerationEvent, RETRY_AFTER,
+};
 use super::shares::Place;
 use crate::config::{ActorsConfig, WorkerConfig};
+use crate::start_error::StartError;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::ChildSpec;
-use crate::system::StartError;
 
 /// A model actor answers a submission at once; this long means that it is stuck.
 const SUBMIT_TIMEOUT_MS: u64 = 10_000;

@@ -4,7 +4,7 @@ use jan_protocol::bundled_model;
 use jan_protocol::worker_protocol::ModelSpec;
 
 use crate::config::{ActorsConfig, GgufModel, Overflow, SharePrefixes};
-use crate::system::StartError;
+use crate::start_error::StartError;
 
 /// Settings of the workers of a configured model.
 ///

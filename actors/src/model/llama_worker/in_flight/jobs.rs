@@ -9,7 +9,7 @@ use jan_protocol::worker_protocol::{self, Embed, event, to_worker};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{InFlight, Trial};
-use crate::model::models::RETRY_AFTER;
+use crate::model::backend::RETRY_AFTER;
 use crate::model::shares::Place;
 
 /// A request on its way into the table.
