@@ -11,6 +11,7 @@
 //! under suspicion; requests that merely waited follow behind them. Requests for embeddings ([`jobs`]) are under the same rules:
 //! an embedding proves them, and those that came before a crash are not made again.
 
+mod entry;
 pub mod jobs;
 mod lag;
 
@@ -23,13 +24,14 @@ use jan_protocol::output_formats::Layout;
 use jan_protocol::parts::{PartIds, Parts};
 use jan_protocol::report::PlacedLogprob;
 use jan_protocol::types::{
-    FinishReason, GenerationError, GenerationRequest, Inspected, PromptLogprobs, RawEvent, Token, TokenUsage,
+    FinishReason, GenerationError, Inspected, PromptLogprobs, RawEvent, Token, TokenUsage,
 };
 use jan_protocol::worker_protocol::{self, Cancel, Forget, Submit, ToWorker, event, to_worker};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::model::shares::Place;
-use jobs::Job;
+pub use self::entry::Submission;
+use self::entry::{Entry, Trial};
+use self::jobs::Job;
 
 /// Strikes after which a request is given up.
 const STRIKES: u32 = 2;
@@ -48,129 +50,6 @@ impl SharedTable {
     /// Locks the table; every critical section is a few map operations long.
     pub fn lock(&self) -> MutexGuard<'_, InFlight> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A request on its way into the table.
-#[derive(Debug)]
-pub struct Submission {
-    /// An id from one counter for the whole process, so that order of ids is order of arrival.
-    pub id: u64,
-    /// The request.
-    pub request: GenerationRequest,
-    /// The receiver of its events.
-    pub events: mpsc::Sender<RawEvent>,
-    /// Its place in the queue; freed with the entry.
-    pub place: Place,
-}
-
-#[derive(Debug)]
-struct Entry {
-    request: GenerationRequest,
-    events: mpsc::Sender<RawEvent>,
-    /// Events that the channel had no room for.
-    pending: VecDeque<RawEvent>,
-    _place: Place,
-    arrived: Instant,
-    prompt: Option<Arc<[Token]>>,
-    /// The present worker's ids of its parts.
-    parts: PartIds,
-    layout: Layout,
-    generated: Vec<Token>,
-    logprobs: HeldLogprobs,
-    cached_tokens: u32,
-    started: bool,
-    /// `true` if the log-probabilities of the prompt's tokens were reported for it.
-    scored: bool,
-    trial: Trial,
-}
-
-/// The state of a request in the present worker, and in those before it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Trial {
-    /// `true` if the present worker has it; the next field is the time since then.
-    submitted: bool,
-    submitted_at: Option<Instant>,
-    /// `true` if its tokens are known.
-    prepared: bool,
-    /// `true` if the present worker began to read it.
-    running: bool,
-    /// `true` if the present worker gave a token for it.
-    proven: bool,
-    strikes: u32,
-}
-
-impl Trial {
-    /// Returns `true` if the present worker could die of it: it is being prepared or run, not merely waiting.
-    fn could_be_guilty(&self) -> bool {
-        self.submitted && (self.running || !self.prepared)
-    }
-
-    /// Marks that it gave a requested result.
-    fn prove(&mut self) {
-        self.proven = true;
-        self.strikes = 0;
-    }
-
-    /// Resets the state after its worker has gone.
-    fn next_worker(&mut self) {
-        (self.submitted, self.running, self.proven) = (false, false, false);
-    }
-}
-
-impl Entry {
-    fn send(&mut self, event: RawEvent) {
-        let event = if self.pending.is_empty() {
-            match self.events.try_send(event) {
-                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
-                Err(mpsc::error::TrySendError::Full(event)) => event,
-            }
-        } else {
-            event
-        };
-        // Deltas are merged, so that a client that does not read costs its answer's length and no more.
-        if let (
-            Some(RawEvent::Delta { text, tokens, logprobs }),
-            RawEvent::Delta { text: more, tokens: t, logprobs: l },
-        ) = (self.pending.back_mut(), &event)
-        {
-            text.push_str(more);
-            tokens.extend_from_slice(t);
-            logprobs.extend_from_slice(l);
-        } else {
-            self.pending.push_back(event);
-        }
-    }
-
-    fn flush(&mut self) {
-        while let Some(event) = self.pending.pop_front() {
-            match self.events.try_send(event) {
-                Ok(()) => {}
-                Err(mpsc::error::TrySendError::Closed(_)) => self.pending.clear(),
-                Err(mpsc::error::TrySendError::Full(event)) => {
-                    self.pending.push_front(event);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Sends the last event. Events that a slow client has not taken yet are delivered as it reads.
-    fn close(mut self, last: RawEvent) {
-        self.send(last);
-        if self.pending.is_empty() {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (events, pending) = (self.events, self.pending);
-            runtime.spawn(async move {
-                for event in pending {
-                    if events.send(event).await.is_err() {
-                        return;
-                    }
-                }
-            });
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jan_protocol::types::{Prompt, SamplingParams};
+use jan_protocol::types::{GenerationRequest, Prompt, SamplingParams};
 use jan_protocol::worker_protocol::{Accepted, Event, Finished, Output, Started, Step};
 use proptest::prelude::*;
 
