@@ -1,6 +1,6 @@
 # Jan Server. `make run` builds and starts it, `make test` runs every test; both install what is missing.
-# Only the release profile is used anywhere, so that llama.cpp is compiled once per checkout. QUICK is the same with this
-# workspace's own crates unoptimised, for the loop of changes.
+# Whatever needs llama.cpp uses the release profile, so that it is compiled once per checkout. QUICK is the same with this
+# workspace's own crates unoptimised. `make check` and `make test-unit` need no llama.cpp and use the dev profile.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -16,12 +16,15 @@ FILTER ?=
 
 QUICK := cargo --config tests/setup/quick.toml
 # The packages that `make check` and `make test-unit` compile: all but the engine, so neither llama.cpp nor cmake and
-# libclang are needed. `make test` tests the engine, too.
+# libclang are needed.
 CHECKED := --package jan-server --package jan-actors --package jan-protocol --no-default-features
 # The modules that a macro declares (the registries of formats); `cargo fmt` does not find them.
 IN_MACROS := $(wildcard actors/protocol/src/output_formats/*_formats/*.rs)
 
-.PHONY: help setup setup-check setup-test build run dist check test test-unit test-sdk test-crash advisories doc fuzz openapi lint fmt fmt-check bench clean
+# Lints while compiling the tests: `cargo clippy` beside `cargo test` would analyse every crate twice.
+LINTED := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
+
+.PHONY: help setup setup-check setup-test build run dist check test test-unit test-engine test-sdk test-crash advisories doc fuzz openapi lint fmt fmt-check bench clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,11 +48,13 @@ dist: build ## Build, then make dist/: the binary to ship without symbols, its s
 	@tests/setup/dist.sh
 
 check: setup-check fmt-check ## The loop of changes: formatting, clippy and unit tests of everything but the engine
-	$(QUICK) clippy --release --locked $(CHECKED) --all-targets -- -D warnings
-	$(QUICK) test --release --locked $(CHECKED) --lib --test '*'
+	$(LINTED) cargo test --locked $(CHECKED) --lib --test '*'
 
-test-unit: setup-check ## Unit tests alone, those whose name contains FILTER; `CHECKED=--workspace` for the engine, too
-	$(QUICK) test --release --locked $(CHECKED) --lib -- $(FILTER)
+test-unit: setup-check ## Unit tests alone, those whose name contains FILTER
+	$(LINTED) cargo test --locked $(CHECKED) --lib -- $(FILTER)
+
+test-engine: setup ## Unit tests of the engine, those whose name contains FILTER
+	$(QUICK) test --release --locked --package jan-engine --lib -- $(FILTER)
 
 test-sdk: setup-test ## Whole-server and SDK tests alone: FILTER as for `pytest -k`, or the name of a file of tests/node
 	cargo build --release --locked
@@ -75,7 +80,7 @@ fuzz: setup-test ## Try parsers (tests/fuzz) and the whole description, each tar
 		.venv/bin/python -m pytest tests/python/test_docs_fuzz.py -s
 
 openapi: setup-check ## Record the API's description in fixtures/openapi.json, after a change that is meant
-	JAN_RECORD_OPENAPI=1 $(QUICK) test --release --locked $(CHECKED) --lib the_description_is_the_recorded_one
+	JAN_RECORD_OPENAPI=1 $(LINTED) cargo test --locked $(CHECKED) --lib the_description_is_the_recorded_one
 
 lint: setup-test fmt-check ## Formatting, clippy, spelling, dependencies and documentation, as `make test` checks them
 	.venv/bin/typos

@@ -4,7 +4,6 @@ mod admin;
 mod children;
 mod crash;
 mod credentials;
-mod hot_path;
 mod keys;
 mod restarts;
 mod sessions;
