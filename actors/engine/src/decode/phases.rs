@@ -142,10 +142,15 @@ impl Flow {
         self.thinking.is_none() && matches!(self.keep, Keep::Free)
     }
 
-    /// Returns `true` if it may have to look into a constraint.
+    /// Returns `true` if the next token may have to be looked up in a constraint. Behind a mark that has not begun yet it is
+    /// free text, which must not cost more than other free text.
     #[must_use]
-    pub const fn is_kept(&self) -> bool {
-        !matches!(self.keep, Keep::Free)
+    pub fn is_kept(&self) -> bool {
+        match &self.keep {
+            Keep::Free => false,
+            Keep::Whole { .. } => true,
+            Keep::Behind { trigger, .. } => self.state == State::Kept || ends_in_beginning(&self.tail, trigger),
+        }
     }
 
     /// Tokens that were thinking.
@@ -409,6 +414,12 @@ fn keep_last(bytes: &mut Vec<u8>, count: usize) {
     bytes.drain(..bytes.len().saturating_sub(count));
 }
 
+/// Returns `true` if `text` ends in a beginning of `mark`.
+fn ends_in_beginning(text: &[u8], mark: &str) -> bool {
+    let longest = text.len().min(mark.len());
+    (1..=longest).any(|length| mark.as_bytes().starts_with(&text[text.len() - length..]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -459,6 +470,15 @@ mod tests {
         take(&mut flow, "yes <think>");
         assert!(flow.stops_count() && flow.forced().is_empty());
         assert_eq!(flow.reasoning_tokens(), 0);
+    }
+
+    #[test]
+    fn text_that_may_become_a_mark_is_found() {
+        for (text, found) in
+            [("", false), ("a", false), ("a<", true), ("a<tool", true), ("<tool_ ", false), ("<<", true)]
+        {
+            assert_eq!(ends_in_beginning(text.as_bytes(), "<tool_call>"), found, "{text}");
+        }
     }
 
     #[test]
