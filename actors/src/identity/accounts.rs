@@ -11,9 +11,10 @@ use super::call::{Call, IdentityWriter, PER_JOB, warn_of};
 use super::error::IdentityError;
 use super::guests::GuestLimits;
 use super::ids::{KeyId, UserId};
+use super::party::ClientNet;
 use super::types::{
-    ApiKeyRecord, ClientNet, CreatedKey, ExternalProfile, KeyUpdate, Maker, NewKey, Origin, Page, SignIn,
-    UserKind, UserRecord, UserUpdate,
+    ApiKeyRecord, CreatedKey, ExternalProfile, KeyUpdate, Maker, NewKey, Origin, Page, SignIn, UserKind,
+    UserRecord, UserUpdate,
 };
 use super::users::{self, GuestRetention};
 use super::{api_keys, now_s};

@@ -11,8 +11,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::error::{AuthError, IdentityError};
 use super::guests::{GuestLimits, GuestPlace};
 use super::ids::{KeyId, SessionId, UserId};
+use super::party::ClientNet;
 use super::restrictions::Restrictions;
-use super::types::{ClientNet, Origin, Principal, UserKind};
+use super::types::{Origin, Principal, UserKind};
 use crate::store::{Changes, KeyHash};
 
 /// A server's mirror of users, keys and sessions, which decides whether a credential is accepted.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::IdentityError;
-use super::types::ClientNet;
+use super::party::ClientNet;
 use crate::config::AuthConfig;
 
 /// Maximum numbers of guests.

@@ -12,11 +12,12 @@ use super::call::{Call, IdentityWriter};
 use super::credentials::CredentialNotices;
 use super::error::{AuthError, IdentityError, RETRY_AFTER};
 use super::ids::{KeyId, SessionId, UserId};
+use super::party::ClientNet;
 use super::sessions::{SessionRegistry, SessionsMessage};
 use super::token::Grant;
 use super::tokens::{Tokens, family_rules};
 use super::types::{
-    ApiKeyRecord, ClientNet, CreatedKey, ExternalProfile, KeyUpdate, Maker, NewKey, Origin, Page, Principal,
+    ApiKeyRecord, CreatedKey, ExternalProfile, KeyUpdate, Maker, NewKey, Origin, Page, Principal,
     RefreshProof, SessionRecord, SignIn, TokenPair, UserRecord, UserUpdate,
 };
 use super::users::GuestRetention;

@@ -16,11 +16,11 @@ use super::credentials::{CredentialIndex, CredentialMirror};
 use super::error::{AuthError, IdentityError};
 use super::guests::{GuestLimits, GuestPlace, Guests};
 use super::ids::{KeyId, SessionId, UserId};
+use super::party::ClientNet;
 use super::permissions::Permissions;
 use super::restrictions::Restrictions;
 use super::types::{
-    ApiKeyRecord, ClientNet, CredentialId, MAX_PARENTS, Origin, Principal, PrincipalKind, UserKind,
-    UserRecord,
+    ApiKeyRecord, CredentialId, MAX_PARENTS, Origin, Principal, PrincipalKind, UserKind, UserRecord,
 };
 use crate::limits::LimitOverrides;
 use crate::store::{AccountChange, Changes, KeyHash, SessionChange, StoreError, StoredSession, Stores};

@@ -20,6 +20,7 @@ mod handle;
 pub(crate) mod ids;
 mod index;
 mod open;
+mod party;
 mod permissions;
 mod restrictions;
 mod secret;
@@ -44,13 +45,14 @@ pub use error::{AuthError, IdentityError};
 pub use handle::Identity;
 pub use ids::{InvalidId, KeyId, SessionId, UserId};
 pub use open::IdentityOpenError;
+pub use party::{ClientNet, Party};
 pub use permissions::{Permission, Permissions, Right};
 pub use restrictions::{InvalidNetwork, MAX_ENTRIES, Network, Restrictions};
 pub use signing::rotate_signing_key;
 pub use types::{
-    ApiKeyRecord, ClientNet, CreatedKey, CredentialId, ExternalId, ExternalProfile, KeyUpdate, MAX_PARENTS,
-    Maker, NewKey, Origin, Page, Party, Principal, PrincipalKind, RefreshProof, Secret, SessionRecord,
-    SignIn, TokenPair, UserKind, UserRecord, UserUpdate,
+    ApiKeyRecord, CreatedKey, CredentialId, ExternalId, ExternalProfile, KeyUpdate, MAX_PARENTS, Maker,
+    NewKey, Origin, Page, Principal, PrincipalKind, RefreshProof, Secret, SessionRecord, SignIn, TokenPair,
+    UserKind, UserRecord, UserUpdate,
 };
 
 /// Returns the time of the clock that dates stored and issued objects (epoch seconds).

@@ -4,7 +4,8 @@
 
 use super::error::{AuthError, IdentityError};
 use super::ids::UserId;
-use super::types::{ClientNet, ExternalProfile, Page, SignIn, UserKind, UserRecord, UserUpdate};
+use super::party::ClientNet;
+use super::types::{ExternalProfile, Page, SignIn, UserKind, UserRecord, UserUpdate};
 use crate::limits::LimitOverrides;
 use crate::store::{AccountChange, Changes, KeyHash, SessionChange, Stores};
 
