@@ -8,7 +8,7 @@ use jan_actors::responses::{Delta, DeltaKind, Problem, RunEvent, Source};
 use jan_actors::web_search::WebSource;
 use serde_json::{Value, json};
 
-use super::output::OutputSearch;
+use super::output_item::OutputSearch;
 use crate::api::inference::web_search::citations::citations;
 use crate::http::ApiError;
 

@@ -6,9 +6,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::request::FORMAT;
 use crate::api::inference::structured_output::{self, FormatKind, Structured};
 use crate::http::ApiError;
+
+/// The field that holds the format of the text.
+pub const FORMAT: &str = "text.format";
 
 /// The format of a text.
 #[derive(Debug, Deserialize, ToSchema)]

@@ -9,13 +9,16 @@
 
 mod conversation;
 mod create;
+mod event_log;
 mod events;
 mod format;
 mod generation;
 mod history;
+mod input;
 mod items;
 mod object;
 mod output;
+mod output_item;
 mod paging;
 pub mod query;
 pub mod request;
@@ -33,7 +36,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use events::{EventLog, ResponseStreamEvent};
+use event_log::EventLog;
+use events::ResponseStreamEvent;
 use object::ResponseObject;
 use paging::ItemList;
 use query::{ListQuery, RetrieveQuery};
@@ -78,7 +82,7 @@ fn instructions(text: Option<&str>) -> Option<Value> {
 }
 
 fn from_generation(error: GenerationError) -> ApiError {
-    super::inference::structured_output::generation_error(error, PROMPT, Some(request::FORMAT))
+    super::inference::structured_output::generation_error(error, PROMPT, Some(format::FORMAT))
 }
 
 /// Returns the response object at its creation.
@@ -137,7 +141,7 @@ async fn count_tokens(state: AppState, request: ApiRequest) -> Result<Response, 
         Some(conversation) => history::of_conversation(&state, user, conversation).await?.2,
         None => history::of_previous(&state, user, previous).await?,
     };
-    let input = history::resolve(&state, user, &history, items::normalize(wanted.input)?).await?;
+    let input = history::resolve(&state, user, &history, input::normalize(wanted.input)?).await?;
     let messages = instructions(wanted.instructions.as_deref())
         .into_iter()
         .chain(items::to_messages(history.iter().chain(&input)))

@@ -1,13 +1,13 @@
 //! The response object. Source: `Response` in OpenAI's API description.
 
 use jan_actors::model::TokenUsage;
-use jan_actors::responses::{End, EndStatus, Progress, ResponseId};
+use jan_actors::responses::{End, EndStatus, ResponseId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::format::TextFormat;
-use super::output::{Output, OutputItem};
+use super::output_item::OutputItem;
 use super::request::{CacheRetention, CreateResponse, Truncation};
 use crate::api::inference::params::Metadata;
 use crate::api::inference::tools::{ResponseTool, shown_choice};
@@ -235,21 +235,6 @@ impl ResponseObject {
         Self { message_id: None, with_sources: false, ..self.clone() }
     }
 
-    /// Returns the response in the given state of progress.
-    #[must_use]
-    pub fn at(&self, progress: &Progress) -> Self {
-        let mut response = self.bare();
-        match &progress.end {
-            None if progress.started || !self.background => response.status = ResponseStatus::InProgress,
-            None => response.status = ResponseStatus::Queued,
-            Some(end) => {
-                response.ended(end);
-                response.output = Output::of(self).whole(&progress.deltas, end);
-            }
-        }
-        response
-    }
-
     /// Returns the response after the given end, but without its output.
     pub fn ended_as(&self, end: &End) -> Self {
         let mut response = self.bare();
@@ -257,7 +242,7 @@ impl ResponseObject {
         response
     }
 
-    fn ended(&mut self, end: &End) {
+    pub(super) fn ended(&mut self, end: &End) {
         self.status = match end.status {
             EndStatus::Completed => ResponseStatus::Completed,
             EndStatus::Incomplete => ResponseStatus::Incomplete,

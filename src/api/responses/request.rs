@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use jan_actors::model::{ChatPrompt, SamplingParams};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::format::TextFormat;
-use super::items::{self, InputItem};
+use super::input::{self, Input, InputItem};
 use crate::api::inference::bounds::{self, MAX_NAME, MAX_WORDS};
 use crate::api::inference::fields::inference_request;
 use crate::api::inference::params::{self, Metadata, ServiceTier, Stop};
@@ -41,8 +41,6 @@ const INCLUDABLE: [&str; 8] = [
     "reasoning.encrypted_content",
     LOGPROBS,
 ];
-/// The field that holds the format of the text.
-pub const FORMAT: &str = "text.format";
 const SOURCES: &str = "web_search_call.action.sources";
 const LOGPROBS: &str = "message.output_text.logprobs";
 
@@ -235,41 +233,6 @@ impl TextConfig {
     }
 }
 
-/// `input`: a text or a list of items.
-#[derive(Debug)]
-pub enum Input {
-    /// One message of the user.
-    Text(String),
-    /// Items.
-    Items(Vec<InputItem>),
-}
-
-impl<'de> Deserialize<'de> for Input {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InputVisitor;
-        impl<'de> Visitor<'de> for InputVisitor {
-            type Value = Input;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or an array of items")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Input, E> {
-                Ok(Input::Text(text.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Input, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Input::Items(items))
-            }
-        }
-        deserializer.deserialize_any(InputVisitor)
-    }
-}
-
 /// `conversation`: an id, or an object that has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConversationParam(pub String);
@@ -381,7 +344,7 @@ impl CreateResponse {
         let effort = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort);
         let kwargs = self.chat_template_kwargs.take();
         let thinking_budget = reasoning::apply(effort, budget, kwargs, &mut prompt);
-        let input = items::normalize(self.input.take())?;
+        let input = input::normalize(self.input.take())?;
         Ok(Checked {
             tools,
             prompt,

@@ -7,7 +7,8 @@ use jan_actors::limits::StreamPermit;
 use jan_actors::responses::{Progress, Reader};
 use tokio_util::sync::CancellationToken;
 
-use super::events::{EventLog, ResponseStreamEvent, move_behind};
+use super::event_log::{EventLog, move_behind};
+use super::events::ResponseStreamEvent;
 use crate::http::{ApiError, sse};
 
 /// The origin of the events.

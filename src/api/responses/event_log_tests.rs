@@ -3,6 +3,7 @@ use jan_actors::responses::{DeltaKind, Progress, ResponseId};
 use jan_actors::web_search::WebSource;
 use proptest::prelude::*;
 
+use super::super::output_item::OutputItem;
 use super::*;
 use crate::api::responses::request::CreateResponse;
 
