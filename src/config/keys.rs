@@ -8,7 +8,7 @@ pub use super::table::KEYS;
 use crate::auth::{host_of, parse_network};
 
 /// One key of the configuration.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// `section.name`; the keys of a list of tables are `section[].name`.
     pub path: &'static str,
@@ -23,7 +23,7 @@ pub struct Key {
 }
 
 /// The allowed values of a key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// Text.
     Text,
@@ -203,7 +203,7 @@ fn describe(value: &Value) -> String {
 
 /// Replaces every secret in a whole configuration with `***`.
 pub fn mask_secrets(config: &mut Value) {
-    mask(config, "", KEYS);
+    mask(config, "", &KEYS);
 }
 
 fn mask(value: &mut Value, path: &str, keys: &[Key]) {

@@ -46,7 +46,7 @@ pub fn markdown() -> String {
     let model = Value::try_from(model).expect("a model serializes");
     let mut page = INTRODUCTION.to_owned();
     let mut section = "";
-    for key in KEYS {
+    for key in KEYS.iter() {
         let (this, name) = key.path.rsplit_once('.').expect("every key lies in a section");
         if this != section {
             section = this;

@@ -186,7 +186,7 @@ proptest! {
 /// Every integer that the table allows must fit its field, and every default must be allowed.
 #[test]
 fn the_table_fits_the_structs() {
-    for key in KEYS {
+    for key in KEYS.iter() {
         let (section, name) = key.path.rsplit_once('.').unwrap();
         let values: Vec<String> = match key.kind {
             Kind::Integer { min, max, .. } => vec![min.to_string(), max.to_string()],

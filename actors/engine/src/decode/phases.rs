@@ -149,7 +149,9 @@ impl Flow {
         match &self.keep {
             Keep::Free => false,
             Keep::Whole { .. } => true,
-            Keep::Behind { trigger, .. } => self.state == State::Kept || ends_in_beginning(&self.tail, trigger),
+            Keep::Behind { trigger, .. } => {
+                self.state == State::Kept || ends_in_beginning(&self.tail, trigger)
+            }
         }
     }
 
