@@ -5,6 +5,7 @@
 use jan_actors::responses::DeltaKind;
 use jan_actors::web_search::WebSource;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::items::ItemStatus;

@@ -116,31 +116,23 @@ proptest! {
     ) {
         let mut assembler = TextAssembler::new(&stops);
         let mut text = String::new();
-        let mut wanted = String::new();
-        let mut stopped = false;
-        // Neighbouring runs of a kind are one.
-        let mut watched = String::new();
         for (run, watch) in &runs {
             assembler.watch(*watch);
             for piece in run.as_bytes().chunks(if by_letters { 1 } else { run.len() }) {
                 text.push_str(&assembler.push(piece).text);
             }
-            if stopped {
-                continue;
-            }
-            if *watch {
-                watched.push_str(run);
-                if let Some(cut) = stops.iter().filter_map(|stop| watched.find(stop.as_str())).min() {
-                    wanted.push_str(&watched[..cut]);
-                    stopped = true;
-                }
-            } else {
-                wanted.push_str(&std::mem::take(&mut watched));
-                wanted.push_str(run);
-            }
         }
-        if !stopped {
-            wanted.push_str(&watched);
+        let mut wanted = String::new();
+        let mut stopped = false;
+        // Neighbouring runs of a kind are one: a later run can complete a stop text that begins before another one.
+        for run in runs.chunk_by(|one, next| one.1 == next.1) {
+            let joined: String = run.iter().map(|(text, _)| text.as_str()).collect();
+            let cut = stops.iter().filter(|_| run[0].1).filter_map(|stop| joined.find(stop.as_str())).min();
+            wanted.push_str(&joined[..cut.unwrap_or(joined.len())]);
+            stopped = cut.is_some();
+            if stopped {
+                break;
+            }
         }
         let last = assembler.finish();
         text.push_str(&last.text);

@@ -342,7 +342,15 @@ mod calls_in_an_answer {
 
     fn guide_of(mode: GrammarMode) -> Guide {
         let syntax = ToolFormat::Hermes.syntax();
-        guide(&Constraint::Lark(tool_grammar(syntax, &tool_schemas(), true, mode, None, &|_| None))).unwrap()
+        guide(&Constraint::Lark(tool_grammar(
+            syntax,
+            &tool_schemas(),
+            mode == GrammarMode::Whole,
+            mode,
+            None,
+            &|_| None,
+        )))
+        .unwrap()
     }
 
     fn begun(lenient: bool) -> Flow {
