@@ -195,10 +195,10 @@ fn after_a_failed_sync_nothing_is_acknowledged_until_it_is_open_again() {
 fn a_database_that_takes_no_changes_is_opened_again_though_nothing_was_to_sync() {
     let faked = fake();
     let refused = || Err::<(), _>(StoreError::OutOfSpace("an earlier write".to_owned()));
-    assert!(write(&faked.store, move || refused()).is_err());
+    assert!(write(&faked.store, refused).is_err());
     assert!(faked.store.is_healthy(), "what is refused for a reason of its own is no failure");
     faked.stuck.store(true, Ordering::SeqCst);
-    assert!(write(&faked.store, move || refused()).is_err());
+    assert!(write(&faked.store, refused).is_err());
     let waits = write(&faked.store, || Ok(2));
     assert!(matches!(waits, Err(StoreError::OutOfSpace(_))), "a full disk stays the reason: {waits:?}");
     assert!(!faked.store.is_healthy());
