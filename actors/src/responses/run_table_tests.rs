@@ -65,7 +65,7 @@ async fn runs_are_found_everywhere_until_they_are_removed(tables: NewTables) {
     let mut readers = Vec::new();
     for table in &tables {
         let mut reader = table.get(id).await.unwrap().follow();
-        assert_eq!(reader.beyond(0).await.0, [delta.clone()]);
+        assert_eq!(reader.beyond(0).await.0, std::slice::from_ref(&delta));
         readers.push(reader);
     }
     // A cancellation on another server ends it.

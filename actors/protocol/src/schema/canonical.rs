@@ -143,7 +143,8 @@ impl<'a> Canonical<'a> {
         let canonical = match keyword {
             "$ref" | "$dynamicRef" | "$recursiveRef" => {
                 let target = self.reference(value, place)?;
-                return add(out, "$ref", target, place);
+                add(out, "$ref", target);
+                return Ok(());
             }
             "type" => types(value, place)?,
             "const" => {
@@ -232,20 +233,23 @@ impl<'a> Canonical<'a> {
                         Ok(())
                     })?;
                 }
-                add(out, "dependentRequired", Value::Object(names), place)?;
-                return add(out, "dependentSchemas", Value::Object(schemas), place);
+                add(out, "dependentRequired", Value::Object(names));
+                add(out, "dependentSchemas", Value::Object(schemas));
+                return Ok(());
             }
             "items" => match value {
                 Value::Array(items) => {
                     let items = self.list(items, place)?;
-                    return add(out, "prefixItems", Value::Array(items), place);
+                    add(out, "prefixItems", Value::Array(items));
+                    return Ok(());
                 }
                 _ => self.schema(value, place, false)?,
             },
             "additionalItems" => match fields.get("items") {
                 Some(Value::Array(_)) => {
                     let rest = self.schema(value, place, false)?;
-                    return add(out, "items", rest, place);
+                    add(out, "items", rest);
+                    return Ok(());
                 }
                 _ => return Ok(()),
             },
@@ -268,7 +272,8 @@ impl<'a> Canonical<'a> {
             // Metadata, and keywords that nobody knows.
             _ => return Ok(()),
         };
-        add(out, keyword, canonical, place)
+        add(out, keyword, canonical);
+        Ok(())
     }
 
     fn list(&mut self, schemas: &'a [Value], place: &mut Place) -> Result<Vec<Value>, SchemaError> {
@@ -301,22 +306,21 @@ impl<'a> Canonical<'a> {
 }
 
 /// Adds a keyword. If the schema has it already under an older name, both hold.
-fn add(out: &mut Map<String, Value>, keyword: &str, value: Value, place: &Place) -> Result<(), SchemaError> {
+fn add(out: &mut Map<String, Value>, keyword: &str, value: Value) {
     if value.as_object().is_some_and(Map::is_empty) {
-        return Ok(());
+        return;
     }
     if let Some(all) = out.get_mut("allOf").filter(|_| keyword == "allOf") {
         if let (Value::Array(all), Value::Array(more)) = (all, value) {
             all.extend(more);
         }
-        return Ok(());
+        return;
     }
     if out.contains_key(keyword) {
         let also = json!({keyword: value});
-        return add(out, "allOf", json!([also]), place);
+        return add(out, "allOf", json!([also]));
     }
     out.insert(keyword.to_owned(), value);
-    Ok(())
 }
 
 /// Removes keywords that demand nothing.
@@ -431,12 +435,14 @@ fn check_numbers(value: &Value, place: &Place) -> Result<(), SchemaError> {
     let mut left = vec![value];
     while let Some(value) = left.pop() {
         match value {
-            Value::Number(number) if !number.is_i64() && !number.is_u64() => {
-                if number.as_f64().is_some_and(|number| number.abs() >= MAX_COUNT) {
-                    return Err(place.error(
-                        "integers beyond 64 bits, and numbers as large as that, cannot be kept exactly; write them as texts",
-                    ));
-                }
+            Value::Number(number)
+                if !number.is_i64()
+                    && !number.is_u64()
+                    && number.as_f64().is_some_and(|number| number.abs() >= MAX_COUNT) =>
+            {
+                return Err(place.error(
+                    "integers beyond 64 bits, and numbers as large as that, cannot be kept exactly; write them as texts",
+                ));
             }
             Value::Array(values) => left.extend(values),
             Value::Object(fields) => left.extend(fields.values()),

@@ -92,7 +92,7 @@ impl Translation<'_> {
             Some('<') => match self.rest.peek() {
                 Some('=' | '!') => self.regular = false,
                 _ => {
-                    while let Some(character) = self.rest.next() {
+                    for character in self.rest.by_ref() {
                         if character == '>' {
                             self.out.push_str("(?:");
                             return Ok(());
@@ -171,10 +171,7 @@ impl Translation<'_> {
                 Some(letter) => char::from(letter as u8 & 0x1F),
                 None => return Err(r"'\c' has no letter behind it"),
             },
-            'x' => match self.hexadecimal(2) {
-                Some(code) => code,
-                None => 'x',
-            },
+            'x' => self.hexadecimal(2).unwrap_or('x'),
             'u' => return self.unicode().map(Member::One),
             other => other,
         }))

@@ -202,10 +202,10 @@ impl<'a> Enforce<'a> {
                 }
                 None => {}
             },
+            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum"
+                if !numbers::is_enforceable_bound(value) => {}
             "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => {
-                if numbers::is_enforceable_bound(value) {
-                    parts.out.insert(keyword.to_owned(), value.clone());
-                }
+                parts.out.insert(keyword.to_owned(), value.clone());
             }
             "multipleOf" if *value == json!(1) => {
                 // The compiler has whole numbers of their own.
