@@ -169,7 +169,7 @@ impl Flow {
             (State::Thinking, _) | (State::Kept, Keep::Behind { .. }) => false,
             (State::Kept, Keep::Whole { calls: WholeCalls::Beginning(opening), .. }) => {
                 let (said, opening) = (self.tail.as_slice(), opening.as_bytes());
-                !said.starts_with(opening) && !opening.starts_with(said)
+                said.is_empty() || !said.starts_with(opening) && !opening.starts_with(said)
             }
             (State::Kept | State::Undecided, Keep::Whole { calls: WholeCalls::All, .. }) => false,
             _ => true,

@@ -165,7 +165,7 @@ fn hostile_templates_end_soon() {
         let result = render(source, &messages);
         let source = &source[..source.len().min(100)];
         assert!(result.is_err(), "{source}: {} bytes", result.unwrap().len());
-        assert!(start.elapsed() < Duration::from_secs(10), "{source}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{source}: {:?}", start.elapsed());
     }
 }
 
