@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::decimal::equal;
 use super::enforce::{At, Enforce, MAX_COMBINATIONS};
 use super::negation::{any_of, negated};
-use super::{SchemaError, accepts_all};
+use super::{SchemaError, accepts_all, weight};
 
 /// Maximum number of alternatives of which each is compared with each.
 const MAX_COMPARED: usize = 64;
@@ -30,6 +30,8 @@ impl Enforce<'_> {
         }
         let base = Value::Object(base);
         let count = options.len();
+        let pairs = if count > MAX_COMPARED { 0 } else { count * count / 2 };
+        self.judge.spend(weight(&base) + count + pairs);
         let overlaps = |a: &Value, b: &Value| !self.judge.disjoint(&[a, &base], &[b, &base]);
         let mut overlapping: Vec<Vec<usize>> = vec![Vec::new(); count];
         for a in 0..count {
@@ -59,6 +61,9 @@ impl Enforce<'_> {
         for (option, others) in options.iter().zip(overlapping) {
             if others.iter().any(|&other| equal(option, &options[other])) {
                 continue;
+            }
+            if !self.judge.spend(weight(option)) {
+                return None;
             }
             let mut all = vec![option.clone()];
             for &other in others {
@@ -95,10 +100,12 @@ impl Enforce<'_> {
         at: At,
     ) -> Result<Value, SchemaError> {
         let branch = |keyword: &str| fields.get(keyword).cloned().unwrap_or(Value::Bool(true));
+        self.judge.spend(weight(test) + fields.get("then").map_or(0, weight));
         let then = json!({"allOf": [test, branch("then")]});
         let mut options = vec![then];
         match negated(test, &self.judge) {
             Some(opposite) => {
+                self.judge.spend(opposite.len() * fields.get("else").map_or(1, weight));
                 options.extend(opposite.into_iter().map(|other| json!({"allOf": [other, branch("else")]})));
             }
             None => {

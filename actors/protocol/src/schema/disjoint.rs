@@ -15,6 +15,10 @@ const MAX_DEPTH: usize = 8;
 /// Maximum number of schemas that all comparisons for one document look at.
 const MAX_VISITS: usize = 200_000;
 
+/// Maximum amount of work of all rewrites of one document, in schemas that are looked at and values that are copied. Rewrites
+/// copy what is rewritten again, so without it a few kilobytes could be work for hours.
+const MAX_WORK: usize = 400_000;
+
 /// Types of values; whole numbers are told from others.
 const KINDS: [&str; 7] = ["null", "boolean", "integer", "fraction", "string", "array", "object"];
 
@@ -22,6 +26,7 @@ const KINDS: [&str; 7] = ["null", "boolean", "integer", "fraction", "string", "a
 pub struct Judge<'a> {
     root: &'a Value,
     visits: Cell<usize>,
+    work: Cell<usize>,
 }
 
 /// The conditions on one value, flattened: each of the parts holds.
@@ -37,7 +42,7 @@ struct Conditions<'a> {
 impl<'a> Judge<'a> {
     /// Creates a judge.
     pub const fn new(root: &'a Value) -> Self {
-        Self { root, visits: Cell::new(0) }
+        Self { root, visits: Cell::new(0), work: Cell::new(0) }
     }
 
     /// Returns the target of a canonical reference.
@@ -48,6 +53,12 @@ impl<'a> Judge<'a> {
     /// Returns `true` if no value satisfies all of `a` and all of `b`.
     pub fn disjoint(&self, a: &[&'a Value], b: &[&'a Value]) -> bool {
         self.excludes(a, b, 0)
+    }
+
+    /// Counts work of rewrites. Returns `false` once there was more than is allowed.
+    pub fn spend(&self, amount: usize) -> bool {
+        self.work.set(self.work.get().saturating_add(amount));
+        self.work.get() <= MAX_WORK
     }
 
     fn enter(&self) -> bool {

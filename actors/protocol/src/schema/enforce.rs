@@ -9,7 +9,7 @@ use super::disjoint::Judge;
 use super::ecma::{Translated, translate};
 use super::graph::{places, recursive};
 use super::negation::{absent, any_of, negated};
-use super::{MAX_DEPTH, MAX_VALUES, SchemaError, accepts_all, exact, formats, numbers, objects};
+use super::{MAX_DEPTH, MAX_VALUES, SchemaError, accepts_all, exact, formats, numbers, objects, weight};
 
 /// Maximum number of combinations of alternatives that hold for the same value. The compiler multiplies them out.
 pub(super) const MAX_COMBINATIONS: usize = 64;
@@ -111,7 +111,7 @@ impl Parts {
 impl<'a> Enforce<'a> {
     fn visit(&mut self, at: At) -> Result<(), SchemaError> {
         self.values += 1;
-        if self.values > MAX_VALUES || at.depth > MAX_DEPTH * 2 {
+        if self.values > MAX_VALUES || at.depth > MAX_DEPTH * 2 || !self.judge.spend(1) {
             let message = "it is too large with its alternatives and references written out".to_owned();
             return Err(SchemaError { at: String::new(), message });
         }
@@ -440,6 +440,7 @@ impl<'a> Enforce<'a> {
         }
         for (name, schema) in fields.get("dependentSchemas").and_then(Value::as_object).into_iter().flatten()
         {
+            self.judge.spend(weight(schema));
             let with = json!({"type": "object", "required": [name], "allOf": [schema]});
             let condition = self.schema(&implied(name, with), at.beside())?;
             if !parts.also(condition) {

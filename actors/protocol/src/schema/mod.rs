@@ -85,5 +85,19 @@ fn accepts_all(schema: &Value) -> bool {
     }
 }
 
+/// The number of values in a value, itself included.
+fn weight(value: &Value) -> usize {
+    let (mut weight, mut left) = (0, vec![value]);
+    while let Some(value) = left.pop() {
+        weight += 1;
+        match value {
+            Value::Array(values) => left.extend(values),
+            Value::Object(fields) => left.extend(fields.values()),
+            _ => {}
+        }
+    }
+    weight
+}
+
 #[cfg(test)]
 mod tests;

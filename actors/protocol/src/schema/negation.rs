@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::accepts_all;
 use super::decimal::Decimal;
 use super::disjoint::Judge;
+use super::{accepts_all, weight};
 
 /// Maximum number of alternatives of an opposite.
 pub const MAX_ALTERNATIVES: usize = 16;
@@ -23,7 +23,9 @@ const TYPES: [&str; 6] = ["null", "boolean", "number", "string", "array", "objec
 /// Returns alternatives of which one holds for exactly the values that do not satisfy `schema`; `None` if there is no
 /// such list.
 pub fn negated(schema: &Value, judge: &Judge<'_>) -> Option<Vec<Value>> {
-    negate(schema, judge, 0)
+    let alternatives = negate(schema, judge, 0)?;
+    let copied = alternatives.iter().map(weight).sum();
+    judge.spend(copied).then_some(alternatives)
 }
 
 fn negate(schema: &Value, judge: &Judge<'_>, depth: usize) -> Option<Vec<Value>> {
@@ -36,6 +38,11 @@ fn negate(schema: &Value, judge: &Judge<'_>, depth: usize) -> Option<Vec<Value>>
         Value::Object(fields) => fields,
         _ => return None,
     };
+    // Lists are walked, and their contents copied into alternatives.
+    let lists: usize = fields.values().filter_map(Value::as_array).map(Vec::len).sum();
+    if !judge.spend(1 + fields.len() + lists) {
+        return None;
+    }
     let mut alternatives = Vec::new();
     for (keyword, value) in fields {
         alternatives.extend(opposite(fields, keyword, value, judge, depth)?);

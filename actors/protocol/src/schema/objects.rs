@@ -252,6 +252,7 @@ pub fn unevaluated(
     let mut seen =
         Evaluated { names: Vec::new(), patterns: Vec::new(), open: false, conditional: false, visits: 0 };
     seen.applied(fields, judge, 0);
+    judge.spend(seen.visits + seen.names.len() * seen.names.len() / 64);
     if seen.open || seen.visits > MAX_NAMES {
         return !seen.conditional && seen.visits <= MAX_NAMES;
     }

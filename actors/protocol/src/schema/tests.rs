@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::*;
 
@@ -142,5 +142,42 @@ proptest! {
             prop_assert_eq!(valid(&normalized.checked, &value), valid(&again.checked, &value));
         }
         prop_assert!(normalized.enforced.to_string().len() < 200_000);
+    }
+}
+
+/// A schema of `count` definitions, each made from a reference to the next.
+fn chain(count: usize, link: impl Fn(usize, Value) -> Value) -> Value {
+    let mut definitions: Map<String, Value> = (0..count)
+        .map(|number| {
+            (format!("d{number}"), link(number, json!({"$ref": format!("#/$defs/d{}", number + 1)})))
+        })
+        .collect();
+    definitions.insert(format!("d{count}"), json!({"type": "object"}));
+    json!({"$defs": definitions, "$ref": "#/$defs/d0"})
+}
+
+/// Without a bound on the work, each of these takes hours.
+#[test]
+fn rewrites_of_rewrites_are_bounded() {
+    let either = |other: Value| json!({"oneOf": [other, {"not": other}]});
+    for schema in [
+        chain(60, |_, next| either(next)),
+        chain(60, |_, next| json!({"not": {"anyOf": [{"not": next}, next, {"required": ["a"]}]}})),
+        chain(
+            60,
+            |number, next| json!({"if": {"required": [format!("a{number}")]}, "then": next, "else": {"not": next}}),
+        ),
+        chain(60, |number, next| {
+            let names: Map<String, Value> =
+                (0..8).map(|name| (format!("p{number}_{name}"), either(next.clone()))).collect();
+            json!({"not": {"properties": names}, "dependentSchemas": {"x": {"not": next}}})
+        }),
+        json!({"allOf": (0..60).map(|number| {
+            json!({"oneOf": (0..60).map(|other| json!({"required": [format!("a{number}_{other}")]})).collect::<Vec<_>>()})
+        }).collect::<Vec<_>>()}),
+    ] {
+        if let Ok(normalized) = normalize(&schema) {
+            assert!(weight(&normalized.enforced) <= 8 * MAX_VALUES);
+        }
     }
 }
