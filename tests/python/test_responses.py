@@ -81,7 +81,8 @@ def test_forms_of_input(own, ann):
     lengths = {json.dumps(form): create(own, ann, form)["usage"]["input_tokens"] for form in forms}
     assert len(set(lengths.values())) == 1, lengths
     with_more = [
-        {"role": "developer", "content": "Be kind."},
+        # Longer than the system message that a template puts where there is none.
+        {"role": "developer", "content": "Be kind to whoever writes to you. " * 10},
         {"role": "user", "content": "Hello"},
         {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
          "content": [{"type": "output_text", "text": "Hi", "annotations": []}]},
