@@ -3,6 +3,7 @@
 //! Sources: `ResponseFormatJsonSchema` in OpenAI's API description; `guided_json`, `guided_regex`, `guided_choice`,
 //! `guided_grammar` and `structured_outputs` as in vLLM; `grammar` and `json_schema` as in llama-server.
 
+mod applications;
 mod constraints;
 mod nesting;
 mod schemas;

@@ -7,7 +7,7 @@ use jsonschema::{Draft, Validator};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::{MAX_TEXT_BYTES, nesting};
+use super::{MAX_TEXT_BYTES, applications, nesting};
 
 /// Maximum number of pattern properties in a schema; compiling them takes more than quadratic time.
 const MAX_PATTERN_PROPERTIES: usize = 100;
@@ -42,6 +42,7 @@ impl CheckedSchema {
             let Normalized { checked, enforced, unenforced } =
                 schema::normalize(schema).map_err(|error| error.to_string())?;
             nesting::check(&checked)?;
+            applications::check(&checked)?;
             let options = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
             let validator = options.build(&checked).map_err(|error| {
                 let place = error.instance_path().to_string();
