@@ -72,7 +72,7 @@ fn schemas() -> impl Strategy<Value = Value> {
         (-2..2i64).prop_map(|n| json!({"minimum": n, "exclusiveMaximum": n + 2})),
         (0..3u32).prop_map(|n| json!({"minProperties": n})),
         (0..3u32, names()).prop_map(|(n, names)| {
-            let properties: Value = names.iter().map(|name| (name.to_string(), json!(true))).collect::<serde_json::Map<_, _>>().into();
+            let properties: Value = names.iter().map(|name| (name.to_string(), json!(true))).collect::<Map<_, _>>().into();
             json!({"properties": properties, "additionalProperties": false, "maxProperties": n, "type": "object"})
         }),
         (0..3u32).prop_map(|n| json!({"maxProperties": n, "properties": {"a": true, "b": {"type": "integer"}}})),
@@ -89,7 +89,7 @@ fn schemas() -> impl Strategy<Value = Value> {
         let list = || prop::collection::vec(inner.clone(), 1..4);
         prop_oneof![
             (list(), names()).prop_map(|(schemas, required)| {
-                let named: serde_json::Map<String, Value> =
+                let named: Map<String, Value> =
                     ["a", "b", "c"].into_iter().map(str::to_owned).zip(schemas).collect();
                 json!({"type": "object", "properties": named, "required": required})
             }),
