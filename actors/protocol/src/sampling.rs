@@ -48,7 +48,7 @@ macro_rules! with_sampling_params {
             frequency_penalty: f32 = 0.0;
             /// Tokens of the answer before which neither its end nor a stop text counts.
             min_tokens: u32 = 0;
-            /// Whether the tokens that end an answer are never chosen.
+            /// `true` if the tokens that end an answer are never chosen.
             ignore_eos: bool = false;
             /// Seed. The draw for position *i* depends on (seed, i) alone, so that a resumed request draws the same.
             seed: u64 = 0;

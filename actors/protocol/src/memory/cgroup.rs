@@ -40,7 +40,7 @@ fn left_in(folder: &Path, files: &Files) -> Option<u64> {
     left(&read(files.limit)?, &read(files.usage)?, &read("memory.stat").unwrap_or_default(), files)
 }
 
-/// What is left by these files' contents; `None`: no limit, which is `max`, or in version 1 a number beyond all memory.
+/// Memory that these files leave; `None`: no limit, which is `max`, or in version 1 a number beyond all memory.
 fn left(limit: &str, usage: &str, stat: &str, files: &Files) -> Option<u64> {
     let limit: u64 = limit.trim().parse().ok().filter(|limit| *limit < 1 << 60)?;
     let usage: u64 = usage.trim().parse().ok()?;

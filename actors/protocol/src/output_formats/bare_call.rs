@@ -263,7 +263,7 @@ mod tests {
         BareCall::new(["get_weather", "get", "add"].map(str::to_owned))
     }
 
-    /// What passes at once, and the rest.
+    /// The text that passes at once, and the rest.
     fn read<'a>(pieces: impl IntoIterator<Item = &'a str>) -> (String, Rest) {
         let mut reader = reader();
         let mut passed = String::new();

@@ -1,4 +1,4 @@
-//! Whether two schemas exclude each other, judged by what they mean and not by how they are written.
+//! Judgement of whether two schemas exclude each other, by their meaning and not by their spelling.
 //!
 //! All answers are conservative: `true` only if no value satisfies both.
 

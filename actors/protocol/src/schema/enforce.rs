@@ -84,7 +84,7 @@ pub struct Enforce<'a> {
     waiting: Vec<(String, &'a Value)>,
 }
 
-/// What a schema becomes.
+/// The parts that a schema becomes.
 struct Parts {
     out: Map<String, Value>,
     /// Further conditions.
@@ -459,7 +459,7 @@ impl<'a> Enforce<'a> {
         Ok(())
     }
 
-    /// What a reference refers to, with what it refers to on the same level.
+    /// The target of a reference, with the targets of its own references on the same level.
     fn inlined(&mut self, reference: &str, at: At) -> Result<Value, SchemaError> {
         let target = self.judge.target(reference).filter(|_| at.depth < 32);
         match target {
