@@ -25,8 +25,11 @@ impl Scheduler {
         let mut step = Step::default();
         if self.is_to_be_tidied() {
             self.tidy();
-        } else if self.admitted.is_empty() && self.kv.is_scattered() {
-            self.kv.move_out();
+        } else if self.admitted.is_empty()
+            && let Some(next) = self.queue.front(|_| false)
+            && let Beginning::Start(source) = self.beginning(next)
+        {
+            self.kv.make_place(source);
         }
         self.start_followers(&mut step);
         self.admit(&mut step);
@@ -314,7 +317,12 @@ impl Scheduler {
         for &id in self.admitted.values() {
             if let Phase::Reading(slot) = self.sequences[&id].phase {
                 let until = stops.get(&id).copied().unwrap_or(self.sequences[&id].tokens.len() as u32);
-                readers.push((until - self.kv.cells().len(slot), id, slot));
+                let remaining = until - self.kv.cells().len(slot);
+                readers.push((
+                    if self.ends_alone(id, remaining) { remaining - 1 } else { remaining },
+                    id,
+                    slot,
+                ));
             }
         }
         let unread = self
@@ -323,7 +331,11 @@ impl Scheduler {
             .find(|id| matches!(self.sequences[id].phase, Phase::Reading(_) | Phase::Following { .. }));
         let oldest = unread.map(|&id| self.leader_of(id));
         let mut chunks: HashMap<SequenceId, u32> = HashMap::new();
-        if let Some(&(remaining, id, _)) = readers.iter().find(|(_, id, _)| Some(*id) == oldest) {
+        if let Some(&(remaining, id, slot)) = readers.iter().find(|(_, id, _)| Some(*id) == oldest) {
+            if step.batch.is_empty() && remaining == 1 && self.is_last_of_prompt(id, remaining) {
+                // Those who came meanwhile do not delay it, and it is computed as it would be without them.
+                return self.read(step, id, slot, remaining);
+            }
             let mut chunk = remaining.min(left.div_ceil(2));
             if self.sequences[&id].is_scored() {
                 chunk = chunk.min(scores);
@@ -344,6 +356,22 @@ impl Scheduler {
             left -= more;
             self.read(step, id, slot, first + more);
         }
+    }
+
+    /// Returns `true` if the last of the `remaining` tokens of a sequence is left to the next step. The last token of a prompt whose
+    /// other tokens are cached is computed alone; so it is without a cache, while the sequence is the only one: kernels for one
+    /// token and for several differ in the last bits, and the same request is to get the same answer again.
+    fn ends_alone(&self, id: SequenceId, remaining: u32) -> bool {
+        remaining > 1 && self.admitted.len() == 1 && self.is_last_of_prompt(id, remaining)
+    }
+
+    /// Returns `true` if the last of the `remaining` tokens is that of a prompt which may have been cached.
+    fn is_last_of_prompt(&self, id: SequenceId, remaining: u32) -> bool {
+        let sequence = &self.sequences[&id];
+        let Phase::Reading(slot) = sequence.phase else { return false };
+        let end = self.kv.cells().len(slot) + remaining;
+        let is_reused = self.config.reuse == PrefixReuse::Partial && !self.config.in_order;
+        is_reused && end == sequence.prompt_len && end as usize == sequence.tokens.len()
     }
 
     /// Adds the next `count` tokens of a sequence to the batch.

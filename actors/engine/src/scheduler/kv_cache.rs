@@ -9,9 +9,6 @@ use super::{KvOp, PrefixReuse, SchedulerConfig};
 /// Fewest cells freed at once when a cached slot is cut: each cut walks all of llama.cpp's cells.
 const EVICT_CHUNK: u32 = 64;
 
-/// The number of unused cells that may lie among cached ones: at a small model's 2048 they take about 4 % of a step.
-const SCATTERED: u32 = 512;
-
 /// The use of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
@@ -54,9 +51,9 @@ pub(super) struct KvCache {
     cells: CellMap,
     tree: PrefixTree,
     archive: Archive,
-    /// Maximum number of cells in use since all were free: llama.cpp's attention looks at those up to the last one in use, and a
-    /// cell stays where it is.
-    peak: u32,
+    /// The slot whose tokens lie in the cells of their positions: all cells were free when it was opened, and no other slot has
+    /// taken one since.
+    in_place: Option<Slot>,
     uses: Vec<Use>,
     clock: u64,
     ops: Vec<KvOp>,
@@ -74,7 +71,7 @@ impl KvCache {
             cells: if in_order { CellMap::in_order(cells, slots) } else { CellMap::new(cells, slots) },
             tree: PrefixTree::new(slots),
             archive: Archive::new(if reuse == PrefixReuse::Partial { config.archive_tokens } else { 0 }),
-            peak: 0,
+            in_place: None,
             uses: vec![Use::Empty; usize::from(slots)],
             clock: 0,
             ops: Vec::new(),
@@ -176,7 +173,7 @@ impl KvCache {
         let spare = self.spare_slot(from.map(|(slot, _)| slot));
         if let Some((slot, len)) = from
             && self.is_cached(slot)
-            && (self.is_worth_moving(slot, len) || spare.is_none())
+            && (self.is_worth_moving(slot, len) || self.is_alone_in_place(slot) || spare.is_none())
         {
             self.archive_slot(slot, None);
             self.truncate(slot, len);
@@ -191,6 +188,9 @@ impl KvCache {
         self.archive_slot(slot, shelf.map(|(shelf, _)| shelf));
         self.truncate(slot, 0);
         self.make_live(slot);
+        if self.cells.pinned() + self.cells.evictable() == 0 {
+            self.in_place = Some(slot);
+        }
         if let Some((from, len)) = from {
             self.cells.share(from, slot, len);
             self.tree.extend(slot, &tokens[..len as usize]);
@@ -219,7 +219,7 @@ impl KvCache {
             && self.cells.append(slot, if self.in_order { held } else { len })
         {
             self.cells.truncate(slot, len);
-            self.note_peak();
+            self.note_append(slot);
             self.tree.extend(slot, tokens);
             self.ops.push(KvOp::Restore { shelf, to: slot, len, held });
         }
@@ -245,7 +245,7 @@ impl KvCache {
         let fits = self.make_free(count, None) && self.cells.append(slot, count);
         if fits {
             self.tree.extend(slot, tokens);
-            self.note_peak();
+            self.note_append(slot);
         }
         fits
     }
@@ -311,24 +311,26 @@ impl KvCache {
         }
     }
 
-    /// Returns `true` if so few of the cells that attention looks at are in use, and none by a live sequence, that cached tokens
-    /// had better be restored when they are needed.
-    pub fn is_scattered(&self) -> bool {
-        let cached = self.cells.evictable();
-        let is_idle = self.cells.pinned() == 0 && cached > 0;
-        is_idle && !self.in_order && self.archive.capacity() >= cached && self.peak > 2 * cached + SCATTERED
-    }
-
-    /// Moves the cached tokens to host memory.
-    pub fn move_out(&mut self) {
+    /// Makes room at the beginning of the cells for a sequence that begins from `source`, when none is live: moves cached tokens to
+    /// host memory, unless the source lies there already. Attention sums up in the order of the cells, some of its kernels in groups
+    /// of them, and looks at all up to the last one in use; so a sequence that runs alone gets the same logits each time, and in the
+    /// shortest time. Without room in host memory nothing is moved.
+    pub fn make_place(&mut self, source: Option<Source>) {
+        if self.in_order || self.archive.capacity() < self.cells.evictable() {
+            return;
+        }
+        let source = source.map(|source| source.place);
+        let stays = self.in_place.filter(|slot| source == Some(Place::Slot(*slot)));
         for slot in self.by_last_use() {
-            self.archive_slot(slot, None);
-            self.truncate(slot, 0);
+            if Some(slot) != stays {
+                self.archive_slot(slot, None);
+                self.truncate(slot, 0);
+            }
         }
     }
 
-    fn note_peak(&mut self) {
-        self.peak = self.peak.max(self.cells.pinned() + self.cells.evictable());
+    fn note_append(&mut self, slot: Slot) {
+        self.in_place = self.in_place.filter(|in_place| *in_place == slot);
     }
 
     /// Evicts until `count` cells are free, without throwing away the copy on `keep`.
@@ -365,13 +367,13 @@ impl KvCache {
         if self.cells.len(slot) > len {
             self.cells.truncate(slot, len);
             self.tree.truncate(slot, len);
-            if self.cells.pinned() + self.cells.evictable() == 0 {
-                self.peak = 0;
-            }
             self.ops.push(KvOp::Truncate { slot, len });
         }
-        if len == 0 && self.is_cached(slot) {
-            self.uses[slot.index()] = Use::Empty;
+        if len == 0 {
+            self.in_place = self.in_place.filter(|in_place| *in_place != slot);
+            if self.is_cached(slot) {
+                self.uses[slot.index()] = Use::Empty;
+            }
         }
     }
 
@@ -385,6 +387,13 @@ impl KvCache {
     /// that cannot be truncated is copied instead: it serves the same request sent again.
     fn is_worth_moving(&self, slot: Slot, len: u32) -> bool {
         self.reuse == PrefixReuse::Partial && len == self.cells.len(slot)
+    }
+
+    /// Returns `true` if the cells hold nothing but a slot's tokens, each in the cell of its position, and there is room for a copy.
+    fn is_alone_in_place(&self, slot: Slot) -> bool {
+        let held = self.cells.len(slot);
+        let is_alone = self.cells.pinned() == 0 && self.cells.evictable() == held;
+        is_alone && self.in_place == Some(slot) && self.archive.capacity() >= held
     }
 
     fn is_cached(&self, slot: Slot) -> bool {

@@ -1,3 +1,4 @@
+mod alone;
 mod backend;
 mod cases;
 mod harness;

@@ -10,6 +10,8 @@ use std::thread;
 
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task;
 
 /// Maximum number of nested arrays and objects, where a reference continues with the levels of its target.
 const MAX_LEVELS: usize = 2000;
@@ -75,19 +77,26 @@ pub fn check(schema: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs a walk over a schema that passed [`check`] on a stack that is large enough for it.
+/// Runs a walk over a schema that passed [`check`] on a stack that is large enough for it. The runtime gets another thread for the
+/// requests of others meanwhile.
 ///
 /// # Errors
 /// The system has no thread or memory left.
 pub fn on_large_stack<T: Send>(walk: impl FnOnce() -> T + Send) -> Result<T, String> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new()
-            .name("schema".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn_scoped(scope, walk)
-            .map_err(|error| format!("the server cannot check it now: {error}"))?;
-        thread.join().map_err(|_| "checking it failed in the server; simplify it".to_owned())
-    })
+    let walk = || {
+        thread::scope(|scope| {
+            let thread = thread::Builder::new()
+                .name("schema".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, walk)
+                .map_err(|error| format!("the server cannot check it now: {error}"))?;
+            thread.join().map_err(|_| "checking it failed in the server; simplify it".to_owned())
+        })
+    };
+    match Handle::try_current() {
+        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => task::block_in_place(walk),
+        _ => walk(),
+    }
 }
 
 /// Surveys a schema without following its references; `None` if that takes too many visits.

@@ -56,6 +56,16 @@ impl CheckedSchema {
         })?
     }
 
+    /// Returns the parts of schemas that are enforced where enforcing is no promise; `None` for a schema that cannot be read.
+    pub fn enforceable<'a>(schemas: impl Iterator<Item = &'a Value> + Send) -> Vec<Option<Value>> {
+        let enforceable = |schema: &Value| {
+            check_properties(schema).ok()?;
+            nesting::check(schema).ok()?;
+            schema::normalize(schema).ok().map(|normalized| normalized.enforced)
+        };
+        nesting::on_large_stack(|| schemas.map(enforceable).collect()).unwrap_or_default()
+    }
+
     /// Checks that all of the schema is enforced during generation, which its caller demands.
     ///
     /// # Errors
@@ -166,6 +176,17 @@ mod tests {
         for schema in too_much {
             assert!(check_properties(&schema).is_err());
         }
+    }
+
+    #[test]
+    fn enforceable_parts_are_normalised() {
+        let by_reference = json!({"$defs": {"A": {"const": 1}, "B": {"const": 2}},
+            "properties": {"x": {"oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}]}}});
+        let [Some(first), None] = &CheckedSchema::enforceable([&by_reference, &json!(1)].into_iter())[..]
+        else {
+            panic!("a schema and none");
+        };
+        assert!(first.to_string().contains("anyOf") && !first.to_string().contains("oneOf"), "{first}");
     }
 
     #[test]

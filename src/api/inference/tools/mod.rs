@@ -215,6 +215,11 @@ impl Tools {
                 }
             }
         }
+        // The others are held to their schemas as far as possible once the model has begun a call.
+        let mut begun: Vec<&mut Callable> =
+            callable.iter_mut().filter(|tool| tool.enforced.is_none()).collect();
+        let enforceable = CheckedSchema::enforceable(begun.iter().map(|tool| &tool.parameters));
+        begun.iter_mut().zip(enforceable).for_each(|(tool, enforced)| tool.enforced = enforced);
         let parallel = parallel.unwrap_or(true) && !choice.named;
         Ok(Self {
             shown,

@@ -75,6 +75,14 @@ impl Backend {
         Ok(())
     }
 
+    /// Returns `true` if the cells in use are those of one slot, each token in the cell of its position.
+    pub fn is_in_place(&self, slot: Slot) -> bool {
+        let mut cells = self.cells.iter().flatten().zip(0..);
+        let taken = self.cells.iter().flatten().count();
+        cells.all(|(cell, index)| cell.position == index && cell.slots == [slot])
+            && self.cells.iter().take(taken).all(Option::is_some)
+    }
+
     pub fn archived(&self) -> usize {
         self.shelves.values().map(Vec::len).sum()
     }

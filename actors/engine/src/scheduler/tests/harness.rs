@@ -25,6 +25,8 @@ pub struct Harness {
     backend: Backend,
     live: BTreeMap<SequenceId, Live>,
     started: BTreeSet<SequenceId>,
+    /// The sequence that has been the only one since the cells held nothing but cached tokens.
+    alone: Option<SequenceId>,
     /// `true` if some tokens come without being sampled, as under a grammar.
     pub forces: bool,
     /// `true` if the logits of some sequences' prompts are wanted.
@@ -44,6 +46,7 @@ impl Harness {
             config,
             live: BTreeMap::new(),
             started: BTreeSet::new(),
+            alone: None,
             forces: false,
             scores: false,
             tenants: false,
@@ -108,6 +111,7 @@ impl Harness {
         }
         let sampled = self.backend.decode(&step.batch)?;
         self.check_step(&step)?;
+        self.check_place(&step, oldest)?;
         self.score(&step)?;
         for &id in cancel {
             self.cancel(id);
@@ -184,6 +188,23 @@ impl Harness {
         for entry in step.batch.iter().filter_map(|entry| entry.sample_for) {
             prop_assert!(sampled.insert(entry), "sampled twice");
         }
+        Ok(())
+    }
+
+    /// A sequence that runs alone has the same cells and the same batches each time: its tokens lie in the cells of their positions,
+    /// and the last token of a prompt is computed alone.
+    fn check_place(&mut self, step: &Step, before: Option<SequenceId>) -> Result<(), TestCaseError> {
+        let SchedulerConfig { reuse, in_order, archive_tokens, cells, .. } = self.config;
+        if reuse != PrefixReuse::Partial || in_order || archive_tokens < cells {
+            return Ok(());
+        }
+        let only = self.oldest().filter(|_| self.scheduler.admitted.len() == 1);
+        self.alone = only.filter(|_| before.is_none() || before == self.alone && only == before);
+        let (Some(id), Some(first)) = (self.alone, step.batch.first()) else { return Ok(()) };
+        prop_assert!(self.backend.is_in_place(first.slot), "{:?} runs alone, and out of place", id);
+        let is_prompt = self.live.get(&id).is_some_and(|live| live.generated == 0);
+        let samples = step.batch.iter().any(|entry| entry.sample_for.is_some());
+        prop_assert!(!(is_prompt && samples) || step.batch.len() == 1, "{:?}: the last is not alone", id);
         Ok(())
     }
 
