@@ -26,7 +26,7 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// One replica of a model.
 ///
-/// The contract, which `backend_conformance.rs` tests of any backend:
+/// The contract, which `actors/src/model/conformance.rs` tests of any backend:
 ///
 /// - **Order.** A generation yields [`GenerationEvent`]s in the order that is documented there, and nothing behind `Finished` or
 ///   `Failed`. Every generation ends with one of the two.

@@ -318,6 +318,18 @@ fn marks_identify_their_format_alone() {
 }
 
 #[test]
+fn registries_have_every_file() {
+    for (folder, formats) in
+        [("tool_formats", ToolFormat::ALL.len()), ("reasoning_formats", ReasoningFormat::ALL.len())]
+    {
+        let folder = format!("{}/src/output_formats/{folder}", env!("CARGO_MANIFEST_DIR"));
+        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let files = files.filter(|name| name != "mod.rs").count();
+        assert_eq!(files, formats, "{folder}: a file without a line of `registry!`");
+    }
+}
+
+#[test]
 fn names_lead_back() {
     assert!(are_distinct(ToolFormat::NAMES.to_vec()) && are_distinct(ReasoningFormat::NAMES.to_vec()));
     for format in ToolFormat::ALL {

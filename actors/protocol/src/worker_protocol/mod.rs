@@ -378,3 +378,24 @@ impl From<Rejected> for types::GenerationError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PROTOCOL_VERSION;
+
+    /// Makes every change of the messages visible in review, where the version can be forgotten.
+    #[test]
+    fn messages_are_those_of_the_version() {
+        let source = include_str!("../../proto/worker.proto");
+        let lines = source.lines().map(|line| line.split("//").next().unwrap_or_default().trim());
+        let text: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+        // FNV-1a, of which no library is needed.
+        let add = |digest: u64, byte: u8| (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let digest = text.join("\n").bytes().fold(0xcbf2_9ce4_8422_2325, add);
+        assert_eq!(
+            (PROTOCOL_VERSION, format!("{digest:016x}").as_str()),
+            (11, "3b70e1a9b87cc8f1"),
+            "worker.proto has changed: raise PROTOCOL_VERSION if an older peer would misread it, and record both here"
+        );
+    }
+}
