@@ -13,6 +13,8 @@ pub mod auth;
 pub mod backup;
 pub mod cli;
 pub mod config;
+#[cfg(test)]
+mod documentation;
 mod errors;
 pub mod http;
 pub mod logging;

@@ -162,7 +162,7 @@ fn the_reference_page_is_up_to_date() {
     let written = std::fs::read_to_string(page).unwrap_or_default();
     assert!(
         written == reference::markdown(),
-        "docs/configuration.md is out of date: jan-server config --reference > docs/configuration.md"
+        "docs/configuration.md is out of date: cargo run --no-default-features -- config --reference > docs/configuration.md"
     );
 }
 
