@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::chat::message::{Message, message_object};
+use super::chat::message::{Message, message_objects};
 use super::chat::request::ending;
 use super::inference::bounds::{self, MAX_MESSAGES};
 use super::inference::reasoning::{self, Effort};
-use super::inference::tools::{ChatTool, Tools};
+use super::inference::tools::{ChatTool, ChatTools};
 use super::{
     inference::{params, permissions::check_model},
     respond::{json, name_ignored, parse_query},
@@ -32,7 +32,7 @@ const MAX_INPUT: usize = 1 << 20;
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
 static UNSUPPORTED: &[Unsupported] =
-    &[Unsupported::new("chat_template", &[]), Unsupported::new("functions", &[])];
+    &[Unsupported::new("chat_template", &[]), Unsupported::misplaced("functions", "'tools'")];
 
 /// Returns the routes.
 pub fn routes() -> Vec<Route> {
@@ -431,7 +431,7 @@ async fn inspect(
 impl ChatFields {
     /// Returns the chat; `None` if there are no messages.
     fn check(self) -> Result<Option<ChatPrompt>, ApiError> {
-        let tools = Tools::of_chat(self.tools, None, None)?;
+        let tools = ChatTools { tools: self.tools, ..ChatTools::default() }.check()?;
         bounds::template(self.documents.as_ref(), self.chat_template_kwargs.as_ref())?;
         bounds::entries("messages", self.messages.as_ref().map_or(0, Vec::len), MAX_MESSAGES)?;
         let Some(messages) = self.messages else { return Ok(None) };
@@ -439,7 +439,7 @@ impl ChatFields {
             return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));
         }
         let mut chat = ChatPrompt {
-            messages: messages.into_iter().enumerate().map(message_object).collect::<Result<_, _>>()?,
+            messages: message_objects(messages)?,
             tools: tools.shown,
             documents: self.documents.unwrap_or_default().into_iter().map(Value::Object).collect(),
             ending: ending(self.add_generation_prompt, self.continue_final_message)?,

@@ -249,3 +249,42 @@ async fn a_response_that_is_one_call_as_json_is_a_call() {
     let answer = app.post("/v1/responses").json(&formatted).send().await.json();
     assert_ne!(answer["output"][0]["type"], "function_call", "{answer}");
 }
+
+#[tokio::test]
+async fn calls_of_functions_are_answered_in_their_form() {
+    let app = TestApp::start().await;
+    let function = json!({"name": "f", "parameters": {"type": "object"}});
+    let ask = |functions: &Value, text: &str| {
+        let mut body = chat(text);
+        body["functions"] = functions.clone();
+        body
+    };
+    // At most one call, since a message has room for one.
+    let mut body = ask(&json!([function]), "call:f call:f");
+    let answer = app.post(CHAT).json(&body).send().await.json();
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "function_call", "{answer}");
+    assert_eq!(choice["message"]["function_call"], json!({"name": "f", "arguments": "{}"}));
+    assert!(choice["message"]["content"].is_null() && choice["message"]["tool_calls"].is_null(), "{answer}");
+    body["stream"] = true.into();
+    let events = app.post(CHAT).json(&body).stream().await.rest().await;
+    let chunks: Vec<Value> =
+        events[..events.len() - 1].iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
+    let calls: Vec<&Value> = chunks
+        .iter()
+        .map(|chunk| &chunk["choices"][0]["delta"]["function_call"])
+        .filter(|call| !call.is_null())
+        .collect();
+    assert_eq!(calls, [&json!({"name": "f", "arguments": ""}), &json!({"arguments": "{}"})]);
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "function_call");
+    let bare =
+        app.post(CHAT).json(&ask(&json!([function]), r#"{"name": "f", "arguments": {}}"#)).send().await;
+    assert_eq!(bare.json()["choices"][0]["message"]["function_call"]["name"], "f");
+    let text = app.post(CHAT).json(&ask(&json!([function]), "Hello")).send().await.json();
+    assert_eq!(text["choices"][0]["finish_reason"], "stop");
+    assert!(text["choices"][0]["message"].get("function_call").is_none(), "{text}");
+    let mut both = ask(&json!([function]), "x");
+    both["tools"] = json!([{"type": "function", "function": function}]);
+    let refused = app.post(CHAT).json(&both).send().await;
+    assert_eq!((refused.status, refused.json()["error"]["param"].as_str()), (400, Some("functions")));
+}

@@ -44,6 +44,11 @@ def tools(path, parameters, strict=True):
     return b'[{"type": "function", "function": {%s}}]' % function
 
 
+def functions(parameters):
+    """Chat's older form of the same."""
+    return b'[{"name": "f", "parameters": %s}]' % parameters
+
+
 def format_field(path, schema):
     """({field: JSON} that asks for an answer of that schema."""
     if path == RESPONSES:

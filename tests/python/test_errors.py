@@ -109,7 +109,7 @@ TEXT_ONLY = [
     ("response_format", {"type": "x"}),
 ]
 UNSUPPORTED_CHAT = [
-    ("functions", [{"name": "f", "parameters": {}}]),
+    ("suffix", "x"),
 ]
 UNSUPPORTED_TEXT = [("prompt_logprobs", 1)]
 

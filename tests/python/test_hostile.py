@@ -87,7 +87,8 @@ def test_lone_surrogates_and_broken_utf8(victim, path, text):
 @pytest.mark.parametrize(("head", "tail"), [(b"[", b"]"), (b'{"a":', b"}"), (b"[", b""), (b'[{"a":', b"")])
 def test_deep_nesting(victim, path, head, tail):
     deep = nested(head, tail, inner=b"1")
-    for field in (*BODIES[path], "unknown", "metadata", "tools", "tool_choice", "response_format", "text", "conversation"):
+    for field in (*BODIES[path], "unknown", "metadata", "tools", "tool_choice", "functions", "function_call",
+                  "response_format", "text", "conversation"):
         answer = victim.post(path, body(path, **{field: deep}))
         assert answer.status == 400, (field, answer)
     assert victim.post(path, deep).status == 400
@@ -110,7 +111,13 @@ MESSAGE = b'{"role": "user", "content": ""}'
         (CHAT, "messages", b'[{"role": "user", "content": %s}]' % many(b'{"type": "text", "text": "a"}'), 400),
         (CHAT, "messages", b'[{"role": "assistant", "tool_calls": %s}]' % many(
             b'{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}', 20_000), 400),
+        (CHAT, "messages", many(b'{"role": "function", "name": "f", "content": ""}'), 400),
+        (CHAT, "messages", many(b'{"role": "function", "name": "f", "content": ""}', 8_000), None),
+        (CHAT, "messages", many(
+            b'{"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}', 8_000), None),
         (CHAT, "tools", many(b'{"type": "function", "function": {"name": "f"}}'), 400),
+        (CHAT, "functions", many(b'{"name": "f"}'), 400),
+        (CHAT, "function_call", many(b'{"name": "f"}'), 400),
         (CHAT, "stop", many(b'"a"'), 400),
         (CHAT, "logit_bias", b"{" + b",".join(b'"%d": 1' % n for n in range(MANY)) + b"}", 400),
         (CHAT, "metadata", b"{" + b",".join(b'"%d": "1"' % n for n in range(MANY)) + b"}", 400),

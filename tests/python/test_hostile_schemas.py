@@ -5,7 +5,7 @@ import json
 
 import pytest
 from harness import Server
-from hostile import CHAT, RESPONSES, TEMPLATE, TEMPLATED, TOKENIZE, Victim, body, dumps, format_field, nested, tools
+from hostile import CHAT, RESPONSES, TEMPLATE, TEMPLATED, TOKENIZE, Victim, body, dumps, format_field, functions, nested, tools
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,9 @@ def test_tools(victim, schema, status, strict):
         answer = victim.post(path, body(path, **asked))
         assert answer.status in (200, 400), answer
         is_named(answer, "tools")
+    answer = victim.post(CHAT, body(CHAT, functions=functions(wrapped), function_call=b'{"name": "f"}'))
+    assert answer.status in (200, 400), answer
+    is_named(answer, "functions")
 
 
 def test_parameters_that_are_no_object(victim):
@@ -134,6 +137,9 @@ def test_parameters_that_are_no_object(victim):
             answer = victim.post(path, body(path, tools=tools(path, schema)))
             assert answer.status in (200, 400) if schema == b"null" else answer.status == 400, (schema, answer)
             is_named(answer, "tools")
+        answer = victim.post(CHAT, body(CHAT, functions=functions(schema)))
+        assert answer.status in (200, 400) if schema == b"null" else answer.status == 400, (schema, answer)
+        is_named(answer, "functions")
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES])

@@ -196,7 +196,6 @@ def test_a_call_goes_on_in_the_next_worker(make_server):
         ({"tools": [tool()], "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools.mode"),
         ({"tools": [tool()], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
-        ({"functions": [{"name": "f"}]}, "functions"),
         ({"reasoning_effort": "immense"}, "reasoning_effort"),
         ({"thinking_budget": -1}, "thinking_budget"),
         ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),

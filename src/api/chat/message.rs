@@ -2,6 +2,8 @@
 //!
 //! Source: `ChatCompletionRequestMessage` in OpenAI's API description.
 
+mod function_messages;
+
 use std::fmt;
 
 use serde::de::{Deserializer, SeqAccess, Visitor};
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+pub use self::function_messages::check_results_have_calls;
 use crate::api::inference::bounds::{self, MAX_CALLS, MAX_NAME, MAX_PARTS};
 use crate::http::ApiError;
 use crate::http::json::{Checked, ValueShape};
@@ -18,11 +21,11 @@ use crate::http::json::{Checked, ValueShape};
 pub struct Message {
     /// The role.
     pub role: Role,
-    /// The content; optional for a tool's message, and for an assistant's with `tool_calls` or `reasoning_content`.
+    /// The content; optional for a result, and for an assistant's message with calls or `reasoning_content`.
     #[serde(default)]
     #[schema(value_type = Option<ContentShape>)]
     content: Option<Content>,
-    /// Distinguishes participants of one role.
+    /// Distinguishes participants of one role. Function messages: the function.
     name: Option<String>,
     /// Assistant messages: its tool calls.
     tool_calls: Option<Vec<ToolCall>>,
@@ -37,9 +40,9 @@ pub struct Message {
     #[schema(ignore)]
     #[allow(dead_code, reason = "its syntax is checked")]
     annotations: Checked,
-    #[serde(default = "null")]
-    #[schema(ignore)]
-    function_call: ValueShape,
+    /// Assistant messages: its call of one of `functions`.
+    #[schema(deprecated)]
+    function_call: Option<CalledFunction>,
     #[serde(default = "null")]
     #[schema(ignore)]
     audio: ValueShape,
@@ -64,6 +67,8 @@ pub enum Role {
     Assistant,
     /// The result of a tool.
     Tool,
+    /// The result of one of `functions`; deprecated.
+    Function,
 }
 
 /// An earlier tool call of the assistant.
@@ -170,16 +175,23 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
-/// Converts a message to the form of chat templates: OpenAI's object with the content as one string.
-pub fn message_object((index, message): (usize, Message)) -> Result<Value, ApiError> {
+/// Converts messages to the form of chat templates: OpenAI's objects with the content as one string, and with calls and
+/// results as those of `tools`.
+///
+/// # Errors
+/// 400 that names the field.
+pub fn message_objects(mut messages: Vec<Message>) -> Result<Vec<Value>, ApiError> {
+    function_messages::renew(&mut messages)?;
+    messages.into_iter().enumerate().map(message_object).collect()
+}
+
+fn message_object((index, message): (usize, Message)) -> Result<Value, ApiError> {
     let at = |field: &str| format!("messages[{index}].{field}");
     let role = message.role;
-    for (field, given) in [("function_call", &message.function_call), ("audio", &message.audio)] {
-        if *given != ValueShape::Null {
-            let param = at(field);
-            let message = format!("Unsupported parameter: '{param}' is not supported by this server.");
-            return Err(ApiError::unsupported(param, message));
-        }
+    if message.audio != ValueShape::Null {
+        let param = at("audio");
+        let message = format!("Unsupported parameter: '{param}' is not supported by this server.");
+        return Err(ApiError::unsupported(param, message));
     }
     for (field, name) in [("name", &message.name), ("tool_call_id", &message.tool_call_id)] {
         bounds::text(&at(field), name.as_deref(), MAX_NAME)?;

@@ -87,11 +87,12 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let mut structured = chat.structured.take();
     let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
     let tools = std::mem::take(&mut chat.tools);
+    let (old_form, tool_field) = (tools.old_form, tools.field());
     let plan = tools.plan.clone();
     let mut unenforced = tools.unenforced.clone();
     let call_policy = tools.call_policy(constraint.is_none());
     let constraining = structured.as_ref().map(|structured| structured.field);
-    let constraining = constraining.or(plan.as_ref().map(|_| "tools"));
+    let constraining = constraining.or(plan.as_ref().map(|_| tool_field));
     let cut = !chat.stop.is_empty();
     let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
     let fields = (constraining, chat.length_field);
@@ -129,11 +130,12 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
         started.with_policy(AnswerPolicy { call_policy, check, constraining, turn, sources, retries });
     let mut response = if stream {
         let usage = UsageSum::new(1, n);
-        let encoder = ChunkEncoder { head, include_usage, usage, called: vec![false; n], conversation };
+        let encoder =
+            ChunkEncoder { head, include_usage, usage, called: vec![false; n], old_form, conversation };
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
         sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
     } else {
-        json(&collect(choices, &head, n, with_logprobs, conversation).await?)
+        json(&collect(choices, &head, n, (with_logprobs, old_form), conversation).await?)
     };
     name_ignored(&mut response, &ignored);
     name_unenforced(&mut response, &unenforced);
@@ -211,11 +213,11 @@ async fn collect(
     mut choices: Choices,
     head: &ResponseHeader,
     n: usize,
-    with_logprobs: bool,
+    (with_logprobs, old_form): (bool, bool),
     conversation: Option<ConversationRef>,
 ) -> Result<ChatCompletion<'_>, ApiError> {
     let mut answers: Vec<ChatChoice> =
-        (0u32..).take(n).map(|index| ChatChoice::new(index, with_logprobs)).collect();
+        (0u32..).take(n).map(|index| ChatChoice::new(index, with_logprobs, old_form)).collect();
     let mut usage = UsageSum::new(1, n);
     while let Some(event) = choices.next().await {
         let (index, event) = event.map_err(|error| ApiError::from_generation(error, PROMPT))?;

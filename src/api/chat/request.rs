@@ -10,21 +10,21 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::conversation::{ConversationParam, ConversationTarget};
-use super::message::{Message, message_object};
+use super::message::{self, Message, message_objects};
 use crate::api::inference::bounds::{self, MAX_MESSAGES};
 use crate::api::inference::fields::inference_request;
 use crate::api::inference::params::{self, Metadata, ServiceTier, Stop, StopShape, StreamOptions};
 use crate::api::inference::reasoning::{self, Effort};
 use crate::api::inference::structured_output::Structured;
-use crate::api::inference::tools::{ChatTool, ToolChoiceShape, Tools};
+use crate::api::inference::tools::{
+    ChatTool, ChatTools, FunctionCallShape, FunctionObject, ToolChoiceShape, Tools,
+};
 use crate::api::inference::web_search::{SearchOptions, WebSearchOptions};
 use crate::http::ApiError;
 use crate::http::json::{Unsupported, ValueShape};
 
 /// Fields of later API versions, and those of vLLM that have no counterpart here.
 pub static UNSUPPORTED: &[Unsupported] = &[
-    Unsupported::new("functions", &[ValueShape::EmptyList]),
-    Unsupported::new("function_call", &[ValueShape::Word("none"), ValueShape::Word("auto")]),
     // A preference of style; an answer without it is right.
     Unsupported::ignored("verbosity", &[ValueShape::Word("medium")]),
     Unsupported::new("audio", &[]),
@@ -94,6 +94,12 @@ inference_request! { chat:
         /// Permit several calls in one answer.
         #[schema(default = true)]
         pub parallel_tool_calls: Option<bool>,
+        /// The form of `tools` until 2023, which excludes `tools`. An answer has at most one call, in `function_call`.
+        #[schema(max_items = 128, deprecated)]
+        pub functions: Option<Vec<FunctionObject>>,
+        /// The choice of a call of `functions`.
+        #[schema(value_type = Option<FunctionCallShape>, deprecated)]
+        pub function_call: Option<Value>,
         /// Search the web with the last user message before answering; the answer cites its sources.
         pub web_search_options: Option<WebSearchOptions>,
         /// The reasoning effort, for models that support it.
@@ -188,8 +194,18 @@ impl ChatRequest {
             return Err(ApiError::invalid_value("messages", "Invalid 'messages': at least one is needed."));
         }
         bounds::entries("messages", messages.len(), MAX_MESSAGES)?;
-        let messages = messages.into_iter().enumerate().map(message_object).collect::<Result<Vec<_>, _>>()?;
-        let tools = Tools::of_chat(self.tools, self.tool_choice.as_ref(), self.parallel_tool_calls)?;
+        if self.conversation.is_some() {
+            message::check_results_have_calls(&messages)?;
+        }
+        let messages = message_objects(messages)?;
+        let tools = ChatTools {
+            tools: self.tools,
+            tool_choice: self.tool_choice,
+            parallel: self.parallel_tool_calls,
+            functions: self.functions,
+            function_call: self.function_call,
+        };
+        let tools = tools.check()?;
         exclude(structured.as_ref(), &tools)?;
         let web = self.web_search_options.as_ref().map(WebSearchOptions::check).transpose()?;
         let mut prompt = ChatPrompt {
@@ -250,8 +266,9 @@ fn exclude(structured: Option<&Structured>, tools: &Tools) -> Result<(), ApiErro
         Some(structured)
             if tools.plan.is_some() && !matches!(*structured.constraint, Constraint::JsonSchema(_)) =>
         {
+            let list = tools.field();
             let message =
-                format!("'{}' and 'tools' are mutually exclusive; send only one.", structured.field);
+                format!("'{}' and '{list}' are mutually exclusive; send only one.", structured.field);
             Err(ApiError::invalid_value(structured.field, message))
         }
         _ => Ok(()),

@@ -139,8 +139,6 @@ fn wrong_values_name_their_field() {
 #[test]
 fn fields_of_later_versions_are_refused_by_name() {
     for (field, value) in [
-        ("functions", json!([{}])),
-        ("function_call", json!({"name": "f"})),
         ("audio", json!({})),
         ("modalities", json!(["text", "audio"])),
         ("best_of", json!(2)),
@@ -163,6 +161,29 @@ fn a_conversation_takes_one_answer_and_needs_no_message() {
         ("missing_required_parameter", "conversation.id".to_owned())
     );
     assert_eq!(refused(&json!({"model": "m"})), ("missing_required_parameter", "messages".to_owned()));
+    let mut result = conversation;
+    result["messages"] = json!([{"role": "function", "name": "f", "content": "1"}]);
+    assert_eq!(refused(&result), ("invalid_value", "messages[0].role".to_owned()));
+}
+
+#[test]
+fn functions_are_bounded_and_exclude_tools() {
+    let function = json!({"name": "f", "parameters": {"type": "object"}});
+    let mut body = with("functions", json!([function]));
+    body["function_call"] = json!({"name": "f"});
+    let (chat, ignored) = check(&body).unwrap();
+    assert!(ignored.is_empty(), "{ignored:?}");
+    assert!(chat.tools.old_form && chat.tools.plan.is_some());
+    assert_eq!(chat.prompt.tools, [json!({"type": "function", "function": function})]);
+    body["tools"] = json!([{"type": "function", "function": function}]);
+    assert_eq!(refused(&body), ("invalid_value", "functions".to_owned()));
+    assert_eq!(refused(&with("functions", json!([{}]))).1, "functions[0].name");
+    assert_eq!(refused(&with("functions", json!(1))).1, "functions");
+    let many = vec![json!({"name": "f"}); 129];
+    assert_eq!(refused(&with("functions", json!(many))).1, "functions");
+    let mut grammar = with("functions", json!([function]));
+    grammar["guided_choice"] = json!(["a"]);
+    assert_eq!(refused(&grammar).1, "guided_choice");
 }
 
 #[test]
@@ -205,7 +226,8 @@ fn wrong_messages_name_their_place() {
     for (message, param) in [
         (json!({"content": "x"}), "messages[0].role"),
         (json!({"role": "robot", "content": "x"}), "messages[0].role"),
-        (json!({"role": "function", "content": "x", "name": "f"}), "messages[0].role"),
+        (json!({"role": "function", "content": "x"}), "messages[0].name"),
+        (json!({"role": "function", "name": "f", "content": 1}), "messages[0].content"),
         (json!({"role": "user"}), "messages[0].content"),
         (json!({"role": "user", "content": null}), "messages[0].content"),
         (json!({"role": "user", "content": 1}), "messages[0].content"),
@@ -238,6 +260,10 @@ fn wrong_messages_name_their_place() {
         ),
         (
             json!({"role": "assistant", "content": "x", "function_call": {"name": "f"}}),
+            "messages[0].function_call.arguments",
+        ),
+        (
+            json!({"role": "user", "content": "x", "function_call": {"name": "f", "arguments": ""}}),
             "messages[0].function_call",
         ),
         (json!({"role": "tool", "content": "x"}), "messages[0].tool_call_id"),
@@ -254,7 +280,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         any::<String>().prop_map(Value::from),
-        prop_oneof![Just("text"), Just("user"), Just("none"), Just("auto")].prop_map(Value::from),
+        prop_oneof![Just("text"), Just("user"), Just("function"), Just("none"), Just("auto")]
+            .prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 32, 6, |inner| {
         let key = prop_oneof![
@@ -287,6 +314,8 @@ const FIELDS: &[&str] = &[
     "prompt_cache_key",
     "tools",
     "tool_choice",
+    "functions",
+    "function_call",
     "response_format",
     "guided_json",
     "guided_regex",
@@ -301,8 +330,18 @@ const FIELDS: &[&str] = &[
     "top_logprobs",
     "unknown",
 ];
-const MESSAGE_FIELDS: &[&str] =
-    &["role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations", "audio", "unknown"];
+const MESSAGE_FIELDS: &[&str] = &[
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "tool_call_id",
+    "function_call",
+    "refusal",
+    "annotations",
+    "audio",
+    "unknown",
+];
 
 proptest! {
     /// Any value in a field gives a request or a 400, and accepted values are in range.

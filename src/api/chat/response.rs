@@ -56,21 +56,25 @@ pub struct ChatChoice {
     logprobs: Option<ChatLogprobs>,
     /// The reason why it ended.
     finish_reason: Finish,
+    /// Set if a call is one of `functions`.
+    #[serde(skip)]
+    old_form: bool,
 }
 
 impl ChatChoice {
-    /// Creates an empty answer.
-    pub fn new(index: u32, with_logprobs: bool) -> Self {
+    /// Creates an empty answer; with `old_form`, its call is one of `functions`.
+    pub fn new(index: u32, with_logprobs: bool, old_form: bool) -> Self {
         let message = AssistantMessage {
             role: "assistant",
             content: Some(String::new()),
             reasoning_content: None,
             tool_calls: Vec::new(),
+            function_call: None,
             refusal: (),
             annotations: Vec::new(),
         };
         let logprobs = with_logprobs.then(ChatLogprobs::default);
-        Self { index, message, logprobs, finish_reason: Finish::Stop }
+        Self { index, message, logprobs, finish_reason: Finish::Stop, old_form }
     }
 
     /// Adds an event. The caller tracks the end of the answer.
@@ -100,7 +104,10 @@ impl ChatChoice {
             ChoiceEvent::Citations(cited) => message.annotations = of_chat(cited),
             ChoiceEvent::Finished(reason, _) => {
                 let called = !message.tool_calls.is_empty();
-                self.finish_reason = Finish::of(reason, called);
+                self.finish_reason = Finish::of(reason, called, self.old_form);
+                if self.old_form {
+                    message.function_call = message.tool_calls.pop().map(|call| call.function);
+                }
                 // As in OpenAI's API: a message with calls only has no content.
                 if called {
                     message.content = message.content.take().filter(|text| !text.is_empty());
@@ -127,6 +134,10 @@ pub struct AssistantMessage {
     /// The tool calls; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<ToolCall>,
+    /// The call of one of `functions`; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(deprecated)]
+    function_call: Option<CalledFunction>,
     /// Always null.
     #[schema(value_type = Option<String>)]
     refusal: (),
@@ -188,6 +199,10 @@ pub struct Delta<'a> {
     /// More of the tool calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<[CallDelta; 1]>,
+    /// More of the call of one of `functions`: its name in its first chunk, more of its arguments in the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(deprecated)]
+    function_call: Option<FunctionDelta>,
     /// The pages that the text cites, in one of the last chunks of an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     annotations: Option<Vec<ChatCitation>>,
@@ -198,8 +213,11 @@ pub struct Delta<'a> {
 }
 
 impl Delta<'_> {
-    fn call(call: CallDelta) -> Self {
-        Self { tool_calls: Some([call]), ..Self::default() }
+    fn call(call: CallDelta, old_form: bool) -> Self {
+        match old_form {
+            true => Self { function_call: Some(call.function), ..Self::default() },
+            false => Self { tool_calls: Some([call]), ..Self::default() },
+        }
     }
 }
 
@@ -238,6 +256,8 @@ pub struct ChunkEncoder {
     pub usage: UsageSum,
     /// For each answer, whether it has called tools.
     pub called: Vec<bool>,
+    /// Set if calls are those of `functions`.
+    pub old_form: bool,
     /// The conversation that the answer is stored in.
     pub conversation: Option<ConversationRef>,
 }
@@ -301,12 +321,12 @@ impl Encoder for ChunkEncoder {
                 let function = FunctionDelta { name: Some(name), arguments: String::new() };
                 let kind = Some(ToolCallKind::Function);
                 let call = CallDelta { index: number, id: Some(id), kind, function };
-                self.write_choice(index, Delta::call(call), None, None, buffer);
+                self.write_choice(index, Delta::call(call, self.old_form), None, None, buffer);
             }
             ChoiceEvent::Arguments { number, text } => {
                 let function = FunctionDelta { name: None, arguments: text };
                 let call = CallDelta { index: number, id: None, kind: None, function };
-                self.write_choice(index, Delta::call(call), None, None, buffer);
+                self.write_choice(index, Delta::call(call, self.old_form), None, None, buffer);
             }
             ChoiceEvent::Citations(cited) => {
                 let delta = Delta { annotations: Some(of_chat(cited)), ..Delta::default() };
@@ -314,7 +334,7 @@ impl Encoder for ChunkEncoder {
             }
             ChoiceEvent::Finished(reason, usage) => {
                 self.usage.add(index, usage);
-                let end = Finish::of(reason, self.called[index]);
+                let end = Finish::of(reason, self.called[index], self.old_form);
                 self.write_choice(index, Delta::default(), None, Some(end), buffer);
             }
         }
@@ -345,6 +365,7 @@ mod tests {
             include_usage,
             usage: UsageSum::new(1, answers),
             called: vec![false; answers],
+            old_form: false,
             conversation: None,
         }
     }
@@ -408,6 +429,33 @@ mod tests {
         );
         assert_eq!(deltas[2]["tool_calls"], json!([{"index": 0, "function": {"arguments": "{}"}}]));
         assert_eq!(chunks[3]["choices"][0]["finish_reason"], "tool_calls");
+    }
+
+    #[test]
+    fn calls_of_functions_have_the_old_form() {
+        let mut encoder = ChunkEncoder { old_form: true, ..encoder(false, 1) };
+        let mut whole = ChatChoice::new(0, false, true);
+        let mut buffer = Vec::new();
+        let event = |number| match number {
+            0 => ChoiceEvent::Call { number: 0, id: "c".to_owned(), name: "f".to_owned() },
+            1 => ChoiceEvent::Arguments { number: 0, text: "{}".to_owned() },
+            _ => ChoiceEvent::Finished(FinishReason::Stop, TokenUsage::default()),
+        };
+        for number in 0..3 {
+            encoder.event(0, event(number), &mut buffer);
+            whole.take(event(number));
+        }
+        let chunks = chunks(&buffer);
+        let deltas: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+        assert_eq!(deltas[0], &json!({"function_call": {"name": "f", "arguments": ""}}));
+        assert_eq!(deltas[1], &json!({"function_call": {"arguments": "{}"}}));
+        assert_eq!(chunks[2]["choices"][0]["finish_reason"], "function_call");
+        let whole = json!(whole);
+        assert_eq!(whole["finish_reason"], "function_call");
+        let message = &whole["message"];
+        assert_eq!(message["function_call"], json!({"name": "f", "arguments": "{}"}));
+        assert!(message["content"].is_null() && message.get("tool_calls").is_none(), "{message}");
+        assert!(whole.get("old_form").is_none());
     }
 
     #[test]

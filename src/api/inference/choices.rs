@@ -15,6 +15,7 @@ use jan_actors::web_search::WebSource;
 use jan_protocol::output_formats::BareCall;
 use serde_json::json;
 
+use super::call_ids;
 use super::metering::Meter;
 use super::retries::Retries;
 use super::structured_output::{self, OutputCheck, Structured};
@@ -366,7 +367,7 @@ impl Choices {
                     if answer.skipping {
                         continue;
                     }
-                    let id = call_id();
+                    let id = call_ids::random();
                     let number = u32::try_from(answer.calls.len()).unwrap_or(u32::MAX);
                     answer.calls.push(Call { id: id.clone(), name: name.clone(), arguments: String::new() });
                     ChoiceEvent::Call { number, id, name }
@@ -469,18 +470,6 @@ fn queue(
         Some(retries) => retries.hold(index, event),
         None => ready.push_back((index, event)),
     }
-}
-
-/// Generates a call's id: nine letters and digits, the only form that Mistral's templates accept.
-fn call_id() -> String {
-    const DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut number = uuid::Uuid::new_v4().as_u128();
-    let mut id = String::with_capacity(9);
-    for _ in 0..9 {
-        id.push(char::from(DIGITS[(number % 62) as usize]));
-        number /= 62;
-    }
-    id
 }
 
 /// Returns the events of one generation, which end with `Finished` or `Failed`.

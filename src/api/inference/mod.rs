@@ -1,6 +1,7 @@
 //! Parts that the inference endpoints (chat, completions, responses, embeddings, tokenize) share.
 
 pub mod bounds;
+pub mod call_ids;
 pub mod choices;
 pub mod fields;
 pub mod logprobs;

@@ -14,6 +14,8 @@ pub enum Finish {
     Length,
     /// The model called tools.
     ToolCalls,
+    /// The model called one of `functions`.
+    FunctionCall,
 }
 
 impl From<FinishReason> for Finish {
@@ -26,10 +28,11 @@ impl From<FinishReason> for Finish {
 }
 
 impl Finish {
-    /// Returns the reason for an answer that may have `called` tools. An answer that was cut off keeps its reason, even
-    /// with calls.
-    pub fn of(reason: FinishReason, called: bool) -> Self {
+    /// Returns the reason for an answer that may have `called` tools, or with `old_form` functions. An answer that was cut off
+    /// keeps its reason, even with calls.
+    pub fn of(reason: FinishReason, called: bool, old_form: bool) -> Self {
         match reason {
+            FinishReason::Stop if called && old_form => Self::FunctionCall,
             FinishReason::Stop if called => Self::ToolCalls,
             reason => reason.into(),
         }

@@ -20,10 +20,23 @@ pub const EXAMPLE_ORIGIN: &str = "http://localhost:8080";
 
 const RATE_LIMIT_HEADERS: [&str; 3] = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"];
 
+/// Deprecated fields that refer to a schema; the attribute of a field is lost there.
+const DEPRECATED: [&str; 4] = [
+    "/ChatRequest/properties/function_call",
+    "/Message/properties/function_call",
+    "/AssistantMessage/properties/function_call",
+    "/Delta/properties/function_call",
+];
+
 /// Completes the description of `routes`.
 pub fn complete(document: &mut Value, routes: &[Route]) {
     fix_constants(&mut document["components"]["schemas"]);
     bounds::describe(&mut document["components"]["schemas"]);
+    for field in DEPRECATED {
+        if let Some(schema) = document["components"]["schemas"].pointer_mut(field) {
+            schema["deprecated"] = Value::Bool(true);
+        }
+    }
     let schemas = document["components"]["schemas"].clone();
     for route in routes {
         let (rule, path) = (route.rule(), route.described_path());

@@ -3,6 +3,7 @@
 //! Sources: `ChatCompletionTool`, `ChatCompletionToolChoiceOption`, `FunctionTool` and `ToolChoiceParam` in OpenAI's
 //! API description. Chat and Responses have the same data in different places, which [`ToolField`] distinguishes.
 
+mod functions;
 mod responses_api;
 mod strict;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+pub use self::functions::{ChatTools, FunctionCallShape};
 pub use self::responses_api::{ResponseTool, WebTool, shown_choice};
 use super::bounds::{self, MAX_DESCRIPTION};
 use super::structured_output::{self, CheckedSchema};
@@ -93,6 +95,8 @@ pub enum ToolField {
     Nested,
     /// Responses: the function is the tool itself.
     Flat,
+    /// Chat's deprecated `functions`: the function is the tool itself.
+    Functions,
 }
 
 /// The tools of a request.
@@ -108,6 +112,8 @@ pub struct Tools {
     validators: Vec<(String, Validator)>,
     /// The keywords of their schemas that are not enforced during generation.
     pub unenforced: BTreeSet<&'static str>,
+    /// Set if they were given as `functions`, so that calls are answered in that form.
+    pub old_form: bool,
 }
 
 impl Tools {
@@ -115,7 +121,7 @@ impl Tools {
     ///
     /// # Errors
     /// 400 that names the field.
-    pub fn of_chat(
+    fn of_chat(
         tools: Option<Vec<ChatTool>>,
         choice: Option<&Value>,
         parallel: Option<bool>,
@@ -137,9 +143,10 @@ impl Tools {
         field: ToolField,
     ) -> Result<Self, ApiError> {
         if functions.len() > MAX_TOOLS {
+            let list = field.list();
             let message =
-                format!("Invalid 'tools': at most {MAX_TOOLS} are allowed, got {}.", functions.len());
-            return Err(ApiError::invalid_value("tools", message));
+                format!("Invalid '{list}': at most {MAX_TOOLS} are allowed, got {}.", functions.len());
+            return Err(ApiError::invalid_value(list, message));
         }
         let mut names = HashSet::new();
         let mut bytes = 0;
@@ -168,9 +175,11 @@ impl Tools {
             bytes += function.parameters.as_ref().map_or(0, |schema| json!(schema).to_string().len());
         }
         if bytes > MAX_BYTES {
-            let message =
-                format!("Invalid 'tools': their parameters have {bytes} bytes, and {MAX_BYTES} are allowed.");
-            return Err(ApiError::invalid_value("tools", message));
+            let list = field.list();
+            let message = format!(
+                "Invalid '{list}': their parameters have {bytes} bytes, and {MAX_BYTES} are allowed."
+            );
+            return Err(ApiError::invalid_value(list, message));
         }
         let choice = Choice::read(choice, field, &functions)?;
         let shown: Vec<Value> =
@@ -227,7 +236,13 @@ impl Tools {
             web: None,
             validators,
             unenforced,
+            old_form: false,
         })
+    }
+
+    /// Returns the field that they were given in.
+    pub const fn field(&self) -> &'static str {
+        if self.old_form { ToolField::Functions.list() } else { ToolField::Nested.list() }
     }
 
     /// Returns the policy for the calls of an answer. `is_free`: no format of its text is requested.
@@ -289,7 +304,15 @@ impl ToolField {
     fn at(self, index: usize) -> String {
         match self {
             Self::Nested => format!("tools[{index}].function."),
-            Self::Flat => format!("tools[{index}]."),
+            Self::Flat | Self::Functions => format!("{}[{index}].", self.list()),
+        }
+    }
+
+    /// The field with the list.
+    const fn list(self) -> &'static str {
+        match self {
+            Self::Nested | Self::Flat => "tools",
+            Self::Functions => "functions",
         }
     }
 }
@@ -347,6 +370,9 @@ impl Choice {
         };
         let all = |mode| Ok(Self { mode, only: None, named: false });
         let Some(choice) = choice.filter(|choice| !choice.is_null()) else { return all(Mode::Auto) };
+        if field == ToolField::Functions {
+            return Self::of_function_call(choice, functions);
+        }
         if let Some(word) = choice.as_str() {
             let mode = match word {
                 "none" => Mode::None,
@@ -378,7 +404,7 @@ impl Choice {
             Some("allowed_tools") => {
                 let (inner, place) = match field {
                     ToolField::Nested => (&choice["allowed_tools"], "tool_choice.allowed_tools"),
-                    ToolField::Flat => (choice, "tool_choice"),
+                    ToolField::Flat | ToolField::Functions => (choice, "tool_choice"),
                 };
                 let mode = match inner["mode"].as_str() {
                     Some("auto") => Mode::Auto,
@@ -414,7 +440,7 @@ impl ToolField {
             Self::Flat if tool["type"].as_str().is_some_and(is_web_search) => {
                 return Ok(web_search::FUNCTION.to_owned());
             }
-            Self::Flat => (&tool["name"], format!("{at}.name")),
+            Self::Flat | Self::Functions => (&tool["name"], format!("{at}.name")),
         };
         let name = name.as_str().map(str::to_owned);
         name.ok_or_else(|| ApiError::missing(place))
