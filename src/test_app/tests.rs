@@ -288,3 +288,96 @@ async fn calls_of_functions_are_answered_in_their_form() {
     let refused = app.post(CHAT).json(&both).send().await;
     assert_eq!((refused.status, refused.json()["error"]["param"].as_str()), (400, Some("functions")));
 }
+
+/// The usage in each chunk of a stream, as (prompt, completion, total) tokens: absent, null or counts.
+async fn usages(app: &TestApp, path: &str, mut body: Value, options: Value) -> Vec<Option<Option<[u64; 3]>>> {
+    body["stream"] = true.into();
+    body["stream_options"] = options;
+    let events = app.post(path).json(&body).stream().await.rest().await;
+    let names = ["prompt_tokens", "completion_tokens", "total_tokens"];
+    let counts = |usage: &Value| {
+        (!usage.is_null())
+            .then(|| names.map(|name| usage[name].as_u64().unwrap_or_else(|| panic!("{usage}"))))
+    };
+    let chunks = events[..events.len() - 1].iter().map(|chunk| serde_json::from_str::<Value>(chunk).unwrap());
+    chunks.map(|chunk| chunk.get("usage").map(counts)).collect()
+}
+
+#[tokio::test]
+async fn usage_so_far_is_in_every_chunk() {
+    let app = TestApp::start().await;
+    let text = json!({"model": MODEL, "prompt": "one two three", "max_tokens": 3});
+    let bodies = [(CHAT, chat("one two three")), ("/v1/completions", text)];
+    for (path, body) in bodies {
+        let all = |counts: &[u64]| counts.iter().map(|n| Some(Some([3, *n, 3 + n]))).collect::<Vec<_>>();
+        // Chat begins with the role.
+        let chunks = if path == CHAT { all(&[0, 1, 2, 3, 3]) } else { all(&[1, 2, 3, 3]) };
+        let continuous = json!({"continuous_usage_stats": true});
+        assert_eq!(usages(&app, path, body.clone(), continuous).await, chunks, "{path}");
+        let both = json!({"continuous_usage_stats": true, "include_usage": true});
+        let with_last = [chunks.clone(), all(&[3])].concat();
+        assert_eq!(usages(&app, path, body.clone(), both).await, with_last, "{path}");
+        for none in [json!(null), json!({}), json!({"continuous_usage_stats": false, "include_usage": null})]
+        {
+            assert_eq!(usages(&app, path, body.clone(), none).await, vec![None; chunks.len()], "{path}");
+        }
+        let last = usages(&app, path, body.clone(), json!({"include_usage": true})).await;
+        let nulls = vec![Some(None); chunks.len()];
+        assert_eq!(last, [nulls, all(&[3])].concat(), "{path}");
+        let mut streamed = body.clone();
+        streamed["stream"] = true.into();
+        streamed["stream_options"] = json!({"continuous_usage_stats": true});
+        let answer = app.post(path).json(&streamed).send().await;
+        assert!(!answer.headers.contains_key("x-ignored-fields"), "{:?}", answer.headers);
+    }
+}
+
+#[tokio::test]
+async fn usage_so_far_is_that_of_all_answers() {
+    let app = TestApp::start().await;
+    let mut body = chat("one two");
+    body["n"] = json!(2);
+    let both = json!({"continuous_usage_stats": true, "include_usage": true});
+    let all: Vec<[u64; 3]> =
+        usages(&app, CHAT, body, both).await.into_iter().map(|u| u.flatten().unwrap()).collect();
+    assert!(all.windows(2).all(|pair| pair[0][1] <= pair[1][1] && pair[0][0] == pair[1][0]), "{all:?}");
+    assert_eq!((all[0], all.last()), ([2, 0, 2], Some(&[2, 4, 6])));
+}
+
+#[tokio::test]
+async fn options_of_a_stream_need_one_in_every_api() {
+    let app = TestApp::start().await;
+    let text = json!({"model": MODEL, "prompt": "one", "max_tokens": 1});
+    let response = json!({"model": MODEL, "input": "one"});
+    for (path, body) in [(CHAT, chat("one")), ("/v1/completions", text), ("/v1/responses", response)] {
+        let status = async |options: Value, stream: bool| {
+            let mut body = body.clone();
+            body["stream_options"] = options;
+            body["stream"] = stream.into();
+            let answer = app.post(path).json(&body).send().await;
+            let param = || answer.json()["error"]["param"].as_str().unwrap_or_default().to_owned();
+            if answer.status == 200 { (200, String::new()) } else { (answer.status, param()) }
+        };
+        for (options, stream) in [
+            (json!(null), false),
+            (json!(null), true),
+            (json!({}), true),
+            (json!({"include_obfuscation": false}), true),
+        ] {
+            assert_eq!(
+                status(options.clone(), stream).await,
+                (200, String::new()),
+                "{path} {options} {stream}"
+            );
+        }
+        for options in [json!({}), json!({"include_obfuscation": true})] {
+            assert_eq!(status(options, false).await, (400, "stream_options".to_owned()), "{path}");
+        }
+        let wrong = json!({"include_obfuscation": 1});
+        assert_eq!(
+            status(wrong, true).await,
+            (400, "stream_options.include_obfuscation".to_owned()),
+            "{path}"
+        );
+    }
+}

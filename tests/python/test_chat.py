@@ -1,9 +1,10 @@
 """Chat completions through the OpenAI Python SDK."""
 
 import asyncio
+import json
 
 import pytest
-from greedy import CHAT, assert_same_text, pieces_of
+from greedy import CHAT, TEXT, assert_same_text, pieces_of
 from harness import ENDLESS, IS_BUNDLED, MODEL, VOCABULARY
 
 STORY = [{"role": "user", "content": "Tell me a story"}]
@@ -27,6 +28,23 @@ def test_plain(client):
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     if IS_BUNDLED:
         assert choice.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_usage_in_every_chunk_counts_up_to_the_total(server, path):
+    """vLLM's `continuous_usage_stats`, of several answers together."""
+    body = {"model": MODEL, "max_tokens": 20, "temperature": 1, "seed": 3, "n": 2, "stream": True, "logit_bias": ENDLESS}
+    body |= {"messages": STORY} if path == CHAT else {"prompt": "Once upon a time"}
+    body["stream_options"] = {"continuous_usage_stats": True, "include_usage": True}
+    answer = server.post(path, body, key=server.admin_key)
+    assert answer.status == 200 and answer.headers["X-Ignored-Fields"] is None, answer
+    lines = [line[6:] for line in answer.body.decode().splitlines() if line.startswith("data: {")]
+    *chunks, last = map(json.loads, lines)
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert all(a <= b for a, b in zip(counts, counts[1:], strict=False)) and len(set(counts)) > 10, counts
+    assert counts[-1] == last["usage"]["completion_tokens"] == 40
+    assert chunks[-1]["usage"] == last["usage"] and last["choices"] == []
+    assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {last["usage"]["prompt_tokens"]}
 
 
 def test_stream_equals_plain(client, server):

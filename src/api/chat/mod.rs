@@ -19,7 +19,7 @@ use super::inference::metering::{Meter, take_answers};
 use super::inference::params::choice_seed;
 use super::inference::streaming;
 use super::inference::structured_output::{self, Structured};
-use super::inference::usage::{ResponseHeader, UsageSum};
+use super::inference::usage::{ResponseHeader, StreamedUsage, UsageSum};
 use super::inference::web_search::{self, SearchOptions};
 use super::{
     inference::permissions::{check_conversations, check_model},
@@ -94,7 +94,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let constraining = structured.as_ref().map(|structured| structured.field);
     let constraining = constraining.or(plan.as_ref().map(|_| tool_field));
     let cut = !chat.stop.is_empty();
-    let (stream, include_usage, n) = (chat.stream, chat.include_usage, chat.n as usize);
+    let (stream, usage_chunks, n) = (chat.stream, chat.usage_chunks, chat.n as usize);
     let fields = (constraining, chat.length_field);
     let with_logprobs = chat.logprobs.is_some();
     let head = ResponseHeader::new("chatcmpl", &chat.model);
@@ -129,9 +129,8 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let choices =
         started.with_policy(AnswerPolicy { call_policy, check, constraining, turn, sources, retries });
     let mut response = if stream {
-        let usage = UsageSum::new(1, n);
-        let encoder =
-            ChunkEncoder { head, include_usage, usage, called: vec![false; n], old_form, conversation };
+        let usage = StreamedUsage::new(usage_chunks, UsageSum::new(1, n));
+        let encoder = ChunkEncoder { head, usage, called: vec![false; n], old_form, conversation };
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
         sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
     } else {
@@ -222,7 +221,7 @@ async fn collect(
     while let Some(event) = choices.next().await {
         let (index, event) = event.map_err(|error| ApiError::from_generation(error, PROMPT))?;
         if let ChoiceEvent::Finished(_, tokens) = &event {
-            usage.add(index, *tokens);
+            usage.set(index, *tokens);
         }
         answers[index].take(event);
     }

@@ -13,7 +13,9 @@ use super::conversation::{ConversationParam, ConversationTarget};
 use super::message::{self, Message, message_objects};
 use crate::api::inference::bounds::{self, MAX_MESSAGES};
 use crate::api::inference::fields::inference_request;
-use crate::api::inference::params::{self, Metadata, ServiceTier, Stop, StopShape, StreamOptions};
+use crate::api::inference::params::{
+    self, Metadata, ServiceTier, Stop, StopShape, StreamOptions, UsageChunks,
+};
 use crate::api::inference::reasoning::{self, Effort};
 use crate::api::inference::structured_output::Structured;
 use crate::api::inference::tools::{
@@ -156,7 +158,7 @@ pub struct CheckedChat {
     pub length_field: &'static str,
     pub n: u32,
     pub stream: bool,
-    pub include_usage: bool,
+    pub usage_chunks: UsageChunks,
     pub logprobs: Option<u32>,
     pub structured: Option<Structured>,
     pub conversation: Option<ConversationParam>,
@@ -177,7 +179,7 @@ impl ChatRequest {
         let logprobs = params::chat_logprobs(self.logprobs, self.top_logprobs)?;
         let stop = params::stops(self.stop.take())?;
         let stream = self.stream.unwrap_or(false);
-        let include_usage = params::include_usage(stream, self.stream_options)?;
+        let usage_chunks = params::usage_chunks(stream, self.stream_options)?;
         params::descriptive(self.metadata.as_ref(), self.safety_identifier.as_deref())?;
         params::labels(self.user.as_deref(), self.prompt_cache_key.as_deref())?;
         bounds::template(self.documents.as_ref(), self.chat_template_kwargs.as_ref())?;
@@ -239,7 +241,7 @@ impl ChatRequest {
             length_field,
             n,
             stream,
-            include_usage,
+            usage_chunks,
             logprobs,
             structured,
             conversation: self.conversation,

@@ -33,7 +33,8 @@ fn refused(body: &Value) -> (&'static str, String) {
 fn the_least_request_has_openais_defaults() {
     let (chat, ignored) = check(&with("seed", json!(3))).unwrap();
     assert_eq!(chat.sampling, SamplingParams { seed: 3, ..SamplingParams::default() });
-    assert_eq!((chat.n, chat.max_tokens, chat.stream, chat.include_usage), (1, None, false, false));
+    assert_eq!((chat.n, chat.max_tokens, chat.stream), (1, None, false));
+    assert_eq!(chat.usage_chunks, UsageChunks::default());
     assert_eq!(chat.prompt.messages, [json!({"role": "user", "content": "Hi"})]);
     assert!(chat.stop.is_empty() && ignored.is_empty());
 }
@@ -43,7 +44,7 @@ fn a_full_request_arrives() {
     let (chat, ignored) = check(&json!({
         "model": "m", "messages": [{"role": "user", "content": "Hi", "name": "ann"}],
         "max_completion_tokens": 9, "max_tokens": 9, "temperature": 0, "top_p": 0.5, "top_k": 3, "min_p": 0.25,
-        "typical_p": 0.75, "repeat_penalty": 1.5, "repetition_penalty": 1.5, "n": 2, "seed": -1, "stop": "x", "stream": true, "stream_options": {"include_usage": true},
+        "typical_p": 0.75, "repeat_penalty": 1.5, "repetition_penalty": 1.5, "n": 2, "seed": -1, "stop": "x", "stream": true, "stream_options": {"include_usage": true, "continuous_usage_stats": true},
         "presence_penalty": 1, "frequency_penalty": -1.5, "logit_bias": {"5": -100}, "user": "u",
         "metadata": {"k": "v"}, "service_tier": "auto", "safety_identifier": "s", "prompt_cache_key": "p",
         "tools": [], "store": false, "response_format": {"type": "text"}, "modalities": ["text"],
@@ -53,7 +54,7 @@ fn a_full_request_arrives() {
     assert!(ignored.is_empty(), "{ignored:?}");
     assert_eq!((chat.sampling.temperature, chat.sampling.seed), (0.0, u64::MAX));
     assert_eq!((chat.n, chat.max_tokens), (2, Some(9)));
-    assert!(chat.stream && chat.include_usage);
+    assert!(chat.stream && chat.usage_chunks == UsageChunks { last: true, all: true });
     assert_eq!(*chat.stop, ["x"]);
     assert_eq!(chat.prompt.messages[0]["name"], "ann");
 }
@@ -115,6 +116,7 @@ fn wrong_values_name_their_field() {
         ("stream", json!("yes"), "stream"),
         ("stream_options", json!({"include_usage": true}), "stream_options"),
         ("stream_options", json!({"include_usage": 1}), "stream_options.include_usage"),
+        ("stream_options", json!({"continuous_usage_stats": 1}), "stream_options.continuous_usage_stats"),
         ("logit_bias", json!({"x": 1}), "logit_bias"),
         ("logit_bias", json!({"1": 101}), "logit_bias.1"),
         ("logit_bias", json!({"1": "a"}), "logit_bias.1"),

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use jan_actors::model::TokenUsage;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -13,7 +14,7 @@ use super::message::{CalledFunction, ToolCall, ToolCallKind};
 use crate::api::inference::choices::ChoiceEvent;
 use crate::api::inference::logprobs::ChatLogprobs;
 use crate::api::inference::streaming::Encoder;
-use crate::api::inference::usage::{Finish, ResponseHeader, Usage, UsageSum};
+use crate::api::inference::usage::{Finish, ResponseHeader, StreamedUsage, Usage};
 use crate::api::inference::web_search::citations::{ChatCitation, UrlCitation};
 use crate::http::sse;
 
@@ -162,7 +163,7 @@ pub struct ChatChunk<'a> {
     system_fingerprint: &'a str,
     /// The increment of one answer; empty in the chunk with the usage.
     choices: Vec<ChunkChoice<'a>>,
-    /// Only with `stream_options.include_usage`: null except in the last chunk.
+    /// With `stream_options.include_usage`: null except in the last chunk. With `continuous_usage_stats`: the usage so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     usage: Option<Option<Usage>>,
@@ -250,10 +251,8 @@ pub struct FunctionDelta {
 pub struct ChunkEncoder {
     /// The common fields of all chunks.
     pub head: ResponseHeader,
-    /// Set if the usage is requested.
-    pub include_usage: bool,
-    /// The usage so far.
-    pub usage: UsageSum,
+    /// The usage so far, and the chunks that report it.
+    pub usage: StreamedUsage,
     /// For each answer, whether it has called tools.
     pub called: Vec<bool>,
     /// Set if calls are those of `functions`.
@@ -263,7 +262,7 @@ pub struct ChunkEncoder {
 }
 
 impl ChunkEncoder {
-    fn write(&self, choices: Vec<ChunkChoice<'_>>, usage: Option<Usage>, buffer: &mut Vec<u8>) {
+    fn write(&self, choices: Vec<ChunkChoice<'_>>, usage: Option<Option<Usage>>, buffer: &mut Vec<u8>) {
         let chunk = ChatChunk {
             id: &self.head.id,
             object: "chat.completion.chunk",
@@ -272,7 +271,7 @@ impl ChunkEncoder {
             service_tier: TIER,
             system_fingerprint: &self.head.system_fingerprint,
             choices,
-            usage: self.include_usage.then_some(usage),
+            usage,
             conversation: self.conversation.as_ref(),
         };
         sse::write_event(buffer, &chunk);
@@ -287,11 +286,16 @@ impl ChunkEncoder {
         buffer: &mut Vec<u8>,
     ) {
         let index = u32::try_from(index).expect("there are at most 128 answers");
-        self.write(vec![ChunkChoice { index, delta, logprobs, finish_reason: end }], None, buffer);
+        let choice = ChunkChoice { index, delta, logprobs, finish_reason: end };
+        self.write(vec![choice], self.usage.of_chunk(), buffer);
     }
 }
 
 impl Encoder for ChunkEncoder {
+    fn so_far(&mut self, answers: &[TokenUsage]) {
+        self.usage.so_far(answers);
+    }
+
     fn opening(&mut self, buffer: &mut Vec<u8>) {
         for index in 0..self.called.len() {
             let delta = Delta {
@@ -333,7 +337,7 @@ impl Encoder for ChunkEncoder {
                 self.write_choice(index, delta, None, None, buffer);
             }
             ChoiceEvent::Finished(reason, usage) => {
-                self.usage.add(index, usage);
+                self.usage.finished(index, usage);
                 let end = Finish::of(reason, self.called[index], self.old_form);
                 self.write_choice(index, Delta::default(), None, Some(end), buffer);
             }
@@ -341,18 +345,20 @@ impl Encoder for ChunkEncoder {
     }
 
     fn closing(&mut self, buffer: &mut Vec<u8>) {
-        if self.include_usage {
-            self.write(Vec::new(), Some(self.usage.total()), buffer);
+        if let usage @ Some(_) = self.usage.of_last() {
+            self.write(Vec::new(), usage, buffer);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use jan_actors::model::{FinishReason, TokenUsage};
+    use jan_actors::model::FinishReason;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::inference::params::UsageChunks;
+    use crate::api::inference::usage::UsageSum;
 
     fn encoder(include_usage: bool, answers: usize) -> ChunkEncoder {
         ChunkEncoder {
@@ -362,8 +368,10 @@ mod tests {
                 model: "m".to_owned(),
                 system_fingerprint: "fp".to_owned(),
             },
-            include_usage,
-            usage: UsageSum::new(1, answers),
+            usage: StreamedUsage::new(
+                UsageChunks { last: include_usage, all: false },
+                UsageSum::new(1, answers),
+            ),
             called: vec![false; answers],
             old_form: false,
             conversation: None,

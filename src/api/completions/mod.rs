@@ -17,7 +17,7 @@ use super::inference::metering::{Meter, take_answers};
 use super::inference::streaming;
 use super::inference::structured_output;
 use super::inference::tools::ToolCallPolicy;
-use super::inference::usage::{ResponseHeader, UsageSum};
+use super::inference::usage::{ResponseHeader, StreamedUsage, UsageSum};
 use super::{
     inference::permissions::check_model,
     respond::{json, name_ignored, name_unenforced},
@@ -79,7 +79,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let constraint = structured.as_ref().map(|structured| structured.constraint.clone());
     let constraining = structured.as_ref().map(|structured| structured.field);
     let cut = !checked.stop.is_empty();
-    let (stream, include_usage) = (checked.stream, checked.include_usage);
+    let (stream, usage_chunks) = (checked.stream, checked.usage_chunks);
     let (prompts, n, best_of) = (checked.prompts.len(), checked.n as usize, checked.best_of as usize);
     let with_logprobs = checked.logprobs.is_some();
     let length_field = checked.length_field;
@@ -108,7 +108,8 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let echoes: Vec<String> = (0..prompts * best_of).map(&mut echo).collect();
     let mut response = if stream {
         // All generated answers are returned: a stream with more `best_of` than `n` was rejected.
-        let encoder = ChunkEncoder::new(head, include_usage, UsageSum::new(prompts, n), echoes, scored);
+        let usage = StreamedUsage::new(usage_chunks, UsageSum::new(prompts, n));
+        let encoder = ChunkEncoder::new(head, usage, echoes, scored);
         let events = streaming::events(choices, encoder, context.id.clone(), PROMPT);
         sse::response(events, state.config.keep_alive(), &state.lifecycle.cut_off, context.id)
     } else {
@@ -133,7 +134,7 @@ async fn collect(
     while let Some(event) = choices.next().await {
         let (index, event) = event.map_err(|error| ApiError::from_generation(error, PROMPT))?;
         if let ChoiceEvent::Finished(_, tokens) = &event {
-            usage.add(index, *tokens);
+            usage.set(index, *tokens);
         }
         answers[index].take(event);
     }

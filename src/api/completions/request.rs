@@ -9,7 +9,9 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::api::inference::fields::inference_request;
-use crate::api::inference::params::{self, Metadata, Stop, StopShape, StreamOptions, choice_seed};
+use crate::api::inference::params::{
+    self, Metadata, Stop, StopShape, StreamOptions, UsageChunks, choice_seed,
+};
 use crate::api::inference::prompt::{PromptShape, Prompts};
 use crate::api::inference::structured_output::Structured;
 use crate::http::json::Unsupported;
@@ -103,8 +105,8 @@ pub struct Checked {
     pub echo: bool,
     /// Set if answers are sent as events.
     pub stream: bool,
-    /// Set if the stream ends with the usage.
-    pub include_usage: bool,
+    /// The chunks that report the usage.
+    pub usage_chunks: UsageChunks,
     /// The number of most likely tokens to return with log-probabilities; `None` for no log-probabilities.
     pub logprobs: Option<u32>,
     /// The constraint on the answers; `None` for free text.
@@ -125,7 +127,7 @@ impl CompletionRequest {
         let logprobs = params::completion_logprobs(self.logprobs)?;
         let stop = params::stops(self.stop.take())?;
         let stream = self.stream.unwrap_or(false);
-        let include_usage = params::include_usage(stream, self.stream_options)?;
+        let usage_chunks = params::usage_chunks(stream, self.stream_options)?;
         params::descriptive(self.metadata.as_ref(), None)?;
         params::labels(self.user.as_deref(), None)?;
         let best_of = best_of(self.best_of, n, stream)?;
@@ -155,7 +157,7 @@ impl CompletionRequest {
             best_of,
             echo,
             stream,
-            include_usage,
+            usage_chunks,
             logprobs,
             structured,
         })

@@ -4,13 +4,14 @@
 
 use std::borrow::Cow;
 
+use jan_actors::model::TokenUsage;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::inference::choices::ChoiceEvent;
 use crate::api::inference::logprobs::CompletionLogprobs;
 use crate::api::inference::streaming::Encoder;
-use crate::api::inference::usage::{Finish, ResponseHeader, Usage, UsageSum};
+use crate::api::inference::usage::{Finish, ResponseHeader, StreamedUsage, Usage};
 use crate::http::sse;
 
 /// A text completion, or one event of a streamed one.
@@ -27,7 +28,8 @@ pub struct Completion<'a> {
     model: &'a str,
     /// The answers; in a chunk, the increment of one answer.
     choices: Vec<CompletionChoice<'a>>,
-    /// Token counts. In chunks only with `stream_options.include_usage`: null except in the last one.
+    /// Token counts. In chunks with `stream_options.include_usage`: null except in the last one; with
+    /// `continuous_usage_stats`: the counts so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     usage: Option<Option<Usage>>,
@@ -135,10 +137,8 @@ impl Answer {
 pub struct ChunkEncoder {
     /// The common fields of all events.
     head: ResponseHeader,
-    /// Set if the usage is requested.
-    include_usage: bool,
-    /// The usage so far.
-    usage: UsageSum,
+    /// The usage so far, and the chunks that report it.
+    usage: StreamedUsage,
     /// Each answer's prompt; empty without `echo`.
     echoes: Vec<String>,
     /// Set while the prompts wait for their log-probabilities.
@@ -148,14 +148,8 @@ pub struct ChunkEncoder {
 impl ChunkEncoder {
     /// Creates an encoder of answers that begin with `echoes`; with `scored`, the echoes include their
     /// log-probabilities.
-    pub fn new(
-        head: ResponseHeader,
-        include_usage: bool,
-        usage: UsageSum,
-        echoes: Vec<String>,
-        scored: bool,
-    ) -> Self {
-        Self { head, include_usage, usage, echoes, scored }
+    pub fn new(head: ResponseHeader, usage: StreamedUsage, echoes: Vec<String>, scored: bool) -> Self {
+        Self { head, usage, echoes, scored }
     }
 
     /// Returns the number of characters of the prompt before an answer.
@@ -163,8 +157,7 @@ impl ChunkEncoder {
         self.echoes.get(index).map_or(0, |echo| echo.chars().count() as u64)
     }
 
-    fn write(&self, choices: Vec<CompletionChoice<'_>>, usage: Option<Usage>, buffer: &mut Vec<u8>) {
-        let usage = self.include_usage.then_some(usage);
+    fn write(&self, choices: Vec<CompletionChoice<'_>>, usage: Option<Option<Usage>>, buffer: &mut Vec<u8>) {
         sse::write_event(buffer, &Completion::new(&self.head, choices, usage));
     }
 
@@ -178,11 +171,15 @@ impl ChunkEncoder {
     ) {
         let index = u32::try_from(index).expect("there are at most 1024 answers");
         let choice = CompletionChoice { index, text: Cow::Borrowed(text), logprobs, finish_reason };
-        self.write(vec![choice], None, buffer);
+        self.write(vec![choice], self.usage.of_chunk(), buffer);
     }
 }
 
 impl Encoder for ChunkEncoder {
+    fn so_far(&mut self, answers: &[TokenUsage]) {
+        self.usage.so_far(answers);
+    }
+
     fn opening(&mut self, buffer: &mut Vec<u8>) {
         if self.scored {
             return;
@@ -206,7 +203,7 @@ impl Encoder for ChunkEncoder {
                 self.write_choice(index, &self.echoes[index], logprobs, None, buffer);
             }
             ChoiceEvent::Finished(reason, usage) => {
-                self.usage.add(index, usage);
+                self.usage.finished(index, usage);
                 self.write_choice(index, "", None, Some(reason.into()), buffer);
             }
             // A prompt that is not a chat has no reasoning and no tools.
@@ -218,8 +215,8 @@ impl Encoder for ChunkEncoder {
     }
 
     fn closing(&mut self, buffer: &mut Vec<u8>) {
-        if self.include_usage {
-            self.write(Vec::new(), Some(self.usage.total()), buffer);
+        if let usage @ Some(_) = self.usage.of_last() {
+            self.write(Vec::new(), usage, buffer);
         }
     }
 }

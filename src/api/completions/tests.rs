@@ -8,7 +8,7 @@ use crate::http::json as http_json;
 
 use super::request::Checked;
 use super::*;
-use crate::api::inference::params::choice_seed;
+use crate::api::inference::params::{UsageChunks, choice_seed};
 use crate::api::inference::streaming::Encoder;
 use crate::auth::Caller;
 use crate::http::{RequestContext, RequestId};
@@ -132,12 +132,13 @@ fn chunks(echoes: &[&str], include_usage: bool) -> Vec<Value> {
         system_fingerprint: "fp".to_owned(),
     };
     let echoes = echoes.iter().map(|echo| (*echo).to_owned()).collect();
-    let mut encoder = ChunkEncoder::new(head, include_usage, UsageSum::new(1, 1), echoes, false);
-    let usage = TokenUsage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 1, reasoning_tokens: 0 };
+    let usage = StreamedUsage::new(UsageChunks { last: include_usage, all: false }, UsageSum::new(1, 1));
+    let mut encoder = ChunkEncoder::new(head, usage, echoes, false);
+    let tokens = TokenUsage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 1, reasoning_tokens: 0 };
     let mut buffer = Vec::new();
     encoder.opening(&mut buffer);
     encoder.event(0, ChoiceEvent::Text("Hi".to_owned(), Vec::new()), &mut buffer);
-    encoder.event(0, ChoiceEvent::Finished(FinishReason::Stop, usage), &mut buffer);
+    encoder.event(0, ChoiceEvent::Finished(FinishReason::Stop, tokens), &mut buffer);
     encoder.closing(&mut buffer);
     std::str::from_utf8(&buffer)
         .unwrap()

@@ -9,18 +9,19 @@ use futures_util::{Stream, StreamExt};
 use jan_actors::conversations::Turn;
 use jan_actors::model::{
     FinishReason, Generation, GenerationError, GenerationEvent, GenerationRequest, Models, OutputPart,
-    PromptLogprobs, TokenLogprob, TokenUsage,
+    TokenLogprob, TokenUsage,
 };
 use jan_actors::web_search::WebSource;
 use jan_protocol::output_formats::BareCall;
 use serde_json::json;
 
 use super::call_ids;
+pub use super::choice_event::ChoiceEvent;
 use super::metering::Meter;
 use super::retries::Retries;
 use super::structured_output::{self, OutputCheck, Structured};
 use super::tools::ToolCallPolicy;
-use super::web_search::citations::{UrlCitation, citations};
+use super::web_search::citations::citations;
 use super::widening::widen;
 
 type EventStream = Pin<Box<dyn Stream<Item = (usize, GenerationEvent)> + Send + Sync>>;
@@ -31,6 +32,8 @@ pub struct Started {
     /// Events of some generations that arrived before the others had left the queue.
     buffered: VecDeque<(usize, GenerationEvent)>,
     prompt_texts: Vec<Option<Arc<str>>>,
+    /// The usage of each answer so far.
+    usage: Vec<TokenUsage>,
     /// Keywords of schemas that turned out not to be enforceable.
     unenforced: BTreeSet<&'static str>,
     /// What further tries of the answers need; `None` in tests.
@@ -104,37 +107,6 @@ struct Call {
     arguments: String,
 }
 
-/// An event of an answer, after all answers have started.
-#[derive(Debug, PartialEq)]
-pub enum ChoiceEvent {
-    /// More text, with its tokens' log-probabilities if requested; either can be empty.
-    Text(String, Vec<TokenLogprob>),
-    /// The log-probabilities of the prompt's tokens, before any other event.
-    Prompt(PromptLogprobs),
-    /// More reasoning.
-    Reasoning(String),
-    /// A call begins.
-    Call {
-        /// Its number in the answer.
-        number: u32,
-        /// Its id.
-        id: String,
-        /// The tool's name.
-        name: String,
-    },
-    /// More of a call's arguments.
-    Arguments {
-        /// The call's number.
-        number: u32,
-        /// The increment.
-        text: String,
-    },
-    /// The citations in its text; only if there are sources.
-    Citations(Vec<UrlCitation>),
-    /// The end of this answer.
-    Finished(FinishReason, TokenUsage),
-}
-
 impl Started {
     /// Starts all `requests` and waits until each has left the queue, so that a failure before the first token is an
     /// error here and not in the middle of a response. If the engine cannot enforce `structured` or the schema of a tool,
@@ -181,6 +153,7 @@ impl Started {
             events: select_all(streams),
             buffered: VecDeque::new(),
             prompt_texts: vec![None; count],
+            usage: vec![TokenUsage::default(); count],
             unenforced: BTreeSet::new(),
             again: None,
             meter,
@@ -194,8 +167,14 @@ impl Started {
             let Some((index, event)) = self.events.next().await else { break };
             self.observe(index, &event);
             match event {
-                GenerationEvent::Accepted { prompt_text, .. } => self.prompt_texts[index] = prompt_text,
-                GenerationEvent::Started { .. } => started[index] = true,
+                GenerationEvent::Accepted { prompt_text, prompt_tokens } => {
+                    self.prompt_texts[index] = prompt_text;
+                    self.usage[index].prompt_tokens = prompt_tokens;
+                }
+                GenerationEvent::Started { cached_tokens } => {
+                    started[index] = true;
+                    self.usage[index].cached_tokens = cached_tokens;
+                }
                 GenerationEvent::Failed(error) => return Err(error),
                 event @ (GenerationEvent::PromptScored(_)
                 | GenerationEvent::Output { .. }
@@ -264,6 +243,11 @@ impl Choices {
         self.started.prompt_texts.get_mut(index).and_then(Option::take)
     }
 
+    /// Returns the usage of each answer so far, reasoning tokens at its end only.
+    pub fn so_far(&self) -> &[TokenUsage] {
+        &self.started.usage
+    }
+
     /// Returns the next event of any answer; `None` after all have finished.
     pub async fn next(&mut self) -> Option<Result<(usize, ChoiceEvent), GenerationError>> {
         let event = self.next_event().await?;
@@ -280,7 +264,11 @@ impl Choices {
                 return None;
             };
             match event {
-                GenerationEvent::Output { parts, logprobs, .. } => self.read(index, parts, logprobs),
+                GenerationEvent::Output { parts, tokens, logprobs } => {
+                    let so_far = &mut self.started.usage[index].completion_tokens;
+                    *so_far = so_far.saturating_add(tokens);
+                    self.read(index, parts, logprobs);
+                }
                 GenerationEvent::Finished { reason, mut usage } => {
                     self.end_bare_call(index, reason);
                     match self.pass(index, reason, usage).await {
@@ -288,6 +276,7 @@ impl Choices {
                         Ok(None) => continue,
                         Err(error) => return Some(Err(error)),
                     }
+                    self.started.usage[index] = usage;
                     let cited = citations(&self.answers[index].text, &self.policy.sources);
                     if !cited.is_empty() {
                         self.ready.push_back((index, ChoiceEvent::Citations(cited)));

@@ -2,6 +2,7 @@
 
 pub mod bounds;
 pub mod call_ids;
+mod choice_event;
 pub mod choices;
 pub mod fields;
 pub mod logprobs;

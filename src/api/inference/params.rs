@@ -32,9 +32,21 @@ pub type Metadata = BTreeMap<String, String>;
 pub struct StreamOptions {
     /// Send one more chunk before `[DONE]` with the token usage and no choices.
     pub include_usage: Option<bool>,
+    /// Send the token usage so far in every chunk, as in vLLM; with several answers that of all of them. Reasoning tokens are
+    /// counted at the end of an answer.
+    pub continuous_usage_stats: Option<bool>,
     /// Accepted and without effect: chunks carry no padding.
     #[allow(dead_code, reason = "its type is checked")]
     pub include_obfuscation: Option<bool>,
+}
+
+/// The chunks of a stream that report the usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageChunks {
+    /// One more at the end.
+    pub last: bool,
+    /// All others.
+    pub all: bool,
 }
 
 /// The service tier of the request; the only one is `default`.
@@ -272,14 +284,20 @@ pub fn labels(user: Option<&str>, prompt_cache_key: Option<&str>) -> Result<(), 
     bounds::text("prompt_cache_key", prompt_cache_key, MAX_NAME)
 }
 
-/// Checks `stream_options`, which requires a stream. Returns whether to send usage.
-pub fn include_usage(stream: bool, options: Option<StreamOptions>) -> Result<bool, ApiError> {
+/// Checks `stream_options`, which requires a stream. Returns the chunks that report the usage.
+pub fn usage_chunks(stream: bool, options: Option<StreamOptions>) -> Result<UsageChunks, ApiError> {
     match options {
         Some(_) if !stream => Err(ApiError::invalid_value(
             "stream_options",
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.",
         )),
-        options => Ok(options.unwrap_or_default().include_usage.unwrap_or(false)),
+        options => {
+            let options = options.unwrap_or_default();
+            Ok(UsageChunks {
+                last: options.include_usage.unwrap_or(false),
+                all: options.continuous_usage_stats.unwrap_or(false),
+            })
+        }
     }
 }
 
@@ -349,10 +367,17 @@ mod tests {
 
     #[test]
     fn stream_options_need_a_stream() {
-        let options = Some(StreamOptions { include_usage: Some(true), include_obfuscation: None });
-        assert!(include_usage(false, options).is_err());
-        assert!(include_usage(true, options).unwrap());
-        assert!(!include_usage(true, None).unwrap());
+        let none = StreamOptions::default();
+        let last = StreamOptions { include_usage: Some(true), ..none };
+        let all = StreamOptions { continuous_usage_stats: Some(true), ..none };
+        for options in [none, last, all] {
+            assert!(usage_chunks(false, Some(options)).is_err());
+        }
+        assert_eq!(usage_chunks(true, Some(last)).unwrap(), UsageChunks { last: true, all: false });
+        assert_eq!(usage_chunks(true, Some(all)).unwrap(), UsageChunks { last: false, all: true });
+        assert_eq!(usage_chunks(true, Some(none)).unwrap(), UsageChunks::default());
+        assert_eq!(usage_chunks(true, None).unwrap(), UsageChunks::default());
+        assert_eq!(usage_chunks(false, None).unwrap(), UsageChunks::default());
     }
 
     proptest! {

@@ -3,12 +3,15 @@
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use jan_actors::model::TokenUsage;
 
 use super::choices::{ChoiceEvent, Choices};
 use crate::http::{ApiError, RequestId, sse};
 
 /// Encodes the events of answers as the chunks of one API.
 pub trait Encoder: Send + Sync + 'static {
+    /// Takes the usage of all answers so far, before the chunks that report it.
+    fn so_far(&mut self, answers: &[TokenUsage]);
     /// Writes the chunks before the first answer's text.
     fn opening(&mut self, buffer: &mut Vec<u8>);
     /// Writes the chunks of one event of one answer.
@@ -35,6 +38,7 @@ pub fn events<E: Encoder>(
         let (mut choices, mut encoder) = match stage {
             Stage::Ended => return None,
             Stage::Opening(choices, mut encoder) => {
+                encoder.so_far(choices.so_far());
                 encoder.opening(&mut buffer);
                 if !buffer.is_empty() {
                     return Some((buffer.into(), (Stage::Running(choices, encoder), id)));
@@ -45,6 +49,7 @@ pub fn events<E: Encoder>(
         };
         match choices.next().await {
             Some(Ok((index, event))) => {
+                encoder.so_far(choices.so_far());
                 encoder.event(index, event, &mut buffer);
                 Some((buffer.into(), (Stage::Running(choices, encoder), id)))
             }

@@ -4,6 +4,8 @@ use jan_actors::model::{FinishReason, TokenUsage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::params::UsageChunks;
+
 /// The reason why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -76,32 +78,32 @@ pub struct CompletionTokensDetails {
     pub rejected_prediction_tokens: u32,
 }
 
-/// Adds up the usage of a request's answers as they finish.
+/// Adds up the usage of a request's answers.
 #[derive(Debug)]
 pub struct UsageSum {
     /// For each prompt: its length and its cached part.
     prompts: Vec<Option<(u32, u32)>>,
     answers_per_prompt: usize,
-    completion_tokens: u32,
-    reasoning_tokens: u32,
+    /// For each answer: its tokens, and those of its reasoning.
+    answers: Vec<(u32, u32)>,
 }
 
 impl UsageSum {
     /// Creates the sum for `prompts` prompts with `answers_per_prompt` answers each; answer `i` belongs to prompt `i /
     /// answers_per_prompt`.
     pub fn new(prompts: usize, answers_per_prompt: usize) -> Self {
-        Self { prompts: vec![None; prompts], answers_per_prompt, completion_tokens: 0, reasoning_tokens: 0 }
+        let answers = vec![(0, 0); prompts * answers_per_prompt];
+        Self { prompts: vec![None; prompts], answers_per_prompt, answers }
     }
 
-    /// Counts one finished answer.
-    pub fn add(&mut self, index: usize, usage: TokenUsage) {
+    /// Sets the usage of one answer, which replaces an earlier one of it.
+    pub fn set(&mut self, index: usize, usage: TokenUsage) {
         let prompt = &mut self.prompts[index / self.answers_per_prompt];
         // One answer processes the prompt, and its siblings share it; the count with the fewest cached tokens is that
         // one's.
         let cached = prompt.map_or(usage.cached_tokens, |(_, cached)| cached.min(usage.cached_tokens));
         *prompt = Some((usage.prompt_tokens, cached));
-        self.completion_tokens = self.completion_tokens.saturating_add(usage.completion_tokens);
-        self.reasoning_tokens = self.reasoning_tokens.saturating_add(usage.reasoning_tokens);
+        self.answers[index] = (usage.completion_tokens, usage.reasoning_tokens);
     }
 
     /// Returns the sum so far.
@@ -111,16 +113,60 @@ impl UsageSum {
             prompt_tokens = prompt_tokens.saturating_add(*prompt);
             cached_tokens = cached_tokens.saturating_add(*cached);
         }
+        let (mut completion_tokens, mut reasoning_tokens) = (0u32, 0u32);
+        for (completion, reasoning) in &self.answers {
+            completion_tokens = completion_tokens.saturating_add(*completion);
+            reasoning_tokens = reasoning_tokens.saturating_add(*reasoning);
+        }
         Usage {
             prompt_tokens,
-            completion_tokens: self.completion_tokens,
-            total_tokens: prompt_tokens.saturating_add(self.completion_tokens),
+            completion_tokens,
+            total_tokens: prompt_tokens.saturating_add(completion_tokens),
             prompt_tokens_details: PromptTokensDetails { cached_tokens, audio_tokens: 0 },
             completion_tokens_details: CompletionTokensDetails {
-                reasoning_tokens: self.reasoning_tokens,
+                reasoning_tokens,
                 ..CompletionTokensDetails::default()
             },
         }
+    }
+}
+
+/// The usage in the chunks of a stream.
+#[derive(Debug)]
+pub struct StreamedUsage {
+    chunks: UsageChunks,
+    sum: UsageSum,
+}
+
+impl StreamedUsage {
+    /// Creates the usage of a stream whose answers are those of `sum`.
+    pub const fn new(chunks: UsageChunks, sum: UsageSum) -> Self {
+        Self { chunks, sum }
+    }
+
+    /// Takes the usage of all answers so far.
+    pub fn so_far(&mut self, answers: &[TokenUsage]) {
+        if self.chunks.all {
+            for (index, usage) in answers.iter().enumerate() {
+                self.sum.set(index, *usage);
+            }
+        }
+    }
+
+    /// Takes the usage of a finished answer.
+    pub fn finished(&mut self, index: usize, usage: TokenUsage) {
+        self.sum.set(index, usage);
+    }
+
+    /// Returns the field of a chunk with a choice: absent, null or the usage so far.
+    pub fn of_chunk(&self) -> Option<Option<Usage>> {
+        let usage = self.chunks.all.then(|| self.sum.total());
+        (self.chunks.all || self.chunks.last).then_some(usage)
+    }
+
+    /// Returns the field of one more chunk at the end, if that is requested.
+    pub fn of_last(&self) -> Option<Option<Usage>> {
+        self.chunks.last.then(|| Some(self.sum.total()))
     }
 }
 
@@ -160,6 +206,8 @@ fn fingerprint(model: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -171,14 +219,64 @@ mod tests {
             completion_tokens,
             reasoning_tokens: 1,
         };
-        sum.add(1, usage(10, 9, 1));
-        sum.add(0, usage(10, 4, 2));
-        sum.add(2, usage(20, 0, 3));
-        sum.add(3, usage(20, 19, 4));
+        sum.set(1, usage(10, 9, 1));
+        sum.set(0, usage(10, 4, 2));
+        sum.set(2, usage(20, 0, 3));
+        sum.set(3, usage(20, 19, 4));
         let total = sum.total();
         assert_eq!((total.prompt_tokens, total.completion_tokens, total.total_tokens), (30, 10, 40));
         assert_eq!(total.prompt_tokens_details.cached_tokens, 4);
         assert_eq!(total.completion_tokens_details.reasoning_tokens, 4);
+    }
+
+    proptest! {
+        /// What is reported never falls, and ends at the usage of the finished answers.
+        #[test]
+        fn usage_so_far_grows_to_the_total(
+            prompts in 1usize..3, per_prompt in 1usize..3, steps in prop::collection::vec((0usize..9, 0u32..4), 0..20),
+        ) {
+            let chunks = UsageChunks { last: true, all: true };
+            let mut streamed = StreamedUsage::new(chunks, UsageSum::new(prompts, per_prompt));
+            let count = prompts * per_prompt;
+            let begun = |index: usize| TokenUsage {
+                prompt_tokens: 5, cached_tokens: index as u32, completion_tokens: 0, reasoning_tokens: 0,
+            };
+            let mut answers: Vec<TokenUsage> = (0..count).map(begun).collect();
+            let mut before = 0;
+            for (index, tokens) in steps {
+                answers[index % count].completion_tokens += tokens;
+                streamed.so_far(&answers);
+                let total = streamed.of_chunk().flatten().unwrap().total_tokens;
+                prop_assert!(total >= before && total >= 5 * prompts as u32);
+                before = total;
+            }
+            let mut sum = UsageSum::new(prompts, per_prompt);
+            for (index, usage) in answers.iter().enumerate() {
+                streamed.finished(index, *usage);
+                sum.set(index, *usage);
+            }
+            prop_assert_eq!(streamed.of_last(), Some(Some(sum.total())));
+            prop_assert_eq!(streamed.of_chunk(), streamed.of_last());
+        }
+    }
+
+    #[test]
+    fn chunks_report_the_usage_as_requested() {
+        let of = |last, all| {
+            let mut streamed = StreamedUsage::new(UsageChunks { last, all }, UsageSum::new(1, 1));
+            streamed.so_far(&[TokenUsage {
+                prompt_tokens: 3,
+                completion_tokens: 1,
+                ..TokenUsage::default()
+            }]);
+            let tokens =
+                |field: Option<Option<Usage>>| field.map(|usage| usage.map(|usage| usage.total_tokens));
+            (tokens(streamed.of_chunk()), tokens(streamed.of_last()))
+        };
+        assert_eq!(of(false, false), (None, None));
+        assert_eq!(of(true, false), (Some(None), Some(Some(0))));
+        assert_eq!(of(false, true), (Some(Some(4)), None));
+        assert_eq!(of(true, true), (Some(Some(4)), Some(Some(4))));
     }
 
     #[test]
