@@ -10,6 +10,7 @@
 //! compiles an untrusted constraint first ([`vetting`](crate::vetting)).
 
 mod convert;
+mod digits;
 pub mod gbnf;
 mod messages;
 mod product;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jan_protocol::output_formats::is_calls_of_json;
 use jan_protocol::types::{Constraint, Token};
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
@@ -26,6 +28,7 @@ use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, Tok
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use self::digits::{NumberTokens, Scanner};
 use self::messages::{is_limit, readable, refusal};
 use self::source::Source;
 use crate::llama::Model;
@@ -78,6 +81,7 @@ pub fn with_layout(schema: &Value) -> Value {
 /// Compiles constraints for one model.
 pub struct Grammars {
     factory: ParserFactory,
+    numbers: Arc<NumberTokens>,
     vetter: Option<Mutex<Vetter>>,
     /// The most recently used last. A refusal is kept as well: it can have taken as long as any success, and the answers
     /// of one request ask for the same.
@@ -121,7 +125,8 @@ impl Grammars {
             ParserFactory::new(&vocabulary, capabilities, &slices).map_err(|error| error.to_string())?;
         factory.quiet();
         *factory.limits_mut() = limits();
-        Ok(Self { factory, vetter: None, compiled: Mutex::default() })
+        let numbers = Arc::new(NumberTokens::of(vocabulary.tok_trie()));
+        Ok(Self { factory, numbers, vetter: None, compiled: Mutex::default() })
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<Compiled>> {
@@ -164,7 +169,10 @@ impl Grammars {
         let kept = self.kept();
         let compiled = kept.iter().rfind(|compiled| compiled.constraint == *constraint);
         match compiled.map(|compiled| &compiled.result) {
-            Some(Ok(matcher)) => Ok(Guide { matcher: matcher.deep_clone() }),
+            Some(Ok(matcher)) => {
+                let digits = is_json(constraint).then(|| (Scanner::default(), Arc::clone(&self.numbers)));
+                Ok(Guide { matcher: matcher.deep_clone(), digits })
+            }
             Some(Err(refusal)) => Err(refusal.clone()),
             None => Err(Refusal::Unavailable("too many constraints are compiled at once".to_owned())),
         }
@@ -240,9 +248,20 @@ fn is_trusted(source: &Source) -> bool {
     matches!(source, Source::JsonSchema(schema) if schema == r#"{"type":"object"}"#)
 }
 
+/// Returns `true` if whatever a constraint allows outside of quotes is JSON or a mark of a call.
+fn is_json(constraint: &Constraint) -> bool {
+    match constraint {
+        Constraint::JsonSchema(_) => true,
+        Constraint::Lark(rules) => is_calls_of_json(rules),
+        Constraint::Regex(_) | Constraint::Choice(_) | Constraint::Gbnf(_) => false,
+    }
+}
+
 /// Keeps one answer inside its constraint.
 pub struct Guide {
     matcher: Matcher,
+    /// The numbers of an answer in JSON, and the tokens that continue them.
+    digits: Option<(Scanner, Arc<NumberTokens>)>,
 }
 
 impl fmt::Debug for Guide {
@@ -253,7 +272,7 @@ impl fmt::Debug for Guide {
 
 impl Clone for Guide {
     fn clone(&self) -> Self {
-        Self { matcher: self.matcher.deep_clone() }
+        Self { matcher: self.matcher.deep_clone(), digits: self.digits.clone() }
     }
 }
 
@@ -289,6 +308,14 @@ impl Guide {
                 }
             }
         }
+        if let Some((scanner, numbers)) = &self.digits {
+            let is_allowed = |token: TokenId| mask.is_allowed(token);
+            for token in numbers.refused(*scanner, is_allowed, mask.num_set()) {
+                if let Some(logit) = into.get_mut(token as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -298,7 +325,13 @@ impl Guide {
     /// See [`GuideError`].
     pub fn accept(&mut self, token: Token) -> Result<(), GuideError> {
         let token = TokenId::try_from(token).map_err(|error| GuideError(error.to_string()))?;
-        self.matcher.consume_token(token).map_err(|error| GuideError(readable(&error.to_string())))
+        self.matcher.consume_token(token).map_err(|error| GuideError(readable(&error.to_string())))?;
+        if let Some((scanner, _)) = &mut self.digits
+            && let Ok(vocabulary) = self.matcher.tok_env()
+        {
+            vocabulary.tok_trie().token(token).iter().for_each(|byte| scanner.push(*byte));
+        }
+        Ok(())
     }
 
     /// Advances by text that came with a token which began before the constraint did.
@@ -312,7 +345,11 @@ impl Guide {
         let wrong = |error: &dyn fmt::Display| GuideError(error.to_string());
         let vocabulary = self.matcher.tok_env().map_err(|error| wrong(&error))?;
         let tokens = vocabulary.tok_trie().greedy_tokenize(bytes);
-        self.matcher.consume_tokens(&tokens).map_err(|error| wrong(&error))
+        self.matcher.consume_tokens(&tokens).map_err(|error| wrong(&error))?;
+        if let Some((scanner, _)) = &mut self.digits {
+            bytes.iter().for_each(|byte| scanner.push(*byte));
+        }
+        Ok(())
     }
 
     /// The tokens that have to come next, if there is no choice.
@@ -382,5 +419,7 @@ impl TokenizerEnv for Vocabulary {
     }
 }
 
+#[cfg(test)]
+mod number_tests;
 #[cfg(test)]
 mod tests;

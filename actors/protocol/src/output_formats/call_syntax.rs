@@ -138,6 +138,14 @@ pub fn tool_grammar(
     format!("start: {start}\ncalls: {calls}\ncall: {}\n{rules}", alternatives.join(" | "))
 }
 
+/// Returns `true` for a grammar of [`tool_grammar`] in which all text outside of quotation marks is JSON, a mark or a name.
+#[must_use]
+pub fn is_calls_of_json(grammar: &str) -> bool {
+    let rest =
+        grammar.strip_prefix("start: calls").map(|rest| rest.strip_prefix(" | answer").unwrap_or(rest));
+    rest.is_some_and(|rest| rest.starts_with("\ncalls: "))
+}
+
 /// Returns the rule for a JSON value, and those that it needs.
 fn json_rules(name: &str, schema: &Value) -> String {
     exact::rules(name, schema).unwrap_or_else(|| format!("{name}: %json {schema}\n"))

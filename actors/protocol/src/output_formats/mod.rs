@@ -27,7 +27,7 @@ mod tool_formats;
 use serde_json::Value;
 
 pub use self::bare_call::{BareCall, Rest};
-pub use self::call_syntax::{CallSyntax, GrammarMode, tool_grammar};
+pub use self::call_syntax::{CallSyntax, GrammarMode, is_calls_of_json, tool_grammar};
 pub use self::output_parser::OutputParser;
 pub use self::part::Part;
 pub use self::reasoning_formats::ReasoningFormat;
