@@ -13,6 +13,7 @@ mod convert;
 mod digits;
 pub mod gbnf;
 mod messages;
+mod notation;
 mod product;
 pub mod source;
 
@@ -29,7 +30,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use self::digits::{NumberTokens, Scanner};
-use self::messages::{is_limit, readable, refusal};
+use self::messages::{during_answer, is_limit, refusal};
 use self::source::Source;
 use crate::llama::Model;
 use crate::vetting::{Refusal, Vetter, VettingSettings};
@@ -294,8 +295,10 @@ impl Guide {
     /// # Errors
     /// See [`GuideError`].
     pub fn restrict(&mut self, logits: &[f32], into: &mut Vec<f32>) -> Result<(), GuideError> {
-        let mask =
-            self.matcher.compute_mask_or_eos().map_err(|error| GuideError(readable(&error.to_string())))?;
+        let mask = self
+            .matcher
+            .compute_mask_or_eos()
+            .map_err(|error| GuideError(during_answer(&error.to_string())))?;
         into.clear();
         into.extend_from_slice(logits);
         for (word, chunk) in into.chunks_mut(32).enumerate() {
@@ -325,7 +328,7 @@ impl Guide {
     /// See [`GuideError`].
     pub fn accept(&mut self, token: Token) -> Result<(), GuideError> {
         let token = TokenId::try_from(token).map_err(|error| GuideError(error.to_string()))?;
-        self.matcher.consume_token(token).map_err(|error| GuideError(readable(&error.to_string())))?;
+        self.matcher.consume_token(token).map_err(|error| GuideError(during_answer(&error.to_string())))?;
         if let Some((scanner, _)) = &mut self.digits
             && let Ok(vocabulary) = self.matcher.tok_env()
         {
@@ -342,7 +345,7 @@ impl Guide {
         if bytes.is_empty() {
             return Ok(());
         }
-        let wrong = |error: &dyn fmt::Display| GuideError(error.to_string());
+        let wrong = |error: &dyn fmt::Display| GuideError(during_answer(&error.to_string()));
         let vocabulary = self.matcher.tok_env().map_err(|error| wrong(&error))?;
         let tokens = vocabulary.tok_trie().greedy_tokenize(bytes);
         self.matcher.consume_tokens(&tokens).map_err(|error| wrong(&error))?;

@@ -2,6 +2,7 @@
 
 use jan_protocol::schema::UNSATISFIABLE;
 
+use super::notation::{about_lark, about_regex};
 use super::source::Source;
 
 /// Messages of llguidance after a limit on work or size was hit.
@@ -56,8 +57,8 @@ pub fn refusal(source: &Source, message: &str) -> String {
         // Rules that were made for schemas.
         Source::Lark(rules) if rules.contains("\"x-guidance\"") => about_schema(message),
         Source::Regex(_) | Source::Lark(_) if is_limit(message) => limit(message),
-        // The author's own notation: the place of the mistake is in the message.
-        Source::Regex(_) | Source::Lark(_) => one_line,
+        Source::Regex(regex) => about_regex(regex),
+        Source::Lark(_) => about_lark(message),
     }
 }
 
@@ -94,6 +95,15 @@ fn limit(message: &str) -> String {
     "it takes more work or memory than is allowed".to_owned()
 }
 
+/// Returns our message for an error of llguidance while an answer is generated.
+pub fn during_answer(error: &str) -> String {
+    tracing::info!(error = readable(error), "an answer left its constraint");
+    match is_limit(error) {
+        true => "a step of it takes more work than is allowed".to_owned(),
+        false => "it does not continue like this".to_owned(),
+    }
+}
+
 /// Returns llguidance's message on one line, without its own marks.
 pub fn readable(error: &str) -> String {
     if error.contains("NoExtensionBias") || error.contains("Unsatisfiable schema") {
@@ -126,6 +136,15 @@ mod tests {
         let long = refusal(&schema, "Unable to determine if regex is empty: (And (And (Concat");
         assert!(!long.contains("And") && is_limit("Unable to determine if regex is empty"));
         let lark = Source::Lark(String::new());
-        assert_eq!(refusal(&lark, "unknown name at line 3\n  x"), "unknown name at line 3 x");
+        assert_eq!(
+            refusal(&lark, "at 3(1): unknown name: \"x\"\n  x"),
+            "at line 3, column 1: 'x' is not defined"
+        );
+        let regex = Source::Regex("(".to_owned());
+        assert_eq!(refusal(&regex, "invalid regex"), "at character 1: the group is not closed; add ')'");
+        assert_eq!(
+            during_answer("lexer error: too many expressions constructed"),
+            "a step of it takes more work than is allowed"
+        );
     }
 }
