@@ -24,7 +24,7 @@ IN_MACROS := $(wildcard actors/protocol/src/output_formats/*_formats/*.rs)
 # Lints while compiling the tests: `cargo clippy` beside `cargo test` would analyse every crate twice.
 LINTED := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 
-.PHONY: help setup setup-check setup-test build run dist check test test-unit test-engine test-sdk test-crash advisories doc fuzz openapi lint fmt fmt-check bench clean
+.PHONY: help setup setup-check setup-test test-models build run dist check test test-unit test-engine test-sdk test-crash advisories doc fuzz openapi lint fmt fmt-check bench clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ setup-check:
 
 setup-test: ## The same, and what the tests need (Python environment, Node, SDKs, a second model)
 	@tests/setup/setup.sh test
+
+test-models: setup-test ## More models for `make test`, 0.8 GB: Gemma 3 270M, Qwen2.5-Coder 0.5B, all-MiniLM-L6-v2
+	.venv/bin/python tests/setup/models.py all
 
 build: setup ## Build the release binary
 	cargo build --release --locked

@@ -10,7 +10,12 @@ import struct
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _ALIGNMENT = 32  # general.alignment where the file does not say otherwise
-_END_TEXTS = {"<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>", "<|end|>"}
+#: Texts of tokens that end an answer in llama.cpp, whatever a file says (`special_eog_ids` in llama-vocab.cpp), of files that
+#: this is used with: those of ends, and those between files of a repository.
+_END_TEXTS = {
+    "<|im_end|>", "<|endoftext|>", "</s>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<eos>", "<|end_of_text|>", "<|eom_id|>",
+    "<|fim_pad|>", "<fim_pad>", "<|fim_repo|>", "<|repo_name|>", "<reponame>", "<|file_sep|>",
+}  # fmt: skip
 
 
 def _byte_decoder():

@@ -29,6 +29,8 @@ IS_BUNDLED = _given is None
 #: The id that the API reference uses: an alias of the bundled model, or the given model's own id.
 MODEL = "jan-v1-4b"
 VOCABULARY = Vocabulary(MODEL_FILE)
+#: Whether it answers, too: an encoder makes embeddings only.
+GENERATES = VOCABULARY.metadata.get(VOCABULARY.metadata["general.architecture"] + ".attention.causal", True)
 #: `logit_bias` that keeps the model from ending its answer, for streams that must last.
 ENDLESS = {str(token): -100 for token in VOCABULARY.end_of_generation}
 

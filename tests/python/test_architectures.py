@@ -54,7 +54,8 @@ class Models:
 
     def server(self, way):
         if way not in self.servers:
-            settings = {"KV_CELLS": 8192, "CONTEXT_LENGTH": 2048, **WAYS[way]}
+            # Room for the chat, which grows to nearly twice the length of a prompt.
+            settings = {"KV_CELLS": 8192, "CONTEXT_LENGTH": max(2048, 2 * LENGTH), **WAYS[way]}
             models = [part for name, path in self.files for part in ("--model", f"{name}={path}")]
             env = {f"JAN_SERVER__ENGINE__{name}": value for name, value in settings.items()}
             server = Server(self.folder / way, *models, model=False, wait="live", env=env)

@@ -35,7 +35,9 @@ def sources():
     own = [path for path in (ROOT / "fixtures/templates").glob("*.jinja") if path.stem != "macros"]
     found = {path.stem: path.read_bytes().decode() for path in sorted([*FETCHED.glob("*.jinja"), *own])}
     for path in [BUNDLED, *(ROOT / "target/test-models").glob("*.gguf")]:
-        found[f"in-{path.stem}"] = Vocabulary(path).metadata["tokenizer.chat_template"]
+        # A model that only completes texts or makes embeddings has none.
+        if template := Vocabulary(path).metadata.get("tokenizer.chat_template"):
+            found[f"in-{path.stem}"] = template
     return found
 
 

@@ -142,7 +142,7 @@ if [ "$goal" = test ]; then
     set_up_clients
     set_up_apart openai-old
     set_up_apart instructor
-    .venv/bin/python tests/setup/second_model.py
+    .venv/bin/python tests/setup/models.py smollm2
     # Large, and not needed for anything else.
     .venv/bin/python tests/setup/templates.py ||
         say "there are no chat templates to compare: tests/python/test_chat_templates.py has a test less, and says so"
