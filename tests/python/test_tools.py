@@ -8,7 +8,7 @@ import jsonschema
 import openai
 import openai_schema
 import pytest
-from harness import ENDLESS, MODEL, MODEL_FILE, ROOT, Server, wait_until
+from harness import ENDLESS, MODEL, MODEL_FILE, ROOT, VOCABULARY, Server, wait_until
 
 USER = [{"role": "user", "content": "How is the weather in Hanoi?"}]
 CITY = {
@@ -117,6 +117,37 @@ def test_free_calls_come_out_of_the_text(client):
     answer = ask(client, tools=openai.omit, **fields)
     assert answer.choices[0].message.content == said
     assert answer.choices[0].message.tool_calls is None
+
+
+WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SUM = {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}, "required": ["a", "b"]}
+
+
+@pytest.mark.skipif("Qwen2.5 Coder" not in VOCABULARY.metadata.get("general.name", ""), reason="about a model that calls by itself")
+@pytest.mark.parametrize(
+    ("asked", "choice", "expected"),
+    [
+        # It writes the call as the whole answer, without the mark that its template asks for.
+        ("How is the weather in Hanoi?", "auto", [("get_weather", {"city": "Hanoi"})]),
+        ("What is 17 plus 25? Use the tool.", "auto", [("add", {"a": 17, "b": 25})]),
+        ("How is the weather in Hanoi?", "required", [("get_weather", {"city": "Hanoi"})]),
+        ("How is the weather in Hanoi and in Paris? Call the tool for each.", "required",
+         [("get_weather", {"city": "Hanoi"}), ("get_weather", {"city": "Paris"})]),
+        ("How is the weather in Hanoi?", "none", []),
+    ],
+)  # fmt: skip
+def test_a_model_that_was_trained_for_it_calls(client, asked, choice, expected):
+    request = {
+        "messages": [{"role": "user", "content": asked}], "tools": [tool(parameters=WEATHER), tool("add", SUM)],
+        "tool_choice": choice, "temperature": 0,
+    }  # fmt: skip
+    answer = ask(client, **request).choices[0]
+    with client.chat.completions.stream(model=MODEL, max_tokens=200, **request) as stream:
+        streamed = stream.get_final_completion().choices[0]
+    for one in (answer, streamed):
+        found = [(call.function.name, json.loads(call.function.arguments)) for call in one.message.tool_calls or []]
+        assert found == expected
+        assert one.finish_reason == "tool_calls" if expected else one.message.content
 
 
 def test_none_calls_nothing(client):
@@ -260,7 +291,8 @@ def test_thinking_is_apart_and_ends_with_its_budget(thinker):
     answer = think(thinker, thinking_budget=5)
     message, usage = answer["choices"][0]["message"], answer["usage"]
     assert message["reasoning_content"]
-    assert "think>" not in message["reasoning_content"] + message["content"]
+    # A model may open another thought in its answer; that is text.
+    assert "think>" not in message["reasoning_content"] and "</think>" not in message["content"].split("<think>")[0]
     thought = usage["completion_tokens_details"]["reasoning_tokens"]
     assert 5 < thought < usage["completion_tokens"] <= 60
     with thinker.stream(key=thinker.admin_key, **{
