@@ -137,8 +137,9 @@ def test_parameters_that_are_no_object(victim):
             answer = victim.post(path, body(path, tools=tools(path, schema)))
             assert answer.status in (200, 400) if schema == b"null" else answer.status == 400, (schema, answer)
             is_named(answer, "tools")
+        # Like a tool that is not strict, whose schema is not looked into.
         answer = victim.post(CHAT, body(CHAT, functions=functions(schema)))
-        assert answer.status in (200, 400) if schema == b"null" else answer.status == 400, (schema, answer)
+        assert answer.status in (200, 400) if schema in (b"null", b'{"properties": 5}') else answer.status == 400, answer
         is_named(answer, "functions")
 
 
