@@ -9,6 +9,7 @@
 //! grammar and on the work of a mask. Those bounds do not hold inside each of llguidance's operations, so a helper process
 //! compiles an untrusted constraint first ([`vetting`](crate::vetting)).
 
+mod behind;
 mod convert;
 mod digits;
 pub mod gbnf;

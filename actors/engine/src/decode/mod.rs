@@ -8,6 +8,7 @@ pub mod phases;
 pub mod running_sequence;
 pub mod sampler;
 pub mod text_assembler;
+pub mod text_ends;
 pub mod thread_tuner;
 
 #[cfg(test)]

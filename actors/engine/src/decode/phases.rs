@@ -11,6 +11,7 @@ use jan_protocol::output_formats::RepeatedCalls;
 use jan_protocol::types::Token;
 
 use super::constraint::{Guide, GuideError};
+use super::text_ends::{ends_in_beginning, find, keep_last};
 
 /// The form of an answer's thinking.
 #[derive(Clone, Debug)]
@@ -211,7 +212,7 @@ impl Flow {
     pub fn restrict(&mut self, logits: &[f32], into: &mut Vec<f32>) -> Result<bool, GuideError> {
         let state = self.state;
         if !matches!(state, State::Kept | State::Undecided) {
-            return Ok(false);
+            return Ok(self.refuse_behind_mark(logits, into));
         }
         let lenient = self.is_lenient();
         let Some(guide) = self.guide() else { return Ok(false) };
@@ -226,6 +227,30 @@ impl Flow {
             *to = *from;
         }
         Ok(true)
+    }
+
+    /// Refuses the tokens that complete the mark behind which the constraint begins, and continue with what it does not allow.
+    fn refuse_behind_mark(&self, logits: &[f32], into: &mut Vec<f32>) -> bool {
+        let (mark, guide, trim) = match (&self.keep, self.state, &self.thinking) {
+            (Keep::Behind { trigger, guide, lenient: false, .. }, State::Text, _) => (*trigger, guide, false),
+            // Whitespace behind the tag belongs to it.
+            (Keep::Whole { guide, .. }, State::Thinking, Some(thinking)) => (thinking.tags.1, guide, true),
+            _ => return false,
+        };
+        let begun = (1..mark.len()).filter(|&len| self.tail.ends_with(&mark.as_bytes()[..len]));
+        let refused: Vec<usize> =
+            begun.flat_map(|len| guide.refused_behind(&mark.as_bytes()[len..], trim)).collect();
+        if refused.is_empty() {
+            return false;
+        }
+        into.clear();
+        into.extend_from_slice(logits);
+        for token in refused {
+            if let Some(logit) = into.get_mut(token) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        true
     }
 
     /// Handles the end that the model would choose. If something is still to come it stops thinking instead, and returns `true`.
@@ -408,20 +433,6 @@ impl Flow {
     }
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
-}
-
-fn keep_last(bytes: &mut Vec<u8>, count: usize) {
-    bytes.drain(..bytes.len().saturating_sub(count));
-}
-
-/// Returns `true` if `text` ends in a beginning of `mark`.
-fn ends_in_beginning(text: &[u8], mark: &str) -> bool {
-    let longest = text.len().min(mark.len());
-    (1..=longest).any(|length| mark.as_bytes().starts_with(&text[text.len() - length..]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -472,15 +483,6 @@ mod tests {
         take(&mut flow, "yes <think>");
         assert!(flow.stops_count() && flow.forced().is_empty());
         assert_eq!(flow.reasoning_tokens(), 0);
-    }
-
-    #[test]
-    fn text_that_may_become_a_mark_is_found() {
-        for (text, found) in
-            [("", false), ("a", false), ("a<", true), ("a<tool", true), ("<tool_ ", false), ("<<", true)]
-        {
-            assert_eq!(ends_in_beginning(text.as_bytes(), "<tool_call>"), found, "{text}");
-        }
     }
 
     #[test]

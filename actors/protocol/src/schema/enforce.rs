@@ -205,7 +205,9 @@ impl<'a> Enforce<'a> {
             "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum"
                 if !numbers::is_enforceable_bound(value) => {}
             "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => {
-                parts.out.insert(keyword.to_owned(), value.clone());
+                let (keyword, value) = numbers::closed_bound(keyword, fields)
+                    .unwrap_or_else(|| (keyword.to_owned(), value.clone()));
+                parts.out.insert(keyword, value);
             }
             "multipleOf" if *value == json!(1) => {
                 // The compiler has whole numbers of their own.

@@ -24,6 +24,33 @@ pub fn is_enforceable_bound(bound: &Value) -> bool {
     })
 }
 
+/// Returns the closed bound to enforce in place of an open one; `None` if the compiler can be given that.
+///
+/// The compiler allows the bound itself if it is whole and the other one has the same whole part, as in the range from 0, which
+/// is excluded, to 0.5. A number just behind it is the bound then.
+pub fn closed_bound(keyword: &str, fields: &Map<String, Value>) -> Option<(String, Value)> {
+    let (closed, others, sign) = match keyword {
+        "exclusiveMinimum" => ("minimum", ["maximum", "exclusiveMaximum"], 1.0),
+        "exclusiveMaximum" => ("maximum", ["minimum", "exclusiveMinimum"], -1.0),
+        _ => return None,
+    };
+    // As if it were a minimum: away from zero.
+    let bound = sign * fields.get(keyword)?.as_f64()?;
+    let other = others.into_iter().filter_map(|other| fields.get(other)?.as_f64()).map(|other| sign * other);
+    let other = other.min_by(f64::total_cmp)?;
+    if bound < 0.0
+        || bound.fract() != 0.0
+        || other <= bound
+        || other >= bound + 1.0
+        || fields.contains_key(closed)
+    {
+        return None;
+    }
+    // A double has fewer digits behind the point, the more are in front of it.
+    let next = if bound == 0.0 { 1e-15 } else { bound * (1.0 + 1e-14) };
+    (next > bound && next <= other).then(|| (closed.to_owned(), Value::from(sign * next)))
+}
+
 /// Returns whether the compiler can hold numbers to multiples of this.
 pub fn is_enforceable_factor(factor: &Value) -> bool {
     let Some(decimal) = Decimal::of_value(factor) else { return false };
@@ -69,9 +96,40 @@ pub fn type_of(value: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn open_bounds_stay_where_the_compiler_keeps_them() {
+        for fields in [
+            json!({"exclusiveMinimum": 0}),
+            json!({"exclusiveMinimum": 0, "maximum": 1}),
+            json!({"exclusiveMinimum": 0.25, "maximum": 0.5}),
+            json!({"exclusiveMinimum": -1, "maximum": -0.5}),
+            json!({"exclusiveMinimum": 0, "minimum": 0.1, "maximum": 0.5}),
+        ] {
+            assert_eq!(closed_bound("exclusiveMinimum", fields.as_object().unwrap()), None, "{fields}");
+        }
+    }
+
+    proptest! {
+        /// The closed bound is just inside the open one.
+        #[test]
+        fn closed_bounds_are_just_inside(whole in 0..1_000_000u32, width in 0.01..0.99f64, is_low: bool) {
+            let (bound, other) = (f64::from(whole), f64::from(whole) + width);
+            let (open, closed, limit, sign) = match is_low {
+                true => ("exclusiveMinimum", "minimum", "maximum", 1.0),
+                false => ("exclusiveMaximum", "maximum", "minimum", -1.0),
+            };
+            let fields = json!({open: sign * bound, limit: sign * other});
+            let (keyword, value) = closed_bound(open, fields.as_object().unwrap()).unwrap();
+            let next = sign * value.as_f64().unwrap();
+            prop_assert_eq!(keyword, closed);
+            prop_assert!(next > bound && next < other && next - bound <= 1e-13 * bound.max(1.0));
+        }
+    }
 
     #[test]
     fn bounds_of_64_bits_are_kept_away_from_the_compiler() {

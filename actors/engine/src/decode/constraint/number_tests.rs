@@ -135,3 +135,39 @@ fn arguments_of_calls_are_bounded_in_every_format() {
         }
     }
 }
+
+/// llguidance allows an open bound itself if it is whole and the other bound has the same whole part.
+#[test]
+fn open_bounds_are_not_reached() {
+    let grammars = Grammars::with_vocabulary(ApproximateTokEnv::single_byte_env()).unwrap();
+    let ends = |schema: &Value, text: &str| {
+        let enforced = jan_protocol::schema::normalize(schema).unwrap().enforced;
+        let mut guide = grammars.guide(&Constraint::JsonSchema(enforced.to_string())).unwrap();
+        let mut open = Vec::new();
+        guide.accept_bytes(text.as_bytes()).is_ok() && {
+            guide.restrict(&[0.0; VOCABULARY], &mut open).unwrap();
+            open[usize::try_from(END).unwrap()] == 0.0
+        }
+    };
+    for (schema, wrong, right) in [
+        (json!({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}), ["0", "0.0", "0.6"], "0.25"),
+        (
+            json!({"type": "number", "exclusiveMinimum": 3, "exclusiveMaximum": 3.5}),
+            ["3", "3.0", "3.5"],
+            "3.4",
+        ),
+        (json!({"type": "number", "exclusiveMaximum": 0, "minimum": -0.5}), ["0", "-0.0", "-0.6"], "-0.25"),
+        (json!({"type": "number", "exclusiveMaximum": -2, "minimum": -2.5}), ["-2", "-2.0", "-2.6"], "-2.5"),
+        (json!({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}), ["0", "0.0", "1"], "0.5"),
+        (
+            json!({"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": 0}),
+            ["-1", "-1.0", "0"],
+            "-0.5",
+        ),
+    ] {
+        for text in wrong {
+            assert!(!ends(&schema, text), "{schema}: {text}");
+        }
+        assert!(ends(&schema, right), "{schema}: {right}");
+    }
+}

@@ -434,3 +434,18 @@ mod calls_in_an_answer {
         }
     }
 }
+
+#[test]
+fn tokens_that_end_a_mark_have_to_go_on_as_allowed() {
+    let mut words: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    let begins = words.len();
+    words.extend(["><", ">{", "> {", ">\n<", "</"].map(|text| text.as_bytes().to_vec()));
+    words.push(b"<end>".to_vec());
+    let end = u32::try_from(words.len() - 1).unwrap();
+    let trie = TokTrie::from(&TokRxInfo::new(end + 1, end), &words);
+    let grammars = Grammars::with_vocabulary(Arc::new(ApproximateTokEnv::new(trie))).unwrap();
+    let guide = grammars.guide(&schema(json!({"type": "object"}))).unwrap();
+    assert_eq!(guide.refused_behind(b">", false), [begins, begins + 2, begins + 3]);
+    assert_eq!(guide.refused_behind(b">", true), [begins, begins + 3]);
+    assert!(guide.refused_behind(b"l>", false).is_empty());
+}
