@@ -169,7 +169,7 @@ fn remove_unfinished_snapshots(path: &Path) {
 
 /// Waits a moment for the lock: sled's threads hold it a little longer than the last handle, and a child process that is
 /// being started inherits it until it runs its own program.
-fn open_sled(path: &Path, cache_bytes: u64) -> Result<Db, OpenError> {
+pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> Result<Db, OpenError> {
     let started = Instant::now();
     loop {
         match try_open_sled(path, cache_bytes) {

@@ -184,11 +184,16 @@ fn crash_before_the_id_was_written_does_no_harm() {
     assert_eq!(std::fs::read_to_string(&id_file).unwrap(), id);
 }
 
+/// The database of a closed store.
+fn database(folder: &Path) -> ::sled::Db {
+    super::open::open_sled(&folder.join("db"), 1 << 20).unwrap()
+}
+
 #[test]
 fn newer_schema_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     open(folder.path()).close();
-    let db = ::sled::open(folder.path().join("db")).unwrap();
+    let db = database(folder.path());
     db.open_tree("meta").unwrap().insert("schema", &99u32.to_be_bytes()).unwrap();
     db.flush().unwrap();
     drop(db);
@@ -203,7 +208,7 @@ fn make_the_newer_store() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/stores/newer");
     let _ = std::fs::remove_dir_all(&folder);
     open(&folder).close();
-    let db = ::sled::open(folder.join("db")).unwrap();
+    let db = database(&folder);
     db.open_tree("meta").unwrap().insert("schema", &99u32.to_be_bytes()).unwrap();
     db.flush().unwrap();
     drop(db);

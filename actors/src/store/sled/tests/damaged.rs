@@ -56,7 +56,7 @@ fn a_store_with_damaged_records_opens_without_them() {
     .unwrap();
     store.close();
     drop(store);
-    let db = ::sled::open(folder.path().join("db")).unwrap();
+    let db = database(folder.path());
     let put = |tree: &str, key: &[u8], value: &[u8]| {
         db.open_tree(tree).unwrap().insert(key, value).unwrap();
     };
@@ -159,7 +159,7 @@ fn the_sums_are_what_a_count_gives() {
     store.close();
     drop(store);
     // Counted anew by the step from schema 2, which is the same.
-    let db = ::sled::open(folder.path().join("db")).unwrap();
+    let db = database(folder.path());
     let before: Vec<_> = db.open_tree("quota").unwrap().iter().map(Result::unwrap).collect();
     db.open_tree("quota").unwrap().insert(b"left over from elsewhere", b"{}").unwrap();
     super::super::migrations::steps_from(2).for_each(|(_, step)| step(&db).unwrap());
