@@ -242,11 +242,10 @@ pub async fn list(
     let mut next: Option<Position> = None;
     let mut has_more = false;
     let forward = query.newest_first != backwards;
-    let page = query.limit.saturating_add(1).min(MAX_PAGE);
+    let page = query.limit.clamp(1, MAX_PAGE);
     'pages: loop {
-        let listed = store.list(user, newer_than, older_than, forward, page).await?;
-        let is_last = listed.len() < page;
-        for (position, record) in listed {
+        let part = store.list(user, newer_than, older_than, forward, page).await?;
+        for (position, record) in part.listed {
             if data.len() == query.limit || search.is_over() {
                 has_more = true;
                 break 'pages;
@@ -258,7 +257,11 @@ pub async fn list(
                 data.push(record);
             }
         }
-        if is_last {
+        if !part.has_more {
+            break;
+        }
+        if data.len() == query.limit || search.is_over() {
+            has_more = true;
             break;
         }
         if forward {

@@ -61,6 +61,15 @@ impl ConversationChange {
 /// list or is gone since its position was read.
 pub type Listed = (Position, Option<ConversationRecord>);
 
+/// A part of the list of a user's conversations.
+#[derive(Debug)]
+pub struct ListPart {
+    /// The conversations.
+    pub listed: Vec<Listed>,
+    /// `true` if there are further ones between the same positions.
+    pub has_more: bool,
+}
+
 /// Conversations and their items. Reads see committed changes, also those that are not durable yet, and may run on any
 /// thread.
 #[async_trait]
@@ -88,7 +97,7 @@ pub trait ConversationsStore: Debug + Send + Sync {
         older_than: Option<Position>,
         newest_first: bool,
         limit: usize,
-    ) -> Result<Vec<Listed>, StoreError>;
+    ) -> Result<ListPart, StoreError>;
 
     /// The nodes of a conversation's items, without their contents, in order of their numbers.
     ///

@@ -53,7 +53,7 @@ pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use audit::AuditStore;
 pub use block_on::block_on;
 pub use commit_thread::Store;
-pub use conversations::{ConversationChange, ConversationsStore, Listed, MAX_INLINE_BYTES, StagedBody};
+pub use conversations::{ConversationChange, ConversationsStore, ListPart, MAX_INLINE_BYTES, StagedBody};
 pub use decision::commit_once;
 pub use error::{OpenError, Problem, StoreError, readable};
 #[cfg(test)]

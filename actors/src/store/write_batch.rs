@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{
     AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationChange,
-    ConversationsStore, Listed, Quotas, RecordsStore, ResponsesStore, Scope, SessionsStore, Snapshot,
+    ConversationsStore, ListPart, Quotas, RecordsStore, ResponsesStore, Scope, SessionsStore, Snapshot,
     StagedBody, StoreError, Stores, UsageStore, Used, block_on, commit_once,
 };
 use crate::conversations::item::size as item_size;
@@ -171,7 +171,7 @@ impl ConversationsStore for WriteBatch {
         older_than: Option<Position>,
         newest_first: bool,
         limit: usize,
-    ) -> Result<Vec<Listed>, StoreError> {
+    ) -> Result<ListPart, StoreError> {
         self.flush().await?;
         self.inner().list(user, newer_than, older_than, newest_first, limit).await
     }

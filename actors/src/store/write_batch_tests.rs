@@ -79,8 +79,8 @@ fn said(number: u32, version: u8, large: bool) -> StoredItem {
 }
 
 async fn positions(store: &dyn ConversationsStore) -> Vec<Position> {
-    let listed = store.list(user(), None, None, true, 100).await.unwrap();
-    listed.into_iter().map(|(position, _)| position).collect()
+    let part = store.list(user(), None, None, true, 100).await.unwrap();
+    part.listed.into_iter().map(|(position, _)| position).collect()
 }
 
 /// All reads that need no flush.

@@ -192,10 +192,12 @@ impl Real {
             }),
             Transition::DeleteAll { user } => Box::new(move |stores, _| {
                 Box::pin(async move {
-                    let listed =
-                        stores.conversations().list(users[user], None, None, true, usize::MAX).await?;
-                    let deletions =
-                        listed.iter().map(|(position, _)| ConversationChange::Delete(position.id)).collect();
+                    let part = stores.conversations().list(users[user], None, None, true, usize::MAX).await?;
+                    let deletions = part
+                        .listed
+                        .iter()
+                        .map(|(position, _)| ConversationChange::Delete(position.id))
+                        .collect();
                     Ok((Noted::Nothing, deletions))
                 })
             }),

@@ -50,7 +50,7 @@ async fn assert_empty(stores: &dyn Stores, of: UserId) {
 }
 
 async fn talks(stores: &dyn Stores, of: UserId) -> usize {
-    stores.conversations().list(of, None, None, true, 1000).await.unwrap().len()
+    stores.conversations().list(of, None, None, true, 1000).await.unwrap().listed.len()
 }
 
 pub async fn changes_of_all_concerns_are_one_commit(new: NewSubject) {

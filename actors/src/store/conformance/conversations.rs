@@ -9,7 +9,7 @@ use super::{NewSubject, commit, conversation, item, no_quotas};
 use crate::conversations::types::{Position, StoredItem};
 use crate::conversations::{ConversationId, ConversationRecord, Node, Share};
 use crate::identity::UserId;
-use crate::store::{Changes, ConversationChange, ConversationsStore, Listed, StoreError, Stores, block_on};
+use crate::store::{Changes, ConversationChange, ConversationsStore, ListPart, StoreError, Stores, block_on};
 
 async fn change(stores: &dyn Stores, changes: Vec<ConversationChange>) {
     commit(stores, &Changes::conversations(changes)).await;
@@ -19,8 +19,8 @@ async fn positions(store: &dyn ConversationsStore, user: UserId, newest_first: b
     found(store.list(user, None, None, newest_first, 100).await)
 }
 
-fn found(listed: Result<Vec<Listed>, StoreError>) -> Vec<Position> {
-    listed.unwrap().into_iter().map(|(position, _)| position).collect()
+fn found(part: Result<ListPart, StoreError>) -> Vec<Position> {
+    part.unwrap().listed.into_iter().map(|(position, _)| position).collect()
 }
 
 pub async fn items_are_read_as_written(new: NewSubject) {
@@ -163,7 +163,14 @@ pub async fn positions_are_ordered_and_bounded(new: NewSubject) {
     }
     let first_two = store.list(user, None, None, true, 2).await.unwrap();
     let record = |at: usize| Some(talks[at].clone());
-    assert_eq!(first_two, [(newest_first[0], record(1)), (newest_first[1], record(2))]);
+    assert_eq!(first_two.listed, [(newest_first[0], record(1)), (newest_first[1], record(2))]);
+    for (limit, older_than, has_more) in
+        [(2, None, true), (5, None, false), (6, None, false), (3, Some(1), false), (2, Some(1), true)]
+    {
+        let older_than = older_than.map(|at: usize| newest_first[at]);
+        let part = store.list(user, None, older_than, true, limit).await.unwrap();
+        assert_eq!(part.has_more, has_more, "{limit} behind {older_than:?}");
+    }
     let changed = ConversationRecord { updated_us: 20, ..talks[3].clone() };
     change(&*stores, vec![ConversationChange::Put(changed.clone())]).await;
     let found = positions(store, user, true).await;

@@ -15,7 +15,7 @@ use crate::identity::{ApiKeyRecord, ExternalId, KeyId, SessionId, UserId, UserRe
 use crate::responses::{Delta, End, ResponseId, ResponseRecord};
 use crate::store::audit::key as audit_key;
 use crate::store::{
-    AccountsStore, AuditStore, ConversationsStore, KeyHash, Listed, ResponsesStore, SessionsStore, Staged,
+    AccountsStore, AuditStore, ConversationsStore, KeyHash, ListPart, ResponsesStore, SessionsStore, Staged,
     StagedBody, StagedEnd, StoreError, StoredSession, UsageStore, Used,
 };
 use crate::usage::{BatchId, UsageCounts, UsageFilter, UsageKey};
@@ -197,7 +197,7 @@ impl ConversationsStore for Memory {
         older_than: Option<Position>,
         newest_first: bool,
         limit: usize,
-    ) -> Result<Vec<Listed>, StoreError> {
+    ) -> Result<ListPart, StoreError> {
         turn().await;
         let state = self.state();
         let mine = state.conversations.values().filter(|record| record.user == user);
@@ -212,8 +212,9 @@ impl ConversationsStore for Memory {
         if !newest_first {
             listed.reverse();
         }
+        let has_more = listed.len() > limit;
         listed.truncate(limit);
-        Ok(listed)
+        Ok(ListPart { listed, has_more })
     }
 
     async fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {

@@ -37,7 +37,7 @@ use crate::conversations::types::{ConversationRecord, Position, StoredItem};
 use crate::conversations::{ConversationId, Node};
 use crate::identity::UserId;
 use crate::store::{
-    ConversationChange, ConversationsStore, Listed, Scope, StagedBody, StoreError, Used, readable,
+    ConversationChange, ConversationsStore, ListPart, Scope, StagedBody, StoreError, Used, readable,
 };
 
 /// Maximum number of conversations deleted or moved in one transaction, which bounds its memory and time.
@@ -194,10 +194,11 @@ impl ConversationsStore for SledConversations {
         older_than: Option<Position>,
         newest_first: bool,
         limit: usize,
-    ) -> Result<Vec<Listed>, StoreError> {
-        let mut listed = Vec::new();
+    ) -> Result<ListPart, StoreError> {
+        let (mut listed, mut has_more) = (Vec::new(), false);
         self.positions(user, newer_than, older_than, newest_first, &mut |position| {
             if listed.len() == limit {
+                has_more = true;
                 return Ok(false);
             }
             let record = match self.conversation(position.id) {
@@ -209,7 +210,7 @@ impl ConversationsStore for SledConversations {
             listed.push((position, record.filter(there)));
             Ok(true)
         })?;
-        Ok(listed)
+        Ok(ListPart { listed, has_more })
     }
 
     async fn nodes(&self, id: ConversationId) -> Result<Vec<Node>, StoreError> {
