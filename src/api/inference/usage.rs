@@ -230,7 +230,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is reported never falls, and ends at the usage of the finished answers.
+        /// The reported usage never falls, and ends at that of the finished answers.
         #[test]
         fn usage_so_far_grows_to_the_total(
             prompts in 1usize..3, per_prompt in 1usize..3, steps in prop::collection::vec((0usize..9, 0u32..4), 0..20),
