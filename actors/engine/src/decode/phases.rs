@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use jan_protocol::output_formats::RepeatedCalls;
+use jan_protocol::output_formats::{CallMark, RepeatedCalls};
 use jan_protocol::types::Token;
 
 use super::constraint::{Guide, GuideError};
@@ -40,10 +40,10 @@ pub enum Keep {
         /// The answers that are calls.
         calls: WholeCalls,
     },
-    /// A constraint from behind each of these marks on to the end of the part that it opens; `once`: the answer ends there.
+    /// A constraint from each of these marks on to the end of the part that it opens; `once`: the answer ends there.
     Behind {
-        /// The mark.
-        trigger: &'static str,
+        /// The marks.
+        marks: Arc<[CallMark]>,
         /// The guide at the beginning of the constrained part.
         guide: Guide,
         /// `true` if only one is wanted.
@@ -62,6 +62,12 @@ impl Keep {
             Self::Whole { calls, .. } => !matches!(calls, WholeCalls::None),
             Self::Behind { .. } => true,
         }
+    }
+
+    /// Returns `true` if the constraint is no promise.
+    #[must_use]
+    pub const fn is_lenient(&self) -> bool {
+        matches!(self, Self::Behind { lenient: true, .. })
     }
 }
 
@@ -98,6 +104,8 @@ pub struct Flow {
     state: State,
     /// The last bytes, in which a tag or mark may have begun.
     tail: Vec<u8>,
+    /// `true` while the text that is no thinking may be the beginning of a mark that has to stand there; `tail` is all of it.
+    at_beginning: bool,
     /// Tokens that are put into the answer.
     put: VecDeque<Token>,
     reasoning_tokens: u32,
@@ -123,6 +131,7 @@ impl Flow {
             active: None,
             state,
             tail: Vec::new(),
+            at_beginning: true,
             put: VecDeque::new(),
             reasoning_tokens: 0,
             repeats: None,
@@ -150,8 +159,12 @@ impl Flow {
         match &self.keep {
             Keep::Free => false,
             Keep::Whole { .. } => true,
-            Keep::Behind { trigger, .. } => {
-                self.state == State::Kept || ends_in_beginning(&self.tail, trigger)
+            Keep::Behind { marks, .. } => {
+                let may_begin = |mark: &CallMark| match mark.at_beginning {
+                    true => self.at_beginning && self.state != State::Thinking && !self.tail.is_empty(),
+                    false => ends_in_beginning(&self.tail, &mark.text),
+                };
+                self.state == State::Kept || marks.iter().any(may_begin)
             }
         }
     }
@@ -232,7 +245,10 @@ impl Flow {
     /// Refuses the tokens that complete the mark behind which the constraint begins, and continue with what it does not allow.
     fn refuse_behind_mark(&self, logits: &[f32], into: &mut Vec<f32>) -> bool {
         let (mark, guide, trim) = match (&self.keep, self.state, &self.thinking) {
-            (Keep::Behind { trigger, guide, lenient: false, .. }, State::Text, _) => (*trigger, guide, false),
+            (Keep::Behind { marks, guide, lenient: false, .. }, State::Text, _) => match &**marks {
+                [mark] => (mark.text.as_str(), guide, false),
+                _ => return false,
+            },
             // Whitespace behind the tag belongs to it.
             (Keep::Whole { guide, .. }, State::Thinking, Some(thinking)) => (thinking.tags.1, guide, true),
             _ => return false,
@@ -370,18 +386,23 @@ impl Flow {
     }
 
     fn look_for_mark(&mut self) -> Result<(), GuideError> {
-        let Keep::Behind { trigger, guide, .. } = &self.keep else {
+        let Keep::Behind { marks, guide, .. } = &self.keep else {
             self.tail.clear();
             return Ok(());
         };
-        let mark = trigger.as_bytes();
-        let Some(at) = find(&self.tail, mark) else {
-            keep_last(&mut self.tail, mark.len() - 1);
+        let Some(at) = self.constrained_from(marks) else {
+            self.at_beginning &= may_begin_with(&self.tail, marks);
+            if !self.at_beginning {
+                let longest =
+                    marks.iter().filter(|mark| !mark.at_beginning).map(|mark| mark.text.len()).max();
+                keep_last(&mut self.tail, longest.unwrap_or(1) - 1);
+            }
             return Ok(());
         };
-        let rest = self.tail.split_off(at + mark.len());
-        self.tail.clear();
+        let rest = self.tail.split_off(at);
         let mut guide = guide.clone();
+        self.tail.clear();
+        self.at_beginning = false;
         match guide.accept_bytes(&rest) {
             // The model has not begun a call of a known tool.
             Err(_) if self.is_lenient() => return Ok(()),
@@ -393,9 +414,25 @@ impl Flow {
         Ok(())
     }
 
+    /// The place in the last text where the constraint begins, by the first of the marks in it.
+    fn constrained_from(&self, marks: &[CallMark]) -> Option<usize> {
+        let said = self.tail.trim_ascii_start();
+        let places = marks.iter().filter_map(|mark| {
+            let place = match mark.at_beginning {
+                true if self.at_beginning && said.starts_with(mark.text.as_bytes()) => {
+                    Some(self.tail.len() - said.len())
+                }
+                true => None,
+                false => find(&self.tail, mark.text.as_bytes()),
+            };
+            Some((place?, mark.unconstrained))
+        });
+        places.min().map(|(place, unconstrained)| place + unconstrained)
+    }
+
     /// Returns `true` if the constraint at work is no promise.
     const fn is_lenient(&self) -> bool {
-        matches!(self.keep, Keep::Behind { lenient: true, .. })
+        self.keep.is_lenient()
     }
 
     /// Gives the constraint at work up. Returns `false`: tokens are not restricted any more.
@@ -431,6 +468,15 @@ impl Flow {
             _ => false,
         }
     }
+}
+
+/// Returns `true` if one of the marks that count at the beginning of an answer may become one of the text `tail`.
+fn may_begin_with(tail: &[u8], marks: &[CallMark]) -> bool {
+    /// Maximum length of whitespace before such a mark.
+    const MAX_WHITESPACE: usize = 64;
+    let said = tail.trim_ascii_start();
+    tail.len() - said.len() <= MAX_WHITESPACE
+        && marks.iter().any(|mark| mark.at_beginning && mark.text.as_bytes().starts_with(said))
 }
 
 #[cfg(test)]

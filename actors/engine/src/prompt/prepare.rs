@@ -176,7 +176,7 @@ impl Preparer {
         // Without tags or tokens of its own an answer shows no control tokens.
         let shown = if layout == Layout::default() { Arc::default() } else { self.shown.clone().into() };
         let repeats = request.tools.as_deref().filter(|tools| tools.parallel && keep.has_calls());
-        let repeats = repeats.map(|tools| RepeatedCalls::new(&layout, &tools.tools()));
+        let repeats = repeats.map(|tools| RepeatedCalls::new(&layout, &tools.tools(), keep.is_lenient()));
         let flow = Some(Flow::new(thinking, keep).watching(repeats)).filter(|flow| !flow.is_idle());
         let mut sequence = Sequence {
             id,

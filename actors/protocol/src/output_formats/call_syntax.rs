@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::Tool;
+use super::begun_calls::NamedArguments;
 use super::part::{Part, held_prefix};
 use crate::schema::exact;
 
@@ -24,6 +25,8 @@ pub struct CallSyntax {
     pub(super) numbered: bool,
     /// Text behind which free text becomes a call; `None` where a call is the whole answer and begins with `{`.
     pub(super) trigger: Option<&'static str>,
+    /// Syntax of calls that a model makes of its own accord, if it was taught another than JSON.
+    pub(super) named: Option<NamedArguments>,
 }
 
 impl CallSyntax {
@@ -37,6 +40,7 @@ impl CallSyntax {
         close: "",
         numbered: false,
         trigger: None,
+        named: None,
     };
 
     /// Returns the text behind which free text becomes a call; `None` where a call is the whole answer.
@@ -147,7 +151,7 @@ pub fn is_calls_of_json(grammar: &str) -> bool {
 }
 
 /// Returns the rule for a JSON value, and those that it needs.
-fn json_rules(name: &str, schema: &Value) -> String {
+pub(super) fn json_rules(name: &str, schema: &Value) -> String {
     exact::rules(name, schema).unwrap_or_else(|| format!("{name}: %json {schema}\n"))
 }
 
@@ -159,7 +163,7 @@ fn escaped(name: &str) -> String {
 }
 
 /// A text as terms of the grammar; control tokens in it are tokens.
-fn literal(text: &str, token: &dyn Fn(&str) -> Option<i32>) -> String {
+pub(super) fn literal(text: &str, token: &dyn Fn(&str) -> Option<i32>) -> String {
     const MARKS: [(char, char); 2] = [('<', '>'), ('[', ']')];
     let mut terms = Vec::new();
     let mut plain = String::new();

@@ -4,6 +4,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Value};
 
 use super::Tool;
+use super::value_types::{may_be, type_of};
 
 /// Names of tools and their arguments as JSON.
 pub(super) type Calls = Vec<(String, String)>;
@@ -84,11 +85,11 @@ pub(super) fn object(text: &str) -> Option<String> {
     (object.starts_with('{') && rest.trim().is_empty()).then(|| object.to_owned())
 }
 
-/// An argument that is written without JSON's quotes: a text if the schema has one or it is nothing else.
+/// An argument that is written without JSON's quotes: what it is as JSON, unless the schema allows a text and not that.
 pub(super) fn unquoted(value: &str, tool: Option<&Tool>, key: &str) -> Value {
-    let declared = tool.map(|tool| &tool.parameters["properties"][key]["type"]);
-    if declared.and_then(Value::as_str) == Some("string") {
-        return Value::from(value);
+    let schema = tool.map_or(&Value::Null, |tool| &tool.parameters["properties"][key]);
+    match serde_json::from_str(value.trim()) {
+        Ok(parsed) if may_be(schema, type_of(&parsed)) || !may_be(schema, "string") => parsed,
+        Ok(_) | Err(_) => Value::from(value),
     }
-    serde_json::from_str(value.trim()).unwrap_or_else(|_| Value::from(value))
 }

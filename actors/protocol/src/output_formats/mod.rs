@@ -12,6 +12,7 @@
 //! cut, and unparsable input is text: property tests hold both.
 
 mod bare_call;
+mod begun_calls;
 mod call_syntax;
 mod json_calls;
 mod output_parser;
@@ -23,10 +24,12 @@ mod registry;
 mod repeats;
 mod tagged;
 mod tool_formats;
+mod value_types;
 
 use serde_json::Value;
 
 pub use self::bare_call::{BareCall, Rest};
+pub use self::begun_calls::CallMark;
 pub use self::call_syntax::{CallSyntax, GrammarMode, is_calls_of_json, tool_grammar};
 pub use self::output_parser::OutputParser;
 pub use self::part::Part;

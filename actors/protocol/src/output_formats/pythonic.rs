@@ -25,6 +25,59 @@ pub(super) fn python_calls(text: &str) -> Option<Calls> {
     reader.rest.trim().is_empty().then_some(calls)
 }
 
+/// Reads a list of calls while it is written: the calls of it that are complete.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PythonList {
+    /// The text behind the last complete call.
+    text: String,
+    place: Place,
+    attempts: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Beginning,
+    Text,
+    List,
+}
+
+impl PythonList {
+    /// Takes more of the answer. Returns the calls that are complete with it.
+    pub(super) fn push(&mut self, text: &str) -> Calls {
+        /// Maximum number of attempts to read a call, each of which reads it from its beginning.
+        const MAX_ATTEMPTS: usize = 1000;
+        self.text.push_str(text);
+        if self.place != Place::List {
+            // A list begins an answer, or stands behind the tag that opens it.
+            let said = self.text.trim_start();
+            let open = match self.place == Place::Beginning && said.starts_with('[') {
+                true => Some(self.text.len() - said.len()),
+                false => self.text.find("|>[").map(|at| at + 2),
+            };
+            let Some(open) = open else {
+                if !said.is_empty() {
+                    self.place = Place::Text;
+                    let kept = ["|>", "|"].into_iter().find(|end| self.text.ends_with(*end));
+                    self.text = kept.unwrap_or_default().to_owned();
+                }
+                return Calls::new();
+            };
+            self.text.drain(..=open);
+            self.place = Place::List;
+        }
+        let mut calls = Calls::new();
+        while self.text.contains(')') && self.attempts < MAX_ATTEMPTS {
+            self.attempts += 1;
+            let mut reader = Reader { rest: self.text.trim_start_matches([',', ' ', '\n']) };
+            let Some(call) = reader.call() else { break };
+            self.text = reader.rest.to_owned();
+            calls.push(call);
+        }
+        calls
+    }
+}
+
 /// Reports whether a text that begins with `[` may still become calls of these tools: `None` if more of it must be seen.
 pub(super) fn begins_calls<'a>(text: &str, mut names: impl Iterator<Item = &'a str>) -> Option<bool> {
     let said = text.strip_prefix('[')?.trim_start();

@@ -3,33 +3,49 @@
 use serde_json::Value;
 
 use super::call_syntax::JsonEnd;
+use super::pythonic::PythonList;
 use super::{Layout, OutputParser, Part, Tool};
 
 /// Watches the calls of one answer, which are constrained to their form.
 #[derive(Clone, Debug)]
 pub struct RepeatedCalls {
-    parser: OutputParser,
-    /// Names and arguments of complete calls.
-    calls: Vec<(String, Value)>,
-    /// The call that is being written.
-    current: Option<(String, String, JsonEnd)>,
+    /// The readers of the forms that the calls may have.
+    readers: Vec<Reader>,
     repeated: bool,
     /// The beginning of a character.
     incomplete: Vec<u8>,
 }
 
+/// The calls of one form.
+#[derive(Clone, Debug)]
+struct Reader {
+    form: Form,
+    /// Names and arguments of complete calls.
+    calls: Vec<(String, Value)>,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    /// That of a parser, and the call that is being written.
+    Parsed(OutputParser, Option<(String, String, JsonEnd)>),
+    Python(PythonList),
+}
+
 impl RepeatedCalls {
-    /// Creates the watch of an answer of this layout.
+    /// Creates the watch of an answer of this layout. `begun`: the model begins its calls of its own accord, in any form that
+    /// it was taught.
     #[must_use]
-    pub fn new(layout: &Layout, tools: &[Tool]) -> Self {
-        let layout = Layout { enforced: true, ..layout.clone() };
-        Self {
-            parser: OutputParser::new(&layout, tools),
-            calls: Vec::new(),
-            current: None,
-            repeated: false,
-            incomplete: Vec::new(),
-        }
+    pub fn new(layout: &Layout, tools: &[Tool], begun: bool) -> Self {
+        let named = layout.tools.filter(|_| begun).and_then(|format| format.syntax().named);
+        let parsed =
+            |enforced| Form::Parsed(OutputParser::new(&Layout { enforced, ..layout.clone() }, tools), None);
+        let named = named.map(|named| match named.separator {
+            Some(_) => Form::Python(PythonList::default()),
+            None => parsed(false),
+        });
+        let forms = std::iter::once(parsed(true)).chain(named);
+        let readers = forms.map(|form| Reader { form, calls: Vec::new() }).collect();
+        Self { readers, repeated: false, incomplete: Vec::new() }
     }
 
     /// Takes more of the answer. Returns `true` once a call is complete that equals an earlier one in name and arguments.
@@ -42,28 +58,46 @@ impl RepeatedCalls {
         };
         let rest = self.incomplete.split_off(end);
         let text = String::from_utf8_lossy(&std::mem::replace(&mut self.incomplete, rest)).into_owned();
-        for part in self.parser.push(&text) {
-            match part {
-                Part::Call(name) => self.current = Some((name, String::new(), JsonEnd::default())),
-                Part::Arguments(text) => self.add(&text),
-                Part::Content(_) | Part::Reasoning(_) => {}
-            }
+        for reader in &mut self.readers {
+            self.repeated |= reader.push(&text);
         }
         self.repeated
     }
+}
 
-    fn add(&mut self, text: &str) {
-        let Some((_, arguments, end)) = &mut self.current else { return };
-        arguments.push_str(text);
-        if !text.chars().any(|character| end.push(character)) {
-            return;
-        }
-        if let Some((name, arguments, _)) = self.current.take() {
+impl Reader {
+    /// Returns `true` if a call is complete that equals an earlier one.
+    fn push(&mut self, text: &str) -> bool {
+        let complete = match &mut self.form {
+            Form::Python(list) => list.push(text),
+            Form::Parsed(parser, current) => {
+                let mut complete = Vec::new();
+                for part in parser.push(text) {
+                    match part {
+                        Part::Call(name) => *current = Some((name, String::new(), JsonEnd::default())),
+                        Part::Arguments(text) => {
+                            let Some((_, arguments, end)) = current.as_mut() else { continue };
+                            arguments.push_str(&text);
+                            if text.chars().any(|character| end.push(character))
+                                && let Some((name, arguments, _)) = current.take()
+                            {
+                                complete.push((name, arguments));
+                            }
+                        }
+                        Part::Content(_) | Part::Reasoning(_) => {}
+                    }
+                }
+                complete
+            }
+        };
+        let mut repeated = false;
+        for (name, arguments) in complete {
             let arguments = serde_json::from_str(&arguments).unwrap_or(Value::String(arguments));
             let call = (name, arguments);
-            self.repeated |= self.calls.contains(&call);
+            repeated |= self.calls.contains(&call);
             self.calls.push(call);
         }
+        repeated
     }
 }
 
@@ -77,7 +111,7 @@ mod tests {
 
     fn watch(format: ToolFormat) -> RepeatedCalls {
         let tools = ["get_weather", "add"].map(|name| Tool { name: name.to_owned(), parameters: json!({}) });
-        RepeatedCalls::new(&Layout { tools: Some(format), ..Layout::default() }, &tools)
+        RepeatedCalls::new(&Layout { tools: Some(format), ..Layout::default() }, &tools, false)
     }
 
     /// Formats with several calls in an answer.

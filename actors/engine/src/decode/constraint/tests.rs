@@ -335,7 +335,7 @@ fn what_is_kept_has_a_bound() {
 }
 
 mod calls_in_an_answer {
-    use jan_protocol::output_formats::RepeatedCalls;
+    use jan_protocol::output_formats::{CallMark, RepeatedCalls};
 
     use super::*;
     use crate::decode::phases::{Flow, Keep, WholeCalls};
@@ -355,14 +355,15 @@ mod calls_in_an_answer {
 
     fn begun(lenient: bool) -> Flow {
         let guide = guide_of(GrammarMode::BehindTrigger);
-        Flow::new(None, Keep::Behind { trigger: "<tool_call>", guide, once: false, lenient })
+        let marks = [CallMark::trigger("<tool_call>")].into();
+        Flow::new(None, Keep::Behind { marks, guide, once: false, lenient })
     }
 
     fn watching(flow: Flow) -> Flow {
         let layout = Layout { tools: Some(ToolFormat::Hermes), ..Layout::default() };
         let tools: Vec<Tool> =
             tool_schemas().into_iter().map(|(name, parameters)| Tool { name, parameters }).collect();
-        flow.watching(Some(RepeatedCalls::new(&layout, &tools)))
+        flow.watching(Some(RepeatedCalls::new(&layout, &tools, false)))
     }
 
     /// Takes a text byte by byte; returns where stop texts count.
@@ -431,6 +432,245 @@ mod calls_in_an_answer {
             assert!(!flow.is_complete(), "its arguments have not ended");
             take(&mut flow, "}");
             assert!(flow.is_complete());
+        }
+    }
+}
+
+mod calls_of_the_models_own_accord {
+    use jan_protocol::output_formats::RepeatedCalls;
+
+    use super::*;
+    use crate::decode::phases::{Flow, Keep};
+
+    /// A tool with a property of each way to write a value.
+    fn tools() -> Vec<(String, Value)> {
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "unit": {"type": "string", "enum": ["celsius", "kelvin"]},
+                "days": {"$ref": "#/$defs/days"},
+                "now": {"type": "boolean"},
+                "near": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+                "tags": {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 2},
+            },
+            "required": ["city", "unit"],
+            "additionalProperties": false,
+            "$defs": {"days": {"type": "integer", "minimum": 1, "maximum": 9}},
+        });
+        let free = json!({"type": "object"});
+        vec![("get_weather".to_owned(), with_layout(&schema)), ("note".to_owned(), with_layout(&free))]
+    }
+
+    fn known() -> Vec<Tool> {
+        tools().into_iter().map(|(name, parameters)| Tool { name, parameters }).collect()
+    }
+
+    fn begun(format: ToolFormat, parallel: bool) -> Flow {
+        let guide = guide(&Constraint::Lark(format.begun_grammar(&tools(), parallel, &|_| None))).unwrap();
+        let names = tools();
+        let marks = format.call_marks(names.iter().map(|(name, _)| name.as_str())).into();
+        Flow::new(None, Keep::Behind { marks, guide, once: !parallel, lenient: true })
+    }
+
+    fn calls(format: ToolFormat, text: &str) -> Vec<(String, Value)> {
+        let layout = Layout { tools: Some(format), ..Layout::default() };
+        let mut parser = OutputParser::new(&layout, &known());
+        let mut parts = parser.push(text);
+        parts.extend(parser.finish());
+        let mut calls: Vec<(String, String)> = Vec::new();
+        for part in parts {
+            match part {
+                Part::Call(name) => calls.push((name, String::new())),
+                Part::Arguments(text) => calls.last_mut().unwrap().1.push_str(&text),
+                Part::Content(_) | Part::Reasoning(_) => {}
+            }
+        }
+        calls.into_iter().map(|(name, text)| (name, serde_json::from_str(&text).unwrap())).collect()
+    }
+
+    /// The bytes that may follow a text; `None`: all of them.
+    fn next(format: ToolFormat, text: &str) -> Option<String> {
+        let mut flow = begun(format, true);
+        for byte in text.bytes() {
+            flow.accept(Token::from(byte), &[byte]).unwrap();
+        }
+        let mut open = Vec::new();
+        flow.restrict(&[0.0; VOCABULARY], &mut open).unwrap().then(|| {
+            let allowed = (0..=255).filter(|&byte| open[usize::from(byte)] == 0.0);
+            String::from_utf8_lossy(&allowed.collect::<Vec<u8>>()).into_owned()
+        })
+    }
+
+    #[test]
+    fn each_family_may_write_as_it_was_taught() {
+        for (format, text) in [
+            (
+                ToolFormat::Glm,
+                "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Hà <b>Nội</b></arg_value>\n<arg_key>unit</arg_key>\n<arg_value>kelvin</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
+            ),
+            (
+                ToolFormat::Glm,
+                "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Hà <b>Nội</b></arg_value><arg_key>unit</arg_key><arg_value>kelvin</arg_value><arg_key>days</arg_key><arg_value>3</arg_value></tool_call>",
+            ),
+            (
+                ToolFormat::QwenXml,
+                "<tool_call>\n<function=get_weather>\n<parameter=city>\nHà <b>Nội</b>\n</parameter>\n<parameter=unit>\nkelvin\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
+            ),
+            (ToolFormat::Llama4, "[get_weather(city=\"Hà <b>Nội</b>\", unit=\"kelvin\", days=3)]"),
+            (
+                ToolFormat::Llama4,
+                "<|python_start|>[get_weather(city=\"Hà <b>Nội</b>\", unit=\"kelvin\", days=3)]<|python_end|>",
+            ),
+            (
+                ToolFormat::Lfm2,
+                "<|tool_call_start|>[get_weather(city=\"Hà <b>Nội</b>\", unit=\"kelvin\", days=3)]<|tool_call_end|>",
+            ),
+            (
+                ToolFormat::Llama3,
+                "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Hà <b>Nội</b>\", \"unit\": \"kelvin\", \"days\": 3}}",
+            ),
+            (
+                ToolFormat::Llama3,
+                "<|python_tag|>{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Hà <b>Nội</b>\", \"unit\": \"kelvin\", \"days\": 3}}",
+            ),
+            (
+                ToolFormat::Llama4,
+                "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Hà <b>Nội</b>\", \"unit\": \"kelvin\", \"days\": 3}}",
+            ),
+        ] {
+            let mut flow = begun(format, true);
+            let mut was_kept = 0;
+            for byte in text.bytes() {
+                flow.accept(Token::from(byte), &[byte]).unwrap();
+                let mut open = Vec::new();
+                was_kept += usize::from(flow.restrict(&[0.0; VOCABULARY], &mut open).unwrap());
+            }
+            // From the name of the tool on; what is not allowed would have ended the constraint.
+            assert!(was_kept > text.len() / 2, "{format:?} is held from byte {was_kept} of {text}");
+            let expected = json!({"city": "Hà <b>Nội</b>", "unit": "kelvin", "days": 3});
+            assert_eq!(calls(format, text), [("get_weather".to_owned(), expected)], "{format:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_schema_does_not_allow_is_not_open() {
+        for (format, text, allowed) in [
+            // The first required argument alone.
+            (ToolFormat::Glm, "<tool_call>get_weather<arg_key>", "c"),
+            (ToolFormat::QwenXml, "<tool_call><function=get_weather><parameter=", "c"),
+            (ToolFormat::Llama4, "[get_weather(", "c"),
+            (ToolFormat::Llama4, "[get_weather(city=", "\""),
+            // Then the second, with one of its values.
+            (
+                ToolFormat::Glm,
+                "<tool_call>get_weather<arg_key>city</arg_key><arg_value>a</arg_value><arg_key>",
+                "u",
+            ),
+            (
+                ToolFormat::QwenXml,
+                "<tool_call><function=get_weather><parameter=city>a</parameter><parameter=",
+                "u",
+            ),
+            (
+                ToolFormat::QwenXml,
+                "<tool_call><function=get_weather><parameter=city>a</parameter><parameter=unit>",
+                "\nck",
+            ),
+            (ToolFormat::Llama4, "[get_weather(city=\"a\", unit=\"", "ck"),
+            // Then any of the others, or the end.
+            (ToolFormat::Llama4, "[get_weather(city=\"a\", unit=\"kelvin\"", "),"),
+            (ToolFormat::Llama4, "[get_weather(city=\"a\", unit=\"kelvin\", ", "dnt"),
+            (ToolFormat::Llama4, "[get_weather(city=\"a\", unit=\"kelvin\", now=", "FTft"),
+            (ToolFormat::Llama3, "{\"name\": \"get_weather\"", ","),
+        ] {
+            assert_eq!(next(format, text).as_deref(), Some(allowed), "{format:?} {text}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_call_of_a_known_tool_is_free() {
+        for (format, text) in [
+            (ToolFormat::Llama3, "{\"name\": \"Bob\""),
+            (ToolFormat::Llama3, "Say {\"name\": \"note\", "),
+            (ToolFormat::Llama4, "[1] is the first "),
+            (ToolFormat::Llama4, "[get_weather "),
+            (ToolFormat::Llama4, "See [note("),
+            (ToolFormat::Glm, "<tool_call>other"),
+            (ToolFormat::QwenXml, "<tool_call>\n<function=other>"),
+            (ToolFormat::QwenXml, "<function=note>"),
+        ] {
+            assert_eq!(next(format, text), None, "{format:?} {text}");
+        }
+    }
+
+    #[test]
+    fn an_answer_ends_with_a_call_that_is_repeated_in_any_form() {
+        for (format, call, between) in [
+            (
+                ToolFormat::Glm,
+                "<tool_call>note<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>",
+                "\n",
+            ),
+            (
+                ToolFormat::QwenXml,
+                "<tool_call><function=note><parameter=a>1</parameter></function></tool_call>",
+                "\n",
+            ),
+            (
+                ToolFormat::QwenXml,
+                "<tool_call>\n{\"name\": \"note\", \"arguments\": {\"a\": 1}}\n</tool_call>",
+                "\n",
+            ),
+            (ToolFormat::Llama4, "note(a=[1, \")\"])", ", "),
+            (ToolFormat::Lfm2, "note(a=[1, \")\"])", ", "),
+            (ToolFormat::Lfm2, "{\"name\": \"note\", \"arguments\": {\"a\": 1}}", ", "),
+            (ToolFormat::Llama3, "{\"name\": \"note\", \"parameters\": {\"a\": 1}}", "; "),
+        ] {
+            let open = match format {
+                ToolFormat::Llama4 => "[",
+                ToolFormat::Lfm2 => "<|tool_call_start|>[",
+                _ => "",
+            };
+            let layout = Layout { tools: Some(format), ..Layout::default() };
+            for other in [call.replace('1', "2"), call.to_owned()] {
+                let watch = RepeatedCalls::new(&layout, &known(), true);
+                let mut flow = begun(format, true).watching(Some(watch));
+                for byte in [open, call, between, &other].concat().bytes() {
+                    flow.accept(Token::from(byte), &[byte]).unwrap();
+                }
+                assert_eq!(flow.is_complete(), other == call, "{format:?} {call} {other}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Regardless of the model's preferences, what follows a mark is read as calls whose arguments satisfy the schema.
+        #[test]
+        fn every_path_of_a_begun_call_is_a_call(
+            format in prop::sample::select(ToolFormat::ALL),
+            parallel: bool,
+            named: bool,
+            choices in prop::collection::vec(any::<usize>(), 64),
+        ) {
+            let tools = tools();
+            let grammar = format.begun_grammar(&tools[..1], parallel, &|_| None);
+            let mut guide = guide(&Constraint::Lark(grammar.clone())).unwrap_or_else(|error| panic!("{error}\n{grammar}"));
+            let mark = format.call_marks(["get_weather"].into_iter()).remove(usize::from(named && format == ToolFormat::Llama4) * 2);
+            let (free, begun) = mark.text.split_at(mark.unconstrained);
+            guide.accept_bytes(begun.as_bytes()).unwrap();
+            let mut next = choices.iter().cycle();
+            // Texts of any length end by chance.
+            let Some(text) = walk(&mut guide, |_| *next.next().unwrap()) else { return Ok(()) };
+            let text = [free, begun, &text].concat();
+            let calls = calls(format, &text);
+            prop_assert!(!calls.is_empty(), "{text}");
+            for (name, value) in calls {
+                let schema = &tools.iter().find(|(known, _)| *known == name).unwrap().1;
+                prop_assert!(jsonschema::is_valid(schema, &value), "{text}: {value}");
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError};
 
-use jan_protocol::output_formats::{GrammarMode, Layout, ToolFormat, tool_grammar};
+use jan_protocol::output_formats::{CallMark, GrammarMode, Layout, ToolFormat, tool_grammar};
 use jan_protocol::report::Rejection;
 use jan_protocol::schema::TOOL_DEFECT;
 use jan_protocol::types::{Callable, Constraint, ToolPlan};
@@ -47,7 +47,7 @@ impl Preparer {
     ) -> Result<Keep, Rejection> {
         match (tools, layout.tools) {
             (Some(plan), Some(format)) if layout.enforced => self.keep_calls(model, plan, format, constraint),
-            (Some(plan), Some(format)) if constraint.is_none() && format.holds_begun_calls() => {
+            (Some(plan), Some(format)) if constraint.is_none() => {
                 Ok(self.keep_begun_calls(model, plan, format))
             }
             _ => Ok(match constraint {
@@ -104,7 +104,10 @@ impl Preparer {
         })?;
         let behind = mode == GrammarMode::BehindTrigger;
         Ok(match syntax.trigger().filter(|_| behind) {
-            Some(trigger) => Keep::Behind { trigger, guide, once: !plan.parallel, lenient: false },
+            Some(trigger) => {
+                let marks = [CallMark::trigger(trigger)].into();
+                Keep::Behind { marks, guide, once: !plan.parallel, lenient: false }
+            }
             None => {
                 let calls = match mode {
                     GrammarMode::Whole => WholeCalls::All,
@@ -121,7 +124,6 @@ impl Preparer {
     /// Keeps calls that the model begins by itself in their form, as far as that is possible: the arguments of tools whose
     /// schemas cannot be enforced are any object.
     fn keep_begun_calls(&self, model: &Arc<Model>, plan: &ToolPlan, format: ToolFormat) -> Keep {
-        let Some(trigger) = format.syntax().trigger() else { return Keep::Free };
         let guide = |unenforced: &[bool]| self.guide(model, &self.begun_calls(plan, format, unenforced));
         let key = hash(plan);
         let known = self.unenforced.lock().unwrap_or_else(PoisonError::into_inner).find(key);
@@ -141,7 +143,10 @@ impl Preparer {
             Err(_) => None,
         };
         match found {
-            Some(guide) => Keep::Behind { trigger, guide, once: !plan.parallel, lenient: true },
+            Some(guide) => {
+                let marks = format.call_marks(plan.callable.iter().map(|tool| tool.name.as_str())).into();
+                Keep::Behind { marks, guide, once: !plan.parallel, lenient: true }
+            }
             None => Keep::Free,
         }
     }
@@ -164,12 +169,12 @@ impl Preparer {
     fn begun_calls(&self, plan: &ToolPlan, format: ToolFormat, unenforced: &[bool]) -> Constraint {
         let mut flags = unenforced.iter().copied();
         let schemas = schemas(plan, |_| flags.next().unwrap_or(false));
-        self.calls_grammar(format, &schemas, plan.parallel, GrammarMode::BehindTrigger, None)
+        Constraint::Lark(format.begun_grammar(&schemas, plan.parallel, &|text| self.control_token(text)))
     }
 
     /// Returns the form of calls that a request's answer may begin by itself, as it is to be compiled.
     pub(super) fn begun_calls_of(&self, plan: &ToolPlan) -> Option<Constraint> {
-        let format = self.formats.tools.filter(|format| format.holds_begun_calls())?;
+        let format = self.formats.tools?;
         let known = self.unenforced.lock().unwrap_or_else(PoisonError::into_inner).find(hash(plan));
         Some(self.begun_calls(plan, format, known.as_deref().unwrap_or_default()))
     }
@@ -185,10 +190,12 @@ impl Preparer {
         let syntax = format.syntax();
         // If each call has a mark of its own, the next one's opens it again.
         let many = parallel && (mode != GrammarMode::BehindTrigger || syntax.has_section());
-        let control = |text: &str| {
-            self.shown.iter().find(|(_, shown)| shown == text.as_bytes()).map(|(token, _)| *token)
-        };
-        Constraint::Lark(tool_grammar(syntax, schemas, many, mode, answer, &control))
+        Constraint::Lark(tool_grammar(syntax, schemas, many, mode, answer, &|text| self.control_token(text)))
+    }
+
+    /// Returns the token of a text that is a control token of the model's formats.
+    fn control_token(&self, text: &str) -> Option<i32> {
+        self.shown.iter().find(|(_, shown)| shown == text.as_bytes()).map(|(token, _)| *token)
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::super::Tool;
 use super::super::json_calls::{Calls, json_calls, unquoted};
-use super::{Blocks, CallReader, TemplateMarks, ToolFormatSpec, hermes};
+use super::{Blocks, CallReader, CallSyntax, NamedArguments, TemplateMarks, ToolFormatSpec, hermes};
 
 pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
     name: "glm",
@@ -14,7 +14,20 @@ pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
         parse: |block, tools| json_calls(block).or_else(|| glm_call(block, tools)),
         ..hermes::BLOCKS
     }),
-    syntax: hermes::SYNTAX,
+    syntax: CallSyntax {
+        named: Some(NamedArguments {
+            open: "<tool_call>",
+            before: "",
+            between: "\n",
+            argument: ["<arg_key>", "</arg_key>\n<arg_value>", "", "</arg_value>\n"],
+            after: "",
+            comma: "",
+            separator: None,
+            close: "</tool_call>",
+            raw: true,
+        }),
+        ..hermes::SYNTAX
+    },
     examples: &[
         "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Hà Nội\"}}\n</tool_call>",
         "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Hà Nội</arg_value>\n</tool_call>",

@@ -2,7 +2,7 @@
 
 use super::super::json_calls::json_calls;
 use super::super::pythonic::python_calls;
-use super::{Blocks, CallReader, CallSyntax, TemplateMarks, ToolFormatSpec};
+use super::{Blocks, CallReader, CallSyntax, NamedArguments, TemplateMarks, ToolFormatSpec, llama4};
 
 pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
     name: "lfm2",
@@ -22,6 +22,11 @@ pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
         separator: Some(", "),
         close: "]<|tool_call_end|>",
         trigger: Some("<|tool_call_start|>"),
+        named: Some(NamedArguments {
+            open: "<|tool_call_start|>[",
+            close: "]<|tool_call_end|>",
+            ..llama4::PYTHON
+        }),
         ..CallSyntax::EMPTY
     },
     examples: &[

@@ -3,7 +3,20 @@
 use super::super::Tool;
 use super::super::json_calls::json_calls;
 use super::super::pythonic::{begins_calls, python_calls};
-use super::{Blocks, CallReader, TemplateMarks, ToolFormatSpec, llama3};
+use super::{Blocks, CallReader, CallSyntax, NamedArguments, TemplateMarks, ToolFormatSpec, llama3};
+
+/// Calls as Python writes them.
+pub(super) const PYTHON: NamedArguments = NamedArguments {
+    open: "[",
+    before: "",
+    between: "(",
+    argument: ["", "=", "", ""],
+    comma: ", ",
+    after: ")",
+    separator: Some(", "),
+    close: "]",
+    raw: false,
+};
 
 fn bare(text: &str, tools: &[Tool]) -> Option<bool> {
     if text.starts_with('[') {
@@ -22,7 +35,7 @@ pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
         bare: Some(bare),
         parse: |block, _| json_calls(block).or_else(|| python_calls(block)),
     }),
-    syntax: llama3::SYNTAX,
+    syntax: CallSyntax { named: Some(PYTHON), ..llama3::SYNTAX },
     examples: &[
         r#"{"name": "get_weather", "parameters": {"city": "Hà Nội"}}"#,
         r#"[get_weather(city="Hà Nội")]"#,

@@ -1,6 +1,7 @@
 //! Formats of tool calls. Each is a file with everything that is particular to it, and a line of the registry below.
 
 use super::Tool;
+use super::begun_calls::NamedArguments;
 use super::call_syntax::CallSyntax;
 use super::json_calls::Calls;
 use super::registry::{TemplateMarks, registry};
@@ -76,14 +77,6 @@ impl ToolFormat {
     #[must_use]
     pub const fn syntax(self) -> &'static CallSyntax {
         &self.spec().syntax
-    }
-
-    /// Returns `true` if a call that a model begins by itself can be kept in the syntax of constrained calls: it begins with a
-    /// mark, behind which models write nothing but that syntax.
-    #[must_use]
-    pub fn holds_begun_calls(self) -> bool {
-        let native = self == Self::Hermes || *self.syntax() != *Self::Hermes.syntax();
-        native && self.syntax().trigger().is_some()
     }
 
     /// Returns answers that are one call of `get_weather` with `{"city": "Hà Nội"}`.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::super::Tool;
 use super::super::json_calls::{Calls, json_calls, unquoted};
-use super::{Blocks, CallReader, TemplateMarks, ToolFormatSpec, hermes};
+use super::{Blocks, CallReader, CallSyntax, NamedArguments, TemplateMarks, ToolFormatSpec, hermes};
 
 pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
     name: "qwen-xml",
@@ -14,7 +14,20 @@ pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
         parse: |block, tools| json_calls(block).or_else(|| xml_calls(block, tools)),
         ..hermes::BLOCKS
     }),
-    syntax: hermes::SYNTAX,
+    syntax: CallSyntax {
+        named: Some(NamedArguments {
+            open: "<tool_call>",
+            before: "\n<function=",
+            between: ">\n",
+            argument: ["<parameter=", ">", "\n", "\n</parameter>\n"],
+            after: "</function>\n",
+            comma: "",
+            separator: None,
+            close: "</tool_call>",
+            raw: true,
+        }),
+        ..hermes::SYNTAX
+    },
     examples: &[
         "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Hà Nội\"}}\n</tool_call>",
         "<tool_call>\n<function=get_weather>\n<parameter=city>\nHà Nội\n</parameter>\n</function>\n</tool_call>",
