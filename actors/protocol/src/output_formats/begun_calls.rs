@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::call_syntax::{CallSyntax, GrammarMode, json_rules, literal, tool_grammar};
+use super::call_syntax::{CallSyntax, GrammarMode, NamedArguments, json_rules, literal, tool_grammar};
 use super::tool_formats::{CallReader, ToolFormat};
 use super::value_types::may_be;
 
@@ -26,29 +26,6 @@ impl CallMark {
     pub fn trigger(text: &str) -> Self {
         Self { text: text.to_owned(), unconstrained: text.len(), at_beginning: false }
     }
-}
-
-/// Syntax of calls whose arguments are written one by one, each with its name. Line breaks may be left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NamedArguments {
-    /// Text before the calls.
-    pub open: &'static str,
-    /// Text before the name of a tool.
-    pub before: &'static str,
-    /// Text between the name and the arguments.
-    pub between: &'static str,
-    /// Text before the name of an argument, behind the name, before the value, and behind the value.
-    pub argument: [&'static str; 4],
-    /// Text between two arguments.
-    pub comma: &'static str,
-    /// Text behind the arguments.
-    pub after: &'static str,
-    /// Text between two calls; `None`: each has a mark of its own.
-    pub separator: Option<&'static str>,
-    /// Text behind the calls.
-    pub close: &'static str,
-    /// `true` if texts are written without quotation marks.
-    pub raw: bool,
 }
 
 /// Maximum number of properties of a schema whose order and presence are enforced.

@@ -4,7 +4,6 @@
 use serde_json::Value;
 
 use super::Tool;
-use super::begun_calls::NamedArguments;
 use super::part::{Part, held_prefix};
 use crate::schema::exact;
 
@@ -71,6 +70,29 @@ impl CallSyntax {
         let calls: Vec<String> = calls.iter().enumerate().map(call).collect();
         [self.open, &calls.join(self.separator.unwrap_or_default()), self.close].concat()
     }
+}
+
+/// Syntax of calls whose arguments are written one by one, each with its name. Line breaks may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NamedArguments {
+    /// Text before the calls.
+    pub open: &'static str,
+    /// Text before the name of a tool.
+    pub before: &'static str,
+    /// Text between the name and the arguments.
+    pub between: &'static str,
+    /// Text before the name of an argument, behind the name, before the value, and behind the value.
+    pub argument: [&'static str; 4],
+    /// Text between two arguments.
+    pub comma: &'static str,
+    /// Text behind the arguments.
+    pub after: &'static str,
+    /// Text between two calls; `None`: each has a mark of its own.
+    pub separator: Option<&'static str>,
+    /// Text behind the calls.
+    pub close: &'static str,
+    /// `true` if texts are written without quotation marks.
+    pub raw: bool,
 }
 
 /// Part of an answer that is constrained.

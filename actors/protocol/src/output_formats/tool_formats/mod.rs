@@ -1,8 +1,7 @@
 //! Formats of tool calls. Each is a file with everything that is particular to it, and a line of the registry below.
 
 use super::Tool;
-use super::begun_calls::NamedArguments;
-use super::call_syntax::CallSyntax;
+use super::call_syntax::{CallSyntax, NamedArguments};
 use super::json_calls::Calls;
 use super::registry::{TemplateMarks, registry};
 
