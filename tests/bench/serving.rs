@@ -53,6 +53,12 @@ enum Scenario {
         /// Words of each prompt, about one token each; every stream has another prompt.
         #[arg(long, default_value_t = 24)]
         prompt_words: usize,
+        /// Words at the beginning of the prompt, as a system message, that streams have in common.
+        #[arg(long, default_value_t = 0)]
+        shared_words: usize,
+        /// Every how manyth stream has the common words; the others have as many of their own.
+        #[arg(long, default_value_t = 1)]
+        share_every: usize,
     },
     /// Clients that arrive together with one system prompt and different questions.
     SharedPrefix {
@@ -119,8 +125,9 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match arguments.scenario {
-            Scenario::Throughput { streams, tokens, prompt_words } => {
-                scenarios::throughput(&target, &streams, tokens, prompt_words).await
+            Scenario::Throughput { streams, tokens, prompt_words, shared_words, share_every } => {
+                let prompts = scenarios::Prompts { words: prompt_words, shared_words, share_every };
+                scenarios::throughput(&target, &streams, tokens, &prompts).await
             }
             Scenario::SharedPrefix { clients, prompt_words, tokens } => {
                 scenarios::shared_prefix(&target, clients, prompt_words, tokens).await

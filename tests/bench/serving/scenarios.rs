@@ -12,38 +12,65 @@ use crate::client::{Answer, Target};
 use crate::prompts::unlike;
 use crate::stats::{gaps, median, milliseconds, summary};
 
+/// The prompts of streams that run at the same time.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompts {
+    /// Words of each user message.
+    pub words: usize,
+    /// Words of each system message; 0: there is none.
+    pub shared_words: usize,
+    /// Every how manyth stream has the same system message as the others that do; 1: all of them.
+    pub share_every: usize,
+}
+
+impl Prompts {
+    /// Prompts that share nothing.
+    const fn of(words: usize) -> Self {
+        Self { words, shared_words: 0, share_every: 1 }
+    }
+
+    /// The system message of a stream.
+    fn system(&self, number: usize, shared: &str) -> Option<String> {
+        let shares = number.is_multiple_of(self.share_every.max(1));
+        let own = || unlike(number + 1, self.shared_words);
+        (self.shared_words > 0).then(|| if shares { shared.to_owned() } else { own() })
+    }
+}
+
 /// Streams of `tokens` tokens each, at several widths.
 pub async fn throughput(
     target: &Target,
     widths: &[usize],
     tokens: u32,
-    words: usize,
+    prompts: &Prompts,
 ) -> Result<Value, String> {
     let mut rows = Vec::new();
     // Not measured: the first request pays for pages and threads that no later one does.
-    target.chat(None, &unlike(0, words), 16, |_| true).await?;
+    target.chat(None, &unlike(0, prompts.words), 16, |_| true).await?;
     for &width in widths {
-        let row = one_width(target, width, tokens, words).await?;
+        let row = one_width(target, width, tokens, prompts).await?;
         eprintln!(
             "\r{width:>3} streams: {:.1} tok/s while all run",
             row["decode_tokens_per_s"].as_f64().unwrap_or(0.0)
         );
         rows.push(row);
     }
-    Ok(json!({"scenario": "throughput", "tokens": tokens, "prompt_words": words, "rows": rows}))
+    Ok(json!({"scenario": "throughput", "tokens": tokens, "prompt_words": prompts.words, "rows": rows}))
 }
 
-async fn one_width(target: &Target, width: usize, tokens: u32, words: usize) -> Result<Value, String> {
+async fn one_width(target: &Target, width: usize, tokens: u32, prompts: &Prompts) -> Result<Value, String> {
     let progress = Arc::new(AtomicUsize::new(0));
+    let shared = unlike(0, prompts.shared_words);
     let begin = Instant::now();
     let mut streams = JoinSet::new();
     for number in 0..width {
         let (target, progress) = (target.clone(), Arc::clone(&progress));
         let total = width * tokens as usize;
+        let (system, words) = (prompts.system(number, &shared), prompts.words);
         streams.spawn(async move {
             let prompt = format!("{} Tell a long story.", unlike(number, words));
             target
-                .chat(None, &prompt, tokens, |_| {
+                .chat(system.as_deref(), &prompt, tokens, |_| {
                     let seen = progress.fetch_add(1, Ordering::Relaxed) + 1;
                     if seen % 64 == 0 {
                         eprint!("\r{width:>3} streams: {seen}/{total} tokens");
@@ -65,6 +92,8 @@ async fn one_width(target: &Target, width: usize, tokens: u32, words: usize) -> 
     Ok(json!({
         "streams": width,
         "tokens": produced,
+        "prompt_tokens": answers.iter().map(|answer| answer.prompt_tokens).sum::<u64>(),
+        "cached_tokens": answers.iter().map(|answer| answer.cached_tokens).sum::<u64>(),
         "wall_s": wall.as_secs_f64(),
         "output_tokens_per_s": produced as f64 / wall.as_secs_f64(),
         "decode_tokens_per_s": rate_while_all_run(&answers),
@@ -103,7 +132,7 @@ pub async fn structured(target: &Target, width: usize, tokens: u32, turns: usize
     for turn in 0..turns {
         let mut each = [0.0; 2];
         for (rate, target) in each.iter_mut().zip([target, &bound]) {
-            let row = one_width(target, width, tokens, 24).await?;
+            let row = one_width(target, width, tokens, &Prompts::of(24)).await?;
             *rate = row["output_tokens_per_s"].as_f64().unwrap_or(f64::NAN);
         }
         let [free, structured] = each;
