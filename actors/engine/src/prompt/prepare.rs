@@ -136,7 +136,7 @@ impl Preparer {
     /// # Errors
     /// [`Rejection`], with the defect.
     pub fn prepare(&self, model: &Arc<Model>, draft: Draft) -> Result<Prepared, Rejection> {
-        let Draft { id, request, prompt: shared, generated, layout } = draft;
+        let Draft { id, request, prompt: shared, generated, layout, count_only: _ } = draft;
         if !self.generates {
             return Err(Rejection::InvalidParameter {
                 param: "model",

@@ -91,9 +91,10 @@ impl HeldParts {
                 _ => None,
             },
         };
-        let (id, layout) = (submit.id, submit.layout.clone().map(Into::into));
+        let (id, count_only) = (submit.id, submit.count_only);
+        let layout = submit.layout.clone().map(Into::into);
         let generated = std::mem::take(&mut submit.generated);
         let request = submit.into_request(parts).ok_or_else(|| malformed("no sampling"))?;
-        Ok(Draft { id, request, prompt, generated, layout })
+        Ok(Draft { id, request, prompt, generated, layout, count_only })
     }
 }

@@ -345,11 +345,14 @@ fn prepare_loop(
         let Some(work) = backlog.pop() else { continue };
         let command = match work {
             Work::Submit(draft) => {
-                let id = draft.id;
+                let (id, count_only) = (draft.id, draft.count_only);
                 match preparer.prepare(model, *draft) {
                     Ok(prepared) => {
                         let _ = outgoing.blocking_send(Ok(prepared_message(id, Ok(accepted(&prepared)))));
                         prepared.prompt.set_told();
+                        if count_only {
+                            continue;
+                        }
                         Command::Submit(Box::new(prepared.sequence))
                     }
                     Err(rejection) => {

@@ -18,7 +18,7 @@ use crate::report::{EngineLoad as Load, PlacedLogprob, PromptScores, Rejection, 
 use crate::{output_formats, types};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 11;
+pub const PROTOCOL_VERSION: u32 = 12;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -66,7 +66,14 @@ impl Submit {
             score_prompt: request.score_prompt && !scored,
             thinking_budget: request.thinking_budget,
             layout: layout.map(Into::into),
+            count_only: false,
         }
+    }
+
+    /// The same for a request whose prompt is counted and not answered.
+    #[must_use]
+    pub fn counting(self, count_only: bool) -> Self {
+        Self { count_only, ..self }
     }
 
     /// The request of this message, made of these parts. `None`: it lacks a field that every server of this version sends.
@@ -394,7 +401,7 @@ mod tests {
         let digest = text.join("\n").bytes().fold(0xcbf2_9ce4_8422_2325, add);
         assert_eq!(
             (PROTOCOL_VERSION, format!("{digest:016x}").as_str()),
-            (11, "3b70e1a9b87cc8f1"),
+            (12, "058b73a43d30402e"),
             "worker.proto has changed: raise PROTOCOL_VERSION if an older peer would misread it, and record both here"
         );
     }

@@ -90,6 +90,7 @@ impl InFlight {
         }
         let entry = Entry {
             request: submission.request,
+            count_only: submission.count_only,
             events: submission.events,
             pending: VecDeque::new(),
             _place: submission.place,
@@ -121,7 +122,7 @@ impl InFlight {
             let layout = entry.prompt.is_some().then_some(&entry.layout);
             let message =
                 Submit::new(id, &entry.request, entry.parts, layout, &entry.generated, entry.scored);
-            (to_worker::Message::Submit(message), &mut entry.trial)
+            (to_worker::Message::Submit(message.counting(entry.count_only)), &mut entry.trial)
         } else if let Some(job) = self.jobs.get_mut(&id) {
             (to_worker::Message::Embed(job.message(id)), &mut job.trial)
         } else {
@@ -330,6 +331,10 @@ impl InFlight {
                         prompt_text: prompt.text.clone().filter(|_| entry.request.want_prompt_text),
                         layout: entry.layout.clone(),
                     });
+                    if entry.count_only {
+                        self.remove(id);
+                        self.release(id, now);
+                    }
                 }
             }
             event::Event::Rejected(rejected) => {

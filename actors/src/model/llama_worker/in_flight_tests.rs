@@ -155,7 +155,7 @@ fn run(plans: &[Plan], width: usize, kill_every: Option<usize>) -> (Vec<Outcome>
             receivers[id] = Some(receiver);
             let id = id as u64;
             let place = places.take("a", 1).unwrap();
-            table.insert(Submission { id, request: request(id), events, place }, now);
+            table.insert(Submission { id, request: request(id), count_only: false, events, place }, now);
         }
         let alive = worker.step(&mut table, plans, now);
         table.tick(now, Duration::from_secs(3600), Duration::ZERO);
@@ -236,7 +236,7 @@ fn a_slow_client_gets_everything_in_the_end() {
     let mut worker = Worker::attach(&mut table, 1, now);
     let (events, mut receiver) = mpsc::channel(4);
     let place = Places::new(1).take("a", 1).unwrap();
-    table.insert(Submission { id: 0, request: request(0), events, place }, now);
+    table.insert(Submission { id: 0, request: request(0), count_only: false, events, place }, now);
     for _ in 0..500 {
         assert!(worker.step(&mut table, &[plan], now));
     }
@@ -254,10 +254,35 @@ fn a_request_that_waits_too_long_is_told_so() {
     let mut table = InFlight::default();
     let (events, mut receiver) = mpsc::channel(4);
     let place = Places::new(1).take("a", 1).unwrap();
-    table.insert(Submission { id: 0, request: request(0), events, place }, now);
+    table.insert(Submission { id: 0, request: request(0), count_only: false, events, place }, now);
     let later = now + Duration::from_secs(2);
     table.tick(later, Duration::from_secs(1), Duration::from_secs(3));
     let failed = receiver.try_recv();
     assert!(matches!(failed, Ok(RawEvent::Failed(GenerationError::QueueTimeout { .. }))), "{failed:?}");
     assert!(table.is_empty());
+}
+
+#[test]
+fn a_request_that_only_counts_ends_with_its_prompt() {
+    let now = Instant::now();
+    let mut table = InFlight::default();
+    let (sender, mut inbox) = mpsc::unbounded_channel();
+    let (events, mut receiver) = mpsc::channel(4);
+    let place = Places::new(1).take("a", 1).unwrap();
+    table.insert(Submission { id: 0, request: request(0), count_only: true, events, place }, now);
+    // A worker that dies before it has counted is asked again in its successor.
+    for _ in 0..2 {
+        table.detach();
+        table.attach(sender.clone(), now);
+        let submit = std::iter::from_fn(|| inbox.try_recv().ok()).find_map(|message| match message.message {
+            Some(to_worker::Message::Submit(submit)) => Some(submit),
+            _ => None,
+        });
+        assert!(submit.is_some_and(|submit| submit.count_only));
+    }
+    let prompt = table.entries[&0].parts.prompt;
+    let accepted = Accepted { prompt, prompt_tokens: vec![1, 2, 3], prompt_text: None, layout: None };
+    step(&mut table, 0, event::Event::Accepted(accepted), now);
+    assert!(matches!(receiver.try_recv(), Ok(RawEvent::Accepted { prompt_tokens: 3, .. })));
+    assert!(table.is_empty() && receiver.is_closed());
 }

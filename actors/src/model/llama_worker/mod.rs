@@ -132,13 +132,18 @@ impl LlamaWorker {
         }
     }
 
-    async fn begin(&self, request: GenerationRequest, place: Place) -> Result<Generation, GenerationError> {
+    async fn begin(
+        &self,
+        request: GenerationRequest,
+        place: Place,
+        count_only: bool,
+    ) -> Result<Generation, GenerationError> {
         let id = self.next_id();
         let tools = request.tools.clone();
         let (events_in, events) = mpsc::channel(CHANNEL);
         // Made before the submission, so that a caller that goes away meanwhile cancels it.
         let generation = RawGeneration::new(events, id, self.replica().table.clone());
-        let submission = Box::new(Submission { id, request, events: events_in, place });
+        let submission = Box::new(Submission { id, request, count_only, events: events_in, place });
         self.submit(|reply| ModelMessage::Submit(submission, reply)).await?;
         Ok(Generation::new(output::parsed(generation, tools.as_deref())))
     }
@@ -167,7 +172,7 @@ impl Backend for LlamaWorker {
         request: GenerationRequest,
         place: Place,
     ) -> BoxFuture<'_, Result<Generation, GenerationError>> {
-        Box::pin(self.begin(request, place))
+        Box::pin(self.begin(request, place, false))
     }
 
     fn embed(
@@ -204,10 +209,11 @@ impl Backend for LlamaWorker {
         request: GenerationRequest,
         place: Place,
     ) -> BoxFuture<'_, Result<u32, GenerationError>> {
-        // The worker reports a prompt's length, and whether it fits, when it takes the request in; it is given up then.
         Box::pin(async move {
             let requested = request.max_tokens.unwrap_or(1);
-            let mut generation = self.begin(request, place).await?;
+            // Nothing is answered, so nothing has to be compiled.
+            let request = GenerationRequest { constraint: None, tools: None, ..request };
+            let mut generation = self.begin(request, place, true).await?;
             while let Some(event) = generation.recv().await {
                 match event {
                     GenerationEvent::Accepted { prompt_tokens, .. } => {

@@ -61,6 +61,8 @@ pub struct Draft {
     pub generated: Vec<Token>,
     /// Formats of the answer, where they were determined before a crash.
     pub layout: Option<Layout>,
+    /// `true` if the length of its prompt is wanted and no answer.
+    pub count_only: bool,
 }
 
 /// A request that can run.

@@ -19,6 +19,8 @@ pub struct Submission {
     pub id: u64,
     /// The request.
     pub request: GenerationRequest,
+    /// `true` if it ends once the length of its prompt is known.
+    pub count_only: bool,
     /// The receiver of its events.
     pub events: mpsc::Sender<RawEvent>,
     /// Its place in the queue; freed with the entry.
@@ -29,6 +31,7 @@ pub struct Submission {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) request: GenerationRequest,
+    pub(super) count_only: bool,
     pub(super) events: mpsc::Sender<RawEvent>,
     /// Events that the channel had no room for.
     pub(super) pending: VecDeque<RawEvent>,

@@ -175,7 +175,7 @@ proptest! {
                 let (events, received) = mpsc::channel(64);
                 let place = places.take("a", 1).unwrap();
                 let request = generation(id);
-                table.insert(crate::model::llama_worker::in_flight::Submission { id, request, events, place }, now);
+                table.insert(crate::model::llama_worker::in_flight::Submission { id, request, count_only: false, events, place }, now);
                 of_generations.insert(id, received);
             }
         }
