@@ -124,21 +124,13 @@ fn argument_rules(
     schema: &Value,
     token: &dyn Fn(&str) -> Option<i32>,
 ) -> Option<String> {
-    let properties = properties(schema)?;
+    let Arguments { declared, others } = arguments(schema)?;
     let text = |text: &str| named.text(text, token);
     let [before, between, ..] = named.argument;
     let (before, between, comma) = (text(before), text(between), text(named.comma));
     let mut rules = String::new();
-    let Some(properties) = properties else {
-        // Anything is an argument.
-        let (value, more) = named.value(&format!("{rule}_any"), &json!({}), token);
-        let argument = format!("{before} /[^<>=\\s\"'\\[\\](),]{{1,64}}/ {between} {value}");
-        rules.push_str(&format!("{rule}_0_0: ({rule}_argument ({comma} {rule}_argument)*)?\n"));
-        rules.push_str(&format!("{rule}_argument: {argument}\n{more}"));
-        return Some(rules);
-    };
-    let count = properties.len();
-    for (index, property) in properties.iter().enumerate() {
+    let count = declared.len();
+    for (index, property) in declared.iter().enumerate() {
         let (value, more) = named.value(&format!("{rule}_value_{index}"), &property.schema, token);
         let key = text(property.name);
         rules.push_str(&format!("{rule}_argument_{index}: {before} {key} {between} {value}\n{more}"));
@@ -151,7 +143,18 @@ fn argument_rules(
             ));
         }
     }
-    rules.push_str(&format!("{rule}_{count}_0: \"\"\n{rule}_{count}_1: \"\"\n"));
+    let Some(schema) = others else {
+        rules.push_str(&format!("{rule}_{count}_0: \"\"\n{rule}_{count}_1: \"\"\n"));
+        return Some(rules);
+    };
+    let (value, more) = named.value(&format!("{rule}_other_value"), &schema, token);
+    let key = format!("{}_KEY", rule.to_uppercase());
+    rules.push_str(&format!("{rule}_{count}_0: ({rule}_other ({comma} {rule}_other)*)?\n"));
+    rules.push_str(&format!("{rule}_{count}_1: ({comma} {rule}_other)*\n"));
+    rules.push_str(&format!("{rule}_other: {before} {key} {between} {value}\n{more}"));
+    let names: Vec<String> = declared.iter().map(|property| property.name.replace('.', "\\.")).collect();
+    let but = if names.is_empty() { String::new() } else { format!(" & ~/({})/", names.join("|")) };
+    rules.push_str(&format!("{key}: /[^<>=\\s\"'\\[\\](),\\/]{{1,64}}/{but}\n"));
     Some(rules)
 }
 
@@ -225,46 +228,56 @@ struct Property<'a> {
     schema: Value,
 }
 
-/// The arguments of a schema; `Some(None)`: any. `None`: some that cannot be written by name.
-fn properties(schema: &Value) -> Option<Option<Vec<Property<'_>>>> {
+/// The arguments of a tool.
+struct Arguments<'a> {
+    declared: Vec<Property<'a>>,
+    /// The schema of the values of all others; `None`: there are none.
+    others: Option<Value>,
+}
+
+/// The arguments that a schema allows; `None`: some that cannot be written by name. Keywords that describe an object in another
+/// way than by its properties are not enforced.
+fn arguments(schema: &Value) -> Option<Arguments<'_>> {
     const SHAPING: [&str; 9] =
         ["$ref", "allOf", "anyOf", "oneOf", "not", "if", "enum", "const", "patternProperties"];
-    let Some(object) = schema.as_object() else { return Some(None) };
-    let declared = object.get("properties").and_then(Value::as_object);
-    let is_shaped = SHAPING.iter().any(|keyword| object.contains_key(*keyword));
-    let additional = object.get("additionalProperties");
-    let is_open = additional.is_some_and(|schema| *schema != Value::Bool(false));
-    let is_empty = declared.is_none_or(Map::is_empty);
-    if is_shaped || is_open || is_empty && additional.is_none() {
-        return Some(None);
-    }
+    let any = Arguments { declared: Vec::new(), others: Some(json!({})) };
+    let Some(object) = schema.as_object() else { return Some(any) };
+    let listed = object.get("properties").and_then(Value::as_object);
     let required: Vec<&str> = object
         .get("required")
         .and_then(Value::as_array)
         .map(|names| names.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
+    let is_declared = |name: &&str| listed.is_some_and(|properties| properties.contains_key(*name));
+    if SHAPING.iter().any(|keyword| object.contains_key(*keyword)) || !required.iter().all(is_declared) {
+        return Some(any);
+    }
     let shared: Map<String, Value> = ["$defs", "definitions", "x-guidance"]
         .iter()
         .filter_map(|key| Some(((*key).to_owned(), object.get(*key)?.clone())))
         .collect();
-    let mut properties = Vec::new();
-    for (name, schema) in declared.into_iter().flatten() {
+    let whole = |schema: &Value| {
+        let mut whole = shared.clone();
+        whole.extend(schema.as_object().cloned().unwrap_or_default());
+        Value::Object(whole)
+    };
+    let mut declared = Vec::new();
+    for (name, schema) in listed.into_iter().flatten() {
         if !is_plain(name) {
             return None;
         }
-        let mut whole = shared.clone();
-        whole.extend(schema.as_object().cloned().unwrap_or_default());
-        properties.push(Property {
-            name,
-            required: required.contains(&name.as_str()),
-            schema: Value::Object(whole),
-        });
+        declared.push(Property { name, required: required.contains(&name.as_str()), schema: whole(schema) });
     }
-    let all_declared = required.iter().all(|name| properties.iter().any(|property| property.name == *name));
-    if properties.len() > MAX_PROPERTIES || !all_declared {
-        return Some(None);
+    if declared.len() > MAX_PROPERTIES {
+        return Some(any);
     }
-    Some(Some(properties))
+    // Where nothing is said about others, a model that invents some is no help.
+    let others = match object.get("additionalProperties") {
+        Some(Value::Bool(false)) => None,
+        Some(schema) => Some(whole(schema)),
+        None => declared.is_empty().then(|| json!({})),
+    };
+    Some(Arguments { declared, others })
 }
 
 /// Returns `true` if a name can be written without quotation marks.

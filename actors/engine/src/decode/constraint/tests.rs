@@ -605,6 +605,37 @@ mod calls_of_the_models_own_accord {
     }
 
     #[test]
+    fn arguments_beyond_the_declared_ones_have_other_names() {
+        let schema = json!({
+            "type": "object", "properties": {"a.b": {"type": "integer"}}, "required": ["a.b"],
+            "additionalProperties": {"type": "boolean"},
+        });
+        let tools = [("f".to_owned(), with_layout(&schema))];
+        for (format, open, between, close) in [
+            (ToolFormat::Llama4, "[f(a.b=1, ", "=", ")]"),
+            (
+                ToolFormat::QwenXml,
+                "<function=f><parameter=a.b>1</parameter><parameter=",
+                ">",
+                "</parameter></function></tool_call>",
+            ),
+        ] {
+            let guide = guide(&Constraint::Lark(format.begun_grammar(&tools, true, &|_| None))).unwrap();
+            let accepts = |text: &str| guide.clone().accept_bytes(text.as_bytes()).is_ok();
+            for (name, value, allowed) in [
+                ("c", "true", true),
+                ("axb", "true", true),
+                ("a.b", "true", false),
+                ("a.b", "2", false),
+                ("c", "2", false),
+            ] {
+                let text = [open, name, between, value, close].concat();
+                assert_eq!(accepts(&text), allowed, "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn an_answer_ends_with_a_call_that_is_repeated_in_any_form() {
         for (format, call, between) in [
             (
