@@ -69,7 +69,10 @@ def ask(options, tool, url, rust, python):
     """The figures of one turn of one server."""
     command = [tool, *rust] if rust else [sys.executable, str(PYTHON_CLIENT), *python]
     command += ["--url", url, "--model", "bench", "--ban", options.ban, "--tokens", str(options.tokens)]
-    result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"error: {' '.join(command)}:\n{done.stderr[-2000:]}")
+    result = json.loads(done.stdout)
     return result["rows"][0] if rust else result
 
 
@@ -151,7 +154,11 @@ def main():
     options = parser.parse_args()
     options.model = str(options.model.resolve())
     options.ban = ",".join(map(str, compare.Vocabulary(options.model).end_of_generation))
-    options.jan_env += [f"JAN_SERVER__ENGINE__KV_CELLS={options.cells}", f"JAN_SERVER__ENGINE__MAX_SEQUENCES={options.slots}"]
+    # A slow machine may read the prompts of 16 streams for minutes.
+    options.jan_env += [
+        f"JAN_SERVER__ENGINE__KV_CELLS={options.cells}", f"JAN_SERVER__ENGINE__MAX_SEQUENCES={options.slots}",
+        "JAN_SERVER__QUEUE__MAX_WAIT_MS=3600000",
+    ]  # fmt: skip
     tool = compare.benchmark_tool(options.tool)
 
     found = {}
