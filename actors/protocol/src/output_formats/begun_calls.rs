@@ -74,7 +74,7 @@ impl ToolFormat {
         // If each call has a mark of its own, the next one's opens it again.
         let many = parallel && (syntax.trigger.is_none() || syntax.has_section());
         let grammar = tool_grammar(syntax, tools, many, mode, None, token);
-        let named = syntax.named.and_then(|named| named_rules(&named, syntax, tools, parallel, token));
+        let named = syntax.named.and_then(|named| named_rules(named, syntax, tools, parallel, token));
         match named {
             Some(named) => grammar.replacen("start: calls\n", &format!("start: calls | named\n{named}"), 1),
             None => grammar,

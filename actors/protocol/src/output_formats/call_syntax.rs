@@ -25,7 +25,7 @@ pub struct CallSyntax {
     /// Text behind which free text becomes a call; `None` where a call is the whole answer and begins with `{`.
     pub(super) trigger: Option<&'static str>,
     /// Syntax of calls that a model makes of its own accord, if it was taught another than JSON.
-    pub(super) named: Option<NamedArguments>,
+    pub(super) named: Option<&'static NamedArguments>,
 }
 
 impl CallSyntax {

@@ -27,7 +27,7 @@ struct Reader {
 #[derive(Clone, Debug)]
 enum Form {
     /// That of a parser, and the call that is being written.
-    Parsed(OutputParser, Option<(String, String, JsonEnd)>),
+    Parsed(Box<OutputParser>, Option<(String, String, JsonEnd)>),
     Python(PythonList),
 }
 
@@ -37,8 +37,10 @@ impl RepeatedCalls {
     #[must_use]
     pub fn new(layout: &Layout, tools: &[Tool], begun: bool) -> Self {
         let named = layout.tools.filter(|_| begun).and_then(|format| format.syntax().named);
-        let parsed =
-            |enforced| Form::Parsed(OutputParser::new(&Layout { enforced, ..layout.clone() }, tools), None);
+        let parsed = |enforced| {
+            let parser = OutputParser::new(&Layout { enforced, ..layout.clone() }, tools);
+            Form::Parsed(Box::new(parser), None)
+        };
         let named = named.map(|named| match named.separator {
             Some(_) => Form::Python(PythonList::default()),
             None => parsed(false),

@@ -22,7 +22,7 @@ pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
         separator: Some(", "),
         close: "]<|tool_call_end|>",
         trigger: Some("<|tool_call_start|>"),
-        named: Some(NamedArguments {
+        named: Some(&NamedArguments {
             open: "<|tool_call_start|>[",
             close: "]<|tool_call_end|>",
             ..llama4::PYTHON

@@ -35,7 +35,7 @@ pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
         bare: Some(bare),
         parse: |block, _| json_calls(block).or_else(|| python_calls(block)),
     }),
-    syntax: CallSyntax { named: Some(PYTHON), ..llama3::SYNTAX },
+    syntax: CallSyntax { named: Some(&PYTHON), ..llama3::SYNTAX },
     examples: &[
         r#"{"name": "get_weather", "parameters": {"city": "Hà Nội"}}"#,
         r#"[get_weather(city="Hà Nội")]"#,

@@ -15,7 +15,7 @@ pub(super) const FORMAT: ToolFormatSpec = ToolFormatSpec {
         ..hermes::BLOCKS
     }),
     syntax: CallSyntax {
-        named: Some(NamedArguments {
+        named: Some(&NamedArguments {
             open: "<tool_call>",
             before: "\n<function=",
             between: ">\n",
