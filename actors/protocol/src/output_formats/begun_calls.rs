@@ -31,6 +31,10 @@ impl CallMark {
 /// Maximum number of properties of a schema whose order and presence are enforced.
 const MAX_PROPERTIES: usize = 128;
 
+/// Maximum size of the definitions of a tool's schema, in bytes, once for each argument that refers to them: each has a schema of
+/// its own in the grammar.
+const MAX_DEFINITIONS: usize = 64 << 10;
+
 impl ToolFormat {
     /// Returns the texts that show that a call of one of these tools has begun.
     #[must_use]
@@ -252,13 +256,22 @@ fn arguments(schema: &Value) -> Option<Arguments<'_>> {
     if SHAPING.iter().any(|keyword| object.contains_key(*keyword)) || !required.iter().all(is_declared) {
         return Some(any);
     }
-    let shared: Map<String, Value> = ["$defs", "definitions", "x-guidance"]
-        .iter()
-        .filter_map(|key| Some(((*key).to_owned(), object.get(*key)?.clone())))
-        .collect();
-    let whole = |schema: &Value| {
-        let mut whole = shared.clone();
-        whole.extend(schema.as_object().cloned().unwrap_or_default());
+    let shared = |keys: &[&str]| -> Map<String, Value> {
+        keys.iter().filter_map(|key| Some(((*key).to_owned(), object.get(*key)?.clone()))).collect()
+    };
+    let (layout, definitions) = (shared(&["x-guidance"]), shared(&["$defs", "definitions"]));
+    let refers = |schema: &Value| !definitions.is_empty() && schema.to_string().contains("\"$ref\"");
+    let referring = listed.into_iter().flatten().filter(|(_, schema)| refers(schema)).count();
+    if referring > 0 && referring * Value::Object(definitions.clone()).to_string().len() > MAX_DEFINITIONS {
+        return None;
+    }
+    let whole = |property: &Value| {
+        let mut whole = layout.clone();
+        if refers(property) {
+            whole.extend(definitions.clone());
+        }
+        let named = only_reference(property).and_then(|place| schema.pointer(place));
+        whole.extend(named.unwrap_or(property).as_object().cloned().unwrap_or_default());
         Value::Object(whole)
     };
     let mut declared = Vec::new();
@@ -280,7 +293,60 @@ fn arguments(schema: &Value) -> Option<Arguments<'_>> {
     Some(Arguments { declared, others })
 }
 
+/// The place that a schema refers to, if it says nothing else.
+fn only_reference(schema: &Value) -> Option<&str> {
+    const ANNOTATIONS: [&str; 4] = ["$ref", "title", "description", "default"];
+    let object =
+        schema.as_object().filter(|object| object.keys().all(|key| ANNOTATIONS.contains(&key.as_str())))?;
+    object.get("$ref")?.as_str()?.strip_prefix('#')
+}
+
 /// Returns `true` if a name can be written without quotation marks.
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|character| character.is_alphanumeric() || "_-.".contains(character))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_are_defined_elsewhere_are_written_by_their_type() {
+        let schema = json!({
+            "type": "object", "properties": {"unit": {"$ref": "#/$defs/unit", "description": "d"}, "n": {"$ref": "#/$defs/n"}},
+            "$defs": {"unit": {"type": "string", "enum": ["celsius", "kelvin"]}, "n": {"type": "integer"}},
+        });
+        let Some(Arguments { declared, others: None }) = arguments(&schema) else {
+            panic!("they are declared")
+        };
+        let is_json = |property: &Property<'_>| matches!(written(&property.schema), Written::Json);
+        let is_fixed = |property: &Property<'_>| matches!(written(&property.schema), Written::Texts(_));
+        assert!(declared.iter().all(|property| if property.name == "n" {
+            is_json(property)
+        } else {
+            is_fixed(property)
+        }));
+    }
+
+    #[test]
+    fn definitions_are_not_repeated_for_every_argument() {
+        let schema = |definition: usize, refers: bool| {
+            let property = if refers { json!({"$ref": "#/$defs/a"}) } else { json!({"type": "integer"}) };
+            let properties: Map<String, Value> =
+                (0..100).map(|n| (format!("p{n}"), property.clone())).collect();
+            json!({
+                "type": "object", "properties": properties, "additionalProperties": false,
+                "$defs": {"a": {"type": "integer", "description": "x".repeat(definition)}},
+            })
+        };
+        for (definition, refers, is_named) in
+            [(10, true, true), (100_000, false, true), (1_000, true, false), (100_000, true, false)]
+        {
+            let schema = schema(definition, refers);
+            let size = schema.to_string().len();
+            let grammar = ToolFormat::QwenXml.begun_grammar(&[("f".to_owned(), schema)], true, &|_| None);
+            assert_eq!(grammar.contains("<function="), is_named, "{definition} {refers}");
+            assert!(grammar.len() < 3 * size + 200_000, "{} of {size}", grammar.len());
+        }
+    }
 }

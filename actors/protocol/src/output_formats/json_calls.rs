@@ -4,7 +4,8 @@ use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Value};
 
 use super::Tool;
-use super::value_types::{may_be, type_of};
+use super::value_types::may_be;
+use crate::schema::type_of;
 
 /// Names of tools and their arguments as JSON.
 pub(super) type Calls = Vec<(String, String)>;

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::schema::type_of;
+
 /// Returns `false` if a schema allows no value of this type, one of JSON Schema's seven. References and other keywords than
 /// `type`, `enum`, `const`, `anyOf` and `oneOf` restrict nothing here.
 pub(super) fn may_be(schema: &Value, kind: &str) -> bool {
@@ -23,19 +25,6 @@ pub(super) fn may_be(schema: &Value, kind: &str) -> bool {
 
 fn covers(known: &str, kind: &str) -> bool {
     known == kind || known == "number" && kind == "integer"
-}
-
-/// Returns the narrowest type of a value, as JSON Schema names it.
-pub(super) fn type_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "number",
-        Value::Number(_) => "integer",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 #[cfg(test)]

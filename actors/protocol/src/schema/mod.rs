@@ -26,6 +26,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+pub(crate) use self::numbers::type_of;
 pub use self::relax::{RELAXATIONS, relaxed};
 
 /// The message about a schema that contradicts itself.
