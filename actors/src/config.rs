@@ -113,6 +113,16 @@ pub enum Overflow {
     Refuse,
 }
 
+/// The places of sequences' keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvLayout {
+    /// Sequences that share little get cells of their own while several run.
+    Auto,
+    /// All cells are shared.
+    Unified,
+}
+
 /// `[engine]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -125,6 +135,11 @@ pub struct EngineConfig {
     /// KV cells of one context, shared by all sequences and the prefix cache; at least `context_length`.
     /// 0: twice the context of one sequence.
     pub kv_cells: u32,
+    /// The context in which sequences decode.
+    pub kv_layout: KvLayout,
+    /// KV cells of the second context, in which sequences have cells of their own. 0: as many as the first one has, as far as half
+    /// of the free memory has room for them.
+    pub lane_cells: u32,
     /// Most sequences that run at the same time in one context.
     pub max_sequences: u16,
     /// Finished sequences whose KV stays as prefix cache, beside the running ones.
@@ -170,6 +185,8 @@ impl Default for EngineConfig {
             context_length: 0,
             max_tokens_overflow: Overflow::Clamp,
             kv_cells: 0,
+            kv_layout: KvLayout::Auto,
+            lane_cells: 0,
             max_sequences: 32,
             cached_sequences: 32,
             cache_cells: 256,

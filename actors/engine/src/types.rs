@@ -14,6 +14,8 @@ pub struct EngineSettings {
     pub context_length: u32,
     /// KV cells of the context.
     pub kv_cells: u32,
+    /// KV cells of all lanes (see [`crate::scheduler::lanes`]), as far as there is memory; 0: there are no lanes.
+    pub lane_cells: u32,
     /// Maximum number of sequences that run at the same time.
     pub max_sequences: u16,
     /// Sequence ids beside those, for finished sequences that stay as prefix cache.

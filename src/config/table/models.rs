@@ -23,6 +23,16 @@ pub const ENGINE: &[Key] = &[
         "KV cells of one context, shared by all sequences and the prefix cache; at least the context of one sequence. 0: twice that.",
     ),
     key(
+        "engine.kv_layout",
+        Kind::Choice(&["auto", "unified"]),
+        "Layout of the KV cache. In one unified cache, prefixes are shared, but every sequence scans the cells of all. `auto`: while several sequences run that share little, they decode in a second context, in which each has cells of its own; a cost model decides. It takes memory only while it is in use. Only for models with full attention, without `engine.gpu_layers` and `engine.reproducible`; all others use `unified`.",
+    ),
+    key(
+        "engine.lane_cells",
+        integer(0, 268_435_456, "tokens"),
+        "KV cells of the second context, divided among the sequences in it; longer ones stay in the unified cache. 0: as many as `engine.kv_cells`, as far as half of the free memory has room for them.",
+    ),
+    key(
         "engine.max_sequences",
         integer(1, 1024, "sequences"),
         "Maximum number of concurrently running sequences of one context.",

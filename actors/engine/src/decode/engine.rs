@@ -9,6 +9,7 @@ use jan_protocol::report::{EngineLoad, SequenceEvent, StepReport};
 use jan_protocol::types::FinishReason;
 
 use super::constraint::GuideError;
+use super::lanes::Lanes;
 use super::logprobs::PromptScorer;
 use super::masks::{LOOK, Masks};
 use super::phases::Flow;
@@ -20,7 +21,8 @@ use crate::embedding::{Embedder, EmbeddingJob};
 use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Memory, Model, SavedState};
 use crate::scheduler::step_budget::StepBudget;
 use crate::scheduler::{
-    Arrival, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, SequenceId, Shelf, Slot, Step,
+    Arrival, BatchToken, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, Seat, SequenceId, Shelf,
+    Slot, Step,
 };
 use crate::types::{EngineSettings, Sequence};
 
@@ -63,6 +65,7 @@ const fn reuse(memory: Memory) -> PrefixReuse {
 pub struct Engine<'model> {
     model: &'model Model,
     context: Context<'model>,
+    lanes: Lanes<'model>,
     scheduler: Scheduler,
     budget: StepBudget,
     threads: ThreadTuner,
@@ -101,6 +104,7 @@ impl<'model> Engine<'model> {
                 threads: settings.threads,
                 embeddings: false,
                 reproducible: in_order,
+                streams: false,
             },
         )?;
         if !context.can_generate() {
@@ -118,11 +122,13 @@ impl<'model> Engine<'model> {
             share_min: settings.share_min_tokens,
             score_chunk: outputs - u32::from(settings.max_sequences),
             in_order,
+            weights: u32::try_from(model.size() / model.kv_bytes_per_cell().max(1)).unwrap_or(u32::MAX),
         })
         .map_err(|error| LlamaError::Load(error.to_string()))?;
         Ok(Some(Self {
             model,
             context,
+            lanes: Lanes::new(model, memory, settings),
             scheduler,
             budget: StepBudget::new(settings.inter_token_target, IDLE_STEP, settings.prefill_chunk as usize),
             threads: ThreadTuner::new(settings.threads),
@@ -149,10 +155,11 @@ impl<'model> Engine<'model> {
         loop {
             if !self.scheduler.has_work() && !self.embedder.has_work() {
                 // Threads that were left behind are looked after meanwhile.
-                let wait = if self.masks.has_left_behind() { LOOK } else { Duration::MAX };
+                let idle = self.lanes.closes_in().unwrap_or(Duration::MAX);
+                let wait = if self.masks.has_left_behind() { LOOK } else { idle };
                 match commands.recv_timeout(wait) {
                     Ok(command) => self.take(command, &mut report),
-                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Timeout) => self.lanes.close_if_idle(&mut self.scheduler),
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
             }
@@ -253,7 +260,14 @@ impl<'model> Engine<'model> {
             }
         }
         let budget = self.budget.next(self.scheduler.decoding());
-        let step = self.scheduler.plan(budget);
+        self.lanes.prepare(&mut self.scheduler, self.threads.next());
+        let mut step = self.scheduler.plan(budget);
+        // Lanes first, in their order, as llama.cpp wants it.
+        step.batch.sort_by_key(|entry| match entry.seat {
+            Seat::Lane(lane) => (0, lane.0),
+            Seat::Slot(_) => (1, 0),
+        });
+        let step = step;
         self.report_started(&step, report);
         for &op in &step.ops {
             self.execute(op)?;
@@ -272,21 +286,23 @@ impl<'model> Engine<'model> {
             std::thread::sleep(Duration::from_millis(10));
             return Ok(());
         }
-        self.batch.clear();
-        self.batch.extend(step.batch.iter().map(|t| BatchEntry {
-            token: t.token,
-            position: t.position,
-            slot: t.slot.0,
-            logits: t.sample_for.is_some() || t.score_for.is_some(),
-        }));
         let threads = self.threads.next();
-        let (begin, cpu_begin) = (Instant::now(), cpu_time());
-        self.context.decode(&self.batch, threads)?;
-        let (wall, cpu) = (begin.elapsed(), cpu_time().saturating_sub(cpu_begin));
+        let (mut wall, mut cpu) = (Duration::ZERO, Duration::ZERO);
+        let mut events = Vec::new();
+        for part in parts(&step.batch) {
+            let (begin, cpu_begin) = (Instant::now(), cpu_time());
+            self.decode(part, threads)?;
+            wall += begin.elapsed();
+            cpu += cpu_time().saturating_sub(cpu_begin);
+            // The logits are there until the next batch of the same context.
+            events.extend(self.sample(part));
+        }
         let (decode_tokens, prefill_tokens) = (step.decode_tokens, step.prefill_tokens);
         self.budget.observe(decode_tokens, prefill_tokens, wall);
         self.threads.observe(StepSample { decode_tokens, prefill_tokens, wall, cpu });
-        let events = self.sample(&step, (wall / 4).clamp(PATIENCE.0, PATIENCE.1));
+        if self.masks.is_busy() {
+            events.extend(self.late((wall / 4).clamp(PATIENCE.0, PATIENCE.1), false));
+        }
         let mut load = self.load();
         load.threads = u32::try_from(threads).unwrap_or(u32::MAX);
         report(StepReport { events, load });
@@ -317,6 +333,19 @@ impl<'model> Engine<'model> {
             KvOp::Discard { shelf } => {
                 self.shelves.remove(&shelf);
             }
+            KvOp::Enter { slot, lane } => {
+                self.context.copy_to_stream(slot.0, self.lanes.context(), lane.0)?
+            }
+            KvOp::Fetch { lane, to, len, held: _ } => {
+                let state = self.lanes.context().save_stream(lane.0)?;
+                self.context.restore(to.0, &state, len)?;
+            }
+            KvOp::Stow { lane, shelf } => {
+                let state = self.lanes.context().save_stream(lane.0)?;
+                self.shelves.insert(shelf, state);
+            }
+            KvOp::Vacate { lane } => self.lanes.context().truncate(lane.0, 0),
+            KvOp::Shift { from, to } => self.lanes.context().shift_stream(from.0, to.0)?,
         }
         Ok(())
     }
@@ -335,14 +364,34 @@ impl<'model> Engine<'model> {
         }
     }
 
-    /// Chooses the next tokens. Constrained sequences are worked on meanwhile, and come later when they take long.
-    fn sample(&mut self, step: &Step, patience: Duration) -> Vec<(u64, SequenceEvent)> {
+    /// Computes one part of a step.
+    fn decode(&mut self, part: &[BatchToken], threads: usize) -> Result<(), LlamaError> {
+        self.batch.clear();
+        self.batch.extend(part.iter().map(|entry| BatchEntry {
+            token: entry.token,
+            position: entry.position,
+            slot: match entry.seat {
+                Seat::Slot(slot) => slot.0,
+                Seat::Lane(lane) => lane.0,
+            },
+            logits: entry.sample_for.is_some() || entry.score_for.is_some(),
+        }));
+        pick(is_in_lanes(part), &mut self.context, &mut self.lanes).decode(&self.batch, threads)
+    }
+
+    /// Chooses the next tokens of a part that was computed. Constrained sequences are worked on meanwhile, and come later.
+    fn sample(&mut self, part: &[BatchToken]) -> Vec<(u64, SequenceEvent)> {
+        let in_lanes = is_in_lanes(part);
         let mut events = Vec::new();
         let mut outcomes = Vec::new();
         let mut free = Vec::new();
-        for (index, entry) in step.batch.iter().enumerate() {
+        for (index, entry) in part.iter().enumerate() {
             if let Some(running) = entry.score_for.and_then(|id| self.running.get_mut(&id)) {
-                running.score(self.model, entry.position as usize, self.context.logits(index));
+                running.score(
+                    self.model,
+                    entry.position as usize,
+                    pick(in_lanes, &mut self.context, &mut self.lanes).logits(index),
+                );
             }
             let Some(id) = entry.sample_for else { continue };
             let Some(running) = self.running.get_mut(&id) else { continue };
@@ -353,20 +402,21 @@ impl<'model> Engine<'model> {
             if !is_kept {
                 free.push((index, id));
             } else if let Some(running) = self.running.remove(&id) {
-                self.masks.begin(id, running, self.context.logits(index));
+                self.masks.begin(
+                    id,
+                    running,
+                    pick(in_lanes, &mut self.context, &mut self.lanes).logits(index),
+                );
             }
         }
         for (index, id) in free {
             let Some(mut running) = self.running.remove(&id) else { continue };
-            let logits = self.context.logits(index);
+            let logits = pick(in_lanes, &mut self.context, &mut self.lanes).logits(index);
             let outcome = running.next(self.model, logits, &mut self.buffers, &mut events);
             outcomes.push((id, self.settle(id, running, outcome, &mut events)));
         }
         // No sequence is longer than the context (`max_tokens` is cut to it), so none ends in `commit`.
         let _ = self.scheduler.commit(outcomes);
-        if self.masks.is_busy() {
-            events.extend(self.late(patience, false));
-        }
         events
     }
 
@@ -421,6 +471,26 @@ impl<'model> Engine<'model> {
             threads: 0,
         }
     }
+}
+
+/// The batches of a step: that of the lanes, and that of the unified cache.
+fn parts(batch: &[BatchToken]) -> impl Iterator<Item = &[BatchToken]> {
+    let in_lanes = batch.partition_point(|entry| matches!(entry.seat, Seat::Lane(_)));
+    let (lanes, slots) = batch.split_at(in_lanes);
+    [lanes, slots].into_iter().filter(|part| !part.is_empty())
+}
+
+/// The context of a part.
+fn pick<'a, 'model>(
+    in_lanes: bool,
+    unified: &'a mut Context<'model>,
+    lanes: &'a mut Lanes<'model>,
+) -> &'a mut Context<'model> {
+    if in_lanes { lanes.context() } else { unified }
+}
+
+fn is_in_lanes(part: &[BatchToken]) -> bool {
+    part.first().is_some_and(|entry| matches!(entry.seat, Seat::Lane(_)))
 }
 
 /// The end of a sequence that cannot be kept in its constraint.

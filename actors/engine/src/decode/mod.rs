@@ -2,6 +2,7 @@
 
 pub mod constraint;
 pub mod engine;
+mod lanes;
 pub mod logprobs;
 pub mod masks;
 pub mod phases;

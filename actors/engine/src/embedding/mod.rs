@@ -183,6 +183,7 @@ impl<'model> Embedder<'model> {
             threads: self.settings.threads,
             embeddings: true,
             reproducible: false,
+            streams: false,
         }
     }
 

@@ -83,14 +83,14 @@ impl SequenceIds {
 #[derive(Debug)]
 pub struct SavedState {
     /// In the order of their positions.
-    pieces: Vec<Piece>,
+    pub(super) pieces: Vec<Piece>,
 }
 
 #[derive(Debug)]
-struct Piece {
+pub(super) struct Piece {
     /// The position of its first token.
-    start: u32,
-    bytes: Vec<u8>,
+    pub start: u32,
+    pub bytes: Vec<u8>,
 }
 
 impl Model {
@@ -115,6 +115,7 @@ impl Model {
             threads: 1,
             embeddings: false,
             reproducible: false,
+            streams: false,
         };
         let mut context = Context::new(self, Memory::Full, sizes)?;
         if context.can_generate() {
@@ -232,17 +233,27 @@ impl Context<'_> {
         unsafe { sys::llama_memory_seq_rm(self.memory(), id, start, -1) }
     }
 
-    fn save_sequence(&self, id: sys::llama_seq_id) -> Result<Vec<u8>, LlamaError> {
+    pub(super) fn save_sequence(&self, id: sys::llama_seq_id) -> Result<Vec<u8>, LlamaError> {
+        self.save_sequence_within(id, 0, 0)
+    }
+
+    /// The saved state with so many zero bytes before and behind it.
+    pub(super) fn save_sequence_within(
+        &self,
+        id: sys::llama_seq_id,
+        before: usize,
+        behind: usize,
+    ) -> Result<Vec<u8>, LlamaError> {
         // SAFETY: the context is alive and the id is below `n_seq_max`.
         let size = unsafe { sys::llama_state_seq_get_size(self.raw.as_ptr(), id) };
-        let mut state = vec![0; size];
-        // SAFETY: as above, and `state` has `size` bytes.
-        let written =
-            unsafe { sys::llama_state_seq_get_data(self.raw.as_ptr(), state.as_mut_ptr(), size, id) };
+        let mut state = vec![0; before + size + behind];
+        let to = state[before..before + size].as_mut_ptr();
+        // SAFETY: as above, and there are `size` bytes.
+        let written = unsafe { sys::llama_state_seq_get_data(self.raw.as_ptr(), to, size, id) };
         if size > 0 && written == size { Ok(state) } else { Err(LlamaError::state("copy")) }
     }
 
-    fn restore_sequence(&self, id: sys::llama_seq_id, state: &[u8]) -> Result<(), LlamaError> {
+    pub(super) fn restore_sequence(&self, id: sys::llama_seq_id, state: &[u8]) -> Result<(), LlamaError> {
         // SAFETY: the context is alive, the id is below `n_seq_max`, and the state came from a context of this model.
         let read =
             unsafe { sys::llama_state_seq_set_data(self.raw.as_ptr(), state.as_ptr(), state.len(), id) };

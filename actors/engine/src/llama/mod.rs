@@ -7,6 +7,7 @@
 
 mod embedding;
 mod memory;
+mod streams;
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Write as _;
@@ -214,6 +215,12 @@ impl Model {
         u64::from(self.inner.n_layer()) * width * 2
     }
 
+    /// Bytes of the weights.
+    pub fn size(&self) -> u64 {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_size(self.as_ptr()) }
+    }
+
     /// A metadata value of the GGUF as text.
     pub fn metadata(&self, key: &str) -> Option<String> {
         self.inner.meta_val_str(key).ok()
@@ -305,9 +312,11 @@ pub struct ContextSizes {
     /// in parts for a single token, if both are F16 (`ggml_compute_forward_flash_attn_ext_f16`). The cells stay in place until
     /// [`Context::clear`], so that they lie in the order of their positions.
     pub reproducible: bool,
+    /// `true` if every slot has a stream of cells of its own, `cells` each; `false` if all share `cells`.
+    pub streams: bool,
 }
 
-/// A llama.cpp context with one unified KV cache.
+/// A llama.cpp context with one unified KV cache, or with a stream of cells for each slot.
 #[derive(Debug)]
 pub struct Context<'model> {
     raw: NonNull<sys::llama_context>,
@@ -332,7 +341,7 @@ impl<'model> Context<'model> {
         let threads = i32::try_from(sizes.threads).unwrap_or(1);
         // SAFETY: plain data from a function without preconditions.
         let mut params = unsafe { sys::llama_context_default_params() };
-        params.n_ctx = sizes.cells;
+        params.n_ctx = if sizes.streams { sizes.cells * u32::from(sizes.slots) } else { sizes.cells };
         params.n_batch = sizes.batch;
         params.n_ubatch = sizes.batch;
         params.n_seq_max = u32::from(ids.count());
@@ -344,7 +353,7 @@ impl<'model> Context<'model> {
         params.n_outputs_max = sizes.outputs.max(params.n_seq_max);
         params.n_threads = threads;
         params.n_threads_batch = threads;
-        params.kv_unified = true;
+        params.kv_unified = !sizes.streams;
         params.swa_full = true;
         params.no_perf = true;
         params.embeddings = sizes.embeddings;
@@ -356,8 +365,8 @@ impl<'model> Context<'model> {
         let raw = unsafe { sys::llama_init_from_model(model.as_ptr(), params) };
         let Some(raw) = NonNull::new(raw) else {
             return Err(LlamaError::Context {
-                cells: sizes.cells,
-                kv_mib: u64::from(sizes.cells) * model.kv_bytes_per_cell() / (1 << 20),
+                cells: params.n_ctx,
+                kv_mib: u64::from(params.n_ctx) * model.kv_bytes_per_cell() / (1 << 20),
                 reason: take_logged_errors(),
             });
         };

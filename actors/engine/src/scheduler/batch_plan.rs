@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::cell_map::Slot;
 use super::kv_cache::Source;
+use super::lanes::Seat;
 use super::prefix_tree::{common_prefix, token};
 use super::{BatchToken, Phase, PrefixReuse, Scheduler, SequenceId, Step};
 
@@ -14,6 +14,32 @@ enum Beginning {
     Start(Option<Source>),
     /// Wait until the leader has computed `shared` tokens.
     Follow { leader: SequenceId, shared: u32 },
+}
+
+/// Maximum number of forced tokens that a sequence in a lane reads in a step.
+pub const LANE_CHUNK: u32 = 32;
+
+/// The tokens that a step may still read: within the budget and, those that are read in slots, within the cells.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    budget: u32,
+    cells: u32,
+}
+
+impl Left {
+    fn most(self, seat: Seat) -> u32 {
+        match seat {
+            Seat::Slot(_) => self.budget.min(self.cells),
+            Seat::Lane(_) => self.budget,
+        }
+    }
+
+    fn take(&mut self, seat: Seat, count: u32) {
+        self.budget -= count;
+        if seat.slot().is_some() {
+            self.cells -= count;
+        }
+    }
 }
 
 impl Scheduler {
@@ -33,6 +59,7 @@ impl Scheduler {
         }
         self.start_followers(&mut step);
         self.admit(&mut step);
+        self.choose_seats();
         self.make_room(prefill_budget);
         if self.kv.available() == 0 && self.kv.idle() > 0 {
             // Preempted sequences have left their cells, but the cells are not available yet.
@@ -188,7 +215,10 @@ impl Scheduler {
             let len = sequence.tokens.len() as u32;
             match sequence.phase {
                 Phase::Following { shared, .. } => len - shared,
-                Phase::Reading(slot) | Phase::Decoding(slot) => len - self.kv.cells().len(slot),
+                Phase::Reading(Seat::Slot(slot)) | Phase::Decoding(Seat::Slot(slot)) => {
+                    len - self.kv.cells().len(slot)
+                }
+                Phase::Reading(Seat::Lane(_)) | Phase::Decoding(Seat::Lane(_)) => 0,
                 Phase::Waiting | Phase::Sampling(_) => 0,
             }
         });
@@ -234,7 +264,7 @@ impl Scheduler {
                 // At most `max_running` sequences are admitted and there are no fewer slots, so one that has
                 // none finds one that is empty or cached.
                 let slot = slot.expect("there is a slot for every admitted sequence");
-                sequence.phase = Phase::Reading(slot);
+                sequence.phase = Phase::Reading(Seat::Slot(slot));
                 if !std::mem::replace(&mut sequence.started, true) {
                     let cached = source.map_or(0, |source| source.len);
                     step.started.push((id, cached.min(sequence.prompt_len)));
@@ -250,7 +280,7 @@ impl Scheduler {
             let mover = self.leader_of(oldest);
             let may_read = self.effective_budget(prefill_budget) > 0;
             let mover_reads = may_read && self.computed_while_reading(mover).is_some();
-            let needed = self.decoding() as u32 + u32::from(mover_reads);
+            let needed = self.decoding_in_slots() + u32::from(mover_reads);
             if self.kv.available() >= needed {
                 return;
             }
@@ -261,13 +291,17 @@ impl Scheduler {
 
     /// Returns the sequence to preempt: one whose preemption helps, of the user with the most admitted sequences, and of these
     /// the one admitted last.
-    fn victim(&self, oldest: SequenceId, mover: SequenceId) -> Option<SequenceId> {
+    pub(super) fn victim(&self, oldest: SequenceId, mover: SequenceId) -> Option<SequenceId> {
         let running = self.running();
         let candidates = self.admitted.iter().filter_map(|(&age, &id)| {
             let sequence = &self.sequences[&id];
             let frees = match sequence.phase {
-                Phase::Reading(slot) | Phase::Decoding(slot) => self.kv.cells().only_pinned_by(slot) > 0,
+                Phase::Reading(Seat::Slot(slot)) | Phase::Decoding(Seat::Slot(slot)) => {
+                    self.kv.cells().only_pinned_by(slot) > 0
+                }
                 Phase::Following { .. } => false,
+                // It holds none of the cells that are short.
+                Phase::Reading(Seat::Lane(_)) | Phase::Decoding(Seat::Lane(_)) => return None,
                 // It isn't this step's to take: its outcome is still owed.
                 Phase::Sampling(_) | Phase::Waiting => return None,
             };
@@ -277,10 +311,10 @@ impl Scheduler {
     }
 
     /// Sends an admitted sequence back to the queue; its computed tokens become cache.
-    fn preempt(&mut self, id: SequenceId) {
+    pub(super) fn preempt(&mut self, id: SequenceId) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
-        if let Phase::Reading(slot) | Phase::Decoding(slot) = sequence.phase {
-            self.kv.release(slot);
+        if let Phase::Reading(seat) | Phase::Decoding(seat) = sequence.phase {
+            self.kv.leave(seat);
         }
         sequence.phase = Phase::Waiting;
         if let Some(age) = sequence.age {
@@ -294,34 +328,34 @@ impl Scheduler {
     fn batch_decodes(&mut self, step: &mut Step) {
         for &id in self.admitted.values() {
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
-            let Phase::Decoding(slot) = sequence.phase else { continue };
-            let position = self.kv.cells().len(slot);
+            let Phase::Decoding(seat) = sequence.phase else { continue };
+            let position = self.kv.len(seat);
             let tail = &sequence.tokens[position as usize..];
-            if !self.kv.append(slot, tail) {
+            if !self.kv.append_at(seat, tail) {
                 continue;
             }
             let (sample_for, score_for) = (Some(id), None);
-            step.batch.push(BatchToken { token: token(tail[0]), position, slot, sample_for, score_for });
+            step.batch.push(BatchToken { token: token(tail[0]), position, seat, sample_for, score_for });
             step.decode_tokens += 1;
-            sequence.phase = Phase::Sampling(slot);
+            sequence.phase = Phase::Sampling(seat);
         }
     }
 
     /// Prompt chunks: first half of the budget for the oldest sequence that has to be read, so that it isn't
     /// starved; then the shortest remaining first, so that short prompts don't wait for long ones.
     fn batch_prefills(&mut self, step: &mut Step, budget: usize) {
-        let mut left = budget.min(self.kv.available() as usize) as u32;
+        let mut left = Left { budget: budget as u32, cells: self.kv.available() };
         let mut scores = self.config.score_chunk.max(1);
         let stops = self.stops();
-        let mut readers: Vec<(u32, SequenceId, Slot)> = Vec::new();
+        let mut readers: Vec<(u32, SequenceId, Seat)> = Vec::new();
         for &id in self.admitted.values() {
-            if let Phase::Reading(slot) = self.sequences[&id].phase {
+            if let Phase::Reading(seat) = self.sequences[&id].phase {
                 let until = stops.get(&id).copied().unwrap_or(self.sequences[&id].tokens.len() as u32);
-                let remaining = until - self.kv.cells().len(slot);
+                let remaining = until - self.kv.len(seat);
                 readers.push((
                     if self.ends_alone(id, remaining) { remaining - 1 } else { remaining },
                     id,
-                    slot,
+                    seat,
                 ));
             }
         }
@@ -331,30 +365,38 @@ impl Scheduler {
             .find(|id| matches!(self.sequences[id].phase, Phase::Reading(_) | Phase::Following { .. }));
         let oldest = unread.map(|&id| self.leader_of(id));
         let mut chunks: HashMap<SequenceId, u32> = HashMap::new();
-        if let Some(&(remaining, id, slot)) = readers.iter().find(|(_, id, _)| Some(*id) == oldest) {
+        if let Some(&(remaining, id, seat)) = readers.iter().find(|(_, id, _)| Some(*id) == oldest) {
             if step.batch.is_empty() && remaining == 1 && self.is_last_of_prompt(id, remaining) {
                 // Those who came meanwhile do not delay it, and it is computed as it would be without them.
-                return self.read(step, id, slot, remaining);
+                return self.read(step, id, seat, remaining);
             }
-            let mut chunk = remaining.min(left.div_ceil(2));
+            let mut chunk = remaining.min(left.most(seat).div_ceil(2)).min(self.lane_chunk(seat));
             if self.sequences[&id].is_scored() {
                 chunk = chunk.min(scores);
                 scores -= chunk;
             }
             chunks.insert(id, chunk);
-            left -= chunk;
+            left.take(seat, chunk);
         }
         // Stable: of equal ones the older first.
         readers.sort_by_key(|(remaining, ..)| *remaining);
-        for (remaining, id, slot) in readers {
+        for (remaining, id, seat) in readers {
             let first = chunks.get(&id).copied().unwrap_or(0);
-            let mut more = (remaining - first).min(left);
+            let mut more = remaining.min(self.lane_chunk(seat)).saturating_sub(first).min(left.most(seat));
             if self.sequences[&id].is_scored() {
                 more = more.min(scores);
                 scores -= more;
             }
-            left -= more;
-            self.read(step, id, slot, first + more);
+            left.take(seat, more);
+            self.read(step, id, seat, first + more);
+        }
+    }
+
+    /// Maximum number of tokens that are read in a seat in one step.
+    fn lane_chunk(&self, seat: Seat) -> u32 {
+        match (seat, self.kv.lanes()) {
+            (Seat::Lane(lane), Some(lanes)) => lanes.room(lane).min(LANE_CHUNK),
+            _ => u32::MAX,
         }
     }
 
@@ -368,19 +410,19 @@ impl Scheduler {
     /// Returns `true` if the last of the `remaining` tokens is that of a prompt which may have been cached.
     fn is_last_of_prompt(&self, id: SequenceId, remaining: u32) -> bool {
         let sequence = &self.sequences[&id];
-        let Phase::Reading(slot) = sequence.phase else { return false };
+        let Phase::Reading(Seat::Slot(slot)) = sequence.phase else { return false };
         let end = self.kv.cells().len(slot) + remaining;
         let is_reused = self.config.reuse == PrefixReuse::Partial && !self.config.in_order;
         is_reused && end == sequence.prompt_len && end as usize == sequence.tokens.len()
     }
 
     /// Adds the next `count` tokens of a sequence to the batch.
-    fn read(&mut self, step: &mut Step, id: SequenceId, slot: Slot, count: u32) {
+    fn read(&mut self, step: &mut Step, id: SequenceId, seat: Seat, count: u32) {
         let Some(sequence) = self.sequences.get_mut(&id) else { return };
-        let start = self.kv.cells().len(slot);
+        let start = self.kv.len(seat);
         let end = start + count;
         let chunk = &sequence.tokens[start as usize..end as usize];
-        if count == 0 || !self.kv.append(slot, chunk) {
+        if count == 0 || !self.kv.append_at(seat, chunk) {
             return;
         }
         let last = sequence.tokens.len() as u32 - 1;
@@ -388,13 +430,13 @@ impl Scheduler {
         step.batch.extend(chunk.iter().zip(start..).map(|(&key, position)| BatchToken {
             token: token(key),
             position,
-            slot,
+            seat,
             sample_for: (position == last).then_some(id),
             score_for: score_for.filter(|_| position < last),
         }));
         step.prefill_tokens += chunk.len();
         if end > last {
-            sequence.phase = Phase::Sampling(slot);
+            sequence.phase = Phase::Sampling(seat);
         }
     }
 
@@ -413,7 +455,7 @@ impl Scheduler {
     }
 
     /// The sequence this one follows, else itself.
-    fn leader_of(&self, id: SequenceId) -> SequenceId {
+    pub(super) fn leader_of(&self, id: SequenceId) -> SequenceId {
         match self.sequences[&id].phase {
             Phase::Following { leader, .. } => leader,
             _ => id,
@@ -423,7 +465,7 @@ impl Scheduler {
     /// Tokens that a sequence has computed, if it is being read.
     fn computed_while_reading(&self, id: SequenceId) -> Option<u32> {
         match self.sequences.get(&id)?.phase {
-            Phase::Reading(slot) => Some(self.kv.cells().len(slot)),
+            Phase::Reading(Seat::Slot(slot)) => Some(self.kv.cells().len(slot)),
             _ => None,
         }
     }

@@ -120,6 +120,16 @@ impl CellMap {
         entry.cells.iter().filter(|&&cell| self.holders[cell as usize].pinned == 1).count() as u32
     }
 
+    /// Returns the number of distinct cells that these slots hold.
+    pub fn distinct(&self, slots: impl IntoIterator<Item = Slot>) -> u32 {
+        let mut seen = vec![false; self.holders.len()];
+        let mut count = 0;
+        for &cell in slots.into_iter().flat_map(|slot| &self.slots[slot.index()].cells) {
+            count += u32::from(!std::mem::replace(&mut seen[cell as usize], true));
+        }
+        count
+    }
+
     /// The longest length to which `slot` can be cut so that at least `want` cells become free; 0 where it
     /// holds too few cells alone.
     pub fn length_that_frees(&self, slot: Slot, want: u32) -> u32 {

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use super::cell_map::Slot;
 use super::host_cache::Shelf;
+use super::lanes::{Lane, Seat};
 
 /// Engine-wide id of one sequence (one choice of one request), given by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +54,8 @@ pub struct SchedulerConfig {
     /// takes the next free cell behind the last one taken, but goes back when cells before it become free; so none becomes free
     /// until all are moved out and put back ([`KvOp::Lift`]). Only under [`PrefixReuse::Partial`].
     pub in_order: bool,
+    /// The number of cells of KV cache that take as much memory as the model's weights.
+    pub weights: u32,
 }
 
 /// The reason why a configuration can't work.
@@ -177,6 +180,44 @@ pub enum KvOp {
         /// The slot, empty before.
         slot: Slot,
     },
+    /// `lane`, which is empty, gets a copy of all tokens of `slot`.
+    Enter {
+        /// The slot to copy; it stays as it is.
+        slot: Slot,
+        /// The lane that gets them.
+        lane: Lane,
+    },
+    /// `to`, which is empty, gets the first `len` of the `held` tokens of `lane`. There are `held` free cells, as with
+    /// [`KvOp::Restore`].
+    Fetch {
+        /// The lane; it stays as it is.
+        lane: Lane,
+        /// The slot that gets them.
+        to: Slot,
+        /// Tokens to keep.
+        len: u32,
+        /// Tokens of the lane.
+        held: u32,
+    },
+    /// `shelf`, which is empty, gets a copy of all tokens of `lane`.
+    Stow {
+        /// The lane; it stays as it is.
+        lane: Lane,
+        /// The place of the copy.
+        shelf: Shelf,
+    },
+    /// `lane` becomes empty.
+    Vacate {
+        /// The lane, not empty before.
+        lane: Lane,
+    },
+    /// `to`, which is empty, gets all tokens of `from`, which is empty then.
+    Shift {
+        /// The lane that held them.
+        from: Lane,
+        /// The lane that gets them.
+        to: Lane,
+    },
     /// The copy on `shelf` is no longer needed.
     Discard {
         /// The shelf, empty afterwards.
@@ -191,8 +232,8 @@ pub struct BatchToken {
     pub token: Token,
     /// Its position in its sequence.
     pub position: u32,
-    /// The slot it is computed in, which holds all tokens before it.
-    pub slot: Slot,
+    /// The place it is computed in, which holds all tokens before it.
+    pub seat: Seat,
     /// Logits are wanted, to sample this sequence's next token.
     pub sample_for: Option<SequenceId>,
     /// The sequence whose next prompt token is scored with the wanted logits.
@@ -249,6 +290,8 @@ pub struct SchedulerStats {
     pub spent_cells: u32,
     /// Slots held only for later use.
     pub cached_slots: usize,
+    /// Tokens in lanes.
+    pub lane_tokens: u32,
     /// Preemptions since the start.
     pub preemptions: u64,
 }

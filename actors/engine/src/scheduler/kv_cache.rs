@@ -3,6 +3,7 @@
 
 use super::cell_map::{CellMap, Slot};
 use super::host_cache::{Archive, Shelf};
+use super::lanes::{Lane, Lanes};
 use super::prefix_tree::{Key, PrefixTree};
 use super::{KvOp, PrefixReuse, SchedulerConfig};
 
@@ -27,6 +28,17 @@ pub(super) enum Place {
     Slot(Slot),
     /// A shelf in host memory.
     Shelf(Shelf),
+    /// A lane in which a sequence runs.
+    Lane(Lane),
+}
+
+impl Place {
+    fn shelf(self) -> Option<Shelf> {
+        match self {
+            Self::Shelf(shelf) => Some(shelf),
+            Self::Slot(_) | Self::Lane(_) => None,
+        }
+    }
 }
 
 /// A beginning of a request's tokens that is already computed.
@@ -51,6 +63,8 @@ pub(super) struct KvCache {
     cells: CellMap,
     tree: PrefixTree,
     archive: Archive,
+    /// `None` where there are none, now or ever.
+    pub(super) lanes: Option<Lanes>,
     /// The slot whose tokens lie in the cells of their positions: all cells were free when it was opened, and no other slot has
     /// taken one since.
     in_place: Option<Slot>,
@@ -71,6 +85,7 @@ impl KvCache {
             cells: if in_order { CellMap::in_order(cells, slots) } else { CellMap::new(cells, slots) },
             tree: PrefixTree::new(slots),
             archive: Archive::new(if reuse == PrefixReuse::Partial { config.archive_tokens } else { 0 }),
+            lanes: None,
             in_place: None,
             uses: vec![Use::Empty; usize::from(slots)],
             clock: 0,
@@ -111,7 +126,16 @@ impl KvCache {
             Place::Shelf(shelf) if self.in_order => len - source.len + self.archive.len(shelf),
             Place::Slot(slot) => len - source.len + self.cells.unpinned_in(slot, source.len),
             // The whole copy has to fit for a moment.
-            Place::Shelf(shelf) => len.max(self.archive.len(shelf)),
+            Place::Shelf(_) | Place::Lane(_) => len.max(self.held(source.place)),
+        }
+    }
+
+    /// Tokens that lie in a place.
+    fn held(&self, place: Place) -> u32 {
+        match place {
+            Place::Slot(slot) => self.cells.len(slot),
+            Place::Shelf(shelf) => self.archive.len(shelf),
+            Place::Lane(lane) => self.lane_len(lane),
         }
     }
 
@@ -139,17 +163,26 @@ impl KvCache {
                 let tokens = &tokens[..tokens.len() - 1];
                 let in_cells = self.longest_in_cells(tokens);
                 let least = in_cells.map_or(0, |source| source.len) + self.copy_min;
-                match self.archive.longest(tokens) {
-                    Some((shelf, len)) if len >= least => {
-                        let source = Source { place: Place::Shelf(shelf), len };
+                match self.longest_copy(tokens) {
+                    Some(source) if source.len >= least => {
                         let needed =
-                            if self.in_order { self.needed(source, all) } else { self.archive.len(shelf) };
+                            if self.in_order { self.needed(source, all) } else { self.held(source.place) };
                         if needed <= self.available() { Some(source) } else { in_cells }
                     }
                     _ => in_cells,
                 }
             }
         }
+    }
+
+    /// The longest beginning that can only be copied; of equal ones that of the smaller whole.
+    fn longest_copy(&self, tokens: &[Key]) -> Option<Source> {
+        let shelf =
+            self.archive.longest(tokens).map(|(shelf, len)| Source { place: Place::Shelf(shelf), len });
+        let lane = self.lanes.as_ref().and_then(|lanes| lanes.longest(tokens));
+        let lane = lane.map(|(lane, len)| Source { place: Place::Lane(lane), len });
+        let copies = shelf.into_iter().chain(lane);
+        copies.max_by_key(|source| (source.len, std::cmp::Reverse(self.held(source.place))))
     }
 
     fn longest_in_cells(&self, tokens: &[Key]) -> Option<Source> {
@@ -168,7 +201,7 @@ impl KvCache {
     pub fn open(&mut self, tokens: &[Key], source: Option<Source>) -> Option<Slot> {
         let from = source.and_then(|source| match source.place {
             Place::Slot(slot) => Some((slot, source.len)),
-            Place::Shelf(_) => None,
+            Place::Shelf(_) | Place::Lane(_) => None,
         });
         let spare = self.spare_slot(from.map(|(slot, _)| slot));
         if let Some((slot, len)) = from
@@ -181,11 +214,8 @@ impl KvCache {
             return Some(slot);
         }
         let slot = spare?;
-        let shelf = source.and_then(|source| match source.place {
-            Place::Slot(_) => None,
-            Place::Shelf(shelf) => Some((shelf, source.len)),
-        });
-        self.archive_slot(slot, shelf.map(|(shelf, _)| shelf));
+        let copy = source.filter(|source| !matches!(source.place, Place::Slot(_)));
+        self.archive_slot(slot, copy.and_then(|copy| copy.place.shelf()));
         self.truncate(slot, 0);
         self.make_live(slot);
         if self.cells.pinned() + self.cells.evictable() == 0 {
@@ -199,8 +229,8 @@ impl KvCache {
                 self.uses[from.index()] = Use::Cached(self.tick());
             }
         }
-        if let Some((shelf, len)) = shelf {
-            self.restore(shelf, slot, &tokens[..len as usize]);
+        if let Some(copy) = copy {
+            self.restore(copy.place, slot, &tokens[..copy.len as usize]);
         }
         Some(slot)
     }
@@ -210,31 +240,68 @@ impl KvCache {
         self.cells.set_pinned(slot, true);
     }
 
-    /// Lets the empty live `slot` hold `tokens`, the beginning of a copy in host memory.
-    fn restore(&mut self, shelf: Shelf, slot: Slot, tokens: &[Key]) {
-        let (len, held) = (tokens.len() as u32, self.archive.len(shelf));
-        self.archive.touch(shelf);
+    /// Lets the empty live `slot` hold `tokens`, the beginning of a copy in host memory or in a lane.
+    fn restore(&mut self, place: Place, slot: Slot, tokens: &[Key]) {
+        let (len, held) = (tokens.len() as u32, self.held(place));
+        if let Some(shelf) = place.shelf() {
+            self.archive.touch(shelf);
+        }
         // `find` has seen that so many cells are available. If they are not, the tokens are read again.
-        if self.make_free(held, Some(shelf))
+        if self.make_free(held, place.shelf())
             && self.cells.append(slot, if self.in_order { held } else { len })
         {
             self.cells.truncate(slot, len);
             self.note_append(slot);
             self.tree.extend(slot, tokens);
-            self.ops.push(KvOp::Restore { shelf, to: slot, len, held });
+            match place {
+                Place::Slot(_) => {}
+                Place::Shelf(shelf) => self.push(KvOp::Restore { shelf, to: slot, len, held }),
+                Place::Lane(lane) => self.push(KvOp::Fetch { lane, to: slot, len, held }),
+            }
         }
     }
 
     /// Keeps a copy of a slot's tokens in host memory, if it is large enough to be worth it.
     fn archive_slot(&mut self, slot: Slot, keep: Option<Shelf>) {
-        if self.cells.len(slot) < self.copy_min {
-            return;
+        let tokens = self.tree.tokens(slot);
+        // A lane's copy is kept when its sequence ends.
+        let is_in_lane = self.lanes.as_ref().and_then(|lanes| lanes.longest(&tokens));
+        if is_in_lane.is_none_or(|(_, len)| (len as usize) < tokens.len())
+            && let Some(shelf) = self.shelf_for(&tokens, keep)
+        {
+            self.push(KvOp::Save { slot, shelf });
         }
-        let saving = self.archive.save(&self.tree.tokens(slot), keep);
+    }
+
+    /// Makes a place for a copy of these tokens in host memory, if it is to be made.
+    pub(super) fn shelf_for(&mut self, tokens: &[Key], keep: Option<Shelf>) -> Option<Shelf> {
+        if tokens.len() < self.copy_min as usize {
+            return None;
+        }
+        let saving = self.archive.save(tokens, keep);
         self.ops.extend(saving.dropped.into_iter().map(|shelf| KvOp::Discard { shelf }));
-        if let Some(shelf) = saving.to {
-            self.ops.push(KvOp::Save { slot, shelf });
+        saving.to
+    }
+
+    /// Returns `true` if host memory can hold a copy of so many tokens.
+    pub(super) fn has_room_for_copy(&self, tokens: usize) -> bool {
+        self.archive.capacity() as usize >= tokens
+    }
+
+    /// Returns the tokens that a slot holds.
+    pub(super) fn tokens(&self, slot: Slot) -> Vec<Key> {
+        self.tree.tokens(slot)
+    }
+
+    /// Drops a cached slot.
+    pub(super) fn drop_cached_slot(&mut self, slot: Slot) {
+        if self.is_cached(slot) {
+            self.truncate(slot, 0);
         }
+    }
+
+    pub(super) fn push(&mut self, op: KvOp) {
+        self.ops.push(op);
     }
 
     /// Appends computed tokens to a live slot, after the evictions that this needs. False, and nothing appended, if there are not

@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use jan_protocol::types::Token;
 
+pub use self::batch_plan::LANE_CHUNK;
 pub use self::cell_map::Slot;
 use self::fair_queue::FairQueue;
 pub use self::host_cache::Shelf;
@@ -39,6 +40,7 @@ pub use self::interface::{
     SequenceId, Step, SubmitError,
 };
 use self::kv_cache::KvCache;
+pub use self::lanes::{Lane, Seat};
 use self::prefix_tree::{Key, key, token};
 
 mod batch_plan;
@@ -47,7 +49,11 @@ pub mod fair_queue;
 pub mod host_cache;
 mod interface;
 mod kv_cache;
+mod kv_lanes;
+pub mod lanes;
+pub mod layout;
 pub mod prefix_tree;
+mod seats;
 pub mod step_budget;
 
 /// The stage of a sequence's life.
@@ -60,11 +66,11 @@ enum Phase {
         shared: u32,
     },
     /// Prompt or forced tokens are being computed.
-    Reading(Slot),
+    Reading(Seat),
     /// All tokens but the last, which was sampled, are computed.
-    Decoding(Slot),
+    Decoding(Seat),
     /// The last token is in a batch whose outcome has not been reported.
-    Sampling(Slot),
+    Sampling(Seat),
 }
 
 #[derive(Clone, Debug)]
@@ -100,6 +106,12 @@ pub struct Scheduler {
     queue: FairQueue,
     next_age: u64,
     preemptions: u64,
+    /// Steps until it is looked again whether lanes pay.
+    layout_due: u32,
+    /// Sequences that decoded in slots in the last step.
+    decoded_in_slots: usize,
+    /// `true` while sequences are to leave their lanes.
+    empties_lanes: bool,
 }
 
 impl Scheduler {
@@ -123,6 +135,9 @@ impl Scheduler {
             queue: FairQueue::new(),
             next_age: 0,
             preemptions: 0,
+            layout_due: 0,
+            decoded_in_slots: 0,
+            empties_lanes: false,
         })
     }
 
@@ -173,18 +188,18 @@ impl Scheduler {
         let mut full = Vec::new();
         for (id, outcome) in outcomes {
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
-            let Phase::Sampling(slot) = sequence.phase else { continue };
+            let Phase::Sampling(seat) = sequence.phase else { continue };
             let room = (self.config.context as usize).saturating_sub(sequence.tokens.len());
             match outcome {
                 Outcome::Continue(token) if room > 0 => {
                     sequence.tokens.push(key(sequence.tenant, token));
-                    sequence.phase = Phase::Decoding(slot);
+                    sequence.phase = Phase::Decoding(seat);
                 }
                 // More than one token to compute is a chunk, as of a prompt.
                 Outcome::Forced(tokens) if !tokens.is_empty() && tokens.len() <= room => {
                     let tenant = sequence.tenant;
                     sequence.tokens.extend(tokens.into_iter().map(|token| key(tenant, token)));
-                    sequence.phase = Phase::Reading(slot);
+                    sequence.phase = Phase::Reading(seat);
                 }
                 Outcome::Continue(_) | Outcome::Forced(_) => {
                     full.push(id);
@@ -218,6 +233,7 @@ impl Scheduler {
 
     /// The counters.
     pub fn stats(&self) -> SchedulerStats {
+        let lanes = self.kv.lanes();
         let phases = || self.admitted.values().map(|id| self.sequences[id].phase);
         let cells = self.kv.cells();
         SchedulerStats {
@@ -231,6 +247,7 @@ impl Scheduler {
             free_cells: cells.free(),
             spent_cells: cells.spent(),
             cached_slots: self.kv.cached_slots(),
+            lane_tokens: lanes.map_or(0, lanes::Lanes::used),
             preemptions: self.preemptions,
         }
     }
@@ -243,7 +260,7 @@ impl Scheduler {
                 self.queue.remove(&sequence.user, id);
             }
             Phase::Following { .. } => {}
-            Phase::Reading(slot) | Phase::Decoding(slot) | Phase::Sampling(slot) => self.kv.release(slot),
+            Phase::Reading(seat) | Phase::Decoding(seat) | Phase::Sampling(seat) => self.kv.leave(seat),
         }
         if let Some(age) = sequence.age {
             self.admitted.remove(&age);

@@ -464,6 +464,7 @@ fn settings(spec: &ModelSpec, model: &Model, weights: u64) -> EngineSettings {
     EngineSettings {
         context_length,
         kv_cells,
+        lane_cells: if spec.lane_cells == u32::MAX { kv_cells } else { spec.lane_cells },
         max_sequences: u16::try_from(spec.max_sequences).unwrap_or(u16::MAX).clamp(1, 128),
         cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
         cache_cells: spec.cache_cells,

@@ -3,7 +3,7 @@
 use jan_protocol::bundled_model;
 use jan_protocol::worker_protocol::ModelSpec;
 
-use crate::config::{ActorsConfig, GgufModel, Overflow, SharePrefixes};
+use crate::config::{ActorsConfig, EngineConfig, GgufModel, KvLayout, Overflow, SharePrefixes};
 use crate::start_error::StartError;
 
 /// Settings of the workers of a configured model.
@@ -52,6 +52,7 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         pooling: String::new(),
         context_length: context_length.unwrap_or(engine.context_length),
         kv_cells: engine.kv_cells,
+        lane_cells: lane_cells(engine),
         max_sequences: engine.max_sequences.into(),
         cached_sequences: engine.cached_sequences.into(),
         threads: engine.threads,
@@ -70,5 +71,15 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         refuse_overflow: engine.max_tokens_overflow == Overflow::Refuse,
         // The bundled model's among them.
         workers: config.models.iter().map(|model| model.replicas).sum::<u32>().saturating_add(1),
+    }
+}
+
+/// KV cells of the second context: none if it is not wanted, or on a GPU, where the choice between the two has not been measured.
+const fn lane_cells(engine: &EngineConfig) -> u32 {
+    match engine.kv_layout {
+        KvLayout::Auto if engine.gpu_layers > 0 => 0,
+        KvLayout::Auto if engine.lane_cells == 0 => u32::MAX,
+        KvLayout::Auto => engine.lane_cells,
+        KvLayout::Unified => 0,
     }
 }

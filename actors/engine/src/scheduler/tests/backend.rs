@@ -25,6 +25,9 @@ pub struct Backend {
     head: usize,
     shelves: BTreeMap<Shelf, Vec<Token>>,
     lifted: BTreeMap<Slot, Vec<Token>>,
+    lanes: BTreeMap<Lane, Vec<Token>>,
+    /// The number of lanes, and the cells of each.
+    lane_sizes: (u16, u32),
     /// Maximum number of tokens on all shelves.
     archive_tokens: u32,
 }
@@ -38,7 +41,37 @@ impl Backend {
             head: 0,
             shelves: BTreeMap::new(),
             lifted: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            lane_sizes: (0, 0),
             archive_tokens: config.archive_tokens,
+        }
+    }
+
+    pub fn open_lanes(&mut self, count: u16, cells: u32) {
+        self.lane_sizes = (count, cells);
+    }
+
+    /// Tokens in lanes.
+    pub fn in_lanes(&self) -> usize {
+        self.lanes.values().map(Vec::len).sum()
+    }
+
+    fn fill_lane(&mut self, lane: Lane, tokens: Vec<Token>) -> Result<(), TestCaseError> {
+        let (count, cells) = self.lane_sizes;
+        prop_assert!(lane.0 < count && tokens.len() <= cells as usize && !tokens.is_empty(), "{:?}", lane);
+        prop_assert!(self.lanes.insert(lane, tokens).is_none(), "a copy over other tokens");
+        Ok(())
+    }
+
+    fn lane(&self, lane: Lane) -> Vec<Token> {
+        self.lanes.get(&lane).cloned().unwrap_or_default()
+    }
+
+    /// The tokens of a seat.
+    pub fn seat(&self, seat: Seat) -> Result<Vec<Token>, TestCaseError> {
+        match seat {
+            Seat::Slot(slot) => self.content(slot),
+            Seat::Lane(lane) => Ok(self.lane(lane)),
         }
     }
 
@@ -146,6 +179,31 @@ impl Backend {
                 self.put(to, copy)?;
                 self.cut(to, len);
             }
+            KvOp::Enter { slot, lane } => {
+                let held = self.content(slot)?;
+                self.fill_lane(lane, held)?;
+            }
+            KvOp::Fetch { lane, to, len, held } => {
+                prop_assert!(self.content(to)?.is_empty(), "a copy over other tokens");
+                let copy = self.lane(lane);
+                prop_assert!(copy.len() as u32 == held && len > 0 && len <= held, "{:?} of {:?}", op, copy);
+                self.put(to, copy)?;
+                self.cut(to, len);
+            }
+            KvOp::Stow { lane, shelf } => {
+                let held = self.lane(lane);
+                prop_assert!(!held.is_empty(), "{:?}", op);
+                prop_assert!(self.shelves.insert(shelf, held).is_none(), "a copy over another");
+                prop_assert!(self.archived() <= self.archive_tokens as usize, "too much on the shelves");
+            }
+            KvOp::Vacate { lane } => {
+                prop_assert!(self.lanes.remove(&lane).is_some(), "nothing to vacate");
+            }
+            KvOp::Shift { from, to } => {
+                let held = self.lanes.remove(&from).unwrap_or_default();
+                prop_assert!(to < from, "{:?}", op);
+                self.fill_lane(to, held)?;
+            }
             KvOp::Discard { shelf } => {
                 prop_assert!(self.shelves.remove(&shelf).is_some(), "nothing to discard");
             }
@@ -177,15 +235,28 @@ impl Backend {
     /// Puts the batch in cells and returns, for each token with logits, all tokens these depend on.
     pub fn decode(&mut self, batch: &[BatchToken]) -> Result<Vec<(SequenceId, Vec<Token>)>, TestCaseError> {
         let mut sampled = Vec::new();
-        for (entry, index) in batch.iter().zip(self.take(batch.len())?) {
-            prop_assert_eq!(self.content(entry.slot)?.len() as u32, entry.position, "a token out of place");
-            self.cells[index] =
-                Some(Cell { position: entry.position, token: entry.token, slots: vec![entry.slot] });
-            if self.in_order {
-                self.check_order(entry.slot)?;
+        let in_slots = batch.iter().filter(|entry| entry.seat.slot().is_some()).count();
+        let mut cells = self.take(in_slots)?.into_iter();
+        for entry in batch {
+            prop_assert_eq!(self.seat(entry.seat)?.len() as u32, entry.position, "a token out of place");
+            match entry.seat {
+                Seat::Slot(slot) => {
+                    let cell = Cell { position: entry.position, token: entry.token, slots: vec![slot] };
+                    let index = cells.next().unwrap();
+                    self.cells[index] = Some(cell);
+                    if self.in_order {
+                        self.check_order(slot)?;
+                    }
+                }
+                Seat::Lane(lane) => {
+                    let cells = self.lane_sizes.1;
+                    let held = self.lanes.get_mut(&lane).unwrap();
+                    held.push(entry.token);
+                    prop_assert!(held.len() <= cells as usize, "lane {:?} is too full", lane);
+                }
             }
             if let Some(id) = entry.sample_for {
-                sampled.push((id, self.content(entry.slot)?));
+                sampled.push((id, self.seat(entry.seat)?));
             }
         }
         Ok(sampled)

@@ -19,6 +19,7 @@ pub fn config() -> SchedulerConfig {
         share_min: 16,
         score_chunk: 24,
         in_order: false,
+        weights: 1000,
     }
 }
 

@@ -55,6 +55,25 @@ impl Harness {
         }
     }
 
+    /// The same with lanes.
+    pub fn with_lanes(config: SchedulerConfig, count: u16, cells: u32) -> Self {
+        let mut harness = Self::new(config);
+        harness.scheduler.open_lanes(count, cells);
+        harness.backend.open_lanes(count, cells);
+        harness
+    }
+
+    /// Lets sequences leave the lanes, or, if none is in one, replaces these by others.
+    pub fn change_lanes(&mut self, cells: u32) {
+        if self.scheduler.close_lanes() {
+            let count = self.config.max_running;
+            self.scheduler.open_lanes(count, cells);
+            self.backend.open_lanes(count, cells);
+        } else {
+            self.scheduler.empty_lanes();
+        }
+    }
+
     /// `max_tokens` counts all generated tokens, also those of before a crash.
     pub fn submit(&mut self, id: u64, user: &str, tokens: &[Token], generated: u32, max_tokens: u32) {
         let (id, user, tokens) = (SequenceId(id), user.to_owned(), tokens.to_vec());
@@ -159,10 +178,10 @@ impl Harness {
             Phase::Following { leader, .. } => phase(leader),
             phase => phase,
         };
-        let (Phase::Reading(slot) | Phase::Sampling(slot)) = mover else {
+        let (Phase::Reading(seat) | Phase::Sampling(seat)) = mover else {
             return Err(TestCaseError::fail(format!("{oldest:?} is {mover:?} after a plan")));
         };
-        prop_assert!(budget == 0 || step.batch.iter().any(|token| token.slot == slot), "the oldest stands");
+        prop_assert!(budget == 0 || step.batch.iter().any(|token| token.seat == seat), "the oldest stands");
         Ok(())
     }
 
@@ -179,9 +198,10 @@ impl Harness {
         let cells = stats.used_cells + stats.cached_cells + stats.free_cells + stats.spent_cells;
         prop_assert_eq!(cells, self.config.cells);
         prop_assert_eq!(stats.archived_tokens as usize, self.backend.archived());
-        let slots: BTreeSet<Slot> = step.batch.iter().map(|entry| entry.slot).collect();
-        for slot in slots {
-            let content = self.backend.content(slot)?;
+        prop_assert_eq!(stats.lane_tokens as usize, self.backend.in_lanes());
+        let seats: BTreeSet<Seat> = step.batch.iter().map(|entry| entry.seat).collect();
+        for seat in seats {
+            let content = self.backend.seat(seat)?;
             prop_assert!(self.live.values().any(|live| live.tokens.starts_with(&content)));
         }
         let mut sampled = BTreeSet::new();
@@ -201,7 +221,8 @@ impl Harness {
         let only = self.oldest().filter(|_| self.scheduler.admitted.len() == 1);
         self.alone = only.filter(|_| before.is_none() || before == self.alone && only == before);
         let (Some(id), Some(first)) = (self.alone, step.batch.first()) else { return Ok(()) };
-        prop_assert!(self.backend.is_in_place(first.slot), "{:?} runs alone, and out of place", id);
+        let in_place = first.seat.slot().is_some_and(|slot| self.backend.is_in_place(slot));
+        prop_assert!(in_place, "{:?} runs alone, and out of place", id);
         let is_prompt = self.live.get(&id).is_some_and(|live| live.generated == 0);
         let samples = step.batch.iter().any(|entry| entry.sample_for.is_some());
         prop_assert!(!(is_prompt && samples) || step.batch.len() == 1, "{:?}: the last is not alone", id);
@@ -307,6 +328,8 @@ impl Harness {
         self.step(0, &[])?;
         prop_assert_eq!(self.backend.used() + self.backend.spent(), 0, "leaked cells");
         prop_assert_eq!(self.backend.archived(), 0, "leaked copies");
+        prop_assert_eq!(self.backend.in_lanes(), 0, "leaked lanes");
+        prop_assert!(self.scheduler.close_lanes(), "a lane is still busy");
         let stats = self.scheduler.stats();
         prop_assert_eq!(stats.free_cells, self.config.cells);
         prop_assert_eq!((stats.waiting, stats.running, stats.cached_slots), (0, 0, 0));

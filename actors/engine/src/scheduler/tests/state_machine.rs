@@ -27,20 +27,24 @@ pub enum Transition {
         budget: usize,
     },
     DropCached,
+    /// Sequences leave the lanes; as soon as they have, there are others of so many cells.
+    ChangeLanes(u32),
 }
 
 #[derive(Clone, Debug)]
 pub struct Setup {
     config: SchedulerConfig,
+    /// Cells of each lane; 0: there are none.
+    lane_cells: u32,
 }
 
 fn config() -> impl Strategy<Value = SchedulerConfig> {
     let reuse = prop_oneof![3 => Just(PrefixReuse::Partial), 2 => Just(PrefixReuse::WholeSequence), 1 => Just(PrefixReuse::None)];
     let sizes = (4..40u32).prop_flat_map(|context| (Just(context), context..context * 3));
     let caches = (prop_oneof![Just(u32::MAX), 0..40u32], prop_oneof![Just(0), 1..200u32]);
-    let caches = (caches, any::<bool>());
+    let caches = (caches, any::<bool>(), 0..40u32);
     (1..7u16, 0..4u16, sizes, 0..5u32, reuse, 0..5u32, caches).prop_map(
-        |(max_running, more, (context, cells), headroom, reuse, share_min, (caches, in_order))| {
+        |(max_running, more, (context, cells), headroom, reuse, share_min, (caches, in_order, weights))| {
             let (cache_cells, archive_tokens) = caches;
             SchedulerConfig {
                 slots: max_running + more,
@@ -54,6 +58,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
                 share_min,
                 score_chunk: 5,
                 in_order,
+                weights,
             }
         },
     )
@@ -78,7 +83,9 @@ impl ReferenceStateMachine for Setup {
     type Transition = Transition;
 
     fn init_state() -> BoxedStrategy<Self::State> {
-        config().prop_map(|config| Setup { config }).boxed()
+        (config(), prop_oneof![Just(0), 2..50u32])
+            .prop_map(|(config, lane_cells)| Setup { config, lane_cells })
+            .boxed()
     }
 
     fn transitions(state: &Self::State) -> BoxedStrategy<Self::Transition> {
@@ -97,6 +104,7 @@ impl ReferenceStateMachine for Setup {
                 .prop_map(|(budget, cancel)| Transition::Step { budget, cancel }),
             3 => (2..20usize, 1..9usize).prop_map(|(count, budget)| Transition::Steps { count, budget }),
             1 => Just(Transition::DropCached),
+            1 => (2..50u32).prop_map(Transition::ChangeLanes),
         ]
         .boxed()
     }
@@ -136,7 +144,8 @@ impl StateMachineTest for Machine {
     type Reference = Setup;
 
     fn init_test(state: &Setup) -> Machine {
-        let mut harness = Harness::new(state.config.clone());
+        let lanes = if state.lane_cells == 0 { 0 } else { state.config.max_running };
+        let mut harness = Harness::with_lanes(state.config.clone(), lanes, state.lane_cells);
         harness.forces = true;
         harness.scores = true;
         harness.tenants = state.config.cells.is_multiple_of(2);
@@ -164,6 +173,7 @@ impl StateMachineTest for Machine {
                 }
             }
             Transition::DropCached => machine.harness.scheduler.drop_cached(),
+            Transition::ChangeLanes(cells) => machine.harness.change_lanes(cells),
         }
         machine
     }
