@@ -51,7 +51,8 @@ def llama_server(options, folder):
         return "http://127.0.0.1:18099"
 
     command = [f"{options.llama_dir}/llama-server", "-m", options.model, "-t", str(options.threads), "--port", "18099"]
-    return running([*command, "-np", str(options.slots), "-kvu", "-c", str(options.cells)], f"{folder}/llama.log", ready)
+    # Without -kvu, each slot has a stream of its own with an equal part of the cells.
+    return running([*command, "-np", str(options.slots), "-c", str(options.llama_cells)], f"{folder}/llama.log", ready)
 
 
 def raw_rate(options, arguments, *more):
@@ -147,8 +148,10 @@ def main():
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--cells", type=int, default=32768, help="KV cells of each server")
+    parser.add_argument("--cells", type=int, default=32768, help="KV cells of jan-server and of the raw engine")
+    parser.add_argument("--llama-cells", type=int, default=147456, help="KV cells of llama-server, divided among its slots")
     parser.add_argument("--slots", type=int, default=32, help="streams at a time of each server")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="workloads whose name begins with one of these")
     parser.add_argument("--jan-env", nargs="*", default=[], metavar="KEY=VALUE", help="settings of jan-server")
     parser.add_argument("--out", default=ROOT / "bench-results/growth.json", type=pathlib.Path)
     options = parser.parse_args()
@@ -167,6 +170,8 @@ def main():
         if options.llama_dir:
             urls["llama"] = stack.enter_context(llama_server(options, folder))
         for name, rust, python, raw in workloads(options):
+            if options.only and not name.startswith(tuple(options.only)):
+                continue
             for number in range(options.turns):
                 say(f"{name}, turn {number + 1} of {options.turns}")
                 order = list(urls)[:: -1 if number % 2 else 1]

@@ -24,6 +24,8 @@ pub struct EngineSettings {
     pub cache_cells: u32,
     /// Maximum number of tokens of finished sequences kept in host memory.
     pub archive_tokens: u32,
+    /// `true` if a GPU computes some layers.
+    pub on_gpu: bool,
     /// Compute threads on a quiet machine.
     pub threads: usize,
     /// Maximum number of prompt tokens of one step.

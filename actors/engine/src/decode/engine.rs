@@ -12,6 +12,7 @@ use super::constraint::GuideError;
 use super::lanes::Lanes;
 use super::logprobs::PromptScorer;
 use super::masks::{LOOK, Masks};
+use super::parts::{Attention, divide};
 use super::phases::Flow;
 use super::running_sequence::{Buffers, Running, having_thought, stopped_by_text, text_end};
 use super::sampler::TokenCounts;
@@ -66,6 +67,7 @@ pub struct Engine<'model> {
     model: &'model Model,
     context: Context<'model>,
     lanes: Lanes<'model>,
+    attention: Attention,
     scheduler: Scheduler,
     budget: StepBudget,
     threads: ThreadTuner,
@@ -110,6 +112,7 @@ impl<'model> Engine<'model> {
         if !context.can_generate() {
             return Ok(None);
         }
+        let weights = u32::try_from(model.size() / model.kv_bytes_per_cell().max(1)).unwrap_or(u32::MAX);
         let scheduler = Scheduler::new(SchedulerConfig {
             slots,
             max_running: settings.max_sequences.min(slots),
@@ -122,13 +125,18 @@ impl<'model> Engine<'model> {
             share_min: settings.share_min_tokens,
             score_chunk: outputs - u32::from(settings.max_sequences),
             in_order,
-            weights: u32::try_from(model.size() / model.kv_bytes_per_cell().max(1)).unwrap_or(u32::MAX),
+            weights,
         })
         .map_err(|error| LlamaError::Load(error.to_string()))?;
         Ok(Some(Self {
             model,
             context,
             lanes: Lanes::new(model, memory, settings),
+            // Neither on a GPU nor where values are of another type than keys.
+            attention: Attention {
+                weights,
+                is_tiled: reuse == PrefixReuse::Partial && !in_order && !settings.on_gpu,
+            },
             scheduler,
             budget: StepBudget::new(settings.inter_token_target, IDLE_STEP, settings.prefill_chunk as usize),
             threads: ThreadTuner::new(settings.threads),
@@ -259,15 +267,10 @@ impl<'model> Engine<'model> {
                 report(StepReport { events, load: self.load() });
             }
         }
-        let budget = self.budget.next(self.scheduler.decoding());
+        let decoding = self.streaming();
+        let budget = self.budget.next(decoding);
         self.lanes.prepare(&mut self.scheduler, self.threads.next());
         let mut step = self.scheduler.plan(budget);
-        // Lanes first, in their order, as llama.cpp wants it.
-        step.batch.sort_by_key(|entry| match entry.seat {
-            Seat::Lane(lane) => (0, lane.0),
-            Seat::Slot(_) => (1, 0),
-        });
-        let step = step;
         self.report_started(&step, report);
         for &op in &step.ops {
             self.execute(op)?;
@@ -289,7 +292,7 @@ impl<'model> Engine<'model> {
         let threads = self.threads.next();
         let (mut wall, mut cpu) = (Duration::ZERO, Duration::ZERO);
         let mut events = Vec::new();
-        for part in parts(&step.batch) {
+        for part in divide(&mut step.batch, self.attention) {
             let (begin, cpu_begin) = (Instant::now(), cpu_time());
             self.decode(part, threads)?;
             wall += begin.elapsed();
@@ -298,7 +301,7 @@ impl<'model> Engine<'model> {
             events.extend(self.sample(part));
         }
         let (decode_tokens, prefill_tokens) = (step.decode_tokens, step.prefill_tokens);
-        self.budget.observe(decode_tokens, prefill_tokens, wall);
+        self.budget.observe(decode_tokens.min(decoding), prefill_tokens, wall);
         self.threads.observe(StepSample { decode_tokens, prefill_tokens, wall, cpu });
         if self.masks.is_busy() {
             events.extend(self.late((wall / 4).clamp(PATIENCE.0, PATIENCE.1), false));
@@ -307,6 +310,16 @@ impl<'model> Engine<'model> {
         load.threads = u32::try_from(threads).unwrap_or(u32::MAX);
         report(StepReport { events, load });
         Ok(())
+    }
+
+    /// The number of sequences whose next token is not to come late because prompts are read. Those that have had their first token
+    /// alone do not count while all that is unread can be read in one step: requests that arrive together then begin together, with
+    /// one late token rather than several.
+    fn streaming(&self) -> usize {
+        let decoding = self.scheduler.decoding();
+        let have_just_begun =
+            !self.masks.is_busy() && self.running.values().all(|running| running.generated <= 1);
+        if have_just_begun && self.scheduler.unread() <= self.budget.next(0) { 0 } else { decoding }
     }
 
     fn execute(&mut self, op: KvOp) -> Result<(), LlamaError> {
@@ -471,13 +484,6 @@ impl<'model> Engine<'model> {
             threads: 0,
         }
     }
-}
-
-/// The batches of a step: that of the lanes, and that of the unified cache.
-fn parts(batch: &[BatchToken]) -> impl Iterator<Item = &[BatchToken]> {
-    let in_lanes = batch.partition_point(|entry| matches!(entry.seat, Seat::Lane(_)));
-    let (lanes, slots) = batch.split_at(in_lanes);
-    [lanes, slots].into_iter().filter(|part| !part.is_empty())
 }
 
 /// The context of a part.

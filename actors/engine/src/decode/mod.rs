@@ -5,6 +5,7 @@ pub mod engine;
 mod lanes;
 pub mod logprobs;
 pub mod masks;
+mod parts;
 pub mod phases;
 pub mod running_sequence;
 pub mod sampler;

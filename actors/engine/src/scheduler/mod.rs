@@ -221,6 +221,17 @@ impl Scheduler {
         self.admitted.values().filter(|id| matches!(self.sequences[id].phase, Phase::Decoding(_))).count()
     }
 
+    /// Returns the number of prompt and forced tokens that have not been computed, of waiting sequences, too, whose beginning may be
+    /// cached.
+    pub fn unread(&self) -> usize {
+        let unread = self.sequences.values().map(|sequence| match sequence.phase {
+            Phase::Waiting | Phase::Following { .. } => sequence.tokens.len(),
+            Phase::Reading(seat) => sequence.tokens.len() - self.kv.len(seat) as usize,
+            Phase::Decoding(_) | Phase::Sampling(_) => 0,
+        });
+        unread.sum()
+    }
+
     /// Returns all tokens of a live sequence: the prompt and those generated so far.
     pub fn tokens(&self, id: SequenceId) -> Option<Vec<Token>> {
         self.sequences.get(&id).map(|sequence| sequence.tokens.iter().copied().map(token).collect())

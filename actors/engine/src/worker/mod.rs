@@ -469,6 +469,7 @@ fn settings(spec: &ModelSpec, model: &Model, weights: u64) -> EngineSettings {
         cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
         cache_cells: spec.cache_cells,
         archive_tokens: archive_tokens(spec.cache_ram_mib, kv_cells, model.kv_bytes_per_cell()),
+        on_gpu: spec.gpu_layers > 0,
         threads: if spec.threads == 0 { cores } else { spec.threads as usize },
         prefill_chunk: spec.prefill_chunk.max(16),
         inter_token_target: Duration::from_millis(spec.inter_token_target_ms.max(1)),
