@@ -20,6 +20,7 @@ use super::text_assembler::TextAssembler;
 use super::thread_tuner::{StepSample, ThreadTuner};
 use crate::embedding::{Embedder, EmbeddingJob};
 use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Memory, Model, SavedState};
+use crate::scheduler::gathering::Gathering;
 use crate::scheduler::step_budget::StepBudget;
 use crate::scheduler::{
     Arrival, BatchToken, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, Seat, SequenceId, Shelf,
@@ -40,6 +41,10 @@ pub enum Command {
 
 /// A step may take this long while no sequence waits for a token: it bounds how late a cancel or arrival is seen.
 const IDLE_STEP: Duration = Duration::from_millis(400);
+
+/// The longest time for which sequences that have had their first token wait for the second because prompts that arrived at about
+/// the same time are read first.
+const MAX_HOLD: Duration = Duration::from_secs(5);
 
 /// Lower bound of the maximum number of prompt tokens of a step whose logits are wanted; a row of logits takes 4 bytes a
 /// vocabulary entry.
@@ -70,6 +75,7 @@ pub struct Engine<'model> {
     attention: Attention,
     scheduler: Scheduler,
     budget: StepBudget,
+    gathering: Gathering,
     threads: ThreadTuner,
     running: HashMap<SequenceId, Running>,
     /// Copies of finished sequences' states, in host memory.
@@ -139,6 +145,7 @@ impl<'model> Engine<'model> {
             },
             scheduler,
             budget: StepBudget::new(settings.inter_token_target, IDLE_STEP, settings.prefill_chunk as usize),
+            gathering: Gathering::new(MAX_HOLD),
             threads: ThreadTuner::new(settings.threads),
             running: HashMap::new(),
             shelves: HashMap::new(),
@@ -267,7 +274,11 @@ impl<'model> Engine<'model> {
                 report(StepReport { events, load: self.load() });
             }
         }
-        let decoding = self.streaming();
+        let decoding = self.scheduler.decoding();
+        // What is unread is read first while nobody has had more than a first token.
+        let holds = self.gathering.holds(decoding, self.have_just_begun(), self.scheduler.unread());
+        let decoding = if holds { 0 } else { decoding };
+        self.scheduler.hold_decoding(holds);
         let budget = self.budget.next(decoding);
         self.lanes.prepare(&mut self.scheduler, self.threads.next());
         let mut step = self.scheduler.plan(budget);
@@ -302,6 +313,7 @@ impl<'model> Engine<'model> {
         }
         let (decode_tokens, prefill_tokens) = (step.decode_tokens, step.prefill_tokens);
         self.budget.observe(decode_tokens.min(decoding), prefill_tokens, wall);
+        self.gathering.observe(decode_tokens, prefill_tokens, wall);
         self.threads.observe(StepSample { decode_tokens, prefill_tokens, wall, cpu });
         if self.masks.is_busy() {
             events.extend(self.late((wall / 4).clamp(PATIENCE.0, PATIENCE.1), false));
@@ -312,14 +324,9 @@ impl<'model> Engine<'model> {
         Ok(())
     }
 
-    /// The number of sequences whose next token is not to come late because prompts are read. Those that have had their first token
-    /// alone do not count while all that is unread can be read in one step: requests that arrive together then begin together, with
-    /// one late token rather than several.
-    fn streaming(&self) -> usize {
-        let decoding = self.scheduler.decoding();
-        let have_just_begun =
-            !self.masks.is_busy() && self.running.values().all(|running| running.generated <= 1);
-        if have_just_begun && self.scheduler.unread() <= self.budget.next(0) { 0 } else { decoding }
+    /// Returns `true` if no sequence has had more than its first token.
+    fn have_just_begun(&self) -> bool {
+        !self.masks.is_busy() && self.running.values().all(|running| running.generated <= 1)
     }
 
     fn execute(&mut self, op: KvOp) -> Result<(), LlamaError> {

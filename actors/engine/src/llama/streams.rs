@@ -1,8 +1,9 @@
 //! Copies between a context with a unified KV cache and one with a stream of cells for each sequence.
 //!
-//! llama.cpp's saved state of a sequence (`llama_kv_cache::state_write`) begins with the number of streams, as a `u32`, followed by
-//! the cells of each: their number, also a `u32`, which is 0 for the streams of other sequences, and behind it, unless it is 0,
-//! their content. So the states of both kinds of context differ only in numbers before and behind one and the same content. That
+//! llama.cpp's saved state of a sequence begins with a mark and the number of the sequence, 4 bytes each, which is ignored
+//! (`llama_context::state_seq_get_data`). Behind them stand the number of streams, as a `u32`, and the cells of each
+//! (`llama_kv_cache::state_write`): their number, also a `u32`, which is 0 for the streams of other sequences, and behind it, unless
+//! it is 0, their content. So the states of both kinds of context differ only in numbers before and behind one and the same content. That
 //! holds for a memory of one cache ([`Memory::Full`]); [`Context::check_streams`] sees whether it still does.
 
 use super::memory::{Memory, Piece, SavedState};
@@ -11,17 +12,23 @@ use super::{BatchEntry, Context, ContextSizes, LlamaError, Model};
 /// Bytes of a number.
 const NUMBER: usize = size_of::<u32>();
 
-/// Turns a state of a unified cache, behind `stream` numbers' space and before that of the streams behind, into one of that stream.
+/// Bytes of the mark and the number of the sequence.
+const HEADER: usize = 2 * NUMBER;
+
+/// Turns a state of a unified cache, behind space for the numbers of `stream` streams and before that for the others', into one of
+/// that stream.
 fn spread(state: &mut [u8], stream: u16, streams: u16) {
     let own = usize::from(stream) * NUMBER;
-    state[own..own + NUMBER].fill(0);
-    state[..NUMBER].copy_from_slice(&u32::from(streams).to_ne_bytes());
+    state.copy_within(own..own + HEADER, 0);
+    state[HEADER..own + HEADER + NUMBER].fill(0);
+    state[HEADER..HEADER + NUMBER].copy_from_slice(&u32::from(streams).to_ne_bytes());
 }
 
 /// Turns a state of one stream into one of a unified cache: the part of it that [`unified_part`] gives.
 fn gather(state: &mut [u8], stream: u16) {
     let own = usize::from(stream) * NUMBER;
-    state[own..own + NUMBER].copy_from_slice(&1_u32.to_ne_bytes());
+    state.copy_within(..HEADER, own);
+    state[own + HEADER..own + HEADER + NUMBER].copy_from_slice(&1_u32.to_ne_bytes());
 }
 
 /// The part of a gathered state that is one of a unified cache.
@@ -35,8 +42,9 @@ fn transfer(state: &mut [u8], from: u16, to: u16, streams: u16) {
     let (own, new) = (usize::from(from) * NUMBER, usize::from(to) * NUMBER);
     // The numbers of the streams between the two are all 0, and go to the other side of the content.
     let range = own.min(new)..state.len() - usize::from(streams - 1 - from.max(to)) * NUMBER;
-    state[..NUMBER].fill(0);
+    gather(state, from);
     if new < own {
+        state[new..own].fill(0);
         state[range].rotate_left(own - new);
     } else {
         state[range].rotate_right(new - own);
@@ -83,11 +91,10 @@ impl<'model> Context<'model> {
         unified.copy_to_stream(0, self, last)?;
         let copied = self.save_stream(last)?;
         self.truncate(last, 0);
-        let Some(Piece { bytes, .. }) = copied.pieces.first().filter(|piece| piece.bytes == before) else {
-            return Err(LlamaError::state("move"));
-        };
         unified.truncate(0, 0);
-        unified.restore_sequence(0, bytes)
+        // The copy has another number of the sequence in each cell, which is ignored.
+        unified.restore(0, &copied, u32::MAX)?;
+        if unified.save_sequence(0)? == before { Ok(()) } else { Err(LlamaError::state("move")) }
     }
 
     /// Lets the empty `stream` of `to` hold all tokens of a slot of this unified context.
@@ -135,11 +142,13 @@ mod tests {
 
     use super::*;
 
+    const MARK: [u8; HEADER] = [9, 8, 7, 6, 5, 0, 0, 0];
+
     /// The state of a stream as llama.cpp writes it.
     fn state(content: &[u8], stream: u16, streams: u16) -> Vec<u8> {
-        let zeros = |count: u16| std::iter::repeat_n(0, usize::from(count) * NUMBER);
-        let count = u32::from(streams).to_ne_bytes().into_iter();
-        count.chain(zeros(stream)).chain(content.iter().copied()).chain(zeros(streams - 1 - stream)).collect()
+        let zeros = |count: u16| vec![0; usize::from(count) * NUMBER];
+        let count = u32::from(streams).to_ne_bytes();
+        [&MARK, &count[..], &zeros(stream), content, &zeros(streams - 1 - stream)].concat()
     }
 
     proptest! {

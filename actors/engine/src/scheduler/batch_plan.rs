@@ -66,8 +66,14 @@ impl Scheduler {
             self.tidy();
         }
         let budget = self.effective_budget(prefill_budget);
-        self.batch_decodes(&mut step);
+        if !std::mem::take(&mut self.holds_decoding) {
+            self.batch_decodes(&mut step);
+        }
         self.batch_prefills(&mut step, budget);
+        if step.batch.is_empty() {
+            // Decoding is held, but nothing can be read.
+            self.batch_decodes(&mut step);
+        }
         step.ops = self.kv.take_ops();
         step
     }

@@ -46,6 +46,7 @@ use self::prefix_tree::{Key, key, token};
 mod batch_plan;
 pub mod cell_map;
 pub mod fair_queue;
+pub mod gathering;
 pub mod host_cache;
 mod interface;
 mod kv_cache;
@@ -110,6 +111,8 @@ pub struct Scheduler {
     layout_due: u32,
     /// Sequences that decoded in slots in the last step.
     decoded_in_slots: usize,
+    /// `true` if sequences that decode wait in the next step, if anything can be read in it.
+    holds_decoding: bool,
     /// `true` while sequences are to leave their lanes.
     empties_lanes: bool,
 }
@@ -137,6 +140,7 @@ impl Scheduler {
             preemptions: 0,
             layout_due: 0,
             decoded_in_slots: 0,
+            holds_decoding: false,
             empties_lanes: false,
         })
     }
@@ -219,6 +223,11 @@ impl Scheduler {
     /// Returns the number of decode tokens in the next batch, if none of their sequences is preempted.
     pub fn decoding(&self) -> usize {
         self.admitted.values().filter(|id| matches!(self.sequences[id].phase, Phase::Decoding(_))).count()
+    }
+
+    /// Lets sequences that decode wait in the next step, if anything can be read in it.
+    pub fn hold_decoding(&mut self, holds: bool) {
+        self.holds_decoding = holds;
     }
 
     /// Returns the number of prompt and forced tokens that have not been computed, of waiting sequences, too, whose beginning may be

@@ -29,6 +29,8 @@ pub struct Harness {
     alone: Option<SequenceId>,
     /// `true` if some tokens come without being sampled, as under a grammar.
     pub forces: bool,
+    /// `true` if decoding is held in some steps.
+    pub holds: bool,
     /// `true` if the logits of some sequences' prompts are wanted.
     pub scores: bool,
     /// `true` if users share nothing with each other.
@@ -48,6 +50,7 @@ impl Harness {
             started: BTreeSet::new(),
             alone: None,
             forces: false,
+            holds: false,
             scores: false,
             tenants: false,
             steps: 0,
@@ -100,6 +103,8 @@ impl Harness {
         let had_work = self.scheduler.has_work();
         let oldest = self.oldest();
         let preemptions = self.scheduler.stats().preemptions;
+        let holds = self.holds && self.steps.is_multiple_of(3);
+        self.scheduler.hold_decoding(holds);
         let step = self.scheduler.plan(budget);
         if self.scheduler.stats().preemptions == preemptions {
             self.check_turns(oldest)?;
@@ -111,7 +116,9 @@ impl Harness {
                 "the oldest was preempted"
             );
         }
-        self.check_progress(&step, budget)?;
+        if !holds || step.prefill_tokens == 0 {
+            self.check_progress(&step, budget)?;
+        }
         self.steps += 1;
         self.prefilled += step.prefill_tokens;
         prop_assert_eq!(step.batch.len(), step.prefill_tokens + step.decode_tokens);
@@ -310,7 +317,7 @@ impl Harness {
     /// Runs until everything has ended. All of it has to end: the oldest sequence moves in each step, so each of them is done
     /// within as many steps as it has tokens once it is the oldest.
     pub fn run_to_end(&mut self, budget: usize) -> Result<(), TestCaseError> {
-        let bound = self.live.len() * (2 * self.config.context as usize + 4);
+        let bound = self.live.len() * (3 * self.config.context as usize + 4);
         for _ in 0..bound {
             if !self.scheduler.has_work() {
                 break;

@@ -147,6 +147,7 @@ impl StateMachineTest for Machine {
         let lanes = if state.lane_cells == 0 { 0 } else { state.config.max_running };
         let mut harness = Harness::with_lanes(state.config.clone(), lanes, state.lane_cells);
         harness.forces = true;
+        harness.holds = state.config.context.is_multiple_of(2);
         harness.scores = true;
         harness.tenants = state.config.cells.is_multiple_of(2);
         Machine { harness, next_id: 0 }
