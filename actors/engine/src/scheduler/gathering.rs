@@ -10,6 +10,9 @@ use std::time::Duration;
 /// The weight of the newest measurement of the reading rate.
 const NEWEST: f64 = 0.3;
 
+/// Tokens of a step that shows the rate.
+const LEAST_TOKENS: usize = 64;
+
 /// Decides when decoding waits. Pure: time is passed in.
 #[derive(Clone, Debug)]
 pub struct Gathering {
@@ -47,7 +50,9 @@ impl Gathering {
         if self.holds {
             self.held += took;
         }
-        if decode_tokens == 0 && prefill_tokens > 0 {
+        // Steps of a few tokens cost more a token.
+        let counts = prefill_tokens >= LEAST_TOKENS || (prefill_tokens > 0 && self.pace.is_none());
+        if decode_tokens == 0 && counts {
             let pace = took.as_secs_f64() / prefill_tokens as f64;
             self.pace = Some(self.pace.map_or(pace, |old| old + NEWEST * (pace - old)));
         }
