@@ -30,13 +30,13 @@ GROWTH = [(streams, 64) for streams in (1, 2, 4, 8, 16, 32)] + [(4, words) for w
 def workloads(options):
     """Name, arguments of the Rust client or None, of the Python client or None, and of the raw engine or None."""
     rust = lambda streams, words, *more: ["throughput", "--streams", str(streams), "--prompt-words", str(words), *more]
-    raw = lambda streams, words, *more: ["-npl", str(streams), "-npp", str(words), *more]
+    raw = lambda streams, *more: ["-npl", str(streams), *more]
     pairs = dict.fromkeys((GOALS if "unshared" in options.parts else []) + (GROWTH if "growth" in options.parts else []))
     for streams, words in pairs:
-        yield f"{streams} x {words}", rust(streams, words), None, raw(streams, words)
+        yield f"{streams} x {words}", rust(streams, words), None, raw(streams)
     if "shared" in options.parts:
         shared = ["--shared-words", str(SHARED)]
-        yield f"8 x {SHARED} shared", rust(8, 16, *shared), None, raw(8, SHARED, "-pps")
+        yield f"8 x {SHARED} shared", rust(8, 16, *shared), None, raw(8, "-pps")
         yield f"8 x {SHARED}, half shared", rust(8, 16, *shared, "--share-every", "2"), None, None
     if "python" in options.parts:
         for streams in (1, 4, 8, 16):
@@ -177,7 +177,10 @@ def main():
                 order = list(urls)[:: -1 if number % 2 else 1]
                 turn = {who: ask(options, tool, urls[who], rust, python) for who in order}
                 if raw and options.llama_dir:
-                    turn |= {"own": raw_rate(options, raw), "unified": raw_rate(options, raw, "-kvu")}
+                    # As long as the servers' prompts, with the chat template.
+                    row = turn["jan"]
+                    raw_prompt = [*raw, "-npp", str(round(row["prompt_tokens"] / row["streams"]))]
+                    turn |= {"own": raw_rate(options, raw_prompt), "unified": raw_rate(options, raw_prompt, "-kvu")}
                 found.setdefault(name, []).append(turn)
             # What was measured is kept if the run is cut short.
             options.out.parent.mkdir(parents=True, exist_ok=True)
