@@ -9,6 +9,7 @@ use jan_protocol::report::{EngineLoad, SequenceEvent, StepReport};
 use jan_protocol::types::FinishReason;
 
 use super::constraint::GuideError;
+use super::drafting::{self, Check, DraftCounts, Drafter, Rows};
 use super::logprobs::PromptScorer;
 use super::masks::{LOOK, Masks};
 use super::phases::Flow;
@@ -75,6 +76,9 @@ pub struct Engine<'model> {
     batch: Vec<BatchEntry>,
     embedder: Embedder<'model>,
     masks: Masks,
+    /// `true` if drafts are made.
+    speculates: bool,
+    drafts: DraftCounts,
 }
 
 impl<'model> Engine<'model> {
@@ -96,7 +100,7 @@ impl<'model> Engine<'model> {
             ContextSizes {
                 cells: settings.kv_cells,
                 slots,
-                batch: settings.prefill_chunk + u32::from(settings.max_sequences),
+                batch: settings.prefill_chunk + u32::from(settings.max_sequences) + SCORE_CHUNK,
                 outputs,
                 threads: settings.threads,
                 embeddings: false,
@@ -133,6 +137,8 @@ impl<'model> Engine<'model> {
             batch: Vec::new(),
             embedder: Embedder::new(model, settings, true),
             masks: Masks::new(Arc::clone(model), settings.mask_budget),
+            speculates: settings.speculation && reuse == PrefixReuse::Partial,
+            drafts: DraftCounts::default(),
         }))
     }
 
@@ -240,7 +246,11 @@ impl<'model> Engine<'model> {
             return Some(text_end(&mut text, FinishReason::Length));
         }
         let scorer = score.then(|| PromptScorer::new(self.model.piece(sequence.prompt[0])));
-        let running = Running { sequence, counts, text, generated, started: false, scorer };
+        let drafter = self
+            .speculates
+            .then(|| Drafter::new(&sequence.prompt, &sequence.generated, sequence.max_tokens))
+            .map(Box::new);
+        let running = Running { sequence, counts, text, generated, started: false, scorer, drafter };
         self.running.insert(id, running);
         None
     }
@@ -251,6 +261,9 @@ impl<'model> Engine<'model> {
             if !events.is_empty() {
                 report(StepReport { events, load: self.load() });
             }
+        }
+        if self.speculates {
+            drafting::propose(&mut self.scheduler, |id| self.running.get(&id));
         }
         let budget = self.budget.next(self.scheduler.decoding());
         let step = self.scheduler.plan(budget);
@@ -283,7 +296,7 @@ impl<'model> Engine<'model> {
         let (begin, cpu_begin) = (Instant::now(), cpu_time());
         self.context.decode(&self.batch, threads)?;
         let (wall, cpu) = (begin.elapsed(), cpu_time().saturating_sub(cpu_begin));
-        let (decode_tokens, prefill_tokens) = (step.decode_tokens, step.prefill_tokens);
+        let (decode_tokens, prefill_tokens) = (step.decode_tokens + step.draft_tokens, step.prefill_tokens);
         self.budget.observe(decode_tokens, prefill_tokens, wall);
         self.threads.observe(StepSample { decode_tokens, prefill_tokens, wall, cpu });
         let events = self.sample(&step, (wall / 4).clamp(PATIENCE.0, PATIENCE.1));
@@ -345,6 +358,10 @@ impl<'model> Engine<'model> {
                 running.score(self.model, entry.position as usize, self.context.logits(index));
             }
             let Some(id) = entry.sample_for else { continue };
+            if index > 0 && step.batch[index - 1].sample_for == Some(id) {
+                // A draft, which is looked at with the token before it.
+                continue;
+            }
             let Some(running) = self.running.get_mut(&id) else { continue };
             if let Some(scorer) = running.scorer.take() {
                 events.push((id.0, SequenceEvent::PromptScored(scorer.finish())));
@@ -353,13 +370,22 @@ impl<'model> Engine<'model> {
             if !is_kept {
                 free.push((index, id));
             } else if let Some(running) = self.running.remove(&id) {
-                self.masks.begin(id, running, self.context.logits(index));
+                let mut rows = StepRows { context: &mut self.context, first: index };
+                self.masks.begin(id, running, Check::of(step, index), &mut rows);
             }
         }
         for (index, id) in free {
             let Some(mut running) = self.running.remove(&id) else { continue };
-            let logits = self.context.logits(index);
-            let outcome = running.next(self.model, logits, &mut self.buffers, &mut events);
+            let mut check = Check::of(step, index);
+            let mut rows = StepRows { context: &mut self.context, first: index };
+            let (model, buffers) = (self.model, &mut self.buffers);
+            let outcome = check.advance(&mut running, &mut rows, true, model, buffers, &mut events);
+            let Some(outcome) = outcome else {
+                // A constraint has begun behind one of the drafts.
+                self.masks.begin(id, running, check, &mut rows);
+                continue;
+            };
+            self.drafts.add(check.counts());
             outcomes.push((id, self.settle(id, running, outcome, &mut events)));
         }
         // No sequence is longer than the context (`max_tokens` is cut to it), so none ends in `commit`.
@@ -376,6 +402,7 @@ impl<'model> Engine<'model> {
         let mut outcomes = Vec::new();
         for mut done in self.masks.collect(patience, for_all) {
             events.append(&mut done.events);
+            self.drafts.add(done.drafts);
             outcomes.push((done.id, self.settle(done.id, *done.running, done.outcome, &mut events)));
         }
         for (id, error) in self.masks.give_up() {
@@ -419,7 +446,21 @@ impl<'model> Engine<'model> {
             cached_cells: stats.cached_cells,
             preemptions: stats.preemptions,
             threads: 0,
+            drafted: self.drafts.drafted,
+            accepted: self.drafts.accepted,
         }
+    }
+}
+
+/// The logits of a batch entry and of the drafts behind it.
+struct StepRows<'a, 'model> {
+    context: &'a mut Context<'model>,
+    first: usize,
+}
+
+impl Rows for StepRows<'_, '_> {
+    fn row(&mut self, index: usize) -> Option<&mut [f32]> {
+        Some(self.context.logits(self.first + index))
     }
 }
 

@@ -1,8 +1,11 @@
 //! The loop of decode steps, and the processing of a step's logits: constraints, sampling, text, log-probabilities.
 
 pub mod constraint;
+pub mod draft_policy;
+pub mod drafting;
 pub mod engine;
 pub mod logprobs;
+pub mod lookup;
 pub mod masks;
 pub mod phases;
 pub mod running_sequence;

@@ -283,6 +283,7 @@ impl Scheduler {
             self.kv.release(slot);
         }
         sequence.phase = Phase::Waiting;
+        sequence.drafts.clear();
         if let Some(age) = sequence.age {
             self.admitted.remove(&age);
             self.queue.push_resumed(&sequence.user, age, id);
@@ -290,9 +291,10 @@ impl Scheduler {
         self.preemptions += 1;
     }
 
-    /// One token for every decoding sequence.
+    /// One token for every decoding sequence, and drafts behind it.
     fn batch_decodes(&mut self, step: &mut Step) {
-        for &id in self.admitted.values() {
+        let decoding: Vec<SequenceId> = self.decoding_sequences().collect();
+        for (index, &id) in decoding.iter().enumerate() {
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
             let Phase::Decoding(slot) = sequence.phase else { continue };
             let position = self.kv.cells().len(slot);
@@ -304,6 +306,7 @@ impl Scheduler {
             step.batch.push(BatchToken { token: token(tail[0]), position, slot, sample_for, score_for });
             step.decode_tokens += 1;
             sequence.phase = Phase::Sampling(slot);
+            self.batch_drafts(step, id, slot, (decoding.len() - index - 1) as u32);
         }
     }
 
@@ -311,7 +314,7 @@ impl Scheduler {
     /// starved; then the shortest remaining first, so that short prompts don't wait for long ones.
     fn batch_prefills(&mut self, step: &mut Step, budget: usize) {
         let mut left = budget.min(self.kv.available() as usize) as u32;
-        let mut scores = self.config.score_chunk.max(1);
+        let mut scores = self.config.score_chunk.max(1) - step.draft_tokens as u32;
         let stops = self.stops();
         let mut readers: Vec<(u32, SequenceId, Slot)> = Vec::new();
         for &id in self.admitted.values() {

@@ -138,6 +138,7 @@ impl StateMachineTest for Machine {
     fn init_test(state: &Setup) -> Machine {
         let mut harness = Harness::new(state.config.clone());
         harness.forces = true;
+        harness.drafts = state.config.context as usize % 8;
         harness.scores = true;
         harness.tenants = state.config.cells.is_multiple_of(2);
         Machine { harness, next_id: 0 }
