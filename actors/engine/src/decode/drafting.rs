@@ -16,11 +16,15 @@ const LONGEST_DRAFT: usize = 31;
 /// Tokens in a step beside prompts: llama.cpp's attention computes batches of 64 tokens in another way.
 const MOST_DECODED: usize = 63;
 
+/// No draft with a lower chance is worth its time.
+const LEAST_CHANCE: f64 = 0.1;
+
 /// What is known of one sequence's drafts.
 #[derive(Clone, Debug)]
 pub struct Drafter {
     lookup: Lookup,
     record: Record,
+    counts: DraftCounts,
 }
 
 impl Drafter {
@@ -28,7 +32,7 @@ impl Drafter {
     #[must_use]
     pub fn new(prompt: &[Token], generated: &[Token], max_tokens: u32) -> Self {
         let lookup = Lookup::new(prompt, max_tokens as usize);
-        let mut drafter = Self { lookup, record: Record::default() };
+        let mut drafter = Self { lookup, record: Record::default(), counts: DraftCounts::default() };
         generated.iter().for_each(|&token| drafter.push(token, true));
         drafter
     }
@@ -43,8 +47,15 @@ impl Drafter {
         self.lookup.push(token);
     }
 
+    /// The drafts so far.
+    #[must_use]
+    pub const fn counts(&self) -> DraftCounts {
+        self.counts
+    }
+
     fn chances(&self, most: usize) -> Vec<f64> {
-        self.lookup.found().map_or_else(Vec::new, |found| self.record.chances(found).take(most).collect())
+        let Some(found) = self.lookup.found() else { return Vec::new() };
+        self.record.chances(found).take(most).take_while(|chance| *chance > LEAST_CHANCE).collect()
     }
 }
 
@@ -80,7 +91,7 @@ pub fn propose<'a>(scheduler: &mut Scheduler, running: impl Fn(SequenceId) -> Op
     if chances.iter().all(Vec::is_empty) {
         return;
     }
-    let counts = draft_policy::allot(&chances, 0, most);
+    let counts = draft_policy::allot(&chances, most);
     for (id, count) in decoding.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
         if let Some(drafter) = running(id).and_then(|running| running.drafter.as_ref()) {
             scheduler.propose(id, drafter.lookup.draft(count));
@@ -154,7 +165,13 @@ impl Check {
                 outcome.tokens().iter().for_each(|&token| drafter.push(token, was_chosen));
             }
             self.tokens.extend_from_slice(outcome.tokens());
-            if outcome == Outcome::Finished {
+            let is_over = outcome == Outcome::Finished;
+            if (is_over || self.right() < self.tokens.len())
+                && let Some(drafter) = &mut running.drafter
+            {
+                drafter.counts.add(self.counts());
+            }
+            if is_over {
                 return Some(Ok(outcome));
             }
             if self.right() < self.tokens.len() {

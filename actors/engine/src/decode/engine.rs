@@ -110,6 +110,11 @@ impl<'model> Engine<'model> {
         if !context.can_generate() {
             return Ok(None);
         }
+        let mut speculates = settings.speculation && reuse == PrefixReuse::Partial;
+        if speculates && in_order && !model.computes_alike()? {
+            tracing::info!("no drafts: this model's logits depend on the number of tokens in a step");
+            speculates = false;
+        }
         let scheduler = Scheduler::new(SchedulerConfig {
             slots,
             max_running: settings.max_sequences.min(slots),
@@ -137,7 +142,7 @@ impl<'model> Engine<'model> {
             batch: Vec::new(),
             embedder: Embedder::new(model, settings, true),
             masks: Masks::new(Arc::clone(model), settings.mask_budget),
-            speculates: settings.speculation && reuse == PrefixReuse::Partial,
+            speculates,
             drafts: DraftCounts::default(),
         }))
     }
@@ -427,6 +432,12 @@ impl<'model> Engine<'model> {
         });
         if outcome == Outcome::Finished {
             let thought = running.sequence.flow.as_ref().map_or(0, Flow::reasoning_tokens);
+            if let Some(DraftCounts { drafted, accepted }) =
+                running.drafter.as_ref().map(|drafter| drafter.counts())
+                && drafted > 0
+            {
+                tracing::debug!(sequence = id.0, drafted, accepted, "drafts of the sequence");
+            }
             if let Some((_, SequenceEvent::Finished { reasoning_tokens, .. })) = events.last_mut() {
                 *reasoning_tokens = thought;
             }
