@@ -57,18 +57,31 @@ def total_of_orders(orders, currency):
     return total
 '''
 
-#: Completions, so that a small model has no other choice than to do it.
+NEW_CODE = CODE.replace("limit", "maximum")
+
+EXTRACT = f"The report:\n\n{ARTICLE}\nThe report, copied word for word:\n\n{ARTICLE}\nOnce more:\n\n{ARTICLE[:140]}"
+EDITED = CODE.replace("orders", "sales")
+EDIT = f"""# Before:
+
+{CODE}
+
+# After `orders` was renamed to `sales`:
+
+{EDITED}
+
+# After `limit` was renamed to `maximum`, with the old names:
+
+{CODE.replace("limit", "maximum")[:200]}"""
+STORY = "Once upon a time there was a small house by the river, and"
+
+#: Streams, prompt and temperature. Completions that a small model has no other choice than to continue with what is there: one
+#: copy and one change have been made, the next is under way.
 WORKLOADS = {
-    "extractive": (1, f"The report:\n\n{ARTICLE}\nThe same report, copied word for word:\n\n", 0),
-    "code edit": (
-        1,
-        f"The module before the change:\n\n```python\n{CODE}```\n\nThe same module, with the parameter `limit` renamed to `maximum`:\n\n"
-        '```python\ndef read_orders(path, maximum):\n    """Reads the orders of a file, at most `maximum` of them."""\n',
-        0,
-    ),
-    "free text": (1, "Once upon a time there was a small house by the river, and", 1),
+    "extractive": (1, EXTRACT, 0),
+    "code edit": (1, EDIT, 0),
+    "free text": (1, STORY, 1),
     "free text, greedy": (1, "It was a long winter, and nobody in the village", 0),
-    "8 x free text": (8, "Once upon a time there was a small house by the river, and", 1),
+    "8 x free text": (8, STORY, 1),
 }
 
 
@@ -113,7 +126,7 @@ def main():
     parser.add_argument("--server", default=str(ROOT / "target/release/jan-server"))
     parser.add_argument("--model", default=str(ROOT / "target/test-models/SmolLM2-135M-Instruct.Q4_1.gguf"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=192)
+    parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--only", action="append", choices=WORKLOADS)
     parser.add_argument("--show", action="store_true", help="print the answers")
@@ -121,7 +134,8 @@ def main():
     options = parser.parse_args()
     options.ban = sorted(compare.Vocabulary(options.model).end_of_generation)
     env = list(options.jan_env)
-    print("| workload | tok/s off | tok/s auto | auto / off | drafted | accepted |\n|---|---|---|---|---|---|")
+    print("| workload | best tok/s off | auto | auto / off of the best | of neighbouring turns | drafted | accepted |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     with contextlib.ExitStack() as stack:
         urls, folders = {}, {}
         for mode in ("off", "auto"):
@@ -145,9 +159,9 @@ def main():
                         rates[mode].append(rate)
                     ratios.append(found["auto"] / found["off"])
             drafted, accepted = (new - old for new, old in zip(counts(f"{folders['auto']}/jan.log"), before, strict=True))
-            best = {mode: statistics.median(of_mode) for mode, of_mode in rates.items()}
+            best = {mode: max(of_mode) for mode, of_mode in rates.items()}
             share = f"{accepted / drafted:.2f}" if drafted else "-"
-            print(f"| {name} | {best['off']:.0f} | {best['auto']:.0f} | {spread(ratios)} | {drafted} | {share} |", flush=True)
+            print(f"| {name} | {best['off']:.0f} | {best['auto']:.0f} | {best['auto'] / best['off']:.2f} | {spread(ratios)} | {drafted} | {share} |", flush=True)
 
 
 if __name__ == "__main__":
