@@ -103,6 +103,16 @@ pub enum SharePrefixes {
     All,
 }
 
+/// The use of drafts: guesses at an answer's next tokens that are computed together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speculation {
+    /// Where they make an answer faster.
+    Auto,
+    /// None.
+    Off,
+}
+
 /// The handling of a request for more tokens than the context has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -171,6 +181,8 @@ pub struct EngineConfig {
     /// it and however often the worker is restarted meanwhile. For quantised models on a CPU; long prompts are read
     /// more slowly.
     pub reproducible: bool,
+    /// Whether text that an answer repeats is computed several tokens at a time, where that is faster.
+    pub speculation: Speculation,
     /// Processor time that compiling one schema, expression or grammar may take (milliseconds).
     pub constraint_cpu_ms: u64,
     /// Memory that it may take, in MiB.
@@ -199,6 +211,7 @@ impl Default for EngineConfig {
             shared_prompts: Vec::new(),
             gpu_layers: 0,
             reproducible: false,
+            speculation: Speculation::Auto,
             constraint_cpu_ms: 1_000,
             constraint_memory_mib: 128,
             mask_budget_ms: 250,

@@ -38,6 +38,8 @@ pub struct EngineSettings {
     pub pooling: String,
     /// Makes a sequence's logits independent of the sequences beside it.
     pub reproducible: bool,
+    /// Computes drafts of what answers repeat.
+    pub speculation: bool,
     /// Maximum processor time that one step of one constrained answer may take.
     pub mask_budget: std::time::Duration,
 }

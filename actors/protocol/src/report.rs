@@ -162,4 +162,8 @@ pub struct EngineLoad {
     pub preemptions: u64,
     /// Threads of the last step.
     pub threads: u32,
+    /// Drafts that were computed, since the start.
+    pub drafted: u64,
+    /// Drafts that answers continued with, since the start.
+    pub accepted: u64,
 }

@@ -89,6 +89,11 @@ pub const ENGINE: &[Key] = &[
         "Bit-identical answers: the same request yields the same tokens and log-probabilities, regardless of concurrent requests and worker restarts. For quantised models on a CPU; long prompts are evaluated more slowly.",
     ),
     key(
+        "engine.speculation",
+        Kind::Choice(&["auto", "off"]),
+        "Evaluation of several tokens in one step where an answer repeats earlier text, as in extraction and code edits (`auto`). It is used where it is faster, and each token is the one that would have been chosen without it.",
+    ),
+    key(
         "engine.constraint_cpu_ms",
         integer(10, HOUR_MS, MILLISECONDS),
         "Maximum processor time of compiling one JSON Schema, regular expression or grammar; then 400 `constraint_too_expensive`. It is enforced in a separate process.",

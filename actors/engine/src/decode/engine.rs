@@ -9,6 +9,7 @@ use jan_protocol::report::{EngineLoad, SequenceEvent, StepReport};
 use jan_protocol::types::FinishReason;
 
 use super::constraint::GuideError;
+use super::drafting::{self, Check, DraftCounts, Drafter, Rows};
 use super::lanes::Lanes;
 use super::logprobs::PromptScorer;
 use super::masks::{LOOK, Masks};
@@ -86,6 +87,9 @@ pub struct Engine<'model> {
     batch: Vec<BatchEntry>,
     embedder: Embedder<'model>,
     masks: Masks,
+    /// `true` if drafts are made.
+    speculates: bool,
+    drafts: DraftCounts,
 }
 
 impl<'model> Engine<'model> {
@@ -107,7 +111,7 @@ impl<'model> Engine<'model> {
             ContextSizes {
                 cells: settings.kv_cells,
                 slots,
-                batch: settings.prefill_chunk + u32::from(settings.max_sequences),
+                batch: settings.prefill_chunk + u32::from(settings.max_sequences) + SCORE_CHUNK,
                 outputs,
                 threads: settings.threads,
                 embeddings: false,
@@ -119,6 +123,11 @@ impl<'model> Engine<'model> {
             return Ok(None);
         }
         let weights = u32::try_from(model.size() / model.kv_bytes_per_cell().max(1)).unwrap_or(u32::MAX);
+        let mut speculates = settings.speculation && reuse == PrefixReuse::Partial;
+        if speculates && in_order && !model.computes_alike()? {
+            tracing::info!("no drafts: this model's logits depend on the number of tokens in a step");
+            speculates = false;
+        }
         let scheduler = Scheduler::new(SchedulerConfig {
             slots,
             max_running: settings.max_sequences.min(slots),
@@ -154,6 +163,8 @@ impl<'model> Engine<'model> {
             batch: Vec::new(),
             embedder: Embedder::new(model, settings, true),
             masks: Masks::new(Arc::clone(model), settings.mask_budget),
+            speculates,
+            drafts: DraftCounts::default(),
         }))
     }
 
@@ -262,7 +273,11 @@ impl<'model> Engine<'model> {
             return Some(text_end(&mut text, FinishReason::Length));
         }
         let scorer = score.then(|| PromptScorer::new(self.model.piece(sequence.prompt[0])));
-        let running = Running { sequence, counts, text, generated, started: false, scorer };
+        let drafter = self
+            .speculates
+            .then(|| Drafter::new(&sequence.prompt, &sequence.generated, sequence.max_tokens))
+            .map(Box::new);
+        let running = Running { sequence, counts, text, generated, started: false, scorer, drafter };
         self.running.insert(id, running);
         None
     }
@@ -273,6 +288,9 @@ impl<'model> Engine<'model> {
             if !events.is_empty() {
                 report(StepReport { events, load: self.load() });
             }
+        }
+        if self.speculates {
+            drafting::propose(&mut self.scheduler, |id| self.running.get(&id));
         }
         let decoding = self.scheduler.decoding();
         // What is unread is read first while nobody has had more than a first token.
@@ -311,7 +329,7 @@ impl<'model> Engine<'model> {
             // The logits are there until the next batch of the same context.
             events.extend(self.sample(part));
         }
-        let (decode_tokens, prefill_tokens) = (step.decode_tokens, step.prefill_tokens);
+        let (decode_tokens, prefill_tokens) = (step.decode_tokens + step.draft_tokens, step.prefill_tokens);
         self.budget.observe(decode_tokens.min(decoding), prefill_tokens, wall);
         self.gathering.observe(decode_tokens, prefill_tokens, wall);
         self.threads.observe(StepSample { decode_tokens, prefill_tokens, wall, cpu });
@@ -414,6 +432,10 @@ impl<'model> Engine<'model> {
                 );
             }
             let Some(id) = entry.sample_for else { continue };
+            if index > 0 && part[index - 1].sample_for == Some(id) {
+                // A draft, which is looked at with the token before it.
+                continue;
+            }
             let Some(running) = self.running.get_mut(&id) else { continue };
             if let Some(scorer) = running.scorer.take() {
                 events.push((id.0, SequenceEvent::PromptScored(scorer.finish())));
@@ -422,17 +444,24 @@ impl<'model> Engine<'model> {
             if !is_kept {
                 free.push((index, id));
             } else if let Some(running) = self.running.remove(&id) {
-                self.masks.begin(
-                    id,
-                    running,
-                    pick(in_lanes, &mut self.context, &mut self.lanes).logits(index),
-                );
+                let context = pick(in_lanes, &mut self.context, &mut self.lanes);
+                let mut rows = StepRows { context, first: index };
+                self.masks.begin(id, running, Check::of(part, index), &mut rows);
             }
         }
         for (index, id) in free {
             let Some(mut running) = self.running.remove(&id) else { continue };
-            let logits = pick(in_lanes, &mut self.context, &mut self.lanes).logits(index);
-            let outcome = running.next(self.model, logits, &mut self.buffers, &mut events);
+            let mut check = Check::of(part, index);
+            let context = pick(in_lanes, &mut self.context, &mut self.lanes);
+            let mut rows = StepRows { context, first: index };
+            let (model, buffers) = (self.model, &mut self.buffers);
+            let outcome = check.advance(&mut running, &mut rows, true, model, buffers, &mut events);
+            let Some(outcome) = outcome else {
+                // A constraint has begun behind one of the drafts.
+                self.masks.begin(id, running, check, &mut rows);
+                continue;
+            };
+            self.drafts.add(check.counts());
             outcomes.push((id, self.settle(id, running, outcome, &mut events)));
         }
         // No sequence is longer than the context (`max_tokens` is cut to it), so none ends in `commit`.
@@ -446,6 +475,7 @@ impl<'model> Engine<'model> {
         let mut outcomes = Vec::new();
         for mut done in self.masks.collect(patience, for_all) {
             events.append(&mut done.events);
+            self.drafts.add(done.drafts);
             outcomes.push((done.id, self.settle(done.id, *done.running, done.outcome, &mut events)));
         }
         for (id, error) in self.masks.give_up() {
@@ -470,6 +500,12 @@ impl<'model> Engine<'model> {
         });
         if outcome == Outcome::Finished {
             let thought = running.sequence.flow.as_ref().map_or(0, Flow::reasoning_tokens);
+            if let Some(DraftCounts { drafted, accepted }) =
+                running.drafter.as_ref().map(|drafter| drafter.counts())
+                && drafted > 0
+            {
+                tracing::debug!(sequence = id.0, drafted, accepted, "drafts of the sequence");
+            }
             if let Some((_, SequenceEvent::Finished { reasoning_tokens, .. })) = events.last_mut() {
                 *reasoning_tokens = thought;
             }
@@ -489,6 +525,8 @@ impl<'model> Engine<'model> {
             cached_cells: stats.cached_cells,
             preemptions: stats.preemptions,
             threads: 0,
+            drafted: self.drafts.drafted,
+            accepted: self.drafts.accepted,
         }
     }
 }
@@ -504,6 +542,18 @@ fn pick<'a, 'model>(
 
 fn is_in_lanes(part: &[BatchToken]) -> bool {
     part.first().is_some_and(|entry| matches!(entry.seat, Seat::Lane(_)))
+}
+
+/// The logits of a batch entry and of the drafts behind it.
+struct StepRows<'a, 'model> {
+    context: &'a mut Context<'model>,
+    first: usize,
+}
+
+impl Rows for StepRows<'_, '_> {
+    fn row(&mut self, index: usize) -> Option<&mut [f32]> {
+        Some(self.context.logits(self.first + index))
+    }
 }
 
 /// The end of a sequence that cannot be kept in its constraint.

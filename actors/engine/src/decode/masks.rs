@@ -16,6 +16,7 @@ use jan_protocol::memory;
 use jan_protocol::report::SequenceEvent;
 
 use super::constraint::GuideError;
+use super::drafting::{Check, DraftCounts, Rows};
 use super::running_sequence::{Buffers, Running};
 use crate::llama::Model;
 use crate::scheduler::{Outcome, SequenceId};
@@ -47,6 +48,8 @@ const FADING: Duration = Duration::from_secs(1);
 struct Task {
     id: SequenceId,
     running: Box<Running>,
+    check: Check,
+    /// Those behind its last token and behind each of its drafts.
     logits: Vec<f32>,
 }
 
@@ -60,7 +63,10 @@ pub struct Done {
     pub events: Vec<(u64, SequenceEvent)>,
     /// The outcome of the step.
     pub outcome: Result<Outcome, GuideError>,
+    /// The drafts of the step.
+    pub drafts: DraftCounts,
     logits: Vec<f32>,
+    /// Processor time for each of its tokens.
     took: Duration,
 }
 
@@ -175,16 +181,18 @@ impl Masks {
         !self.away.is_empty()
     }
 
-    /// Takes a sequence and the logits that its next token is chosen from.
-    pub fn begin(&mut self, id: SequenceId, running: Running, logits: &[f32]) {
+    /// Takes a sequence and the logits that its next tokens are chosen from.
+    pub fn begin(&mut self, id: SequenceId, running: Running, check: Check, rows: &mut impl Rows) {
         while self.threads < THREADS as u64 {
             self.start_thread();
         }
         let mut copy = self.spare.pop().unwrap_or_default();
         copy.clear();
-        copy.extend_from_slice(logits);
+        for index in 0..check.rows() {
+            copy.extend_from_slice(rows.row(index).unwrap_or_default());
+        }
         self.away.insert(id, !self.late.contains(&id));
-        self.shared.lock().tasks.push_back(Task { id, running: Box::new(running), logits: copy });
+        self.shared.lock().tasks.push_back(Task { id, running: Box::new(running), check, logits: copy });
         self.shared.changed.notify_one();
     }
 
@@ -311,21 +319,52 @@ fn work(number: u64, model: &Model, shared: &Shared, results: &Sender<Done>) {
             .working
             .insert(number, Work { id, since, cpu: begin, task: task_name, left_behind: false, kib: 0 });
         drop(queue);
-        let Task { mut running, mut logits, .. } = task;
+        let Task { mut running, mut check, mut logits, .. } = task;
         let mut events = Vec::new();
-        let next = AssertUnwindSafe(|| running.next(model, &mut logits, &mut buffers, &mut events));
+        let size = logits.len() / check.rows();
+        let mut rows = WatchedRows { logits: &mut logits, size, number, shared, steps: 0 };
+        let next = AssertUnwindSafe(|| {
+            let (running, events) = (&mut running, &mut events);
+            check.advance(running, &mut rows, false, model, &mut buffers, events)
+        });
         let outcome = catch_unwind(next)
-            .unwrap_or_else(|_| Err(GuideError::new("it cannot be followed any further".to_owned())));
-        let took = thread_cpu().saturating_sub(begin);
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| Err(GuideError::new("it cannot be followed any further".to_owned())));
+        let (took, steps) = (thread_cpu().saturating_sub(begin), rows.steps.max(1));
         let mut queue = shared.lock();
         if queue.working.remove(&number).is_none_or(|work| work.left_behind) {
             return;
         }
         queue.charge(&running.sequence.user, took);
         drop(queue);
-        if results.send(Done { id, running, events, outcome, logits, took }).is_err() {
+        let (drafts, took) = (check.counts(), took / steps);
+        if results.send(Done { id, running, events, outcome, drafts, logits, took }).is_err() {
             return;
         }
+    }
+}
+
+/// The logits of a sequence that a thread works on. Each token of it has the whole budget.
+struct WatchedRows<'a> {
+    logits: &'a mut [f32],
+    /// Logits of a row.
+    size: usize,
+    /// The thread's number.
+    number: u64,
+    shared: &'a Shared,
+    steps: u32,
+}
+
+impl Rows for WatchedRows<'_> {
+    fn row(&mut self, index: usize) -> Option<&mut [f32]> {
+        self.steps += 1;
+        if self.steps > 1 {
+            let mut queue = self.shared.lock();
+            let work = queue.working.get_mut(&self.number).filter(|work| !work.left_behind)?;
+            (work.since, work.cpu) = (Instant::now(), thread_cpu());
+        }
+        self.logits.get_mut(index * self.size..(index + 1) * self.size)
     }
 }
 

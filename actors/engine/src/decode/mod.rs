@@ -1,9 +1,12 @@
 //! The loop of decode steps, and the processing of a step's logits: constraints, sampling, text, log-probabilities.
 
 pub mod constraint;
+pub mod draft_policy;
+pub mod drafting;
 pub mod engine;
 mod lanes;
 pub mod logprobs;
+pub mod lookup;
 pub mod masks;
 mod parts;
 pub mod phases;

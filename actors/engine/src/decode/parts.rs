@@ -28,9 +28,12 @@ pub struct Attention {
 /// Orders the tokens of a step by batches, and returns these: the lanes in their order, as llama.cpp wants it, and the unified
 /// cache, in one or, where that is faster, with the prompts behind the sequences that decode.
 pub fn divide(batch: &mut [BatchToken], attention: Attention) -> Vec<&[BatchToken]> {
-    let mut rows: HashMap<Seat, usize> = HashMap::new();
-    batch.iter().for_each(|entry| *rows.entry(entry.seat).or_default() += 1);
-    let is_chunk = |entry: &BatchToken| rows.get(&entry.seat).is_some_and(|rows| *rows > 1);
+    // A sequence that decodes wants logits of its first row, and of drafts behind it.
+    let mut decodes: HashMap<Seat, bool> = HashMap::new();
+    for entry in batch.iter() {
+        decodes.entry(entry.seat).or_insert(entry.sample_for.is_some());
+    }
+    let is_chunk = |entry: &BatchToken| decodes.get(&entry.seat).is_some_and(|decodes| !decodes);
     batch.sort_by_key(|entry| match entry.seat {
         Seat::Lane(lane) => (0, lane.0),
         Seat::Slot(_) => (1, u16::from(is_chunk(entry))),
@@ -49,14 +52,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::scheduler::{Lane, Slot};
+    use crate::scheduler::{Lane, SequenceId, Slot};
 
     fn entry(seat: Seat, position: u32) -> BatchToken {
         BatchToken { token: 0, position, seat, sample_for: None, score_for: None }
     }
 
+    /// A prompt of some rows, or a sequence that decodes.
     fn rows(seat: Seat, position: u32, count: u32) -> Vec<BatchToken> {
-        (position..position + count).map(|position| entry(seat, position)).collect()
+        let mut rows: Vec<_> = (position..position + count).map(|position| entry(seat, position)).collect();
+        if let Some(last) = rows.last_mut() {
+            last.sample_for = Some(SequenceId(1));
+        }
+        rows
     }
 
     const TILES: Attention = Attention { weights: 4000, is_tiled: true };

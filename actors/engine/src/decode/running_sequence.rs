@@ -4,6 +4,7 @@ use jan_protocol::report::{PlacedLogprob, SequenceEvent};
 use jan_protocol::types::{FinishReason, Token};
 
 use super::constraint::GuideError;
+use super::drafting::Drafter;
 use super::logprobs;
 use super::logprobs::PromptScorer;
 use super::phases::Flow;
@@ -28,6 +29,8 @@ pub struct Running {
     pub started: bool,
     /// The known part of its prompt's scores so far, if they are wanted.
     pub scorer: Option<PromptScorer>,
+    /// What its drafts are made of, if it gets any.
+    pub drafter: Option<Box<Drafter>>,
 }
 
 /// The end of an answer, with the text that was held back. A stop text that is certain only now counts.
@@ -152,7 +155,7 @@ impl Running {
         }
         Ok(match tokens[..] {
             [token] => Outcome::Continue(token),
-            _ => Outcome::Forced(tokens),
+            _ => Outcome::Several(tokens),
         })
     }
 

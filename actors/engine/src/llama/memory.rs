@@ -7,6 +7,8 @@
 //! keeps them; and a slot is saved in pieces no longer than the window, each of which is a sequence of its own for that
 //! moment, which leaves nothing out.
 
+use jan_protocol::types::Token;
+
 use super::{BatchEntry, Context, ContextSizes, LlamaError, Model, sys};
 
 /// Maximum number of sequence ids (`LLAMA_MAX_SEQ`).
@@ -131,6 +133,39 @@ impl Model {
             Ok(window) if window > 0 => Memory::Windowed { window },
             _ => Memory::Full,
         })
+    }
+}
+
+impl Model {
+    /// Returns whether a token's logits are the same to the last bit alone and beside others, in a reproducible context. Some
+    /// kernels for weights of 16 and 32 bits distinguish one token from several.
+    ///
+    /// # Errors
+    /// The context cannot be created, or cannot decode.
+    pub fn computes_alike(&self) -> Result<bool, LlamaError> {
+        /// More than any kernel takes at once.
+        const MANY: u32 = 17;
+        let sizes = ContextSizes {
+            cells: 256,
+            slots: 1,
+            batch: MANY,
+            outputs: MANY,
+            threads: 1,
+            embeddings: false,
+            reproducible: true,
+            streams: false,
+        };
+        let mut context = Context::new(self, self.find_memory()?, sizes)?;
+        let mut first_of = |count: u32| -> Result<Vec<u32>, LlamaError> {
+            let token = |position| Token::try_from(position % self.vocabulary().max(1)).unwrap_or(0);
+            let entry = |position| BatchEntry { token: token(position), position, slot: 0, logits: true };
+            let entries: Vec<BatchEntry> = (0..count).map(entry).collect();
+            context.clear();
+            context.decode(&entries, 1)?;
+            Ok(context.logits(0).iter().map(|logit| logit.to_bits()).collect())
+        };
+        let alone = first_of(1)?;
+        Ok(alone == first_of(2)? && alone == first_of(MANY)?)
     }
 }
 

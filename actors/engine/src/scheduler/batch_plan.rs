@@ -323,6 +323,7 @@ impl Scheduler {
             self.kv.leave(seat);
         }
         sequence.phase = Phase::Waiting;
+        sequence.drafts.clear();
         if let Some(age) = sequence.age {
             self.admitted.remove(&age);
             self.queue.push_resumed(&sequence.user, age, id);
@@ -330,9 +331,10 @@ impl Scheduler {
         self.preemptions += 1;
     }
 
-    /// One token for every decoding sequence.
+    /// One token for every decoding sequence, and drafts behind it.
     fn batch_decodes(&mut self, step: &mut Step) {
-        for &id in self.admitted.values() {
+        let decoding: Vec<SequenceId> = self.decoding_sequences().collect();
+        for (index, &id) in decoding.iter().enumerate() {
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
             let Phase::Decoding(seat) = sequence.phase else { continue };
             let position = self.kv.len(seat);
@@ -344,6 +346,7 @@ impl Scheduler {
             step.batch.push(BatchToken { token: token(tail[0]), position, seat, sample_for, score_for });
             step.decode_tokens += 1;
             sequence.phase = Phase::Sampling(seat);
+            self.batch_drafts(step, id, seat, (decoding.len() - index - 1) as u32);
         }
     }
 
@@ -351,7 +354,7 @@ impl Scheduler {
     /// starved; then the shortest remaining first, so that short prompts don't wait for long ones.
     fn batch_prefills(&mut self, step: &mut Step, budget: usize) {
         let mut left = Left { budget: budget as u32, cells: self.kv.available() };
-        let mut scores = self.config.score_chunk.max(1);
+        let mut scores = self.config.score_chunk.max(1) - step.draft_tokens as u32;
         let stops = self.stops();
         let mut readers: Vec<(u32, SequenceId, Seat)> = Vec::new();
         for &id in self.admitted.values() {

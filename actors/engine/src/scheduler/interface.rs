@@ -47,7 +47,7 @@ pub struct SchedulerConfig {
     /// The number of tokens that another sequence's prefill has to spare a new one for the new one to wait for it, and that a
     /// copy from host memory has to spare for it to be restored (or made).
     pub share_min: u32,
-    /// Maximum number of prompt tokens of a step whose logits are wanted; at least 1.
+    /// Maximum number of prompt tokens of a step whose logits are wanted, drafts included; at least 1.
     pub score_chunk: u32,
     /// `true` if the cells of each sequence have to lie in the order of its positions. Attention sums up in the order of the
     /// cells, so that only then a sequence's logits are the same to the last bit regardless of other running sequences. llama.cpp
@@ -245,7 +245,7 @@ pub struct BatchToken {
 pub struct Step {
     /// Operations to be executed in this order, before the batch is decoded.
     pub ops: Vec<KvOp>,
-    /// Tokens to be decoded at once; at most the budget and one token for each running sequence.
+    /// Tokens to be decoded at once; at most the budget, one token for each running sequence, and drafts.
     pub batch: Vec<BatchToken>,
     /// Sequences that begin to compute for the first time, with the number of their prompt tokens taken from
     /// the cache.
@@ -254,6 +254,8 @@ pub struct Step {
     pub prefill_tokens: usize,
     /// Tokens of the batch that continue running sequences.
     pub decode_tokens: usize,
+    /// Drafts in the batch, each behind the token or draft before it.
+    pub draft_tokens: usize,
 }
 
 /// The outcome of a sequence whose next token was sampled.
@@ -261,10 +263,23 @@ pub struct Step {
 pub enum Outcome {
     /// The sequence continues with this token, decoded in a later step.
     Continue(Token),
-    /// The sequence continues with the sampled token and these others behind it, which needed no sampling.
-    Forced(Vec<Token>),
+    /// The sequence continues with these tokens: drafts that were right, and behind them those that were sampled or needed no
+    /// sampling. The logits behind the last one are not known.
+    Several(Vec<Token>),
     /// The sequence has ended; its computed tokens stay as cache.
     Finished,
+}
+
+impl Outcome {
+    /// The tokens that a sequence continues with.
+    #[must_use]
+    pub fn tokens(&self) -> &[Token] {
+        match self {
+            Self::Continue(token) => std::slice::from_ref(token),
+            Self::Several(tokens) => tokens,
+            Self::Finished => &[],
+        }
+    }
 }
 
 /// A snapshot of the counters.

@@ -98,6 +98,11 @@ impl KvCache {
         &self.cells
     }
 
+    /// See [`SchedulerConfig::in_order`].
+    pub const fn is_in_order(&self) -> bool {
+        self.in_order
+    }
+
     /// Tokens of the copies in host memory.
     pub fn archived_tokens(&self) -> u32 {
         self.archive.used()
@@ -430,7 +435,7 @@ impl KvCache {
     }
 
     /// Keeps the first `len` tokens of a slot; an emptied cached slot is empty from then on.
-    fn truncate(&mut self, slot: Slot, len: u32) {
+    pub fn truncate(&mut self, slot: Slot, len: u32) {
         if self.cells.len(slot) > len {
             self.cells.truncate(slot, len);
             self.tree.truncate(slot, len);

@@ -6,6 +6,7 @@
 //! ```text
 //! loop {
 //!     submit / cancel …
+//!     propose drafts …
 //!     let step = scheduler.plan(prefill_budget);
 //!     for op in step.ops { seq_cp or seq_rm }
 //!     decode(step.batch)
@@ -14,7 +15,7 @@
 //! ```
 //!
 //! The life of a sequence: it *waits* in the queue; it is *admitted*, and then either *follows* another sequence that is about to
-//! compute the same beginning, or *reads* its tokens in chunks (prefill); when all are read it *decodes* one token a step. When
+//! compute the same beginning, or *reads* its tokens in chunks (prefill); when all are read it *decodes* one token a step, or more where [`drafts`] are right. When
 //! cells run out, an admitted sequence may be *preempted*: it waits again, before all new ones. A sequence of a user with several
 //! may also be preempted when another user has none and waits. When a sequence ends, its slot stays as cache until its cells or
 //! the slot are needed. Evicted tokens, of ended and of preempted sequences, are copied to host memory where there is room for
@@ -45,6 +46,7 @@ use self::prefix_tree::{Key, key, token};
 
 mod batch_plan;
 pub mod cell_map;
+mod drafts;
 pub mod fair_queue;
 pub mod gathering;
 pub mod host_cache;
@@ -70,7 +72,7 @@ enum Phase {
     Reading(Seat),
     /// All tokens but the last, which was sampled, are computed.
     Decoding(Seat),
-    /// The last token is in a batch whose outcome has not been reported.
+    /// The last token is in a batch whose outcome has not been reported, and its drafts behind it.
     Sampling(Seat),
 }
 
@@ -87,6 +89,8 @@ struct Sequence {
     started: bool,
     score: bool,
     phase: Phase,
+    /// Proposed tokens behind the last one; while that is sampled, those that its slot holds behind it.
+    drafts: Vec<Token>,
 }
 
 impl Sequence {
@@ -169,8 +173,8 @@ impl Scheduler {
         }
         let owner = |index: usize| if index < common as usize { 0 } else { tenant };
         let tokens = tokens.into_iter().enumerate().map(|(index, token)| key(owner(index), token)).collect();
-        let sequence =
-            Sequence { user, tenant, tokens, prompt_len, age, started: false, score, phase: Phase::Waiting };
+        let (started, phase, drafts) = (false, Phase::Waiting, Vec::new());
+        let sequence = Sequence { user, tenant, tokens, prompt_len, age, started, score, phase, drafts };
         self.sequences.insert(id, sequence);
         Ok(())
     }
@@ -191,6 +195,7 @@ impl Scheduler {
     pub fn commit(&mut self, outcomes: impl IntoIterator<Item = (SequenceId, Outcome)>) -> Vec<SequenceId> {
         let mut full = Vec::new();
         for (id, outcome) in outcomes {
+            self.cut_drafts(id, outcome.tokens());
             let Some(sequence) = self.sequences.get_mut(&id) else { continue };
             let Phase::Sampling(seat) = sequence.phase else { continue };
             let room = (self.config.context as usize).saturating_sub(sequence.tokens.len());
@@ -199,13 +204,15 @@ impl Scheduler {
                     sequence.tokens.push(key(sequence.tenant, token));
                     sequence.phase = Phase::Decoding(seat);
                 }
-                // More than one token to compute is a chunk, as of a prompt.
-                Outcome::Forced(tokens) if !tokens.is_empty() && tokens.len() <= room => {
+                Outcome::Several(tokens) if !tokens.is_empty() && tokens.len() <= room => {
                     let tenant = sequence.tenant;
                     sequence.tokens.extend(tokens.into_iter().map(|token| key(tenant, token)));
-                    sequence.phase = Phase::Reading(seat);
+                    let computed = self.kv.len(seat) as usize;
+                    // More than one token to compute is a chunk, as of a prompt.
+                    let one = computed + 1 == sequence.tokens.len();
+                    sequence.phase = if one { Phase::Decoding(seat) } else { Phase::Reading(seat) };
                 }
-                Outcome::Continue(_) | Outcome::Forced(_) => {
+                Outcome::Continue(_) | Outcome::Several(_) => {
                     full.push(id);
                     self.end(id);
                 }
@@ -274,6 +281,7 @@ impl Scheduler {
 
     /// Forgets a sequence and releases its slot.
     fn end(&mut self, id: SequenceId) {
+        self.cut_drafts(id, &[]);
         let Some(sequence) = self.sequences.remove(&id) else { return };
         match sequence.phase {
             Phase::Waiting => {

@@ -476,6 +476,7 @@ fn settings(spec: &ModelSpec, model: &Model, weights: u64) -> EngineSettings {
         share_min_tokens: spec.share_min_tokens.max(1),
         pooling: spec.pooling.clone(),
         reproducible: spec.reproducible,
+        speculation: spec.speculation,
         mask_budget: Duration::from_millis(spec.mask_budget_ms.max(1)),
     }
 }

@@ -216,6 +216,8 @@ impl From<Load> for EngineLoad {
             cached_cells: load.cached_cells,
             preemptions: load.preemptions,
             threads: load.threads,
+            drafted: load.drafted,
+            accepted: load.accepted,
         }
     }
 }

@@ -3,7 +3,7 @@
 use jan_protocol::bundled_model;
 use jan_protocol::worker_protocol::ModelSpec;
 
-use crate::config::{ActorsConfig, EngineConfig, GgufModel, KvLayout, Overflow, SharePrefixes};
+use crate::config::{ActorsConfig, EngineConfig, GgufModel, KvLayout, Overflow, SharePrefixes, Speculation};
 use crate::start_error::StartError;
 
 /// Settings of the workers of a configured model.
@@ -63,6 +63,7 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         cache_cells: engine.cache_cells,
         cache_ram_mib: engine.cache_ram_mib,
         reproducible: engine.reproducible,
+        speculation: engine.speculation == Speculation::Auto,
         constraint_cpu_ms: engine.constraint_cpu_ms,
         constraint_memory_mib: engine.constraint_memory_mib,
         mask_budget_ms: engine.mask_budget_ms,

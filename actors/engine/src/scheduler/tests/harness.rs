@@ -31,6 +31,11 @@ pub struct Harness {
     pub forces: bool,
     /// `true` if decoding is held in some steps.
     pub holds: bool,
+    /// Maximum number of drafts of each sequence: some right, some wrong.
+    pub drafts: usize,
+    /// Drafts computed, and of these the ones that the model chose.
+    pub drafted: usize,
+    pub accepted: usize,
     /// `true` if the logits of some sequences' prompts are wanted.
     pub scores: bool,
     /// `true` if users share nothing with each other.
@@ -51,6 +56,9 @@ impl Harness {
             alone: None,
             forces: false,
             holds: false,
+            drafts: 0,
+            drafted: 0,
+            accepted: 0,
             scores: false,
             tenants: false,
             steps: 0,
@@ -105,6 +113,7 @@ impl Harness {
         let preemptions = self.scheduler.stats().preemptions;
         let holds = self.holds && self.steps.is_multiple_of(3);
         self.scheduler.hold_decoding(holds);
+        self.propose();
         let step = self.scheduler.plan(budget);
         if self.scheduler.stats().preemptions == preemptions {
             self.check_turns(oldest)?;
@@ -121,7 +130,9 @@ impl Harness {
         }
         self.steps += 1;
         self.prefilled += step.prefill_tokens;
-        prop_assert_eq!(step.batch.len(), step.prefill_tokens + step.decode_tokens);
+        prop_assert_eq!(step.batch.len(), step.prefill_tokens + step.decode_tokens + step.draft_tokens);
+        prop_assert!(step.draft_tokens < self.config.score_chunk as usize);
+        self.drafted += step.draft_tokens;
         prop_assert_eq!(!step.batch.is_empty(), had_work, "each step makes progress while there is work");
         prop_assert!(step.decode_tokens <= usize::from(self.config.max_running));
         let allowed = if step.decode_tokens == 0 { budget.max(1) } else { budget };
@@ -209,12 +220,19 @@ impl Harness {
         let seats: BTreeSet<Seat> = step.batch.iter().map(|entry| entry.seat).collect();
         for seat in seats {
             let content = self.backend.seat(seat)?;
-            prop_assert!(self.live.values().any(|live| live.tokens.starts_with(&content)));
+            let drafts =
+                step.batch.iter().filter(|entry| entry.seat == seat && entry.sample_for.is_some()).skip(1);
+            let own = &content[..content.len() - drafts.count()];
+            prop_assert!(self.live.values().any(|live| live.tokens.starts_with(own)));
         }
-        let mut sampled = BTreeSet::new();
-        for entry in step.batch.iter().filter_map(|entry| entry.sample_for) {
-            prop_assert!(sampled.insert(entry), "sampled twice");
+        let mut sampled: BTreeMap<SequenceId, u32> = BTreeMap::new();
+        for (id, position) in step.batch.iter().filter_map(|entry| Some((entry.sample_for?, entry.position)))
+        {
+            let last = sampled.insert(id, position);
+            prop_assert!(last.is_none_or(|last| last + 1 == position), "sampled twice");
         }
+        let drafts = step.batch.iter().filter(|entry| entry.sample_for.is_some()).count() - sampled.len();
+        prop_assert_eq!(drafts, step.draft_tokens);
         Ok(())
     }
 
@@ -248,7 +266,7 @@ impl Harness {
             prop_assert!(position <= *scored, "{:?}: {} was left out", id, scored);
             *scored = (*scored).max(position + 1);
         }
-        prop_assert!(count <= self.config.score_chunk, "{} logits at once", count);
+        prop_assert!(count + step.draft_tokens as u32 <= self.config.score_chunk, "{} logits at once", count);
         let whole = |live: &Live| {
             live.scored.is_none_or(|n| n as usize + 1 >= live.tokens.len() - live.generated as usize)
         };
@@ -256,47 +274,88 @@ impl Harness {
         Ok(())
     }
 
+    /// Proposes drafts: the tokens that will follow, and from some place on others.
+    fn propose(&mut self) {
+        let decoding: Vec<SequenceId> = self.scheduler.decoding_sequences().collect();
+        for id in decoding {
+            let live = &self.live[&id];
+            let seed = live.tokens.len() * 7 + id.0 as usize * 3;
+            let wrong = seed % 5;
+            let (mut tokens, mut drafts) = (live.tokens.clone(), Vec::new());
+            for n in 0..seed % (self.drafts + 1) {
+                let token = next_token(&tokens).unwrap_or(0) ^ Token::from(n == wrong);
+                tokens.push(token);
+                drafts.push(token);
+            }
+            self.scheduler.propose(id, drafts);
+        }
+    }
+
     fn sample(
         &mut self,
         sampled: Vec<(SequenceId, Vec<Token>)>,
     ) -> Result<Vec<(SequenceId, Outcome)>, TestCaseError> {
         let mut outcomes = Vec::new();
-        for (id, content) in sampled {
-            let Some(live) = self.live.get_mut(&id) else {
+        for logits in sampled.chunk_by(|a, b| a.0 == b.0) {
+            let (id, ref content) = logits[0];
+            if !self.live.contains_key(&id) {
                 // Cancelled after the plan: the runner may still report something for it.
                 outcomes.push((id, Outcome::Continue(0)));
                 continue;
-            };
-            prop_assert_eq!(&content, &live.tokens, "the logits of {:?} depend on other tokens", id);
-            let next = next_token(&content).filter(|_| live.generated < live.max_tokens);
-            if let Some(token) = next {
-                live.tokens.push(token);
-                live.generated += 1;
             }
-            let mut taken: Vec<Token> = next.into_iter().collect();
-            // Some tokens need no sampling: the following ones are those that the reference would have sampled.
-            while self.forces
-                && taken.len() <= (content.len() + id.0 as usize) % 4
+            let drafts = logits[logits.len() - 1].1[content.len()..].to_vec();
+            let mut taken = Vec::new();
+            let outcome = loop {
+                let is_over = self.sample_one(id, &logits[taken.len()].1, &mut taken)?;
+                let right = drafts.iter().zip(&taken).take_while(|(draft, token)| draft == token).count();
+                // The logits behind a draft are those of the next token as long as the drafts are the model's choice.
+                if is_over || right < taken.len() {
+                    self.accepted += right;
+                    break match taken[..] {
+                        _ if is_over => Outcome::Finished,
+                        [token] => Outcome::Continue(token),
+                        _ => Outcome::Several(taken),
+                    };
+                }
+            };
+            outcomes.push((id, outcome));
+        }
+        Ok(outcomes)
+    }
+
+    /// Takes the next tokens of a live sequence, whose logits depend on `content`. Returns `true` if it has ended.
+    fn sample_one(
+        &mut self,
+        id: SequenceId,
+        content: &[Token],
+        taken: &mut Vec<Token>,
+    ) -> Result<bool, TestCaseError> {
+        let live = self.live.get_mut(&id).unwrap();
+        prop_assert_eq!(content, &live.tokens, "the logits of {:?} depend on other tokens", id);
+        let next = next_token(content).filter(|_| live.generated < live.max_tokens);
+        if let Some(token) = next {
+            live.tokens.push(token);
+            live.generated += 1;
+            taken.push(token);
+        }
+        // Some tokens need no sampling: the following ones are those that the reference would have sampled.
+        let forced = if self.forces { (content.len() + id.0 as usize) % 4 } else { 0 };
+        for _ in 0..forced {
+            if next.is_some()
                 && live.generated < live.max_tokens
                 && live.tokens.len() < self.config.context as usize
-                && let Some(token) = next_token(&live.tokens).filter(|_| !taken.is_empty())
+                && let Some(token) = next_token(&live.tokens)
             {
                 live.tokens.push(token);
                 live.generated += 1;
                 taken.push(token);
             }
-            match next {
-                Some(token) if live.generated < live.max_tokens => {
-                    let one = taken.len() == 1;
-                    outcomes.push((id, if one { Outcome::Continue(token) } else { Outcome::Forced(taken) }));
-                }
-                _ => {
-                    outcomes.push((id, Outcome::Finished));
-                    self.finish(id)?;
-                }
-            }
         }
-        Ok(outcomes)
+        let is_over = next.is_none() || live.generated >= live.max_tokens;
+        if is_over {
+            self.finish(id)?;
+        }
+        Ok(is_over)
     }
 
     fn finish(&mut self, id: SequenceId) -> Result<(), TestCaseError> {

@@ -148,6 +148,7 @@ impl StateMachineTest for Machine {
         let mut harness = Harness::with_lanes(state.config.clone(), lanes, state.lane_cells);
         harness.forces = true;
         harness.holds = state.config.context.is_multiple_of(2);
+        harness.drafts = state.config.context as usize % 8;
         harness.scores = true;
         harness.tenants = state.config.cells.is_multiple_of(2);
         Machine { harness, next_id: 0 }

@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Measures drafts (`engine.speculation`): tokens a second with them and without, in turns, where an answer repeats its prompt and
+where it does not.
+
+    .venv/bin/python tests/bench/speculation.py --model MODEL.gguf --turns 5
+
+docs/benchmarks.md says what the workloads are."""
+
+import argparse
+import concurrent.futures
+import contextlib
+import json
+import os
+import pathlib
+import re
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+
+import compare
+from compare import ROOT, say
+
+ARTICLE = """The harbour of Velmora was built between 1874 and 1881 by the engineer Ada Brinkmann, who had studied in Zurich and \
+Leeds. Its two breakwaters are 1,240 and 860 metres long and enclose a basin of 47 hectares. The first steamer, the Corvina, \
+arrived on 3 May 1881 with 212 passengers and a cargo of copper wire, tea and sewing machines. In the winter of 1902 a storm \
+broke the eastern breakwater at three places; the repairs took fourteen months and cost 318,000 crowns, most of which the city \
+borrowed from the Bank of Trieste. The lighthouse at the northern end has had an electric lamp since 1911, and its light can be \
+seen from a distance of 21 nautical miles. Today the harbour serves fishing boats, ferries to the islands of Sarn and Olwe, and \
+about ninety sailing yachts; the old customs house is a museum of navigation with some 4,000 objects.
+"""
+
+CODE = '''def read_orders(path, limit):
+    """Reads the orders of a file, at most `limit` of them."""
+    orders = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            fields = line.rstrip().split(";")
+            if len(fields) != 4:
+                raise ValueError(f"{path}: a line has {len(fields)} fields: {line!r}")
+            number, customer, amount, currency = fields
+            orders.append({"number": int(number), "customer": customer, "amount": float(amount), "currency": currency})
+            if len(orders) >= limit:
+                break
+    return orders
+
+
+def total_of_orders(orders, currency):
+    """The sum of the orders in one currency."""
+    total = 0.0
+    for order in orders:
+        if order["currency"] == currency:
+            total += order["amount"]
+    return total
+'''
+
+NEW_CODE = CODE.replace("limit", "maximum")
+
+EXTRACT = f"The report:\n\n{ARTICLE}\nThe report, copied word for word:\n\n{ARTICLE}\nOnce more:\n\n{ARTICLE[:140]}"
+EDITED = CODE.replace("orders", "sales")
+EDIT = f"""# Before:
+
+{CODE}
+
+# After `orders` was renamed to `sales`:
+
+{EDITED}
+
+# After `limit` was renamed to `maximum`, with the old names:
+
+{CODE.replace("limit", "maximum")[:200]}"""
+STORY = "Once upon a time there was a small house by the river, and"
+
+#: Streams, prompt and temperature. Completions that a small model has no other choice than to continue with what is there: one
+#: copy and one change have been made, the next is under way.
+WORKLOADS = {
+    "extractive": (1, EXTRACT, 0),
+    "code edit": (1, EDIT, 0),
+    "free text": (1, STORY, 1),
+    "free text, greedy": (1, "It was a long winter, and nobody in the village", 0),
+    "8 x free text": (8, STORY, 1),
+}
+
+
+def ask(options, url, prompt, temperature, seed):
+    body = {"model": "bench", "prompt": prompt, "max_tokens": options.tokens, "temperature": temperature, "seed": seed}
+    body |= {"stream": True, "stream_options": {"include_usage": True}, "logit_bias": {str(token): -100 for token in options.ban}}
+    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    first, tokens, text = None, 0, ""
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        for line in answer:
+            if not line.startswith(b"data: {"):
+                continue
+            event = json.loads(line[6:])
+            first = first or time.perf_counter()
+            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+            text += "".join(choice.get("text") or "" for choice in event["choices"])
+    return first, time.perf_counter(), tokens, text
+
+
+def turn(options, url, streams, prompt, temperature, number):
+    """Tokens a second from the last stream's first event on, and the texts."""
+    seeds = [number * 100 + stream for stream in range(streams)]
+    with concurrent.futures.ThreadPoolExecutor(streams) as pool:
+        done = list(pool.map(lambda seed: ask(options, url, prompt, temperature, seed), seeds))
+    begin, end = min(first for first, *_ in done), max(end for _, end, *_ in done)
+    return sum(tokens for *_, tokens, _ in done) / (end - begin), [text for *_, text in done]
+
+
+def counts(log):
+    """Drafts computed and accepted so far."""
+    found = re.findall(r"drafted\W+(\d+)\W+accepted\W+(\d+)", re.sub(r"\x1b\[[0-9;]*m", "", pathlib.Path(log).read_text(errors="replace")))
+    return [sum(int(pair[index]) for pair in found) for index in (0, 1)]
+
+
+def spread(ratios):
+    ratios = sorted(ratios)
+    return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f}..{ratios[-1]:.3f})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--server", default=str(ROOT / "target/release/jan-server"))
+    parser.add_argument("--model", default=str(ROOT / "target/test-models/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=160)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--only", action="append", choices=WORKLOADS)
+    parser.add_argument("--show", action="store_true", help="print the answers")
+    parser.add_argument("--jan-env", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    options.ban = sorted(compare.Vocabulary(options.model).end_of_generation)
+    env = list(options.jan_env)
+    print("| workload | best tok/s off | auto | auto / off of the best | of neighbouring turns | drafted | accepted |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    with contextlib.ExitStack() as stack:
+        urls, folders = {}, {}
+        for mode in ("off", "auto"):
+            folders[mode] = stack.enter_context(tempfile.TemporaryDirectory())
+            options.jan_env = [*env, f"JAN_SERVER__ENGINE__SPECULATION={mode}", "JAN_SERVER__LOG__LEVEL=info,jan_engine=debug"]
+            urls[mode] = stack.enter_context(compare.jan(options, folders[mode]))
+        for name, (streams, prompt, temperature) in WORKLOADS.items():
+            if options.only and name not in options.only:
+                continue
+            rates, ratios, before = {"off": [], "auto": []}, [], counts(f"{folders['auto']}/jan.log")
+            for number in range(options.turns + 1):
+                say(f"{name}, turn {number} of {options.turns}")
+                found, texts = {}, {}
+                for mode in ("off", "auto") if number % 2 else ("auto", "off"):
+                    found[mode], texts[mode] = turn(options, urls[mode], streams, prompt, temperature, number)
+                if options.show and number == 0:
+                    say(f"{texts['auto'][0]}\n{texts['auto'] == texts['off']}")
+                # The first turn reads the prompts, the others have them cached.
+                if number > 0:
+                    for mode, rate in found.items():
+                        rates[mode].append(rate)
+                    ratios.append(found["auto"] / found["off"])
+            drafted, accepted = (new - old for new, old in zip(counts(f"{folders['auto']}/jan.log"), before, strict=True))
+            best = {mode: max(of_mode) for mode, of_mode in rates.items()}
+            share = f"{accepted / drafted:.2f}" if drafted else "-"
+            print(f"| {name} | {best['off']:.0f} | {best['auto']:.0f} | {best['auto'] / best['off']:.2f} | {spread(ratios)} | {drafted} | {share} |", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())
