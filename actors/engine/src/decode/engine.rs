@@ -1,8 +1,10 @@
 //! The loop of decode steps. Owns the llama.cpp context; everything that decides is asked of pure parts.
 
+mod disk;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use jan_protocol::report::{EngineLoad, SequenceEvent, StepReport};
@@ -16,6 +18,7 @@ use super::running_sequence::{Buffers, Running, having_thought, stopped_by_text,
 use super::sampler::TokenCounts;
 use super::text_assembler::TextAssembler;
 use super::thread_tuner::{StepSample, ThreadTuner};
+use crate::disk::{Disk, Found};
 use crate::embedding::{Embedder, EmbeddingJob};
 use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Memory, Model, SavedState};
 use crate::scheduler::step_budget::StepBudget;
@@ -33,6 +36,10 @@ pub enum Command {
     Embed(Box<EmbeddingJob>),
     /// Stop generating that; its cells become prefix cache within one step.
     Cancel(u64),
+    /// A file was looked for that a sequence begins with.
+    Found(Box<Found>),
+    /// Write prefixes to disk until then, and report their number.
+    Keep(Instant, Sender<u32>),
 }
 
 /// A step may take this long while no sequence waits for a token: it bounds how late a cancel or arrival is seen.
@@ -75,6 +82,9 @@ pub struct Engine<'model> {
     batch: Vec<BatchEntry>,
     embedder: Embedder<'model>,
     masks: Masks,
+    memory: Memory,
+    /// The prefix cache on disk.
+    disk: Disk,
 }
 
 impl<'model> Engine<'model> {
@@ -112,6 +122,7 @@ impl<'model> Engine<'model> {
             cells: settings.kv_cells,
             cache_cells: settings.cache_cells.min(settings.kv_cells),
             archive_tokens: settings.archive_tokens,
+            spill: true,
             headroom: HEADROOM,
             context: settings.context_length,
             reuse,
@@ -133,6 +144,8 @@ impl<'model> Engine<'model> {
             batch: Vec::new(),
             embedder: Embedder::new(model, settings, true),
             masks: Masks::new(Arc::clone(model), settings.mask_budget),
+            memory,
+            disk: Disk::default(),
         }))
     }
 
@@ -150,19 +163,20 @@ impl<'model> Engine<'model> {
             if !self.scheduler.has_work() && !self.embedder.has_work() {
                 // Threads that were left behind are looked after meanwhile.
                 let wait = if self.masks.has_left_behind() { LOOK } else { Duration::MAX };
-                match commands.recv_timeout(wait) {
-                    Ok(command) => self.take(command, &mut report),
+                match commands.recv_timeout(self.disk.patience().map_or(wait, |held| held.min(wait))) {
+                    Ok(command) => self.take(command, &mut report)?,
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
             }
             loop {
                 match commands.try_recv() {
-                    Ok(command) => self.take(command, &mut report),
+                    Ok(command) => self.take(command, &mut report)?,
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 }
             }
+            self.submit_overdue(&mut report);
             if self.masks.is_overrun() {
                 return Err(LlamaError::Overrun);
             }
@@ -176,17 +190,18 @@ impl<'model> Engine<'model> {
         }
     }
 
-    fn take(&mut self, command: Command, report: &mut impl FnMut(StepReport)) {
+    fn take(&mut self, command: Command, report: &mut impl FnMut(StepReport)) -> Result<(), LlamaError> {
         match command {
-            Command::Submit(sequence) => {
-                let id = sequence.id;
-                if let Some(event) = self.submit(*sequence) {
-                    report(StepReport { events: vec![(id, event)], load: self.load() });
-                }
+            Command::Submit(sequence) => self.submit_or_hold(*sequence, report),
+            Command::Found(found) => self.take_found(*found, report)?,
+            Command::Keep(until, done) => {
+                let _ = done.send(self.keep_on_disk(until)?);
             }
             Command::Embed(job) => self.embedder.submit(*job),
             Command::Cancel(id) => {
-                if self.embedder.cancel(id) {
+                if self.disk.release(id).is_some() {
+                    tracing::debug!(sequence = id, "sequence cancelled before it began");
+                } else if self.embedder.cancel(id) {
                     tracing::debug!(request = id, "embeddings cancelled");
                 } else if self.running.remove(&SequenceId(id)).is_some() || self.masks.cancel(SequenceId(id))
                 {
@@ -195,6 +210,7 @@ impl<'model> Engine<'model> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Takes a sequence in, or returns its immediate end.
@@ -313,9 +329,12 @@ impl<'model> Engine<'model> {
             KvOp::Restore { shelf, to, len, held: _ } => {
                 let state = self.shelves.get(&shelf).expect("the scheduler restores only what it had saved");
                 self.context.restore(to.0, state, len)?;
+                self.disk.used(shelf);
             }
+            KvOp::Spill { shelf } => self.spill(shelf),
             KvOp::Discard { shelf } => {
                 self.shelves.remove(&shelf);
+                self.disk.used(shelf);
             }
         }
         Ok(())

@@ -93,6 +93,19 @@ struct Piece {
     bytes: Vec<u8>,
 }
 
+impl SavedState {
+    /// Its parts, each with the position of its first token.
+    pub fn into_pieces(self) -> Vec<(u32, Vec<u8>)> {
+        self.pieces.into_iter().map(|piece| (piece.start, piece.bytes)).collect()
+    }
+
+    /// The state of such parts. They have to be what [`into_pieces`](Self::into_pieces) gave of a context with the same model,
+    /// memory and settings: llama.cpp does not check all that it is given.
+    pub fn of_pieces(pieces: Vec<(u32, Vec<u8>)>) -> Self {
+        Self { pieces: pieces.into_iter().map(|(start, bytes)| Piece { start, bytes }).collect() }
+    }
+}
+
 impl Model {
     /// Returns whether its memory is a state of fixed size, in some layers or all.
     pub fn has_fixed_memory(&self) -> bool {

@@ -87,6 +87,18 @@ impl Backend {
         self.shelves.values().map(Vec::len).sum()
     }
 
+    /// The tokens of a copy.
+    pub fn shelf(&self, shelf: Shelf) -> Vec<Token> {
+        self.shelves.get(&shelf).cloned().unwrap_or_default()
+    }
+
+    /// Puts a copy from elsewhere on an empty shelf.
+    pub fn adopt(&mut self, shelf: Shelf, tokens: &[Token]) -> Result<(), TestCaseError> {
+        prop_assert!(self.shelves.insert(shelf, tokens.to_vec()).is_none(), "a copy over another");
+        prop_assert!(self.archived() <= self.archive_tokens as usize, "too much on the shelves");
+        Ok(())
+    }
+
     /// The tokens of a slot in the order of their positions, which must be 0, 1, 2, …
     pub fn content(&self, slot: Slot) -> Result<Vec<Token>, TestCaseError> {
         let seen = self.cells.iter().flatten().filter(|cell| cell.slots.contains(&slot));
@@ -145,6 +157,9 @@ impl Backend {
                 prop_assert!(copy.len() as u32 == held && len > 0 && len <= held, "{:?} of {:?}", op, copy);
                 self.put(to, copy)?;
                 self.cut(to, len);
+            }
+            KvOp::Spill { shelf } => {
+                prop_assert!(self.shelves.contains_key(&shelf), "nothing to spill");
             }
             KvOp::Discard { shelf } => {
                 prop_assert!(self.shelves.remove(&shelf).is_some(), "nothing to discard");

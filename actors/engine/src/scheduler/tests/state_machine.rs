@@ -27,6 +27,11 @@ pub enum Transition {
         budget: usize,
     },
     DropCached,
+    /// A copy comes from a file.
+    Adopt {
+        user: u8,
+        tokens: Vec<Token>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -49,6 +54,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
                 context,
                 cache_cells,
                 archive_tokens,
+                spill: true,
                 headroom,
                 reuse,
                 share_min,
@@ -97,6 +103,7 @@ impl ReferenceStateMachine for Setup {
                 .prop_map(|(budget, cancel)| Transition::Step { budget, cancel }),
             3 => (2..20usize, 1..9usize).prop_map(|(count, budget)| Transition::Steps { count, budget }),
             1 => Just(Transition::DropCached),
+            2 => (0..3u8, tokens(context)).prop_map(|(user, tokens)| Transition::Adopt { user, tokens }),
         ]
         .boxed()
     }
@@ -108,7 +115,9 @@ impl ReferenceStateMachine for Setup {
     /// Shrinking may shrink the context under sequences made for a longer one.
     fn preconditions(state: &Self::State, transition: &Self::Transition) -> bool {
         match transition {
-            Transition::Submit { tokens, .. } => tokens.len() <= state.config.context as usize,
+            Transition::Submit { tokens, .. } | Transition::Adopt { tokens, .. } => {
+                tokens.len() <= state.config.context as usize
+            }
             _ => true,
         }
     }
@@ -164,6 +173,9 @@ impl StateMachineTest for Machine {
                 }
             }
             Transition::DropCached => machine.harness.scheduler.drop_cached(),
+            Transition::Adopt { user, tokens } => {
+                pass(machine.harness.adopt(&user.to_string(), &tokens));
+            }
         }
         machine
     }
