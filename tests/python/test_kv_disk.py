@@ -118,11 +118,11 @@ def test_nobody_else_gets_it(start):
     server = start()
     (_, ann), (_, bob) = user(server), user(server)
     messages, before = talk(server, ann)
-    _, _, template = ask(server, bob, [], content="Something else")
     stop(server)
     server = start()
-    assert ask(server, bob, messages)[2] <= template
-    assert ask(server, ann, messages, prompt_cache_key="k")[2] <= template
+    # The beginning of the template is all that others may share.
+    assert ask(server, bob, messages)[2] < 30
+    assert ask(server, ann, messages, prompt_cache_key="k")[2] < 30
     assert ask(server, ann, messages)[2] >= before
 
 

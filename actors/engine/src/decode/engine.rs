@@ -298,6 +298,7 @@ impl<'model> Engine<'model> {
         let threads = self.threads.next();
         let (begin, cpu_begin) = (Instant::now(), cpu_time());
         self.context.decode(&self.batch, threads)?;
+        self.disk.proven();
         let (wall, cpu) = (begin.elapsed(), cpu_time().saturating_sub(cpu_begin));
         let (decode_tokens, prefill_tokens) = (step.decode_tokens, step.prefill_tokens);
         self.budget.observe(decode_tokens, prefill_tokens, wall);
@@ -329,12 +330,12 @@ impl<'model> Engine<'model> {
             KvOp::Restore { shelf, to, len, held: _ } => {
                 let state = self.shelves.get(&shelf).expect("the scheduler restores only what it had saved");
                 self.context.restore(to.0, state, len)?;
-                self.disk.used(shelf);
+                self.disk.restored(shelf);
             }
             KvOp::Spill { shelf } => self.spill(shelf),
             KvOp::Discard { shelf } => {
                 self.shelves.remove(&shelf);
-                self.disk.used(shelf);
+                self.disk.gone(shelf);
             }
         }
         Ok(())

@@ -40,6 +40,9 @@ const MAX_HELD: usize = 16;
 /// Longest time that a sequence is held back.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The interval at which the engine looks after them, and shows that it is alive.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Prefixes that wait to be written: their number, and their size beyond the first.
 const MAX_WAITING: usize = 64;
 const MAX_WAITING_BYTES: u64 = 256 << 20;
@@ -95,6 +98,8 @@ struct Running {
     queued: Arc<AtomicU64>,
     /// Copies in host memory that were read from files and not used yet.
     unused: HashMap<Shelf, (Owner, FileId)>,
+    /// Those that were put back into the cells, until the next step has succeeded.
+    restored: Vec<(Owner, FileId)>,
 }
 
 #[derive(Debug)]
@@ -139,6 +144,7 @@ impl Disk {
             to_writer,
             queued,
             unused: HashMap::new(),
+            restored: Vec::new(),
         })))
     }
 
@@ -195,10 +201,10 @@ impl Disk {
         overdue.into_iter().filter_map(|id| self.release(id)).collect()
     }
 
-    /// Returns the time until a sequence is overdue.
+    /// Returns the time after which to look after sequences that are held; `None` if there are none.
     pub fn patience(&self) -> Option<Duration> {
         let until = self.0.as_ref()?.held.values().map(|held| held.until).min()?;
-        Some(until.saturating_duration_since(Instant::now()))
+        Some(until.saturating_duration_since(Instant::now()).min(LOOK))
     }
 
     /// Notes the place in host memory of a file that was read.
@@ -208,8 +214,25 @@ impl Disk {
         }
     }
 
-    /// Notes that a copy in host memory was put back into the cells, or has left: the server need not suspect its file any more.
-    pub fn used(&mut self, shelf: Shelf) {
+    /// Notes that a copy in host memory was put back into the cells.
+    pub fn restored(&mut self, shelf: Shelf) {
+        if let Some(running) = &mut self.0
+            && let Some(file) = running.unused.remove(&shelf)
+        {
+            running.restored.push(file);
+        }
+    }
+
+    /// Notes that a step has succeeded with what was put back: the server need not suspect those files any more.
+    pub fn proven(&mut self) {
+        let Some(running) = self.0.as_mut().filter(|running| !running.restored.is_empty()) else { return };
+        for (owner, file) in std::mem::take(&mut running.restored) {
+            self.dismiss(owner, file);
+        }
+    }
+
+    /// Notes that a copy in host memory has left it: it is no reason for what follows.
+    pub fn gone(&mut self, shelf: Shelf) {
         let unused = self.0.as_mut().and_then(|running| running.unused.remove(&shelf));
         if let Some((owner, file)) = unused {
             self.dismiss(owner, file);

@@ -229,6 +229,13 @@ impl Context<'_> {
                 self.restore_sequence(own, &piece.bytes)?;
             }
         }
+        let own = self.ids.of(slot).next().unwrap_or_default();
+        // SAFETY: the context is alive and the id is below `n_seq_max`.
+        let last = unsafe { sys::llama_memory_seq_pos_max(self.memory(), own) };
+        let held = u32::try_from(last.saturating_add(1)).unwrap_or(0);
+        if held < len && len != u32::MAX {
+            return Err(LlamaError::state("find all tokens in"));
+        }
         self.truncate(slot, len);
         Ok(())
     }

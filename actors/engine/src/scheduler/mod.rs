@@ -232,6 +232,12 @@ impl Scheduler {
         self.kv.next_spilled().map(|keys| of_tenant(&keys))
     }
 
+    /// The operations since the last plan, to be executed now rather than with the next one. What the scheduler says of its contents
+    /// is true once they are.
+    pub fn take_ops(&mut self) -> Vec<KvOp> {
+        self.kv.take_ops()
+    }
+
     /// Everything computed that is worth a copy, with its tenant and tokens, the most recently used first.
     pub fn contents(&self) -> Vec<(Place, u64, Vec<Token>)> {
         let contents = self.kv.contents().into_iter();

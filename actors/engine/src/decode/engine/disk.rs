@@ -70,6 +70,10 @@ impl Engine<'_> {
             tracing::warn!(sequence = sequence.id, "a prefix on disk was not there in time");
             self.submit_now(sequence, report);
         }
+        if self.disk.patience().is_some() && !self.scheduler.has_work() {
+            // The server expects a step soon.
+            report(StepReport { events: Vec::new(), load: self.load() });
+        }
     }
 
     /// Puts what a file holds into host memory, and takes in the sequence that waited for it. One that was cancelled or waited for
@@ -125,6 +129,9 @@ impl Engine<'_> {
     pub(super) fn keep_on_disk(&mut self, until: Instant) -> Result<u32, LlamaError> {
         if !self.disk.is_on() || matches!(self.memory, Memory::Fixed | Memory::Opaque) {
             return Ok(0);
+        }
+        for op in self.scheduler.take_ops() {
+            self.execute(op)?;
         }
         for (place, tenant, tokens) in self.scheduler.contents() {
             if Instant::now() >= until {
