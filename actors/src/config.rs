@@ -53,6 +53,10 @@ pub struct StorageConfig {
     pub min_free_mib: u32,
     /// Most memory for parts of the database that were read (MiB). 0: a sixteenth of the machine's, from 64 to 1024. 8 at least.
     pub cache_mib: u32,
+    /// Most size of the prefix cache on disk (MiB). 0: there is none.
+    pub kv_mib: u32,
+    /// File with the key that it is encrypted with, outside of `path`. Unset: a key of this installation, beside it.
+    pub kv_key_file: Option<PathBuf>,
     /// Most that one user may keep of conversations and responses (MiB). 0: without a limit; so for the others.
     pub max_user_mib: u32,
     /// Most conversations of one user.
@@ -83,6 +87,8 @@ impl Default for StorageConfig {
             path: PathBuf::from("data"),
             min_free_mib: 64,
             cache_mib: 0,
+            kv_mib: 4096,
+            kv_key_file: None,
             max_user_mib: 4096,
             max_user_conversations: 100_000,
             max_user_responses: 100_000,

@@ -13,6 +13,7 @@ pub mod conversations;
 pub mod identity;
 pub mod limits;
 pub mod model;
+pub mod prefix_files;
 pub mod responses;
 pub mod service;
 mod start_error;

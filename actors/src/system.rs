@@ -14,6 +14,7 @@ use crate::identity::{AdminKeyFile, Identity};
 use crate::limits::Limiter;
 use crate::model::Models;
 use crate::model::catalog::Catalog;
+use crate::prefix_files::PrefixFiles;
 use crate::responses::Responses;
 use crate::start_error::StartError;
 use crate::store::files::create_private_folder;
@@ -21,6 +22,9 @@ use crate::supervision::RestartPolicy;
 use crate::supervisor::{ChildSpec, Supervisor, SupervisorArguments, SupervisorMessage};
 use crate::usage::UsageLedger;
 use crate::web_search::WebSearch;
+
+/// Time that workers have at a graceful stop to write their prefixes to disk.
+const KEEP_PREFIXES: Duration = Duration::from_secs(10);
 
 /// All actors behind the edge, under one root supervisor.
 #[derive(Debug)]
@@ -45,7 +49,9 @@ impl System {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(config: ActorsConfig) -> Result<Self, StartError> {
-        Self::start_over(&config, Catalog::new(&config)?).await
+        let prefixes = PrefixFiles::new(&config.storage)?;
+        let catalog = Catalog::new(&config, &prefixes)?;
+        Self::start_over(&config, catalog, prefixes).await
     }
 
     /// Starts the system with one model, answered by `backend`.
@@ -58,10 +64,14 @@ impl System {
         id: &str,
         backend: Arc<dyn crate::model::backend::Backend>,
     ) -> Result<Self, StartError> {
-        Self::start_over(&config, Catalog::of_backend(&config, id, backend)).await
+        Self::start_over(&config, Catalog::of_backend(&config, id, backend), PrefixFiles::default()).await
     }
 
-    async fn start_over(config: &ActorsConfig, catalog: Catalog) -> Result<Self, StartError> {
+    async fn start_over(
+        config: &ActorsConfig,
+        catalog: Catalog,
+        prefixes: PrefixFiles,
+    ) -> Result<Self, StartError> {
         let folder = &config.storage.path;
         // An existing folder may be shared with others: its mode is left alone.
         create_private_folder(folder)
@@ -69,6 +79,7 @@ impl System {
         let catalog = Arc::new(catalog);
         let models = Models::new(Arc::clone(&catalog));
         let (identity, admin_key) = open_identity(config).await?;
+        open_prefixes(prefixes, &identity).await;
         let limiter = Limiter::new(config.rate_limits.clone());
         let usage = UsageLedger::new(Arc::clone(identity.store()));
         let backup = Backup::new(Arc::clone(identity.store()), identity.notices(), folder.clone());
@@ -164,6 +175,9 @@ impl System {
         while self.models.in_flight() > 0 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        if !grace.is_zero() {
+            self.models.keep_prefixes(KEEP_PREFIXES).await;
+        }
         self.root.stop(None);
         let _ = self.ended.await;
         self.usage.close().await;
@@ -178,6 +192,16 @@ async fn open_identity(config: &ActorsConfig) -> Result<(Identity, AdminKeyFile)
     let (storage, auth) = (config.storage.clone(), config.auth.clone());
     let opened = tokio::task::spawn_blocking(move || Identity::open(&storage, &auth)).await;
     Ok(opened.map_err(|error| StartError::Actor(error.to_string()))??)
+}
+
+/// Takes the prefix cache on disk over, where blocking is allowed: users that are deleted from now on are noticed, and those that
+/// are gone already have nothing there.
+async fn open_prefixes(prefixes: PrefixFiles, identity: &Identity) {
+    if let Some(deletions) = prefixes.watch_deletions() {
+        identity.notices().subscribe(deletions);
+    }
+    let users = identity.user_ids();
+    let _ = tokio::task::spawn_blocking(move || prefixes.start(users)).await;
 }
 
 fn open_audit(identity: &Identity, config: &ActorsConfig) -> Result<Audit, StartError> {

@@ -1,5 +1,5 @@
 """The same state however a position is reached, on models of many architectures: read at once, in chunks of other sizes,
-behind a beginning that is shared with a running or an ended sequence or was moved to host memory and cut, after making room
+behind a beginning that is shared with a running or an ended sequence, was moved to host memory and cut or was on disk, after making room
 for others, and after the worker's death.
 
 With the bundled model the subjects are models made here (`tiny_models.py`), of which only the memory matters; with another
@@ -149,6 +149,33 @@ def test_shared_beginnings_give_the_same_answer(models, expected, way, name):
         if number and name not in FIXED:
             # What is worth a copy is found, with what those before had in common.
             assert cached >= CUTS[number - 1] or CUTS[number - 1] < 64, cached
+
+
+@pytest.fixture(scope="module")
+def restarted(models):
+    """A server that read all first prompts before it was stopped and started again."""
+    WAYS["disk"] = WAYS["memory"]
+    server = models.server("disk")
+    for name in SUBJECTS:
+        complete(server, name, prompts_of(name)[0])
+    server.terminate()
+    assert server.process.wait(60) == 0
+    server.close()
+    del models.servers["disk"]
+    return models.server("disk")
+
+
+@ALL
+def test_what_was_on_disk_gives_the_same_answer(restarted, expected, name):
+    answers, bound = expected(name)
+    # The shortest beginning first: the file is read for it, and is in host memory for the others.
+    for number, (prompt, answer) in reversed(list(enumerate(zip(prompts_of(name), answers, strict=True)))):
+        found, cached = likeliest(restarted, name, prompt)
+        assert distance(answer, found) <= bound, f"{cached} of {len(prompt)} tokens cached"
+        if name in FIXED:
+            assert cached == 0, "a state that cannot be cut is not kept"
+        else:
+            assert cached >= (CUTS[number - 1] if number else LENGTH - 1), cached
 
 
 @ALL

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use jan_actors::config::ActorsConfig;
 use jan_actors::model::catalog::Catalog;
 use jan_actors::model::conformance;
+use jan_actors::prefix_files::PrefixFiles;
 use jan_actors::supervision::RestartPolicy;
 use jan_actors::supervisor::{Supervisor, SupervisorArguments};
 use jan_protocol::bundled_model;
@@ -35,7 +36,7 @@ async fn the_worker_keeps_the_contract_of_backends() {
     config.worker.no_new_privs = Restriction::Off;
     config.worker.landlock = Restriction::Off;
     config.worker.seccomp = Restriction::Off;
-    let catalog = Catalog::new(&config).unwrap();
+    let catalog = Catalog::new(&config, &PrefixFiles::default()).unwrap();
     let children = SupervisorArguments { children: catalog.children(), policy: RestartPolicy::default() };
     let (supervisor, ended) = Actor::spawn(None, Supervisor, children).await.unwrap();
     let backend = &*catalog.find(bundled_model::ID).unwrap().replicas[0];

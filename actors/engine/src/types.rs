@@ -44,6 +44,15 @@ pub struct EngineSettings {
     pub mask_budget: std::time::Duration,
 }
 
+/// Whose a computed prefix is, by names that stay the same over restarts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The tenant; empty where all are one.
+    pub tenant: Arc<str>,
+    /// The key that it gave to keep requests of its own apart; empty: none.
+    pub cache_key: Arc<str>,
+}
+
 /// A sequence to generate, its prompt as tokens.
 #[derive(Clone, Debug)]
 pub struct Sequence {
@@ -53,6 +62,8 @@ pub struct Sequence {
     pub user: String,
     /// Sharing domain of its computed prefix; 0: all callers.
     pub tenant: u64,
+    /// The owner that this number stands for.
+    pub owner: Owner,
     /// Tokens at the prompt's beginning that any caller may share.
     pub common: u32,
     /// Prompt tokens.

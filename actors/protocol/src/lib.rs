@@ -10,6 +10,7 @@ pub mod logprob_buffer;
 pub mod memory;
 pub mod output_formats;
 pub mod parts;
+pub mod prefix_files;
 pub mod report;
 mod sampling;
 pub mod schema;

@@ -18,7 +18,7 @@ use super::token::Grant;
 use super::tokens::{Tokens, family_rules};
 use super::types::{
     ApiKeyRecord, CreatedKey, ExternalProfile, KeyUpdate, Maker, NewKey, Origin, Page, Principal,
-    RefreshProof, SessionRecord, SignIn, TokenPair, UserRecord, UserUpdate,
+    RefreshProof, SessionRecord, SignIn, TokenPair, UserKind, UserRecord, UserUpdate,
 };
 use super::users::GuestRetention;
 use super::{now_s, secret};
@@ -95,6 +95,12 @@ impl Identity {
     pub(crate) fn close(&self) {
         accounts::note_used(&self.writer);
         self.writer.store.close();
+    }
+
+    /// Returns all users.
+    pub(crate) fn user_ids(&self) -> Vec<UserId> {
+        let kinds = [UserKind::Admin, UserKind::Member, UserKind::Guest];
+        kinds.into_iter().flat_map(|kind| self.writer.index.users_of(kind)).collect()
     }
 
     /// Returns the notices of changes to credentials.

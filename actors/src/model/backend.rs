@@ -89,6 +89,13 @@ pub trait Backend: fmt::Debug + Send + Sync {
         place: Place,
     ) -> BoxFuture<'_, Result<u32, GenerationError>>;
 
+    /// Has computed prefixes outlive the server, as far as that is done within this time. Called before a graceful stop, when
+    /// nothing is generated any more.
+    fn keep_prefixes(&self, within: Duration) -> BoxFuture<'_, ()> {
+        let _ = within;
+        Box::pin(std::future::ready(()))
+    }
+
     /// Actors that work for it, to be supervised; asked once, when the server starts.
     fn children(&self) -> Vec<ChildSpec>;
 }

@@ -12,6 +12,7 @@ use super::backend::{Backend, Condition};
 use super::llama_worker::{self, LlamaWorker};
 use super::shares::Places;
 use crate::config::{ActorsConfig, ModelSource};
+use crate::prefix_files::PrefixFiles;
 use crate::start_error::StartError;
 use crate::supervisor::ChildSpec;
 
@@ -77,14 +78,14 @@ pub struct Catalog {
 impl Catalog {
     /// # Errors
     /// Ids that are empty or given twice, and chat template files that cannot be read.
-    pub fn new(config: &ActorsConfig) -> Result<Self, StartError> {
+    pub fn new(config: &ActorsConfig, prefixes: &PrefixFiles) -> Result<Self, StartError> {
         let mut catalog = Self { models: Vec::new() };
         for model in &config.models {
             catalog.check_ids(&model.id, &model.aliases)?;
             let backends: Vec<Arc<dyn Backend>> = match &model.source {
                 ModelSource::Gguf(gguf) => {
                     let spec = llama_worker::spec::of_gguf(config, &model.id, gguf)?;
-                    LlamaWorker::replicas(config, &spec, model.replicas)?
+                    LlamaWorker::replicas(config, &spec, model.replicas, prefixes)?
                 }
             };
             catalog.add(config, &model.id, model.aliases.clone(), &model.owned_by, backends)?;
@@ -94,7 +95,7 @@ impl Catalog {
             let aliases = bundled_model::ALIASES.iter().filter(|a| catalog.find(a).is_none());
             let aliases = aliases.map(|a| (*a).to_owned()).collect();
             let spec = llama_worker::spec::of_bundled_model(config);
-            let backends = LlamaWorker::replicas(config, &spec, 1)?;
+            let backends = LlamaWorker::replicas(config, &spec, 1, prefixes)?;
             catalog.add(config, bundled_model::ID, aliases, "jan", backends)?;
         }
         Ok(catalog)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use jan_protocol::embeddings::EmbeddingRequest;
 use jan_protocol::types::{
@@ -27,6 +28,12 @@ impl Models {
     /// Refuses new requests from now on.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Has all models' computed prefixes outlive the server, as far as that is done within this time.
+    pub(crate) async fn keep_prefixes(&self, within: Duration) {
+        let replicas = self.catalog.models().iter().flat_map(|model| &model.replicas);
+        futures_util::future::join_all(replicas.map(|replica| replica.keep_prefixes(within))).await;
     }
 
     /// Requests in flight, over all models.

@@ -21,6 +21,16 @@ pub const STORAGE: &[Key] = &[
         "Maximum memory of the database's read cache, at least 8. More of it serves users with very many conversations faster. 0: a sixteenth of the machine's memory, from 64 to 1024.",
     ),
     key(
+        "storage.kv_mib",
+        integer(0, 1 << 24, "MiB"),
+        "Maximum size of the prefix cache on disk, in `kv` of the data folder: computed prompt prefixes that left `engine.cache_ram_mib`, and at a graceful stop all of them, so that a conversation's next turn after a restart reads only what is new. At most half of the space that is free on the disk. 0: nothing is kept.",
+    ),
+    key(
+        "storage.kv_key_file",
+        Kind::Path,
+        "File of 16 to 65536 bytes outside the data folder whose contents are the key that the prefix cache on disk is encrypted with; random ones, e.g. from `head -c 32 /dev/urandom`. Unset: a random key beside the files, which then protects them from being mixed up or changed, but not from readers of the data folder. With another key than before, the old files are removed.",
+    ),
+    key(
         "storage.max_user_mib",
         integer(0, 1 << 20, "MiB"),
         "Maximum size of one user's conversations and responses; beyond it 507 `storage_quota_exceeded`. 0: no limit.",

@@ -1,8 +1,10 @@
 //! The loop of decode steps. Owns the llama.cpp context; everything that decides is asked of pure parts.
 
+mod disk;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use jan_protocol::report::{EngineLoad, SequenceEvent, StepReport};
@@ -19,6 +21,7 @@ use super::running_sequence::{Buffers, Running, having_thought, stopped_by_text,
 use super::sampler::TokenCounts;
 use super::text_assembler::TextAssembler;
 use super::thread_tuner::{StepSample, ThreadTuner};
+use crate::disk::{Disk, Found};
 use crate::embedding::{Embedder, EmbeddingJob};
 use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Memory, Model, SavedState};
 use crate::scheduler::gathering::Gathering;
@@ -38,6 +41,10 @@ pub enum Command {
     Embed(Box<EmbeddingJob>),
     /// Stop generating that; its cells become prefix cache within one step.
     Cancel(u64),
+    /// A file was looked for that a sequence begins with.
+    Found(Box<Found>),
+    /// Write prefixes to disk until then, and report their number.
+    Keep(Instant, Sender<u32>),
 }
 
 /// A step may take this long while no sequence waits for a token: it bounds how late a cancel or arrival is seen.
@@ -90,6 +97,9 @@ pub struct Engine<'model> {
     /// `true` if drafts are made.
     speculates: bool,
     drafts: DraftCounts,
+    memory: Memory,
+    /// The prefix cache on disk.
+    disk: Disk,
 }
 
 impl<'model> Engine<'model> {
@@ -134,6 +144,7 @@ impl<'model> Engine<'model> {
             cells: settings.kv_cells,
             cache_cells: settings.cache_cells.min(settings.kv_cells),
             archive_tokens: settings.archive_tokens,
+            spill: true,
             headroom: HEADROOM,
             context: settings.context_length,
             reuse,
@@ -165,6 +176,8 @@ impl<'model> Engine<'model> {
             masks: Masks::new(Arc::clone(model), settings.mask_budget),
             speculates,
             drafts: DraftCounts::default(),
+            memory,
+            disk: Disk::default(),
         }))
     }
 
@@ -183,19 +196,20 @@ impl<'model> Engine<'model> {
                 // Threads that were left behind are looked after meanwhile.
                 let idle = self.lanes.closes_in().unwrap_or(Duration::MAX);
                 let wait = if self.masks.has_left_behind() { LOOK } else { idle };
-                match commands.recv_timeout(wait) {
-                    Ok(command) => self.take(command, &mut report),
+                match commands.recv_timeout(self.disk.patience().map_or(wait, |held| held.min(wait))) {
+                    Ok(command) => self.take(command, &mut report)?,
                     Err(RecvTimeoutError::Timeout) => self.lanes.close_if_idle(&mut self.scheduler),
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
             }
             loop {
                 match commands.try_recv() {
-                    Ok(command) => self.take(command, &mut report),
+                    Ok(command) => self.take(command, &mut report)?,
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 }
             }
+            self.submit_overdue(&mut report);
             if self.masks.is_overrun() {
                 return Err(LlamaError::Overrun);
             }
@@ -209,17 +223,18 @@ impl<'model> Engine<'model> {
         }
     }
 
-    fn take(&mut self, command: Command, report: &mut impl FnMut(StepReport)) {
+    fn take(&mut self, command: Command, report: &mut impl FnMut(StepReport)) -> Result<(), LlamaError> {
         match command {
-            Command::Submit(sequence) => {
-                let id = sequence.id;
-                if let Some(event) = self.submit(*sequence) {
-                    report(StepReport { events: vec![(id, event)], load: self.load() });
-                }
+            Command::Submit(sequence) => self.submit_or_hold(*sequence, report),
+            Command::Found(found) => self.take_found(*found, report)?,
+            Command::Keep(until, done) => {
+                let _ = done.send(self.keep_on_disk(until)?);
             }
             Command::Embed(job) => self.embedder.submit(*job),
             Command::Cancel(id) => {
-                if self.embedder.cancel(id) {
+                if self.disk.release(id).is_some() {
+                    tracing::debug!(sequence = id, "sequence cancelled before it began");
+                } else if self.embedder.cancel(id) {
                     tracing::debug!(request = id, "embeddings cancelled");
                 } else if self.running.remove(&SequenceId(id)).is_some() || self.masks.cancel(SequenceId(id))
                 {
@@ -228,6 +243,7 @@ impl<'model> Engine<'model> {
                 }
             }
         }
+        Ok(())
     }
 
     /// Takes a sequence in, or returns its immediate end.
@@ -329,6 +345,7 @@ impl<'model> Engine<'model> {
             // The logits are there until the next batch of the same context.
             events.extend(self.sample(part));
         }
+        self.disk.proven();
         let (decode_tokens, prefill_tokens) = (step.decode_tokens + step.draft_tokens, step.prefill_tokens);
         self.budget.observe(decode_tokens.min(decoding), prefill_tokens, wall);
         self.gathering.observe(decode_tokens, prefill_tokens, wall);
@@ -367,9 +384,12 @@ impl<'model> Engine<'model> {
             KvOp::Restore { shelf, to, len, held: _ } => {
                 let state = self.shelves.get(&shelf).expect("the scheduler restores only what it had saved");
                 self.context.restore(to.0, state, len)?;
+                self.disk.restored(shelf);
             }
+            KvOp::Spill { shelf } => self.spill(shelf),
             KvOp::Discard { shelf } => {
                 self.shelves.remove(&shelf);
+                self.disk.gone(shelf);
             }
             KvOp::Enter { slot, lane } => {
                 self.context.copy_to_stream(slot.0, self.lanes.context(), lane.0)?

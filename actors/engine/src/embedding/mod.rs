@@ -290,6 +290,9 @@ impl<'model> Embedder<'model> {
             Command::Cancel(id) => {
                 self.cancel(id);
             }
+            // There is nothing to be kept, and nothing to be found.
+            Command::Keep(_, done) => drop(done.send(0)),
+            Command::Found(_) => {}
             // Preparing refuses it.
             Command::Submit(sequence) => {
                 tracing::error!(sequence = sequence.id, "a model that makes only embeddings was to generate");

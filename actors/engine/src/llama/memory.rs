@@ -95,6 +95,19 @@ pub(super) struct Piece {
     pub bytes: Vec<u8>,
 }
 
+impl SavedState {
+    /// Its parts, each with the position of its first token.
+    pub fn into_pieces(self) -> Vec<(u32, Vec<u8>)> {
+        self.pieces.into_iter().map(|piece| (piece.start, piece.bytes)).collect()
+    }
+
+    /// The state of such parts. They have to be what [`into_pieces`](Self::into_pieces) gave of a context with the same model,
+    /// memory and settings: llama.cpp does not check all that it is given.
+    pub fn of_pieces(pieces: Vec<(u32, Vec<u8>)>) -> Self {
+        Self { pieces: pieces.into_iter().map(|(start, bytes)| Piece { start, bytes }).collect() }
+    }
+}
+
 impl Model {
     /// Returns whether its memory is a state of fixed size, in some layers or all.
     pub fn has_fixed_memory(&self) -> bool {
@@ -251,6 +264,13 @@ impl Context<'_> {
                 let own = self.ids.of(slot).next().unwrap_or_default();
                 self.restore_sequence(own, &piece.bytes)?;
             }
+        }
+        let own = self.ids.of(slot).next().unwrap_or_default();
+        // SAFETY: the context is alive and the id is below `n_seq_max`.
+        let last = unsafe { sys::llama_memory_seq_pos_max(self.memory(), own) };
+        let held = u32::try_from(last.saturating_add(1)).unwrap_or(0);
+        if held < len && len != u32::MAX {
+            return Err(LlamaError::state("find all tokens in"));
         }
         self.truncate(slot, len);
         Ok(())

@@ -132,6 +132,12 @@ impl Backend {
     }
 }
 
+/// The features of the processor that the kernels use.
+pub fn system_info() -> String {
+    // SAFETY: llama.cpp returns a static, NUL-terminated string.
+    unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().into_owned()
+}
+
 /// A model: weights, vocabulary and metadata. Immutable, shared by threads.
 #[derive(Debug)]
 pub struct Model {

@@ -182,6 +182,7 @@ impl Preparer {
             id,
             user: request.user,
             tenant: self.sharing.tenant(&request.tenant, request.cache_key.as_deref().unwrap_or_default()),
+            owner: self.sharing.owner(&request.tenant, request.cache_key.as_deref().unwrap_or_default()),
             common: self.sharing.common(&prompt),
             prompt,
             generated,

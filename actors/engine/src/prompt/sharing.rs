@@ -9,6 +9,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use jan_protocol::types::Token;
 
+use crate::types::Owner;
+
 /// The rules of sharing.
 #[derive(Debug)]
 pub struct Sharing {
@@ -37,6 +39,12 @@ impl Sharing {
             return 0;
         }
         self.hasher.hash_one((tenant, cache_key)).max(1)
+    }
+
+    /// What the number of [`tenant`](Self::tenant) stands for in this process.
+    pub fn owner(&self, tenant: &str, cache_key: &str) -> Owner {
+        let tenant = if self.all { "" } else { tenant };
+        Owner { tenant: tenant.into(), cache_key: cache_key.into() }
     }
 
     /// Returns the number of a prompt's tokens, at its beginning, that all tenants may share.

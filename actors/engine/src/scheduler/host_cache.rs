@@ -30,6 +30,8 @@ impl fmt::Display for Shelf {
 pub struct Saving {
     /// Copies to be thrown away first.
     pub dropped: Vec<Shelf>,
+    /// Those of them that are thrown away for lack of room alone, in the same order, with their tokens.
+    pub spilled: Vec<(Shelf, Vec<Key>)>,
     /// The place of the new copy; `None` if a copy that holds the sequence exists already, or if it is too large.
     pub to: Option<Shelf>,
 }
@@ -83,6 +85,15 @@ impl Archive {
         Some((Shelf(slot.0), found.len))
     }
 
+    /// All copies with their tokens, the most recently used first.
+    pub fn contents(&self) -> Vec<(Shelf, Vec<Key>)> {
+        let mut shelves: Vec<(u64, Slot)> =
+            (0..).map(Slot).zip(&self.last_used).map(|(slot, used)| (*used, slot)).collect();
+        shelves.retain(|(used, _)| *used > 0);
+        shelves.sort_unstable_by_key(|(used, _)| std::cmp::Reverse(*used));
+        shelves.into_iter().map(|(_, slot)| (Shelf(slot.0), self.tree.tokens(slot))).collect()
+    }
+
     /// Keeps a shelf longer.
     pub fn touch(&mut self, shelf: Shelf) {
         self.clock += 1;
@@ -121,7 +132,9 @@ impl Archive {
                 });
             let Some((oldest, _)) = used.min_by_key(|(_, used)| **used) else { return saving };
             // There are as many entries as shelves, which are counted in u16.
-            self.drop_shelf(Shelf(oldest as u16), &mut saving.dropped);
+            let oldest = Shelf(oldest as u16);
+            saving.spilled.push((oldest, self.tree.tokens(Slot(oldest.0))));
+            self.drop_shelf(oldest, &mut saving.dropped);
         };
         self.tree.extend(Slot(to.0), tokens);
         self.used += len;
@@ -172,6 +185,11 @@ mod tests {
             for (tokens, keep) in saves {
                 let keep = if keep { model.keys().next().copied() } else { None };
                 let saving = archive.save(&tokens, keep);
+                for (shelf, spilled) in &saving.spilled {
+                    prop_assert!(saving.dropped.contains(shelf));
+                    prop_assert_eq!(model.get(shelf), Some(spilled));
+                    prop_assert!(!tokens.starts_with(spilled) || Some(*shelf) == keep, "it is covered");
+                }
                 for shelf in saving.dropped {
                     prop_assert!(Some(shelf) != keep);
                     prop_assert!(model.remove(&shelf).is_some(), "dropped what was not there");
@@ -189,6 +207,8 @@ mod tests {
                 let best = model.values().map(|held| common_prefix(held, &tokens)).max().unwrap_or(0);
                 prop_assert_eq!(archive.longest(&tokens).map_or(0, |(_, len)| len as usize), best);
             }
+            let contents: BTreeMap<Shelf, Vec<Key>> = archive.contents().into_iter().collect();
+            prop_assert_eq!(&contents, &model);
             let all: Vec<Shelf> = model.into_keys().collect();
             prop_assert_eq!(archive.clear(), all);
             prop_assert_eq!(archive.used(), 0);

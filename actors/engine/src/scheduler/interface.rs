@@ -42,6 +42,8 @@ pub struct SchedulerConfig {
     /// Cells that have to be left for each admitted sequence when another one is admitted, so that it isn't
     /// preempted again as soon as they have generated a few tokens.
     pub headroom: u32,
+    /// `true` if copies that leave host memory for lack of room are announced ([`KvOp::Spill`]).
+    pub spill: bool,
     /// The computations that may be shared.
     pub reuse: PrefixReuse,
     /// The number of tokens that another sequence's prefill has to spare a new one for the new one to wait for it, and that a
@@ -217,6 +219,12 @@ pub enum KvOp {
         from: Lane,
         /// The lane that gets them.
         to: Lane,
+    },
+    /// The copy on `shelf`, which is discarded next for lack of room, may be kept elsewhere: its tokens are the next of
+    /// [`Scheduler::next_spilled`](super::Scheduler::next_spilled).
+    Spill {
+        /// The shelf.
+        shelf: Shelf,
     },
     /// The copy on `shelf` is no longer needed.
     Discard {

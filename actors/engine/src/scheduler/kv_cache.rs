@@ -1,6 +1,8 @@
 //! The slots of the context: their contents, those kept as cache, and the operations that bring llama.cpp's KV cache to the same
 //! state.
 
+use std::collections::VecDeque;
+
 use super::cell_map::{CellMap, Slot};
 use super::host_cache::{Archive, Shelf};
 use super::lanes::{Lane, Lanes};
@@ -23,7 +25,7 @@ enum Use {
 
 /// The place of a computed beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
     /// A slot in the context's cells.
     Slot(Slot),
     /// A shelf in host memory.
@@ -60,6 +62,10 @@ pub(super) struct KvCache {
     cache_cells: u32,
     /// Fewest tokens that are worth a copy to or from host memory.
     copy_min: u32,
+    /// See [`SchedulerConfig::spill`].
+    spill: bool,
+    /// The tokens of copies that are to be spilled, in the order of the operations.
+    spilled: VecDeque<Vec<Key>>,
     cells: CellMap,
     tree: PrefixTree,
     archive: Archive,
@@ -82,6 +88,8 @@ impl KvCache {
             in_order,
             cache_cells: if reuse == PrefixReuse::None { 0 } else { config.cache_cells },
             copy_min: config.share_min.max(1),
+            spill: config.spill,
+            spilled: VecDeque::new(),
             cells: if in_order { CellMap::in_order(cells, slots) } else { CellMap::new(cells, slots) },
             tree: PrefixTree::new(slots),
             archive: Archive::new(if reuse == PrefixReuse::Partial { config.archive_tokens } else { 0 }),
@@ -283,9 +291,7 @@ impl KvCache {
         if tokens.len() < self.copy_min as usize {
             return None;
         }
-        let saving = self.archive.save(tokens, keep);
-        self.ops.extend(saving.dropped.into_iter().map(|shelf| KvOp::Discard { shelf }));
-        saving.to
+        self.make_shelf(tokens, keep)
     }
 
     /// Returns `true` if host memory can hold a copy of so many tokens.
@@ -307,6 +313,63 @@ impl KvCache {
 
     pub(super) fn push(&mut self, op: KvOp) {
         self.ops.push(op);
+    }
+
+    /// Makes a place for `tokens` in host memory, if there is one for them.
+    fn make_shelf(&mut self, tokens: &[Key], keep: Option<Shelf>) -> Option<Shelf> {
+        let saving = self.archive.save(tokens, keep);
+        let mut spilled = saving.spilled.into_iter().filter(|_| self.spill).peekable();
+        for shelf in saving.dropped {
+            if let Some((_, tokens)) = spilled.next_if(|(spilled, _)| *spilled == shelf) {
+                self.ops.push(KvOp::Spill { shelf });
+                self.spilled.push_back(tokens);
+            }
+            self.ops.push(KvOp::Discard { shelf });
+        }
+        saving.to
+    }
+
+    /// Makes a place in host memory for a copy that comes from elsewhere. All operations up to then are returned as well, to be
+    /// executed before it is put there: they may concern the same shelf. `None`: there is no place, or a copy of these tokens.
+    pub fn adopt(&mut self, tokens: &[Key]) -> (Option<Shelf>, Vec<KvOp>) {
+        let shelf = self.shelf_for(tokens, None);
+        (shelf, self.take_ops())
+    }
+
+    /// The tokens of the next copy that is spilled.
+    pub fn next_spilled(&mut self) -> Option<Vec<Key>> {
+        self.spilled.pop_front()
+    }
+
+    /// All that is computed and worth a copy, live and most recently used sequences first; none that another one begins with.
+    pub fn contents(&self) -> Vec<(Place, Vec<Key>)> {
+        if self.reuse != PrefixReuse::Partial {
+            return Vec::new();
+        }
+        let cached = self.by_last_use().into_iter().rev();
+        let slots = self.live().chain(cached).map(|slot| (Place::Slot(slot), self.tree.tokens(slot)));
+        let lanes = self
+            .lanes
+            .iter()
+            .flat_map(|lanes| lanes.busy().map(|lane| (Place::Lane(lane), lanes.tokens(lane))));
+        let shelves = self.archive.contents().into_iter();
+        let all: Vec<_> =
+            slots.chain(lanes).chain(shelves.map(|(shelf, tokens)| (Place::Shelf(shelf), tokens))).collect();
+        let is_covered = |index: usize, tokens: &[Key]| {
+            all.iter().enumerate().any(|(other, (_, held))| {
+                held.starts_with(tokens) && (held.len() > tokens.len() || other < index)
+            })
+        };
+        let worth_it = all.iter().enumerate().filter(|(index, (_, tokens))| {
+            tokens.len() >= self.copy_min as usize && !is_covered(*index, tokens)
+        });
+        worth_it.map(|(_, content)| content.clone()).collect()
+    }
+
+    /// The number of `tokens`, at their beginning, that are computed.
+    pub fn computed(&self, tokens: &[Key]) -> u32 {
+        let in_cells = self.tree.longest(tokens).map_or(0, |found| found.len);
+        in_cells.max(self.longest_copy(tokens).map_or(0, |source| source.len))
     }
 
     /// Appends computed tokens to a live slot, after the evictions that this needs. False, and nothing appended, if there are not

@@ -41,8 +41,9 @@ pub use self::interface::{
     SequenceId, Step, SubmitError,
 };
 use self::kv_cache::KvCache;
+pub use self::kv_cache::Place;
 pub use self::lanes::{Lane, Seat};
-use self::prefix_tree::{Key, key, token};
+use self::prefix_tree::{Key, key, tenant, token};
 
 mod batch_plan;
 pub mod cell_map;
@@ -171,8 +172,7 @@ impl Scheduler {
             Some(age) => self.queue.push_resumed(&user, age, id),
             None => self.queue.push(&user, id),
         }
-        let owner = |index: usize| if index < common as usize { 0 } else { tenant };
-        let tokens = tokens.into_iter().enumerate().map(|(index, token)| key(owner(index), token)).collect();
+        let tokens = keys(tenant, common, tokens);
         let (started, phase, drafts) = (false, Phase::Waiting, Vec::new());
         let sequence = Sequence { user, tenant, tokens, prompt_len, age, started, score, phase, drafts };
         self.sequences.insert(id, sequence);
@@ -253,6 +253,42 @@ impl Scheduler {
         self.sequences.get(&id).map(|sequence| sequence.tokens.iter().copied().map(token).collect())
     }
 
+    /// The number of a sequence's tokens, at its beginning, that are computed, of its own or of others.
+    pub fn computed(&self, tenant: u64, common: u32, tokens: impl IntoIterator<Item = Token>) -> u32 {
+        self.kv.computed(&keys(tenant, common, tokens))
+    }
+
+    /// Makes a place in host memory for a copy of `tokens` that comes from elsewhere, of which the first `common` may be shared by
+    /// all tenants. The returned operations have to be executed before the copy is put there.
+    pub fn adopt(
+        &mut self,
+        tenant: u64,
+        common: u32,
+        tokens: impl IntoIterator<Item = Token>,
+    ) -> (Option<Shelf>, Vec<KvOp>) {
+        self.kv.adopt(&keys(tenant, common, tokens))
+    }
+
+    /// The tenant and the tokens of the copy that the next [`KvOp::Spill`] is about.
+    pub fn next_spilled(&mut self) -> Option<(u64, Vec<Token>)> {
+        self.kv.next_spilled().map(|keys| of_tenant(&keys))
+    }
+
+    /// The operations since the last plan, to be executed now rather than with the next one. What the scheduler says of its contents
+    /// is true once they are.
+    pub fn take_ops(&mut self) -> Vec<KvOp> {
+        self.kv.take_ops()
+    }
+
+    /// Everything computed that is worth a copy, with its tenant and tokens, the most recently used first.
+    pub fn contents(&self) -> Vec<(Place, u64, Vec<Token>)> {
+        let contents = self.kv.contents().into_iter();
+        contents
+            .map(|(place, keys)| (place, of_tenant(&keys)))
+            .map(|(place, (tenant, tokens))| (place, tenant, tokens))
+            .collect()
+    }
+
     /// Drops all cached prefixes. The operations that do so are in the next step.
     pub fn drop_cached(&mut self) {
         self.kv.drop_cached();
@@ -299,6 +335,17 @@ impl Scheduler {
         self.next_age += 1;
         self.next_age
     }
+}
+
+/// The keys of a sequence's tokens, of which the first `common` belong to all tenants.
+fn keys(tenant: u64, common: u32, tokens: impl IntoIterator<Item = Token>) -> Vec<Key> {
+    let owner = |index: usize| if index < common as usize { 0 } else { tenant };
+    tokens.into_iter().enumerate().map(|(index, token)| key(owner(index), token)).collect()
+}
+
+/// The tenant and the tokens of a sequence's keys. The tenant is the last one's: 0 where all tokens belong to all.
+fn of_tenant(keys: &[Key]) -> (u64, Vec<Token>) {
+    (keys.last().map_or(0, |&last| tenant(last)), keys.iter().copied().map(token).collect())
 }
 
 #[cfg(test)]

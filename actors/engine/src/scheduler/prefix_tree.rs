@@ -28,6 +28,13 @@ pub fn token(key: Key) -> Token {
     (key as u32).cast_signed()
 }
 
+/// The tenant of a key.
+#[must_use]
+pub fn tenant(key: Key) -> u64 {
+    // A token has 32 bits, a tenant 64.
+    (key >> 32) as u64
+}
+
 type NodeId = usize;
 
 /// The root has an empty run; every slot is in it, also one that holds nothing.

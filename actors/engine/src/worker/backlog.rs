@@ -5,6 +5,7 @@
 //! prepared at all.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use jan_protocol::worker_protocol::{Embed, Inspect};
 
@@ -21,6 +22,8 @@ pub enum Work {
     Inspect(Inspect),
     /// The end of the request with this id.
     Cancel(u64),
+    /// Prefixes to be written to disk until then.
+    Keep(Instant),
 }
 
 /// Requests in order of arrival, and the turn in which each caller was last served.
@@ -74,7 +77,7 @@ fn request_id(work: &Work) -> Option<u64> {
     match work {
         Work::Submit(draft) => Some(draft.id),
         Work::Embed(embed) => Some(embed.id),
-        Work::Cancel(_) | Work::Inspect(_) => None,
+        Work::Cancel(_) | Work::Inspect(_) | Work::Keep(_) => None,
     }
 }
 
@@ -83,7 +86,7 @@ fn caller(work: &Work) -> &str {
     match work {
         Work::Submit(draft) => &draft.request.user,
         Work::Embed(embed) => &embed.user,
-        Work::Cancel(_) | Work::Inspect(_) => "",
+        Work::Cancel(_) | Work::Inspect(_) | Work::Keep(_) => "",
     }
 }
 

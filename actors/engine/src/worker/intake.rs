@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
 
 use jan_protocol::worker_protocol::{FromWorker, ToWorker, prepared_message, to_worker};
 use tokio::sync::mpsc;
@@ -77,6 +78,9 @@ impl<'a> Intake<'a> {
                 // Either has it; the engine ignores a cancel of an unknown request.
                 self.send_aside(Work::Cancel(cancel.id));
                 backlog.push(Work::Cancel(cancel.id));
+            }
+            Some(to_worker::Message::Keep(keep)) => {
+                backlog.push(Work::Keep(Instant::now() + Duration::from_millis(keep.within_ms)));
             }
             Some(to_worker::Message::Hello(_)) | None => {}
         }

@@ -13,17 +13,18 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jan_protocol::confinement::Confinement;
 use jan_protocol::memory;
+use jan_protocol::prefix_files::Channel;
 use jan_protocol::worker_protocol::{
-    Accepted, FromWorker, Hello, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready, Retired,
-    ToWorker, WINDOW, Welcome, from_worker, inspected_message, prepared_message, sign_of_life, step_message,
-    to_worker, worker_server,
+    Accepted, FromWorker, Hello, Kept, LoadFailed, MAX_MESSAGE_BYTES, ModelSpec, PROTOCOL_VERSION, Ready,
+    Retired, ToWorker, WINDOW, Welcome, from_worker, inspected_message, prepared_message, sign_of_life,
+    step_message, to_worker, worker_server,
 };
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -130,6 +131,8 @@ struct Begun {
     bundled: Result<PathBuf, String>,
     /// The features that the kernel lacks to confine it; an error if they are required.
     lacking: Result<Vec<String>, String>,
+    /// The channel to the server for files of the prefix cache, until the engine has it.
+    prefixes: Mutex<Option<Channel>>,
 }
 
 impl Begun {
@@ -139,9 +142,10 @@ impl Begun {
             Ok(confinement) => confinement,
             Err(error) => {
                 let (confinement, bundled) = (Confinement::default(), Err(error.clone()));
-                return Self { confinement, bundled, lacking: Err(error) };
+                return Self { confinement, bundled, lacking: Err(error), prefixes: Mutex::default() };
             }
         };
+        let prefixes = Mutex::new(prefix_channel());
         let bundled = match confinement.model.as_os_str().is_empty() {
             true => bundled_model::unpack(&confinement.unpack_folder).map_err(|error| {
                 let folder = confinement.unpack_folder.display();
@@ -150,8 +154,24 @@ impl Begun {
             false => Err("the worker was not told that it serves the bundled model".to_owned()),
         };
         let lacking = confine(&confinement, bundled.as_ref().unwrap_or(&confinement.model));
-        Self { confinement, bundled, lacking }
+        Self { confinement, bundled, lacking, prefixes }
     }
+
+    /// The name of the bundled model's file, which has the hash of its contents.
+    fn bundled_name(&self) -> String {
+        let name = self.bundled.as_ref().ok().and_then(|path| path.file_name());
+        name.unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+/// Takes the channel for files of the prefix cache from the standard output, where the server put it, and leaves nothing there that
+/// a stray line could disturb. `None`: there is none.
+fn prefix_channel() -> Option<Channel> {
+    let output = std::io::stdout().as_fd().try_clone_to_owned().ok()?;
+    let channel = Channel::of(output).ok()?;
+    let nothing = std::fs::File::options().write(true).open("/dev/null").ok()?;
+    rustix::stdio::dup2_stdout(&nothing).ok()?;
+    Some(channel)
 }
 
 /// The gRPC service; a worker has one stream in its life.
@@ -273,6 +293,14 @@ fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorke
     };
     send(from_worker(from_worker::Message::Ready(ready)));
     let (to_engine, commands) = std_mpsc::channel();
+    let channel = begun.prefixes.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let engine = match (engine, channel) {
+        (Some(engine), Some(channel)) => {
+            let bundled = if spec.path.is_empty() { begun.bundled_name() } else { String::new() };
+            Some(engine.with_disk(channel, settings, spec.gpu_layers, &bundled, to_engine.clone()))
+        }
+        (engine, _) => engine,
+    };
     let settled = &AtomicU64::new(0);
     std::thread::scope(|scope| {
         let (lane, aside) = std_mpsc::channel();
@@ -375,6 +403,17 @@ fn prepare_loop(
                 }
             }
             Work::Cancel(id) => Command::Cancel(id),
+            Work::Keep(until) => {
+                let (done, kept) = std_mpsc::channel();
+                if to_engine.send(Command::Keep(until, done)).is_err() {
+                    return;
+                }
+                // Nothing else is prepared before the end.
+                let prefixes = kept.recv().unwrap_or(0);
+                let _ =
+                    outgoing.blocking_send(Ok(from_worker(from_worker::Message::Kept(Kept { prefixes }))));
+                continue;
+            }
             Work::Inspect(inspect) => {
                 let id = inspect.id;
                 let result = inspect.into_question().and_then(|question| preparer.inspect(model, question));

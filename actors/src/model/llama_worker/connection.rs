@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::environment;
 use super::in_flight::SharedTable;
+use crate::prefix_files::{Callers, PrefixFiles, WorkerChannel};
 
 /// The interval at which silence is checked.
 const WATCH: Duration = Duration::from_millis(250);
@@ -41,6 +43,8 @@ pub struct LinkConfig {
     pub confinement: Confinement,
     /// The model that it is to load.
     pub model: ModelSpec,
+    /// The prefix cache on disk.
+    pub prefixes: PrefixFiles,
     /// Longest time for that.
     pub load_timeout: Duration,
     /// Longest silence while it owes a step.
@@ -61,7 +65,7 @@ pub enum LinkEnd {
 /// Runs one worker from its start to its end. `on_ready` is called once, when the model is loaded and before
 /// any request is handed over. Dropping the future kills the process.
 pub async fn run(config: &LinkConfig, table: &SharedTable, on_ready: impl FnOnce(Ready)) -> LinkEnd {
-    let (mut child, connection) = match start(config) {
+    let (mut child, connection, channel) = match start(config, table) {
         Ok(started) => started,
         Err(error) => {
             return LinkEnd::Died(format!("cannot start {}: {error}", config.program.display()));
@@ -74,6 +78,7 @@ pub async fn run(config: &LinkConfig, table: &SharedTable, on_ready: impl FnOnce
     let exited = child.try_wait().ok().flatten();
     let _ = child.start_kill();
     let status = child.wait().await;
+    channel.end(matches!(end, LinkEnd::Died(_)));
     match end {
         LinkEnd::Refused(_) | LinkEnd::Retired(_) => end,
         LinkEnd::Died(reason) => {
@@ -86,7 +91,7 @@ pub async fn run(config: &LinkConfig, table: &SharedTable, on_ready: impl FnOnce
     }
 }
 
-fn start(config: &LinkConfig) -> std::io::Result<(Child, UnixStream)> {
+fn start(config: &LinkConfig, table: &SharedTable) -> std::io::Result<(Child, UnixStream, WorkerChannel)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let mut command = Command::new(&config.program);
@@ -95,6 +100,7 @@ fn start(config: &LinkConfig) -> std::io::Result<(Child, UnixStream)> {
         // Kernels for eight and more rows, which sum up in another order than those for fewer.
         command.env("GGML_CPU_TILED_MM", "0");
     }
+    let (channel, for_prefixes) = config.prefixes.connect(&config.model.path, callers(config, table));
     let child = command
         .arg("worker")
         .args(&config.arguments)
@@ -102,12 +108,21 @@ fn start(config: &LinkConfig) -> std::io::Result<(Child, UnixStream)> {
         // ggml would start a debugger on itself and make a crash last seconds.
         .env("GGML_NO_BACKTRACE", "1")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
+        .stdout(for_prefixes.map_or_else(Stdio::null, Stdio::from))
         // A Ctrl-C in the terminal is for the server, which lets its workers finish.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
-    Ok((child, UnixStream::from_std(ours)?))
+    Ok((child, UnixStream::from_std(ours)?, channel))
+}
+
+/// The tenants whose prefixes a worker may have: those whose requests it was given, or the one of all callers where they share.
+fn callers(config: &LinkConfig, table: &SharedTable) -> Callers {
+    let (share_all, table) = (config.model.share_all, table.clone());
+    Arc::new(move |tenant| match share_all {
+        true => tenant.is_empty().then(String::new),
+        false => table.lock().caller(tenant),
+    })
 }
 
 async fn connect(connection: UnixStream) -> Result<WorkerClient<Channel>, tonic::transport::Error> {
@@ -170,6 +185,10 @@ async fn converse(
                 Some(Ok(FromWorker { message: Some(from_worker::Message::Inspected(inspected)) })) => {
                     table.lock().answer(inspected);
                 }
+                Some(Ok(FromWorker { message: Some(from_worker::Message::Kept(kept)) })) => {
+                    tracing::info!(model = config.model.id, prefixes = kept.prefixes, "prefixes kept on disk");
+                    table.lock().kept();
+                }
                 Some(Ok(FromWorker { message: Some(from_worker::Message::Retired(retired)) })) => {
                     return LinkEnd::Retired(retired.reason);
                 }
@@ -217,6 +236,7 @@ async fn await_ready(
                 from_worker::Message::LoadFailed(failed) => return Err(LinkEnd::Refused(failed.message)),
                 from_worker::Message::Step(_)
                 | from_worker::Message::Inspected(_)
+                | from_worker::Message::Kept(_)
                 | from_worker::Message::Retired(_) => {}
             },
             Some(Ok(FromWorker { message: None })) => {}

@@ -15,7 +15,7 @@ mod entry;
 pub mod jobs;
 mod lag;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use jan_protocol::report::PlacedLogprob;
 use jan_protocol::types::{
     FinishReason, GenerationError, Inspected, PromptLogprobs, RawEvent, Token, TokenUsage,
 };
-use jan_protocol::worker_protocol::{self, Cancel, Forget, Submit, ToWorker, event, to_worker};
+use jan_protocol::worker_protocol::{self, Cancel, Forget, Keep, Submit, ToWorker, event, to_worker};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::entry::Submission;
@@ -35,6 +35,9 @@ use self::jobs::Job;
 
 /// Strikes after which a request is given up.
 const STRIKES: u32 = 2;
+
+/// Tenants that are remembered of a worker's requests; beyond them, those of later requests alone.
+const MAX_CALLERS: usize = 65_536;
 
 /// Events a request's channel holds; a slower client's are merged in the table.
 pub const CHANNEL: usize = 64;
@@ -64,6 +67,10 @@ pub struct InFlight {
     parts: Parts,
     /// Requests that ran when a worker died and are not yet proven in the next.
     quarantine: VecDeque<u64>,
+    /// Tenants of the requests that the present worker was given, and the users that they are counted for.
+    callers: HashMap<String, String>,
+    /// Whoever waits for the worker to have written its prefixes.
+    keeping: Option<oneshot::Sender<()>>,
     /// Questions that the present worker has been asked.
     questions: BTreeMap<u64, oneshot::Sender<Result<Inspected, GenerationError>>>,
     /// The time of the worker's last sign of life while it owed one.
@@ -114,6 +121,10 @@ impl InFlight {
     fn submit(&mut self, id: u64, now: Instant) {
         let Some(worker) = &self.worker else { return };
         let (message, trial) = if let Some(entry) = self.entries.get_mut(&id) {
+            if self.callers.len() >= MAX_CALLERS {
+                self.callers.clear();
+            }
+            self.callers.insert(entry.request.tenant.clone(), entry.request.user.clone());
             let tell = |id: u64, part: &_| {
                 let _ =
                     worker.send(to_worker(to_worker::Message::Part(worker_protocol::Part::new(id, part))));
@@ -132,6 +143,26 @@ impl InFlight {
             trial.submitted = true;
             trial.submitted_at = Some(now);
             self.last_sign.get_or_insert(now);
+        }
+    }
+
+    /// Returns the user that a tenant's requests are counted for, if the present worker was given any.
+    pub fn caller(&self, tenant: &str) -> Option<String> {
+        self.callers.get(tenant).cloned()
+    }
+
+    /// Has the worker write its prefixes to disk. `false`: there is none.
+    pub fn keep(&mut self, within: Duration, reply: oneshot::Sender<()>) -> bool {
+        let Some(worker) = &self.worker else { return false };
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        self.keeping = Some(reply);
+        worker.send(to_worker(to_worker::Message::Keep(Keep { within_ms }))).is_ok()
+    }
+
+    /// Passes on that it has done so.
+    pub fn kept(&mut self) {
+        if let Some(reply) = self.keeping.take() {
+            let _ = reply.send(());
         }
     }
 
@@ -191,6 +222,8 @@ impl InFlight {
         self.worker = None;
         self.last_sign = None;
         self.questions.clear();
+        self.callers.clear();
+        self.keeping = None;
         self.parts.clear();
         let mut unproven = suspects.iter().filter(|(_, t)| !t.proven);
         let culprit = unproven.next().filter(|_| unproven.next().is_none()).map(|(id, _)| *id);

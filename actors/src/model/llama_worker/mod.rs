@@ -36,6 +36,7 @@ use super::backend::{
 };
 use super::shares::Place;
 use crate::config::{ActorsConfig, WorkerConfig};
+use crate::prefix_files::PrefixFiles;
 use crate::start_error::StartError;
 use crate::supervision::RestartPolicy;
 use crate::supervisor::ChildSpec;
@@ -63,8 +64,9 @@ impl LlamaWorker {
         config: &ActorsConfig,
         model: &ModelSpec,
         count: u32,
+        prefixes: &PrefixFiles,
     ) -> Result<Vec<Arc<dyn Backend>>, StartError> {
-        let replica = |number| Ok(Arc::new(Self::new(config, model, number)?) as Arc<dyn Backend>);
+        let replica = |number| Ok(Arc::new(Self::new(config, model, number, prefixes)?) as Arc<dyn Backend>);
         (0..count).map(replica).collect()
     }
 
@@ -72,7 +74,12 @@ impl LlamaWorker {
     ///
     /// # Errors
     /// This program cannot be found.
-    pub fn new(config: &ActorsConfig, model: &ModelSpec, number: u32) -> Result<Self, StartError> {
+    pub fn new(
+        config: &ActorsConfig,
+        model: &ModelSpec,
+        number: u32,
+        prefixes: &PrefixFiles,
+    ) -> Result<Self, StartError> {
         let worker = &config.worker;
         let program = match &worker.program {
             Some(program) => program.clone(),
@@ -89,6 +96,7 @@ impl LlamaWorker {
                 environment: worker.environment.clone(),
                 confinement: confinement(worker, model),
                 model: model.clone(),
+                prefixes: prefixes.clone(),
                 load_timeout: Duration::from_millis(worker.load_timeout_ms),
                 step_timeout: Duration::from_millis(worker.step_timeout_ms),
             },
@@ -233,6 +241,17 @@ impl Backend for LlamaWorker {
                 }
             }
             Err(GenerationError::Internal("a generation ended without a result".to_owned()))
+        })
+    }
+
+    fn keep_prefixes(&self, within: Duration) -> BoxFuture<'_, ()> {
+        let (reply, kept) = oneshot::channel();
+        let is_asked = self.replica().table.lock().keep(within, reply);
+        Box::pin(async move {
+            // A worker that has gone drops the sender.
+            if is_asked && tokio::time::timeout(within, kept).await.is_err() {
+                tracing::warn!(model = self.arguments.model, "not all prefixes were kept in time");
+            }
         })
     }
 

@@ -120,6 +120,18 @@ impl Backend {
         self.shelves.values().map(Vec::len).sum()
     }
 
+    /// The tokens of a copy.
+    pub fn shelf(&self, shelf: Shelf) -> Vec<Token> {
+        self.shelves.get(&shelf).cloned().unwrap_or_default()
+    }
+
+    /// Puts a copy from elsewhere on an empty shelf.
+    pub fn adopt(&mut self, shelf: Shelf, tokens: &[Token]) -> Result<(), TestCaseError> {
+        prop_assert!(self.shelves.insert(shelf, tokens.to_vec()).is_none(), "a copy over another");
+        prop_assert!(self.archived() <= self.archive_tokens as usize, "too much on the shelves");
+        Ok(())
+    }
+
     /// The tokens of a slot in the order of their positions, which must be 0, 1, 2, …
     pub fn content(&self, slot: Slot) -> Result<Vec<Token>, TestCaseError> {
         let seen = self.cells.iter().flatten().filter(|cell| cell.slots.contains(&slot));
@@ -203,6 +215,9 @@ impl Backend {
                 let held = self.lanes.remove(&from).unwrap_or_default();
                 prop_assert!(to < from, "{:?}", op);
                 self.fill_lane(to, held)?;
+            }
+            KvOp::Spill { shelf } => {
+                prop_assert!(self.shelves.contains_key(&shelf), "nothing to spill");
             }
             KvOp::Discard { shelf } => {
                 prop_assert!(self.shelves.remove(&shelf).is_some(), "nothing to discard");

@@ -14,6 +14,7 @@ pub fn config() -> SchedulerConfig {
         context: 2048,
         cache_cells: u32::MAX,
         archive_tokens: 0,
+        spill: true,
         headroom: 8,
         reuse: PrefixReuse::Partial,
         share_min: 16,
@@ -480,4 +481,35 @@ fn a_prompt_that_is_scored_is_read_whole_and_in_small_steps() {
     assert_eq!((step.started, step.prefill_tokens), (vec![(SequenceId(3), 0)], 24));
     harness.run_to_end(64).unwrap();
     assert_eq!(harness.prefilled, 200);
+}
+
+#[test]
+fn what_comes_from_a_file_is_begun_from() {
+    let config = SchedulerConfig { archive_tokens: 100, ..config() };
+    let mut harness = Harness::new(config);
+    harness.tenants = true;
+    let prompt = text(1, 60);
+    assert!(harness.adopt("ann", &prompt[..50]).unwrap());
+    assert!(!harness.adopt("ann", &prompt[..40]).unwrap(), "it is there");
+    assert!(!harness.adopt("ann", &text(2, 101)).unwrap(), "there is no room");
+    harness.submit(1, "bob", &prompt, 0, 1);
+    harness.submit(2, "ann", &prompt, 0, 1);
+    assert_eq!(started(&mut harness, 1, 512), [(1, 0), (2, 50)]);
+    harness.run_to_end(512).unwrap();
+}
+
+#[test]
+fn what_leaves_host_memory_is_spilled() {
+    let config = SchedulerConfig { cache_cells: 0, archive_tokens: 100, ..config() };
+    let mut harness = Harness::new(config);
+    for n in 1..4 {
+        harness.submit(n, "ann", &text(n as i32, 50), 0, 1);
+        harness.run_to_end(512).unwrap();
+    }
+    // The next step has the operations; the harness checks the tokens.
+    harness.submit(9, "ann", &text(9, 10), 0, 1);
+    let ops = harness.step(512, &[]).unwrap().ops;
+    assert!(ops.iter().any(|op| matches!(op, KvOp::Spill { .. })), "{ops:?}");
+    let kept: Vec<usize> = harness.scheduler.contents().iter().map(|(.., tokens)| tokens.len()).collect();
+    assert_eq!(kept, [50, 50]);
 }

@@ -89,7 +89,7 @@ impl Harness {
     pub fn submit(&mut self, id: u64, user: &str, tokens: &[Token], generated: u32, max_tokens: u32) {
         let (id, user, tokens) = (SequenceId(id), user.to_owned(), tokens.to_vec());
         let expected = reference(&tokens, generated, max_tokens, self.config.context);
-        let tenant = if self.tenants { user.bytes().map(u64::from).sum() } else { 0 };
+        let tenant = self.tenant(&user);
         let score = self.scores && id.0.is_multiple_of(3);
         let scored = (score && generated == 0).then_some(0);
         self.live.insert(id, Live { tokens: tokens.clone(), generated, max_tokens, expected, scored });
@@ -143,9 +143,7 @@ impl Harness {
             prop_assert!(cached as usize <= live.tokens.len() - live.generated as usize);
             prop_assert!((cached as usize) < live.tokens.len());
         }
-        for &op in &step.ops {
-            self.backend.execute(op)?;
-        }
+        self.execute(&step.ops)?;
         let sampled = self.backend.decode(&step.batch)?;
         self.check_step(&step)?;
         self.check_place(&step, oldest)?;
@@ -162,6 +160,56 @@ impl Harness {
             self.finish(id)?;
         }
         Ok(step)
+    }
+
+    fn execute(&mut self, ops: &[KvOp]) -> Result<(), TestCaseError> {
+        for (index, &op) in ops.iter().enumerate() {
+            if let KvOp::Spill { shelf } = op {
+                // What is written elsewhere is what the copy holds.
+                let (_, tokens) = self.scheduler.next_spilled().unwrap_or_default();
+                prop_assert_eq!(&tokens, &self.backend.shelf(shelf));
+                prop_assert_eq!(ops.get(index + 1), Some(&KvOp::Discard { shelf }));
+            }
+            self.backend.execute(op)?;
+        }
+        prop_assert_eq!(self.scheduler.next_spilled(), None);
+        Ok(())
+    }
+
+    /// Puts a copy of a user's computed tokens into host memory, as from a file. Returns `true` if there was a place for it.
+    pub fn adopt(&mut self, user: &str, tokens: &[Token]) -> Result<bool, TestCaseError> {
+        let tenant = self.tenant(user);
+        let (shelf, ops) = self.scheduler.adopt(tenant, 0, tokens.iter().copied());
+        self.execute(&ops)?;
+        if let Some(shelf) = shelf {
+            self.backend.adopt(shelf, tokens)?;
+            let computed = self.scheduler.computed(tenant, 0, tokens.iter().copied());
+            prop_assert_eq!(computed as usize, tokens.len());
+        }
+        Ok(shelf.is_some())
+    }
+
+    fn tenant(&self, user: &str) -> u64 {
+        if self.tenants { user.bytes().map(u64::from).sum() } else { 0 }
+    }
+
+    /// What is said to be worth a copy is there, and nothing twice.
+    fn check_contents(&self) -> Result<(), TestCaseError> {
+        let contents = self.scheduler.contents();
+        for (index, (place, tenant, tokens)) in contents.iter().enumerate() {
+            let held = match place {
+                Place::Slot(slot) => self.backend.content(*slot)?,
+                Place::Shelf(shelf) => self.backend.shelf(*shelf),
+                Place::Lane(lane) => self.backend.seat(Seat::Lane(*lane))?,
+            };
+            prop_assert_eq!(&held, tokens);
+            prop_assert!(tokens.len() >= self.config.share_min as usize && !tokens.is_empty());
+            let is_part = |(other, (_, owner, longer)): (usize, &(Place, u64, Vec<Token>))| {
+                other != index && owner == tenant && longer.starts_with(tokens)
+            };
+            prop_assert!(!contents.iter().enumerate().any(is_part), "another one begins with it");
+        }
+        Ok(())
     }
 
     /// While a user without an admitted sequence waits, no other user has a sequence that could have been put back for it. `kept`
@@ -216,6 +264,7 @@ impl Harness {
         let cells = stats.used_cells + stats.cached_cells + stats.free_cells + stats.spent_cells;
         prop_assert_eq!(cells, self.config.cells);
         prop_assert_eq!(stats.archived_tokens as usize, self.backend.archived());
+        self.check_contents()?;
         prop_assert_eq!(stats.lane_tokens as usize, self.backend.in_lanes());
         let seats: BTreeSet<Seat> = step.batch.iter().map(|entry| entry.seat).collect();
         for seat in seats {

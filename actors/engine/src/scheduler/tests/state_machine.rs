@@ -29,6 +29,11 @@ pub enum Transition {
     DropCached,
     /// Sequences leave the lanes; as soon as they have, there are others of so many cells.
     ChangeLanes(u32),
+    /// A copy comes from a file.
+    Adopt {
+        user: u8,
+        tokens: Vec<Token>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +58,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
                 context,
                 cache_cells,
                 archive_tokens,
+                spill: true,
                 headroom,
                 reuse,
                 share_min,
@@ -105,6 +111,7 @@ impl ReferenceStateMachine for Setup {
             3 => (2..20usize, 1..9usize).prop_map(|(count, budget)| Transition::Steps { count, budget }),
             1 => Just(Transition::DropCached),
             1 => (2..50u32).prop_map(Transition::ChangeLanes),
+            2 => (0..3u8, tokens(context)).prop_map(|(user, tokens)| Transition::Adopt { user, tokens }),
         ]
         .boxed()
     }
@@ -116,7 +123,9 @@ impl ReferenceStateMachine for Setup {
     /// Shrinking may shrink the context under sequences made for a longer one.
     fn preconditions(state: &Self::State, transition: &Self::Transition) -> bool {
         match transition {
-            Transition::Submit { tokens, .. } => tokens.len() <= state.config.context as usize,
+            Transition::Submit { tokens, .. } | Transition::Adopt { tokens, .. } => {
+                tokens.len() <= state.config.context as usize
+            }
             _ => true,
         }
     }
@@ -176,6 +185,9 @@ impl StateMachineTest for Machine {
             }
             Transition::DropCached => machine.harness.scheduler.drop_cached(),
             Transition::ChangeLanes(cells) => machine.harness.change_lanes(cells),
+            Transition::Adopt { user, tokens } => {
+                pass(machine.harness.adopt(&user.to_string(), &tokens));
+            }
         }
         machine
     }
