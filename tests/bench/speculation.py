@@ -110,6 +110,18 @@ def turn(options, url, streams, prompt, temperature, number):
     return sum(tokens for *_, tokens, _ in done) / (end - begin), [text for *_, text in done]
 
 
+def wait_for_quiet(longest):
+    """Waits until nothing else uses the cores, or for so many seconds."""
+    times = lambda: list(map(int, pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]))
+    end = time.monotonic() + longest
+    while time.monotonic() < end:
+        before = times()
+        time.sleep(0.5)
+        used = [new - old for new, old in zip(times(), before, strict=True)]
+        if used[3] > 0.95 * sum(used):
+            break
+
+
 def counts(log):
     """Drafts computed and accepted so far."""
     found = re.findall(r"drafted\W+(\d+)\W+accepted\W+(\d+)", re.sub(r"\x1b\[[0-9;]*m", "", pathlib.Path(log).read_text(errors="replace")))
@@ -128,6 +140,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--wait", type=float, default=10, help="most seconds to wait for a quiet machine before each turn")
     parser.add_argument("--only", action="append", choices=WORKLOADS)
     parser.add_argument("--show", action="store_true", help="print the answers")
     parser.add_argument("--jan-env", action="append", default=[], metavar="KEY=VALUE")
@@ -150,6 +163,7 @@ def main():
                 say(f"{name}, turn {number} of {options.turns}")
                 found, texts = {}, {}
                 for mode in ("off", "auto") if number % 2 else ("auto", "off"):
+                    wait_for_quiet(options.wait)
                     found[mode], texts[mode] = turn(options, urls[mode], streams, prompt, temperature, number)
                 if options.show and number == 0:
                     say(f"{texts['auto'][0]}\n{texts['auto'] == texts['off']}")
