@@ -20,6 +20,9 @@ fn open(config: &StorageConfig, users: &[UserId]) -> PrefixFiles {
     files
 }
 
+/// A file's number and bytes.
+type ReadFile = (FileId, Vec<u8>);
+
 /// A worker that was given requests of these tenants.
 struct Worker {
     channel: Channel,
@@ -49,7 +52,7 @@ impl Worker {
         (self.ask(Request::Commit { replaces }).0 == Reply::Done).then_some(file)
     }
 
-    fn read(&self, tenant: &str) -> Option<(TenantKey, Vec<(FileId, Vec<u8>)>)> {
+    fn read(&self, tenant: &str) -> Option<(TenantKey, Vec<ReadFile>)> {
         let (Reply::Files { key, files }, opened) = self.ask(Request::List { tenant: tenant.to_owned() })
         else {
             return None;

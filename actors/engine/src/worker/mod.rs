@@ -47,6 +47,9 @@ use crate::vetting::{CompileLimits, VettingSettings};
 /// Messages on their way to the server; the engine waits when the server does not read.
 const OUTGOING: usize = 256;
 
+/// The interval of the signs of life while prefixes are written to disk.
+const SIGNS: Duration = Duration::from_millis(500);
+
 /// Stack of the threads that compile requests' constraints: a grammar can nest as deep as it is long. Only the used part of it
 /// takes memory.
 const STACK: usize = 256 << 20;
@@ -408,8 +411,14 @@ fn prepare_loop(
                 if to_engine.send(Command::Keep(until, done)).is_err() {
                     return;
                 }
-                // Nothing else is prepared before the end.
-                let prefixes = kept.recv().unwrap_or(0);
+                // Nothing else is prepared before the end. The server waits for as long as there are signs of life.
+                let prefixes = loop {
+                    let _ = outgoing.blocking_send(Ok(sign_of_life()));
+                    match kept.recv_timeout(SIGNS) {
+                        Err(std_mpsc::RecvTimeoutError::Timeout) => {}
+                        kept => break kept.unwrap_or(0),
+                    }
+                };
                 let _ =
                     outgoing.blocking_send(Ok(from_worker(from_worker::Message::Kept(Kept { prefixes }))));
                 continue;

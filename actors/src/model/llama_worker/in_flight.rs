@@ -71,6 +71,8 @@ pub struct InFlight {
     callers: HashMap<String, String>,
     /// Whoever waits for the worker to have written its prefixes.
     keeping: Option<oneshot::Sender<()>>,
+    /// Its last sign of life since it was asked for that.
+    last_kept: Option<Instant>,
     /// Questions that the present worker has been asked.
     questions: BTreeMap<u64, oneshot::Sender<Result<Inspected, GenerationError>>>,
     /// The time of the worker's last sign of life while it owed one.
@@ -152,11 +154,17 @@ impl InFlight {
     }
 
     /// Has the worker write its prefixes to disk. `false`: there is none.
-    pub fn keep(&mut self, within: Duration, reply: oneshot::Sender<()>) -> bool {
+    pub fn keep(&mut self, within: Duration, reply: oneshot::Sender<()>, now: Instant) -> bool {
         let Some(worker) = &self.worker else { return false };
+        self.last_kept = Some(now);
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         self.keeping = Some(reply);
         worker.send(to_worker(to_worker::Message::Keep(Keep { within_ms }))).is_ok()
+    }
+
+    /// Returns the time since its last sign of life meanwhile.
+    pub fn keeps_silent_for(&self, now: Instant) -> Duration {
+        self.last_kept.map_or(Duration::ZERO, |last| now.saturating_duration_since(last))
     }
 
     /// Passes on that it has done so.
@@ -322,6 +330,7 @@ impl InFlight {
     /// Passes on one step of the worker.
     pub fn route(&mut self, step: worker_protocol::Step, now: Instant) {
         self.last_sign = Some(now);
+        self.last_kept = self.last_kept.map(|_| now);
         for event in step.events {
             if let Some(happened) = event.event {
                 if matches!(happened, event::Event::Accepted(_) | event::Event::Rejected(_))

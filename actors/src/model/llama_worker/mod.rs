@@ -44,6 +44,10 @@ use crate::supervisor::ChildSpec;
 /// A model actor answers a submission at once; this long means that it is stuck.
 const SUBMIT_TIMEOUT_MS: u64 = 10_000;
 
+/// The interval at which a worker is looked after that writes its prefixes to disk, and its longest silence meanwhile.
+const KEEP_WATCH: Duration = Duration::from_millis(200);
+const KEEP_SILENCE: Duration = Duration::from_millis(1500);
+
 /// Longest wait for the answer to a question.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -245,12 +249,17 @@ impl Backend for LlamaWorker {
     }
 
     fn keep_prefixes(&self, within: Duration) -> BoxFuture<'_, ()> {
-        let (reply, kept) = oneshot::channel();
-        let is_asked = self.replica().table.lock().keep(within, reply);
+        let (reply, mut kept) = oneshot::channel();
+        let is_asked = self.replica().table.lock().keep(within, reply, Instant::now());
         Box::pin(async move {
+            let until = Instant::now() + within;
             // A worker that has gone drops the sender.
-            if is_asked && tokio::time::timeout(within, kept).await.is_err() {
-                tracing::warn!(model = self.arguments.model, "not all prefixes were kept in time");
+            while is_asked && tokio::time::timeout(KEEP_WATCH, &mut kept).await.is_err() {
+                let now = Instant::now();
+                if now >= until || self.replica().table.lock().keeps_silent_for(now) > KEEP_SILENCE {
+                    tracing::warn!(model = self.arguments.model, "not all prefixes were kept in time");
+                    return;
+                }
             }
         })
     }
