@@ -1,5 +1,7 @@
 //! The loop of decode steps. Owns the llama.cpp context; everything that decides is asked of pure parts.
 
+mod memory;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -16,16 +18,17 @@ use super::parts::{Attention, divide};
 use super::phases::Flow;
 use super::running_sequence::{Buffers, Running, having_thought, stopped_by_text, text_end};
 use super::sampler::TokenCounts;
+use super::shelves::Shelves;
 use super::text_assembler::TextAssembler;
 use super::thread_tuner::{StepSample, ThreadTuner};
 use crate::embedding::{Embedder, EmbeddingJob};
 use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Memory, Model, SavedState};
 use crate::scheduler::step_budget::StepBudget;
 use crate::scheduler::{
-    Arrival, BatchToken, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, Seat, SequenceId, Shelf,
-    Slot, Step,
+    Arrival, BatchToken, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, Seat, SequenceId, Slot, Step,
 };
 use crate::types::{EngineSettings, Sequence};
+use crate::upkeep::{Caretaker, Upkeep};
 
 /// The engine's input between steps.
 #[derive(Debug)]
@@ -73,13 +76,15 @@ pub struct Engine<'model> {
     threads: ThreadTuner,
     running: HashMap<SequenceId, Running>,
     /// Copies of finished sequences' states, in host memory.
-    shelves: HashMap<Shelf, SavedState>,
+    shelves: Shelves,
     /// States of running sequences, while their cells are moved.
     lifted: HashMap<Slot, SavedState>,
     buffers: Buffers,
     batch: Vec<BatchEntry>,
     embedder: Embedder<'model>,
     masks: Masks,
+    upkeep: Upkeep,
+    limits: memory::Limits,
 }
 
 impl<'model> Engine<'model> {
@@ -118,7 +123,7 @@ impl<'model> Engine<'model> {
             max_running: settings.max_sequences.min(slots),
             cells: settings.kv_cells,
             cache_cells: settings.cache_cells.min(settings.kv_cells),
-            archive_tokens: settings.archive_tokens,
+            archive_tokens: memory::tokens_within(settings.archive_bytes, context.bytes_per_cell()),
             headroom: HEADROOM,
             context: settings.context_length,
             reuse,
@@ -141,17 +146,20 @@ impl<'model> Engine<'model> {
             budget: StepBudget::new(settings.inter_token_target, IDLE_STEP, settings.prefill_chunk as usize),
             threads: ThreadTuner::new(settings.threads),
             running: HashMap::new(),
-            shelves: HashMap::new(),
+            shelves: Shelves::default(),
             lifted: HashMap::new(),
             buffers: Buffers::default(),
             batch: Vec::new(),
             embedder: Embedder::new(model, settings, true),
             masks: Masks::new(Arc::clone(model), settings.mask_budget),
+            upkeep: Upkeep::new(Instant::now()),
+            limits: memory::Limits::of(settings),
         }))
     }
 
     /// Runs until the command channel closes. Every step is reported; the report of the sequences that left
-    /// the queue goes out before their first decode, so that a crash can be blamed on those it ran.
+    /// the queue goes out before their first decode, so that a crash can be blamed on those it ran. `caretaker` is told of the
+    /// memory now and then.
     ///
     /// # Errors
     /// A failed decode: the caller must end the process, since the context is not to be trusted any more.
@@ -159,15 +167,16 @@ impl<'model> Engine<'model> {
         mut self,
         commands: &Receiver<Command>,
         mut report: impl FnMut(StepReport),
+        caretaker: &mut impl Caretaker,
     ) -> Result<(), LlamaError> {
         loop {
+            self.report_memory(caretaker);
             if !self.scheduler.has_work() && !self.embedder.has_work() {
                 // Threads that were left behind are looked after meanwhile.
-                let idle = self.lanes.closes_in().unwrap_or(Duration::MAX);
-                let wait = if self.masks.has_left_behind() { LOOK } else { idle };
+                let wait = if self.masks.has_left_behind() { LOOK } else { self.rests_for() };
                 match commands.recv_timeout(wait) {
                     Ok(command) => self.take(command, &mut report),
-                    Err(RecvTimeoutError::Timeout) => self.lanes.close_if_idle(&mut self.scheduler),
+                    Err(RecvTimeoutError::Timeout) => self.give_back(caretaker),
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
             }
@@ -180,6 +189,9 @@ impl<'model> Engine<'model> {
             }
             if self.masks.is_overrun() {
                 return Err(LlamaError::Overrun);
+            }
+            if self.scheduler.has_work() || self.embedder.has_work() {
+                self.upkeep.worked(Instant::now());
             }
             if self.scheduler.has_work() {
                 self.step(&mut report)?;

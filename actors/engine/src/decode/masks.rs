@@ -175,6 +175,17 @@ impl Masks {
         !self.away.is_empty()
     }
 
+    /// Bytes of the copies of logits, those in use included.
+    pub fn logits_bytes(&self) -> u64 {
+        let rows = (self.spare.len() + self.away.len()) as u64;
+        rows * u64::from(self.model.vocabulary()) * size_of::<f32>() as u64
+    }
+
+    /// Gives the spare buffers back.
+    pub fn give_back(&mut self) {
+        self.spare = Vec::new();
+    }
+
     /// Takes a sequence and the logits that its next token is chosen from.
     pub fn begin(&mut self, id: SequenceId, running: Running, logits: &[f32]) {
         while self.threads < THREADS as u64 {

@@ -172,6 +172,11 @@ impl Vetter {
         }
     }
 
+    /// Ends the helper, if there is one.
+    pub fn end_helper(&mut self) {
+        self.running = None;
+    }
+
     fn start(&self) -> std::io::Result<Running> {
         let mut child = Command::new(&self.settings.program)
             .arg("constraints")

@@ -6,10 +6,13 @@ mod generated {
 }
 
 mod embeddings;
+mod memory;
 mod parts;
 mod sampling;
 
 pub use generated::*;
+
+pub use self::memory::memory_message;
 
 use std::sync::Arc;
 
@@ -18,7 +21,7 @@ use crate::report::{EngineLoad as Load, PlacedLogprob, PromptScores, Rejection, 
 use crate::{output_formats, types};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 13;
+pub const PROTOCOL_VERSION: u32 = 14;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -401,7 +404,7 @@ mod tests {
         let digest = text.join("\n").bytes().fold(0xcbf2_9ce4_8422_2325, add);
         assert_eq!(
             (PROTOCOL_VERSION, format!("{digest:016x}").as_str()),
-            (13, "443af4d3adacb614"),
+            (14, "c21de5ad0596fe1b"),
             "worker.proto has changed: raise PROTOCOL_VERSION if an older peer would misread it, and record both here"
         );
     }

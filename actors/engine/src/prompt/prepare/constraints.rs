@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use jan_protocol::memory_use::Amount;
 use jan_protocol::report::Rejection;
 use jan_protocol::types::Constraint;
 
@@ -46,6 +47,21 @@ impl Preparer {
         match grammars.is_some_and(|grammars| grammars.knows(constraint)) {
             true => ToCompile::Known,
             false => ToCompile::Something,
+        }
+    }
+
+    /// What constraints take of the memory, once there were any ([`Grammars::memory`]).
+    pub fn constraints_memory(&self, constraint_kib: u64) -> (Amount, u64) {
+        let grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        grammars.map_or_else(Default::default, |grammars| grammars.memory(constraint_kib))
+    }
+
+    /// Gives back what new constraints would need and nothing else does.
+    pub fn rest(&self) {
+        // Whoever has locked it is about to compile something.
+        let grammars = self.grammars.try_lock().ok().and_then(|grammars| grammars.clone());
+        if let Some(grammars) = grammars {
+            grammars.end_helper();
         }
     }
 
