@@ -180,6 +180,10 @@ pub struct WorkerMemory {
     /// The part of the kinds that lies in the memory of devices (GPUs) and so not in the resident set.
     #[schema(example = 0)]
     device_bytes: u64,
+    /// The resident set of the helper process that compiles schemas and grammars; 0 while there is none. No part of
+    /// `resident_bytes`.
+    #[schema(example = 0)]
+    helper_bytes: u64,
     /// Weights of the model.
     weights: MemoryAmount,
     /// KV cells of the unified cache, or the states of a recurrent model.
@@ -208,6 +212,7 @@ impl From<MemoryUse> for WorkerMemory {
             resident_bytes: used.resident,
             resident_file_bytes: used.resident_files,
             device_bytes: used.device,
+            helper_bytes: used.helper,
             other: Amount::of(used.other()).into(),
             weights: used.weights.into(),
             kv: used.kv.into(),

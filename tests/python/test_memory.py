@@ -98,6 +98,7 @@ def test_embeddings_and_grammars_are_counted(make_server):
         own, lambda memory: memory["embeddings"]["bytes"] and memory["grammars"]["bytes"], "both are counted"
     )
     assert memory["grammars"]["limit_bytes"] > memory["grammars"]["bytes"]
+    assert memory["helper_bytes"] > 1 << 20
 
 
 def test_a_worker_that_is_replaced_is_counted_and_measured_anew(make_server):

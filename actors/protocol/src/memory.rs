@@ -26,6 +26,11 @@ pub fn resident() -> Option<(u64, u64)> {
     Some((of("VmRSS:")?, of("RssFile:").unwrap_or(0)))
 }
 
+/// Memory of another process in bytes, if the kernel reports it.
+pub fn resident_of(pid: u32) -> Option<u64> {
+    Some(kib_of(&format!("/proc/{pid}/status"), "VmRSS:")? << 10)
+}
+
 /// Memory that this process has taken to write to, in KiB, if the kernel reports it.
 pub fn data_kib() -> Option<u64> {
     kib_of("/proc/self/status", "VmData:")

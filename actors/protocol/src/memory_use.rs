@@ -58,6 +58,8 @@ pub struct MemoryUse {
     /// The part of it that is pages of files: the mapped model file, the program and its libraries. The kernel takes them back
     /// when memory is short.
     pub resident_files: u64,
+    /// The resident set of the helper process that compiles constraints; 0: there is none. It is no part of `resident`.
+    pub helper: u64,
 }
 
 /// Changes up to this many bytes are not worth a report.
@@ -87,6 +89,7 @@ impl MemoryUse {
         let bytes = |of: &Self| of.kinds().map(|kind| kind.bytes);
         bytes(self).into_iter().zip(bytes(other)).all(near)
             && near((self.resident, other.resident))
+            && near((self.helper, other.helper))
             && self.kinds().map(|kind| kind.limit) == other.kinds().map(|kind| kind.limit)
     }
 }

@@ -13,7 +13,7 @@ mod behind;
 mod convert;
 mod digits;
 pub mod gbnf;
-mod held;
+pub mod held;
 mod messages;
 mod notation;
 mod product;
@@ -21,7 +21,7 @@ pub mod source;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jan_protocol::output_formats::is_calls_of_json;
@@ -91,6 +91,8 @@ pub struct Grammars {
     /// The most recently used last. A refusal is kept as well: it can have taken as long as any success, and the answers
     /// of one request ask for the same.
     compiled: Mutex<Vec<Compiled>>,
+    /// KiB of `compiled`, which may be locked for long.
+    kept_kib: AtomicU64,
     /// KiB of the constraints of running answers.
     in_use: Arc<AtomicU64>,
     vocabulary_bytes: u64,
@@ -135,8 +137,8 @@ impl Grammars {
         *factory.limits_mut() = limits();
         let numbers = Arc::new(NumberTokens::of(vocabulary.tok_trie()));
         let vocabulary_bytes = held::of_vocabulary(vocabulary.tok_trie());
-        let (compiled, in_use) = (Mutex::default(), Arc::default());
-        Ok(Self { factory, numbers, vetter: None, compiled, in_use, vocabulary_bytes })
+        let (compiled, kept_kib, in_use) = Default::default();
+        Ok(Self { factory, numbers, vetter: None, compiled, kept_kib, in_use, vocabulary_bytes })
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<Compiled>> {
@@ -202,6 +204,7 @@ impl Grammars {
         let gone = kept.len() - fits.count();
         kept.drain(..gone);
         kept.push(new);
+        self.kept_kib.store(kept.iter().map(|compiled| compiled.kib).sum(), Ordering::Relaxed);
     }
 
     /// Compiles a constraint in the helper first, if there is one. Returns the amount of memory that took.

@@ -38,13 +38,15 @@ impl<'a> MemoryReporter<'a> {
 
 impl Caretaker for MemoryReporter<'_> {
     fn report(&mut self, of_engine: MemoryUse) {
-        let (grammars, in_use) = self.preparer.constraints_memory(self.constraint_kib);
+        let constraints = self.preparer.constraints_memory(self.constraint_kib);
+        let in_use = constraints.map_or(0, |constraints| constraints.in_use);
+        let helper = constraints.map_or(Some(0), |constraints| constraints.helper);
         let (resident, resident_files) = memory::resident().unwrap_or_default();
         let copies = of_engine.constrained_answers;
         let most_in_use = self.max_sequences * (self.constraint_kib << 10);
         let used = MemoryUse {
             weights: Amount::fixed(self.model.size()),
-            grammars,
+            grammars: constraints.map_or(Amount::of(0), |constraints| constraints.kept),
             constrained_answers: Amount {
                 bytes: copies.bytes + in_use,
                 limit: copies.limit.map(|limit| limit + most_in_use),
@@ -52,6 +54,7 @@ impl Caretaker for MemoryReporter<'_> {
             device: of_engine.device + self.model.device_bytes(),
             resident,
             resident_files,
+            helper: helper.or(self.sent.map(|sent| sent.helper)).unwrap_or(0),
             ..of_engine
         };
         // Where the server does not read, the next report does as well.

@@ -31,6 +31,7 @@ impl From<Use> for MemoryUse {
             device: used.device,
             resident: used.resident,
             resident_files: used.resident_files,
+            helper: used.helper,
         }
     }
 }
@@ -50,6 +51,7 @@ impl From<MemoryUse> for Use {
             device: used.device,
             resident: used.resident,
             resident_files: used.resident_files,
+            helper: used.helper,
         }
     }
 }
@@ -83,6 +85,7 @@ mod tests {
             device: 100,
             resident: 200,
             resident_files: 300,
+            helper: 400,
         };
         assert_eq!(Use::from(MemoryUse::from(sent)), sent);
     }

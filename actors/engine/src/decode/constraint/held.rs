@@ -50,16 +50,31 @@ impl Drop for Held {
     }
 }
 
+/// The memory of a model's constraints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConstraintsMemory {
+    /// The constraints that are kept, and the vocabulary.
+    pub kept: Amount,
+    /// Bytes of those of running answers.
+    pub in_use: u64,
+    /// Bytes of the helper process; `None`: it is working.
+    pub helper: Option<u64>,
+}
+
 impl Grammars {
-    /// Memory of the constraints that are kept, with the vocabulary; and of those of running answers. Compiling one takes up to
-    /// `constraint_kib`.
-    pub fn memory(&self, constraint_kib: u64) -> (Amount, u64) {
+    /// The memory of constraints, without waiting for those who compile some. Compiling one takes up to `constraint_kib`.
+    pub fn memory(&self, constraint_kib: u64) -> ConstraintsMemory {
         let vocabulary = self.vocabulary_bytes;
-        let kept: u64 = self.kept().iter().map(|compiled| compiled.kib).sum();
+        let kept = self.kept_kib.load(Ordering::Relaxed);
         // One that is larger than all together may be is kept alone.
         let limit = MAX_KEPT_KIB.max(constraint_kib);
-        let amount = Amount::within((kept << 10) + vocabulary, (limit << 10) + vocabulary);
-        (amount, self.in_use.load(Ordering::Relaxed) << 10)
+        let kept = Amount::within((kept << 10) + vocabulary, (limit << 10) + vocabulary);
+        let in_use = self.in_use.load(Ordering::Relaxed) << 10;
+        let helper = match self.vetter.as_ref().map(|vetter| vetter.try_lock()) {
+            None => Some(0),
+            Some(vetter) => vetter.ok().map(|vetter| vetter.helper_bytes()),
+        };
+        ConstraintsMemory { kept, in_use, helper }
     }
 
     /// Ends the helper that compiles constraints first, unless it is working; the next new constraint starts another one.

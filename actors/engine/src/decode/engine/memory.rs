@@ -37,12 +37,15 @@ impl Engine<'_> {
         let lanes_limit = u64::from(lane_cells) * self.context.bytes_per_cell();
         let copies = self.masks.logits_bytes();
         let row = u64::from(self.model.vocabulary()) * size_of::<f32>() as u64;
+        let outputs = unified.outputs + lanes.outputs;
+        // In lanes, one row a sequence is wanted.
+        let lanes_outputs = if lane_cells > 0 { self.limits.max_sequences * row } else { 0 };
         MemoryUse {
             kv: Amount::fixed(unified.cells),
             kv_lanes: Amount::within(lanes.cells, lanes_limit.max(lanes.cells)),
             host_cache: Amount::within(self.shelves.bytes(), self.limits.host_cache),
             compute: Amount::of(unified.compute + lanes.compute),
-            logits: Amount::of(unified.outputs + lanes.outputs),
+            logits: Amount::within(outputs, outputs.max(self.context.max_output_bytes() + lanes_outputs)),
             embeddings: Amount::of(embeddings.of_context()),
             constrained_answers: Amount::within(copies, self.limits.max_sequences * row),
             device: unified.device + lanes.device + embeddings.device,

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, PoisonError};
 
-use jan_protocol::memory_use::Amount;
 use jan_protocol::report::Rejection;
 use jan_protocol::types::Constraint;
 
 use super::{Draft, Preparer};
+use crate::decode::constraint::held::ConstraintsMemory;
 use crate::decode::constraint::{Grammars, Guide};
 use crate::llama::Model;
 use crate::vetting::{Refusal, VettingSettings};
@@ -50,10 +50,11 @@ impl Preparer {
         }
     }
 
-    /// What constraints take of the memory, once there were any ([`Grammars::memory`]).
-    pub fn constraints_memory(&self, constraint_kib: u64) -> (Amount, u64) {
-        let grammars = self.grammars.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        grammars.map_or_else(Default::default, |grammars| grammars.memory(constraint_kib))
+    /// The memory of constraints, once there were any ([`Grammars::memory`]); it waits for nobody.
+    pub fn constraints_memory(&self, constraint_kib: u64) -> Option<ConstraintsMemory> {
+        // Whoever has locked it is reading the vocabulary.
+        let grammars = self.grammars.try_lock().ok()?.clone();
+        Some(grammars?.memory(constraint_kib))
     }
 
     /// Gives back what new constraints would need and nothing else does.
