@@ -1,6 +1,7 @@
 //! The API: a folder or a file for each resource, with its routes, handlers and wire types.
 
 mod accounts;
+mod admin_models;
 mod audit;
 mod backup;
 mod chat;
@@ -47,6 +48,7 @@ pub fn routes() -> Vec<Route> {
         accounts::credentials::routes(),
         usage::routes(),
         audit::routes(),
+        admin_models::routes(),
         backup::routes(),
         status::routes(),
         openapi::routes(),

@@ -58,6 +58,7 @@ PERSONAL = [
     ("DELETE", f"/api/v1/admin/users/{SOME_USER}", None, "admin"),
     ("POST", f"/api/v1/admin/users/{SOME_USER}/sessions", None, "admin"),
     ("POST", f"/api/v1/admin/users/{SOME_USER}/api-keys", {"name": "n", "permissions": ["read"]}, "admin"),
+    ("GET", "/api/v1/admin/models", None, "admin"),
 ]
 EVERYTHING = OPEN + OPEN_OTHERWISE + [case[:3] for case in MODELS + PERSONAL]
 

@@ -13,6 +13,7 @@ pub mod llama;
 pub mod prompt;
 pub mod scheduler;
 pub mod types;
+pub mod upkeep;
 pub mod vetting;
 pub mod worker;
 

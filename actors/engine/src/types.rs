@@ -22,8 +22,8 @@ pub struct EngineSettings {
     pub cached_sequences: u16,
     /// Maximum number of cells kept for prefixes that no running sequence uses.
     pub cache_cells: u32,
-    /// Maximum number of tokens of finished sequences kept in host memory.
-    pub archive_tokens: u32,
+    /// Maximum number of bytes of finished sequences kept in host memory.
+    pub archive_bytes: u64,
     /// `true` if a GPU computes some layers.
     pub on_gpu: bool,
     /// Compute threads on a quiet machine.

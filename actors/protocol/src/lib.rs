@@ -8,6 +8,7 @@ pub mod confinement;
 pub mod embeddings;
 pub mod logprob_buffer;
 pub mod memory;
+pub mod memory_use;
 pub mod output_formats;
 pub mod parts;
 pub mod prefix_files;

@@ -19,6 +19,18 @@ pub fn resident_kib() -> Option<u64> {
     kib_of("/proc/self/status", "VmRSS:")
 }
 
+/// Memory of this process in bytes, and the part of it that is pages of files, if the kernel reports them.
+pub fn resident() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let of = |name| Some(kib_in(&text, name)? << 10);
+    Some((of("VmRSS:")?, of("RssFile:").unwrap_or(0)))
+}
+
+/// Memory of another process in bytes, if the kernel reports it.
+pub fn resident_of(pid: u32) -> Option<u64> {
+    Some(kib_of(&format!("/proc/{pid}/status"), "VmRSS:")? << 10)
+}
+
 /// Memory that this process has taken to write to, in KiB, if the kernel reports it.
 pub fn data_kib() -> Option<u64> {
     kib_of("/proc/self/status", "VmData:")
@@ -34,7 +46,10 @@ fn bytes_of(name: &str) -> Option<u64> {
 }
 
 fn kib_of(file: &str, name: &str) -> Option<u64> {
-    let text = std::fs::read_to_string(file).ok()?;
+    kib_in(&std::fs::read_to_string(file).ok()?, name)
+}
+
+fn kib_in(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().trim_end_matches("kB").trim().parse().ok()
 }

@@ -18,6 +18,7 @@ use jan_protocol::types::{
     PromptLogprobs, TokenLogprob, TokenUsage, TokenizerFacts,
 };
 
+use super::report::{Phase, ReplicaReport};
 use super::shares::Place;
 use crate::supervisor::ChildSpec;
 
@@ -52,6 +53,18 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// Requests that it works on or has waiting.
     fn load(&self) -> usize;
+
+    /// Its report for administrators. Backends that know more than their condition and load say it here.
+    fn report(&self) -> ReplicaReport {
+        let Condition { status, problem, .. } = self.condition();
+        let phase = match status {
+            ModelStatus::Loading => Phase::Loading,
+            ModelStatus::Ready | ModelStatus::Degraded => Phase::Ready,
+            ModelStatus::Unhealthy => Phase::Unhealthy,
+        };
+        let (running, waiting, restarts) = (self.load(), 0, 0);
+        ReplicaReport { phase, problem, running, waiting, restarts, kv_cells: None, memory: None }
+    }
 
     /// Begins a generation. Returns once it has been taken in.
     ///

@@ -7,12 +7,14 @@ pub mod catalog;
 pub mod conformance;
 pub mod llama_worker;
 pub mod models;
+pub mod report;
 #[cfg(any(test, feature = "testing"))]
 pub mod scripted;
 pub mod shares;
 
 pub use backend::{Embeddings, Generation, GenerationEvent, OutputPart};
 pub use jan_protocol::embeddings::{self, Embedding, EmbeddingInput, EmbeddingRequest};
+pub use jan_protocol::memory_use;
 pub use jan_protocol::schema;
 pub use jan_protocol::types::{self, *};
 pub use models::Models;

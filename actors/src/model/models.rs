@@ -11,6 +11,7 @@ use jan_protocol::types::{
 
 use super::backend::{Backend, Embeddings, Generation, RETRY_AFTER};
 use super::catalog::{Catalog, Model, combine};
+use super::report::ModelReport;
 use super::shares::Place;
 
 /// The models that this server answers from. Cheap to clone.
@@ -141,6 +142,17 @@ impl Models {
     /// One model by id or alias.
     pub async fn describe(&self, id: &str) -> Option<ModelDescription> {
         self.catalog.find(id).map(|model| model.describe(id))
+    }
+
+    /// Every model with its replicas, in the order of the configuration, the bundled one last.
+    #[must_use]
+    pub fn report(&self) -> Vec<ModelReport> {
+        let report = |model: &Arc<Model>| ModelReport {
+            description: model.describe(&model.id),
+            aliases: model.aliases.clone(),
+            replicas: model.replicas.iter().map(|replica| replica.report()).collect(),
+        };
+        self.catalog.models().iter().map(report).collect()
     }
 
     /// Facts about a model's tokenizer; `None` until it is loaded, or where its backend does not know them.

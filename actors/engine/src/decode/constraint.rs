@@ -13,6 +13,7 @@ mod behind;
 mod convert;
 mod digits;
 pub mod gbnf;
+pub mod held;
 mod messages;
 mod notation;
 mod product;
@@ -20,6 +21,7 @@ pub mod source;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jan_protocol::output_formats::is_calls_of_json;
@@ -31,6 +33,7 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
 use self::digits::{NumberTokens, Scanner};
+use self::held::Held;
 use self::messages::{during_answer, is_limit, refusal};
 use self::source::Source;
 use crate::llama::Model;
@@ -88,6 +91,11 @@ pub struct Grammars {
     /// The most recently used last. A refusal is kept as well: it can have taken as long as any success, and the answers
     /// of one request ask for the same.
     compiled: Mutex<Vec<Compiled>>,
+    /// KiB of `compiled`, which may be locked for long.
+    kept_kib: AtomicU64,
+    /// KiB of the constraints of running answers.
+    in_use: Arc<AtomicU64>,
+    vocabulary_bytes: u64,
 }
 
 /// A constraint and its outcome.
@@ -128,7 +136,9 @@ impl Grammars {
         factory.quiet();
         *factory.limits_mut() = limits();
         let numbers = Arc::new(NumberTokens::of(vocabulary.tok_trie()));
-        Ok(Self { factory, numbers, vetter: None, compiled: Mutex::default() })
+        let vocabulary_bytes = held::of_vocabulary(vocabulary.tok_trie());
+        let (compiled, kept_kib, in_use) = Default::default();
+        Ok(Self { factory, numbers, vetter: None, compiled, kept_kib, in_use, vocabulary_bytes })
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<Compiled>> {
@@ -170,10 +180,11 @@ impl Grammars {
         // The last one is the one that was asked for, unless another thread was faster.
         let kept = self.kept();
         let compiled = kept.iter().rfind(|compiled| compiled.constraint == *constraint);
+        let kib = compiled.map_or(0, |compiled| compiled.kib);
         match compiled.map(|compiled| &compiled.result) {
             Some(Ok(matcher)) => {
                 let digits = is_json(constraint).then(|| (Scanner::default(), Arc::clone(&self.numbers)));
-                Ok(Guide { matcher: matcher.deep_clone(), digits })
+                Ok(Guide { matcher: matcher.deep_clone(), digits, held: Held::new(&self.in_use, kib) })
             }
             Some(Err(refusal)) => Err(refusal.clone()),
             None => Err(Refusal::Unavailable("too many constraints are compiled at once".to_owned())),
@@ -193,6 +204,7 @@ impl Grammars {
         let gone = kept.len() - fits.count();
         kept.drain(..gone);
         kept.push(new);
+        self.kept_kib.store(kept.iter().map(|compiled| compiled.kib).sum(), Ordering::Relaxed);
     }
 
     /// Compiles a constraint in the helper first, if there is one. Returns the amount of memory that took.
@@ -264,6 +276,7 @@ pub struct Guide {
     matcher: Matcher,
     /// The numbers of an answer in JSON, and the tokens that continue them.
     digits: Option<(Scanner, Arc<NumberTokens>)>,
+    held: Held,
 }
 
 impl fmt::Debug for Guide {
@@ -274,7 +287,7 @@ impl fmt::Debug for Guide {
 
 impl Clone for Guide {
     fn clone(&self) -> Self {
-        Self { matcher: self.matcher.deep_clone(), digits: self.digits.clone() }
+        Self { matcher: self.matcher.deep_clone(), digits: self.digits.clone(), held: self.held.clone() }
     }
 }
 

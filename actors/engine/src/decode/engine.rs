@@ -1,6 +1,7 @@
 //! The loop of decode steps. Owns the llama.cpp context; everything that decides is asked of pure parts.
 
 mod disk;
+mod memory;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::parts::{Attention, divide};
 use super::phases::Flow;
 use super::running_sequence::{Buffers, Running, having_thought, stopped_by_text, text_end};
 use super::sampler::TokenCounts;
+use super::shelves::Shelves;
 use super::text_assembler::TextAssembler;
 use super::thread_tuner::{StepSample, ThreadTuner};
 use crate::disk::{Disk, Found};
@@ -27,10 +29,10 @@ use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Memory, Model,
 use crate::scheduler::gathering::Gathering;
 use crate::scheduler::step_budget::StepBudget;
 use crate::scheduler::{
-    Arrival, BatchToken, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, Seat, SequenceId, Shelf,
-    Slot, Step,
+    Arrival, BatchToken, KvOp, Outcome, PrefixReuse, Scheduler, SchedulerConfig, Seat, SequenceId, Slot, Step,
 };
 use crate::types::{EngineSettings, Sequence};
+use crate::upkeep::{Caretaker, Upkeep};
 
 /// The engine's input between steps.
 #[derive(Debug)]
@@ -87,7 +89,7 @@ pub struct Engine<'model> {
     threads: ThreadTuner,
     running: HashMap<SequenceId, Running>,
     /// Copies of finished sequences' states, in host memory.
-    shelves: HashMap<Shelf, SavedState>,
+    shelves: Shelves,
     /// States of running sequences, while their cells are moved.
     lifted: HashMap<Slot, SavedState>,
     buffers: Buffers,
@@ -100,6 +102,8 @@ pub struct Engine<'model> {
     memory: Memory,
     /// The prefix cache on disk.
     disk: Disk,
+    upkeep: Upkeep,
+    limits: memory::Limits,
 }
 
 impl<'model> Engine<'model> {
@@ -143,7 +147,7 @@ impl<'model> Engine<'model> {
             max_running: settings.max_sequences.min(slots),
             cells: settings.kv_cells,
             cache_cells: settings.cache_cells.min(settings.kv_cells),
-            archive_tokens: settings.archive_tokens,
+            archive_tokens: memory::tokens_within(settings.archive_bytes, context.bytes_per_cell()),
             spill: true,
             headroom: HEADROOM,
             context: settings.context_length,
@@ -168,7 +172,7 @@ impl<'model> Engine<'model> {
             gathering: Gathering::new(MAX_HOLD),
             threads: ThreadTuner::new(settings.threads),
             running: HashMap::new(),
-            shelves: HashMap::new(),
+            shelves: Shelves::default(),
             lifted: HashMap::new(),
             buffers: Buffers::default(),
             batch: Vec::new(),
@@ -178,11 +182,14 @@ impl<'model> Engine<'model> {
             drafts: DraftCounts::default(),
             memory,
             disk: Disk::default(),
+            upkeep: Upkeep::new(Instant::now()),
+            limits: memory::Limits::of(settings),
         }))
     }
 
     /// Runs until the command channel closes. Every step is reported; the report of the sequences that left
-    /// the queue goes out before their first decode, so that a crash can be blamed on those it ran.
+    /// the queue goes out before their first decode, so that a crash can be blamed on those it ran. `caretaker` is told of the
+    /// memory now and then.
     ///
     /// # Errors
     /// A failed decode: the caller must end the process, since the context is not to be trusted any more.
@@ -190,15 +197,16 @@ impl<'model> Engine<'model> {
         mut self,
         commands: &Receiver<Command>,
         mut report: impl FnMut(StepReport),
+        caretaker: &mut impl Caretaker,
     ) -> Result<(), LlamaError> {
         loop {
+            self.report_memory(caretaker);
             if !self.scheduler.has_work() && !self.embedder.has_work() {
                 // Threads that were left behind are looked after meanwhile.
-                let idle = self.lanes.closes_in().unwrap_or(Duration::MAX);
-                let wait = if self.masks.has_left_behind() { LOOK } else { idle };
+                let wait = if self.masks.has_left_behind() { LOOK } else { self.rests_for() };
                 match commands.recv_timeout(self.disk.patience().map_or(wait, |held| held.min(wait))) {
                     Ok(command) => self.take(command, &mut report)?,
-                    Err(RecvTimeoutError::Timeout) => self.lanes.close_if_idle(&mut self.scheduler),
+                    Err(RecvTimeoutError::Timeout) => self.give_back(caretaker),
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
             }
@@ -212,6 +220,9 @@ impl<'model> Engine<'model> {
             self.submit_overdue(&mut report);
             if self.masks.is_overrun() {
                 return Err(LlamaError::Overrun);
+            }
+            if self.scheduler.has_work() || self.embedder.has_work() {
+                self.upkeep.worked(Instant::now());
             }
             if self.scheduler.has_work() {
                 self.step(&mut report)?;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jan_protocol::memory;
 
-use crate::llama::{Context, Memory, Model};
+use crate::llama::{Buffers, Context, Memory, Model};
 use crate::scheduler::{LANE_CHUNK, Scheduler};
 use crate::types::EngineSettings;
 
@@ -115,6 +115,11 @@ impl<'model> Lanes<'model> {
             tracing::debug!("lanes closed");
             self.context = None;
         }
+    }
+
+    /// Their memory, and the maximum number of their cells.
+    pub fn memory(&self) -> (Buffers, u32) {
+        (self.context.as_ref().map(Context::buffers).unwrap_or_default(), self.cells)
     }
 
     /// The time after which they may be closed, if they are open.

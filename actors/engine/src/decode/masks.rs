@@ -181,6 +181,19 @@ impl Masks {
         !self.away.is_empty()
     }
 
+    /// Bytes of the copies of logits, those in use included.
+    pub fn logits_bytes(&self) -> u64 {
+        let spare: usize = self.spare.iter().map(Vec::capacity).sum();
+        // Those with drafts have more than one row, and are not many.
+        let away = self.away.len() as u64 * u64::from(self.model.vocabulary());
+        (spare as u64 + away) * size_of::<f32>() as u64
+    }
+
+    /// Gives the spare buffers back.
+    pub fn give_back(&mut self) {
+        self.spare = Vec::new();
+    }
+
     /// Takes a sequence and the logits that its next tokens are chosen from.
     pub fn begin(&mut self, id: SequenceId, running: Running, check: Check, rows: &mut impl Rows) {
         while self.threads < THREADS as u64 {

@@ -12,6 +12,7 @@ mod parts;
 pub mod phases;
 pub mod running_sequence;
 pub mod sampler;
+mod shelves;
 pub mod text_assembler;
 pub mod text_ends;
 pub mod thread_tuner;

@@ -8,17 +8,19 @@ pub mod batch_plan;
 pub mod pooling;
 
 use std::collections::HashMap;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use jan_protocol::memory;
+use jan_protocol::memory_use::{Amount, MemoryUse};
 use jan_protocol::report::{EngineLoad, SequenceEvent, StepReport};
 use jan_protocol::types::Token;
 
 use crate::decode::engine::Command;
-use crate::llama::{BatchEntry, Context, ContextSizes, LlamaError, Memory, Model};
+use crate::llama::{BatchEntry, Buffers, Context, ContextSizes, LlamaError, Memory, Model};
 use crate::scheduler::step_budget::StepBudget;
 use crate::types::EngineSettings;
+use crate::upkeep::{Caretaker, GiveBack, REST, Upkeep};
 use batch_plan::{Piece, Planner};
 use pooling::{Pool, Pooling};
 
@@ -66,8 +68,9 @@ struct Open {
 pub struct Embedder<'model> {
     model: &'model Model,
     settings: EngineSettings,
-    /// The context, made with the first request: most servers never get one.
+    /// The context, made with the first request, as most servers never get one, and given back after a long time without any.
     context: Option<Context<'model>>,
+    last_used: Instant,
     whole: bool,
     planner: Planner,
     open: HashMap<u64, Open>,
@@ -88,6 +91,7 @@ impl<'model> Embedder<'model> {
             model,
             settings: settings.clone(),
             context: None,
+            last_used: Instant::now(),
             whole: !generates,
             planner: Planner::new(!generates, slots),
             open: HashMap::new(),
@@ -100,6 +104,26 @@ impl<'model> Embedder<'model> {
     /// Returns `true` if anything is to be read.
     pub fn has_work(&self) -> bool {
         self.planner.has_work()
+    }
+
+    /// The memory of its context.
+    pub fn memory(&self) -> Buffers {
+        self.context.as_ref().map(Context::buffers).unwrap_or_default()
+    }
+
+    /// Gives the context back if it has not been used for long.
+    pub fn close_if_idle(&mut self) {
+        if self.last_used.elapsed() >= REST {
+            self.close();
+        }
+    }
+
+    /// Gives the context back unless it is in use.
+    pub fn close(&mut self) {
+        if self.context.is_some() && !self.has_work() {
+            tracing::debug!("the context for embeddings is given back");
+            self.context = None;
+        }
     }
 
     /// Takes a request in.
@@ -165,6 +189,7 @@ impl<'model> Embedder<'model> {
         self.budget.observe(decoding, self.batch.len(), begin.elapsed());
         let events = self.collect(&mut context, pieces);
         self.context = Some(context);
+        self.last_used = Instant::now();
         report(StepReport { events, load });
         Ok(())
     }
@@ -267,18 +292,35 @@ impl<'model> Embedder<'model> {
         mut self,
         commands: &Receiver<Command>,
         mut report: impl FnMut(StepReport),
+        caretaker: &mut impl Caretaker,
     ) -> Result<(), LlamaError> {
+        let mut upkeep = Upkeep::new(Instant::now());
         loop {
+            if upkeep.reports(Instant::now()) {
+                let buffers = self.memory();
+                let embeddings = Amount::of(buffers.of_context());
+                caretaker.report(MemoryUse { embeddings, device: buffers.device, ..MemoryUse::default() });
+            }
             if !self.has_work() {
-                match commands.recv() {
+                match commands.recv_timeout(upkeep.next(Instant::now()).unwrap_or(Duration::MAX)) {
                     Ok(command) => self.take(command),
-                    Err(_) => return Ok(()),
+                    Err(RecvTimeoutError::Timeout) => {
+                        if let Some(what) = upkeep.gives_back(Instant::now()) {
+                            if what == GiveBack::Rest {
+                                self.close();
+                                caretaker.rest();
+                            }
+                            caretaker.tidy();
+                        }
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
             }
             while let Ok(command) = commands.try_recv() {
                 self.take(command);
             }
             if self.has_work() {
+                upkeep.worked(Instant::now());
                 self.step(0, self.settings.threads, EngineLoad::default(), &mut report)?;
             }
         }

@@ -88,6 +88,20 @@ pub struct SavedState {
     pub(super) pieces: Vec<Piece>,
 }
 
+impl SavedState {
+    /// Bytes of memory that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.bytes.capacity() as u64).sum()
+    }
+
+    /// One of so many zero bytes.
+    #[cfg(test)]
+    pub(crate) fn of_len(len: usize) -> Self {
+        Self { pieces: vec![Piece { start: 0, bytes: vec![0; len] }] }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Piece {
     /// The position of its first token.

@@ -5,7 +5,9 @@
 
 #![allow(unsafe_code)]
 
+mod buffers;
 mod embedding;
+mod heap;
 mod memory;
 mod streams;
 
@@ -23,6 +25,8 @@ use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 use llama_cpp_sys_2 as sys;
 
+pub use self::buffers::Buffers;
+pub use self::heap::give_back_free_pages;
 use self::memory::SequenceIds;
 pub use self::memory::{Memory, SavedState};
 
@@ -111,7 +115,10 @@ extern "C" fn log_callback(level: sys::ggml_log_level, text: *const c_char, _: *
             }
         }
         sys::GGML_LOG_LEVEL_WARN => tracing::debug!(target: "llama", "{line}"),
-        _ => tracing::trace!(target: "llama", "{line}"),
+        _ => {
+            buffers::note(line);
+            tracing::trace!(target: "llama", "{line}");
+        }
     }
 }
 
@@ -142,6 +149,8 @@ pub fn system_info() -> String {
 #[derive(Debug)]
 pub struct Model {
     inner: LlamaModel,
+    /// Bytes of the weights that lie in the memory of a device.
+    device_bytes: u64,
 }
 
 impl Model {
@@ -158,18 +167,19 @@ impl Model {
         gpu_layers: u32,
         reproducible: bool,
     ) -> Result<Self, LlamaError> {
-        let _ = take_logged_errors();
-        if reproducible {
-            return Self::load_without_repacking(path, gpu_layers);
-        }
-        let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
-        let inner = LlamaModel::load_from_file(&backend.0, path, &params)
-            .map_err(|error| LlamaError::Load(format!("{error} ({})", take_logged_errors())))?;
-        Ok(Self { inner })
+        let _ = (take_logged_errors(), buffers::take_noted());
+        let inner = if reproducible {
+            Self::load_without_repacking(path, gpu_layers)?
+        } else {
+            let params = LlamaModelParams::default().with_n_gpu_layers(gpu_layers);
+            LlamaModel::load_from_file(&backend.0, path, &params)
+                .map_err(|error| LlamaError::Load(format!("{error} ({})", take_logged_errors())))?
+        };
+        Ok(Self { inner, device_bytes: buffers::take_noted().device })
     }
 
     /// llama-cpp-2 has no setting for it.
-    fn load_without_repacking(path: &Path, gpu_layers: u32) -> Result<Self, LlamaError> {
+    fn load_without_repacking(path: &Path, gpu_layers: u32) -> Result<LlamaModel, LlamaError> {
         let shown = path.display();
         let name = CString::new(path.as_os_str().as_encoded_bytes())
             .map_err(|_| LlamaError::Load(format!("{shown} has a NUL byte in its name")))?;
@@ -183,8 +193,7 @@ impl Model {
             LlamaError::Load(format!("{shown} cannot be loaded ({})", take_logged_errors()))
         })?;
         // SAFETY: as in `as_ptr`, the other way round; no other code frees the model.
-        let inner = unsafe { (&raw const raw).cast::<LlamaModel>().read() };
-        Ok(Self { inner })
+        Ok(unsafe { (&raw const raw).cast::<LlamaModel>().read() })
     }
 
     fn as_ptr(&self) -> *mut sys::llama_model {
@@ -225,6 +234,11 @@ impl Model {
     pub fn size(&self) -> u64 {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_size(self.as_ptr()) }
+    }
+
+    /// Bytes of the weights that lie in the memory of a device.
+    pub fn device_bytes(&self) -> u64 {
+        self.device_bytes
     }
 
     /// A metadata value of the GGUF as text.
@@ -330,6 +344,10 @@ pub struct Context<'model> {
     sizes: ContextSizes,
     ids: SequenceIds,
     threads: usize,
+    /// The buffers that it was made with.
+    buffers: Buffers,
+    /// Maximum number of logits of one decode so far.
+    most_outputs: u32,
     tokens: Vec<sys::llama_token>,
     positions: Vec<sys::llama_pos>,
     sequence_counts: Vec<i32>,
@@ -342,7 +360,7 @@ impl<'model> Context<'model> {
     /// # Errors
     /// [`LlamaError::Context`], mostly for lack of memory.
     pub fn new(model: &'model Model, memory: Memory, sizes: ContextSizes) -> Result<Self, LlamaError> {
-        let _ = take_logged_errors();
+        let _ = (take_logged_errors(), buffers::take_noted());
         let ids = SequenceIds { slots: sizes.slots, memory, reproducible: sizes.reproducible };
         let threads = i32::try_from(sizes.threads).unwrap_or(1);
         // SAFETY: plain data from a function without preconditions.
@@ -383,6 +401,8 @@ impl<'model> Context<'model> {
             sizes,
             ids,
             threads: sizes.threads,
+            buffers: buffers::take_noted(),
+            most_outputs: params.n_seq_max,
             tokens: Vec::with_capacity(batch),
             positions: Vec::with_capacity(batch),
             sequence_counts: Vec::with_capacity(batch),
@@ -424,6 +444,8 @@ impl<'model> Context<'model> {
             // llama.cpp wants embeddings of all tokens or none.
             self.logits.push(i8::from(entry.logits || self.sizes.embeddings));
         }
+        let outputs = self.logits.iter().filter(|&&wanted| wanted != 0).count();
+        self.most_outputs = self.most_outputs.max(u32::try_from(outputs).unwrap_or(u32::MAX));
         for of_entry in self.sequences.chunks_mut(self.ids.of(0).count()) {
             self.sequence_pointers.push(of_entry.as_mut_ptr());
         }

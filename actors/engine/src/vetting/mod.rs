@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jan_protocol::confinement::{self, Confinement};
+use jan_protocol::memory;
 use llguidance::toktrie::{TokEnv, TokenId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -170,6 +171,17 @@ impl Vetter {
                 Err(Refusal::TooExpensive(self.settings.limits.exceeded()))
             }
         }
+    }
+
+    /// The resident set of the helper in bytes; 0: there is none.
+    pub fn helper_bytes(&self) -> u64 {
+        let running = self.running.as_ref();
+        running.and_then(|running| memory::resident_of(running.child.id())).unwrap_or(0)
+    }
+
+    /// Ends the helper, if there is one.
+    pub fn end_helper(&mut self) {
+        self.running = None;
     }
 
     fn start(&self) -> std::io::Result<Running> {

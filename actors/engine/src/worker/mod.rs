@@ -8,6 +8,7 @@ mod backlog;
 mod context_size;
 pub mod held_parts;
 mod intake;
+mod memory_report;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::accepted::accepted;
 use self::backlog::{Backlog, Work};
 use self::intake::{Intake, fill_aside};
+use self::memory_report::MemoryReporter;
 use crate::bundled_model;
 use crate::confinement::confine;
 use crate::decode::engine::{Command, Engine};
@@ -333,9 +335,10 @@ fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorke
         let report = |report| {
             let _ = outgoing.blocking_send(Ok(step_message(report)));
         };
+        let mut caretaker = MemoryReporter::new(model, preparer, &outgoing, spec, settings);
         let result = match engine {
-            Some(engine) => engine.run(&commands, report),
-            None => Embedder::new(model, settings, false).run(&commands, report),
+            Some(engine) => engine.run(&commands, report, &mut caretaker),
+            None => Embedder::new(model, settings, false).run(&commands, report, &mut caretaker),
         };
         if let Err(LlamaError::Overrun) = result {
             let reason = LlamaError::Overrun.to_string();
@@ -516,7 +519,7 @@ fn settings(spec: &ModelSpec, model: &Model, weights: u64) -> EngineSettings {
         max_sequences: u16::try_from(spec.max_sequences).unwrap_or(u16::MAX).clamp(1, 128),
         cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
         cache_cells: spec.cache_cells,
-        archive_tokens: archive_tokens(spec.cache_ram_mib, kv_cells, model.kv_bytes_per_cell()),
+        archive_bytes: archive_bytes(spec.cache_ram_mib, kv_cells, model.kv_bytes_per_cell()),
         on_gpu: spec.gpu_layers > 0,
         threads: if spec.threads == 0 { cores } else { spec.threads as usize },
         prefill_chunk: spec.prefill_chunk.max(16),
@@ -529,13 +532,11 @@ fn settings(spec: &ModelSpec, model: &Model, weights: u64) -> EngineSettings {
     }
 }
 
-/// Returns the number of tokens whose keys and values fit in the memory for copies: as much as is set, but at most half of the
-/// machine's memory that the KV cache leaves.
-fn archive_tokens(mib: u32, kv_cells: u32, bytes_per_cell: u64) -> u32 {
+/// Returns the memory for copies: as much as is set, but at most half of the machine's memory that the KV cache leaves.
+fn archive_bytes(mib: u32, kv_cells: u32, bytes_per_cell: u64) -> u64 {
     let kv = u64::from(kv_cells) * bytes_per_cell;
     let half = memory::available().map_or(u64::MAX, |available| available.saturating_sub(kv) / 2);
-    let bytes = (u64::from(mib) << 20).min(half);
-    u32::try_from(bytes / bytes_per_cell.max(1)).unwrap_or(u32::MAX)
+    (u64::from(mib) << 20).min(half)
 }
 
 /// Refuses a KV cache that the machine has no memory for: the kernel would kill the worker while it answers.

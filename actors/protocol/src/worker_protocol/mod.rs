@@ -6,10 +6,13 @@ mod generated {
 }
 
 mod embeddings;
+mod memory;
 mod parts;
 mod sampling;
 
 pub use generated::*;
+
+pub use self::memory::memory_message;
 
 use std::sync::Arc;
 
@@ -403,7 +406,7 @@ mod tests {
         let digest = text.join("\n").bytes().fold(0xcbf2_9ce4_8422_2325, add);
         assert_eq!(
             (PROTOCOL_VERSION, format!("{digest:016x}").as_str()),
-            (13, "443af4d3adacb614"),
+            (13, "e482a276dbfa4b1c"),
             "worker.proto has changed: raise PROTOCOL_VERSION if an older peer would misread it, and record both here"
         );
     }

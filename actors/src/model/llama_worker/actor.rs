@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jan_protocol::types::{GenerationError, ModelStatus};
+use jan_protocol::types::GenerationError;
 use jan_protocol::worker_protocol::Ready;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
@@ -185,16 +185,16 @@ impl ModelState {
     fn start_worker(&mut self, myself: &ActorRef<ModelMessage>) {
         self.epoch += 1;
         let epoch = self.epoch;
-        self.replica.set_status(ModelStatus::Loading);
+        self.replica.begin_worker();
         let link = self.arguments.link.clone();
-        let table = self.replica.table.clone();
+        let replica = Arc::clone(&self.replica);
         let actor = myself.clone();
         self.link = Some(LinkTask(tokio::spawn(async move {
             let ready_actor = actor.clone();
-            let end = connection::run(&link, &table, move |ready| {
+            let on_ready = move |ready| {
                 let _ = ready_actor.cast(ModelMessage::WorkerReady(epoch, ready));
-            })
-            .await;
+            };
+            let end = connection::run(&link, &replica, on_ready).await;
             let _ = actor.cast(ModelMessage::WorkerEnded(epoch, end));
         })));
     }
@@ -215,14 +215,14 @@ impl ModelState {
             // No failure: it is not counted as one.
             LinkEnd::Retired(reason) => {
                 tracing::warn!(model = id, %reason, in_flight, "worker retired, another one is started");
-                self.replica.set_status(ModelStatus::Loading);
+                self.replica.lose_worker();
                 let _ = myself.cast(ModelMessage::StartWorker);
                 return;
             }
             LinkEnd::Died(reason) => match self.tracker.on_failure(now) {
                 Decision::RestartAfter(wait) => {
                     tracing::warn!(model = id, %reason, in_flight, ?wait, "worker lost, another one is started");
-                    self.replica.set_status(ModelStatus::Loading);
+                    self.replica.lose_worker();
                     myself.send_after(wait, || ModelMessage::StartWorker);
                     return;
                 }

@@ -22,6 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::environment;
 use super::in_flight::SharedTable;
+use super::replica::Replica;
 use crate::prefix_files::{Callers, PrefixFiles, WorkerChannel};
 
 /// The interval at which silence is checked.
@@ -64,8 +65,8 @@ pub enum LinkEnd {
 
 /// Runs one worker from its start to its end. `on_ready` is called once, when the model is loaded and before
 /// any request is handed over. Dropping the future kills the process.
-pub async fn run(config: &LinkConfig, table: &SharedTable, on_ready: impl FnOnce(Ready)) -> LinkEnd {
-    let (mut child, connection, channel) = match start(config, table) {
+pub async fn run(config: &LinkConfig, replica: &Replica, on_ready: impl FnOnce(Ready)) -> LinkEnd {
+    let (mut child, connection, channel) = match start(config, &replica.table) {
         Ok(started) => started,
         Err(error) => {
             return LinkEnd::Died(format!("cannot start {}: {error}", config.program.display()));
@@ -73,7 +74,7 @@ pub async fn run(config: &LinkConfig, table: &SharedTable, on_ready: impl FnOnce
     };
     let pid = child.id().unwrap_or_default();
     tracing::info!(model = config.model.id, pid, "worker started");
-    let end = converse(config, connection, table, on_ready).await;
+    let end = converse(config, connection, replica, on_ready).await;
     // The process is of no more use, for any reason: it dies before its requests go elsewhere.
     let exited = child.try_wait().ok().flatten();
     let _ = child.start_kill();
@@ -144,9 +145,10 @@ async fn connect(connection: UnixStream) -> Result<WorkerClient<Channel>, tonic:
 async fn converse(
     config: &LinkConfig,
     connection: UnixStream,
-    table: &SharedTable,
+    replica: &Replica,
     on_ready: impl FnOnce(Ready),
 ) -> LinkEnd {
+    let table = &replica.table;
     let (to_worker, outgoing) = mpsc::unbounded_channel();
     let hello = Hello {
         protocol_version: PROTOCOL_VERSION,
@@ -188,6 +190,9 @@ async fn converse(
                 Some(Ok(FromWorker { message: Some(from_worker::Message::Kept(kept)) })) => {
                     tracing::info!(model = config.model.id, prefixes = kept.prefixes, "prefixes kept on disk");
                     table.lock().kept();
+                }
+                Some(Ok(FromWorker { message: Some(from_worker::Message::Memory(memory)) })) => {
+                    replica.set_memory(memory.into());
                 }
                 Some(Ok(FromWorker { message: Some(from_worker::Message::Retired(retired)) })) => {
                     return LinkEnd::Retired(retired.reason);
@@ -235,6 +240,7 @@ async fn await_ready(
                 from_worker::Message::Ready(ready) => return Ok(ready),
                 from_worker::Message::LoadFailed(failed) => return Err(LinkEnd::Refused(failed.message)),
                 from_worker::Message::Step(_)
+                | from_worker::Message::Memory(_)
                 | from_worker::Message::Inspected(_)
                 | from_worker::Message::Kept(_)
                 | from_worker::Message::Retired(_) => {}

@@ -26,7 +26,9 @@ use jan_protocol::report::PlacedLogprob;
 use jan_protocol::types::{
     FinishReason, GenerationError, Inspected, PromptLogprobs, RawEvent, Token, TokenUsage,
 };
-use jan_protocol::worker_protocol::{self, Cancel, Forget, Keep, Submit, ToWorker, event, to_worker};
+use jan_protocol::worker_protocol::{
+    self, Cancel, EngineLoad, Forget, Keep, Submit, ToWorker, event, to_worker,
+};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::entry::Submission;
@@ -63,6 +65,8 @@ pub struct InFlight {
     /// Requests for embeddings; their ids are no entry's.
     jobs: BTreeMap<u64, Job>,
     worker: Option<ToWorkerSender>,
+    /// What its engine held after its last step.
+    load: EngineLoad,
     /// The parts that the present worker has.
     parts: Parts,
     /// Requests that ran when a worker died and are not yet proven in the next.
@@ -90,6 +94,17 @@ impl InFlight {
     /// Returns `true` if none is.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.jobs.is_empty()
+    }
+
+    /// Returns the numbers of requests whose work has begun, and of those that wait for that.
+    pub fn running_and_waiting(&self) -> (usize, usize) {
+        let running = self.trials().filter(|(_, trial)| trial.running).count();
+        (running, self.len() - running)
+    }
+
+    /// Returns what the worker's engine held after its last step.
+    pub fn load(&self) -> EngineLoad {
+        self.load
     }
 
     /// Takes a request in and hands it to the worker, if there is one and no other request must be proven first.
@@ -228,6 +243,7 @@ impl InFlight {
 
     fn detach_from(&mut self, suspects: Vec<(u64, Trial)>) {
         self.worker = None;
+        self.load = EngineLoad::default();
         self.last_sign = None;
         self.questions.clear();
         self.callers.clear();
@@ -331,6 +347,7 @@ impl InFlight {
     pub fn route(&mut self, step: worker_protocol::Step, now: Instant) {
         self.last_sign = Some(now);
         self.last_kept = self.last_kept.map(|_| now);
+        self.load = step.load.unwrap_or(self.load);
         for event in step.events {
             if let Some(happened) = event.event {
                 if matches!(happened, event::Event::Accepted(_) | event::Event::Rejected(_))

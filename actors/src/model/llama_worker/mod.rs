@@ -34,6 +34,7 @@ use self::replica::Replica;
 use super::backend::{
     Backend, Capabilities, Condition, Embeddings, Generation, GenerationEvent, RETRY_AFTER,
 };
+use super::report::ReplicaReport;
 use super::shares::Place;
 use crate::config::{ActorsConfig, WorkerConfig};
 use crate::prefix_files::PrefixFiles;
@@ -173,6 +174,10 @@ impl Backend for LlamaWorker {
 
     fn tokenizer(&self) -> Option<TokenizerFacts> {
         self.replica().tokenizer()
+    }
+
+    fn report(&self) -> ReplicaReport {
+        self.replica().report(Instant::now())
     }
 
     fn load(&self) -> usize {

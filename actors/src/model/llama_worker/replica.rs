@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jan_protocol::memory_use::MemoryUse;
 use jan_protocol::types::{GenerationError, ModelStatus, TokenizerFacts};
 use jan_protocol::worker_protocol::Ready;
 use ractor::ActorRef;
@@ -11,6 +12,7 @@ use super::actor::ModelMessage;
 use super::concealed::without_paths;
 use super::in_flight::SharedTable;
 use crate::model::backend::Condition;
+use crate::model::report::{KvCells, Phase, ReplicaReport};
 
 /// A replica that has prepared nothing for this long, while requests without a constraint wait for it, is not ready.
 const MAX_UNPREPARED: Duration = Duration::from_secs(5);
@@ -28,6 +30,10 @@ struct ReplicaState {
     status: ModelStatus,
     problem: Option<Problem>,
     ready: Option<Ready>,
+    /// What the present worker reported last.
+    memory: Option<MemoryUse>,
+    /// Workers that were started.
+    starts: u64,
     actor: Option<ActorRef<ModelMessage>>,
 }
 
@@ -41,7 +47,14 @@ struct Problem {
 
 impl Default for ReplicaState {
     fn default() -> Self {
-        Self { status: ModelStatus::Loading, problem: None, ready: None, actor: None }
+        Self {
+            status: ModelStatus::Loading,
+            problem: None,
+            ready: None,
+            memory: None,
+            starts: 0,
+            actor: None,
+        }
     }
 }
 
@@ -99,9 +112,55 @@ impl Replica {
         }
     }
 
-    /// Notes the status; a problem that it had stays known until it is ready again.
-    pub fn set_status(&self, status: ModelStatus) {
-        self.state().status = status;
+    /// Returns what administrators are told of it.
+    pub fn report(&self, now: Instant) -> ReplicaReport {
+        let status = self.status_now(now);
+        let (running, waiting, load) = {
+            let table = self.table.lock();
+            let (running, waiting) = table.running_and_waiting();
+            (running, waiting, table.load())
+        };
+        let state = self.state();
+        let phase = match status {
+            ModelStatus::Loading if state.starts > 1 || state.ready.is_some() => Phase::Restarting,
+            ModelStatus::Loading => Phase::Loading,
+            ModelStatus::Ready | ModelStatus::Degraded => Phase::Ready,
+            ModelStatus::Unhealthy => Phase::Unhealthy,
+        };
+        let kv_cells = state.ready.as_ref().map(|ready| KvCells {
+            total: ready.kv_cells,
+            used: load.used_cells,
+            cached: load.cached_cells,
+        });
+        ReplicaReport {
+            phase,
+            problem: state.problem.as_ref().map(|problem| problem.text.clone()),
+            running,
+            waiting,
+            restarts: state.starts.saturating_sub(1),
+            kv_cells,
+            memory: state.memory,
+        }
+    }
+
+    /// Notes the memory of its worker.
+    pub fn set_memory(&self, memory: MemoryUse) {
+        self.state().memory = Some(memory);
+    }
+
+    /// Notes that a worker is started; a problem that there was stays known until it is ready.
+    pub fn begin_worker(&self) {
+        let mut state = self.state();
+        state.status = ModelStatus::Loading;
+        state.memory = None;
+        state.starts += 1;
+    }
+
+    /// Notes that there is no worker any more, and that another one will be started.
+    pub fn lose_worker(&self) {
+        let mut state = self.state();
+        state.status = ModelStatus::Loading;
+        state.memory = None;
     }
 
     /// Notes that the model is loaded.
@@ -116,6 +175,7 @@ impl Replica {
     pub fn set_unhealthy(&self, text: String, paths: &[&str], retry_at: Instant) {
         let mut state = self.state();
         state.status = ModelStatus::Unhealthy;
+        state.memory = None;
         state.problem = Some(Problem { public: without_paths(&text, paths), text, retry_at });
     }
 

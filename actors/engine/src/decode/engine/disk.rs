@@ -27,15 +27,16 @@ impl Engine<'_> {
         file_name: &str,
         to_engine: Sender<Command>,
     ) -> Self {
-        if !self.memory.can_be_cut() || settings.archive_tokens == 0 {
+        if !self.memory.can_be_cut() || settings.archive_bytes == 0 {
             tracing::debug!("prefixes of this model are not kept on disk");
             return self;
         }
-        let bytes = u64::from(settings.archive_tokens).saturating_mul(self.model.kv_bytes_per_cell());
+        let bytes = settings.archive_bytes;
+        let most = super::memory::tokens_within(bytes, self.context.bytes_per_cell());
         let settings = DiskSettings {
             fingerprint: fingerprint(self.model, self.memory, settings, gpu_layers, file_name),
             copy_min: settings.share_min_tokens,
-            tokens: settings.archive_tokens.min(settings.context_length),
+            tokens: most.min(settings.context_length),
             bytes: bytes.saturating_mul(SLACK).saturating_add(1 << 20),
         };
         match Disk::start(channel, &settings, to_engine) {

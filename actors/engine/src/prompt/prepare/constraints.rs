@@ -6,6 +6,7 @@ use jan_protocol::report::Rejection;
 use jan_protocol::types::Constraint;
 
 use super::{Draft, Preparer};
+use crate::decode::constraint::held::ConstraintsMemory;
 use crate::decode::constraint::{Grammars, Guide};
 use crate::llama::Model;
 use crate::vetting::{Refusal, VettingSettings};
@@ -46,6 +47,22 @@ impl Preparer {
         match grammars.is_some_and(|grammars| grammars.knows(constraint)) {
             true => ToCompile::Known,
             false => ToCompile::Something,
+        }
+    }
+
+    /// The memory of constraints, once there were any ([`Grammars::memory`]); it waits for nobody.
+    pub fn constraints_memory(&self, constraint_kib: u64) -> Option<ConstraintsMemory> {
+        // Whoever has locked it is reading the vocabulary.
+        let grammars = self.grammars.try_lock().ok()?.clone();
+        Some(grammars?.memory(constraint_kib))
+    }
+
+    /// Gives back what new constraints would need and nothing else does.
+    pub fn rest(&self) {
+        // Whoever has locked it is about to compile something.
+        let grammars = self.grammars.try_lock().ok().and_then(|grammars| grammars.clone());
+        if let Some(grammars) = grammars {
+            grammars.end_helper();
         }
     }
 
