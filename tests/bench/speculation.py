@@ -122,6 +122,22 @@ def wait_for_quiet(longest):
             break
 
 
+def children(parent):
+    """The processes that a process has started."""
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def processor_time(pids):
+    """Seconds of processor time that these processes have used."""
+    fields = [pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pids]
+    return sum(int(of_one[11]) + int(of_one[12]) for of_one in fields) / os.sysconf("SC_CLK_TCK")
+
+
 def counts(log):
     """Drafts computed and accepted so far."""
     found = re.findall(r"drafted\W+(\d+)\W+accepted\W+(\d+)", re.sub(r"\x1b\[[0-9;]*m", "", pathlib.Path(log).read_text(errors="replace")))
@@ -147,24 +163,30 @@ def main():
     options = parser.parse_args()
     options.ban = sorted(compare.Vocabulary(options.model).end_of_generation)
     env = list(options.jan_env)
-    print("| workload | best tok/s off | auto | auto / off of the best | of neighbouring turns | drafted | accepted |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| workload | best tok/s off | auto | auto / off of the best | of neighbouring turns | by processor time | drafted | accepted |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     with contextlib.ExitStack() as stack:
-        urls, folders = {}, {}
+        urls, folders, workers = {}, {}, {}
         for mode in ("off", "auto"):
             folders[mode] = stack.enter_context(tempfile.TemporaryDirectory())
+            older = children(os.getpid())
             options.jan_env = [*env, f"JAN_SERVER__ENGINE__SPECULATION={mode}", "JAN_SERVER__LOG__LEVEL=info,jan_engine=debug"]
             urls[mode] = stack.enter_context(compare.jan(options, folders[mode]))
+            [server] = set(children(os.getpid())) - set(older)
+            workers[mode] = children(server)
         for name, (streams, prompt, temperature) in WORKLOADS.items():
             if options.only and name not in options.only:
                 continue
-            rates, ratios, before = {"off": [], "auto": []}, [], counts(f"{folders['auto']}/jan.log")
+            rates, ratios, used, before = {"off": [], "auto": []}, [], {"off": 0.0, "auto": 0.0}, counts(f"{folders['auto']}/jan.log")
             for number in range(options.turns + 1):
                 say(f"{name}, turn {number} of {options.turns}")
                 found, texts = {}, {}
                 for mode in ("off", "auto") if number % 2 else ("auto", "off"):
                     wait_for_quiet(options.wait)
+                    begin = processor_time(workers[mode])
                     found[mode], texts[mode] = turn(options, urls[mode], streams, prompt, temperature, number)
+                    if number > 0:
+                        used[mode] += processor_time(workers[mode]) - begin
                 if options.show and number == 0:
                     say(f"{texts['auto'][0]}\n{texts['auto'] == texts['off']}")
                 # The first turn reads the prompts, the others have them cached.
@@ -175,7 +197,7 @@ def main():
             drafted, accepted = (new - old for new, old in zip(counts(f"{folders['auto']}/jan.log"), before, strict=True))
             best = {mode: max(of_mode) for mode, of_mode in rates.items()}
             share = f"{accepted / drafted:.2f}" if drafted else "-"
-            print(f"| {name} | {best['off']:.0f} | {best['auto']:.0f} | {best['auto'] / best['off']:.2f} | {spread(ratios)} | {drafted} | {share} |", flush=True)
+            print(f"| {name} | {best['off']:.0f} | {best['auto']:.0f} | {best['auto'] / best['off']:.2f} | {spread(ratios)} | {used['off'] / used['auto']:.3f} | {drafted} | {share} |", flush=True)
 
 
 if __name__ == "__main__":
