@@ -46,7 +46,8 @@ def together(calls):
 
 
 def chat(server, number, **fields):
-    text = f"Tell me about number {number}, {number + 1} and {number * 7}. " * 20
+    # Nothing is shared but the template.
+    text = f"{number} things that {number + 1} people say about number {number * 7}. " * 25
     body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 64, "logit_bias": ENDLESS} | fields
     # A machine that others use as well may be slow.
     answer = server.post("/api/v1/chat/completions", body, timeout=600)
@@ -71,8 +72,8 @@ def main():
             row("ready")
             chat(server, 0)
             row("one chat")
-            together([lambda number=number: chat(server, number) for number in range(1, 9)])
-            row("eight chats")
+            together([lambda number=number: chat(server, number, max_tokens=160) for number in range(1, 13)])
+            row("twelve chats")
             form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
             together([lambda n=n: chat(server, n, response_format=form, logit_bias={}) for n in range(20, 24)])
             row("four answers under a schema")
@@ -86,14 +87,13 @@ def main():
             answer = server.post("/api/v1/embeddings", {"model": MODEL, "input": "a"})
             assert answer.status == 200, answer
             print(f"the first embedding afterwards took {1000 * (time.monotonic() - begin):.0f} ms")
-            begin = time.monotonic()
-            form["json_schema"]["schema"] = SCHEMA | {"required": ["age"]}
-            chat(server, 30, response_format=form, logit_bias={}, max_tokens=1)
-            print(f"the first answer under a new schema took {1000 * (time.monotonic() - begin):.0f} ms")
-            form["json_schema"]["schema"] = SCHEMA | {"required": ["name"]}
-            begin = time.monotonic()
-            chat(server, 30, response_format=form, logit_bias={}, max_tokens=1)
-            print(f"another one {1000 * (time.monotonic() - begin):.0f} ms")
+            # The prompt is cached, so that what is left is compiling the schema.
+            chat(server, 30, max_tokens=1)
+            for required in ("age", "name"):
+                form["json_schema"]["schema"] = SCHEMA | {"required": [required]}
+                begin = time.monotonic()
+                chat(server, 30, response_format=form, logit_bias={}, max_tokens=1)
+                print(f"an answer under another schema took {1000 * (time.monotonic() - begin):.0f} ms")
         finally:
             server.close()
     print("| after |", " | ".join([*KINDS, "resident", "helper"]), "|")
