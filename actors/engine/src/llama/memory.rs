@@ -303,23 +303,26 @@ impl Context<'_> {
     }
 
     pub(super) fn save_sequence(&self, id: sys::llama_seq_id) -> Result<Vec<u8>, LlamaError> {
-        self.save_sequence_within(id, 0, 0)
+        let mut state = Vec::new();
+        self.save_sequence_within(id, &mut state, 0, 0)?;
+        Ok(state)
     }
 
-    /// The saved state with so many zero bytes before and behind it.
+    /// Puts the saved state into `state`, with room for so many bytes before and behind it, whose contents are left open.
     pub(super) fn save_sequence_within(
         &self,
         id: sys::llama_seq_id,
+        state: &mut Vec<u8>,
         before: usize,
         behind: usize,
-    ) -> Result<Vec<u8>, LlamaError> {
+    ) -> Result<(), LlamaError> {
         // SAFETY: the context is alive and the id is below `n_seq_max`.
         let size = unsafe { sys::llama_state_seq_get_size(self.raw.as_ptr(), id) };
-        let mut state = vec![0; before + size + behind];
+        state.resize(before + size + behind, 0);
         let to = state[before..before + size].as_mut_ptr();
         // SAFETY: as above, and there are `size` bytes.
         let written = unsafe { sys::llama_state_seq_get_data(self.raw.as_ptr(), to, size, id) };
-        if size > 0 && written == size { Ok(state) } else { Err(LlamaError::state("copy")) }
+        if size > 0 && written == size { Ok(()) } else { Err(LlamaError::state("copy")) }
     }
 
     pub(super) fn restore_sequence(&self, id: sys::llama_seq_id, state: &[u8]) -> Result<(), LlamaError> {

@@ -354,6 +354,8 @@ pub struct Context<'model> {
     sequences: Vec<sys::llama_seq_id>,
     sequence_pointers: Vec<*mut sys::llama_seq_id>,
     logits: Vec<i8>,
+    /// Room for states that are moved here.
+    moved: Vec<u8>,
 }
 
 impl<'model> Context<'model> {
@@ -409,6 +411,7 @@ impl<'model> Context<'model> {
             sequences: Vec::with_capacity(batch),
             sequence_pointers: Vec::with_capacity(batch),
             logits: Vec::with_capacity(batch),
+            moved: Vec::new(),
         })
     }
 

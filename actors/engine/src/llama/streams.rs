@@ -101,12 +101,18 @@ impl<'model> Context<'model> {
     ///
     /// # Errors
     /// [`LlamaError::State`]: the contexts are not to be used any more.
-    pub fn copy_to_stream(&self, slot: u16, to: &Self, stream: u16) -> Result<(), LlamaError> {
+    pub fn copy_to_stream(&self, slot: u16, to: &mut Self, stream: u16) -> Result<(), LlamaError> {
         let streams = to.sizes.slots;
         let (before, behind) = (usize::from(stream) * NUMBER, usize::from(streams - 1 - stream) * NUMBER);
-        let mut state = self.save_sequence_within(slot.into(), before, behind)?;
+        // Several sequences often move in one step: fresh pages for each would take as long as the copy.
+        let mut state = std::mem::take(&mut to.moved);
+        self.save_sequence_within(slot.into(), &mut state, before, behind)?;
         spread(&mut state, stream, streams);
-        to.restore_sequence(stream.into(), &state)
+        let end = state.len() - behind;
+        state[end..].fill(0);
+        to.restore_sequence(stream.into(), &state)?;
+        to.moved = state;
+        Ok(())
     }
 
     /// A copy of a stream, for [`restore`](Self::restore) in a unified context.
