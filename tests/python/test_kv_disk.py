@@ -221,7 +221,7 @@ def test_a_file_in_another_tenants_place_is_not_used(start):
 
 
 def test_another_models_file_is_not_used(start):
-    server = start()
+    server = start(ENGINE__REPRODUCIBLE="false")
     _, key = user(server)
     messages, _ = talk(server, key)
     stop(server)

@@ -11,8 +11,10 @@ from test_memory import checked
 
 pytestmark = pytest.mark.skipif(not GENERATES, reason="the model generates nothing")
 
+#: The suite runs real models with `reproducible`, which has no lanes.
+LANES = {"JAN_SERVER__ENGINE__REPRODUCIBLE": "false"}
 COUNT = 5
-TOKENS = 300
+TOKENS = 120
 
 
 def messages(number):
@@ -28,10 +30,10 @@ def ask(server, key, history, tokens=TOKENS):
     return text_of(events), events[-1]["usage"]
 
 
-def ask_all(server, keys, while_running=lambda: None):
+def ask_all(server, keys, while_running=lambda: None, tokens=TOKENS):
     """The answers to different questions, asked at once."""
     with concurrent.futures.ThreadPoolExecutor(COUNT) as pool:
-        asked = [pool.submit(ask, server, keys[number], messages(number)) for number in range(COUNT)]
+        asked = [pool.submit(ask, server, keys[number], messages(number), tokens) for number in range(COUNT)]
         while_running()
         return [answer.result() for answer in asked]
 
@@ -45,9 +47,9 @@ def users(server, count=COUNT):
 
 
 def test_sequences_that_share_little_get_cells_of_their_own(make_server):
-    own = make_server()
+    own = make_server(env=LANES)
     keys = users(own)
-    answers = ask_all(own, keys, lambda: wait_until(lambda: lane_bytes(own) > 0, "lanes", 20))
+    answers = ask_all(own, keys, lambda: wait_until(lambda: lane_bytes(own) > 0, "lanes", 90))
     for number, (text, usage) in enumerate(answers):
         assert usage["completion_tokens"] == TOKENS
         # The next turn takes prompt and answer from the cache, and nobody else's does.
@@ -60,12 +62,12 @@ def test_sequences_that_share_little_get_cells_of_their_own(make_server):
 
 
 def test_streams_in_lanes_survive_the_death_of_their_worker(make_server):
-    own = make_server()
+    own = make_server(env=LANES)
     keys = users(own)
     expected = [text for text, _ in ask_all(own, keys)]
 
     def kill():
-        wait_until(lambda: lane_bytes(own) > 0, "lanes", 20)
+        wait_until(lambda: lane_bytes(own) > 0, "lanes", 90)
         os.kill(own.worker(), signal.SIGKILL)
 
     answers = ask_all(own, keys, kill)
@@ -78,7 +80,7 @@ def test_streams_in_lanes_survive_the_death_of_their_worker(make_server):
 @pytest.mark.parametrize("setting", ["KV_LAYOUT=unified", "REPRODUCIBLE=true"])
 def test_there_are_no_lanes_where_none_are_wanted(make_server, setting):
     name, value = setting.split("=")
-    own = make_server(env={f"JAN_SERVER__ENGINE__{name}": value})
+    own = make_server(env=LANES | {f"JAN_SERVER__ENGINE__{name}": value})
     seen = []
     answers = ask_all(own, users(own), lambda: [seen.append(lane_bytes(own)) for _ in range(8) if not time.sleep(0.2)])
     assert all(usage["completion_tokens"] == TOKENS for _, usage in answers)
@@ -87,6 +89,6 @@ def test_there_are_no_lanes_where_none_are_wanted(make_server, setting):
 
 def test_sequences_leave_lanes_that_become_too_small(make_server):
     """Lanes of 256 cells, the least: the answers go on in the unified cache."""
-    own = make_server(env={"JAN_SERVER__ENGINE__LANE_CELLS": 256 * 8, "JAN_SERVER__ENGINE__KV_CELLS": 8192})
-    answers = ask_all(own, users(own), lambda: wait_until(lambda: lane_bytes(own) > 0, "lanes", 20))
-    assert all(usage["completion_tokens"] == TOKENS for _, usage in answers)
+    own = make_server(env=LANES | {"JAN_SERVER__ENGINE__LANE_CELLS": 256 * 8, "JAN_SERVER__ENGINE__KV_CELLS": 8192})
+    answers = ask_all(own, users(own), lambda: wait_until(lambda: lane_bytes(own) > 0, "lanes", 90), 250)
+    assert all(usage["completion_tokens"] == 250 for _, usage in answers)
