@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from harness import ENDLESS, GENERATES, text_of, wait_until
+from harness import ENDLESS, GENERATES, IS_BUNDLED, text_of, wait_until
 from test_memory import checked
 
 pytestmark = pytest.mark.skipif(not GENERATES, reason="the model generates nothing")
@@ -72,9 +72,34 @@ def test_streams_in_lanes_survive_the_death_of_their_worker(make_server):
 
     answers = ask_all(own, keys, kill)
     assert all(usage["completion_tokens"] == TOKENS for _, usage in answers)
-    # Cells in another order sum up to other last bits, so that an answer may turn where two tokens are about as likely.
+    # Cells in another order sum up to other last bits, so that an answer may turn where two tokens are about as likely: with a real
+    # model all do, sooner or later, as they do without lanes.
     same = sum(text == before for (text, _), before in zip(answers, expected, strict=True))
-    assert same >= COUNT - 2, [text for text, _ in answers]
+    assert same >= COUNT - 2 or not IS_BUNDLED, [text for text, _ in answers]
+
+
+def test_lanes_compute_what_the_unified_cache_computes(make_server):
+    """Up to the last bits: as long as the tokens are the same, they are about as likely."""
+    beside, alone = make_server(env=LANES), make_server(env=LANES | {"JAN_SERVER__ENGINE__KV_LAYOUT": "unified"})
+
+    def scored(server, number):
+        fields = {"max_tokens": TOKENS, "temperature": 0, "logit_bias": ENDLESS, "logprobs": True}
+        answer = server.chat(messages=messages(number), **fields)
+        assert answer.status == 200, answer
+        return [(token["token"], token["logprob"]) for token in answer.json()["choices"][0]["logprobs"]["content"]]
+
+    with concurrent.futures.ThreadPoolExecutor(COUNT) as pool:
+        asked = [pool.submit(scored, beside, number) for number in range(COUNT)]
+        wait_until(lambda: lane_bytes(beside) > 0, "lanes", 90)
+        answers = [answer.result() for answer in asked]
+    common = 0
+    for number, answer in enumerate(answers):
+        for (token, logprob), (other, expected) in zip(answer, scored(alone, number), strict=True):
+            if token != other:
+                break
+            common += 1
+            assert abs(logprob - expected) < 0.6, (number, common, logprob, expected)
+    assert common > 2 * COUNT
 
 
 @pytest.mark.parametrize("setting", ["KV_LAYOUT=unified", "REPRODUCIBLE=true"])
