@@ -1,4 +1,4 @@
-//! How many drafts are worth their time.
+//! The number of drafts that are worth their time.
 //!
 //! A step takes longer with every token in it, and a draft saves the step of a token if it is right. Whether it will be is known
 //! without trying: for each token of an answer it shows whether the lookup had expected it. So an answer that nothing is known of
@@ -52,7 +52,7 @@ const fn class(len: u32, behind_change: bool) -> usize {
     }
 }
 
-/// How often the lookup was right in one sequence.
+/// The lookup's record in one sequence: its right and wrong guesses.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The share, and the observations that it stands for.

@@ -19,7 +19,7 @@ const MOST_DECODED: usize = 63;
 /// No draft with a lower chance is worth its time.
 const LEAST_CHANCE: f64 = 0.1;
 
-/// What is known of one sequence's drafts.
+/// The source and the record of one sequence's drafts.
 #[derive(Clone, Debug)]
 pub struct Drafter {
     lookup: Lookup,

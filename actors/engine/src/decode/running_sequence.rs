@@ -29,7 +29,7 @@ pub struct Running {
     pub started: bool,
     /// The known part of its prompt's scores so far, if they are wanted.
     pub scorer: Option<PromptScorer>,
-    /// What its drafts are made of, if it gets any.
+    /// The source of its drafts, if it gets any.
     pub drafter: Option<Box<Drafter>>,
 }
 

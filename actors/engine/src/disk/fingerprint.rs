@@ -1,4 +1,4 @@
-//! What the state of a prefix depends on, beside the contents of the model.
+//! The fingerprint of all that the state of a prefix depends on, beside the contents of the model.
 
 use sha2::{Digest, Sha256};
 

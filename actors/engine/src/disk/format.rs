@@ -28,7 +28,7 @@ const TAG: usize = 16;
 const SALT: usize = 32;
 const HEADER: usize = MAGIC.len() + SALT + 32 + 16 + 4 + 4 + 8;
 
-/// What a file's state depends on beside the model: versions, settings, processor. A file with another one is not read.
+/// Identity of all that a file's state depends on beside the model: versions, settings, processor. A file with another one is not read.
 pub type Fingerprint = [u8; 32];
 
 /// What distinguishes a tenant's own partitions (`prompt_cache_key`).
