@@ -24,7 +24,7 @@ IN_MACROS := $(wildcard actors/protocol/src/output_formats/*_formats/*.rs)
 # Lints while compiling the tests: `cargo clippy` beside `cargo test` would analyse every crate twice.
 LINTED := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 
-.PHONY: help setup setup-check setup-test test-models build run dist check test test-unit test-engine test-sdk test-crash advisories doc fuzz openapi lint fmt fmt-check bench clean
+.PHONY: help setup setup-check setup-test test-models build run dist check test test-unit test-engine test-sdk test-crash test-layouts advisories doc fuzz openapi lint fmt fmt-check bench clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -66,6 +66,10 @@ test-sdk: setup-test ## Whole-server and SDK tests alone: FILTER as for `pytest 
 test-crash: setup-test ## kill -9 under load for CRASH_ROUNDS (200); `make test` has 40 rounds
 	cargo build --release --locked
 	JAN_CRASH_ROUNDS=$(CRASH_ROUNDS) tests/setup/sdk.sh "kill_under"
+
+test-layouts: setup-test ## The tests of crashes, memories, tenants and equal answers with each layout of the KV cache (about 15 minutes)
+	cargo build --release --locked
+	tests/setup/layouts.sh all
 
 test: ## Set up everything and run every test
 	@tests/setup/test.sh

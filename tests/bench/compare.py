@@ -85,7 +85,11 @@ def jan(options, folder, server=None):
     # Nobody signs in here, and the guests' limit is less than the turns make requests.
     limits = {f"JAN_SERVER__RATE_LIMITS__{name}": "1000000" for name in ("ANONYMOUS_PER_HOUR", "INFERENCE_PER_MINUTE")}
     env = {"JAN_SERVER__ENGINE__THREADS": str(options.threads)} | limits | dict(pair.split("=", 1) for pair in options.jan_env)
-    return running([*command, "--model", f"bench={options.model}"], f"{folder}/jan.log", ready, env)
+    config = f"[[models]]\nid = 'bench'\npath = '{options.model}'\n"
+    if getattr(options, "draft_model", None):
+        config += f"draft_path = '{options.draft_model}'\n"
+    pathlib.Path(folder, "jan-server.toml").write_text(config)
+    return running([*command, "--config", f"{folder}/jan-server.toml"], f"{folder}/jan.log", ready, env)
 
 
 def llama_server(options, folder):

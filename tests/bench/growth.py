@@ -38,6 +38,9 @@ def workloads(options):
         shared = ["--shared-words", str(SHARED)]
         yield f"8 x {SHARED} shared", rust(8, 16, *shared), None, raw(8, "-pps")
         yield f"8 x {SHARED}, half shared", rust(8, 16, *shared, "--share-every", "2"), None, None
+    if "mixed" in options.parts:
+        for streams in (4, 8):
+            yield f"prompts of 500 beside {streams}", ["mixed", "--streams", str(streams)], None, None
     if "python" in options.parts:
         for streams in (1, 4, 8, 16):
             yield f"{streams} x 64, Python client", None, ["streams", "--streams", str(streams)], None
@@ -69,12 +72,14 @@ def raw_rate(options, arguments, *more):
 def ask(options, tool, url, rust, python):
     """The figures of one turn of one server."""
     command = [tool, *rust] if rust else [sys.executable, str(PYTHON_CLIENT), *python]
-    command += ["--url", url, "--model", "bench", "--ban", options.ban, "--tokens", str(options.tokens)]
+    command += ["--url", url, "--model", "bench", "--ban", options.ban]
+    if "mixed" not in command:
+        command += ["--tokens", str(options.tokens)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         sys.exit(f"error: {' '.join(command)}:\n{done.stderr[-2000:]}")
     result = json.loads(done.stdout)
-    return result["rows"][0] if rust else result
+    return result["rows"][0] if "rows" in result else result
 
 
 def spread(pairs):
@@ -93,6 +98,9 @@ def columns(turns):
         found["TTFT p50"] = pair(of("jan", "ttft", "p50_ms"), of("llama", "ttft", "p50_ms"))
         found["inter-token p50"] = pair(of("jan", "inter_token", "p50_ms"), of("llama", "inter_token", "p50_ms"))
         found["inter-token p99"] = pair(of("jan", "inter_token", "p99_ms"), of("llama", "inter_token", "p99_ms"))
+    if any(of("jan", "share_of_apart")):
+        for who, name in (("jan", "share of apart"), ("llama", "llama-server's share")):
+            found[name] = spread([(share, 1) for share in of(who, "share_of_apart")])
     if any("own" in turn for turn in turns):
         ours = of("jan", "decode_tokens_per_s")
         found["decode / own streams"] = pair(ours, of("own"))
@@ -110,7 +118,7 @@ def table(found):
     names = list(dict.fromkeys(name for turns in found.values() for name in columns(turns)))
     lines = ["| workload | output tok/s | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for workload, turns in found.items():
-        best = max(turn["jan"]["output_tokens_per_s"] for turn in turns)
+        best = max(turn["jan"].get("output_tokens_per_s", 0) for turn in turns)
         cells = columns(turns)
         lines.append(f"| {workload} | {best:.0f} | " + " | ".join(cells.get(name, "-") for name in names) + " |")
     return "\n".join(lines)
@@ -138,7 +146,7 @@ def plots(found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ["unshared", "growth", "shared", "python", "conversations"]
+    parts = ["unshared", "growth", "shared", "mixed", "python", "conversations"]
     parser.add_argument("--model", default=ROOT / "target/test-models/SmolLM2-135M-Instruct.Q4_1.gguf", type=pathlib.Path)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
     parser.add_argument("--server", default=target / "release/jan-server", help="the jan-server binary")

@@ -87,6 +87,18 @@ enum Scenario {
         #[arg(long, default_value_t = 240)]
         patience_s: u64,
     },
+    /// Prompts that are read one after another beside steady streams, and the same apart.
+    Mixed {
+        /// Number of steady streams.
+        #[arg(long, default_value_t = 4)]
+        streams: usize,
+        /// Words of each prompt, about one token each.
+        #[arg(long, default_value_t = 500)]
+        prompt_words: usize,
+        /// How many prompts.
+        #[arg(long, default_value_t = 6)]
+        prompts: usize,
+    },
     /// Free text and JSON kept to a schema, in turns.
     Structured {
         /// Number of concurrent streams.
@@ -134,6 +146,9 @@ fn main() -> ExitCode {
             }
             Scenario::Interference { streams, prompt_words, prompts, patience_s } => {
                 scenarios::interference(&target, streams, prompt_words, prompts, patience_s).await
+            }
+            Scenario::Mixed { streams, prompt_words, prompts } => {
+                scenarios::mixed(&target, streams, prompt_words, prompts).await
             }
             Scenario::Structured { streams, tokens, turns } => {
                 scenarios::structured(&target, streams, tokens, turns).await

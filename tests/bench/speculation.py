@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -144,6 +145,31 @@ def counts(log):
     return [sum(int(pair[index]) for pair in found) for index in (0, 1)]
 
 
+def batch_curve(options):
+    """The time of a step by its tokens, in that of a step of one token, as the raw engine reads short prompts."""
+    lengths = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+    command = [
+        f"{options.llama_dir}/llama-batched-bench", "-m", options.model, "-t", str(options.threads), "-c", "2048", "-npl", "1",
+        "-ntg", "64", "-npp", ",".join(map(str, lengths)), "--output-format", "jsonl",
+    ]  # fmt: skip
+    best = {}
+    for _ in range(3):
+        out = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+        for row in (json.loads(line) for line in out.splitlines() if line.startswith("{")):
+            for tokens, seconds in ((row["pp"], row["t_pp"]), (1, row["t_tg"] / row["tg"])):
+                best[tokens] = min(seconds, best.get(tokens, seconds))
+    return [(tokens, best[tokens] / best[1]) for tokens in sorted(best)]
+
+
+def bound(curve, tokens, drafted, accepted):
+    """The ratio that the curve allows where so many drafts are made and right: an answer takes a step for each token that no draft
+    was right about, and all steps are of one size."""
+    steps = tokens - accepted
+    size = 1 + drafted / steps
+    (low, at_low), (high, at_high) = next(pair for pair in zip(curve, curve[1:]) if size <= pair[1][0] or pair[1] == curve[-1])
+    return tokens / steps / (at_low + (at_high - at_low) * (size - low) / (high - low))
+
+
 def spread(ratios):
     ratios = sorted(ratios)
     return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f}..{ratios[-1]:.3f})"
@@ -158,13 +184,18 @@ def main():
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--wait", type=float, default=10, help="most seconds to wait for a quiet machine before each turn")
     parser.add_argument("--only", action="append", choices=WORKLOADS)
+    parser.add_argument("--draft-model", help="a smaller model that makes drafts beside the lookup")
+    parser.add_argument("--llama-dir", help="folder of llama-batched-bench, for the bound that its batch curve gives at one stream")
     parser.add_argument("--show", action="store_true", help="print the answers")
     parser.add_argument("--jan-env", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     options.ban = sorted(compare.Vocabulary(options.model).end_of_generation)
     env = list(options.jan_env)
-    print("| workload | best tok/s off | auto | auto / off of the best | of neighbouring turns | by processor time | drafted | accepted |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    curve = batch_curve(options) if options.llama_dir else None
+    if curve:
+        say("time of a step by its tokens: " + ", ".join(f"{tokens}: {time:.2f}" for tokens, time in curve))
+    print("| workload | best tok/s off | auto | auto / off of the best | of neighbouring turns | by processor time | drafted | accepted | share of the bound |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with contextlib.ExitStack() as stack:
         urls, folders, workers = {}, {}, {}
         for mode in ("off", "auto"):
@@ -197,7 +228,11 @@ def main():
             drafted, accepted = (new - old for new, old in zip(counts(f"{folders['auto']}/jan.log"), before, strict=True))
             best = {mode: max(of_mode) for mode, of_mode in rates.items()}
             share = f"{accepted / drafted:.2f}" if drafted else "-"
-            print(f"| {name} | {best['off']:.0f} | {best['auto']:.0f} | {best['auto'] / best['off']:.2f} | {spread(ratios)} | {used['off'] / used['auto']:.3f} | {drafted} | {share} |", flush=True)
+            of_bound = "-"
+            if curve and streams == 1:
+                most = bound(curve, options.tokens * (options.turns + 1), drafted, accepted)
+                of_bound = f"{statistics.median(ratios) / most:.2f} of {most:.2f}"
+            print(f"| {name} | {best['off']:.0f} | {best['auto']:.0f} | {best['auto'] / best['off']:.2f} | {spread(ratios)} | {used['off'] / used['auto']:.3f} | {drafted} | {share} | {of_bound} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Settings of the environment:
   JAN_SERVER_BIN   the binary; default target/release/jan-server
   JAN_TEST_MODEL   a GGUF file to run the suite with; default: the bundled model
+  JAN_TEST_LAYOUT  the layout of the KV cache (`engine.kv_layout`) of servers that set none; default: the default
 """
 
 import contextlib
@@ -24,6 +25,7 @@ BINARY = pathlib.Path(os.environ.get("JAN_SERVER_BIN") or ROOT / "target/release
 BUNDLED = ROOT / "fixtures/models/jan-tiny.gguf"
 _given = os.environ.get("JAN_TEST_MODEL") or None
 MODEL_FILE = pathlib.Path(_given).resolve() if _given else BUNDLED
+LAYOUT = os.environ.get("JAN_TEST_LAYOUT")
 #: Whether the suite runs with the model in the binary, whose answers are known.
 IS_BUNDLED = _given is None
 #: The id that the API reference uses: an alias of the bundled model, or the given model's own id.
@@ -113,6 +115,8 @@ class Server:
             environment |= {"JAN_SERVER__ENGINE__CONTEXT_LENGTH": "2048", "JAN_SERVER__ENGINE__KV_CELLS": "8192"}
             # The bundled model shows the default; test_reproducible.py has both with it.
             environment |= {"JAN_SERVER__ENGINE__REPRODUCIBLE": "true"}
+        if LAYOUT:
+            environment["JAN_SERVER__ENGINE__KV_LAYOUT"] = LAYOUT
         environment |= ROOMY | SMALL_CACHES | {k: str(v) for k, v in (env or {}).items()}
         # A second start in the same folder must not find the first one's address.
         self._log_begins = self.log_path.stat().st_size if self.log_path.exists() else 0

@@ -285,6 +285,70 @@ pub async fn interference(
     }))
 }
 
+/// Prompts that are read one after another beside `streams` steady streams: how much of the work is done that reading alone and
+/// decoding alone do in the same time.
+pub async fn mixed(target: &Target, streams: usize, words: usize, prompts: usize) -> Result<Value, String> {
+    /// The time of decoding alone, before the prompts and behind them: the streams grow meanwhile.
+    const ALONE: Duration = Duration::from_secs(4);
+    let read = async |first: usize| {
+        let begin = Instant::now();
+        let mut tokens = 0;
+        for number in first..first + prompts {
+            let answer = target.chat(None, &unlike(number, words), 1, |_| true).await?;
+            tokens += answer.prompt_tokens - answer.cached_tokens;
+        }
+        Ok::<(u64, Duration), String>((tokens, begin.elapsed()))
+    };
+    let (alone_tokens, alone_time) = read(100).await?;
+    eprintln!("read {alone_tokens} tokens alone in {alone_time:.1?}");
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut steady = JoinSet::new();
+    for number in 0..streams {
+        let (target, stop) = (target.clone(), Arc::clone(&stop));
+        let prompt = format!("{} Tell a long story.", unlike(number, 8));
+        steady
+            .spawn(async move { target.chat(None, &prompt, 7000, |_| !stop.load(Ordering::Relaxed)).await });
+    }
+    // Until all of them run.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = Instant::now();
+    tokio::time::sleep(ALONE).await;
+    let begin = Instant::now();
+    let (tokens, time) = read(100 + prompts).await?;
+    let end = Instant::now();
+    eprintln!("read {tokens} tokens beside {streams} streams in {time:.1?}");
+    tokio::time::sleep(ALONE).await;
+    let after = Instant::now();
+    stop.store(true, Ordering::Relaxed);
+    let steady = all(steady).await?;
+
+    let events = |from: Instant, to: Instant| {
+        let within = |answer: &Answer| answer.events.iter().filter(|at| (from..to).contains(*at)).count();
+        steady.iter().map(within).sum::<usize>() as f64
+    };
+    let decode_alone =
+        (events(before, begin) + events(end, after)) / (begin - before + (after - end)).as_secs_f64();
+    let read_alone = alone_tokens as f64 / alone_time.as_secs_f64();
+    let output = events(begin, end);
+    let apart_s = tokens as f64 / read_alone + output / decode_alone;
+    let pauses = steady.iter().flat_map(|answer| {
+        let within = move |pair: &&[Instant]| begin < pair[1] && pair[1] <= end;
+        answer.events.windows(2).filter(within).map(|pair| pair[1] - pair[0])
+    });
+    Ok(json!({
+        "scenario": "mixed",
+        "streams": streams,
+        "prompts": prompts,
+        "read_alone_tokens_per_s": read_alone,
+        "decode_alone_tokens_per_s": decode_alone,
+        "read_tokens_per_s": tokens as f64 / time.as_secs_f64(),
+        "decode_tokens_per_s": output / time.as_secs_f64(),
+        "share_of_apart": apart_s / time.as_secs_f64(),
+        "inter_token": summary(pauses.collect()),
+    }))
+}
+
 /// One stream's rate, quiet and beside a busy process.
 pub async fn spin(target: &Target, tokens: u32) -> Result<Value, String> {
     let rate = async |label: &str| {
