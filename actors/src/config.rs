@@ -137,6 +137,8 @@ pub enum KvLayout {
     Auto,
     /// All cells are shared.
     Unified,
+    /// Sequences that run beside others have cells of their own, whatever they share.
+    Lanes,
 }
 
 /// `[engine]`

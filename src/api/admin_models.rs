@@ -186,6 +186,8 @@ pub struct WorkerMemory {
     helper_bytes: u64,
     /// Weights of the model.
     weights: MemoryAmount,
+    /// The draft model: its weights and its context.
+    draft_model: MemoryAmount,
     /// KV cells of the unified cache, or the states of a recurrent model.
     kv: MemoryAmount,
     /// KV cells of the second context, in which sequences have cells of their own; 0 while it is closed.
@@ -215,6 +217,7 @@ impl From<MemoryUse> for WorkerMemory {
             helper_bytes: used.helper,
             other: Amount::of(used.other()).into(),
             weights: used.weights.into(),
+            draft_model: used.draft_model.into(),
             kv: used.kv.into(),
             kv_lanes: used.kv_lanes.into(),
             host_cache: used.host_cache.into(),

@@ -35,7 +35,7 @@ def with_numbers(source: pathlib.Path, target: pathlib.Path, numbers: dict[str, 
         struct.pack("<Q", len(key)) + key.encode() + struct.pack("<II", 4, number) for key, number in numbers.items()
     )
     head = struct.calcsize("<4sIQQ")
-    end = _Reader(data, head).skip_pairs(pairs).skip_tensors(tensors)
+    end = Reader(data, head).skip_pairs(pairs).skip_tensors(tensors)
     infos = struct.pack("<4sIQQ", magic, version, tensors, pairs + len(numbers)) + more + data[head:end]
     # Tensors begin at the next multiple of the alignment, and their places are counted from there.
     begin = end + -end % _ALIGNMENT
@@ -46,7 +46,7 @@ def tokenizer_pairs(path: pathlib.Path):
     """The number of tokens of a model file, and the metadata of its tokenizer, one piece of bytes a pair."""
     data = path.read_bytes()
     _, _, _, count = struct.unpack_from("<4sIQQ", data)
-    reader = _Reader(data, struct.calcsize("<4sIQQ"))
+    reader = Reader(data, struct.calcsize("<4sIQQ"))
     pairs, tokens = [], 0
     for _ in range(count):
         key, piece = reader.pair()
@@ -57,7 +57,7 @@ def tokenizer_pairs(path: pathlib.Path):
     return tokens, pairs
 
 
-class _Reader:
+class Reader:
     """Walks over a file's parts."""
 
     def __init__(self, data, at=0):
@@ -78,12 +78,22 @@ class _Reader:
             self._value(kind)
         return self
 
+    @property
+    def at(self):
+        """The place reached."""
+        return self._at
+
+    def tensor(self):
+        """Name, shape, type and place of the next tensor."""
+        name = bytes(self._string()).decode()
+        (dimensions,) = self._take("<I")
+        shape = self._take(f"<{dimensions}Q")
+        return name, shape, *self._take("<IQ")
+
     def skip_tensors(self, count):
         """Where the descriptions of tensors end."""
         for _ in range(count):
-            self._string()
-            (dimensions,) = self._take("<I")
-            self._at += 8 * dimensions + 4 + 8
+            self.tensor()
         return self._at
 
     def _take(self, layout):
@@ -105,7 +115,7 @@ class _Reader:
         return self._take(_SCALARS[kind])[0]
 
 
-class Vocabulary(_Reader):
+class Vocabulary(Reader):
     """`pieces[id]` is a token's text as bytes; `metadata` is the file's, strings and numbers."""
 
     def __init__(self, path: pathlib.Path):

@@ -16,6 +16,8 @@ pub struct EngineSettings {
     pub kv_cells: u32,
     /// KV cells of all lanes (see [`crate::scheduler::lanes`]), as far as there is memory; 0: there are no lanes.
     pub lane_cells: u32,
+    /// `true` if sequences that run beside others always decode in lanes, as far as there is room.
+    pub always_lanes: bool,
     /// Maximum number of sequences that run at the same time.
     pub max_sequences: u16,
     /// Sequence ids beside those, for finished sequences that stay as prefix cache.

@@ -44,6 +44,9 @@ pub struct Confinement {
     pub gpu: bool,
     /// The GGUF file; empty: the model in the program.
     pub model: PathBuf,
+    /// The GGUF file of the draft model; empty: there is none.
+    #[serde(default)]
+    pub draft_model: PathBuf,
     /// The folder that it is unpacked into.
     pub unpack_folder: PathBuf,
     /// Further paths that it may read.

@@ -35,6 +35,8 @@ impl Amount {
 pub struct MemoryUse {
     /// Weights of the model.
     pub weights: Amount,
+    /// The draft model: its weights and its context.
+    pub draft_model: Amount,
     /// KV cells of the unified cache, or the states of a recurrent model.
     pub kv: Amount,
     /// KV cells of the second context, while it is open.
@@ -68,10 +70,21 @@ const NEAR: u64 = 64 << 10;
 impl MemoryUse {
     /// All kinds.
     #[must_use]
-    pub const fn kinds(&self) -> [Amount; 9] {
-        let Self { weights, kv, kv_lanes, host_cache, compute, logits, .. } = *self;
+    pub const fn kinds(&self) -> [Amount; 10] {
+        let Self { weights, draft_model, kv, kv_lanes, host_cache, compute, logits, .. } = *self;
         let Self { embeddings, grammars, constrained_answers, .. } = *self;
-        [weights, kv, kv_lanes, host_cache, compute, logits, embeddings, grammars, constrained_answers]
+        [
+            weights,
+            draft_model,
+            kv,
+            kv_lanes,
+            host_cache,
+            compute,
+            logits,
+            embeddings,
+            grammars,
+            constrained_answers,
+        ]
     }
 
     /// Bytes of the resident set that belong to no kind: the program, its tables, stacks, requests under way, and what the

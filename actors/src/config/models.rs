@@ -32,6 +32,8 @@ pub enum ModelSource {
 pub struct GgufModel {
     /// The GGUF file.
     pub path: PathBuf,
+    /// The GGUF file of a smaller model with the same vocabulary, which proposes drafts.
+    pub draft_path: Option<PathBuf>,
     /// Context of one sequence in tokens. Default: `engine.context_length`.
     pub context_length: Option<u32>,
     /// Jinja chat template file in place of the one in the GGUF.
@@ -56,6 +58,8 @@ struct ModelKeys {
     replicas: u32,
     path: PathBuf,
     #[serde(default)]
+    draft_path: Option<PathBuf>,
+    #[serde(default)]
     context_length: Option<u32>,
     #[serde(default)]
     chat_template: Option<PathBuf>,
@@ -70,8 +74,16 @@ struct ModelKeys {
 impl From<ModelKeys> for ModelConfig {
     fn from(keys: ModelKeys) -> Self {
         let ModelKeys { id, owned_by, aliases, replicas, path, context_length, .. } = keys;
-        let ModelKeys { chat_template, tool_format, reasoning_format, pooling, .. } = keys;
-        let gguf = GgufModel { path, context_length, chat_template, tool_format, reasoning_format, pooling };
+        let ModelKeys { draft_path, chat_template, tool_format, reasoning_format, pooling, .. } = keys;
+        let gguf = GgufModel {
+            path,
+            draft_path,
+            context_length,
+            chat_template,
+            tool_format,
+            reasoning_format,
+            pooling,
+        };
         Self { id, owned_by, aliases, replicas, source: ModelSource::Gguf(gguf) }
     }
 }
@@ -80,13 +92,15 @@ impl From<ModelConfig> for ModelKeys {
     fn from(model: ModelConfig) -> Self {
         let ModelConfig { id, owned_by, aliases, replicas, source } = model;
         let ModelSource::Gguf(gguf) = source;
-        let GgufModel { path, context_length, chat_template, tool_format, reasoning_format, pooling } = gguf;
+        let GgufModel { path, draft_path, context_length, chat_template, .. } = gguf;
+        let GgufModel { tool_format, reasoning_format, pooling, .. } = gguf;
         Self {
             id,
             owned_by,
             aliases,
             replicas,
             path,
+            draft_path,
             context_length,
             chat_template,
             tool_format,

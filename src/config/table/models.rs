@@ -24,8 +24,8 @@ pub const ENGINE: &[Key] = &[
     ),
     key(
         "engine.kv_layout",
-        Kind::Choice(&["auto", "unified"]),
-        "Layout of the KV cache. In one unified cache, prefixes are shared, but every sequence scans the cells of all. `auto`: while several sequences run that share little, they decode in a second context, in which each has cells of its own; a cost model decides. It takes memory only while it is in use. Only for models with full attention, without `engine.gpu_layers` and `engine.reproducible`; all others use `unified`.",
+        Kind::Choice(&["auto", "unified", "lanes"]),
+        "Layout of the KV cache. In one unified cache, prefixes are shared, but every sequence scans the cells of all. `auto`: while several sequences run that share little, they decode in a second context, in which each has cells of its own; a cost model decides. `lanes`: they do so in any case. The second context takes memory only while it is in use. Only for models with full attention, without `engine.reproducible`, and `auto` without `engine.gpu_layers`; all others use `unified`.",
     ),
     key(
         "engine.lane_cells",
@@ -202,6 +202,11 @@ pub const WORKER: &[Key] = &[
 pub const MODELS: &[Key] = &[
     required(key("models[].id", Kind::Text, "Id that callers use as `model` (`--model ID=PATH`).")),
     required(key("models[].path", Kind::Path, "GGUF file (`--model ID=PATH`).")),
+    key(
+        "models[].draft_path",
+        Kind::Path,
+        "GGUF file of a smaller model with the same vocabulary. Where its record in an answer is good enough, it proposes the next tokens, which the model then computes in one step; the answers stay the same. It is not used if `engine.speculation` is `off`.",
+    ),
     key("models[].owned_by", Kind::Text, "Value of `owned_by` in model objects."),
     key("models[].aliases", Kind::TextList, "Additional ids of the same model."),
     key(

@@ -80,7 +80,8 @@ pub fn needed(confinement: &Confinement, model: &Path, seen: &Seen) -> Vec<(Path
     let all = |paths: &[PathBuf], access| {
         paths.iter().map(|path| (path.clone(), access)).collect::<Vec<_>>().into_iter()
     };
-    let mut needed: Vec<_> = parts(model).into_iter().map(|part| (part, Access::Read)).collect();
+    let models = [model, &confinement.draft_model].into_iter().filter(|path| !path.as_os_str().is_empty());
+    let mut needed: Vec<_> = models.flat_map(parts).map(|part| (part, Access::Read)).collect();
     // This program, also where its file has been replaced meanwhile: the helper is another of its processes.
     needed.push((PathBuf::from("/proc/self/exe"), Access::Run));
     needed.extend(mapped(&seen.mapped).map(|path| (path, Access::Run)));
@@ -170,9 +171,16 @@ mod tests {
 
     #[test]
     fn a_model_on_the_cpu() {
-        let confinement = Confinement { readable: vec!["/srv/more".into()], ..Confinement::default() };
+        let confinement = Confinement {
+            readable: vec!["/srv/more".into()],
+            draft_model: "models/small-00001-of-00002.gguf".into(),
+            ..Confinement::default()
+        };
         let list = needed(&confinement, Path::new("models/a.gguf"), &seen());
-        assert_eq!(access_to(&list, "models/a.gguf"), Some(Access::Read));
+        for read in ["models/a.gguf", "models/small-00001-of-00002.gguf", "models/small-00002-of-00002.gguf"]
+        {
+            assert_eq!(access_to(&list, read), Some(Access::Read), "{read}");
+        }
         assert_eq!(access_to(&list, "/proc/self/exe"), Some(Access::Run));
         assert_eq!(access_to(&list, "/opt/libs with space/libggml.so"), Some(Access::Run));
         assert_eq!(access_to(&list, "/opt/cuda/lib64"), Some(Access::Run));

@@ -1,13 +1,17 @@
 //! Drafts of running sequences: what is proposed for the next step, and what becomes of it.
 
+use std::collections::{HashMap, VecDeque};
+
 use jan_protocol::types::Token;
 
 use super::constraint::GuideError;
+use super::draft_model::{DraftModel, Proposal, SEATS, Wanted};
+use super::draft_model_policy::{self, ModelRecord};
 use super::draft_policy::{self, Record};
 use super::lookup::Lookup;
 use super::phases::Flow;
 use super::running_sequence::{Buffers, Running};
-use crate::llama::Model;
+use crate::llama::{LlamaError, Model};
 use crate::scheduler::{BatchToken, Outcome, Scheduler, SequenceId};
 
 /// Drafts of one sequence in one step.
@@ -19,11 +23,14 @@ const MOST_DECODED: usize = 63;
 /// No draft with a lower chance is worth its time.
 const LEAST_CHANCE: f64 = 0.1;
 
-/// The source and the record of one sequence's drafts.
+/// The sources of one sequence's drafts, and their records.
 #[derive(Clone, Debug)]
 pub struct Drafter {
     lookup: Lookup,
     record: Record,
+    of_model: ModelRecord,
+    /// What the draft model expects next, each token with the probability that it gave it.
+    expected: VecDeque<(Token, f32)>,
     counts: DraftCounts,
 }
 
@@ -32,7 +39,13 @@ impl Drafter {
     #[must_use]
     pub fn new(prompt: &[Token], generated: &[Token], max_tokens: u32) -> Self {
         let lookup = Lookup::new(prompt, max_tokens as usize);
-        let mut drafter = Self { lookup, record: Record::default(), counts: DraftCounts::default() };
+        let mut drafter = Self {
+            lookup,
+            record: Record::default(),
+            of_model: ModelRecord::default(),
+            expected: VecDeque::new(),
+            counts: DraftCounts::default(),
+        };
         generated.iter().for_each(|&token| drafter.push(token, true));
         drafter
     }
@@ -45,6 +58,15 @@ impl Drafter {
             self.record.note(occurrence, expected == token);
         }
         self.lookup.push(token);
+        self.of_model.token();
+        if let Some((expected, confidence)) = self.expected.pop_front() {
+            if was_chosen {
+                self.of_model.note(confidence, expected == token);
+            }
+            if expected != token {
+                self.expected.clear();
+            }
+        }
     }
 
     /// The drafts so far.
@@ -56,6 +78,11 @@ impl Drafter {
     fn chances(&self, most: usize) -> Vec<f64> {
         let Some(found) = self.lookup.found() else { return Vec::new() };
         self.record.chances(found).take(most).take_while(|chance| *chance > LEAST_CHANCE).collect()
+    }
+
+    /// Returns whether the draft model is likelier to be right than what was looked up.
+    fn prefers_model(&self, chances: &[f64]) -> bool {
+        chances.first().is_none_or(|chance| *chance < self.of_model.share())
     }
 }
 
@@ -76,27 +103,69 @@ impl DraftCounts {
     }
 }
 
-/// Proposes the drafts of the next step that are worth their time. `running` gives a sequence's state.
-pub fn propose<'a>(scheduler: &mut Scheduler, running: impl Fn(SequenceId) -> Option<&'a Running>) {
+/// Proposes the drafts of the next step that are worth their time: those that were looked up, and those of a draft model.
+///
+/// # Errors
+/// The draft model failed; it is not to be asked any more.
+pub fn propose(
+    scheduler: &mut Scheduler,
+    running: &mut HashMap<SequenceId, Running>,
+    draft_model: Option<&mut DraftModel<'_>>,
+    threads: usize,
+) -> Result<(), LlamaError> {
     let decoding: Vec<SequenceId> = scheduler.decoding_sequences().collect();
     let most = scheduler.max_drafts().min(MOST_DECODED.saturating_sub(decoding.len()));
+    // The last token of an answer is sampled only.
+    let left = |running: &Running| running.sequence.max_tokens.saturating_sub(running.generated + 1);
     let chances = |id: &SequenceId| {
-        let Some(running) = running(*id) else { return Vec::new() };
-        // The last token of an answer is sampled only.
-        let left = running.sequence.max_tokens.saturating_sub(running.generated + 1) as usize;
-        let drafter = running.drafter.as_ref();
-        drafter.map_or_else(Vec::new, |drafter| drafter.chances(left.min(LONGEST_DRAFT).min(most)))
+        let Some(running) = running.get(id) else { return Vec::new() };
+        let most = (left(running) as usize).min(LONGEST_DRAFT).min(most);
+        running.drafter.as_ref().map_or_else(Vec::new, |drafter| drafter.chances(most))
     };
-    let chances: Vec<Vec<f64>> = decoding.iter().map(chances).collect();
+    let mut chances: Vec<Vec<f64>> = decoding.iter().map(chances).collect();
+    let mut proposals: HashMap<SequenceId, Proposal> = HashMap::new();
+    if let Some(draft_model) = draft_model.filter(|_| decoding.len() <= SEATS.into()) {
+        let mut wanted = Vec::new();
+        for (id, running) in running.iter_mut() {
+            let Some(index) = decoding.iter().position(|decoding| decoding == id) else { continue };
+            let left = left(running);
+            let Some(drafter) = running.drafter.as_deref_mut().filter(|_| scheduler.takes_drafts(*id)) else {
+                continue;
+            };
+            if drafter.prefers_model(&chances[index]) {
+                let most = (left as usize).min(draft_model_policy::LONGEST).min(most);
+                let (tokens, record) = (drafter.lookup.tokens(), &mut drafter.of_model);
+                wanted.push(Wanted { id: *id, tokens, record, most, left });
+            }
+        }
+        // In an order that does not depend on chance.
+        wanted.sort_by_key(|one| one.id);
+        let ids: Vec<SequenceId> = wanted.iter().map(|one| one.id).collect();
+        let made = draft_model.propose(&mut wanted, decoding.len(), threads)?;
+        for (id, proposal) in ids.into_iter().zip(made).filter(|(_, proposal)| !proposal.tokens.is_empty()) {
+            if let Some(drafter) = running.get_mut(&id).and_then(|running| running.drafter.as_mut()) {
+                drafter.expected =
+                    proposal.tokens.iter().copied().zip(proposal.confidences.iter().copied()).collect();
+            }
+            if let Some(index) = decoding.iter().position(|decoding| *decoding == id) {
+                chances[index].clone_from(&proposal.chances);
+            }
+            proposals.insert(id, proposal);
+        }
+    }
     if chances.iter().all(Vec::is_empty) {
-        return;
+        return Ok(());
     }
     let counts = draft_policy::allot(&chances, most);
     for (id, count) in decoding.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
-        if let Some(drafter) = running(id).and_then(|running| running.drafter.as_ref()) {
+        if let Some(mut proposal) = proposals.remove(&id) {
+            proposal.tokens.truncate(count);
+            scheduler.propose(id, proposal.tokens);
+        } else if let Some(drafter) = running.get(&id).and_then(|running| running.drafter.as_ref()) {
             scheduler.propose(id, drafter.lookup.draft(count));
         }
     }
+    Ok(())
 }
 
 /// The logits of one sequence in a step: behind its last token, and behind each of its drafts.

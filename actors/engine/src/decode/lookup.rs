@@ -69,6 +69,12 @@ impl Lookup {
         lookup
     }
 
+    /// All tokens so far.
+    #[must_use]
+    pub fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
     /// The best occurrence of the last tokens.
     #[must_use]
     pub const fn found(&self) -> Option<Occurrence> {

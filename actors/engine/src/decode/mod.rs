@@ -1,6 +1,8 @@
 //! The loop of decode steps, and the processing of a step's logits: constraints, sampling, text, log-probabilities.
 
 pub mod constraint;
+pub mod draft_model;
+pub mod draft_model_policy;
 pub mod draft_policy;
 pub mod drafting;
 pub mod engine;

@@ -24,15 +24,20 @@ impl Scheduler {
         self.admitted.values().copied().filter(decoding)
     }
 
+    /// Returns whether drafts of a sequence are computed: not if it cannot be cut, and not in a lane, since llama.cpp computes
+    /// several tokens of one stream apart from those of others.
+    #[must_use]
+    pub fn takes_drafts(&self, id: SequenceId) -> bool {
+        let sequence = self.sequences.get(&id);
+        self.config.reuse == PrefixReuse::Partial
+            && sequence.is_some_and(|sequence| matches!(sequence.phase, Phase::Decoding(Seat::Slot(_))))
+    }
+
     /// Proposes the tokens that may follow a decoding sequence's last one. The next step computes as many of them as it has room
-    /// for; none of a sequence that cannot be cut, or that is in a lane: llama.cpp computes several tokens of one stream apart from
-    /// those of others.
+    /// for.
     pub fn propose(&mut self, id: SequenceId, drafts: Vec<Token>) {
-        if self.config.reuse != PrefixReuse::Partial {
-            return;
-        }
-        if let Some(sequence) = self.sequences.get_mut(&id)
-            && matches!(sequence.phase, Phase::Decoding(Seat::Slot(_)))
+        if self.takes_drafts(id)
+            && let Some(sequence) = self.sequences.get_mut(&id)
         {
             sequence.drafts = drafts;
         }

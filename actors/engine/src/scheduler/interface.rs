@@ -58,6 +58,8 @@ pub struct SchedulerConfig {
     pub in_order: bool,
     /// The number of cells of KV cache that take as much memory as the model's weights.
     pub weights: u32,
+    /// Has all sequences that run beside others decode in lanes, whatever it costs.
+    pub always_lanes: bool,
 }
 
 /// The reason why a configuration can't work.

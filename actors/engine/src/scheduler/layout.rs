@@ -47,8 +47,12 @@ pub struct Running {
     pub distinct: u32,
     /// All cells of the unified cache in use, those of prefixes that are kept for later and of prompts that are read, too.
     pub used: u32,
+    /// `true` if prompts are read meanwhile, in the unified cache.
+    pub reads: bool,
     /// The number of cells as large as the weights: each batch reads both.
     pub weights: u32,
+    /// `true` if all that may move do, whatever it costs.
+    pub always_lanes: bool,
 }
 
 /// The sequences to be moved to lanes.
@@ -81,6 +85,9 @@ pub fn choose(running: &Running) -> Moving {
     if running.members.len() + running.lanes.len() < 2 {
         return Moving::None;
     }
+    if running.always_lanes {
+        return Moving::All;
+    }
     let stay = cost(running, Moving::None);
     let least_saving = FETCH * u64::from(running.weights) / LEAST_SAVING;
     let options = [Moving::All, Moving::Loners].map(|moving| (cost(running, moving), moving));
@@ -101,13 +108,14 @@ fn cost(running: &Running, moving: Moving) -> u64 {
     let sum: u64 = in_lanes().map(u64::from).sum();
     let looks = in_lanes().count() as u64 * longest + FETCH * sum;
     let copies = MOVE.0 * moved.iter().map(|member| u64::from(member.len)).sum::<u64>() / MOVE.1;
+    // Sequences in both places are computed in two batches, and so are prompts beside lanes.
+    let has_second = in_lanes().next().is_some() && (running.reads || !stayed.is_empty());
+    let second = if has_second { FETCH * u64::from(running.weights) } else { 0 };
     if stayed.is_empty() {
-        return looks + copies;
+        return looks + copies + second;
     }
     let used = u64::from(running.used).saturating_sub(left);
     let unified = stayed.len() as u64 * used + FETCH * u64::from(running.distinct).saturating_sub(left);
-    // Sequences in both places are computed in two batches.
-    let second = if in_lanes().next().is_some() { FETCH * u64::from(running.weights) } else { 0 };
     looks + copies + unified + second
 }
 
@@ -125,7 +133,15 @@ mod tests {
         let member = Member { len: shared + own, own, may_move: true };
         let distinct = shared + count as u32 * own;
         let members = vec![member; count];
-        Running { lanes: Vec::new(), members, distinct, used: distinct, weights: WEIGHTS }
+        Running {
+            lanes: Vec::new(),
+            members,
+            distinct,
+            used: distinct,
+            reads: false,
+            weights: WEIGHTS,
+            always_lanes: false,
+        }
     }
 
     fn member() -> impl Strategy<Value = Member> {
@@ -138,12 +154,26 @@ mod tests {
 
     fn running() -> impl Strategy<Value = Running> {
         let members = prop::collection::vec(member(), 0..20);
-        (members, prop::collection::vec(1u32..3000, 0..8), 0u32..5000, 0u32..5000, 0u32..100_000).prop_map(
-            |(members, lanes, shared, others, weights)| {
-                let distinct = shared + members.iter().map(|member| member.own).sum::<u32>();
-                Running { lanes, members, distinct, used: distinct + others, weights }
-            },
+        (
+            members,
+            prop::collection::vec(1u32..3000, 0..8),
+            0u32..5000,
+            0u32..5000,
+            0u32..100_000,
+            any::<bool>(),
         )
+            .prop_map(|(members, lanes, shared, others, weights, reads)| {
+                let distinct = shared + members.iter().map(|member| member.own).sum::<u32>();
+                Running {
+                    lanes,
+                    members,
+                    distinct,
+                    used: distinct + others,
+                    reads,
+                    weights,
+                    always_lanes: false,
+                }
+            })
     }
 
     /// The better raw layout at each size, as measured.
@@ -170,6 +200,20 @@ mod tests {
     fn one_alone_stays_whatever_lies_beside_it() {
         let alone = Running { used: 100_000, ..group(1, 0, 100) };
         assert_eq!(choose(&alone), Moving::None);
+        assert_eq!(choose(&Running { always_lanes: true, ..alone }), Moving::None);
+    }
+
+    #[test]
+    fn a_small_gain_waits_for_the_end_of_a_prompt() {
+        assert_eq!(choose(&group(4, 0, 400)), Moving::All);
+        assert_eq!(choose(&Running { reads: true, ..group(4, 0, 400) }), Moving::None);
+        assert_eq!(choose(&Running { reads: true, ..group(16, 0, 1000) }), Moving::All);
+    }
+
+    #[test]
+    fn all_move_where_that_is_set() {
+        assert_eq!(choose(&group(2, 1000, 1)), Moving::None);
+        assert_eq!(choose(&Running { always_lanes: true, ..group(2, 1000, 1) }), Moving::All);
     }
 
     proptest! {

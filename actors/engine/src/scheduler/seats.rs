@@ -167,8 +167,16 @@ impl Scheduler {
             distinct: cells.distinct(members.iter().map(|(slot, _)| *slot)),
             members: members.into_iter().map(|(slot, decodes)| self.member(slot, decodes)).collect(),
             used: cells.pinned() + cells.evictable(),
+            reads: self.reads(),
             weights: self.config.weights,
+            always_lanes: self.config.always_lanes,
         }
+    }
+
+    /// Returns `true` if a prompt is read in the unified cache.
+    fn reads(&self) -> bool {
+        let phases = self.admitted.values().map(|id| self.sequences[id].phase);
+        phases.into_iter().any(|phase| matches!(phase, Phase::Reading(Seat::Slot(_))))
     }
 
     fn member(&self, slot: Slot, decodes: bool) -> Member {

@@ -39,6 +39,7 @@ use self::intake::{Intake, fill_aside};
 use self::memory_report::MemoryReporter;
 use crate::bundled_model;
 use crate::confinement::confine;
+use crate::decode::draft_model::DraftModel;
 use crate::decode::engine::{Command, Engine};
 use crate::embedding::Embedder;
 use crate::llama::{Backend, LlamaError, Model};
@@ -126,6 +127,17 @@ fn end_with(connection: &std::os::unix::net::UnixStream) {
 fn end_process() -> ! {
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     std::process::abort()
+}
+
+/// Ends the process if the thread that has it panics: the other threads would wait for it for ever, and the server with them.
+struct EndsOnPanic;
+
+impl Drop for EndsOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            end_process();
+        }
+    }
 }
 
 /// The results of a worker's actions before anything was sent to it.
@@ -245,6 +257,7 @@ type Outgoing = mpsc::Sender<Result<FromWorker, Status>>;
 
 /// Loads the model and works until the server ends the connection. Runs on the engine thread.
 fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorker>, outgoing: Outgoing) {
+    let _ends = EndsOnPanic;
     let send = |message: FromWorker| outgoing.blocking_send(Ok(message)).is_ok();
     let fail = |message: String| {
         send(from_worker(from_worker::Message::LoadFailed(LoadFailed { message })));
@@ -260,9 +273,9 @@ fn work(begun: &Begun, spec: &ModelSpec, from_server: std_mpsc::Receiver<ToWorke
         Err(message) => return fail(message),
     };
     // The preparer is of use to both threads; the engine borrows the model.
-    let Loaded { model, preparer, settings, created } = &mut loaded;
-    let (model, settings) = (&*model, &*settings);
-    let engine = match Engine::new(model, settings) {
+    let Loaded { model, draft, preparer, settings, created } = &mut loaded;
+    let (model, draft, settings) = (&*model, draft.as_ref(), &*settings);
+    let engine = match Engine::new(model, draft, settings) {
         Ok(engine) => engine,
         Err(error) => return fail(error.to_string()),
     };
@@ -371,6 +384,7 @@ fn prepare_loop(
     to_engine: &std_mpsc::Sender<Command>,
     outgoing: &Outgoing,
 ) {
+    let _ends = EndsOnPanic;
     let mut backlog = Backlog::default();
     loop {
         if !fill(&mut backlog) {
@@ -442,6 +456,7 @@ fn prepare_loop(
 /// A model ready to be run.
 struct Loaded {
     model: Arc<Model>,
+    draft: Option<Model>,
     preparer: Preparer,
     settings: EngineSettings,
     created: u64,
@@ -459,11 +474,12 @@ fn load(spec: &ModelSpec, bundled: &Result<PathBuf, String>) -> Result<Loaded, S
     let backend = Backend::init().map_err(|error| error.to_string())?;
     let model = Model::load(&backend, &path, spec.gpu_layers, spec.reproducible)
         .map_err(|error| format!("cannot load {}: {error}", path.display()))?;
+    let draft = load_draft(spec, &backend)?;
     // llama.cpp stays initialised until the process ends.
     std::mem::forget(backend);
-    let weights = path.metadata().map_or(0, |metadata| metadata.len());
+    let weights = model.size() + draft.as_ref().map_or(0, Model::size);
     let settings = settings(spec, &model, weights);
-    check_memory(&model, &settings)?;
+    check_memory(&model, draft.as_ref(), &settings)?;
     let template = (!spec.chat_template.is_empty()).then_some(spec.chat_template.as_str());
     let formats = (spec.tool_format.as_str(), spec.reasoning_format.as_str());
     let mut preparer = Preparer::new(
@@ -477,7 +493,20 @@ fn load(spec: &ModelSpec, bundled: &Result<PathBuf, String>) -> Result<Loaded, S
     if spec.refuse_overflow {
         preparer.refuse_overflow();
     }
-    Ok(Loaded { model: Arc::new(model), preparer, settings, created })
+    Ok(Loaded { model: Arc::new(model), draft, preparer, settings, created })
+}
+
+/// Loads the draft model, if there is one and drafts are wanted.
+fn load_draft(spec: &ModelSpec, backend: &Backend) -> Result<Option<Model>, String> {
+    if spec.draft_path.is_empty() || !spec.speculation {
+        return Ok(None);
+    }
+    let path = Path::new(&spec.draft_path);
+    let draft = check_file(path).and_then(|_| {
+        Model::load(backend, path, spec.gpu_layers, spec.reproducible)
+            .map_err(|error| format!("cannot load {}: {error}", path.display()))
+    });
+    draft.map(Some).map_err(|error| format!("draft_path: {error}"))
 }
 
 /// Checks for defects that llama.cpp would report less clearly. Returns the file's modification time in Unix seconds.
@@ -516,6 +545,7 @@ fn settings(spec: &ModelSpec, model: &Model, weights: u64) -> EngineSettings {
         context_length,
         kv_cells,
         lane_cells: if spec.lane_cells == u32::MAX { kv_cells } else { spec.lane_cells },
+        always_lanes: spec.always_lanes,
         max_sequences: u16::try_from(spec.max_sequences).unwrap_or(u16::MAX).clamp(1, 128),
         cached_sequences: u16::try_from(spec.cached_sequences).unwrap_or(u16::MAX).min(128),
         cache_cells: spec.cache_cells,
@@ -540,17 +570,19 @@ fn archive_bytes(mib: u32, kv_cells: u32, bytes_per_cell: u64) -> u64 {
 }
 
 /// Refuses a KV cache that the machine has no memory for: the kernel would kill the worker while it answers.
-fn check_memory(model: &Model, settings: &EngineSettings) -> Result<(), String> {
-    let needed = u64::from(settings.kv_cells) * model.kv_bytes_per_cell();
+fn check_memory(model: &Model, draft: Option<&Model>, settings: &EngineSettings) -> Result<(), String> {
+    let of_draft = draft.map_or(0, |draft| DraftModel::kv_bytes(draft, settings));
+    let needed = u64::from(settings.kv_cells) * model.kv_bytes_per_cell() + of_draft;
     let Some(available) = memory::available() else { return Ok(()) };
     if needed <= available {
         return Ok(());
     }
     let mib = |bytes: u64| bytes >> 20;
     Err(format!(
-        "{} KV cells take {} MiB and {} MiB of memory are available; lower engine.kv_cells or \
+        "{} KV cells{} take {} MiB and {} MiB of memory are available; lower engine.kv_cells or \
          engine.context_length",
         settings.kv_cells,
+        if draft.is_some() { " and those of the draft model" } else { "" },
         mib(needed),
         mib(available)
     ))

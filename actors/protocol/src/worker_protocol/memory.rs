@@ -20,6 +20,7 @@ impl From<Use> for MemoryUse {
     fn from(used: Use) -> Self {
         Self {
             weights: Some(used.weights.into()),
+            draft_model: Some(used.draft_model.into()),
             kv: Some(used.kv.into()),
             kv_lanes: Some(used.kv_lanes.into()),
             host_cache: Some(used.host_cache.into()),
@@ -40,6 +41,7 @@ impl From<MemoryUse> for Use {
     fn from(used: MemoryUse) -> Self {
         Self {
             weights: used.weights.into(),
+            draft_model: used.draft_model.into(),
             kv: used.kv.into(),
             kv_lanes: used.kv_lanes.into(),
             host_cache: used.host_cache.into(),
@@ -74,6 +76,7 @@ mod tests {
         };
         let sent = Use {
             weights: amount(),
+            draft_model: amount(),
             kv: amount(),
             kv_lanes: amount(),
             host_cache: amount(),

@@ -21,7 +21,7 @@ use crate::report::{EngineLoad as Load, PlacedLogprob, PromptScores, Rejection, 
 use crate::{output_formats, types};
 
 /// Raised with every change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 13;
+pub const PROTOCOL_VERSION: u32 = 14;
 
 /// Largest message either side takes: prompts go up to the HTTP body limit.
 pub const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -406,7 +406,7 @@ mod tests {
         let digest = text.join("\n").bytes().fold(0xcbf2_9ce4_8422_2325, add);
         assert_eq!(
             (PROTOCOL_VERSION, format!("{digest:016x}").as_str()),
-            (13, "e482a276dbfa4b1c"),
+            (14, "ce333a31eea4742c"),
             "worker.proto has changed: raise PROTOCOL_VERSION if an older peer would misread it, and record both here"
         );
     }

@@ -283,6 +283,7 @@ fn confinement(worker: &WorkerConfig, model: &ModelSpec) -> Confinement {
         seccomp: worker.seccomp,
         gpu: model.gpu_layers > 0,
         model: (&model.path).into(),
+        draft_model: (&model.draft_path).into(),
         unpack_folder: (&model.unpack_folder).into(),
         readable: worker.readable_paths.clone(),
         writable: worker.writable_paths.clone(),

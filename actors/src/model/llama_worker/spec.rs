@@ -22,6 +22,11 @@ pub fn of_gguf(config: &ActorsConfig, id: &str, model: &GgufModel) -> Result<Mod
     };
     let spec = ModelSpec {
         path: model.path.to_string_lossy().into_owned(),
+        draft_path: model
+            .draft_path
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         chat_template,
         tool_format: model.tool_format.clone().unwrap_or_default(),
         reasoning_format: model.reasoning_format.clone().unwrap_or_default(),
@@ -45,6 +50,7 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
     ModelSpec {
         id: id.to_owned(),
         path: String::new(),
+        draft_path: String::new(),
         unpack_folder: config.storage.path.join("models").to_string_lossy().into_owned(),
         chat_template: String::new(),
         tool_format: String::new(),
@@ -53,6 +59,7 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         context_length: context_length.unwrap_or(engine.context_length),
         kv_cells: engine.kv_cells,
         lane_cells: lane_cells(engine),
+        always_lanes: engine.kv_layout == KvLayout::Lanes,
         max_sequences: engine.max_sequences.into(),
         cached_sequences: engine.cached_sequences.into(),
         threads: engine.threads,
@@ -75,12 +82,12 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
     }
 }
 
-/// KV cells of the second context: none if it is not wanted, or on a GPU, where the choice between the two has not been measured.
+/// KV cells of the second context: none if it is not wanted. On a GPU, the choice between the two has not been measured.
 const fn lane_cells(engine: &EngineConfig) -> u32 {
     match engine.kv_layout {
-        KvLayout::Auto if engine.gpu_layers > 0 => 0,
-        KvLayout::Auto if engine.lane_cells == 0 => u32::MAX,
-        KvLayout::Auto => engine.lane_cells,
         KvLayout::Unified => 0,
+        KvLayout::Auto if engine.gpu_layers > 0 => 0,
+        KvLayout::Auto | KvLayout::Lanes if engine.lane_cells == 0 => u32::MAX,
+        KvLayout::Auto | KvLayout::Lanes => engine.lane_cells,
     }
 }

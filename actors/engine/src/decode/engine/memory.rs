@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use jan_protocol::memory_use::{Amount, MemoryUse};
 
 use super::Engine;
+use crate::decode::draft_model::DraftModel;
 use crate::types::EngineSettings;
 use crate::upkeep::{Caretaker, GiveBack};
 
@@ -40,7 +41,9 @@ impl Engine<'_> {
         let outputs = unified.outputs + lanes.outputs;
         // In lanes, one row a sequence is wanted.
         let lanes_outputs = if lane_cells > 0 { self.limits.max_sequences * row } else { 0 };
+        let (draft_weights, draft) = self.draft_model.as_ref().map(DraftModel::memory).unwrap_or_default();
         MemoryUse {
+            draft_model: Amount::fixed(draft_weights + draft.of_context()),
             kv: Amount::fixed(unified.cells),
             kv_lanes: Amount::within(lanes.cells, lanes_limit.max(lanes.cells)),
             host_cache: Amount::within(self.shelves.bytes(), self.limits.host_cache),
@@ -48,7 +51,7 @@ impl Engine<'_> {
             logits: Amount::within(outputs, outputs.max(self.context.max_output_bytes() + lanes_outputs)),
             embeddings: Amount::of(embeddings.of_context()),
             constrained_answers: Amount::within(copies, self.limits.max_sequences * row),
-            device: unified.device + lanes.device + embeddings.device,
+            device: unified.device + lanes.device + embeddings.device + draft.device,
             ..MemoryUse::default()
         }
     }

@@ -21,6 +21,7 @@ pub fn config() -> SchedulerConfig {
         score_chunk: 24,
         in_order: false,
         weights: 1000,
+        always_lanes: false,
     }
 }
 

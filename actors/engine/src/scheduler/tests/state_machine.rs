@@ -47,9 +47,17 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
     let reuse = prop_oneof![3 => Just(PrefixReuse::Partial), 2 => Just(PrefixReuse::WholeSequence), 1 => Just(PrefixReuse::None)];
     let sizes = (4..40u32).prop_flat_map(|context| (Just(context), context..context * 3));
     let caches = (prop_oneof![Just(u32::MAX), 0..40u32], prop_oneof![Just(0), 1..200u32]);
-    let caches = (caches, any::<bool>(), 0..40u32);
+    let caches = (caches, any::<bool>(), 0..40u32, any::<bool>());
     (1..7u16, 0..4u16, sizes, 0..5u32, reuse, 0..5u32, caches).prop_map(
-        |(max_running, more, (context, cells), headroom, reuse, share_min, (caches, in_order, weights))| {
+        |(
+            max_running,
+            more,
+            (context, cells),
+            headroom,
+            reuse,
+            share_min,
+            (caches, in_order, weights, always_lanes),
+        )| {
             let (cache_cells, archive_tokens) = caches;
             SchedulerConfig {
                 slots: max_running + more,
@@ -65,6 +73,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
                 score_chunk: 5,
                 in_order,
                 weights,
+                always_lanes,
             }
         },
     )
