@@ -67,6 +67,9 @@ impl ApiError {
             GenerationError::ModelUnavailable { retry_after, .. } => {
                 Self::unavailable("model_unavailable", message, retry_after)
             }
+            GenerationError::UpstreamFailed { .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, "upstream_failed", message)
+            }
             GenerationError::EngineCrashed => {
                 // It ended its worker twice, so a client's automatic retry must not repeat it.
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_crashed", message).not_to_be_retried()
@@ -375,6 +378,13 @@ mod tests {
                 "model_unavailable",
                 None,
                 Some("2"),
+            ),
+            (
+                GenerationError::UpstreamFailed { model: model(), reason: text() },
+                502,
+                "upstream_failed",
+                None,
+                None,
             ),
             (GenerationError::EngineCrashed, 500, "engine_crashed", None, None),
             (GenerationError::ShuttingDown, 503, "shutting_down", None, Some("5")),

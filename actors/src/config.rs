@@ -1,12 +1,14 @@
 //! Settings of the actors. The edge reads them from its configuration file, environment and flags.
 
 mod models;
+mod upstream;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::models::{GgufModel, ModelConfig, ModelSource};
+pub use self::models::{GgufModel, ModelConfig, ModelSource, UpstreamModel};
+pub use self::upstream::{Upstream, UpstreamConfig, UpstreamKind};
 
 pub use jan_protocol::confinement::Restriction;
 
@@ -24,6 +26,8 @@ pub struct ActorsConfig {
     pub engine: EngineConfig,
     /// Waiting and admission.
     pub queue: QueueConfig,
+    /// Upstream servers.
+    pub upstream: UpstreamConfig,
     /// Worker processes.
     pub worker: WorkerConfig,
     /// Sessions and who needs none.

@@ -1,9 +1,10 @@
 //! `/admin/models`: models, their workers and the workers' memory, for administrators.
 
 use http::StatusCode;
+use jan_actors::config::UpstreamKind;
 use jan_actors::identity::Right;
 use jan_actors::model::memory_use::{Amount, MemoryUse};
-use jan_actors::model::report::{KvCells, ModelReport, Phase, ReplicaReport};
+use jan_actors::model::report::{KvCells, ModelReport, Phase, ReplicaReport, UpstreamReport};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -59,7 +60,7 @@ pub struct AdminModel {
     /// Its context in tokens; null until it is loaded.
     #[schema(example = 8192)]
     context_length: Option<u32>,
-    /// Its replicas, each with a worker process of its own.
+    /// Its replicas, each with a worker process of its own, or its upstreams.
     replicas: Vec<ModelReplica>,
 }
 
@@ -102,6 +103,8 @@ pub struct ModelReplica {
     kv_cells: Option<CellCounts>,
     /// Its worker's memory; null until its model is loaded.
     memory: Option<WorkerMemory>,
+    /// The server elsewhere that it is; null for workers here.
+    upstream: Option<AdminUpstream>,
 }
 
 impl ModelReplica {
@@ -115,6 +118,40 @@ impl ModelReplica {
             restarts: report.restarts,
             kv_cells: report.kv_cells.map(CellCounts::from),
             memory: report.memory.map(WorkerMemory::from),
+            upstream: report.upstream.map(AdminUpstream::from),
+        }
+    }
+}
+
+/// A server elsewhere that answers for a model.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Upstream)]
+pub struct AdminUpstream {
+    /// Its API.
+    #[schema(example = "http://gpu1:8000/v1")]
+    url: String,
+    /// The model's name there.
+    #[schema(example = "Qwen/Qwen3-32B")]
+    model: String,
+    /// Its kind: as configured, or as detected; `auto` until it was reached.
+    #[schema(value_type = String, example = "vllm")]
+    kind: UpstreamKind,
+    /// The context that it reports, in tokens.
+    #[schema(example = 32768)]
+    context_length: Option<u32>,
+    /// Seconds until it is tried again, while it gets no requests after failures.
+    #[schema(example = json!(null))]
+    retry_after_s: Option<u64>,
+}
+
+impl From<UpstreamReport> for AdminUpstream {
+    fn from(report: UpstreamReport) -> Self {
+        Self {
+            url: report.url,
+            model: report.model,
+            kind: report.kind,
+            context_length: report.context_length,
+            retry_after_s: report.retry_after.map(|wait| wait.as_secs().max(1)),
         }
     }
 }
@@ -269,7 +306,7 @@ mod tests {
         assert_eq!(model, known);
         let ready = json!([{
             "number": 0, "state": "ready", "problem": null, "running": 0, "waiting": 0, "restarts": 0,
-            "kv_cells": null, "memory": null,
+            "kv_cells": null, "memory": null, "upstream": null,
         }]);
         assert_eq!(replicas, ready);
         app.backend.kill();

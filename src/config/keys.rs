@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use toml::Value;
 
-pub use super::table::KEYS;
+pub use super::table::{BACKEND_LISTS, KEYS};
 use crate::auth::{host_of, parse_network};
 
 /// One key of the configuration.
@@ -20,6 +20,8 @@ pub struct Key {
     pub secret: bool,
     /// Set if a table must contain it.
     pub required: bool,
+    /// The value of `backend` in the same table with which the key exists; `None`: any.
+    pub backend: Option<&'static str>,
 }
 
 /// The allowed values of a key.
@@ -54,12 +56,21 @@ pub enum Kind {
     Hosts,
     /// `https://…`, or `http://…` on this machine, since secrets are sent to it.
     Url,
+    /// The base of an API: `https://…` or `http://…`, on any host, without credentials, query and fragment.
+    BaseUrl,
 }
 
 /// Returns the key at `path` (list indexes written as `[]`).
 #[must_use]
 pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
+}
+
+/// Returns the `backend` that a key or a list of tables belongs to, if it belongs to one.
+#[must_use]
+pub fn backend_of(path: &str) -> Option<&'static str> {
+    let list = || BACKEND_LISTS.iter().find(|(list, _)| *list == path).map(|(_, backend)| *backend);
+    find(path).and_then(|key| key.backend).or_else(list)
 }
 
 /// Returns whether `path` is a section or a list of tables rather than a value.
@@ -111,6 +122,10 @@ impl Kind {
             Self::Networks => "a list of addresses and networks such as `10.0.0.0/8`".to_owned(),
             Self::Hosts => "a list of host names such as `chat.example`".to_owned(),
             Self::Url => "an `https://` URL, or an `http://` one on this machine".to_owned(),
+            Self::BaseUrl => {
+                "an `http://` or `https://` URL without credentials, query and fragment, such as `http://gpu1:8000/v1`"
+                    .to_owned()
+            }
         }
     }
 
@@ -148,6 +163,7 @@ impl Kind {
             }
             (Self::Flag, Value::Boolean(flag)) => Ok(Value::Boolean(flag)),
             (Self::Url, Value::String(text)) if is_url(&text) => Ok(Value::String(text)),
+            (Self::BaseUrl, Value::String(text)) if is_base_url(&text) => Ok(Value::String(text)),
             (Self::TextList | Self::Networks | Self::Hosts, Value::String(text)) => self.check(Value::Array(
                 text.split(',')
                     .map(str::trim)
@@ -187,6 +203,15 @@ fn is_url(text: &str) -> bool {
     let here = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
     let scheme_fits = url.scheme() == "https" || (url.scheme() == "http" && here);
     scheme_fits && !host.is_empty() && url.fragment().is_none()
+}
+
+fn is_base_url(text: &str) -> bool {
+    let Ok(url) = oauth2::url::Url::parse(text) else { return false };
+    let plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty()) && plain
 }
 
 fn describe(value: &Value) -> String {
@@ -234,7 +259,8 @@ mod tests {
 
     #[test]
     fn secrets_are_masked_and_nothing_else() {
-        let key = |path, secret| Key { path, kind: Kind::Text, doc: "", secret, required: false };
+        let key =
+            |path, secret| Key { path, kind: Kind::Text, doc: "", secret, required: false, backend: None };
         let keys = [key("auth.secret", true), key("peers[].token", true), key("auth.name", false)];
         let mut config: Value = toml::from_str::<toml::Table>(
             "[auth]\nsecret = 'hunter2'\nname = 'n'\n[[peers]]\ntoken = 'a'\n[[peers]]\ntoken = ''\n",
@@ -269,6 +295,24 @@ mod tests {
             ["", "a.example", "http://a.example", "ftp://a.example", "https://", "https://a.example/#f"]
         {
             assert!(!is_url(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_base_of_an_api_has_nothing_secret_in_it() {
+        for fine in ["http://gpu1:8000/v1", "https://a.example", "http://[::1]:1/x/", "http://10.0.0.1"] {
+            assert!(is_base_url(fine), "{fine}");
+        }
+        for wrong in [
+            "gpu1:8000",
+            "/v1",
+            "ftp://a",
+            "http://a:b@c/v1",
+            "http://k@c/v1",
+            "http://a/?k=1",
+            "http://a/#f",
+        ] {
+            assert!(!is_base_url(wrong), "{wrong}");
         }
     }
 

@@ -9,6 +9,9 @@ use super::keys::{self, Key, Kind};
 /// Prefix of environment variables that set keys: `JAN_SERVER__HTTP__LISTEN` is `http.listen`.
 pub const ENV_PREFIX: &str = "JAN_SERVER__";
 
+/// The value of `backend` in a table without one.
+const DEFAULT_BACKEND: &str = "llama";
+
 /// Errors of the configuration.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum ConfigError {
@@ -90,15 +93,36 @@ fn check_table(table: Table, path: &str, shown: &str, origin: &str) -> Result<Ta
     };
     let invalid =
         |key: String, problem: String| ConfigError::Value { key, origin: origin.to_owned(), problem };
-    for key in keys::KEYS.iter().filter(|key| key.required) {
+    // What a table needs and may have depends on its own `backend`, where it has one.
+    let backend = table.get("backend").and_then(Value::as_str).unwrap_or(DEFAULT_BACKEND).to_owned();
+    let is_of = |needed: Option<&str>| needed.is_none_or(|needed| needed == backend);
+    for key in keys::KEYS.iter().filter(|key| key.required && is_of(key.backend)) {
         let missing = key.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.'));
-        if let Some(name) = missing.filter(|name| !table.contains_key(*name)) {
+        if let Some(name) = missing.filter(|name| !name.contains('.') && !table.contains_key(*name)) {
             return Err(invalid(join(shown, name), format!("is missing; it takes {}", key.kind.allowed())));
+        }
+    }
+    for (list, needed) in keys::BACKEND_LISTS {
+        let name = list.strip_prefix(path).and_then(|rest| rest.strip_prefix('.'));
+        let is_there =
+            |name: &&str| table.get(*name).and_then(Value::as_array).is_some_and(|l| !l.is_empty());
+        if let Some(name) = name.filter(|name| *needed == backend && !is_there(name)) {
+            let heading = list.replace("[]", "");
+            let problem = format!("is missing; `backend = \"{needed}\"` needs one `[[{heading}]]` or more");
+            return Err(invalid(join(shown, name), problem));
         }
     }
     let mut checked = Table::new();
     for (name, value) in table {
         let (inner, inner_shown) = (join(path, &name), join(shown, &name));
+        let needed = keys::backend_of(&inner);
+        if !is_of(needed) {
+            let needed = needed.unwrap_or_default();
+            let problem = format!(
+                "is for models with `backend = \"{needed}\"`, and this one has \"{backend}\"; remove it, or set `backend`"
+            );
+            return Err(invalid(inner_shown, problem));
+        }
         let value = if let Some(key) = keys::find(&inner) {
             key.kind.check(value).map_err(|problem| invalid(inner_shown, problem))?
         } else if keys::is_section(&format!("{inner}[]")) {
@@ -171,9 +195,13 @@ where
 /// Converts a variable's text to the type of its key: numbers and lists in TOML's syntax, text unchanged.
 fn environment_value(kind: &Kind, text: String) -> Value {
     match kind {
-        Kind::Text | Kind::Path | Kind::Address | Kind::LogLevel | Kind::Choice(_) | Kind::Url => {
-            Value::String(text)
-        }
+        Kind::Text
+        | Kind::Path
+        | Kind::Address
+        | Kind::LogLevel
+        | Kind::Choice(_)
+        | Kind::Url
+        | Kind::BaseUrl => Value::String(text),
         Kind::Integer { .. } | Kind::Flag | Kind::TextList | Kind::Networks | Kind::Hosts => {
             parse_toml(text.trim()).unwrap_or(Value::String(text))
         }
@@ -197,21 +225,30 @@ pub fn apply_overrides(table: &mut Table, flags: &[Override]) -> Result<(), Conf
                 let value = check(key, value.clone(), &format!("the flag {flag}"))?;
                 set(table, key.path, value);
             }
-            Override::Model { id, path } => add_model(table, id, path),
+            Override::Model { id, path } => add_model(table, id, path)?,
         }
     }
     Ok(())
 }
 
-fn add_model(table: &mut Table, id: &str, path: &str) {
+fn add_model(table: &mut Table, id: &str, path: &str) -> Result<(), ConfigError> {
     let models = table.entry("models").or_insert_with(|| Value::Array(Vec::new()));
-    let Value::Array(models) = models else { return };
+    let Value::Array(models) = models else { return Ok(()) };
     let path = Value::String(path.to_owned());
     let same = models
         .iter_mut()
         .filter_map(Value::as_table_mut)
         .find(|model| model.get("id").and_then(Value::as_str) == Some(id));
     match same {
+        Some(model) if model.get("backend").is_some_and(|name| name.as_str() != Some(DEFAULT_BACKEND)) => {
+            return Err(ConfigError::Value {
+                key: "models[].path".to_owned(),
+                origin: "the flag --model".to_owned(),
+                problem: format!(
+                    "the model `{id}` runs elsewhere (`backend`), so it has no file; choose another id"
+                ),
+            });
+        }
         Some(model) => {
             model.insert("path".to_owned(), path);
         }
@@ -220,6 +257,7 @@ fn add_model(table: &mut Table, id: &str, path: &str) {
             ("path".to_owned(), path),
         ]))),
     }
+    Ok(())
 }
 
 fn check(key: &Key, value: Value, origin: &str) -> Result<Value, ConfigError> {

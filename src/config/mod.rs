@@ -17,7 +17,7 @@ use std::path::Path;
 
 use jan_actors::config::{
     ActorsConfig, AuditConfig, ConversationsConfig, EngineConfig, ModelConfig, QueueConfig, RateLimitsConfig,
-    ResponsesConfig, StorageConfig, WebSearchConfig, WorkerConfig,
+    ResponsesConfig, StorageConfig, UpstreamConfig, WebSearchConfig, WorkerConfig,
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,8 @@ pub struct Config {
     pub web_search: WebSearchConfig,
     /// Worker processes.
     pub worker: WorkerConfig,
+    /// Upstream servers.
+    pub upstream: UpstreamConfig,
     /// The models to serve besides the bundled one.
     pub models: Vec<ModelConfig>,
 }
@@ -94,6 +96,7 @@ impl Config {
             engine: self.engine.clone(),
             queue: self.queue.clone(),
             worker: self.worker.clone(),
+            upstream: self.upstream.clone(),
             auth: self.auth.actors(),
             rate_limits: self.rate_limits.clone(),
             responses: self.responses.clone(),

@@ -31,6 +31,14 @@ listen = \"0.0.0.0:8080\"
 [[models]]
 id = \"smollm2\"
 path = \"/models/SmolLM2-135M-Instruct.Q4_1.gguf\"
+
+[[models]]
+id = \"qwen3-32b\"
+backend = \"upstream\"
+
+[[models.upstreams]]
+url = \"http://gpu1:8000/v1\"
+model = \"Qwen/Qwen3-32B\"
 ```
 
 This page is printed by `jan-server config --reference`.
@@ -44,6 +52,9 @@ pub fn markdown() -> String {
     let model: jan_actors::config::ModelConfig =
         toml::from_str("id = \"\"\npath = \"\"").expect("id and path are all that a model needs");
     let model = Value::try_from(model).expect("a model serializes");
+    let upstream: jan_actors::config::Upstream =
+        toml::from_str("url = \"\"").expect("a URL is all that an upstream needs");
+    let upstream = Value::try_from(upstream).expect("an upstream serializes");
     let mut page = INTRODUCTION.to_owned();
     let mut section = "";
     for key in KEYS.iter() {
@@ -51,7 +62,7 @@ pub fn markdown() -> String {
         if this != section {
             section = this;
             let heading = match this.strip_suffix("[]") {
-                Some(list) => format!("[[{list}]]"),
+                Some(list) => format!("[[{}]]", list.replace("[]", "")),
                 None => format!("[{this}]"),
             };
             let _ = write!(
@@ -59,10 +70,10 @@ pub fn markdown() -> String {
                 "\n## `{heading}`\n\n| key | default | unit | allowed | meaning |\n|---|---|---|---|---|\n"
             );
         }
-        let default = if this.ends_with("[]") {
-            model.get(name)
-        } else {
-            key.path.split('.').try_fold(&defaults, |value, name| value.get(name))
+        let default = match this {
+            "models[]" => model.get(name),
+            "models[].upstreams[]" => upstream.get(name),
+            _ => key.path.split('.').try_fold(&defaults, |value, name| value.get(name)),
         };
         let _ = writeln!(
             page,

@@ -1,6 +1,6 @@
 use std::io::Write;
 
-use jan_actors::config::ModelSource;
+use jan_actors::config::{GgufModel, ModelSource, UpstreamKind};
 use proptest::prelude::*;
 
 use super::keys::{KEYS, Kind};
@@ -75,6 +75,30 @@ fn wrong_values_name_key_origin_and_what_is_allowed() {
         ("[[models]]\nid = 'a'", ["`models[0].path`", "is missing; it takes a path", "the file "]),
         ("[[models]]\nid = ''\npath = 'a'", ["`models[0].id`", "\"\" is not text", "the file "]),
         (
+            "[[models]]\nid = 'a'\nbackend = 'upstream'",
+            ["`models[0].upstreams`", "needs one `[[models.upstreams]]`", "the file "],
+        ),
+        (
+            "[[models]]\nid = 'a'\nbackend = 'upstream'\npooling = 'mean'\n[[models.upstreams]]\nurl = 'http://a'",
+            ["`models[0].pooling`", "is for models with `backend = \"llama\"`", "the file "],
+        ),
+        (
+            "[[models]]\nid = 'a'\npath = 'b'\n[[models.upstreams]]\nurl = 'http://a'",
+            ["`models[0].upstreams`", "is for models with `backend = \"upstream\"`", "the file "],
+        ),
+        (
+            "[[models]]\nid = 'a'\nbackend = 'upstream'\n[[models.upstreams]]\nurl = 'http://k:s@a/v1'",
+            ["`models[0].upstreams[0].url`", "without credentials", "the file "],
+        ),
+        (
+            "[[models]]\nid = 'a'\nbackend = 'upstream'\n[[models.upstreams]]\nmodel = 'x'",
+            ["`models[0].upstreams[0].url`", "is missing; it takes an `http://`", "the file "],
+        ),
+        (
+            "[[models]]\nid = 'a'\nbackend = 'upstream'\n[[models.upstreams]]\nurl = 'http://a'\nkind = 'ollama'",
+            ["`models[0].upstreams[0].kind`", "one of `auto`, `vllm`", "the file "],
+        ),
+        (
             "[http]\ntrusted_proxies = ['x']",
             ["`http.trusted_proxies`", "\"x\" is not a list of addresses", "the file "],
         ),
@@ -128,8 +152,14 @@ fn the_environment_takes_texts_numbers_and_lists() {
 }
 
 fn path_of(model: &ModelConfig) -> &Path {
-    let ModelSource::Gguf(gguf) = &model.source;
-    &gguf.path
+    &gguf_of(model).path
+}
+
+fn gguf_of(model: &ModelConfig) -> &GgufModel {
+    match &model.source {
+        ModelSource::Gguf(gguf) => gguf,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -138,8 +168,26 @@ fn model_flags_add_and_move_models() {
     let flag = |id: &str, path: &str| Override::Model { id: id.to_owned(), path: path.to_owned() };
     let models = load(file, &[], &[flag("b", "b.gguf"), flag("a", "c.gguf")]).unwrap().models;
     assert_eq!(models.len(), 2);
-    assert_eq!((path_of(&models[0]), models[0].replicas), (Path::new("c.gguf"), 2));
+    assert_eq!((path_of(&models[0]), gguf_of(&models[0]).replicas), (Path::new("c.gguf"), 2));
     assert_eq!((models[1].id.as_str(), path_of(&models[1])), ("b", Path::new("b.gguf")));
+}
+
+const UPSTREAMS: &str = "[[models]]\nid = 'a'\nbackend = 'upstream'\n[[models.upstreams]]\nurl = 'http://gpu1:8000/v1'\n\
+     [[models.upstreams]]\nurl = 'https://gpu2/v1'\nmodel = 'b'\nkind = 'llama-server'\nkey_env = 'KEY'\nweight = 2\n";
+
+#[test]
+fn upstreams_have_defaults_and_their_own_settings() {
+    let config = load(UPSTREAMS, &[], &[]).unwrap();
+    let ModelSource::Upstream(model) = &config.models[0].source else { panic!("{config:?}") };
+    let [first, second] = &model.upstreams[..] else { panic!("{model:?}") };
+    assert_eq!((first.model.as_deref(), first.kind), (None, UpstreamKind::Auto));
+    assert_eq!((first.max_in_flight, first.weight), (256, 1));
+    assert_eq!((second.model.as_deref(), second.kind), (Some("b"), UpstreamKind::LlamaServer));
+    assert_eq!((second.key_env.as_deref(), second.weight), (Some("KEY"), 2));
+    assert_eq!(load(&config.to_masked_toml(), &[], &[]).unwrap(), config);
+    let flag = Override::Model { id: "a".to_owned(), path: "a.gguf".to_owned() };
+    let refused = load(UPSTREAMS, &[], &[flag]).unwrap_err().to_string();
+    assert!(refused.contains("the flag --model") && refused.contains("runs elsewhere"), "{refused}");
 }
 
 #[test]
@@ -198,16 +246,23 @@ fn the_table_fits_the_structs() {
             Kind::Text | Kind::Path => vec!["'x'".to_owned()],
             Kind::Hosts => vec!["['chat.example', '[::1]:80']".to_owned()],
             Kind::Networks => vec!["['10.0.0.0/8', '::1']".to_owned()],
-            Kind::Url => vec!["'https://a.example'".to_owned()],
+            Kind::Url | Kind::BaseUrl => vec!["'https://a.example'".to_owned()],
         };
+        let upstreams = "id = 'a'\nbackend = 'upstream'\n[[models.upstreams]]\nurl = 'http://u'";
         for value in values {
-            let file = match section.strip_suffix("[]") {
-                Some(list) if key.required => {
-                    let other = if name == "id" { "path" } else { "id" };
-                    format!("[[{list}]]\n{other} = 'y'\n{name} = {value}")
+            let file = match section {
+                "models[].upstreams[]" => {
+                    let rest = upstreams.replace("url = 'http://u'", "");
+                    let url = if name == "url" { "" } else { "url = 'http://u'\n" };
+                    format!("[[models]]\n{rest}\n{url}{name} = {value}")
                 }
-                Some(list) => format!("[[{list}]]\nid = 'a'\npath = 'b'\n{name} = {value}"),
-                None => format!("[{section}]\n{name} = {value}"),
+                "models[]" if value == "'upstream'" => format!("[[models]]\n{upstreams}"),
+                "models[]" => {
+                    let others = [("id", "id = 'a'\n"), ("path", "path = 'b'\n")];
+                    let others = others.iter().filter(|(other, _)| *other != name).map(|(_, line)| *line);
+                    format!("[[models]]\n{}{name} = {value}", others.collect::<String>())
+                }
+                section => format!("[{section}]\n{name} = {value}"),
             };
             assert!(load(&file, &[], &[]).is_ok(), "{file}");
         }

@@ -380,6 +380,14 @@ pub enum GenerationError {
         /// The time until the next try.
         retry_after: Duration,
     },
+    /// The server that the model runs on failed within the answer, or sent what is none (502 `upstream_failed`).
+    #[error("the model `{model}` failed: {reason}")]
+    UpstreamFailed {
+        /// The model's id.
+        model: String,
+        /// The reason.
+        reason: String,
+    },
     /// This request ended its worker twice (500 `engine_crashed`).
     #[error("the engine crashed twice while processing this request, so it was abandoned")]
     EngineCrashed,

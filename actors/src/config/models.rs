@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::upstream::Upstream;
+
 /// One of `[[models]]`: what all models have, and the backend that runs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "ModelKeys", into = "ModelKeys")]
@@ -14,17 +16,17 @@ pub struct ModelConfig {
     pub owned_by: String,
     /// Other ids of the same model.
     pub aliases: Vec<String>,
-    /// Number of replicas that serve this model.
-    pub replicas: u32,
     /// The backend.
     pub source: ModelSource,
 }
 
-/// The kind of backend of a model, with the settings of that kind alone. The keys that are given select it.
+/// The kind of backend of a model, with the settings of that kind alone. `backend` selects it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelSource {
     /// Worker processes with llama.cpp.
     Gguf(GgufModel),
+    /// Servers elsewhere.
+    Upstream(UpstreamModel),
 }
 
 /// A model that is a GGUF file, run by worker processes with llama.cpp.
@@ -34,6 +36,8 @@ pub struct GgufModel {
     pub path: PathBuf,
     /// The GGUF file of a smaller model with the same vocabulary, which proposes drafts.
     pub draft_path: Option<PathBuf>,
+    /// Number of replicas that serve this model.
+    pub replicas: u32,
     /// Context of one sequence in tokens. Default: `engine.context_length`.
     pub context_length: Option<u32>,
     /// Jinja chat template file in place of the one in the GGUF.
@@ -46,17 +50,38 @@ pub struct GgufModel {
     pub pooling: Option<String>,
 }
 
-/// The keys of `[[models]]`: those of all models, and those of each [`ModelSource`].
-#[derive(Clone, Serialize, Deserialize)]
+/// A model that other servers serve.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamModel {
+    /// Its context in tokens. Unset: as the upstreams report it.
+    pub context_length: Option<u32>,
+    /// The servers.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// The value of `backend`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BackendName {
+    #[default]
+    Llama,
+    Upstream,
+}
+
+/// The keys of `[[models]]`: those of all models, and those of each [`ModelSource`]. The edge has refused keys of another backend.
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct ModelKeys {
     id: String,
     #[serde(default = "owned_by_jan")]
     owned_by: String,
     #[serde(default)]
     aliases: Vec<String>,
-    #[serde(default = "one")]
-    replicas: u32,
-    path: PathBuf,
+    #[serde(default)]
+    backend: BackendName,
+    #[serde(default)]
+    path: Option<PathBuf>,
+    #[serde(default)]
+    replicas: Option<u32>,
     #[serde(default)]
     draft_path: Option<PathBuf>,
     #[serde(default)]
@@ -69,51 +94,55 @@ struct ModelKeys {
     reasoning_format: Option<String>,
     #[serde(default)]
     pooling: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    upstreams: Vec<Upstream>,
 }
 
 impl From<ModelKeys> for ModelConfig {
     fn from(keys: ModelKeys) -> Self {
-        let ModelKeys { id, owned_by, aliases, replicas, path, context_length, .. } = keys;
-        let ModelKeys { draft_path, chat_template, tool_format, reasoning_format, pooling, .. } = keys;
-        let gguf = GgufModel {
-            path,
-            draft_path,
-            context_length,
-            chat_template,
-            tool_format,
-            reasoning_format,
-            pooling,
+        let ModelKeys { id, owned_by, aliases, backend, context_length, .. } = keys;
+        let source = match backend {
+            BackendName::Llama => ModelSource::Gguf(GgufModel {
+                path: keys.path.unwrap_or_default(),
+                draft_path: keys.draft_path,
+                replicas: keys.replicas.unwrap_or(1),
+                context_length,
+                chat_template: keys.chat_template,
+                tool_format: keys.tool_format,
+                reasoning_format: keys.reasoning_format,
+                pooling: keys.pooling,
+            }),
+            BackendName::Upstream => {
+                ModelSource::Upstream(UpstreamModel { context_length, upstreams: keys.upstreams })
+            }
         };
-        Self { id, owned_by, aliases, replicas, source: ModelSource::Gguf(gguf) }
+        Self { id, owned_by, aliases, source }
     }
 }
 
 impl From<ModelConfig> for ModelKeys {
     fn from(model: ModelConfig) -> Self {
-        let ModelConfig { id, owned_by, aliases, replicas, source } = model;
-        let ModelSource::Gguf(gguf) = source;
-        let GgufModel { path, draft_path, context_length, chat_template, .. } = gguf;
-        let GgufModel { tool_format, reasoning_format, pooling, .. } = gguf;
-        Self {
-            id,
-            owned_by,
-            aliases,
-            replicas,
-            path,
-            draft_path,
-            context_length,
-            chat_template,
-            tool_format,
-            reasoning_format,
-            pooling,
+        let ModelConfig { id, owned_by, aliases, source } = model;
+        let common = Self { id, owned_by, aliases, ..Self::default() };
+        match source {
+            ModelSource::Gguf(gguf) => Self {
+                path: Some(gguf.path),
+                draft_path: gguf.draft_path,
+                replicas: Some(gguf.replicas),
+                context_length: gguf.context_length,
+                chat_template: gguf.chat_template,
+                tool_format: gguf.tool_format,
+                reasoning_format: gguf.reasoning_format,
+                pooling: gguf.pooling,
+                ..common
+            },
+            ModelSource::Upstream(UpstreamModel { context_length, upstreams }) => {
+                Self { backend: BackendName::Upstream, context_length, upstreams, ..common }
+            }
         }
     }
 }
 
 fn owned_by_jan() -> String {
     "jan".to_owned()
-}
-
-fn one() -> u32 {
-    1
 }

@@ -1,7 +1,7 @@
 //! The seam between the server and its generators: a [`Backend`] answers for one replica of a model.
 //!
-//! The llama.cpp worker ([`llama_worker`](super::llama_worker)) is one; docs/architecture.md sketches another. Only parsed output
-//! crosses the seam: content, reasoning, calls and their arguments. No raw text of a model, no format of one, no message of a
+//! The llama.cpp worker ([`llama_worker`](super::llama_worker)) is one, other servers ([`upstream`](super::upstream)) are another. Only
+//! parsed output crosses the seam: content, reasoning, calls and their arguments. No raw text of a model, no format of one, no message of a
 //! worker protocol and no path of a file does.
 
 use std::fmt;
@@ -43,6 +43,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Its capabilities. They may change when a model has been loaded, never for a request under way.
     fn capabilities(&self) -> Capabilities;
 
+    /// The field of a request that asks for a missing feature, and the name of the feature. Backends that lack more than
+    /// [`Capabilities`] can say override it.
+    fn lacking(&self, request: &GenerationRequest) -> Option<(&'static str, &'static str)> {
+        self.capabilities().lacking(request)
+    }
+
     /// Its condition now.
     fn condition(&self) -> Condition;
 
@@ -63,7 +69,21 @@ pub trait Backend: fmt::Debug + Send + Sync {
             ModelStatus::Unhealthy => Phase::Unhealthy,
         };
         let (running, waiting, restarts) = (self.load(), 0, 0);
-        ReplicaReport { phase, problem, running, waiting, restarts, kv_cells: None, memory: None }
+        ReplicaReport {
+            phase,
+            problem,
+            running,
+            waiting,
+            restarts,
+            kv_cells: None,
+            memory: None,
+            upstream: None,
+        }
+    }
+
+    /// Its reports for administrators: one, or one for each of the servers that it answers from.
+    fn reports(&self) -> Vec<ReplicaReport> {
+        vec![self.report()]
     }
 
     /// Begins a generation. Returns once it has been taken in.
@@ -219,7 +239,7 @@ pub struct Condition {
 pub enum GenerationEvent {
     /// The prompt has been read and fits; the request may still wait.
     Accepted {
-        /// Length of the prompt in tokens.
+        /// Length of the prompt in tokens; a lower bound of it where the backend learns it with the end alone.
         prompt_tokens: u32,
         /// The prompt as text, where it was asked for.
         prompt_text: Option<Arc<str>>,

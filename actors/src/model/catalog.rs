@@ -11,6 +11,7 @@ use jan_protocol::types::{ModelDescription, ModelStatus};
 use super::backend::{Backend, Condition};
 use super::llama_worker::{self, LlamaWorker};
 use super::shares::Places;
+use super::upstream::Upstreams;
 use crate::config::{ActorsConfig, ModelSource};
 use crate::prefix_files::PrefixFiles;
 use crate::start_error::StartError;
@@ -85,7 +86,10 @@ impl Catalog {
             let backends: Vec<Arc<dyn Backend>> = match &model.source {
                 ModelSource::Gguf(gguf) => {
                     let spec = llama_worker::spec::of_gguf(config, &model.id, gguf)?;
-                    LlamaWorker::replicas(config, &spec, model.replicas, prefixes)?
+                    LlamaWorker::replicas(config, &spec, gguf.replicas, prefixes)?
+                }
+                ModelSource::Upstream(upstream) => {
+                    vec![Arc::new(Upstreams::new(config, &model.id, upstream)?)]
                 }
             };
             catalog.add(config, &model.id, model.aliases.clone(), &model.owned_by, backends)?;

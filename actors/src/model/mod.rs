@@ -1,5 +1,5 @@
 //! Models: requests to them ([`types`]), the handle that routes these ([`models`]), and the backends that answer
-//! ([`backend`], the seam; [`llama_worker`], the one there is).
+//! ([`backend`], the seam; [`llama_worker`] here, [`upstream`] elsewhere).
 
 pub mod backend;
 pub mod catalog;
@@ -11,6 +11,7 @@ pub mod report;
 #[cfg(any(test, feature = "testing"))]
 pub mod scripted;
 pub mod shares;
+pub mod upstream;
 
 pub use backend::{Embeddings, Generation, GenerationEvent, OutputPart};
 pub use jan_protocol::embeddings::{self, Embedding, EmbeddingInput, EmbeddingRequest};

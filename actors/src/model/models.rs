@@ -150,7 +150,7 @@ impl Models {
         let report = |model: &Arc<Model>| ModelReport {
             description: model.describe(&model.id),
             aliases: model.aliases.clone(),
-            replicas: model.replicas.iter().map(|replica| replica.report()).collect(),
+            replicas: model.replicas.iter().flat_map(|replica| replica.reports()).collect(),
         };
         self.catalog.models().iter().map(report).collect()
     }
@@ -181,7 +181,7 @@ fn backend_for<'a>(
     request: &GenerationRequest,
 ) -> Result<&'a dyn Backend, GenerationError> {
     let backend = least_loaded(model);
-    match backend.capabilities().lacking(request) {
+    match backend.lacking(request) {
         Some((param, what)) => Err(unsupported(model, param, what)),
         None => Ok(backend),
     }

@@ -1,7 +1,11 @@
 //! What an administrator is told of models and their replicas.
 
+use std::time::Duration;
+
 use jan_protocol::memory_use::MemoryUse;
 use jan_protocol::types::ModelDescription;
+
+use crate::config::UpstreamKind;
 
 /// A model and its replicas.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +35,23 @@ pub struct ReplicaReport {
     pub kv_cells: Option<KvCells>,
     /// Its memory, as it was last reported; `None` where nothing is known of it, as before the model is loaded.
     pub memory: Option<MemoryUse>,
+    /// The server elsewhere that it is; `None` for workers here.
+    pub upstream: Option<UpstreamReport>,
+}
+
+/// A server elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamReport {
+    /// The base of its API.
+    pub url: String,
+    /// The model's name there.
+    pub model: String,
+    /// Its kind, once that is known.
+    pub kind: UpstreamKind,
+    /// The context that it reports, in tokens.
+    pub context_length: Option<u32>,
+    /// The time until it is tried again, while it gets no requests.
+    pub retry_after: Option<Duration>,
 }
 
 /// The phase of a replica's life.

@@ -45,6 +45,8 @@ pub struct Meter {
     _stream: Option<StreamPermit>,
     answers_per_prompt: usize,
     prompt_tokens: u32,
+    /// Tokens of each answer's prompt that are counted, and of those the cached ones.
+    counted_prompts: Vec<(u32, u32)>,
     /// One count for each answer.
     completion_tokens: Vec<u32>,
     /// Tokens of the rounds before this one.
@@ -82,6 +84,7 @@ impl Meter {
             _stream: permit,
             answers_per_prompt,
             prompt_tokens: 0,
+            counted_prompts: vec![(0, 0); prompts * answers_per_prompt],
             completion_tokens: vec![0; prompts * answers_per_prompt],
             earlier_tokens: 0,
             retried: HashSet::new(),
@@ -140,10 +143,12 @@ impl Meter {
         match event {
             GenerationEvent::Accepted { prompt_tokens, .. } if of_prompt => {
                 self.prompt_tokens = self.prompt_tokens.saturating_add(*prompt_tokens);
+                self.counted_prompts[index] = (*prompt_tokens, 0);
                 used.requests = u64::from(!std::mem::replace(&mut self.accepted, true));
                 used.prompt_tokens = (*prompt_tokens).into();
             }
             GenerationEvent::Started { cached_tokens } if of_prompt => {
+                self.counted_prompts[index].1 = *cached_tokens;
                 used.cached_tokens = (*cached_tokens).into();
             }
             GenerationEvent::Output { tokens, .. } => {
@@ -154,6 +159,14 @@ impl Meter {
                 let new = usage.completion_tokens.saturating_sub(*completion);
                 *completion = usage.completion_tokens;
                 used.completion_tokens = new.into();
+                if of_prompt {
+                    // Some upstreams report the prompt's length at the end alone.
+                    let (prompt, cached) = self.counted_prompts[index];
+                    let prompt = usage.prompt_tokens.saturating_sub(prompt);
+                    self.prompt_tokens = self.prompt_tokens.saturating_add(prompt);
+                    used.prompt_tokens = prompt.into();
+                    used.cached_tokens = usage.cached_tokens.saturating_sub(cached).into();
+                }
             }
             _ => return,
         }

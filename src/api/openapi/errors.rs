@@ -182,6 +182,12 @@ pub static ERRORS: &[ErrorSpec] = &[
     known(429, "web_search_limit_reached", Tag("responses"), "The searches of today are used up."),
     known(500, "internal_error", Every, "The server failed; its log has the cause."),
     known(500, "engine_crashed", Inference, "This request crashed its worker twice."),
+    known(
+        502,
+        "upstream_failed",
+        Inference,
+        "The model runs on another server, which failed within the answer or sent what is none.",
+    ),
     known(502, "oauth_provider_error", Tag("auth"), "The sign-in provider's response is invalid."),
     known(
         429,

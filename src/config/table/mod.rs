@@ -4,6 +4,7 @@ mod auth;
 mod http;
 mod models;
 mod storage;
+mod upstream;
 mod web_search;
 
 use std::sync::LazyLock;
@@ -16,7 +17,7 @@ const SECONDS: &str = "s";
 const U32: i64 = u32::MAX as i64;
 
 const fn key(path: &'static str, kind: Kind, doc: &'static str) -> Key {
-    Key { path, kind, doc, secret: false, required: false }
+    Key { path, kind, doc, secret: false, required: false, backend: None }
 }
 
 const fn secret(key: Key) -> Key {
@@ -27,9 +28,17 @@ const fn required(key: Key) -> Key {
     Key { required: true, ..key }
 }
 
+/// A key of models with this `backend`.
+const fn of_backend(backend: &'static str, key: Key) -> Key {
+    Key { backend: Some(backend), ..key }
+}
+
 const fn integer(min: i64, max: i64, unit: &'static str) -> Kind {
     Kind::Integer { min, max, unit }
 }
+
+/// Lists of tables that exist with one value of `backend` in the table around them, which then needs at least one of them.
+pub const BACKEND_LISTS: &[(&str, &str)] = &[("models[].upstreams", "upstream")];
 
 /// The allowed values of settings that restrict worker processes.
 const RESTRICTION: Kind = Kind::Choice(&["auto", "off", "require"]);
@@ -50,7 +59,9 @@ pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         models::STRUCTURED,
         web_search::WEB_SEARCH,
         models::WORKER,
+        upstream::UPSTREAM,
         models::MODELS,
+        upstream::UPSTREAMS,
     ]
     .concat()
 });

@@ -2,7 +2,7 @@
 
 use jan_protocol::output_formats::{ReasoningFormat, ToolFormat};
 
-use super::{HOUR_MS, MILLISECONDS, RESTRICTION, integer, key, required};
+use super::{HOUR_MS, MILLISECONDS, RESTRICTION, integer, key, of_backend, required};
 use crate::config::keys::{Key, Kind};
 
 /// `[engine]`
@@ -201,38 +201,55 @@ pub const WORKER: &[Key] = &[
 /// `[[models]]`
 pub const MODELS: &[Key] = &[
     required(key("models[].id", Kind::Text, "Id that callers use as `model` (`--model ID=PATH`).")),
-    required(key("models[].path", Kind::Path, "GGUF file (`--model ID=PATH`).")),
-    key(
-        "models[].draft_path",
-        Kind::Path,
-        "GGUF file of a smaller model with the same vocabulary. Where its record in an answer is good enough, it proposes the next tokens, which the model then computes in one step; the answers stay the same. It is not used if `engine.speculation` is `off`.",
-    ),
     key("models[].owned_by", Kind::Text, "Value of `owned_by` in model objects."),
     key("models[].aliases", Kind::TextList, "Additional ids of the same model."),
     key(
+        "models[].backend",
+        Kind::Choice(&["llama", "upstream"]),
+        "Where the model runs: in worker processes here (`llama`), or on the servers of `[[models.upstreams]]` (`upstream`; docs/scaling.md).",
+    ),
+    required(of_llama(key(
+        "models[].path",
+        Kind::Path,
+        "GGUF file (`--model ID=PATH`). This key and those below, except `context_length`, are for `backend = \"llama\"`.",
+    ))),
+    of_llama(key(
+        "models[].draft_path",
+        Kind::Path,
+        "GGUF file of a smaller model with the same vocabulary. Where its record in an answer is good enough, it proposes the next tokens, which the model then computes in one step; the answers stay the same. It is not used if `engine.speculation` is `off`.",
+    )),
+    of_llama(key(
         "models[].replicas",
         integer(1, 1024, "workers"),
         "Number of workers that serve this model, each with its own context.",
-    ),
+    )),
     key(
         "models[].context_length",
         integer(16, 16_777_216, "tokens"),
-        "Context of one sequence. Unset: as `engine.context_length`.",
+        "Context of one sequence. Unset: as `engine.context_length`; of a model on upstreams: as these report it.",
     ),
-    key("models[].chat_template", Kind::Path, "Jinja chat template file that replaces the one in the GGUF."),
-    key(
+    of_llama(key(
+        "models[].chat_template",
+        Kind::Path,
+        "Jinja chat template file that replaces the one in the GGUF.",
+    )),
+    of_llama(key(
         "models[].tool_format",
         Kind::Choice(ToolFormat::NAMES),
         "Format of the model's tool calls. Unset: detected from its chat template.",
-    ),
-    key(
+    )),
+    of_llama(key(
         "models[].reasoning_format",
         Kind::Choice(ReasoningFormat::NAMES_OR_NONE),
         "Format of the model's reasoning; `none`: it is part of the text. Unset: detected from its chat template.",
-    ),
-    key(
+    )),
+    of_llama(key(
         "models[].pooling",
         Kind::Choice(&["mean", "cls", "last"]),
         "Pooling of token vectors into a text's embedding: the mean of all, the first token's (CLS) or the last one's. Unset: from the GGUF's metadata, otherwise `mean`.",
-    ),
+    )),
 ];
+
+const fn of_llama(key: Key) -> Key {
+    of_backend("llama", key)
+}

@@ -140,6 +140,7 @@ impl Replica {
             restarts: state.starts.saturating_sub(1),
             kv_cells,
             memory: state.memory,
+            upstream: None,
         }
     }
 

@@ -3,7 +3,10 @@
 use jan_protocol::bundled_model;
 use jan_protocol::worker_protocol::ModelSpec;
 
-use crate::config::{ActorsConfig, EngineConfig, GgufModel, KvLayout, Overflow, SharePrefixes, Speculation};
+use crate::config::{
+    ActorsConfig, EngineConfig, GgufModel, KvLayout, ModelConfig, ModelSource, Overflow, SharePrefixes,
+    Speculation,
+};
 use crate::start_error::StartError;
 
 /// Settings of the workers of a configured model.
@@ -78,7 +81,15 @@ fn spec(config: &ActorsConfig, id: &str, context_length: Option<u32>) -> ModelSp
         shared_prompts: engine.shared_prompts.clone(),
         refuse_overflow: engine.max_tokens_overflow == Overflow::Refuse,
         // The bundled model's among them.
-        workers: config.models.iter().map(|model| model.replicas).sum::<u32>().saturating_add(1),
+        workers: config.models.iter().map(workers_of).sum::<u32>().saturating_add(1),
+    }
+}
+
+/// Workers of a model.
+const fn workers_of(model: &ModelConfig) -> u32 {
+    match &model.source {
+        ModelSource::Gguf(gguf) => gguf.replicas,
+        ModelSource::Upstream(_) => 0,
     }
 }
 
