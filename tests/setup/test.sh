@@ -85,7 +85,7 @@ step "cargo doc" documentation
 step "unit tests of the engine" "${quick[@]}" test --release --locked --package jan-engine --lib
 step "build" cargo build --release --locked || finish
 step "Python SDK and whole-server tests, bundled model" pytest_with ""
-step "ways to a position in each layout of the KV cache" tests/setup/layouts.sh short
+step "ways to a position, sequences in lanes" tests/setup/layouts.sh short
 step "Node SDK tests, bundled model" node_with ""
 step "Python SDK and whole-server tests, SmolLM2" pytest_with "$smollm2"
 step "Node SDK tests, SmolLM2" node_with "$smollm2"
