@@ -174,7 +174,8 @@ impl Scheduler {
     }
 
     /// Returns `true` if a prompt is read in the unified cache.
-    fn reads(&self) -> bool {
+    #[must_use]
+    pub fn reads(&self) -> bool {
         let phases = self.admitted.values().map(|id| self.sequences[id].phase);
         phases.into_iter().any(|phase| matches!(phase, Phase::Reading(Seat::Slot(_))))
     }

@@ -82,7 +82,8 @@ impl Engine<'_> {
 
     /// Proposes drafts for the next step. Returns the time that a draft model took.
     fn propose_drafts(&mut self) -> Duration {
-        if !self.speculates {
+        // While prompts wait, a step's time is theirs: a draft costs as much as one of their tokens.
+        if !self.speculates || self.scheduler.reads() {
             return Duration::ZERO;
         }
         let begin = Instant::now();
