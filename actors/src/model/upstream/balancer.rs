@@ -20,7 +20,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// A stream's progress is noted this often.
 const PROGRESS: Duration = Duration::from_millis(100);
 
-/// What a request needs of its upstream.
+/// The needs of a request.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Its beginning.
@@ -55,7 +55,7 @@ pub struct LaneConfig {
     pub weight: u32,
 }
 
-/// What a probe found out.
+/// The findings of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probed {
     /// Its kind.
@@ -79,7 +79,7 @@ pub struct LaneReport {
     pub retry_after: Duration,
     /// Requests that it works on.
     pub in_flight: u32,
-    /// What the last good probe found out.
+    /// The findings of the last good probe.
     pub probed: Option<Probed>,
 }
 
@@ -124,7 +124,7 @@ struct State {
     waiting: FairQueue<Waiter>,
 }
 
-/// What can be done with a request now.
+/// The decision on a request now.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Take(usize),
@@ -400,7 +400,7 @@ pub struct Slot {
     pub place: usize,
     /// Its properties.
     pub config: LaneConfig,
-    /// When progress was noted last.
+    /// The time at which progress was noted last.
     noted: Option<Instant>,
 }
 

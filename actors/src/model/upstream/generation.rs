@@ -13,15 +13,16 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::Shared;
 use super::balancer::{Slot, Wanted};
 use super::breaker::Failure;
 use super::chunks::{Answer, BadChunk, Piece};
+use super::continuing::{self, SoFar};
 use super::http::chain;
 use super::refusal::{Asked, TryError};
 use super::request;
 use super::sse::SseParser;
 use super::tries::Tries;
+use super::{KINDS, Shared};
 use crate::model::backend::GenerationEvent;
 
 /// Events that a channel holds.
@@ -51,12 +52,14 @@ pub async fn run(
     events: mpsc::Sender<GenerationEvent>,
 ) {
     let mut tries = Tries::new(&shared, &request.user, &request.request_id, wanted);
+    let mut so_far = SoFar::default();
     let error = loop {
         let mut slot = match tries.slot().await {
             Ok(slot) => slot,
             Err(error) => break error,
         };
-        match (Try { shared: &shared, request: &request, events: &events }).run(&mut slot).await {
+        match (Try { shared: &shared, request: &request, events: &events }).run(&mut slot, &mut so_far).await
+        {
             End::Whole | End::Left => return,
             End::Before(failed) => {
                 if let Err(error) = tries.again(slot, *failed).await {
@@ -64,14 +67,28 @@ pub async fn run(
                 }
             }
             End::Within(failure, reason) => {
-                shared.balancer.failed(slot.place, failure, &reason);
-                let (model, reason) = (shared.id.clone(), "its upstream broke the answer off".to_owned());
-                break GenerationError::UpstreamFailed { model, reason };
+                let place = slot.place;
+                shared.balancer.failed(place, failure, &reason);
+                drop(slot);
+                let kinds = continuing::kinds(&request, &KINDS);
+                if !shared.resumes || kinds.is_empty() || !so_far.can_go_on(&request) {
+                    break broke_off(&shared);
+                }
+                so_far.resume(&request);
+                tries.resume(place, kinds);
+                tracing::info!(request_id = request.request_id, reason, "an answer goes on elsewhere");
             }
         }
     };
+    // A refusal of the rest is none of the request, whose answer has begun.
+    let error = if so_far.is_begun { broke_off(&shared) } else { error };
     tracing::debug!(request_id = request.request_id, waited = ?tries.waited(), %error, "no answer");
     let _ = events.send(GenerationEvent::Failed(error)).await;
+}
+
+fn broke_off(shared: &Shared) -> GenerationError {
+    let reason = "its upstream broke the answer off".to_owned();
+    GenerationError::UpstreamFailed { model: shared.id.clone(), reason }
 }
 
 struct Try<'a> {
@@ -80,7 +97,7 @@ struct Try<'a> {
     events: &'a mpsc::Sender<GenerationEvent>,
 }
 
-/// What waiting for bytes yielded.
+/// The result of waiting for bytes.
 enum Waited {
     Bytes(Bytes),
     End,
@@ -90,10 +107,12 @@ enum Waited {
 }
 
 impl Try<'_> {
-    async fn run(&self, slot: &mut Slot) -> End {
+    async fn run(&self, slot: &mut Slot, so_far: &mut SoFar) -> End {
+        let rest = so_far.is_begun.then(|| so_far.rest(self.request));
+        let request = rest.as_ref().unwrap_or(self.request);
         let asked = Asked::of(&self.shared.id, self.request);
         let config = &slot.config;
-        let asking = request::generation(config.kind, &config.model, self.request, self.shared.isolate);
+        let asking = request::generation(config.kind, &config.model, request, self.shared.isolate);
         let since = Instant::now();
         let deadline = since + self.shared.config.first_token_timeout();
         let address = &self.shared.addresses[slot.place];
@@ -101,7 +120,7 @@ impl Try<'_> {
         // What is not needed while the answer is read, which may take minutes.
         drop(asking);
         match begun {
-            Ok(response) => self.read(response, slot, since, asked).await,
+            Ok(response) => self.read(response, slot, so_far, since, asked).await,
             Err(failed) => End::Before(Box::new(failed)),
         }
     }
@@ -110,6 +129,7 @@ impl Try<'_> {
         &self,
         mut response: reqwest::Response,
         slot: &mut Slot,
+        so_far: &mut SoFar,
         mut since: Instant,
         asked: Asked<'_>,
     ) -> End {
@@ -118,7 +138,8 @@ impl Try<'_> {
             let reason = format!("its answer is {}, no stream of events", String::from_utf8_lossy(kind));
             return End::Before(Box::new(asked.broken(reason)));
         }
-        let (mut parser, mut answer) = (SseParser::default(), Answer::default());
+        let (mut parser, mut answer) = (SseParser::default(), Answer::behind(so_far.characters()));
+        // Of this try.
         let mut is_begun = false;
         let fail = |is_begun: bool, failure: Failure, reason: String| match is_begun {
             true => End::Within(failure, reason),
@@ -133,7 +154,7 @@ impl Try<'_> {
                     Err(bad) if is_begun => return End::Within(Failure::Failed, bad.to_string()),
                     Err(bad) => return End::Before(Box::new(refused(asked, bad))),
                 };
-                if !self.pass_on(&answer, piece, &mut is_begun).await {
+                if !self.pass_on(&answer, piece, so_far, &mut is_begun).await {
                     return End::Left;
                 }
                 if answer.is_done() {
@@ -179,15 +200,24 @@ impl Try<'_> {
                 "its stream ended without the end of the answer".to_owned(),
             );
         };
+        let usage = so_far.usage(usage);
         let _ = self.events.send(GenerationEvent::Finished { reason, usage }).await;
         End::Whole
     }
 
     /// Passes a piece on, behind the events that begin an answer. `false`: nobody waits for it any more.
-    async fn pass_on(&self, answer: &Answer, piece: Piece, is_begun: &mut bool) -> bool {
-        if !*is_begun && (!piece.is_empty() || answer.end(0).is_some()) {
-            *is_begun = true;
+    async fn pass_on(
+        &self,
+        answer: &Answer,
+        mut piece: Piece,
+        so_far: &mut SoFar,
+        is_begun: &mut bool,
+    ) -> bool {
+        *is_begun |= !piece.is_empty() || answer.end(0).is_some();
+        if *is_begun && !so_far.is_begun {
+            so_far.is_begun = true;
             let (prompt_tokens, cached_tokens) = answer.prompt().unwrap_or((self.least_prompt(), 0));
+            so_far.prompt = (prompt_tokens, cached_tokens);
             let prompt_text = match &*self.request.prompt {
                 Prompt::Text(text) if self.request.want_prompt_text => Some(text.as_str().into()),
                 _ => None,
@@ -202,6 +232,7 @@ impl Try<'_> {
         if piece.is_empty() {
             return !self.events.is_closed();
         }
+        so_far.note(&mut piece);
         let Piece { parts, tokens, logprobs } = piece;
         self.events.send(GenerationEvent::Output { parts, tokens, logprobs }).await.is_ok()
     }
