@@ -23,7 +23,7 @@ use super::request;
 use super::sse::SseParser;
 use super::tries::Tries;
 use super::{KINDS, Shared};
-use crate::model::backend::GenerationEvent;
+use crate::model::backend::{GenerationEvent, RETRY_AFTER};
 
 /// Events that a channel holds.
 pub const CHANNEL: usize = 64;
@@ -68,7 +68,7 @@ pub async fn run(
             }
             End::Within(failure, reason) => {
                 let place = slot.place;
-                shared.balancer.failed(place, failure, &reason);
+                shared.balancer.failed(place, failure, &reason, Some(&request.user));
                 drop(slot);
                 let kinds = continuing::kinds(&request, &KINDS);
                 if !shared.resumes || kinds.is_empty() || !so_far.can_go_on(&request) {
@@ -121,8 +121,14 @@ impl Try<'_> {
         drop(asking);
         match begun {
             Ok(response) => self.read(response, slot, so_far, since, asked).await,
+            Err(failed) if failed.failure == Some(Failure::Stalled) && self.is_alive(slot) => queued(since),
             Err(failed) => End::Before(Box::new(failed)),
         }
+    }
+
+    /// Returns `true` if other answers of the upstream go on.
+    fn is_alive(&self, slot: &Slot) -> bool {
+        slot.last_progress().is_some_and(|last| last.elapsed() < self.shared.config.stall_timeout())
     }
 
     async fn read(
@@ -147,13 +153,16 @@ impl Try<'_> {
         };
         loop {
             while let Some(event) = parser.next() {
-                slot.progressed();
-                since = Instant::now();
                 let piece = match answer.read(&event.data) {
                     Ok(piece) => piece,
-                    Err(bad) if is_begun => return End::Within(Failure::Failed, bad.to_string()),
+                    Err(bad) if is_begun => return End::Within(Failure::Suspect, bad.to_string()),
                     Err(bad) => return End::Before(Box::new(refused(asked, bad))),
                 };
+                // Tokens count, and no events without any, such as an error or the role.
+                if !piece.is_empty() || answer.end(0).is_some() {
+                    slot.progressed();
+                    since = Instant::now();
+                }
                 if !self.pass_on(&answer, piece, so_far, &mut is_begun).await {
                     return End::Left;
                 }
@@ -167,7 +176,7 @@ impl Try<'_> {
             match self.next_bytes(&mut response, slot, since, is_begun).await {
                 Waited::Bytes(bytes) => {
                     if let Err(error) = parser.push(&bytes) {
-                        return fail(is_begun, Failure::Failed, error.to_string());
+                        return fail(is_begun, Failure::Suspect, error.to_string());
                     }
                 }
                 // The end of the answer is known: only the usage may be missing, and is counted then.
@@ -180,23 +189,13 @@ impl Try<'_> {
                     );
                 }
                 Waited::Broken(failure, reason) => return fail(is_begun, failure, reason),
-                Waited::Queued => {
-                    let waited = since.elapsed();
-                    let retry_after = crate::model::backend::RETRY_AFTER;
-                    return End::Before(Box::new(TryError {
-                        error: GenerationError::QueueTimeout { waited, retry_after },
-                        failure: None,
-                        is_worth_another: false,
-                        retry_after: None,
-                        reason: "no token in time, while others get theirs".to_owned(),
-                    }));
-                }
+                Waited::Queued => return queued(since),
             }
         }
         let Some((reason, usage)) = answer.end(self.least_prompt()) else {
             return fail(
                 is_begun,
-                Failure::Failed,
+                Failure::Suspect,
                 "its stream ended without the end of the answer".to_owned(),
             );
         };
@@ -274,16 +273,25 @@ impl Try<'_> {
                 Err(_) => {}
             }
             let now = Instant::now();
-            let is_alive = |last: Instant| now.saturating_duration_since(last) < config.stall_timeout();
-            let is_alive = slot.last_progress().is_some_and(is_alive);
-            match (is_alive, now >= longest) {
+            match (self.is_alive(slot), now >= longest) {
                 (true, false) => {}
                 (true, true) if !is_begun => return Waited::Queued,
-                (true, true) => return Waited::Broken(Failure::Failed, silent_for(since)),
+                (true, true) => return Waited::Broken(Failure::Suspect, silent_for(since)),
                 (false, _) => return Waited::Broken(Failure::Stalled, silent_for(since)),
             }
         }
     }
+}
+
+/// The end of a try that waited in the queue of an upstream that works.
+fn queued(since: Instant) -> End {
+    End::Before(Box::new(TryError {
+        error: GenerationError::QueueTimeout { waited: since.elapsed(), retry_after: RETRY_AFTER },
+        failure: None,
+        is_worth_another: false,
+        retry_after: None,
+        reason: "no token in time, while others get theirs".to_owned(),
+    }))
 }
 
 fn silent_for(since: Instant) -> String {

@@ -84,7 +84,7 @@ impl<'a> Asked<'a> {
         let (model, told) = (self.model.to_owned(), "its upstream sent what is no answer".to_owned());
         TryError {
             error: GenerationError::UpstreamFailed { model, reason: told },
-            failure: Some(Failure::Failed),
+            failure: Some(Failure::Suspect),
             is_worth_another: true,
             retry_after: None,
             reason,
@@ -117,7 +117,7 @@ impl<'a> Asked<'a> {
             }
             _ => {
                 let (model, reason) = (self.model.to_owned(), format!("its upstream answered {status}"));
-                (GenerationError::UpstreamFailed { model, reason }, Some(Failure::Failed))
+                (GenerationError::UpstreamFailed { model, reason }, Some(Failure::Suspect))
             }
         };
         TryError {

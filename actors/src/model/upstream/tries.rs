@@ -74,7 +74,7 @@ impl<'a> Tries<'a> {
         let place = slot.place;
         let balancer = &self.shared.balancer;
         if let Some(failure) = failed.failure {
-            balancer.failed(place, failure, &failed.reason);
+            balancer.failed(place, failure, &failed.reason, Some(self.caller));
         }
         if let Some(pause) = failed.retry_after.filter(|_| failed.is_worth_another) {
             balancer.rests(place, pause);
