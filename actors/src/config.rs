@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::models::{GgufModel, ModelConfig, ModelSource, UpstreamModel};
-pub use self::upstream::{Upstream, UpstreamConfig, UpstreamKind};
+pub use self::upstream::{Resume, Upstream, UpstreamConfig, UpstreamKind};
 
 pub use jan_protocol::confinement::Restriction;
 

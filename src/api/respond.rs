@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use jan_actors::identity::UserId;
+use jan_actors::model::Continuation;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -62,5 +63,12 @@ pub fn name_unenforced(response: &mut Response, keywords: &BTreeSet<&'static str
         let names = keywords.iter().copied().collect::<Vec<_>>().join(", ");
         let names = HeaderValue::from_str(&names).expect("the names are keywords of JSON Schema");
         response.headers_mut().insert("x-unenforced-schema", names);
+    }
+}
+
+/// Names in a header how the answer is continued after the loss of a worker or upstream.
+pub fn name_continuation(response: &mut Response, continuation: Option<Continuation>) {
+    if let Some(continuation) = continuation {
+        response.headers_mut().insert("x-jan-resume", HeaderValue::from_static(continuation.name()));
     }
 }

@@ -257,6 +257,9 @@ fn the_table_fits_the_structs() {
                     format!("[[models]]\n{rest}\n{url}{name} = {value}")
                 }
                 "models[]" if value == "'upstream'" => format!("[[models]]\n{upstreams}"),
+                "models[]" if key.backend == Some("upstream") => {
+                    format!("[[models]]\n{name} = {value}\n{upstreams}")
+                }
                 "models[]" => {
                     let others = [("id", "id = 'a'\n"), ("path", "path = 'b'\n")];
                     let others = others.iter().filter(|(other, _)| *other != name).map(|(_, line)| *line);

@@ -9,8 +9,8 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method};
 
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "X-Request-Id, X-Ignored-Fields, X-Unenforced-Schema, Retry-After, WWW-Authenticate, X-RateLimit-Limit, \
-     X-RateLimit-Remaining, X-RateLimit-Reset",
+    "X-Request-Id, X-Ignored-Fields, X-Unenforced-Schema, X-Jan-Resume, Retry-After, WWW-Authenticate, \
+     X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset",
 );
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 const ANY: HeaderValue = HeaderValue::from_static("*");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::upstream::Upstream;
+use super::upstream::{Resume, Upstream};
 
 /// One of `[[models]]`: what all models have, and the backend that runs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub struct ModelConfig {
     pub owned_by: String,
     /// Other ids of the same model.
     pub aliases: Vec<String>,
+    /// The model elsewhere that takes requests of this one while it is short.
+    pub overflow: Option<String>,
+    /// Requests that run or wait, from which on it is short. Default: as many as its workers run at a time.
+    pub overflow_requests: Option<u32>,
     /// The backend.
     pub source: ModelSource,
 }
@@ -55,6 +59,8 @@ pub struct GgufModel {
 pub struct UpstreamModel {
     /// Its context in tokens. Unset: as the upstreams report it.
     pub context_length: Option<u32>,
+    /// The handling of an answer whose upstream fails within it.
+    pub resume: Resume,
     /// The servers.
     pub upstreams: Vec<Upstream>,
 }
@@ -94,6 +100,12 @@ struct ModelKeys {
     reasoning_format: Option<String>,
     #[serde(default)]
     pooling: Option<String>,
+    #[serde(default)]
+    overflow: Option<String>,
+    #[serde(default)]
+    overflow_requests: Option<u32>,
+    #[serde(default)]
+    resume: Option<Resume>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     upstreams: Vec<Upstream>,
 }
@@ -113,17 +125,19 @@ impl From<ModelKeys> for ModelConfig {
                 pooling: keys.pooling,
             }),
             BackendName::Upstream => {
-                ModelSource::Upstream(UpstreamModel { context_length, upstreams: keys.upstreams })
+                let resume = keys.resume.unwrap_or_default();
+                ModelSource::Upstream(UpstreamModel { context_length, resume, upstreams: keys.upstreams })
             }
         };
-        Self { id, owned_by, aliases, source }
+        let (overflow, overflow_requests) = (keys.overflow, keys.overflow_requests);
+        Self { id, owned_by, aliases, overflow, overflow_requests, source }
     }
 }
 
 impl From<ModelConfig> for ModelKeys {
     fn from(model: ModelConfig) -> Self {
-        let ModelConfig { id, owned_by, aliases, source } = model;
-        let common = Self { id, owned_by, aliases, ..Self::default() };
+        let ModelConfig { id, owned_by, aliases, overflow, overflow_requests, source } = model;
+        let common = Self { id, owned_by, aliases, overflow, overflow_requests, ..Self::default() };
         match source {
             ModelSource::Gguf(gguf) => Self {
                 path: Some(gguf.path),
@@ -136,8 +150,9 @@ impl From<ModelConfig> for ModelKeys {
                 pooling: gguf.pooling,
                 ..common
             },
-            ModelSource::Upstream(UpstreamModel { context_length, upstreams }) => {
-                Self { backend: BackendName::Upstream, context_length, upstreams, ..common }
+            ModelSource::Upstream(UpstreamModel { context_length, resume, upstreams }) => {
+                let resume = Some(resume);
+                Self { backend: BackendName::Upstream, context_length, resume, upstreams, ..common }
             }
         }
     }

@@ -49,6 +49,19 @@ pub enum UpstreamKind {
     Openai,
 }
 
+/// The handling of an answer whose upstream fails within it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resume {
+    /// As `message`, which is what there is for all upstreams.
+    #[default]
+    Auto,
+    /// Another upstream continues the text.
+    Message,
+    /// It ends with an error.
+    Off,
+}
+
 fn many() -> u32 {
     256
 }

@@ -49,6 +49,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
         self.capabilities().lacking(request)
     }
 
+    /// The way in which it would continue an answer to a request after the loss of a worker or server.
+    fn continuation(&self, request: &GenerationRequest) -> Continuation {
+        let _ = request;
+        if self.capabilities().resumes { Continuation::Tokens } else { Continuation::Off }
+    }
+
     /// Its condition now.
     fn condition(&self) -> Condition;
 
@@ -131,6 +137,29 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// Actors that work for it, to be supervised; asked once, when the server starts.
     fn children(&self) -> Vec<ChildSpec>;
+}
+
+/// The way in which an answer is continued after a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continuation {
+    /// By its tokens: exactly.
+    Tokens,
+    /// By its text, which may be tokenized differently.
+    Message,
+    /// It is not.
+    Off,
+}
+
+impl Continuation {
+    /// Its name, as callers see it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tokens => "tokens",
+            Self::Message => "message",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// Capabilities of a backend.

@@ -12,7 +12,7 @@ use super::backend::{Backend, Condition};
 use super::llama_worker::{self, LlamaWorker};
 use super::shares::Places;
 use super::upstream::Upstreams;
-use crate::config::{ActorsConfig, ModelSource};
+use crate::config::{ActorsConfig, ModelConfig, ModelSource};
 use crate::prefix_files::PrefixFiles;
 use crate::start_error::StartError;
 use crate::supervisor::ChildSpec;
@@ -30,6 +30,17 @@ pub struct Model {
     pub places: Places,
     /// Its replicas.
     pub replicas: Vec<Arc<dyn Backend>>,
+    /// The model that takes requests of it while it is short.
+    pub overflow: Option<Overflow>,
+}
+
+/// The model elsewhere that takes a model's requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overflow {
+    /// Its id.
+    pub id: String,
+    /// Requests of the model that run or wait, from which on others go there.
+    pub requests: usize,
 }
 
 impl Model {
@@ -70,6 +81,23 @@ fn now_unix() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
+/// Returns the model that a model's requests go to while it is short.
+fn overflow_of(config: &ActorsConfig, model: &ModelConfig) -> Result<Option<Overflow>, StartError> {
+    let ModelSource::Gguf(gguf) = &model.source else { return Ok(None) };
+    let Some(id) = &model.overflow else { return Ok(None) };
+    let is_elsewhere =
+        |other: &ModelConfig| other.id == *id && matches!(other.source, ModelSource::Upstream(_));
+    if !config.models.iter().any(is_elsewhere) {
+        return Err(StartError::Config(format!(
+            "models: overflow of `{}`: there is no model `{id}` with `backend = \"upstream\"`",
+            model.id
+        )));
+    }
+    let sequences = u32::from(config.engine.max_sequences).saturating_mul(gguf.replicas);
+    let requests = model.overflow_requests.unwrap_or(sequences) as usize;
+    Ok(Some(Overflow { id: id.clone(), requests }))
+}
+
 /// All models, in the order of the configuration, the bundled one last.
 #[derive(Debug)]
 pub struct Catalog {
@@ -92,7 +120,8 @@ impl Catalog {
                     vec![Arc::new(Upstreams::new(config, &model.id, upstream)?)]
                 }
             };
-            catalog.add(config, &model.id, model.aliases.clone(), &model.owned_by, backends)?;
+            let overflow = overflow_of(config, model)?;
+            catalog.add(config, &model.id, model.aliases.clone(), &model.owned_by, backends, overflow)?;
         }
         // A configured model may take the bundled model's place, or an alias of it.
         if catalog.find(bundled_model::ID).is_none() {
@@ -100,7 +129,7 @@ impl Catalog {
             let aliases = aliases.map(|a| (*a).to_owned()).collect();
             let spec = llama_worker::spec::of_bundled_model(config);
             let backends = LlamaWorker::replicas(config, &spec, 1, prefixes)?;
-            catalog.add(config, bundled_model::ID, aliases, "jan", backends)?;
+            catalog.add(config, bundled_model::ID, aliases, "jan", backends, None)?;
         }
         Ok(catalog)
     }
@@ -114,8 +143,15 @@ impl Catalog {
             owned_by: "jan".to_owned(),
             places: Places::new(config.queue.max_requests),
             replicas: vec![backend],
+            overflow: None,
         };
         Self { models: vec![Arc::new(model)] }
+    }
+
+    /// These models.
+    #[cfg(test)]
+    pub fn of_models(models: Vec<Model>) -> Self {
+        Self { models: models.into_iter().map(Arc::new).collect() }
     }
 
     /// Refuses ids that are empty or taken.
@@ -138,6 +174,7 @@ impl Catalog {
         aliases: Vec<String>,
         owned_by: &str,
         replicas: Vec<Arc<dyn Backend>>,
+        overflow: Option<Overflow>,
     ) -> Result<(), StartError> {
         if replicas.is_empty() {
             return Err(StartError::Config(format!("models: replicas of `{id}` is 0; it must be 1 or more")));
@@ -148,6 +185,7 @@ impl Catalog {
             owned_by: owned_by.to_owned(),
             places: Places::new(config.queue.max_requests),
             replicas,
+            overflow,
         }));
         Ok(())
     }

@@ -13,7 +13,7 @@ pub mod scripted;
 pub mod shares;
 pub mod upstream;
 
-pub use backend::{Embeddings, Generation, GenerationEvent, OutputPart};
+pub use backend::{Continuation, Embeddings, Generation, GenerationEvent, OutputPart};
 pub use jan_protocol::embeddings::{self, Embedding, EmbeddingInput, EmbeddingRequest};
 pub use jan_protocol::memory_use;
 pub use jan_protocol::schema;

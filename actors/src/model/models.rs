@@ -9,7 +9,7 @@ use jan_protocol::types::{
     GenerationError, GenerationRequest, Inspect, Inspected, ModelDescription, ModelStatus, TokenizerFacts,
 };
 
-use super::backend::{Backend, Embeddings, Generation, RETRY_AFTER};
+use super::backend::{Backend, Continuation, Embeddings, Generation, RETRY_AFTER};
 use super::catalog::{Catalog, Model, combine};
 use super::report::ModelReport;
 use super::shares::Place;
@@ -48,7 +48,8 @@ impl Models {
     /// # Errors
     /// [`GenerationError::ModelNotFound`], `QueueFull`, `ModelUnavailable` or `ShuttingDown`.
     pub async fn generate(&self, request: GenerationRequest) -> Result<Generation, GenerationError> {
-        let (model, place) = self.place(&request.model, |_| 1, &request.user)?;
+        let model = self.answering(&request)?;
+        let place = place(model, |_| 1, &request.user)?;
         let backend = backend_for(model, &request)?;
         backend.generate(request, place).await
     }
@@ -63,7 +64,8 @@ impl Models {
         requests: Vec<GenerationRequest>,
     ) -> Result<Vec<Generation>, GenerationError> {
         let Some(first) = requests.first() else { return Ok(Vec::new()) };
-        let (model, mut places) = self.place(&first.model, |_| requests.len(), &first.user)?;
+        let model = self.answering(first)?;
+        let mut places = place(model, |_| requests.len(), &first.user)?;
         let mut generations = Vec::with_capacity(requests.len());
         for request in requests {
             let backend = backend_for(model, &request)?;
@@ -96,23 +98,34 @@ impl Models {
         backend.count_tokens(request, place).await
     }
 
-    /// A model, and the number of its places that `count` computes from all. They are taken before the mailbox: a mailbox has no
-    /// bound of its own.
+    /// A model, and the number of its places that `count` computes from all.
     fn place(
         &self,
         model: &str,
         count: impl FnOnce(usize) -> usize,
         caller: &str,
     ) -> Result<(&Arc<Model>, Place), GenerationError> {
+        let model = self.find(model)?;
+        place(model, count, caller).map(|place| (model, place))
+    }
+
+    fn find(&self, model: &str) -> Result<&Arc<Model>, GenerationError> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(GenerationError::ShuttingDown);
         }
-        let Some(model) = self.catalog.find(model) else {
-            return Err(GenerationError::ModelNotFound(model.to_owned()));
-        };
-        let limit = model.places.count();
-        let full = || GenerationError::QueueFull { model: model.id.clone(), limit, retry_after: RETRY_AFTER };
-        model.places.take(caller, count(limit)).map(|place| (model, place)).ok_or_else(full)
+        self.catalog.find(model).ok_or_else(|| GenerationError::ModelNotFound(model.to_owned()))
+    }
+
+    /// The model that answers a request: the requested one, or, while that is short, the one that it overflows to, if that one works
+    /// and supports what the request needs.
+    fn answering(&self, request: &GenerationRequest) -> Result<&Arc<Model>, GenerationError> {
+        let model = self.find(&request.model)?;
+        let Some(overflow) = &model.overflow else { return Ok(model) };
+        let load: usize = model.replicas.iter().map(|replica| replica.load()).sum();
+        let is_short = load >= overflow.requests || !is_working(model);
+        let other = self.catalog.find(&overflow.id).filter(|_| is_short);
+        let can = |other: &&Arc<Model>| is_working(other) && least_loaded(other).lacking(request).is_none();
+        Ok(other.filter(can).unwrap_or(model))
     }
 
     /// Requests a model's worker's reading of `caller`'s prompt. Nothing is generated.
@@ -131,6 +144,13 @@ impl Models {
             return Err(unsupported(model, "model", "looking at prompts"));
         }
         backend.inspect(question).await
+    }
+
+    /// The way in which an answer to a request would be continued after the loss of a worker or server; `None`: the model does not exist.
+    #[must_use]
+    pub fn continuation(&self, request: &GenerationRequest) -> Option<Continuation> {
+        let model = self.catalog.find(&request.model)?;
+        Some(least_loaded(model).continuation(request))
     }
 
     /// Every model and alias, in the order of the configuration, the bundled one last.
@@ -168,6 +188,23 @@ impl Models {
     }
 }
 
+/// The number of a model's places that `count` computes from all. They are taken before the mailbox: a mailbox has no bound of its
+/// own.
+fn place(
+    model: &Arc<Model>,
+    count: impl FnOnce(usize) -> usize,
+    caller: &str,
+) -> Result<Place, GenerationError> {
+    let limit = model.places.count();
+    let full = || GenerationError::QueueFull { model: model.id.clone(), limit, retry_after: RETRY_AFTER };
+    model.places.take(caller, count(limit)).ok_or_else(full)
+}
+
+fn is_working(model: &Model) -> bool {
+    let status = combine(model.replicas.iter().map(|replica| replica.condition().status));
+    matches!(status, ModelStatus::Ready | ModelStatus::Degraded)
+}
+
 /// The replica with the fewest requests, one that can answer rather than one that cannot.
 fn least_loaded(model: &Model) -> &dyn Backend {
     let load = |r: &&Arc<dyn Backend>| (r.condition().status == ModelStatus::Unhealthy, r.load());
@@ -190,4 +227,87 @@ fn backend_for<'a>(
 fn unsupported(model: &Model, param: &'static str, what: &str) -> GenerationError {
     let message = format!("the model `{}` does not support {what}", model.id);
     GenerationError::InvalidParameter { param, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use jan_protocol::types::{Prompt, SamplingParams};
+
+    use super::*;
+    use crate::model::GenerationEvent;
+    use crate::model::catalog::Overflow;
+    use crate::model::scripted::Scripted;
+    use crate::model::shares::Places;
+
+    fn model(id: &str, backend: &Arc<Scripted>, overflow: Option<usize>) -> Model {
+        Model {
+            id: id.to_owned(),
+            aliases: Vec::new(),
+            owned_by: "jan".to_owned(),
+            places: Places::new(8),
+            replicas: vec![Arc::clone(backend) as Arc<dyn Backend>],
+            overflow: overflow.map(|requests| Overflow { id: "away".to_owned(), requests }),
+        }
+    }
+
+    fn request(text: &str) -> GenerationRequest {
+        GenerationRequest {
+            request_id: "r".to_owned(),
+            model: "here".to_owned(),
+            user: "ann".to_owned(),
+            tenant: "ann".to_owned(),
+            cache_key: None,
+            prompt: Prompt::Text(text.to_owned()).into(),
+            sampling: SamplingParams::default(),
+            stop: Vec::new().into(),
+            max_tokens: Some(2),
+            want_prompt_text: false,
+            logprobs: None,
+            score_prompt: false,
+            constraint: None,
+            tools: None,
+            thinking_budget: None,
+        }
+    }
+
+    async fn end(mut generation: Generation) -> GenerationEvent {
+        let mut last = None;
+        while let Some(event) = generation.recv().await {
+            last = Some(event);
+        }
+        last.expect("it has an end")
+    }
+
+    #[tokio::test]
+    async fn a_model_that_is_short_overflows() {
+        let (here, away) = (Arc::new(Scripted::default()), Arc::new(Scripted::default()));
+        let models = vec![model("here", &here, Some(1)), model("away", &away, None)];
+        let models = Models::new(Arc::new(Catalog::of_models(models)));
+        let loads = || (here.load(), away.load());
+        let first = models.generate(request("stall")).await.unwrap();
+        assert_eq!(loads(), (1, 0));
+        let second = models.generate(request("stall")).await.unwrap();
+        assert_eq!(loads(), (1, 1));
+        // What the other one lacks is refused or done here.
+        let scored = GenerationRequest { score_prompt: true, ..request("a") };
+        assert!(matches!(
+            models.generate(scored).await,
+            Err(GenerationError::InvalidParameter { param: "echo", .. })
+        ));
+        drop((first, second));
+        assert!(matches!(
+            end(models.generate(request("a b")).await.unwrap()).await,
+            GenerationEvent::Finished { .. }
+        ));
+        here.kill();
+        assert!(matches!(
+            end(models.generate(request("a b")).await.unwrap()).await,
+            GenerationEvent::Finished { .. }
+        ));
+        away.kill();
+        assert!(matches!(
+            models.generate(request("a b")).await,
+            Err(GenerationError::ModelUnavailable { .. })
+        ));
+    }
 }

@@ -23,7 +23,7 @@ use super::inference::usage::{ResponseHeader, StreamedUsage, UsageSum};
 use super::inference::web_search::{self, SearchOptions};
 use super::{
     inference::permissions::{check_conversations, check_model},
-    respond::{json, name_ignored, name_unenforced},
+    respond::{json, name_continuation, name_ignored, name_unenforced},
     state::{AppState, Route},
 };
 use crate::auth::access::Access;
@@ -114,6 +114,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     let conversation = turn.as_ref().map(ConversationRef::from);
     let options = chat.web.take();
     let requests = generation_requests(chat, constraint, plan, &context);
+    let continuation = requests.first().and_then(|request| state.models.continuation(request));
     let begun = start(&state, &context, requests, options, meter, structured.as_mut(), fields).await;
     let (started, sources) = match begun {
         Ok(started) => started,
@@ -138,6 +139,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     };
     name_ignored(&mut response, &ignored);
     name_unenforced(&mut response, &unenforced);
+    name_continuation(&mut response, continuation);
     Ok(response)
 }
 

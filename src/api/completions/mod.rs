@@ -20,7 +20,7 @@ use super::inference::tools::ToolCallPolicy;
 use super::inference::usage::{ResponseHeader, StreamedUsage, UsageSum};
 use super::{
     inference::permissions::check_model,
-    respond::{json, name_ignored, name_unenforced},
+    respond::{json, name_continuation, name_ignored, name_unenforced},
     state::{AppState, Route},
 };
 use crate::auth::access::Access;
@@ -94,6 +94,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     };
     take_answers(&state, &context, prompts * best_of, counted)?;
     let requests = generation_requests(checked, constraint.as_ref(), &context);
+    let continuation = requests.first().and_then(|request| state.models.continuation(request));
     let started = Started::new(&state.models, requests, meter, structured.as_mut())
         .await
         .map_err(|error| structured_output::start_error(error, PROMPT, length_field, constraining))?;
@@ -121,6 +122,7 @@ async fn create(state: AppState, request: ApiRequest) -> Result<Response, ApiErr
     };
     name_ignored(&mut response, &ignored);
     name_unenforced(&mut response, &unenforced);
+    name_continuation(&mut response, continuation);
     Ok(response)
 }
 

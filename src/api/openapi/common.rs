@@ -302,6 +302,10 @@ fn headers() -> Value {
             "description": "Keywords of the request's schemas that are not enforced during generation, separated by commas; finished answers are checked for them. Absent if there are none.",
             "schema": {"type": "string", "maxLength": 1000}, "example": "uniqueItems",
         },
+        "X-Jan-Resume": {
+            "description": "How the answer is continued if its worker or upstream fails within it: by its `tokens`, exactly; by its text (`message`), where that consists of plain text until then; or not (`off`), with an error event.",
+            "schema": {"type": "string", "enum": ["tokens", "message", "off"]}, "example": "tokens",
+        },
         "Location": {
             "description": "The target of the redirect.", "required": true, "schema": {"type": "string", "format": "uri-reference"},
         },
@@ -311,7 +315,9 @@ fn headers() -> Value {
 fn add_headers(operation: &mut Map<String, Value>) {
     let with_body = operation.contains_key("requestBody");
     let constrained = ["createChatCompletion", "createCompletion", "createResponse"];
-    let constrained = operation["operationId"].as_str().is_some_and(|id| constrained.contains(&id));
+    let is_among = |ids: &[&str]| operation["operationId"].as_str().is_some_and(|id| ids.contains(&id));
+    let constrained = is_among(&constrained);
+    let continued = is_among(&["createChatCompletion", "createCompletion"]);
     let responses = operation["responses"].as_object_mut().expect("an operation has responses");
     for (status, response) in responses {
         let mut names = vec!["X-Request-Id"];
@@ -322,6 +328,7 @@ fn add_headers(operation: &mut Map<String, Value>) {
             "200" | "201" if with_body => {
                 names.push("X-Ignored-Fields");
                 names.extend(constrained.then_some("X-Unenforced-Schema"));
+                names.extend(continued.then_some("X-Jan-Resume"));
             }
             "301" | "302" | "303" | "307" | "308" => names.push("Location"),
             _ => {}

@@ -248,6 +248,24 @@ pub const MODELS: &[Key] = &[
         Kind::Choice(&["mean", "cls", "last"]),
         "Pooling of token vectors into a text's embedding: the mean of all, the first token's (CLS) or the last one's. Unset: from the GGUF's metadata, otherwise `mean`.",
     )),
+    of_llama(key(
+        "models[].overflow",
+        Kind::Text,
+        "Id of a model with `backend = \"upstream\"` that answers requests for this one while this one is not ready, or has `overflow_requests` or more; as far as it supports what they need. Embeddings stay here.",
+    )),
+    of_llama(key(
+        "models[].overflow_requests",
+        integer(1, 1_000_000, "requests"),
+        "Number of running and waiting requests from which on others go to `overflow`. Unset: `engine.max_sequences` times `replicas`.",
+    )),
+    of_backend(
+        "upstream",
+        key(
+            "models[].resume",
+            Kind::Choice(&["auto", "message", "off"]),
+            "Handling of an answer whose upstream fails behind the first token: another one continues its text where the request permits that (`message`, docs/scaling.md), or it ends with `upstream_failed` (`off`). `auto`: `message`. For `backend = \"upstream\"`.",
+        ),
+    ),
 ];
 
 const fn of_llama(key: Key) -> Key {

@@ -48,7 +48,7 @@ pub const UPSTREAM: &[Key] = &[
     key(
         "upstream.breaker_cooldown_ms",
         integer(1, HOUR_MS, MILLISECONDS),
-        "Time after which one request tries whether it works again. One that could not be reached is tried as soon as a probe succeeds.",
+        "Time after which the server has it make one token, at no caller's expense, to find out whether it works again; the first time after a stall at once. One that could not be reached is tried as soon as a probe succeeds.",
     ),
     key(
         "upstream.balance_requests",

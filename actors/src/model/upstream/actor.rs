@@ -131,7 +131,7 @@ async fn tried(UpstreamArguments { shared, place, .. }: UpstreamArguments) {
         }
         Err((reason, failure)) => {
             let failure = failure.unwrap_or(super::breaker::Failure::Failed);
-            shared.balancer.failed(place, failure, &reason);
+            shared.balancer.failed(place, failure, &reason, None);
         }
     }
 }

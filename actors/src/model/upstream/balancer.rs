@@ -20,7 +20,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// A stream's progress is noted this often.
 const PROGRESS: Duration = Duration::from_millis(100);
 
-/// What a request needs of its upstream.
+/// The needs of a request.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Its beginning.
@@ -55,7 +55,7 @@ pub struct LaneConfig {
     pub weight: u32,
 }
 
-/// What a probe found out.
+/// The findings of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probed {
     /// Its kind.
@@ -79,7 +79,7 @@ pub struct LaneReport {
     pub retry_after: Duration,
     /// Requests that it works on.
     pub in_flight: u32,
-    /// What the last good probe found out.
+    /// The findings of the last good probe.
     pub probed: Option<Probed>,
 }
 
@@ -94,6 +94,8 @@ struct Lane {
     probed: Option<Probed>,
     problem: Option<String>,
     last_progress: Option<Instant>,
+    /// Callers whose requests failed, and may be to blame, since the last progress.
+    suspects: Vec<String>,
 }
 
 impl Lane {
@@ -124,7 +126,7 @@ struct State {
     waiting: FairQueue<Waiter>,
 }
 
-/// What can be done with a request now.
+/// The decision on a request now.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Take(usize),
@@ -152,6 +154,7 @@ impl Balancer {
             probed: None,
             problem: None,
             last_progress: None,
+            suspects: Vec::new(),
         };
         let state = State { lanes: lanes.into_iter().map(lane).collect(), waiting: FairQueue::default() };
         Self { state: Mutex::new(state), balance }
@@ -313,6 +316,7 @@ impl Balancer {
             lane.last_progress = Some(Instant::now());
             let was_closed = lane.breaker.is_closed();
             lane.breaker.on_progress();
+            lane.suspects.clear();
             if !was_closed {
                 lane.problem = None;
             }
@@ -323,17 +327,23 @@ impl Balancer {
         }
     }
 
-    /// Notes the failure of an upstream.
-    pub fn failed(self: &Arc<Self>, place: usize, failure: Failure, reason: &str) {
+    /// Notes the failure of an upstream at a caller's request; without one at a trial. Requests of one caller that may be to blame
+    /// themselves count once, so that nobody keeps an upstream from others by what makes it fail.
+    pub fn failed(self: &Arc<Self>, place: usize, failure: Failure, reason: &str, caller: Option<&str>) {
         let (is_closed, url) = {
             let mut state = self.lock();
             let lane = &mut state.lanes[place];
-            lane.breaker.on_failure(failure, Instant::now());
+            let suspect = caller.filter(|_| failure == Failure::Suspect);
+            if suspect.is_none_or(|caller| !lane.suspects.iter().any(|known| known == caller)) {
+                lane.suspects.extend(suspect.map(str::to_owned));
+                lane.breaker.on_failure(failure, Instant::now());
+            }
             lane.problem = Some(reason.to_owned());
             let is_closed = lane.breaker.is_closed();
             if !is_closed {
                 // It is started anew, probably.
                 lane.known.forget();
+                lane.suspects.clear();
             }
             (is_closed, lane.config.url.clone())
         };
@@ -400,7 +410,7 @@ pub struct Slot {
     pub place: usize,
     /// Its properties.
     pub config: LaneConfig,
-    /// When progress was noted last.
+    /// The time at which progress was noted last.
     noted: Option<Instant>,
 }
 

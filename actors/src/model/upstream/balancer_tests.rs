@@ -82,17 +82,21 @@ async fn waiting_requests_are_refused_when_nothing_is_left_to_wait_for() {
     while balancer.waiting() == 0 {
         tokio::task::yield_now().await;
     }
-    balancer.failed(0, Failure::Stalled, "silent");
+    balancer.failed(0, Failure::Stalled, "silent", Some("a"));
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished(), "the other one may take it");
-    balancer.failed(1, Failure::Stalled, "silent");
+    balancer.failed(1, Failure::Stalled, "silent", Some("b"));
     let refused = waiting.await.unwrap().unwrap_err();
-    assert!(refused.retry_after > Duration::from_secs(20), "{refused:?}");
+    assert_eq!(refused.reason, "no upstream that can answer this request works");
     drop(slots);
     // Probes do not bring it back; a token of a trial does.
     probe(&balancer);
     assert!(balancer.acquire("c", wanted(&KINDS)).await.is_err());
-    assert!(!balancer.begin_trial(0), "not before its time");
+    assert!(balancer.begin_trial(0), "a trial finds out at once");
+    balancer.failed(0, Failure::Stalled, "silent", None);
+    assert!(!balancer.begin_trial(0), "the next one comes later");
+    let refused = balancer.acquire("c", wanted(&[UpstreamKind::Openai])).await.unwrap_err();
+    assert!(refused.retry_after > Duration::from_secs(20), "{refused:?}");
     balancer.progressed(0);
     assert_eq!(balancer.acquire("c", wanted(&KINDS)).await.unwrap().place, 0);
 }
@@ -131,4 +135,16 @@ async fn a_prompt_goes_where_its_beginning_is_known() {
             drop(slots);
         }
     }
+}
+
+#[tokio::test]
+async fn one_caller_alone_does_not_shut_an_upstream() {
+    let balancer = balancer(&[(UpstreamKind::Vllm, 9)]);
+    probe(&balancer);
+    for _ in 0..20 {
+        balancer.failed(0, Failure::Suspect, "500", Some("ann"));
+    }
+    assert!(balancer.acquire("bob", wanted(&KINDS)).await.is_ok());
+    balancer.failed(0, Failure::Suspect, "500", Some("bob"));
+    assert!(balancer.acquire("bob", wanted(&KINDS)).await.is_err(), "two callers are two failures");
 }

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 pub enum Failure {
     /// No connection, or one that was cut, or a refusal of the key or the model's name: a probe finds out whether it is over.
     Unreachable,
-    /// 5xx, or an answer that is none.
+    /// 502, 503 or 504.
     Failed,
+    /// 500, or an answer that is none: the request may be to blame.
+    Suspect,
     /// It owes tokens, and sends none to anybody.
     Stalled,
 }
@@ -99,7 +101,10 @@ impl Breaker {
             State::Open { .. } => return,
             State::HalfOpen { .. } => u32::MAX,
         };
-        self.state = if kind == Failure::Stalled || failures >= self.policy.failures {
+        self.state = if kind == Failure::Stalled && self.is_closed() {
+            // One request alone may have taken that long, so a trial finds out at once.
+            State::Open { until: now, kind }
+        } else if kind == Failure::Stalled || failures >= self.policy.failures {
             State::Open { until: now + self.policy.cooldown, kind }
         } else {
             State::Closed(failures)
@@ -175,7 +180,11 @@ mod tests {
         let mut breaker = breaker(5);
         breaker.on_failure(Failure::Stalled, start);
         breaker.on_probe(true, start);
-        assert!(!breaker.is_closed() && !breaker.wants_trial(start), "its health route lies");
+        assert!(!breaker.is_closed(), "its health route lies");
+        assert!(breaker.begin_trial(start), "a trial finds out at once");
+        breaker.on_failure(Failure::Stalled, start);
+        breaker.on_probe(true, start);
+        assert!(!breaker.is_closed() && !breaker.wants_trial(start));
         assert!(breaker.wants_trial(start + COOLDOWN));
     }
 
@@ -208,7 +217,12 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let kind = prop_oneof![Just(Failure::Unreachable), Just(Failure::Failed), Just(Failure::Stalled)];
+        let kind = prop_oneof![
+            Just(Failure::Unreachable),
+            Just(Failure::Failed),
+            Just(Failure::Suspect),
+            Just(Failure::Stalled)
+        ];
         let step = prop_oneof![
             4 => Just(Step::Trial),
             2 => Just(Step::Progress),

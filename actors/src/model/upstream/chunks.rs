@@ -163,6 +163,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// An answer that continues so many characters.
+    #[must_use]
+    pub fn behind(characters: u64) -> Self {
+        Self { offset: characters, ..Self::default() }
+    }
+
     /// Reads the data of an event.
     ///
     /// # Errors

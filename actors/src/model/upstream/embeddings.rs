@@ -20,7 +20,7 @@ const BATCH: usize = 32;
 /// Maximum size of the answer to it: 32 vectors of 8192 numbers, and some more.
 const MAX_ANSWER: usize = 32 << 20;
 
-/// What the edge waits for.
+/// An embedding for the edge, or the end.
 pub type Made = Result<Embedding, GenerationError>;
 
 /// Makes all embeddings of a request.

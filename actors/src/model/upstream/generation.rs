@@ -13,16 +13,17 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::Shared;
 use super::balancer::{Slot, Wanted};
 use super::breaker::Failure;
 use super::chunks::{Answer, BadChunk, Piece};
+use super::continuing::{self, SoFar};
 use super::http::chain;
 use super::refusal::{Asked, TryError};
 use super::request;
 use super::sse::SseParser;
 use super::tries::Tries;
-use crate::model::backend::GenerationEvent;
+use super::{KINDS, Shared};
+use crate::model::backend::{GenerationEvent, RETRY_AFTER};
 
 /// Events that a channel holds.
 pub const CHANNEL: usize = 64;
@@ -51,12 +52,14 @@ pub async fn run(
     events: mpsc::Sender<GenerationEvent>,
 ) {
     let mut tries = Tries::new(&shared, &request.user, &request.request_id, wanted);
+    let mut so_far = SoFar::default();
     let error = loop {
         let mut slot = match tries.slot().await {
             Ok(slot) => slot,
             Err(error) => break error,
         };
-        match (Try { shared: &shared, request: &request, events: &events }).run(&mut slot).await {
+        match (Try { shared: &shared, request: &request, events: &events }).run(&mut slot, &mut so_far).await
+        {
             End::Whole | End::Left => return,
             End::Before(failed) => {
                 if let Err(error) = tries.again(slot, *failed).await {
@@ -64,14 +67,28 @@ pub async fn run(
                 }
             }
             End::Within(failure, reason) => {
-                shared.balancer.failed(slot.place, failure, &reason);
-                let (model, reason) = (shared.id.clone(), "its upstream broke the answer off".to_owned());
-                break GenerationError::UpstreamFailed { model, reason };
+                let place = slot.place;
+                shared.balancer.failed(place, failure, &reason, Some(&request.user));
+                drop(slot);
+                let kinds = continuing::kinds(&request, &KINDS);
+                if !shared.resumes || kinds.is_empty() || !so_far.can_go_on(&request) {
+                    break broke_off(&shared);
+                }
+                so_far.resume(&request);
+                tries.resume(place, kinds);
+                tracing::info!(request_id = request.request_id, reason, "an answer goes on elsewhere");
             }
         }
     };
+    // A refusal of the rest is none of the request, whose answer has begun.
+    let error = if so_far.is_begun { broke_off(&shared) } else { error };
     tracing::debug!(request_id = request.request_id, waited = ?tries.waited(), %error, "no answer");
     let _ = events.send(GenerationEvent::Failed(error)).await;
+}
+
+fn broke_off(shared: &Shared) -> GenerationError {
+    let reason = "its upstream broke the answer off".to_owned();
+    GenerationError::UpstreamFailed { model: shared.id.clone(), reason }
 }
 
 struct Try<'a> {
@@ -80,7 +97,7 @@ struct Try<'a> {
     events: &'a mpsc::Sender<GenerationEvent>,
 }
 
-/// What waiting for bytes yielded.
+/// The result of waiting for bytes.
 enum Waited {
     Bytes(Bytes),
     End,
@@ -90,10 +107,12 @@ enum Waited {
 }
 
 impl Try<'_> {
-    async fn run(&self, slot: &mut Slot) -> End {
+    async fn run(&self, slot: &mut Slot, so_far: &mut SoFar) -> End {
+        let rest = so_far.is_begun.then(|| so_far.rest(self.request));
+        let request = rest.as_ref().unwrap_or(self.request);
         let asked = Asked::of(&self.shared.id, self.request);
         let config = &slot.config;
-        let asking = request::generation(config.kind, &config.model, self.request, self.shared.isolate);
+        let asking = request::generation(config.kind, &config.model, request, self.shared.isolate);
         let since = Instant::now();
         let deadline = since + self.shared.config.first_token_timeout();
         let address = &self.shared.addresses[slot.place];
@@ -101,15 +120,22 @@ impl Try<'_> {
         // What is not needed while the answer is read, which may take minutes.
         drop(asking);
         match begun {
-            Ok(response) => self.read(response, slot, since, asked).await,
+            Ok(response) => self.read(response, slot, so_far, since, asked).await,
+            Err(failed) if failed.failure == Some(Failure::Stalled) && self.is_alive(slot) => queued(since),
             Err(failed) => End::Before(Box::new(failed)),
         }
+    }
+
+    /// Returns `true` if other answers of the upstream go on.
+    fn is_alive(&self, slot: &Slot) -> bool {
+        slot.last_progress().is_some_and(|last| last.elapsed() < self.shared.config.stall_timeout())
     }
 
     async fn read(
         &self,
         mut response: reqwest::Response,
         slot: &mut Slot,
+        so_far: &mut SoFar,
         mut since: Instant,
         asked: Asked<'_>,
     ) -> End {
@@ -118,7 +144,8 @@ impl Try<'_> {
             let reason = format!("its answer is {}, no stream of events", String::from_utf8_lossy(kind));
             return End::Before(Box::new(asked.broken(reason)));
         }
-        let (mut parser, mut answer) = (SseParser::default(), Answer::default());
+        let (mut parser, mut answer) = (SseParser::default(), Answer::behind(so_far.characters()));
+        // Of this try.
         let mut is_begun = false;
         let fail = |is_begun: bool, failure: Failure, reason: String| match is_begun {
             true => End::Within(failure, reason),
@@ -126,14 +153,17 @@ impl Try<'_> {
         };
         loop {
             while let Some(event) = parser.next() {
-                slot.progressed();
-                since = Instant::now();
                 let piece = match answer.read(&event.data) {
                     Ok(piece) => piece,
-                    Err(bad) if is_begun => return End::Within(Failure::Failed, bad.to_string()),
+                    Err(bad) if is_begun => return End::Within(Failure::Suspect, bad.to_string()),
                     Err(bad) => return End::Before(Box::new(refused(asked, bad))),
                 };
-                if !self.pass_on(&answer, piece, &mut is_begun).await {
+                // Tokens count, and no events without any, such as an error or the role.
+                if !piece.is_empty() || answer.end(0).is_some() {
+                    slot.progressed();
+                    since = Instant::now();
+                }
+                if !self.pass_on(&answer, piece, so_far, &mut is_begun).await {
                     return End::Left;
                 }
                 if answer.is_done() {
@@ -146,7 +176,7 @@ impl Try<'_> {
             match self.next_bytes(&mut response, slot, since, is_begun).await {
                 Waited::Bytes(bytes) => {
                     if let Err(error) = parser.push(&bytes) {
-                        return fail(is_begun, Failure::Failed, error.to_string());
+                        return fail(is_begun, Failure::Suspect, error.to_string());
                     }
                 }
                 // The end of the answer is known: only the usage may be missing, and is counted then.
@@ -159,35 +189,34 @@ impl Try<'_> {
                     );
                 }
                 Waited::Broken(failure, reason) => return fail(is_begun, failure, reason),
-                Waited::Queued => {
-                    let waited = since.elapsed();
-                    let retry_after = crate::model::backend::RETRY_AFTER;
-                    return End::Before(Box::new(TryError {
-                        error: GenerationError::QueueTimeout { waited, retry_after },
-                        failure: None,
-                        is_worth_another: false,
-                        retry_after: None,
-                        reason: "no token in time, while others get theirs".to_owned(),
-                    }));
-                }
+                Waited::Queued => return queued(since),
             }
         }
         let Some((reason, usage)) = answer.end(self.least_prompt()) else {
             return fail(
                 is_begun,
-                Failure::Failed,
+                Failure::Suspect,
                 "its stream ended without the end of the answer".to_owned(),
             );
         };
+        let usage = so_far.usage(usage);
         let _ = self.events.send(GenerationEvent::Finished { reason, usage }).await;
         End::Whole
     }
 
     /// Passes a piece on, behind the events that begin an answer. `false`: nobody waits for it any more.
-    async fn pass_on(&self, answer: &Answer, piece: Piece, is_begun: &mut bool) -> bool {
-        if !*is_begun && (!piece.is_empty() || answer.end(0).is_some()) {
-            *is_begun = true;
+    async fn pass_on(
+        &self,
+        answer: &Answer,
+        mut piece: Piece,
+        so_far: &mut SoFar,
+        is_begun: &mut bool,
+    ) -> bool {
+        *is_begun |= !piece.is_empty() || answer.end(0).is_some();
+        if *is_begun && !so_far.is_begun {
+            so_far.is_begun = true;
             let (prompt_tokens, cached_tokens) = answer.prompt().unwrap_or((self.least_prompt(), 0));
+            so_far.prompt = (prompt_tokens, cached_tokens);
             let prompt_text = match &*self.request.prompt {
                 Prompt::Text(text) if self.request.want_prompt_text => Some(text.as_str().into()),
                 _ => None,
@@ -202,6 +231,7 @@ impl Try<'_> {
         if piece.is_empty() {
             return !self.events.is_closed();
         }
+        so_far.note(&mut piece);
         let Piece { parts, tokens, logprobs } = piece;
         self.events.send(GenerationEvent::Output { parts, tokens, logprobs }).await.is_ok()
     }
@@ -243,16 +273,25 @@ impl Try<'_> {
                 Err(_) => {}
             }
             let now = Instant::now();
-            let is_alive = |last: Instant| now.saturating_duration_since(last) < config.stall_timeout();
-            let is_alive = slot.last_progress().is_some_and(is_alive);
-            match (is_alive, now >= longest) {
+            match (self.is_alive(slot), now >= longest) {
                 (true, false) => {}
                 (true, true) if !is_begun => return Waited::Queued,
-                (true, true) => return Waited::Broken(Failure::Failed, silent_for(since)),
+                (true, true) => return Waited::Broken(Failure::Suspect, silent_for(since)),
                 (false, _) => return Waited::Broken(Failure::Stalled, silent_for(since)),
             }
         }
     }
+}
+
+/// The end of a try that waited in the queue of an upstream that works.
+fn queued(since: Instant) -> End {
+    End::Before(Box::new(TryError {
+        error: GenerationError::QueueTimeout { waited: since.elapsed(), retry_after: RETRY_AFTER },
+        failure: None,
+        is_worth_another: false,
+        retry_after: None,
+        reason: "no token in time, while others get theirs".to_owned(),
+    }))
 }
 
 fn silent_for(since: Instant) -> String {

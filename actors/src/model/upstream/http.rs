@@ -175,7 +175,7 @@ impl Address {
             let bytes = serde_json::to_vec(body).map_err(|error| asked.broken(error.to_string()))?;
             request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).body(bytes);
         }
-        if let Ok(id) = HeaderValue::from_str(request_id) {
+        if let Some(id) = HeaderValue::from_str(request_id).ok().filter(|id| !id.is_empty()) {
             request = request.header("x-request-id", id);
         }
         let request = request.header(ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));

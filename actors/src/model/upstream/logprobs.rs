@@ -35,7 +35,7 @@ struct Lists {
 }
 
 /// Reads the member `logprobs` of a choice: that of chats, which llama-server has in completions, too, or the lists of completions.
-/// What is none of both has no tokens.
+/// Anything else has no tokens.
 #[must_use]
 pub fn read(logprobs: &Value) -> Vec<Found> {
     if let Some(content) = logprobs.get("content") {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`features`] | what each kind of upstream can be asked for |
 //! | [`request`], [`sse`], [`chunks`], [`logprobs`], [`refusal`], [`probe`] | the wire: bodies out, streams, refusals and lists in; pure |
+//! | [`continuing`] | answers that go on elsewhere; pure |
 //! | [`breaker`], [`retry`], [`fair_queue`], [`prefixes`], [`routing`] | decisions; pure |
 //! | [`balancer`] | the state that these decide on, and places on upstreams |
 //! | [`http`], [`tries`], [`generation`], [`embeddings`], [`tokens`] | requests under way |
@@ -14,6 +15,7 @@ mod actor;
 mod balancer;
 mod breaker;
 mod chunks;
+mod continuing;
 mod embeddings;
 mod fair_queue;
 mod features;
@@ -56,11 +58,13 @@ use self::http::Address;
 use self::prefixes::{PromptHasher, PromptKey};
 use self::retry::RetryBudget;
 use self::routing::Balance;
-use super::backend::{Backend, Capabilities, Condition, Embeddings, Generation, GenerationEvent};
+use super::backend::{
+    Backend, Capabilities, Condition, Continuation, Embeddings, Generation, GenerationEvent,
+};
 use super::catalog::combine;
 use super::report::{Phase, ReplicaReport, UpstreamReport};
 use super::shares::Place;
-use crate::config::{ActorsConfig, SharePrefixes, UpstreamConfig, UpstreamKind, UpstreamModel};
+use crate::config::{ActorsConfig, Resume, SharePrefixes, UpstreamConfig, UpstreamKind, UpstreamModel};
 use crate::start_error::StartError;
 use crate::supervisor::ChildSpec;
 
@@ -73,7 +77,7 @@ const KINDS: [UpstreamKind; 5] = [
     UpstreamKind::Openai,
 ];
 
-/// What the requests and the actors of a model share.
+/// Everything that the requests and the actors of a model share.
 #[derive(Debug)]
 struct Shared {
     /// The model's id.
@@ -89,6 +93,8 @@ struct Shared {
     max_wait: Duration,
     /// `true` if the prefixes of tenants are kept apart.
     isolate: bool,
+    /// `true` if answers go on elsewhere.
+    resumes: bool,
 }
 
 impl Shared {
@@ -167,6 +173,7 @@ impl Upstreams {
             hasher: PromptHasher::default(),
             max_wait: Duration::from_millis(config.queue.max_wait_ms),
             isolate: config.engine.share_prefixes == SharePrefixes::Tenant,
+            resumes: model.resume != Resume::Off,
             config: settings,
         };
         let kinds = model.upstreams.iter().map(|upstream| upstream.kind).collect();
@@ -188,7 +195,7 @@ impl Upstreams {
         self.context.or_else(|| lanes.iter().filter_map(|lane| lane.probed?.context).min())
     }
 
-    /// What a generation needs of its upstream.
+    /// Returns the needs of a generation.
     fn wanted(&self, request: &GenerationRequest) -> Wanted {
         let kinds = KINDS.into_iter().filter(|kind| kind.lacking(request).is_none()).collect();
         Wanted { key: self.shared.hasher.key(request), kinds, tried: Vec::new() }
@@ -202,6 +209,13 @@ impl Backend for Upstreams {
 
     fn lacking(&self, request: &GenerationRequest) -> Option<(&'static str, &'static str)> {
         features::lacking(&self.known_kinds(), request)
+    }
+
+    fn continuation(&self, request: &GenerationRequest) -> Continuation {
+        let kinds = continuing::kinds(request, &KINDS);
+        // The same one, where there is no other, once it works again.
+        let can = self.known_kinds().iter().any(|kind| kinds.contains(kind));
+        if self.shared.resumes && can { Continuation::Message } else { Continuation::Off }
     }
 
     fn condition(&self) -> Condition {

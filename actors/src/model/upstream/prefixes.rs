@@ -226,7 +226,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is known is bounded, and a known prompt is known from its beginning on: no hole, whatever was forgotten.
+        /// The index is bounded, and a known prompt is known from its beginning on: no hole, whatever was forgotten.
         #[test]
         fn known_prefixes_have_no_holes(most in 1usize..40, prompts in prop::collection::vec((0u64..4, 0usize..20), 1..60)) {
             let mut known = KnownPrefixes::new(most);

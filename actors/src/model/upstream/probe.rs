@@ -1,4 +1,4 @@
-//! What an upstream's list of models says of it.
+//! The reading of an upstream's list of models.
 //!
 //! Pure. A probe shows that the upstream can be reached, that it takes the key and has the model; it does not show that its engine
 //! works.

@@ -38,9 +38,9 @@ const PARAMS: &[(&str, &str)] = &[
 /// A try that failed before it yielded anything.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TryError {
-    /// What the caller is told, if no other try follows.
+    /// The error for the caller, if no other try follows.
     pub error: GenerationError,
-    /// What it says about the upstream.
+    /// The failure of the upstream that it shows, if it shows one.
     pub failure: Option<Failure>,
     /// `true` if another try may succeed.
     pub is_worth_another: bool,
@@ -50,7 +50,7 @@ pub struct TryError {
     pub reason: String,
 }
 
-/// What is known of the request that was refused.
+/// The request that was refused, as far as its refusal needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// The model's id here.
@@ -60,7 +60,7 @@ pub struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// What is known of a generation.
+    /// Returns that of a generation.
     #[must_use]
     pub fn of(model: &'a str, request: &GenerationRequest) -> Self {
         Self { model, requested: request.max_tokens.unwrap_or(1) }
@@ -84,7 +84,7 @@ impl<'a> Asked<'a> {
         let (model, told) = (self.model.to_owned(), "its upstream sent what is no answer".to_owned());
         TryError {
             error: GenerationError::UpstreamFailed { model, reason: told },
-            failure: Some(Failure::Failed),
+            failure: Some(Failure::Suspect),
             is_worth_another: true,
             retry_after: None,
             reason,
@@ -117,7 +117,7 @@ impl<'a> Asked<'a> {
             }
             _ => {
                 let (model, reason) = (self.model.to_owned(), format!("its upstream answered {status}"));
-                (GenerationError::UpstreamFailed { model, reason }, Some(Failure::Failed))
+                (GenerationError::UpstreamFailed { model, reason }, Some(Failure::Suspect))
             }
         };
         TryError {

@@ -21,7 +21,7 @@ use crate::config::UpstreamKind;
 /// Tokens of its context.
 const CONTEXT: usize = 256;
 
-/// What it does with a request for an answer.
+/// The behaviour towards a request for an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Act {
     /// Answers it.

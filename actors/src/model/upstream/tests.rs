@@ -46,6 +46,15 @@ impl Model {
     }
 
     async fn with(engines: &[&ScriptedEngine], upstream: UpstreamConfig, max_in_flight: u32) -> Self {
+        Self::resuming(engines, upstream, max_in_flight, Resume::Off).await
+    }
+
+    async fn resuming(
+        engines: &[&ScriptedEngine],
+        upstream: UpstreamConfig,
+        max_in_flight: u32,
+        resume: Resume,
+    ) -> Self {
         let one = |engine: &&ScriptedEngine| Upstream {
             url: engine.url(),
             model: Some("m".to_owned()),
@@ -55,7 +64,8 @@ impl Model {
             max_in_flight,
             weight: 1,
         };
-        let model = UpstreamModel { context_length: None, upstreams: engines.iter().map(one).collect() };
+        let upstreams = engines.iter().map(one).collect();
+        let model = UpstreamModel { context_length: None, resume, upstreams };
         let mut config = ActorsConfig { upstream, ..ActorsConfig::default() };
         config.queue.max_wait_ms = 3000;
         let upstreams = Arc::new(Upstreams::new(&config, "m", &model).unwrap());
@@ -282,10 +292,12 @@ async fn an_upstream_that_stalls_gets_nothing_until_a_trial_succeeds_whatever_it
     assert!(!condition.public_problem.unwrap().contains("127.0.0.1"));
     let refused = model.events(text("a")).await;
     assert!(matches!(error(&refused), GenerationError::ModelUnavailable { .. }), "{refused:?}");
-    assert_eq!(engine.got().len(), 1, "it gets no requests");
+    // Trials are the actor's, no caller's, and have no seed.
+    let of_callers = || engine.got().iter().filter(|got| got.body["seed"].is_number()).count();
+    assert_eq!(of_callers(), 1, "it gets no requests");
     engine.always(Act::Answer);
     model.until(|status| status == ModelStatus::Ready).await;
-    assert_eq!(engine.got().len(), 2, "the trial is the actor's, no caller's");
+    assert_eq!(of_callers(), 1);
     assert_eq!(said(&model.events(GenerationRequest { max_tokens: Some(2), ..text("a b") }).await), "a b ");
 }
 
@@ -419,7 +431,7 @@ async fn keys_are_sent_and_reports_name_upstreams() {
         weight: 1,
     };
     let config = ActorsConfig { upstream: settings(), ..ActorsConfig::default() };
-    let model = UpstreamModel { context_length: Some(99), upstreams: vec![upstream] };
+    let model = UpstreamModel { context_length: Some(99), resume: Resume::Auto, upstreams: vec![upstream] };
     let upstreams = Arc::new(Upstreams::new(&config, "m", &model).unwrap());
     assert!(!format!("{upstreams:?}").contains("sk-upstream"));
     let arguments = SupervisorArguments { children: upstreams.children(), policy: RestartPolicy::default() };
@@ -436,4 +448,64 @@ async fn keys_are_sent_and_reports_name_upstreams() {
     let upstream = report.upstream.as_ref().unwrap();
     assert_eq!((upstream.url.as_str(), upstream.kind), (engine.url().as_str(), UpstreamKind::Vllm));
     assert_eq!((upstream.context_length, report.running), (Some(256), 0));
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_elsewhere_and_nothing_is_lost_or_doubled() {
+    for act in [Act::DieAfter(3), Act::StallAfter(3), Act::ErrorAfter(3)] {
+        for is_chat in [true, false] {
+            let (one, two) = (
+                ScriptedEngine::start(UpstreamKind::Vllm).await,
+                ScriptedEngine::start(UpstreamKind::Vllm).await,
+            );
+            let model = Model::resuming(&[&one, &two], settings(), 8, Resume::Auto).await;
+            one.then([act.clone()]);
+            two.then([act.clone()]);
+            let request = match is_chat {
+                true => chat(vec![json!({"role": "user", "content": "a b c d"})].into()),
+                false => text("a b c d"),
+            };
+            let request = GenerationRequest { max_tokens: Some(12), ..request };
+            assert_eq!(model.upstreams.continuation(&request), Continuation::Message);
+            let events = model.events(request).await;
+            // Each try repeats the words of its prompt, to which the text so far belongs; the third one ends. Trials have no seed.
+            let got: Vec<_> = [one.got(), two.got()].concat();
+            let continued: Vec<&Value> = got
+                .iter()
+                .map(|got| &got.body)
+                .filter(|body| body["max_tokens"] != 12 && body["seed"].is_number())
+                .collect();
+            assert!(
+                continued.iter().all(|body| is_chat == (body["continue_final_message"] == true)),
+                "{got:?}"
+            );
+            let said = said(&events);
+            assert!(said.starts_with("a b c a b c "), "{act:?}: {said}");
+            assert_eq!(said.split_whitespace().count(), 12, "{act:?}: {said}");
+            let usage = usage(&events);
+            assert_eq!((usage.prompt_tokens, usage.completion_tokens), (4, 12), "{act:?}");
+            let starts =
+                events.iter().filter(|event| matches!(event, GenerationEvent::Started { .. })).count();
+            assert_eq!(starts, 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_continued_ends_with_an_error() {
+    let (one, two) =
+        (ScriptedEngine::start(UpstreamKind::Vllm).await, ScriptedEngine::start(UpstreamKind::Vllm).await);
+    let model = Model::resuming(&[&one, &two], settings(), 8, Resume::Message).await;
+    let thinking = chat(vec![json!({"role": "user", "content": "think:a think:b think:c think:d"})].into());
+    let regex = jan_protocol::types::Constraint::Regex("a+".to_owned());
+    let constrained = GenerationRequest { constraint: Some(regex.into()), ..text("a b c d") };
+    assert_eq!(model.upstreams.continuation(&constrained), Continuation::Off);
+    for request in [thinking, constrained] {
+        one.then([Act::DieAfter(2)]);
+        two.then([Act::DieAfter(2)]);
+        let before = one.got().len() + two.got().len();
+        let events = model.events(request).await;
+        assert!(matches!(error(&events), GenerationError::UpstreamFailed { .. }), "{events:?}");
+        assert_eq!(one.got().len() + two.got().len(), before + 1);
+    }
 }

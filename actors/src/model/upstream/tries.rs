@@ -8,7 +8,11 @@ use super::Shared;
 use super::balancer::{NoneAvailable, Slot, Wanted};
 use super::refusal::TryError;
 use super::retry::{FailedTry, next_try};
+use crate::config::UpstreamKind;
 use crate::model::backend::RETRY_AFTER;
+
+/// The interval at which an answer that has begun looks for an upstream that works again.
+const PATIENT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The tries of a request.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub struct Tries<'a> {
     wanted: Wanted,
     failed: u32,
     arrived: Instant,
+    /// `true` for an answer that has begun, which waits for upstreams to work again.
+    is_patient: bool,
 }
 
 impl<'a> Tries<'a> {
@@ -26,7 +32,7 @@ impl<'a> Tries<'a> {
     #[must_use]
     pub fn new(shared: &'a Shared, caller: &'a str, request_id: &'a str, wanted: Wanted) -> Self {
         shared.budget().on_request();
-        Self { shared, caller, request_id, wanted, failed: 0, arrived: Instant::now() }
+        Self { shared, caller, request_id, wanted, failed: 0, arrived: Instant::now(), is_patient: false }
     }
 
     fn deadline(&self) -> Instant {
@@ -38,7 +44,14 @@ impl<'a> Tries<'a> {
     /// # Errors
     /// `ModelUnavailable`, or `QueueTimeout` after `queue.max_wait_ms`.
     pub async fn slot(&self) -> Result<Slot, GenerationError> {
-        let acquired = self.shared.balancer.acquire(self.caller, self.wanted.clone());
+        let acquired = async {
+            loop {
+                match self.shared.balancer.acquire(self.caller, self.wanted.clone()).await {
+                    Err(_) if self.is_patient => tokio::time::sleep(PATIENT_INTERVAL).await,
+                    other => return other,
+                }
+            }
+        };
         match tokio::time::timeout_at(self.deadline().into(), acquired).await {
             Ok(Ok(slot)) => Ok(slot),
             Ok(Err(NoneAvailable { reason, retry_after })) => Err(GenerationError::ModelUnavailable {
@@ -61,7 +74,7 @@ impl<'a> Tries<'a> {
         let place = slot.place;
         let balancer = &self.shared.balancer;
         if let Some(failure) = failed.failure {
-            balancer.failed(place, failure, &failed.reason);
+            balancer.failed(place, failure, &failed.reason, Some(self.caller));
         }
         if let Some(pause) = failed.retry_after.filter(|_| failed.is_worth_another) {
             balancer.rests(place, pause);
@@ -90,6 +103,14 @@ impl<'a> Tries<'a> {
         tokio::time::sleep(wait).await;
         self.failed += 1;
         Ok(())
+    }
+
+    /// Has the next try continue an answer on another upstream than the one that failed within it, of these kinds.
+    pub fn resume(&mut self, failed: usize, kinds: Vec<UpstreamKind>) {
+        self.arrived = Instant::now();
+        self.is_patient = true;
+        self.wanted.kinds = kinds;
+        self.wanted.tried.push(failed);
     }
 
     /// Returns the time since the request arrived.
