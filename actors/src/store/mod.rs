@@ -20,6 +20,7 @@ mod accounts;
 mod audit;
 mod block_on;
 mod commit_delay;
+mod commit_marker;
 mod commit_thread;
 #[cfg(test)]
 mod conformance;
@@ -32,6 +33,7 @@ mod look_at;
 #[cfg(test)]
 mod memory;
 mod open;
+mod postgres;
 mod quota;
 mod records;
 mod responses;
@@ -59,6 +61,7 @@ pub use error::{OpenError, Problem, StoreError, readable};
 #[cfg(test)]
 pub use open::folder_factory;
 pub use open::{StoreFactory, factory, offline_factory};
+pub use postgres::{Access, MigrationPlan, PgFactory};
 pub use quota::{Quotas, Used};
 pub use records::{KINDS, PreparedRecord, Record, RecordsStore, kind as record_kind};
 pub use responses::{ResponseChange, ResponsesStore, Staged, StagedEnd};
@@ -85,10 +88,6 @@ pub enum Commit {
     /// All changes are committed.
     Done,
     /// Another transaction changed records that the decision depends on. Nothing is committed; decide again.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "sled's commits cannot; the memory store of the tests can")
-    )]
     Conflict,
 }
 
@@ -169,6 +168,21 @@ pub trait Stores: Send + Sync + Debug {
     /// # Errors
     /// The database failed, and nothing is committed.
     async fn commit(&self, changes: &Changes) -> Result<Commit, StoreError>;
+
+    /// The stores that a decision reads and then commits through. `attempt`: how often it has met a conflict before.
+    ///
+    /// A database with transactions gives a view of one, which sees one state; it ends with [`commit`](Self::commit), or
+    /// without effect when it is dropped.
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn decision(self: Arc<Self>, attempt: usize) -> Result<Arc<dyn Stores>, StoreError>;
+
+    /// Returns `true` if a read of a [decision](Self::decision) failed because of another transaction, so that the decision is to
+    /// be made again whatever it answered.
+    fn has_conflicted(&self) -> bool {
+        false
+    }
 
     /// Returns `true` if commits may answer [`Commit::Conflict`]. The commit thread buffers changes of several decisions for a
     /// database whose commits cannot, and keeps decisions to repeat them for one whose commits can.
