@@ -290,6 +290,8 @@ pub struct AuthConfig {
     pub session_lifetime_s: u64,
     /// How long the generation before the last is still answered, for tabs that refresh at the same time (seconds).
     pub refresh_grace_s: u64,
+    /// How long credentials are accepted without news from a database that other servers change as well (milliseconds).
+    pub max_staleness_ms: u64,
 }
 
 impl Default for AuthConfig {
@@ -307,6 +309,7 @@ impl Default for AuthConfig {
             expired_token_refresh_s: 7 * 24 * 3600,
             session_lifetime_s: 90 * 24 * 3600,
             refresh_grace_s: 10,
+            max_staleness_ms: 2000,
         }
     }
 }

@@ -35,11 +35,13 @@ def unprivileged(*command):
 class Cluster:
     """One PostgreSQL server. Its log and its socket are in `folder`."""
 
-    def __init__(self, *settings):
+    def __init__(self, *settings, prepare=None, port=5432):
+        """`prepare` is called with it before it starts for the first time."""
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="jan-pg-", dir="/tmp"))
         if os.geteuid() == 0:
             shutil.chown(self.folder, "nobody", "nogroup")
         self.data = self.folder / "data"
+        self.port = port
         options = ["--auth=trust", "--username=jan", "--encoding=UTF8", "--locale=C", "--no-sync"]
         made = subprocess.run(
             unprivileged(programs() / "initdb", *options, "-D", self.data), capture_output=True, cwd="/", timeout=120
@@ -50,6 +52,8 @@ class Cluster:
             file.write("".join(f"{setting}\n" for setting in settings))
         self.process = None
         self.bouncer = None
+        if prepare:
+            prepare(self)
         self.start()
         atexit.register(self.close)
 
@@ -61,7 +65,7 @@ class Cluster:
                 unprivileged(programs() / "postgres", "-D", self.data), stdout=log, stderr=log, cwd="/"
             )
         end = time.monotonic() + 60
-        ready = [str(programs() / "pg_isready"), "--quiet", "-h", str(self.folder), "-U", "jan", "-d", "postgres"]
+        ready = [str(programs() / "pg_isready"), "--quiet", "-h", str(self.folder), "-p", str(self.port), "-U", "jan", "-d", "postgres"]
         while subprocess.run(ready, timeout=60).returncode != 0:
             assert time.monotonic() < end and self.process.poll() is None, (self.folder / "log").read_text()
             time.sleep(0.05)
@@ -74,7 +78,7 @@ class Cluster:
 
     def sql(self, statements):
         """The rows of statements, as lines with tabs."""
-        command = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h", self.folder, "-U", "jan", "-d", "postgres"]
+        command = ["psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h", self.folder, "-p", self.port, "-U", "jan", "-d", "postgres"]
         done = subprocess.run([*map(str, command), "-c", statements], capture_output=True, timeout=60, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

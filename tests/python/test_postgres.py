@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -31,6 +33,7 @@ def settings(cluster, schema, **more):
         "JAN_SERVER__STORAGE__SCHEMA": schema,
         "JAN_SERVER__STORAGE__STATEMENT_TIMEOUT_MS": "3000",
         "JAN_SERVER__STORAGE__ALLOW_UNSAFE_DURABILITY": "false",
+        "JAN_SERVER__STORAGE__SHARED": "true",
     } | more
 
 
@@ -155,10 +158,17 @@ def schema_of(server):
 def refusal(tmp_path, **environment):
     """What a server says that does not start."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("JAN_SERVER_")} | environment
+    tmp_path.mkdir(exist_ok=True)
     command = [str(BINARY), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path / "data")]
     done = subprocess.run(command, env=variables, capture_output=True, timeout=60, cwd=tmp_path)
     assert done.returncode != 0, done
     return (done.stderr + done.stdout).decode()
+
+
+def test_a_second_server_is_refused_unless_told(servers, cluster, tmp_path):
+    alone = settings(cluster, schema_of(servers[0]), JAN_SERVER__STORAGE__SHARED="false")
+    refused = refusal(tmp_path / "three", **alone)
+    assert "2 other server(s)" in refused and "storage.shared" in refused, refused
 
 
 def test_a_database_that_loses_data_is_refused(tmp_path):
@@ -180,6 +190,67 @@ def test_wrong_urls_are_explained_and_show_no_password(tmp_path, cluster):
     masked = subprocess.run([str(BINARY), "config"], env=os.environ | settings(cluster, "jan") | {url: value},
                             capture_output=True, timeout=60, text=True, cwd=tmp_path)
     assert masked.returncode == 0 and "hunter2" not in masked.stdout and 'url = "***"' in masked.stdout, masked
+
+
+def certificates(folder):
+    """A root that signed a certificate of `localhost`, and another root."""
+    def openssl(*args):
+        done = subprocess.run(["openssl", *map(str, args)], capture_output=True, timeout=60, cwd=folder)
+        assert done.returncode == 0, done
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for name in ("root", "other"):
+        openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", f"/CN={name}",
+                "-addext", "basicConstraints=critical,CA:TRUE")
+    openssl("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
+    (folder / "names").write_text("subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n")
+    openssl("x509", "-req", "-in", "server.csr", "-CA", "root.pem", "-CAkey", "root.key", "-CAcreateserial", "-days", "2",
+            "-extfile", "names", "-out", "server.pem")
+
+
+def test_tls_verifies_the_host(tmp_path):
+    certificates(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def prepare(cluster):
+        for name in ("server.pem", "server.key"):
+            shutil.copy(tmp_path / name, cluster.data / name)
+            (cluster.data / name).chmod(0o600)
+            if os.geteuid() == 0:
+                shutil.chown(cluster.data / name, "nobody", "nogroup")
+        # Over TCP with TLS and a password alone.
+        (cluster.data / "pg_hba.conf").write_text("local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n")
+
+    cluster = postgres.Cluster(
+        "listen_addresses = '127.0.0.1'", f"port = {port}", "ssl = on", "ssl_cert_file = 'server.pem'",
+        "ssl_key_file = 'server.key'", prepare=prepare, port=port,
+    )
+    cluster.sql("ALTER ROLE jan PASSWORD 'hunter2'")
+
+    def migrate(host, parameters, password="hunter2"):
+        url = f"postgres://jan:{password}@{host}:{port}/postgres?{parameters}"
+        environment = os.environ | settings(cluster, "jan") | {
+            "JAN_SERVER__STORAGE__URL": url, "JAN_SERVER__STORAGE__DIRECT_URL": url
+        }
+        done = subprocess.run([str(BINARY), "migrate"], env=environment, capture_output=True, timeout=60, text=True)
+        assert "hunter2" not in done.stderr and "wrong2" not in done.stderr, done
+        return done.returncode, done.stdout + done.stderr
+
+    root, other = (f"sslmode=verify-full&sslrootcert={tmp_path / name}" for name in ("root.pem", "other.pem"))
+    assert migrate("localhost", root) == (0, "applied: migration 1, tables\n")
+    for host, parameters, password, said in [
+        ("127.0.0.1", root, "hunter2", "certificate"),
+        ("localhost", other, "hunter2", "certificate"),
+        ("localhost", "sslmode=verify-full", "hunter2", "certificate"),
+        ("localhost", "sslmode=disable", "hunter2", "no pg_hba.conf entry"),
+        ("localhost", f"sslmode=verify-full&sslrootcert={tmp_path}/nowhere", "hunter2", "sslrootcert"),
+        ("localhost", root, "wrong2", "password authentication failed"),
+    ]:
+        status, text = migrate(host, parameters, password)
+        assert status == 1 and said in text, (host, parameters, text)
+    cluster.close()
 
 
 def test_migrations_can_be_looked_at_first(tmp_path, cluster):

@@ -65,6 +65,8 @@ pub struct StorageConfig {
     pub connect_timeout_ms: u64,
     /// Longest time of one statement (milliseconds).
     pub statement_timeout_ms: u64,
+    /// Whether several servers may use the schema at the same time.
+    pub shared: bool,
     /// Whether a database that acknowledges before data is on disk is accepted.
     pub allow_unsafe_durability: bool,
     /// Nothing is changed while the disk has less than this free (MiB). 0: until it is full.
@@ -90,6 +92,20 @@ pub struct StorageConfig {
 }
 
 impl StorageConfig {
+    /// The same with the quotas of another one.
+    #[cfg(test)]
+    pub(crate) fn with_quotas_of(self, other: &Self) -> Self {
+        Self {
+            max_user_mib: other.max_user_mib,
+            max_user_conversations: other.max_user_conversations,
+            max_user_responses: other.max_user_responses,
+            max_guest_mib: other.max_guest_mib,
+            max_guest_conversations: other.max_guest_conversations,
+            max_guest_responses: other.max_guest_responses,
+            ..self
+        }
+    }
+
     /// `cache_mib` in bytes.
     pub fn cache_bytes(&self) -> u64 {
         match self.cache_mib {
@@ -112,6 +128,7 @@ impl Default for StorageConfig {
             pool_size: 16,
             connect_timeout_ms: 3000,
             statement_timeout_ms: 10_000,
+            shared: false,
             allow_unsafe_durability: false,
             min_free_mib: 64,
             cache_mib: 0,

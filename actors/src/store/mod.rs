@@ -50,6 +50,7 @@ use std::time::Instant;
 
 use crate::identity::UserId;
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use audit::AuditStore;
@@ -133,6 +134,29 @@ pub trait Stores: Send + Sync + Debug {
     /// # Errors
     /// The database failed.
     async fn snapshot(self: Arc<Self>, scope: Scope) -> Result<Snapshot, StoreError>;
+
+    /// The changes of credentials that were committed after the one of that number, by any server; without a number, only that of
+    /// the last one. `None`: no other server can change this database.
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn credential_changes(&self, seen: Option<u64>) -> Result<Option<CredentialChanges>, StoreError> {
+        let _ = seen;
+        Ok(None)
+    }
+
+    /// Wakes who waits for changes of credentials, as far as the database announces them.
+    fn announcements(&self) -> Option<Arc<Notify>> {
+        None
+    }
+
+    /// Tells the other servers of this database that this one runs.
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn heartbeat(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// The storage that a user takes.
     ///
@@ -235,6 +259,19 @@ pub trait Stores: Send + Sync + Debug {
     /// # Errors
     /// The database failed.
     async fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError>;
+}
+
+/// Changes of credentials of all servers of a database: the present state of each record that was changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CredentialChanges {
+    /// The changes.
+    pub changes: Changes,
+    /// The number of the last one.
+    pub seen: u64,
+    /// `true` if there may be later ones already.
+    pub has_more: bool,
+    /// `false` if some are no longer listed, so that everything has to be loaded.
+    pub is_complete: bool,
 }
 
 /// The changes of a decision.

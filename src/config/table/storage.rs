@@ -52,6 +52,11 @@ pub const STORAGE: &[Key] = &[
         "Maximum time of one statement in PostgreSQL; it is cancelled then.",
     ),
     key(
+        "storage.shared",
+        Kind::Flag,
+        "Whether several servers may use the schema at the same time; without it, a server refuses to start while another one runs there. `docs/postgresql.md` says what they share and what they do not.",
+    ),
+    key(
         "storage.allow_unsafe_durability",
         Kind::Flag,
         "Whether to start on a PostgreSQL server that acknowledges changes before they are on disk (`fsync`, `full_page_writes` or `synchronous_commit` is off). What was acknowledged is lost when it crashes.",

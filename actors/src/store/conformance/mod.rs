@@ -68,11 +68,14 @@ impl Subject {
     fn postgres(storage: StorageConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let there = testing::shared().storage(&testing::new_schema(), folder.path());
-        let StorageConfig { path, kind, url, schema, pool_size, allow_unsafe_durability, .. } = there;
-        Self::shared(
-            StorageConfig { path, kind, url, schema, pool_size, allow_unsafe_durability, ..storage },
-            folder,
-        )
+        Self::shared(there.with_quotas_of(&storage), folder)
+    }
+
+    /// PostgreSQL behind a connection pooler that changes connections between transactions.
+    fn pgbouncer(storage: StorageConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let there = testing::bounced(&testing::new_schema(), folder.path());
+        Self::shared(there.with_quotas_of(&storage), folder)
     }
 
     fn shared(storage: StorageConfig, folder: TempDir) -> Self {
@@ -117,6 +120,7 @@ macro_rules! suite {
         suite!(@on sled, $($topic: $($test),+;)+);
         suite!(@on memory, $($topic: $($test),+;)+);
         suite!(@on postgres, $($topic: $($test),+;)+);
+        suite!(@on pgbouncer, $($topic: $($test),+;)+);
     };
     (@on $store:ident, $($topic:ident: $($test:ident),+;)+) => {
         mod $store {

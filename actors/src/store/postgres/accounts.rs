@@ -35,7 +35,7 @@ fn key(row: &Row) -> Result<(KeyHash, ApiKeyRecord), StoreError> {
 }
 
 /// The readable ones of several rows.
-fn keys(rows: &[Row]) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError> {
+pub fn keys(rows: &[Row]) -> Result<Vec<(KeyHash, ApiKeyRecord)>, StoreError> {
     rows.iter().filter_map(|row| readable(key(row)).transpose()).collect()
 }
 

@@ -170,7 +170,7 @@ impl ConversationsStore for PgConversations {
 
     async fn stage(&self, body: &Map<String, Value>) -> Result<StagedBody, StoreError> {
         let (staged, json) = (Uuid::now_v7(), encode(body));
-        self.db.execute_all(vec![stage_body(&self.opening, staged, json)]).await?;
+        self.db.uncounted().execute_all(vec![stage_body(&self.opening, staged, json)]).await?;
         Ok(StagedBody::new(self.opening.token(&staged)))
     }
 

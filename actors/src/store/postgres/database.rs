@@ -5,6 +5,7 @@
 //! statement has a name, so a connection pooler may give each transaction another connection.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use deadpool_postgres::{
 use tokio::time::error::Elapsed;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
+use uuid::Uuid;
 
 use super::errors::{self, store_error};
-use super::params::Param;
+use super::params::{self, Param};
 use super::tls::Tls;
 use super::transaction::{Isolation, OpenTransaction};
 use super::url::{Target, Targets};
@@ -224,14 +226,48 @@ pub fn borrowed(params: &[Param]) -> Vec<(&(dyn ToSql + Sync), Type)> {
     params.iter().map(|(value, kind)| (&**value as &(dyn ToSql + Sync), kind.clone())).collect()
 }
 
+/// The number of a server's last commit, which each commit of the commit thread leaves in the database. A database that
+/// crashed, or another one that took its place, has lost commits that were not durable yet: then the number there is smaller.
+#[derive(Debug)]
+pub struct CommitCount {
+    /// The server.
+    pub server: Uuid,
+    /// Its opening.
+    pub epoch: Uuid,
+    /// The number.
+    pub written: AtomicU64,
+}
+
+impl CommitCount {
+    /// The number that the next commit gets, and the statement that leaves it there.
+    pub(super) fn next(&self) -> (u64, Statement) {
+        let next = self.written.load(Ordering::Acquire) + 1;
+        let sql = "UPDATE {s}.server SET written = GREATEST(written, $1) WHERE id = $2 AND epoch = $3";
+        let ids = [self.server, self.epoch].map(|id| params::id(id.into_bytes()));
+        (next, Statement::of_one_row(sql, [params::number(next)].into_iter().chain(ids).collect()))
+    }
+
+    /// Notes that the commit of that number was made.
+    pub(super) fn done(&self, number: u64) {
+        self.written.fetch_max(number, Ordering::AcqRel);
+    }
+}
+
 /// Where the statements of a store run: each by itself, or all in one transaction. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Db {
     pub(super) database: Arc<Database>,
     pub(super) transaction: Option<Arc<OpenTransaction>>,
+    /// Of writes on the commit thread.
+    pub(super) count: Option<Arc<CommitCount>>,
 }
 
 impl Db {
+    /// The same for writes on other threads, which are not counted.
+    pub fn uncounted(&self) -> Self {
+        Self { count: None, ..self.clone() }
+    }
+
     /// Reads rows.
     ///
     /// # Errors
@@ -289,13 +325,13 @@ impl Db {
         if let Some(transaction) = self.transaction.clone() {
             return on_runtime(async move { work(transaction).await }).await;
         }
-        let database = Arc::clone(&self.database);
+        let (database, count) = (Arc::clone(&self.database), self.count.clone());
         on_runtime(async move {
             for attempt in 0..MAX_ATTEMPTS {
                 let transaction = OpenTransaction::begin(&database, Isolation::ReadCommitted).await?;
                 let transaction = Arc::new(transaction);
                 match work(Arc::clone(&transaction)).await {
-                    Ok(value) => match transaction.commit().await {
+                    Ok(value) => match transaction.commit(count.as_deref()).await {
                         Ok(()) => return Ok(value),
                         Err(StoreError::Conflict) => {}
                         Err(error) => return Err(error),

@@ -80,7 +80,7 @@ impl PgFactory {
         files: Option<StateFiles>,
     ) -> Result<PgStores, OpenError> {
         let (access, quotas) = (self.access, self.quotas);
-        let allow_unsafe = self.storage.allow_unsafe_durability;
+        let (allow_unsafe, shared) = (self.storage.allow_unsafe_durability, self.storage.shared);
         on_runtime(async move {
             let client = direct(&database).await?;
             let name = database.targets.pool.name();
@@ -90,7 +90,10 @@ impl PgFactory {
             let pooled = database.client().await?;
             ServerSettings::of(&pooled).await?.check(&name, allow_unsafe)?;
             drop(pooled);
-            let db = Db { database, transaction: None };
+            let db = Db { database, transaction: None, count: None };
+            if access == Access::Server && !shared {
+                refuse_other_servers(&db, files.as_ref().map(|files| files.server), &name).await?;
+            }
             register(db, access, files, quotas, &name).await
         })
         .await
@@ -160,7 +163,7 @@ async fn register(
     let opening = Arc::new(Opening::new(server, commits));
     db.execute(
         "INSERT INTO {s}.server (id, epoch, temporary) VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET \
-         epoch = EXCLUDED.epoch, seen_at = now(), running = true",
+         epoch = EXCLUDED.epoch, seen_at = now(), running = true, written = 0",
         vec![
             params::id(server.into_bytes()),
             params::id(opening.epoch.into_bytes()),
@@ -171,6 +174,25 @@ async fn register(
     let stores = PgStores::new(db, opening, files.map(Arc::new), quotas);
     stores.remove_stale_stages().await?;
     Ok(stores)
+}
+
+/// Refuses to be a second server.
+async fn refuse_other_servers(db: &Db, this: Option<Uuid>, name: &str) -> Result<(), OpenError> {
+    let sql = "SELECT count(*) FROM {s}.server WHERE running AND NOT temporary AND id <> $1 \
+               AND seen_at > now() - interval '15 s'";
+    let row = db.row(sql, vec![params::id(this.unwrap_or_default().into_bytes())]).await?;
+    match row.map(|row| number(&row, 0)).transpose()?.unwrap_or_default() {
+        0 => Ok(()),
+        running => Err(OpenError::InUse(Problem::new(
+            format!(
+                "{running} other server(s) use the schema {} of the database {name}, or did a moment ago without having \
+                 been stopped",
+                db.database.schema()
+            ),
+            "Stop them first, or give this one a schema of its own (storage.schema); or let several use it \
+             (storage.shared = true), after reading in docs/postgresql.md what they do not share",
+        ))),
+    }
 }
 
 /// Refuses to change a store under the feet of servers.
@@ -304,10 +326,16 @@ impl PgStores {
     /// The database failed, or has lost what it acknowledged before.
     pub(super) async fn make_durable(&self) -> Result<(), StoreError> {
         let opening = &self.opening;
-        let sql = "UPDATE {s}.server SET commits = commits + 1, seen_at = now() WHERE id = $1 AND epoch = $2 RETURNING commits";
-        let ids = vec![params::id(opening.server.into_bytes()), params::id(opening.epoch.into_bytes())];
-        // Another opening of this server has taken over.
-        let row = self.db.row(sql, ids).await?.ok_or(StoreError::Reopening)?;
+        let sql = "UPDATE {s}.server SET commits = commits + 1, seen_at = now() WHERE id = $1 AND epoch = $2 \
+                   AND written >= $3 RETURNING commits";
+        let params = vec![
+            params::id(opening.server.into_bytes()),
+            params::id(opening.epoch.into_bytes()),
+            params::number(opening.count.written.load(std::sync::atomic::Ordering::Acquire)),
+        ];
+        // It has crashed since, or another one took its place, and commits that were not durable are gone; or another opening
+        // of this server has taken over.
+        let row = self.db.row(sql, params).await?.ok_or(StoreError::Reopening)?;
         let commits = number(&row, 0)?;
         let before = opening.commits.swap(commits, std::sync::atomic::Ordering::AcqRel);
         if commits <= before {
@@ -335,7 +363,7 @@ impl Drop for PgStores {
         let ids = vec![params::id(opening.server.into_bytes()), params::id(opening.epoch.into_bytes())];
         let tell = async move {
             // A database that is away, or whose schema was renamed, cannot be told.
-            let _ = tokio::time::timeout(FAREWELL, db.execute(sql, ids)).await;
+            let _ = tokio::time::timeout(FAREWELL, db.uncounted().execute(sql, ids)).await;
             Ok::<_, StoreError>(())
         };
         if std::thread::current().name() == Some(THREAD_NAME) {

@@ -10,6 +10,7 @@
 
 mod accounts;
 mod audit;
+mod changes;
 mod cleanup;
 mod codec;
 mod conversations;
@@ -33,11 +34,12 @@ mod transaction;
 mod url;
 mod usage;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use self::accounts::PgAccounts;
 use self::audit::PgAudit;
@@ -52,8 +54,8 @@ use self::transaction::{Isolation, OpenTransaction};
 use self::usage::PgUsage;
 use super::{
     AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationChange,
-    ConversationsStore, Quotas, RecordsStore, ResponsesStore, Scope, SessionsStore, Snapshot, StoreError,
-    Stores, UsageStore, Used,
+    ConversationsStore, CredentialChanges, Quotas, RecordsStore, ResponsesStore, Scope, SessionsStore,
+    Snapshot, StoreError, Stores, UsageStore, Used,
 };
 use crate::identity::UserId;
 use crate::usage::UsageOwner;
@@ -71,6 +73,8 @@ pub struct PgStores {
     opening: Arc<Opening>,
     files: Option<Arc<StateFiles>>,
     quotas: Quotas,
+    /// Announcements of changes, once somebody waits for them.
+    announced: OnceLock<Arc<Notify>>,
     accounts: PgAccounts,
     sessions: PgSessions,
     usage: PgUsage,
@@ -81,7 +85,8 @@ pub struct PgStores {
 }
 
 impl PgStores {
-    fn new(db: Db, opening: Arc<Opening>, files: Option<Arc<StateFiles>>, quotas: Quotas) -> Self {
+    fn new(mut db: Db, opening: Arc<Opening>, files: Option<Arc<StateFiles>>, quotas: Quotas) -> Self {
+        db.count = Some(Arc::clone(&opening.count));
         let responses = || PgResponses { db: db.clone(), opening: Arc::clone(&opening) };
         let conversations = || PgConversations { db: db.clone(), opening: Arc::clone(&opening) };
         Self {
@@ -94,6 +99,7 @@ impl PgStores {
             conversations: Arc::new(conversations()),
             files,
             quotas,
+            announced: OnceLock::new(),
             opening,
             db,
         }
@@ -183,6 +189,18 @@ impl Stores for PgStores {
         self.db.transaction.as_ref().is_some_and(|transaction| transaction.has_conflicted())
     }
 
+    async fn credential_changes(&self, seen: Option<u64>) -> Result<Option<CredentialChanges>, StoreError> {
+        self.changes_after(seen).await.map(Some)
+    }
+
+    fn announcements(&self) -> Option<Arc<Notify>> {
+        Some(Arc::clone(self.announced.get_or_init(|| changes::listen(&self.db.database))))
+    }
+
+    async fn heartbeat(&self) -> Result<(), StoreError> {
+        self.beat().await
+    }
+
     async fn used(&self, user: UserId) -> Result<Used, StoreError> {
         self.total(user).await
     }
@@ -199,9 +217,10 @@ impl Stores for PgStores {
         let statements = self.statements(changes)?;
         let outcome = match self.db.transaction.clone() {
             Some(transaction) => {
+                let count = self.db.count.clone();
                 on_runtime(async move {
                     transaction.run(&statements).await?;
-                    transaction.commit().await
+                    transaction.commit(count.as_deref()).await
                 })
                 .await
             }

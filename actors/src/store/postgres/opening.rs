@@ -1,13 +1,14 @@
 //! One opening of a database by a server: the owner of what is staged, and the notes for the commit thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::codec::{decode, encode};
+use super::database::CommitCount;
 use crate::identity::UserId;
 use crate::store::StoreError;
 
@@ -20,6 +21,8 @@ pub struct Opening {
     pub epoch: Uuid,
     /// The number of durable syncs of this server.
     pub commits: AtomicU64,
+    /// The number of commits of this opening.
+    pub count: Arc<CommitCount>,
     /// Whether there may be deleted users or conversations with data left.
     pub pending: AtomicBool,
     discarded: Mutex<Vec<Uuid>>,
@@ -30,10 +33,12 @@ pub struct Opening {
 impl Opening {
     /// A new opening of a server whose last sync had that number.
     pub fn new(server: Uuid, commits: u64) -> Self {
+        let epoch = Uuid::now_v7();
         Self {
             server,
-            epoch: Uuid::now_v7(),
+            epoch,
             commits: commits.into(),
+            count: Arc::new(CommitCount { server, epoch, written: 0.into() }),
             pending: true.into(),
             discarded: Mutex::default(),
             deleted: Mutex::default(),

@@ -179,7 +179,11 @@ impl ResponsesStore for PgResponses {
     }
 
     async fn running(&self) -> Result<Vec<ResponseId>, StoreError> {
-        self.ids("SELECT id FROM {s}.responses WHERE result IS NULL ORDER BY id", Vec::new()).await
+        // Those that another server runs are left to it for as long as it says that it lives.
+        let sql = "SELECT id FROM {s}.responses r WHERE result IS NULL AND NOT EXISTS (SELECT FROM {s}.server s \
+                   WHERE s.id = r.server AND s.id <> $1 AND s.running AND NOT s.temporary \
+                   AND s.seen_at > now() - interval '30 s') ORDER BY id";
+        self.ids(sql, vec![params::id(self.opening.server.into_bytes())]).await
     }
 
     async fn made_before(&self, epoch_s: u64, limit: usize) -> Result<Vec<ResponseId>, StoreError> {
@@ -241,7 +245,7 @@ impl ResponsesStore for PgResponses {
                 bytes += json.len() as u64;
                 statements.push(stage_body(&self.opening, result, json));
             }
-            match self.db.execute_all(statements).await {
+            match self.db.uncounted().execute_all(statements).await {
                 Ok(_) => {
                     let token = self.opening.token(&staged);
                     return Ok(Staged::new(response, user, Used::of_response(bytes), token));
@@ -256,7 +260,7 @@ impl ResponsesStore for PgResponses {
     async fn stage_end(&self, deltas: Vec<Delta>, end: End) -> Result<StagedEnd, StoreError> {
         let (id, json) = (Uuid::now_v7(), encode(&Outcome { deltas, end }));
         let bytes = json.len() as u64;
-        self.db.execute_all(vec![stage_body(&self.opening, id, json)]).await?;
+        self.db.uncounted().execute_all(vec![stage_body(&self.opening, id, json)]).await?;
         Ok(StagedEnd::new(self.opening.token(&StagedResult { id, bytes })))
     }
 

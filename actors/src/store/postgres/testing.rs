@@ -137,6 +137,7 @@ impl Cluster {
             url: Some(DatabaseUrl::new(self.url())),
             schema: schema.to_owned(),
             pool_size: 8,
+            shared: true,
             allow_unsafe_durability: true,
             min_free_mib: 0,
             ..StorageConfig::default()
@@ -155,6 +156,58 @@ impl Drop for Cluster {
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
     SHARED.get_or_init(|| Cluster::start("fsync = off\nautovacuum = off"))
+}
+
+/// The folder of the socket of a pgbouncer in front of the shared server, in transaction mode. It ends with the process.
+fn bouncer() -> &'static Path {
+    static BOUNCER: OnceLock<(PathBuf, Child)> = OnceLock::new();
+    let start = || {
+        let folder = shared().folder.join("bouncer");
+        std::fs::create_dir(&folder).unwrap();
+        let (server, here) = (shared().folder.display(), folder.display());
+        let settings = format!(
+            "[databases]\npostgres = host={server} dbname=postgres user=jan\n[pgbouncer]\nlisten_addr =\n\
+             unix_socket_dir = {here}\nlisten_port = 5432\nauth_type = any\npool_mode = transaction\n\
+             default_pool_size = 30\nmax_client_conn = 1000\nlogfile = {here}/log\npidfile = {here}/pid\n"
+        );
+        std::fs::write(folder.join("bouncer.ini"), settings).unwrap();
+        if rustix::process::geteuid().is_root() {
+            run(Command::new("chown").arg("-R").arg("nobody:nogroup").arg(&folder));
+        }
+        let program = Path::new("/usr/sbin/pgbouncer");
+        let program = if program.exists() { program } else { Path::new("pgbouncer") };
+        let script = "\"$1\" -q \"$2/bouncer.ini\" & server=$!; read how; kill -INT $server; wait $server";
+        let keeper = unprivileged("sh")
+            .args(["-c", script, "sh"])
+            .arg(program)
+            .arg(&folder)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while !folder.join(".s.PGSQL.5432").exists() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "these tests need pgbouncer, and {} does not start; `make setup-check` installs it",
+                program.display()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (folder, keeper)
+    };
+    &BOUNCER.get_or_init(start).0
+}
+
+/// Settings of a store in a schema of the shared server, with a pgbouncer in between.
+pub fn bounced(schema: &str, folder: &Path) -> StorageConfig {
+    let url = format!("postgres://jan@/postgres?host={}", bouncer().display());
+    StorageConfig {
+        url: Some(DatabaseUrl::new(url)),
+        direct_url: Some(DatabaseUrl::new(shared().url())),
+        ..shared().storage(schema, folder)
+    }
 }
 
 /// A schema that no other test has.

@@ -202,6 +202,21 @@ async fn database_that_went_back_is_refused() {
     assert!(matches!(other, OpenError::WrongStore(_)), "{other}");
 }
 
+/// A database that crashed between a commit and its sync, and was back at once: what is gone is not acknowledged.
+#[tokio::test]
+async fn commits_lost_before_their_sync_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = shared().storage(&new_schema(), folder.path());
+    let stores = open(&storage).unwrap();
+    let put = |email: &str| Changes::accounts(vec![AccountChange::PutUser(user(email))]);
+    assert_eq!(stores.commit(&put("a@x.example")).await, Ok(crate::store::Commit::Done));
+    stores.sync().await.unwrap();
+    assert_eq!(stores.commit(&put("b@x.example")).await, Ok(crate::store::Commit::Done));
+    // As the row was before the second commit.
+    sql(&shared().url(), &format!("UPDATE {}.server SET written = written - 1", storage.schema)).await;
+    assert_eq!(stores.sync().await, Err(StoreError::Reopening));
+}
+
 /// Connections that are cut at any moment: what was acknowledged is there, and the store goes on by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_lose_nothing() {
@@ -316,4 +331,74 @@ async fn statements_end_in_time() {
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
     client.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(stores.accounts().users(None, 1).await, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn second_server_is_refused_unless_told() {
+    let (schema, folders) = (new_schema(), folders::<2>());
+    let alone = |folder: &tempfile::TempDir| StorageConfig {
+        shared: false,
+        ..shared().storage(&schema, folder.path())
+    };
+    let first = open(&alone(&folders[0])).unwrap();
+    let refused = open(&alone(&folders[1])).unwrap_err();
+    assert!(
+        matches!(refused, OpenError::InUse(_)) && refused.to_string().contains("storage.shared"),
+        "{refused}"
+    );
+    open(&shared().storage(&schema, folders[1].path())).expect("it was told");
+    drop(open(&alone(&folders[0])).expect("itself again"));
+    drop(first);
+    open(&alone(&folders[1])).expect("the first one has stopped");
+}
+
+/// A server learns of the changes of another one, in their order and each as it is now.
+#[tokio::test]
+async fn changes_of_credentials_are_listed() {
+    let (schema, folders) = (new_schema(), folders::<2>());
+    let [one, two] =
+        folders.each_ref().map(|folder| open(&shared().storage(&schema, folder.path())).unwrap());
+    let begun = two.credential_changes(None).await.unwrap().unwrap();
+    let (ann, bob) = (user("a@x.example"), user("b@x.example"));
+    let put = |user: &UserRecord| Changes::accounts(vec![AccountChange::PutUser(user.clone())]);
+    assert_eq!(one.commit(&put(&ann)).await, Ok(crate::store::Commit::Done));
+    assert_eq!(one.commit(&put(&bob)).await, Ok(crate::store::Commit::Done));
+    let news = two.credential_changes(Some(begun.seen)).await.unwrap().unwrap();
+    assert!(news.is_complete && !news.has_more && news.seen > begun.seen);
+    assert_eq!(
+        news.changes,
+        Changes::accounts(vec![put(&ann).accounts[0].clone(), put(&bob).accounts[0].clone()])
+    );
+    let delete = Changes::accounts(vec![AccountChange::DeleteUser(ann.id)]);
+    assert_eq!(one.commit(&delete).await, Ok(crate::store::Commit::Done));
+    let later = two.credential_changes(Some(news.seen)).await.unwrap().unwrap();
+    assert_eq!(later.changes, delete);
+    let none = two.credential_changes(Some(later.seen)).await.unwrap().unwrap();
+    assert_eq!((none.changes, none.seen), (Changes::default(), later.seen));
+    // What is no longer listed has to be loaded.
+    sql(&shared().url(), &format!("UPDATE {schema}.change SET made_at = now() - interval '2 h'")).await;
+    two.heartbeat().await.unwrap();
+    let forgotten = two.credential_changes(Some(begun.seen)).await.unwrap().unwrap();
+    assert!(!forgotten.is_complete);
+    assert_eq!(
+        two.credential_changes(Some(later.seen)).await.unwrap().map(|news| news.is_complete),
+        Some(true)
+    );
+}
+
+#[tokio::test]
+async fn changes_are_announced() {
+    let (schema, folders) = (new_schema(), folders::<2>());
+    let [one, two] =
+        folders.each_ref().map(|folder| open(&shared().storage(&schema, folder.path())).unwrap());
+    let announced = two.announcements().unwrap();
+    for number in 0..100 {
+        let put = AccountChange::PutUser(user(&format!("{number}@x.example")));
+        assert_eq!(one.commit(&Changes::accounts(vec![put])).await, Ok(crate::store::Commit::Done));
+        // Listening begins a moment later.
+        if tokio::time::timeout(Duration::from_millis(100), announced.notified()).await.is_ok() {
+            return;
+        }
+    }
+    panic!("nothing was announced");
 }

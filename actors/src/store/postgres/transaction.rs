@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Object;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::sync::Mutex;
 use tokio_postgres::Row;
 
-use super::database::{Database, Statement, borrowed, runtime, timed};
+use super::database::{CommitCount, Database, Statement, borrowed, runtime, timed};
 use super::errors::{is_conflict, is_disconnect, store_error};
 use super::params::Param;
 use crate::store::StoreError;
@@ -67,9 +67,12 @@ impl OpenTransaction {
             "BEGIN ISOLATION LEVEL {level}; SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
              SET LOCAL idle_in_transaction_session_timeout = {ms}; SET LOCAL synchronous_commit = off"
         );
-        // LOCK takes no snapshot, so one that waited sees what its rivals committed meanwhile.
+        // LOCK takes no snapshot, so one that waited sees what its rivals committed meanwhile. A scan of a whole table, which
+        // the planner prefers for small ones, would conflict with any change of it.
         match isolation {
-            Isolation::Serializable => begin += "; LOCK TABLE {s}.decision IN ROW SHARE MODE",
+            Isolation::Serializable => {
+                begin += "; SET LOCAL enable_seqscan = off; LOCK TABLE {s}.decision IN ROW SHARE MODE";
+            }
             Isolation::Alone => begin += "; LOCK TABLE {s}.decision IN EXCLUSIVE MODE",
             Isolation::ReadCommitted | Isolation::Snapshot => {}
         }
@@ -159,25 +162,41 @@ impl OpenTransaction {
         Ok(counts)
     }
 
-    /// Commits.
+    /// Commits. `count`: leaves the number of this commit in the database.
     ///
     /// # Errors
     /// [`StoreError::Conflict`], with nothing committed; or the database failed, and it is unknown whether it is committed.
-    pub async fn commit(&self) -> Result<(), StoreError> {
+    pub async fn commit(&self, count: Option<&CommitCount>) -> Result<(), StoreError> {
         let mut client = self.client.lock().await;
         if self.failed.load(Ordering::Acquire) {
             let conflicted = self.has_conflicted();
             let failed = StoreError::Database("a statement of the transaction failed".to_owned());
             return Err(if conflicted { StoreError::Conflict } else { failed });
         }
-        let outcome = timed!(self.database, client, |client| client.batch_execute("COMMIT"));
+        let next = count.map(CommitCount::next);
+        let counted = async |client: &tokio_postgres::Client| match &next {
+            None => Ok(1),
+            Some((_, Statement { sql, params, .. })) => {
+                client.execute_typed(&self.database.sql(sql), &borrowed(params)).await
+            }
+        };
+        // Both are sent before the first is answered. After a statement that failed, the second rolls back.
+        let (rows, outcome) =
+            timed!(self.database, client, |client| join(counted(client), client.batch_execute("COMMIT")));
         let connection = client.take();
-        outcome.map_err(|error| {
+        let ended = rows.and_then(|rows| outcome.map(|()| rows)).map_err(|error| {
             if is_disconnect(&error) {
                 drop(connection.map(Object::take));
             }
             self.note(&error)
-        })
+        });
+        match (ended?, count.zip(next)) {
+            (1, Some((count, (number, _)))) => count.done(number),
+            // Another opening of this server has taken over. What is committed is not acknowledged.
+            (_, Some(_)) => return Err(StoreError::Reopening),
+            (_, None) => {}
+        }
+        Ok(())
     }
 }
 

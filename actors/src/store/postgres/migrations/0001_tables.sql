@@ -2,11 +2,13 @@
 -- bytes whatever the database's collation is. Records are the JSON of an export.
 
 -- The servers that write here. `commits` counts the durable syncs of one: a database that is behind what a server
--- remembers has lost acknowledged changes. `epoch` changes with each opening.
+-- remembers has lost acknowledged changes. `written` counts the commits of an opening: a sync makes durable what is there,
+-- and this tells whether all of it is. `epoch` changes with each opening.
 CREATE TABLE {s}.server (
     id uuid PRIMARY KEY,
     epoch uuid NOT NULL,
     commits bigint NOT NULL DEFAULT 0,
+    written bigint NOT NULL DEFAULT 0,
     seen_at timestamptz NOT NULL DEFAULT now(),
     running boolean NOT NULL DEFAULT true,
     temporary boolean NOT NULL DEFAULT false
