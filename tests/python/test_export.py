@@ -78,7 +78,8 @@ def test_an_export_is_readable_and_verifiable_and_has_no_secret(kept):
     assert counts == {"user": 3, "key": 3, "session": 1, "usage": 2}
     header = lines(export)[0]
     assert (header["kind"], header["format"]) == ("header", 1)
-    assert header["store"] == (kept["data"] / "store.id").read_text().strip()
+    file = "store.id" if postgres.KIND == "sled" else "postgres.id"
+    assert header["store"] == (kept["data"] / file).read_text().split()[0]
     for secret in [kept["admin"], *(key["key"] for key in kept["keys"])]:
         assert secret.encode() not in export
     for file in (kept["data"] / "keys").iterdir():
@@ -142,8 +143,7 @@ def test_a_store_with_data_is_not_overwritten_unless_told(kept, tmp_path):
     else:
         assert busy.returncode == 0 and b"eve@example.com" in busy.stdout, "it reads beside the server"
     busy = run("import", "--data-dir", server.data, input=export)
-    said = b"in use by another process" if postgres.KIND == "sled" else b"1 server(s) use the database"
-    assert busy.returncode == 1 and said in busy.stderr
+    assert busy.returncode == 1 and b"in use by another process" in busy.stderr
     server.terminate()
     server.process.wait(60)
     server.close()

@@ -38,8 +38,8 @@ pub const STORAGE: &[Key] = &[
     ),
     key(
         "storage.pool_size",
-        integer(2, 1000, "connections"),
-        "Maximum number of connections of this server to PostgreSQL, beside one for notifications.",
+        integer(4, 1000, "connections"),
+        "Maximum number of connections of this server to PostgreSQL, two of which are for changes alone; beside them there is one for notifications.",
     ),
     key(
         "storage.connect_timeout_ms",

@@ -78,9 +78,23 @@ pub fn runtime() -> Result<&'static tokio::runtime::Runtime, StoreError> {
     made.as_ref().map_err(|error| StoreError::Database(format!("cannot start its threads: {error}")))
 }
 
+/// Connections that only the commit thread uses, so that no crowd of readers keeps changes from being made. It uses one at a
+/// time; another one may still be rolling back.
+const WRITERS: usize = 2;
+
+/// The use of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// By anybody.
+    Shared,
+    /// By the commit thread.
+    CommitThread,
+}
+
 /// The connections to one database.
 pub struct Database {
     pool: Pool,
+    writers: Pool,
     tls: Tls,
     pub(super) targets: Targets,
     schema: String,
@@ -101,15 +115,19 @@ impl Database {
     pub fn new(storage: &StorageConfig, targets: Targets) -> Result<Self, String> {
         let tls = Tls::new(&targets.pool.protection)?;
         let wait = Some(Duration::from_millis(storage.connect_timeout_ms));
-        let manager = Manager::from_config(
-            targets.pool.config.clone(),
-            tls.clone(),
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let pool = Pool::builder(manager).max_size(storage.pool_size).runtime(Runtime::Tokio1);
-        let pool = pool.wait_timeout(wait).create_timeout(wait).recycle_timeout(wait).build();
+        let pool = |size| {
+            let manager = Manager::from_config(
+                targets.pool.config.clone(),
+                tls.clone(),
+                ManagerConfig { recycling_method: RecyclingMethod::Fast },
+            );
+            let pool = Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1);
+            let pool = pool.wait_timeout(wait).create_timeout(wait).recycle_timeout(wait).build();
+            pool.map_err(|error| error.to_string())
+        };
         Ok(Self {
-            pool: pool.map_err(|error| error.to_string())?,
+            pool: pool(storage.pool_size.saturating_sub(WRITERS).max(1))?,
+            writers: pool(WRITERS)?,
             tls,
             targets,
             schema: storage.schema.clone(),
@@ -121,6 +139,7 @@ impl Database {
     pub fn with_schema(&self, schema: &str) -> Self {
         Self {
             pool: self.pool.clone(),
+            writers: self.writers.clone(),
             tls: self.tls.clone(),
             targets: self.targets.clone(),
             schema: schema.to_owned(),
@@ -139,9 +158,10 @@ impl Database {
         statement.replace("{s}", &self.schema).replace("{name}", &self.schema)
     }
 
-    /// A connection of the pool.
-    pub(super) async fn client(&self) -> Result<Object, StoreError> {
-        self.pool.get().await.map_err(|error| {
+    /// A connection.
+    pub(super) async fn client(&self, lane: Lane) -> Result<Object, StoreError> {
+        let pool = if lane == Lane::CommitThread { &self.writers } else { &self.pool };
+        pool.get().await.map_err(|error| {
             StoreError::Database(match error {
                 PoolError::Backend(error) => {
                     format!("cannot connect to {}: {}", self.targets.pool.name(), errors::message(&error))
@@ -276,8 +296,27 @@ impl Db {
         let (sql, database) = (self.database.sql(sql), Arc::clone(&self.database));
         match self.transaction.clone() {
             Some(transaction) => on_runtime(async move { transaction.rows(&sql, &params).await }).await,
-            None => on_runtime(async move { read(&database, &sql, &params).await }).await,
+            None => on_runtime(async move { read(&database, Lane::Shared, &sql, &params).await }).await,
         }
+    }
+
+    /// Runs a statement by itself on a connection of the commit thread, and returns its row, where there is one.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn row_on_commit_thread(
+        &self,
+        sql: &str,
+        params: Vec<Param>,
+    ) -> Result<Option<Row>, StoreError> {
+        let (sql, database) = (self.database.sql(sql), Arc::clone(&self.database));
+        let rows = on_runtime(async move { read(&database, Lane::CommitThread, &sql, &params).await });
+        Ok(rows.await?.into_iter().next())
+    }
+
+    /// The connections of its writes.
+    fn lane(&self) -> Lane {
+        if self.count.is_some() { Lane::CommitThread } else { Lane::Shared }
     }
 
     /// Reads a row, where there is one.
@@ -325,10 +364,10 @@ impl Db {
         if let Some(transaction) = self.transaction.clone() {
             return on_runtime(async move { work(transaction).await }).await;
         }
-        let (database, count) = (Arc::clone(&self.database), self.count.clone());
+        let (database, count, lane) = (Arc::clone(&self.database), self.count.clone(), self.lane());
         on_runtime(async move {
             for attempt in 0..MAX_ATTEMPTS {
-                let transaction = OpenTransaction::begin(&database, Isolation::ReadCommitted).await?;
+                let transaction = OpenTransaction::begin(&database, lane, Isolation::ReadCommitted).await?;
                 let transaction = Arc::new(transaction);
                 match work(Arc::clone(&transaction)).await {
                     Ok(value) => match transaction.commit(count.as_deref()).await {
@@ -355,10 +394,10 @@ pub async fn pause(attempt: u32) {
 }
 
 /// Reads by itself. A connection that was cut while it was idle is found out here, and the read is made once more.
-async fn read(database: &Database, sql: &str, params: &[Param]) -> Result<Vec<Row>, StoreError> {
+async fn read(database: &Database, lane: Lane, sql: &str, params: &[Param]) -> Result<Vec<Row>, StoreError> {
     let mut tries = 0;
     loop {
-        let mut client = Some(database.client().await?);
+        let mut client = Some(database.client(lane).await?);
         let params = borrowed(params);
         let outcome = timed!(database, client, |client| client.query_typed(sql, &params));
         match outcome {

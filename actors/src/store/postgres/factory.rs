@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::codec::{column, number};
-use super::database::{Database, Db, THREAD_NAME, on_runtime, runtime};
+use super::database::{Database, Db, Lane, THREAD_NAME, on_runtime, runtime};
 use super::migrations::{self, MigrationPlan};
 use super::opening::Opening;
 use super::opening_checks::ServerSettings;
@@ -73,11 +73,21 @@ impl PgFactory {
         Ok(Arc::clone(made.insert(database)))
     }
 
-    /// Opens a schema. `files`: what this server remembers of it.
+    /// Locks the data folder for as long as this process lives.
+    fn lock_folder(&self) -> Result<(), OpenError> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            *lock = Some(state_files::lock(&self.storage.path)?);
+        }
+        Ok(())
+    }
+
+    /// Opens a schema. `files`: what this server remembers of it. `own`: the server of the data folder.
     async fn open_stores(
         &self,
         database: Arc<Database>,
         files: Option<StateFiles>,
+        own: Option<Uuid>,
     ) -> Result<PgStores, OpenError> {
         let (access, quotas) = (self.access, self.quotas);
         let (allow_unsafe, shared) = (self.storage.allow_unsafe_durability, self.storage.shared);
@@ -87,14 +97,16 @@ impl PgFactory {
             ServerSettings::of(&client).await?.check(&name, allow_unsafe)?;
             migrations::migrate(&client, database.schema()).await?;
             // What the role or the pooler sets for queries may differ.
-            let pooled = database.client().await?;
+            let pooled = database.client(Lane::Shared).await?;
             ServerSettings::of(&pooled).await?.check(&name, allow_unsafe)?;
             drop(pooled);
             let db = Db { database, transaction: None, count: None };
-            if access == Access::Server && !shared {
-                refuse_other_servers(&db, files.as_ref().map(|files| files.server), &name).await?;
+            match access {
+                Access::Server if !shared => refuse_other_servers(&db, own, &name).await?,
+                Access::Alone => refuse_running_servers(&db, own, &name).await?,
+                Access::Server | Access::Beside => {}
             }
-            register(db, access, files, quotas, &name).await
+            register(db, files, quotas, &name).await
         })
         .await
     }
@@ -139,7 +151,6 @@ async fn direct(database: &Database) -> Result<Client, OpenError> {
 /// Makes this server known, after checking that the database is the one that it knows.
 async fn register(
     db: Db,
-    access: Access,
     files: Option<StateFiles>,
     quotas: Quotas,
     name: &str,
@@ -148,9 +159,6 @@ async fn register(
                 coalesce((SELECT value FROM {s}.meta WHERE key = 'replaces'), '')";
     let row = db.row(meta, Vec::new()).await?.ok_or_else(|| backend("the database has no store id"))?;
     let (store, replaces): (String, String) = (column(&row, 0)?, column(&row, 1)?);
-    if access == Access::Alone {
-        refuse_running_servers(&db, name).await?;
-    }
     let server = files.as_ref().map_or_else(Uuid::new_v4, |files| files.server);
     let sql = "SELECT commits FROM {s}.server WHERE id = $1";
     let row = db.row(sql, vec![params::id(server.into_bytes())]).await?;
@@ -195,10 +203,11 @@ async fn refuse_other_servers(db: &Db, this: Option<Uuid>, name: &str) -> Result
     }
 }
 
-/// Refuses to change a store under the feet of servers.
-async fn refuse_running_servers(db: &Db, name: &str) -> Result<(), OpenError> {
-    let sql = "SELECT count(*) FROM {s}.server WHERE running AND NOT temporary AND seen_at > now() - interval '30 s'";
-    let row = db.row(sql, Vec::new()).await?;
+/// Refuses to change a store under the feet of servers, except the one of the data folder, which is known to have ended.
+async fn refuse_running_servers(db: &Db, own: Option<Uuid>, name: &str) -> Result<(), OpenError> {
+    let sql = "SELECT count(*) FROM {s}.server WHERE running AND NOT temporary AND id <> $1 \
+               AND seen_at > now() - interval '30 s'";
+    let row = db.row(sql, vec![params::id(own.unwrap_or_default().into_bytes())]).await?;
     match row.map(|row| number(&row, 0)).transpose()?.unwrap_or_default() {
         0 => Ok(()),
         running => Err(OpenError::InUse(Problem::new(
@@ -214,17 +223,22 @@ async fn refuse_running_servers(db: &Db, name: &str) -> Result<(), OpenError> {
 impl StoreFactory for PgFactory {
     async fn open(&self) -> Result<Box<dyn Stores>, OpenError> {
         let database = self.database()?;
-        let files = match self.access {
+        let folder = &self.storage.path;
+        let (files, own) = match self.access {
             Access::Server => {
-                let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-                if lock.is_none() {
-                    *lock = Some(state_files::lock(&self.storage.path)?);
-                }
-                Some(StateFiles::open(&self.storage.path)?)
+                self.lock_folder()?;
+                let files = StateFiles::open(folder)?;
+                let own = files.server;
+                (Some(files), Some(own))
             }
-            Access::Beside | Access::Alone => None,
+            // The server of this folder may have been killed a moment ago.
+            Access::Alone if state_files::exist(folder) => {
+                self.lock_folder()?;
+                (None, Some(StateFiles::open(folder)?.server))
+            }
+            Access::Beside | Access::Alone => (None, None),
         };
-        Ok(Box::new(self.open_stores(database, files).await?))
+        Ok(Box::new(self.open_stores(database, files, own).await?))
     }
 
     fn is_durable(&self) -> bool {
@@ -244,7 +258,7 @@ impl StoreFactory for PgFactory {
         let draft = Arc::new(database.with_schema(&format!("{}_import", database.schema())));
         let dropped = Arc::clone(&draft);
         on_runtime(async move { drop_schema(&dropped).await }).await?;
-        let stores = self.open_stores(Arc::clone(&draft), None).await?;
+        let stores = self.open_stores(Arc::clone(&draft), None, None).await?;
         Ok(Box::new(PgDraft { place: database, draft, stores, promoted: false }))
     }
 
@@ -335,7 +349,7 @@ impl PgStores {
         ];
         // It has crashed since, or another one took its place, and commits that were not durable are gone; or another opening
         // of this server has taken over.
-        let row = self.db.row(sql, params).await?.ok_or(StoreError::Reopening)?;
+        let row = self.db.row_on_commit_thread(sql, params).await?.ok_or(StoreError::Reopening)?;
         let commits = number(&row, 0)?;
         let before = opening.commits.swap(commits, std::sync::atomic::Ordering::AcqRel);
         if commits <= before {

@@ -44,7 +44,7 @@ use tokio::sync::Notify;
 use self::accounts::PgAccounts;
 use self::audit::PgAudit;
 use self::conversations::PgConversations;
-use self::database::{Db, Statement, on_runtime, pause};
+use self::database::{Db, Lane, Statement, on_runtime, pause};
 use self::opening::Opening;
 use self::records::PgRecords;
 use self::responses::PgResponses;
@@ -108,8 +108,9 @@ impl PgStores {
     /// The same stores in a transaction.
     async fn begin(&self, isolation: Isolation) -> Result<Arc<dyn Stores>, StoreError> {
         let database = Arc::clone(&self.db.database);
-        let transaction =
-            on_runtime(async move { OpenTransaction::begin(&database, isolation).await }).await?;
+        let lane = if isolation == Isolation::Snapshot { Lane::Shared } else { Lane::CommitThread };
+        let begin = async move { OpenTransaction::begin(&database, lane, isolation).await };
+        let transaction = on_runtime(begin).await?;
         let db = Db { transaction: Some(Arc::new(transaction)), ..self.db.clone() };
         Ok(Arc::new(Self::new(db, Arc::clone(&self.opening), self.files.clone(), self.quotas)))
     }
@@ -244,7 +245,7 @@ impl Stores for PgStores {
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        self.db.rows("SELECT 1", Vec::new()).await.map(|_| ())
+        self.db.row_on_commit_thread("SELECT 1", Vec::new()).await.map(|_| ())
     }
 
     async fn deleting_users(&self) -> Result<Vec<UserId>, StoreError> {

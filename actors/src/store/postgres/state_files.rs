@@ -56,6 +56,11 @@ pub fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// Whether a server has used that data folder.
+pub fn exist(folder: &Path) -> bool {
+    folder.join("postgres.id").exists()
+}
+
 impl StateFiles {
     /// Reads the files of a data folder.
     ///

@@ -310,6 +310,42 @@ async fn crashed_database_keeps_what_was_acknowledged() {
     }
 }
 
+/// Readers that hold all other connections keep no change from being made.
+#[tokio::test(flavor = "multi_thread")]
+async fn crowd_of_readers_delays_no_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = StorageConfig {
+        pool_size: 4,
+        connect_timeout_ms: 300,
+        ..shared().storage(&new_schema(), folder.path())
+    };
+    let stores: Arc<dyn Stores> = open(&storage).unwrap().into();
+    let mut held = Vec::new();
+    while let Ok(snapshot) = Arc::clone(&stores).snapshot(crate::store::Scope::Users).await {
+        held.push(snapshot);
+    }
+    assert_eq!(held.len(), 2);
+    // Its state is that of its first read.
+    assert_eq!(held[0].stores.accounts().users(None, 9).await, Ok(Vec::new()));
+    let busy = stores.accounts().users(None, 1).await.unwrap_err().to_string();
+    assert!(busy.contains("storage.pool_size"), "{busy}");
+    let view = Arc::clone(&stores).decision(0).await.unwrap();
+    let put = AccountChange::PutUser(user("a@x.example"));
+    assert_eq!(view.commit(&Changes::accounts(vec![put])).await, Ok(crate::store::Commit::Done));
+    stores.sync().await.unwrap();
+    stores.probe().await.unwrap();
+    assert_eq!(held[0].stores.accounts().users(None, 9).await, Ok(Vec::new()), "it stays as it was");
+    drop(held);
+    let mut left = stores.accounts().users(None, 9).await;
+    for _ in 0..20 {
+        if left.is_ok() {
+            break;
+        }
+        left = stores.accounts().users(None, 9).await;
+    }
+    assert_eq!(left.unwrap().len(), 1);
+}
+
 /// Statements end, also on a database that stands still.
 #[tokio::test(flavor = "multi_thread")]
 async fn statements_end_in_time() {

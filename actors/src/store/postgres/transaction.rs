@@ -10,7 +10,7 @@ use futures_util::future::{join, join_all};
 use tokio::sync::Mutex;
 use tokio_postgres::Row;
 
-use super::database::{CommitCount, Database, Statement, borrowed, runtime, timed};
+use super::database::{CommitCount, Database, Lane, Statement, borrowed, runtime, timed};
 use super::errors::{is_conflict, is_disconnect, store_error};
 use super::params::Param;
 use crate::store::StoreError;
@@ -55,7 +55,11 @@ impl OpenTransaction {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn begin(database: &Arc<Database>, isolation: Isolation) -> Result<Self, StoreError> {
+    pub async fn begin(
+        database: &Arc<Database>,
+        lane: Lane,
+        isolation: Isolation,
+    ) -> Result<Self, StoreError> {
         let level = match isolation {
             Isolation::ReadCommitted => "READ COMMITTED",
             Isolation::Snapshot => "REPEATABLE READ READ ONLY",
@@ -79,7 +83,7 @@ impl OpenTransaction {
         let begin = database.sql(&begin);
         let mut tries = 0;
         loop {
-            let mut client = Some(database.client().await?);
+            let mut client = Some(database.client(lane).await?);
             match timed!(database, client, |client| client.batch_execute(&begin)) {
                 Ok(()) => {
                     return Ok(Self {
