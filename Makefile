@@ -24,7 +24,7 @@ IN_MACROS := $(wildcard actors/protocol/src/output_formats/*_formats/*.rs)
 # Lints while compiling the tests: `cargo clippy` beside `cargo test` would analyse every crate twice.
 LINTED := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings__CLIPPY_HACKERY__
 
-.PHONY: help setup setup-check setup-test test-models build run dist check test test-unit test-engine test-sdk test-crash test-layouts advisories doc fuzz openapi lint fmt fmt-check bench clean
+.PHONY: help setup setup-check setup-test test-models build run dist check test test-unit test-engine test-sdk test-postgres test-crash test-layouts advisories doc fuzz openapi lint fmt fmt-check bench clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,10 @@ test-engine: setup ## Unit tests of the engine, those whose name contains FILTER
 test-sdk: setup-test ## Whole-server and SDK tests alone: FILTER as for `pytest -k`, or the name of a file of tests/node
 	cargo build --release --locked
 	@tests/setup/sdk.sh "$(FILTER)"
+
+test-postgres: setup-test ## The whole-server tests of users, keys, conversations, responses, usage and audit on PostgreSQL
+	cargo build --release --locked
+	@tests/setup/postgres.sh whole
 
 test-crash: setup-test ## kill -9 under load for CRASH_ROUNDS (200); `make test` has 40 rounds
 	cargo build --release --locked

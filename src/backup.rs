@@ -76,13 +76,13 @@ fn file(path: &Path) -> impl FnOnce(io::Error) -> Failure {
 /// # Errors
 /// See [`Failure`].
 pub fn export(arguments: &ExportArgs) -> Result<(), Failure> {
-    let folder = arguments.settings.load()?.storage.path;
+    let storage = arguments.settings.load()?.storage;
     let user = arguments.user.as_deref();
     let mut progress = Progress::new("exported");
     let counts = match &arguments.output {
         None => {
             let mut output = BufWriter::new(io::stdout().lock());
-            backup::export(&folder, user, &mut output, &mut |count| progress.show(count))?
+            backup::export(&storage, user, &mut output, &mut |count| progress.show(count))?
         }
         Some(path) => {
             // Written to a new file first, so that an export that fails does not replace a complete one.
@@ -91,7 +91,7 @@ pub fn export(arguments: &ExportArgs) -> Result<(), Failure> {
             let draft = PathBuf::from(draft);
             let output = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
             let mut output = BufWriter::new(output.map_err(file(&draft))?);
-            let written = backup::export(&folder, user, &mut output, &mut |count| progress.show(count));
+            let written = backup::export(&storage, user, &mut output, &mut |count| progress.show(count));
             let synced = written.map_err(Failure::from).and_then(|counts| {
                 output.get_ref().sync_all().map_err(file(&draft))?;
                 std::fs::rename(&draft, path).map_err(file(path))?;
@@ -111,7 +111,7 @@ pub fn export(arguments: &ExportArgs) -> Result<(), Failure> {
 /// # Errors
 /// See [`Failure`].
 pub fn import(arguments: &ImportArgs) -> Result<(), Failure> {
-    let folder = arguments.settings.load()?.storage.path;
+    let storage = arguments.settings.load()?.storage;
     let mode = match (arguments.replace, arguments.merge) {
         (true, _) => ImportMode::Replace,
         (_, true) => ImportMode::Merge,
@@ -123,7 +123,7 @@ pub fn import(arguments: &ImportArgs) -> Result<(), Failure> {
     };
     let mut progress = Progress::new("imported");
     let restore = arguments.restore_revoked;
-    let counts = backup::import(&folder, mode, restore, &mut input, &mut |count| progress.show(count))?;
+    let counts = backup::import(&storage, mode, restore, &mut input, &mut |count| progress.show(count))?;
     progress.end(&counts);
     Ok(())
 }

@@ -51,6 +51,14 @@ enum Command {
     Export(backup::ExportArgs),
     /// Import an export into the data folder of a stopped server.
     Import(backup::ImportArgs),
+    /// Prepare the tables of a PostgreSQL database, or bring them up to date, as a server does when it starts.
+    Migrate {
+        #[command(flatten)]
+        settings: SettingsArgs,
+        /// Print what is missing, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Manage the keys that sign tokens.
     Keys {
         #[command(subcommand)]
@@ -160,6 +168,7 @@ pub fn main() -> ExitCode {
         Some(Command::Keys { command: KeysCommand::Rotate(settings) }) => rotate_command(&settings),
         Some(Command::Export(arguments)) => finish(backup::export(&arguments)),
         Some(Command::Import(arguments)) => finish(backup::import(&arguments)),
+        Some(Command::Migrate { settings, dry_run }) => migrate_command(&settings, dry_run),
         Some(Command::Worker { log_format, log_level }) => {
             logging::init(&LogConfig { format: log_format, level: log_level });
             worker_main()
@@ -201,6 +210,26 @@ fn rotate_command(settings: &SettingsArgs) -> ExitCode {
     };
     match jan_actors::identity::rotate_signing_key(&folder) {
         Ok(id) => print(&format!("new signing key {id} in {}\n", folder.join("keys").display())),
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn migrate_command(settings: &SettingsArgs, dry_run: bool) -> ExitCode {
+    let storage = match settings.load() {
+        Ok(config) => config.storage,
+        Err(error) => return fail(&error, 2),
+    };
+    match jan_actors::migrations::migrate(&storage, dry_run) {
+        Ok(None) => print("storage.kind is \"sled\", whose files are migrated when they are opened\n"),
+        Ok(Some(plan)) if plan.missing.is_empty() => {
+            print(&format!("up to date: migration {} of schema {}\n", plan.applied, storage.schema))
+        }
+        Ok(Some(plan)) => {
+            let done = if dry_run { "missing" } else { "applied" };
+            let lines =
+                plan.missing.iter().map(|(number, name)| format!("{done}: migration {number}, {name}\n"));
+            print(&lines.collect::<String>())
+        }
         Err(error) => fail(&error, 1),
     }
 }

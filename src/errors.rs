@@ -105,6 +105,10 @@ impl ApiError {
             AuthError::ExpiredKey => "api_key_expired",
             AuthError::RevokedKey => "api_key_revoked",
             AuthError::AddressNotAllowed => "address_not_allowed",
+            AuthError::Unchecked => {
+                let message = format!("{}.", capitalize(&error.to_string()));
+                return Self::unavailable("storage_unavailable", message, Duration::from_secs(1));
+            }
         };
         // OpenAI's words, by which gateways tell these errors from those of a request.
         let message = match error {

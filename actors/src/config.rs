@@ -1,6 +1,7 @@
 //! Settings of the actors. The edge reads them from its configuration file, environment and flags.
 
 mod models;
+mod storage;
 mod upstream;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::models::{GgufModel, ModelConfig, ModelSource, UpstreamModel};
+pub use self::storage::{DatabaseUrl, StorageConfig, StorageKind};
 pub use self::upstream::{Resume, Upstream, UpstreamConfig, UpstreamKind};
 
 pub use jan_protocol::confinement::Restriction;
@@ -45,62 +47,6 @@ pub struct ActorsConfig {
     /// Arguments that every worker gets behind `worker`, e.g. how to log. Not a setting.
     #[serde(skip)]
     pub worker_arguments: Vec<String>,
-}
-
-/// `[storage]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct StorageConfig {
-    /// Folder for everything that the server keeps (`--data-dir`).
-    pub path: PathBuf,
-    /// Nothing is changed while the disk has less than this free (MiB). 0: until it is full.
-    pub min_free_mib: u32,
-    /// Most memory for parts of the database that were read (MiB). 0: a sixteenth of the machine's, from 64 to 1024. 8 at least.
-    pub cache_mib: u32,
-    /// Most size of the prefix cache on disk (MiB). 0: there is none.
-    pub kv_mib: u32,
-    /// File with the key that it is encrypted with, outside of `path`. Unset: a key of this installation, beside it.
-    pub kv_key_file: Option<PathBuf>,
-    /// Most that one user may keep of conversations and responses (MiB). 0: without a limit; so for the others.
-    pub max_user_mib: u32,
-    /// Most conversations of one user.
-    pub max_user_conversations: u32,
-    /// Most stored responses of one user.
-    pub max_user_responses: u32,
-    /// Most that one guest may keep of conversations and responses (MiB).
-    pub max_guest_mib: u32,
-    /// Most conversations of one guest.
-    pub max_guest_conversations: u32,
-    /// Most stored responses of one guest.
-    pub max_guest_responses: u32,
-}
-
-impl StorageConfig {
-    /// `cache_mib` in bytes.
-    pub fn cache_bytes(&self) -> u64 {
-        match self.cache_mib {
-            0 => (jan_protocol::memory::total().unwrap_or(0) / 16).clamp(64 << 20, 1024 << 20),
-            mib => u64::from(mib.max(8)) << 20,
-        }
-    }
-}
-
-impl Default for StorageConfig {
-    fn default() -> Self {
-        Self {
-            path: PathBuf::from("data"),
-            min_free_mib: 64,
-            cache_mib: 0,
-            kv_mib: 4096,
-            kv_key_file: None,
-            max_user_mib: 4096,
-            max_user_conversations: 100_000,
-            max_user_responses: 100_000,
-            max_guest_mib: 32,
-            max_guest_conversations: 200,
-            max_guest_responses: 500,
-        }
-    }
 }
 
 /// Who shares the computed beginnings of prompts.
@@ -350,6 +296,8 @@ pub struct AuthConfig {
     pub session_lifetime_s: u64,
     /// How long the generation before the last is still answered, for tabs that refresh at the same time (seconds).
     pub refresh_grace_s: u64,
+    /// How long credentials are accepted without news from a database that other servers change as well (milliseconds).
+    pub max_staleness_ms: u64,
 }
 
 impl Default for AuthConfig {
@@ -367,6 +315,7 @@ impl Default for AuthConfig {
             expired_token_refresh_s: 7 * 24 * 3600,
             session_lifetime_s: 90 * 24 * 3600,
             refresh_grace_s: 10,
+            max_staleness_ms: 2000,
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod conversations;
 pub mod identity;
 pub mod limits;
+pub mod migrations;
 pub mod model;
 pub mod prefix_files;
 pub mod responses;
@@ -25,7 +26,7 @@ pub mod usage;
 pub mod web_search;
 
 pub use start_error::StartError;
-pub use store::StoreError;
+pub use store::{OpenError, StoreError};
 pub use system::System;
 
 #[cfg(test)]

@@ -235,6 +235,7 @@ pub fn is_guess(error: AuthError) -> bool {
             | AuthError::ExpiredKey
             | AuthError::RevokedKey
             | AuthError::AddressNotAllowed
+            | AuthError::Unchecked
     )
 }
 

@@ -31,6 +31,8 @@ pub struct AuthSettings {
     pub session_lifetime_s: u64,
     /// Time during which the replaced tokens are still accepted (seconds).
     pub refresh_grace_s: u64,
+    /// Longest time that credentials are accepted without news from a shared database (milliseconds).
+    pub max_staleness_ms: u64,
     /// Sign-in with Google.
     pub google: GoogleConfig,
 }
@@ -51,6 +53,7 @@ impl Default for AuthSettings {
             expired_token_refresh_s: actors.expired_token_refresh_s,
             session_lifetime_s: actors.session_lifetime_s,
             refresh_grace_s: actors.refresh_grace_s,
+            max_staleness_ms: actors.max_staleness_ms,
             google: GoogleConfig::default(),
         }
     }
@@ -73,6 +76,7 @@ impl AuthSettings {
             expired_token_refresh_s: self.expired_token_refresh_s,
             session_lifetime_s: self.session_lifetime_s,
             refresh_grace_s: self.refresh_grace_s,
+            max_staleness_ms: self.max_staleness_ms,
         }
     }
 }

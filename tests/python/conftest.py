@@ -3,6 +3,7 @@
 import sys
 
 import openai
+import postgres
 import pytest
 from harness import IS_BUNDLED, Server
 
@@ -20,7 +21,8 @@ collect_ignore_glob = [] if IS_BUNDLED else WITHOUT_MODEL
 
 
 def pytest_report_header():
-    return None if IS_BUNDLED else f"run with the bundled model alone: {' '.join(WITHOUT_MODEL)}"
+    lines = [] if IS_BUNDLED else [f"run with the bundled model alone: {' '.join(WITHOUT_MODEL)}"]
+    return lines + [f"storage: {postgres.KIND}"]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ Settings of the environment:
   JAN_SERVER_BIN   the binary; default target/release/jan-server
   JAN_TEST_MODEL   a GGUF file to run the suite with; default: the bundled model
   JAN_TEST_LAYOUT  the layout of the KV cache (`engine.kv_layout`) of servers that set none; default: the default
+  JAN_TEST_STORAGE sled (the default), postgres, or pgbouncer for PostgreSQL behind one (postgres.py)
+  JAN_TEST_WORKER  the program of the workers, for a binary without the engine; default: the binary itself
 """
 
 import contextlib
@@ -18,6 +20,7 @@ import subprocess
 import time
 
 import openai_schema
+import postgres
 from gguf_vocab import Vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -117,7 +120,9 @@ class Server:
             environment |= {"JAN_SERVER__ENGINE__REPRODUCIBLE": "true"}
         if LAYOUT:
             environment["JAN_SERVER__ENGINE__KV_LAYOUT"] = LAYOUT
-        environment |= ROOMY | SMALL_CACHES | {k: str(v) for k, v in (env or {}).items()}
+        if os.environ.get("JAN_TEST_WORKER"):
+            environment |= {"JAN_SERVER__WORKER__PROGRAM": os.environ["JAN_TEST_WORKER"]}
+        environment |= ROOMY | SMALL_CACHES | postgres.settings(self.data) | {k: str(v) for k, v in (env or {}).items()}
         # A second start in the same folder must not find the first one's address.
         self._log_begins = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:

@@ -1,11 +1,13 @@
 """The audit log: who did what, from where, on what, with which outcome; bounded, private, kept and on a stream."""
 
 import json
+import os
 import re
 import subprocess
 import time
 
 import oidc
+import postgres
 import pytest
 from harness import BINARY, Server, wait_until
 from oidc import Browser
@@ -412,7 +414,9 @@ def test_records_are_exported_taken_in_and_grow_old(tmp_path):
     server.terminate()
     server.process.wait(60)
     server.close()
-    kinds = re.findall(rb'^{"kind":"(\w+)"', subprocess.run([str(BINARY), "export", "--data-dir", str(server.data)], capture_output=True, timeout=60).stdout, re.M)
+    export = subprocess.run([str(BINARY), "export", "--data-dir", str(server.data)], capture_output=True, timeout=60,
+                            env=os.environ | postgres.settings(server.data))
+    kinds = re.findall(rb'^{"kind":"(\w+)"', export.stdout, re.M)
     assert kinds.count(b"audit") >= 2
 
 

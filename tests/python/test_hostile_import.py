@@ -1,8 +1,10 @@
 """Imports that would break the store or give back what was taken away, and a store with a damaged record."""
 
 import json
+import os
 import subprocess
 
+import postgres
 import pytest
 from harness import BINARY, Server
 from store_callers import export_of, import_into, records
@@ -11,7 +13,8 @@ ADMIN = "/api/v1/admin"
 
 
 def run(*args, **kwargs):
-    return subprocess.run([str(BINARY), *map(str, args)], capture_output=True, timeout=120, **kwargs)
+    environment = os.environ | postgres.settings(args[args.index("--data-dir") + 1])
+    return subprocess.run([str(BINARY), *map(str, args)], capture_output=True, timeout=120, env=environment, **kwargs)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing and says what it cannot install.
-#   setup.sh check   what `make check` needs: a C++ compiler and the Rust toolchain
+#   setup.sh check   what `make check` needs: a C++ compiler, the Rust toolchain, PostgreSQL and pgbouncer
 #   setup.sh build   what building needs: cmake, make, a C++17 compiler, libclang, the Rust toolchain
 #   setup.sh test    that, and what the tests need: Python environments, Node, SDKs, Chromium, a second model
 # It does nothing, and quickly, where everything is there already.
@@ -32,6 +32,9 @@ have_libclang() {
 # Prints the missing tools, one a line, by the names that `package_of` knows.
 missing_tools() {
     { have c++ || have g++ || have clang++; } || echo c++
+    # Tests start servers of their own with them, in temporary folders.
+    [ "$goal" = build ] || have_postgresql || echo postgresql
+    [ "$goal" = build ] || have_pgbouncer || echo pgbouncer
     [ "$goal" != check ] || return 0
     have cmake || echo cmake
     have make || echo make
@@ -43,6 +46,10 @@ missing_tools() {
     have_chromium || echo chromium
 }
 
+# Where actors/src/store/postgres/testing.rs and tests/python/postgres.py look for them.
+have_postgresql() { have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+have_pgbouncer() { have pgbouncer || [ -x /usr/sbin/pgbouncer ]; }
+
 # The names that tests/python/chromium.py knows.
 have_chromium() { have chromium || have chromium-browser || have google-chrome-stable || have google-chrome; }
 
@@ -53,11 +60,21 @@ package_of() {
     apt:libclang) echo libclang-dev ;;
     apt:python3) echo python3 python3-venv ;;
     dnf:c++) echo gcc-c++ ;;
+    dnf:postgresql) echo postgresql-server ;;
     dnf:libclang) echo clang-devel ;;
     brew:libclang) echo llvm ;;
     brew:python3) echo python@3.12 ;;
     *) echo "$2" ;;
     esac
+}
+
+# keep_services_down ROOT: no service starts when its package is installed. The tests need the programs alone. Debian asks
+# this program before it starts one; a machine's own is left alone.
+keep_services_down() {
+    [ -e /usr/sbin/policy-rc.d ] && return 0
+    printf '#!/bin/sh\nexit 101\n' | $1 tee /usr/sbin/policy-rc.d >/dev/null
+    $1 chmod +x /usr/sbin/policy-rc.d
+    trap "$1 rm -f /usr/sbin/policy-rc.d" EXIT
 }
 
 install_missing() {
@@ -83,6 +100,7 @@ to its program called chromium on your path, and run this again." ;;
     case $manager in
     apt)
         $root apt-get update -qq
+        case $missing in *postgresql*|*pgbouncer*) keep_services_down "$root" ;; esac
         $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
         ;;
     dnf) $root dnf install -y -q $packages ;;

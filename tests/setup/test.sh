@@ -87,6 +87,7 @@ step "build" cargo build --release --locked || finish
 step "Python SDK and whole-server tests, bundled model" pytest_with ""
 step "ways to a position, sequences in lanes" tests/setup/layouts.sh short
 step "Node SDK tests, bundled model" node_with ""
+step "whole-server tests on PostgreSQL" tests/setup/postgres.sh short
 step "Python SDK and whole-server tests, SmolLM2" pytest_with "$smollm2"
 step "Node SDK tests, SmolLM2" node_with "$smollm2"
 step_with "$gemma3" "ways to a position, Gemma 3 270M" pytest_with "$gemma3" tests/python/test_architectures.py

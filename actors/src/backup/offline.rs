@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Counts;
 use super::constraints::{ImportConstraints, Whole};
 use super::format::{ExportError, Exporter, ImportError, Importer};
+use crate::config::{StorageConfig, StorageKind};
 use crate::identity::{UserId, now_s};
 use crate::store::files::create_private_folder;
 use crate::store::{self, OpenError, Record, StoreError, Stores, block_on};
@@ -39,6 +40,11 @@ pub enum OfflineError {
     /// There is no store.
     #[error("{0} contains no store; name the server's data folder (--data-dir)")]
     NoStore(PathBuf),
+    /// There is no store in the database.
+    #[error(
+        "the database has no tables in the schema {0}; name the server's database (storage.url, storage.schema)"
+    )]
+    NoTables(String),
     /// The user does not exist.
     #[error("the user {0} does not exist in the store")]
     NoUser(String),
@@ -47,7 +53,7 @@ pub enum OfflineError {
         "the store in {0} has data already, and nothing was changed. --replace puts the import in its place and keeps \
          what was there beside it; --merge adds the import's records to it"
     )]
-    NotEmpty(PathBuf),
+    NotEmpty(String),
     /// A record of the import conflicts with one of another owner in the store.
     #[error(
         "the import has a record that cannot stand beside one in the store: {0}. Nothing was changed. Delete or change \
@@ -96,14 +102,14 @@ pub fn file_error(what: impl ToString) -> impl FnOnce(io::Error) -> OfflineError
 /// # Errors
 /// See [`OfflineError`].
 pub fn export(
-    folder: &Path,
+    storage: &StorageConfig,
     user: Option<&str>,
     output: &mut dyn Write,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Counts, OfflineError> {
-    let factory = store::offline_factory(folder);
+    let factory = store::offline_factory(storage, false);
     if !block_on(factory.exists()) {
-        return Err(OfflineError::NoStore(folder.to_owned()));
+        return Err(no_store(storage));
     }
     let stores = block_on(factory.open())?;
     let stores = &*stores;
@@ -122,6 +128,22 @@ pub fn export(
     Ok(exporter.counts().clone())
 }
 
+/// The error of a configuration whose store is not there.
+fn no_store(storage: &StorageConfig) -> OfflineError {
+    match storage.kind {
+        StorageKind::Sled => OfflineError::NoStore(storage.path.clone()),
+        StorageKind::Postgres => OfflineError::NoTables(storage.schema.clone()),
+    }
+}
+
+/// The place of a store, for messages.
+fn place(storage: &StorageConfig) -> String {
+    match storage.kind {
+        StorageKind::Sled => storage.path.display().to_string(),
+        StorageKind::Postgres => format!("the schema {} of the database", storage.schema),
+    }
+}
+
 async fn find_user(stores: &dyn Stores, name: &str) -> Result<Option<UserId>, StoreError> {
     let found = match name.parse() {
         Ok(id) => stores.accounts().user(id).await?,
@@ -136,14 +158,15 @@ async fn find_user(stores: &dyn Stores, name: &str) -> Result<Option<UserId>, St
 /// # Errors
 /// See [`OfflineError`].
 pub fn import(
-    folder: &Path,
+    storage: &StorageConfig,
     mode: ImportMode,
     restore_revoked: bool,
     input: &mut dyn Read,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Counts, OfflineError> {
+    let folder = storage.path.as_path();
     create_private_folder(folder).map_err(file_error(folder.display()))?;
-    let factory = store::offline_factory(folder);
+    let factory = store::offline_factory(storage, true);
     // Kept open to the end, so that no server opens the folder meanwhile.
     let here = if block_on(factory.exists()) { Some(block_on(factory.open())?) } else { None };
     let here = here.as_deref();
@@ -154,7 +177,7 @@ pub fn import(
             return merge(folder, &id, restore_revoked, input, progress, apply);
         }
         if mode == ImportMode::Fresh && !block_on(stores.records().is_empty())? {
-            return Err(OfflineError::NotEmpty(folder.to_owned()));
+            return Err(OfflineError::NotEmpty(place(storage)));
         }
     }
     let draft = block_on(factory.draft())?;

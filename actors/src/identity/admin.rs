@@ -11,7 +11,10 @@ use super::types::{NewKey, UserKind};
 use super::{api_keys, call::IdentityWriter, now_s, users};
 use crate::limits::LimitOverrides;
 use crate::store::files::write_private;
-use crate::store::{AccountChange, Changes};
+use crate::store::{AccountChange, Changes, StoreError, Stores};
+
+/// Users read at a time.
+const PAGE: usize = 1000;
 
 /// The file of the first administrator's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,12 +66,37 @@ pub fn ensure(writer: &IdentityWriter, data_dir: &Path) -> Result<AdminKeyFile, 
     let changes = Changes::accounts(accounts);
     let (done, outcome) = mpsc::channel();
     writer.carry_out(
-        move |_| async move { Ok(((), changes)) },
+        move |stores| async move {
+            // Another server of the same database may have made one since this one read all users.
+            match has_admin(&*stores).await? {
+                true => Ok((false, Changes::default())),
+                false => Ok((true, changes)),
+            }
+        },
         move |outcome| {
             let _ = done.send(outcome);
         },
     );
     let lost = IdentityError::Storage("the store's thread has ended".to_owned());
-    outcome.recv().unwrap_or(Err(lost))?;
-    Ok(AdminKeyFile { path, new: true })
+    let new = outcome.recv().unwrap_or(Err(lost))?;
+    if !new {
+        // The key of an administrator that there is not. What cannot be removed is of no use to anybody.
+        let _ = std::fs::remove_file(&path);
+    }
+    Ok(AdminKeyFile { path, new })
+}
+
+/// Returns `true` if an administrator is stored. At a first start, there are few users.
+async fn has_admin(stores: &dyn Stores) -> Result<bool, StoreError> {
+    let mut after = None;
+    loop {
+        let users = stores.accounts().users(after, PAGE).await?;
+        if users.iter().any(|user| user.kind == UserKind::Admin) {
+            return Ok(true);
+        }
+        match users.last() {
+            Some(last) => after = Some(last.id),
+            None => return Ok(false),
+        }
+    }
 }

@@ -64,6 +64,9 @@ pub enum AuthError {
     /// The key was revoked.
     #[error("the API key was revoked")]
     RevokedKey,
+    /// This server cannot reach its database, and so cannot know whether the credential has been revoked by another server.
+    #[error("credentials cannot be checked now, because the database does not answer; try again in a moment")]
+    Unchecked,
     /// The key is restricted to other addresses.
     #[error("the API key does not permit this address")]
     AddressNotAllowed,

@@ -13,6 +13,7 @@ use super::credentials::CredentialNotices;
 use super::error::{AuthError, IdentityError, RETRY_AFTER};
 use super::ids::{KeyId, SessionId, UserId};
 use super::party::ClientNet;
+use super::remote::Freshness;
 use super::sessions::{SessionRegistry, SessionsMessage};
 use super::token::Grant;
 use super::tokens::{Tokens, family_rules};
@@ -50,16 +51,18 @@ pub struct Identity {
     accounts: Arc<ActorAddress<AccountsMessage>>,
     sessions: Arc<ActorAddress<SessionsMessage>>,
     places: Arc<Semaphore>,
+    freshness: Arc<Freshness>,
 }
 
 impl Identity {
-    pub(crate) fn new(writer: IdentityWriter, tokens: Tokens) -> Self {
+    pub(crate) fn new(writer: IdentityWriter, tokens: Tokens, freshness: Arc<Freshness>) -> Self {
         Self {
             writer,
             tokens: Arc::new(tokens),
             accounts: Arc::default(),
             sessions: Arc::default(),
             places: Arc::new(Semaphore::new(MAX_CONCURRENT_CALLS)),
+            freshness,
         }
     }
 
@@ -129,6 +132,7 @@ impl Identity {
         if !secret::is_well_formed(key) {
             return Err(AuthError::Malformed);
         }
+        self.check_fresh()?;
         self.writer.index.key(&secret::hash(key), from, now_s())
     }
 
@@ -139,11 +143,17 @@ impl Identity {
     pub fn authenticate_token(&self, token: &str) -> Result<Principal, AuthError> {
         let now = now_s();
         let grant = self.tokens.access(token, now)?;
+        self.check_fresh()?;
         self.writer.index.session(
             grant.user,
             grant.session,
             now.saturating_sub(self.tokens.session_lifetime_s()),
         )
+    }
+
+    /// Refuses to rely on an index that may lack revocations of other servers.
+    fn check_fresh(&self) -> Result<(), AuthError> {
+        if self.freshness.is_fresh() { Ok(()) } else { Err(AuthError::Unchecked) }
     }
 
     /// Returns the lists of allowed models of a principal; a requested model must be in each of them.

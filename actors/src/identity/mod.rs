@@ -22,6 +22,7 @@ mod index;
 mod open;
 mod party;
 mod permissions;
+mod remote;
 mod restrictions;
 mod secret;
 mod sessions;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::admin::{self, AdminError, AdminKeyFile};
 use super::call::IdentityWriter;
-use super::credentials::{CredentialNotices, LocalNotices};
+use super::credentials::CredentialNotices as _;
 use super::handle::Identity;
 use super::index::Index;
 use super::now_s;
+use super::remote::{Freshness, OrderedNotices, Remote};
 use super::signing::KeyFolder;
 use super::tokens::Tokens;
-use crate::config::{AuthConfig, StorageConfig};
+use crate::config::{AuthConfig, StorageConfig, StorageKind};
 use crate::store::{self, OpenError, Store};
 
 /// The reason why users, keys and sessions cannot be opened.
@@ -41,22 +42,29 @@ impl Identity {
         config: &AuthConfig,
     ) -> Result<(Self, AdminKeyFile), IdentityOpenError> {
         let data_dir = storage.path.as_path();
-        // The index and the notices for one server.
         let index = Arc::new(Index::default());
-        let notices = LocalNotices::default();
+        let notices = Arc::new(OrderedNotices::default());
         notices.subscribe(Arc::clone(&index) as _);
-        let mirror = Arc::clone(&index);
+        let is_shared = storage.kind == StorageKind::Postgres && storage.shared;
+        let freshness = Arc::new(Freshness::new(is_shared.then_some(config.max_staleness_ms)));
+        let remote = Arc::new(Remote::new(Arc::clone(&index), Arc::clone(&notices), Arc::clone(&freshness)));
+        let mirror = Arc::clone(&remote);
         let store = Store::open(store::factory(storage), move |stores| {
             let mirror = Arc::clone(&mirror);
             async move { mirror.load(&*stores).await }
         })?;
-        let writer = IdentityWriter { store: Arc::new(store), index, notices: Arc::new(notices) };
+        let writer = IdentityWriter { store: Arc::new(store), index, notices };
+        if storage.kind == StorageKind::Postgres
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(remote.follow(Arc::downgrade(&writer.store)));
+        }
         let tokens = Tokens::open(config, Box::new(KeyFolder::of(data_dir)), now_s());
         let tokens = tokens.map_err(|error| IdentityOpenError::SigningKeys {
             folder: data_dir.display().to_string(),
             error,
         })?;
         let admin_key = admin::ensure(&writer, data_dir)?;
-        Ok((Self::new(writer, tokens), admin_key))
+        Ok((Self::new(writer, tokens, freshness), admin_key))
     }
 }

@@ -24,11 +24,13 @@ impl Wake for Unpark {
 }
 
 /// Runs a future on this thread until it has ended. Not for threads that run asynchronous tasks.
+///
+/// The future is not held to tokio's budget of a task, whose scheduler would have to run to grant more.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let unpark = Arc::new(Unpark { thread: std::thread::current(), woken: AtomicBool::new(false) });
     let waker = Waker::from(Arc::clone(&unpark));
     let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
+    let mut future = pin!(tokio::task::unconstrained(future));
     loop {
         if let Poll::Ready(outcome) = future.as_mut().poll(&mut context) {
             return outcome;
@@ -42,6 +44,15 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn budget_of_a_task_ends_no_call_within_it() {
+        let runtime = std::thread::spawn(|| tokio::runtime::Runtime::new().unwrap()).join().unwrap();
+        for number in 0..1000 {
+            assert_eq!(block_on(runtime.spawn(async move { number })).unwrap(), number);
+        }
+        runtime.shutdown_background();
+    }
 
     #[test]
     fn wake_ups_are_not_lost_between_nested_calls() {

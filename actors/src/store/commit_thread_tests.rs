@@ -67,6 +67,10 @@ impl Stores for Fake {
         Arc::clone(&self.inner).snapshot(scope).await
     }
 
+    async fn decision(self: Arc<Self>, _attempt: usize) -> Result<Arc<dyn Stores>, StoreError> {
+        Ok(self)
+    }
+
     async fn used(&self, user: UserId) -> Result<Used, StoreError> {
         self.inner.used(user).await
     }

@@ -54,10 +54,16 @@ where
         commit_once(&*stores, &changes).await?;
         return Ok((value, changes));
     }
-    for _ in 0..MAX_DECISIONS {
-        let (value, changes) = decide.clone()(Arc::clone(&stores)).await?;
-        if stores.commit(&changes).await? == Commit::Done {
-            return Ok((value, changes));
+    for attempt in 0..MAX_DECISIONS {
+        let view = Arc::clone(&stores).decision(attempt).await?;
+        match decide.clone()(Arc::clone(&view)).await {
+            Ok((value, changes)) => {
+                if view.commit(&changes).await? == Commit::Done {
+                    return Ok((value, changes));
+                }
+            }
+            Err(error) if !view.has_conflicted() => return Err(error),
+            Err(_) => {}
         }
     }
     Err(StoreError::Conflict.into())

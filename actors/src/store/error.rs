@@ -72,6 +72,12 @@ pub enum OpenError {
     Backend(Problem),
 }
 
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        Self::Backend(Problem::new(error.to_string(), ""))
+    }
+}
+
 /// A problem of a database and its remedy, in its own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

@@ -20,6 +20,7 @@ mod accounts;
 mod audit;
 mod block_on;
 mod commit_delay;
+mod commit_marker;
 mod commit_thread;
 #[cfg(test)]
 mod conformance;
@@ -32,6 +33,7 @@ mod look_at;
 #[cfg(test)]
 mod memory;
 mod open;
+mod postgres;
 mod quota;
 mod records;
 mod responses;
@@ -48,6 +50,7 @@ use std::time::Instant;
 
 use crate::identity::UserId;
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 pub use accounts::{AccountChange, AccountsStore, KeyHash};
 pub use audit::AuditStore;
@@ -59,6 +62,7 @@ pub use error::{OpenError, Problem, StoreError, readable};
 #[cfg(test)]
 pub use open::folder_factory;
 pub use open::{StoreFactory, factory, offline_factory};
+pub use postgres::{Access, MigrationPlan, PgFactory};
 pub use quota::{Quotas, Used};
 pub use records::{KINDS, PreparedRecord, Record, RecordsStore, kind as record_kind};
 pub use responses::{ResponseChange, ResponsesStore, Staged, StagedEnd};
@@ -85,10 +89,6 @@ pub enum Commit {
     /// All changes are committed.
     Done,
     /// Another transaction changed records that the decision depends on. Nothing is committed; decide again.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "sled's commits cannot; the memory store of the tests can")
-    )]
     Conflict,
 }
 
@@ -135,6 +135,29 @@ pub trait Stores: Send + Sync + Debug {
     /// The database failed.
     async fn snapshot(self: Arc<Self>, scope: Scope) -> Result<Snapshot, StoreError>;
 
+    /// The changes of credentials that were committed after the one of that number, by any server; without a number, only that of
+    /// the last one. `None`: no other server can change this database.
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn credential_changes(&self, seen: Option<u64>) -> Result<Option<CredentialChanges>, StoreError> {
+        let _ = seen;
+        Ok(None)
+    }
+
+    /// Wakes who waits for changes of credentials, as far as the database announces them.
+    fn announcements(&self) -> Option<Arc<Notify>> {
+        None
+    }
+
+    /// Tells the other servers of this database that this one runs.
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn heartbeat(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The storage that a user takes.
     ///
     /// # Errors
@@ -169,6 +192,21 @@ pub trait Stores: Send + Sync + Debug {
     /// # Errors
     /// The database failed, and nothing is committed.
     async fn commit(&self, changes: &Changes) -> Result<Commit, StoreError>;
+
+    /// The stores that a decision reads and then commits through. `attempt`: how often it has met a conflict before.
+    ///
+    /// A database with transactions gives a view of one, which sees one state; it ends with [`commit`](Self::commit), or
+    /// without effect when it is dropped.
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn decision(self: Arc<Self>, attempt: usize) -> Result<Arc<dyn Stores>, StoreError>;
+
+    /// Returns `true` if a read of a [decision](Self::decision) failed because of another transaction, so that the decision is to
+    /// be made again whatever it answered.
+    fn has_conflicted(&self) -> bool {
+        false
+    }
 
     /// Returns `true` if commits may answer [`Commit::Conflict`]. The commit thread buffers changes of several decisions for a
     /// database whose commits cannot, and keeps decisions to repeat them for one whose commits can.
@@ -221,6 +259,19 @@ pub trait Stores: Send + Sync + Debug {
     /// # Errors
     /// The database failed.
     async fn move_some(&self, from: UserId, to: UserId) -> Result<bool, StoreError>;
+}
+
+/// Changes of credentials of all servers of a database: the present state of each record that was changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CredentialChanges {
+    /// The changes.
+    pub changes: Changes,
+    /// The number of the last one.
+    pub seen: u64,
+    /// `true` if there may be later ones already.
+    pub has_more: bool,
+    /// `false` if some are no longer listed, so that everything has to be loaded.
+    pub is_complete: bool,
 }
 
 /// The changes of a decision.

@@ -1,11 +1,13 @@
 //! Opening stores.
 
 use std::fmt::Debug;
+#[cfg(test)]
 use std::path::Path;
 
+use super::postgres::{Access, PgFactory};
 use super::sled::SledFactory;
 use super::{OpenError, StoreError, Stores};
-use crate::config::StorageConfig;
+use crate::config::{StorageConfig, StorageKind};
 use async_trait::async_trait;
 
 /// Opens a store, again and again: the commit thread drops a store that failed and opens it anew.
@@ -52,12 +54,21 @@ pub trait StoreDraft: Debug + Send + Sync {
 
 /// The factory of the configured store, for a server.
 pub fn factory(storage: &StorageConfig) -> Box<dyn StoreFactory> {
-    Box::new(SledFactory::new(storage))
+    match storage.kind {
+        StorageKind::Sled => Box::new(SledFactory::new(storage)),
+        StorageKind::Postgres => Box::new(PgFactory::new(storage, Access::Server)),
+    }
 }
 
-/// The factory of the store in a data folder, for commands that run without a server.
-pub fn offline_factory(folder: &Path) -> Box<dyn StoreFactory> {
-    Box::new(SledFactory::offline(folder))
+/// The factory of the configured store, for commands that run without a server. `alone`: the command must not run beside
+/// servers either, where several processes can use one database.
+pub fn offline_factory(storage: &StorageConfig, alone: bool) -> Box<dyn StoreFactory> {
+    match storage.kind {
+        StorageKind::Sled => Box::new(SledFactory::offline(&storage.path)),
+        StorageKind::Postgres => {
+            Box::new(PgFactory::new(storage, if alone { Access::Alone } else { Access::Beside }))
+        }
+    }
 }
 
 /// The factory of the store in a folder, as a server has it, without a reserve of disk space.

@@ -322,6 +322,10 @@ impl Stores for BatchedStores {
         Ok(Snapshot::fixed(self))
     }
 
+    async fn decision(self: Arc<Self>, _attempt: usize) -> Result<Arc<dyn Stores>, StoreError> {
+        Ok(self)
+    }
+
     async fn used(&self, user: UserId) -> Result<Used, StoreError> {
         let more = self.batch.pending().used.get(&user).copied().unwrap_or_default();
         Ok(self.stores.used(user).await?.and(more))

@@ -53,6 +53,11 @@ pub const AUTH: &[Key] = &[
         integer(0, 300, SECONDS),
         "Time in which the previous tokens still yield the same new ones, for browser tabs that refresh simultaneously.",
     ),
+    key(
+        "auth.max_staleness_ms",
+        integer(500, 60_000, MILLISECONDS),
+        "With `storage.shared`: maximum time without news from the database after which no credential is accepted, since another server may have revoked it; requests get 503 then.",
+    ),
     key("auth.google.client_id", Kind::Text, "Client id of this server at the provider."),
     secret(key("auth.google.client_secret", Kind::Text, "Client secret of this server at the provider.")),
     key(

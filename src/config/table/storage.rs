@@ -1,6 +1,6 @@
 //! Settings of the store and what is kept in it.
 
-use super::{HOUR_MS, MILLISECONDS, U32, integer, key};
+use super::{HOUR_MS, MILLISECONDS, U32, integer, key, secret};
 use crate::config::keys::{Key, Kind};
 
 /// `[storage]`
@@ -11,9 +11,60 @@ pub const STORAGE: &[Key] = &[
         "Folder of all data of the server, including unpacked model files (`--data-dir`).",
     ),
     key(
+        "storage.kind",
+        Kind::Choice(&["sled", "postgres"]),
+        "Database of users, keys, sessions, conversations, responses, usage and the audit log: embedded in the data folder, or a PostgreSQL server (`docs/postgresql.md`).",
+    ),
+    secret(key(
+        "storage.url",
+        Kind::Text,
+        "Of the PostgreSQL database: `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with `?host=/FOLDER` for a Unix socket. TLS that verifies the host is the default for other machines (`sslmode=verify-full`, `sslrootcert=FILE`); `sslmode=disable` turns it off.",
+    )),
+    key(
+        "storage.url_file",
+        Kind::Path,
+        "File with that URL, in place of `storage.url`, so that no password stands in the configuration.",
+    ),
+    secret(key(
+        "storage.direct_url",
+        Kind::Text,
+        "URL past a connection pooler such as pgbouncer, for migrations and notifications. Unset: `storage.url`.",
+    )),
+    key("storage.direct_url_file", Kind::Path, "File with that URL, in place of `storage.direct_url`."),
+    key(
+        "storage.schema",
+        Kind::Text,
+        "Schema of this server's tables, which is created where it is missing: up to 40 lower-case letters, digits and underscores, beginning with a letter.",
+    ),
+    key(
+        "storage.pool_size",
+        integer(4, 1000, "connections"),
+        "Maximum number of connections of this server to PostgreSQL, two of which are for changes alone; beside them there is one for notifications.",
+    ),
+    key(
+        "storage.connect_timeout_ms",
+        integer(100, 60_000, MILLISECONDS),
+        "Maximum time to connect to PostgreSQL, and to wait for a free connection of the pool.",
+    ),
+    key(
+        "storage.statement_timeout_ms",
+        integer(100, HOUR_MS, MILLISECONDS),
+        "Maximum time of one statement in PostgreSQL; it is cancelled then.",
+    ),
+    key(
+        "storage.shared",
+        Kind::Flag,
+        "Whether several servers may use the schema at the same time; without it, a server refuses to start while another one runs there. `docs/postgresql.md` says what they share and what they do not.",
+    ),
+    key(
+        "storage.allow_unsafe_durability",
+        Kind::Flag,
+        "Whether to start on a PostgreSQL server that acknowledges changes before they are on disk (`fsync`, `full_page_writes` or `synchronous_commit` is off). What was acknowledged is lost when it crashes.",
+    ),
+    key(
         "storage.min_free_mib",
         integer(0, U32, "MiB"),
-        "Minimum free space on its disk; below it every write gets 507 `insufficient_storage`, while reads continue. 0: writes continue until the disk is full.",
+        "Minimum free space on its disk, with `storage.kind = \"sled\"`; below it every write gets 507 `insufficient_storage`, while reads continue. 0: writes continue until the disk is full.",
     ),
     key(
         "storage.cache_mib",

@@ -276,8 +276,8 @@ pub async fn decisions_are_repeated_after_conflicts(new: NewSubject) {
     let factory = MemoryFactory::new(Quotas::default());
     for (subject, conflicts, expected) in [
         (new(no_quotas()), 0, Ok(0)),
-        (Subject { factory: Box::new(factory.clone()), folder: None }, 3, Ok(3)),
-        (Subject { factory: Box::new(factory.clone()), folder: None }, 1000, Err(StoreError::Conflict)),
+        (Subject::in_memory(factory.clone()), 3, Ok(3)),
+        (Subject::in_memory(factory.clone()), 1000, Err(StoreError::Conflict)),
     ] {
         let store = Store::open(subject.factory, |_| async { Ok(()) }).unwrap();
         factory.conflict(conflicts);

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::memory::MemoryFactory;
+use super::postgres::testing;
 use super::{
     AccountChange, Changes, CleanupProgress, Commit, Quotas, ResponseChange, StoreFactory, StoredSession,
     Stores, factory,
@@ -43,17 +44,42 @@ pub struct Subject {
     factory: Box<dyn StoreFactory>,
     /// The folder of a durable one.
     folder: Option<TempDir>,
+    /// The settings of one in a database that other processes can open as well.
+    shared: Option<StorageConfig>,
+    /// `true` if its [snapshots](Stores::snapshot) are fixed states.
+    has_snapshots: bool,
 }
 
 impl Subject {
     fn sled(storage: StorageConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let storage = StorageConfig { path: folder.path().to_owned(), min_free_mib: 0, ..storage };
-        Self { factory: factory(&storage), folder: Some(folder) }
+        Self { factory: factory(&storage), folder: Some(folder), shared: None, has_snapshots: false }
     }
 
     fn memory(storage: StorageConfig) -> Self {
-        Self { factory: Box::new(MemoryFactory::new(Quotas::new(&storage))), folder: None }
+        Self::in_memory(MemoryFactory::new(Quotas::new(&storage)))
+    }
+
+    fn in_memory(factory: MemoryFactory) -> Self {
+        Self { factory: Box::new(factory), folder: None, shared: None, has_snapshots: true }
+    }
+
+    fn postgres(storage: StorageConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let there = testing::shared().storage(&testing::new_schema(), folder.path());
+        Self::shared(there.with_quotas_of(&storage), folder)
+    }
+
+    /// PostgreSQL behind a connection pooler that changes connections between transactions.
+    fn pgbouncer(storage: StorageConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let there = testing::bounced(&testing::new_schema(), folder.path());
+        Self::shared(there.with_quotas_of(&storage), folder)
+    }
+
+    fn shared(storage: StorageConfig, folder: TempDir) -> Self {
+        Self { factory: factory(&storage), folder: Some(folder), shared: Some(storage), has_snapshots: true }
     }
 
     async fn open(&self) -> Box<dyn Stores> {
@@ -65,9 +91,14 @@ impl Subject {
         assert_eq!(self.factory.is_durable(), self.folder.is_some());
         let from = self.folder.as_ref()?;
         let folder = tempfile::tempdir().unwrap();
+        // The database does not end with a process that uses it.
+        if let Some(storage) = &self.shared {
+            let storage = StorageConfig { path: folder.path().to_owned(), ..storage.clone() };
+            return Some(Self::shared(storage, folder));
+        }
         copy(from.path(), folder.path());
         let storage = StorageConfig { path: folder.path().to_owned(), min_free_mib: 0, ..no_quotas() };
-        Some(Self { factory: factory(&storage), folder: Some(folder) })
+        Some(Self { factory: factory(&storage), folder: Some(folder), shared: None, has_snapshots: false })
     }
 }
 
@@ -88,6 +119,8 @@ macro_rules! suite {
     ($($topic:ident: $($test:ident),+;)+) => {
         suite!(@on sled, $($topic: $($test),+;)+);
         suite!(@on memory, $($topic: $($test),+;)+);
+        suite!(@on postgres, $($topic: $($test),+;)+);
+        suite!(@on pgbouncer, $($topic: $($test),+;)+);
     };
     (@on $store:ident, $($topic:ident: $($test:ident),+;)+) => {
         mod $store {

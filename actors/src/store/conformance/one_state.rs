@@ -60,7 +60,7 @@ async fn interrupted(
 
 pub async fn interrupted_reads_see_one_state(new: NewSubject) {
     let subject = new(no_quotas());
-    let has_snapshots = subject.folder.is_none();
+    let has_snapshots = subject.has_snapshots;
     let store = open(subject.factory);
     let (talk, other) = (conversation(UserId::new()), conversation(UserId::new()));
     put(&store, &talk, 1).await;
@@ -80,7 +80,7 @@ pub async fn interrupted_reads_see_one_state(new: NewSubject) {
 /// Somebody who changes it in every attempt: a short read gets its turn on the commit thread, a long one is refused.
 pub async fn reads_that_always_meet_a_commit_end(new: NewSubject) {
     let subject = new(no_quotas());
-    let has_snapshots = subject.folder.is_none();
+    let has_snapshots = subject.has_snapshots;
     let store = open(subject.factory);
     let talk = conversation(UserId::new());
     put(&store, &talk, 1).await;

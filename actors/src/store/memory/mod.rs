@@ -375,6 +375,10 @@ impl Stores for MemoryStores {
         Ok(Snapshot::fixed(Arc::new(MemoryStores::new(shared, self.memory.epoch, self.quotas))))
     }
 
+    async fn decision(self: Arc<Self>, _attempt: usize) -> Result<Arc<dyn Stores>, StoreError> {
+        Ok(self)
+    }
+
     async fn used(&self, user: UserId) -> Result<Used, StoreError> {
         turn().await;
         let state = self.memory.state();

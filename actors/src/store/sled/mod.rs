@@ -8,7 +8,6 @@ mod audit;
 mod bodies;
 mod codec;
 mod commit;
-mod commit_marker;
 mod conversation_keys;
 mod conversations;
 mod factory;
@@ -43,7 +42,6 @@ use sled::{Db, Tree};
 use self::accounts::SledAccounts;
 use self::audit::SledAudit;
 use self::codec::id_bytes;
-use self::commit_marker::{CommitMarker, CommitPosition};
 use self::conversations::SledConversations;
 use self::quota::Totals;
 use self::records::SledRecords;
@@ -52,6 +50,7 @@ use self::sessions::SledSessions;
 use self::tombstones::{Tombstone, Tombstones};
 use self::usage::SledUsage;
 use self::watchers::Watchers;
+use super::commit_marker::{CommitMarker, CommitPosition};
 use super::{
     AccountChange, AccountsStore, AuditStore, Changes, CleanupProgress, Commit, ConversationsStore, Quotas,
     RecordsStore, ResponsesStore, Scope, SessionChange, SessionsStore, Snapshot, StoreError, Stores,
@@ -165,6 +164,10 @@ impl Stores for SledStores {
     async fn snapshot(self: Arc<Self>, scope: Scope) -> Result<Snapshot, StoreError> {
         let watch = self.watchers.watch(scope);
         Ok(Snapshot::watched(self, Box::new(watch)))
+    }
+
+    async fn decision(self: Arc<Self>, _attempt: usize) -> Result<Arc<dyn Stores>, StoreError> {
+        Ok(self)
     }
 
     async fn used(&self, user: UserId) -> Result<Used, StoreError> {

@@ -14,7 +14,6 @@ use super::accounts::SledAccounts;
 use super::audit::SledAudit;
 use super::bodies::Bodies;
 use super::codec::{number, text};
-use super::commit_marker::{CommitMarker, CommitPosition};
 use super::conversations::SledConversations;
 use super::migrations::steps_from;
 use super::quota::Totals;
@@ -25,6 +24,7 @@ use super::tombstones::Tombstones;
 use super::usage::SledUsage;
 use super::watchers::Watchers;
 use super::{COMMIT, SledStores, open_error};
+use crate::store::commit_marker::{CommitMarker, CommitPosition};
 use crate::store::files::{create_private_folder, sync_folder, write_private};
 use crate::store::{ConversationsStore, OpenError, Quotas, SCHEMA, StoreError};
 

@@ -1,0 +1,32 @@
+CREATE TRIGGER count_inserted AFTER INSERT ON {s}.conversations REFERENCING NEW TABLE AS came
+    FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_conversations();
+CREATE TRIGGER count_updated AFTER UPDATE ON {s}.conversations REFERENCING OLD TABLE AS gone NEW TABLE AS came
+    FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_conversations();
+CREATE TRIGGER count_deleted AFTER DELETE ON {s}.conversations REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_conversations();
+
+CREATE TRIGGER count_inserted AFTER INSERT ON {s}.responses REFERENCING NEW TABLE AS came
+    FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_responses();
+CREATE TRIGGER count_updated AFTER UPDATE ON {s}.responses REFERENCING OLD TABLE AS gone NEW TABLE AS came
+    FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_responses();
+CREATE TRIGGER count_deleted AFTER DELETE ON {s}.responses REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_responses();
+
+CREATE TRIGGER count_updated AFTER UPDATE ON {s}.requests REFERENCING OLD TABLE AS gone NEW TABLE AS came
+    FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_requests();
+CREATE TRIGGER count_deleted AFTER DELETE ON {s}.requests REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_requests();
+
+CREATE TRIGGER drop_body AFTER UPDATE OR DELETE ON {s}.items
+    FOR EACH ROW WHEN (OLD.body_id IS NOT NULL) EXECUTE FUNCTION {s}.drop_item_body();
+CREATE TRIGGER drop_bodies AFTER DELETE ON {s}.responses
+    FOR EACH ROW EXECUTE FUNCTION {s}.drop_response();
+CREATE TRIGGER drop_result AFTER UPDATE ON {s}.responses
+    FOR EACH ROW WHEN (OLD.result IS NOT NULL) EXECUTE FUNCTION {s}.drop_result();
+
+CREATE TRIGGER note_change AFTER INSERT OR UPDATE OR DELETE ON {s}.users
+    FOR EACH ROW EXECUTE FUNCTION {s}.note_change();
+CREATE TRIGGER note_change AFTER INSERT OR UPDATE OR DELETE ON {s}.keys
+    FOR EACH ROW EXECUTE FUNCTION {s}.note_change();
+CREATE TRIGGER note_change AFTER INSERT OR UPDATE OR DELETE ON {s}.sessions
+    FOR EACH ROW EXECUTE FUNCTION {s}.note_change();
