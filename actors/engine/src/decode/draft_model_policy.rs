@@ -22,7 +22,7 @@ const BOUNDS: [f32; 4] = [0.4, 0.6, 0.8, 0.95];
 const FIRST: [f32; BOUNDS.len() + 1] = [0.25, 0.4, 0.6, 0.8, 0.92];
 
 /// The share of right drafts over all classes before anything is known.
-const FIRST_SHARE: f32 = 0.7;
+const FIRST_SHARE: f32 = 0.85;
 
 /// Observations that the first estimate stands for.
 const PRIOR: f32 = 4.0;
