@@ -247,12 +247,26 @@ def test_a_conversation_goes_where_its_beginning_is_known(tmp_path):
         engine.kill()
 
 
+def test_a_model_here_overflows(tmp_path):
+    engine = Engine()
+    text = config([engine.url]) + '[[models]]\nid = "here"\npath = "/no/such/file.gguf"\noverflow = "away"\n'
+    with front(tmp_path, text) as server:
+        answer = server.chat("a b", key=server.admin_key, model="here", max_tokens=3)
+        assert answer.headers["X-Jan-Resume"] == "message"
+        assert answer.json()["choices"][0]["message"]["content"] == "a b a " and answer.json()["model"] == "here"
+        # What the engine lacks stays with the model here, which is not there.
+        refused = server.chat("a b", key=server.admin_key, model="here", typical_p=0.5)
+        assert (refused.status, refused.error["code"]) == (503, "model_unavailable"), refused
+    engine.kill()
+
+
 def test_wrong_settings_are_named(tmp_path):
     for text, words in [
         (config(["http://127.0.0.1:1/v1"], key_file="/no/such/file"), ["upstreams[0].key_file", "/no/such/file"]),
         (config(["http://127.0.0.1:1/v1"], key_env="JAN_NO_SUCH"), ["upstreams[0].key_env", "JAN_NO_SUCH"]),
         (config(["http://a:b@127.0.0.1:1/v1"]), ["models[0].upstreams[0].url", "without credentials"]),
         (config([]), ["models[0].upstreams", "needs one"]),
+        ('[[models]]\nid = "a"\npath = "a.gguf"\noverflow = "b"\n', ["overflow of `a`", "no model `b`"]),
     ]:
         server = Server(tmp_path / "x", config=text, wait=None)
         assert server.process.wait(20) != 0
