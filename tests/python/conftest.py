@@ -15,7 +15,7 @@ WITHOUT_MODEL = [
     "test_conversations_crash.py", "test_conversations_sdk.py",
     "test_disk_full.py", "test_docs_*.py", "test_errors.py", "test_export.py", "test_hostile*.py", "test_lifecycle.py",
     "test_limits.py", "test_models.py", "test_reference.py", "test_responses_kept.py", "test_schemas.py", "test_store_refusals.py", "test_templates.py",
-    "test_usage.py", "test_wire.py",
+    "test_upstreams.py", "test_usage.py", "test_wire.py",
 ]
 collect_ignore_glob = [] if IS_BUNDLED else WITHOUT_MODEL
 

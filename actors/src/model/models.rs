@@ -146,10 +146,11 @@ impl Models {
         backend.inspect(question).await
     }
 
-    /// The way in which an answer to a request would be continued after the loss of a worker or server; `None`: the model does not exist.
+    /// The way in which an answer to a request would be continued after the loss of a worker or server; `None`: no model answers
+    /// it.
     #[must_use]
     pub fn continuation(&self, request: &GenerationRequest) -> Option<Continuation> {
-        let model = self.catalog.find(&request.model)?;
+        let model = self.answering(request).ok()?;
         Some(least_loaded(model).continuation(request))
     }
 
