@@ -1,11 +1,13 @@
 """Servers on one PostgreSQL database: what one changes holds on the others, and the database may go away and come back."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import postgres
@@ -51,6 +53,11 @@ def servers(cluster, tmp_path, request):
 
 def profile(server, key):
     return server.get("/api/v1/user/profile", key=key).status
+
+
+def listed(server, key):
+    """An answer that needs a credential, and nothing of the database."""
+    return server.get("/api/v1/models", key=key)
 
 
 def becomes(server, key, status, what):
@@ -115,19 +122,21 @@ def test_database_may_go_away_and_come_back(servers, cluster, how):
         stopped = [int(pid) for pid in stopped.stdout.split()] + [cluster.process.pid]
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
-    began = time.monotonic()
-    for server in servers:
-        # At first as before, and then no more: a revocation could not arrive.
-        wait_until(lambda: profile(server, key) == 503, "no credential is accepted", 10, every=0.05)
-        refused = server.get("/api/v1/user/profile", key=key)
-        assert refused.error["code"] == "storage_unavailable" and refused.headers["Retry-After"], refused
-        assert server.get("/livez").status == 200
-    assert time.monotonic() - began > 1, "it held for a while"
-    if how == "crash":
-        cluster.start()
-    else:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+    try:
+        began = time.monotonic()
+        for server in servers:
+            # At first as before, and then no more: a revocation could not arrive.
+            wait_until(lambda: listed(server, key).status == 503, "no credential is accepted", 10, every=0.05)
+            refused = listed(server, key)
+            assert refused.error["code"] == "storage_unavailable" and refused.headers["Retry-After"], refused
+            assert server.get("/livez").status == 200
+        assert time.monotonic() - began > 1, "it held for a while"
+    finally:
+        if how == "crash":
+            cluster.start()
+        else:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
     for server in servers:
         wait_until(lambda: profile(server, key) == 200, "it comes back by itself", 30, every=0.1)
         wait_until(
@@ -163,6 +172,69 @@ def refusal(tmp_path, **environment):
     done = subprocess.run(command, env=variables, capture_output=True, timeout=60, cwd=tmp_path)
     assert done.returncode != 0, done
     return (done.stderr + done.stdout).decode()
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_failover(tmp_path, synchronous):
+    """Nothing acknowledged is lost on a synchronous standby; on one that was behind, the server notices and changes nothing."""
+    primary = postgres.Cluster()
+    standby = postgres.Cluster(of=primary)
+    wait_until(lambda: primary.sql("SELECT count(*) FROM pg_stat_replication") == "1", "the standby follows")
+    if synchronous:
+        primary.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.sql("SELECT pg_reload_conf()")
+        wait_until(lambda: primary.sql("SELECT sync_state FROM pg_stat_replication") == "sync", "it is synchronous")
+    both = postgres.url(primary.folder, standby.folder)
+    one = settings(primary, "jan") | {"JAN_SERVER__STORAGE__URL": both, "JAN_SERVER__STORAGE__DIRECT_URL": both}
+    server = Server(tmp_path, wait="live", model=False, env=one)
+    key = server.new_key(server.new_user("ann@example.com"))["key"]
+
+    def create():
+        return server.post("/api/v1/conversations", {"title": "x"}, key=key)
+
+    acknowledged, ended = [], threading.Event()
+
+    def write():
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                made = create()
+                if made.status == 201:
+                    acknowledged.append(made.json()["id"])
+
+    writers = [threading.Thread(target=write) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    wait_until(lambda: len(acknowledged) > 30, "some are acknowledged")
+    if not synchronous:
+        standby.stop()
+        more = len(acknowledged) + 30
+        wait_until(lambda: len(acknowledged) > more, "some that the standby does not have")
+    primary.stop("QUIT")
+    if not synchronous:
+        standby.start()
+    standby.sql("SELECT pg_promote()")
+    try:
+        if synchronous:
+            before = len(acknowledged)
+            wait_until(lambda: len(acknowledged) > before + 10, "it goes on at the new primary", 30)
+        else:
+            wait_until(lambda: "has lost what was stored last" in server.log(), "it notices", 30)
+            assert create().status == 503
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join(60)
+    if synchronous:
+        for conversation in acknowledged:
+            assert server.get(f"/api/v1/conversations/{conversation}", key=key).status == 200, "it was acknowledged"
+    else:
+        # To go on without what is gone is for an operator to decide.
+        assert create().status == 503
+        (server.data / "postgres.commit").unlink()
+        wait_until(lambda: create().status == 201, "it goes on", 30)
+    server.close()
+    primary.close()
+    standby.close()
 
 
 def test_a_second_server_is_refused_unless_told(servers, cluster, tmp_path):
