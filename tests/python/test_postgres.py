@@ -44,8 +44,10 @@ def servers(cluster, tmp_path, request):
     """Two servers on one database, started one after the other."""
     schema = "t" + str(abs(hash(request.node.name)) % 10**9)
     started = []
+    (tmp_path / "key").write_bytes(os.urandom(32))
+    shared = settings(cluster, schema, JAN_SERVER__STORAGE__KEY_FILE=str(tmp_path / "key"))
     for name in ("one", "two"):
-        started.append(Server(tmp_path / name, wait="live", model=False, env=settings(cluster, schema)))
+        started.append(Server(tmp_path / name, wait="live", model=False, env=shared))
     yield started
     for one in started:
         one.close()
@@ -88,6 +90,34 @@ def test_credentials_and_revocations_hold_everywhere(servers):
         assert profile(here, key["key"]) == 401, "at once where it was changed"
         took.append(becomes(there, key["key"], 401, "the key is refused"))
     print(f"from server to server: {1000 * max(took):.0f} ms at most, {1000 * sum(took) / len(took):.0f} on average")
+
+
+def test_sessions_hold_everywhere_also_after_a_rotation(servers, cluster):
+    one, two = servers
+    user = one.new_user("ann@example.com")
+    admin = one.admin_key
+
+    def kids(server):
+        return {file.stem.split("-", 1)[1] for file in (server.data / "keys").iterdir()}
+
+    def session(server):
+        made = server.post(f"/api/v1/admin/users/{user}/sessions", key=admin)
+        assert made.status == 201, made
+        return made.json()["access_token"]
+
+    wait_until(lambda: kids(one) == kids(two), "they have the same keys", 5)
+    for _ in range(2):
+        for here, there in ((one, two), (two, one)):
+            token = session(here)
+            wait_until(lambda: profile(there, token) == 200, "the token is accepted", 5)
+        before = kids(one)
+        rotated = subprocess.run([str(BINARY), "keys", "rotate", "--data-dir", str(two.data)], capture_output=True, timeout=60)
+        assert rotated.returncode == 0, rotated
+        wait_until(lambda: kids(one) == kids(two) > before, "the new key is everywhere", 5)
+    # The database has them, and cannot read them.
+    secrets = f"{schema_of(one)}.secrets"
+    assert cluster.sql(f"SELECT count(*) FROM {secrets}") == str(len(kids(one)))
+    assert cluster.sql(f"SELECT count(*) FROM {secrets} WHERE position('private'::bytea IN sealed) > 0") == "0"
 
 
 def test_data_is_the_same_everywhere(servers):
