@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import urllib.parse
 
 KIND = os.environ.get("JAN_TEST_STORAGE") or "sled"
 assert KIND in ("sled", "postgres", "pgbouncer"), f"JAN_TEST_STORAGE is {KIND!r}, not sled, postgres or pgbouncer"
@@ -35,17 +36,18 @@ def unprivileged(*command):
 class Cluster:
     """One PostgreSQL server. Its log and its socket are in `folder`."""
 
-    def __init__(self, *settings, prepare=None, port=5432):
-        """`prepare` is called with it before it starts for the first time."""
+    def __init__(self, *settings, prepare=None, port=5432, of=None):
+        """`prepare` is called with it before it starts for the first time. `of`: it is a standby of that one."""
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="jan-pg-", dir="/tmp"))
         if os.geteuid() == 0:
             shutil.chown(self.folder, "nobody", "nogroup")
         self.data = self.folder / "data"
         self.port = port
         options = ["--auth=trust", "--username=jan", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        made = subprocess.run(
-            unprivileged(programs() / "initdb", *options, "-D", self.data), capture_output=True, cwd="/", timeout=120
-        )
+        command = [programs() / "initdb", *options, "-D", self.data]
+        if of:
+            command = [programs() / "pg_basebackup", "-h", of.folder, "-U", "jan", "-R", "-c", "fast", "-D", self.data]
+        made = subprocess.run(unprivileged(*command), capture_output=True, cwd="/", timeout=120)
         assert made.returncode == 0, made
         with (self.data / "postgresql.conf").open("a") as file:
             file.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\nmax_connections = 300\n")
@@ -129,8 +131,9 @@ def shared():
     return _shared[0]
 
 
-def url(folder):
-    return f"postgres://jan@/postgres?host={folder}"
+def url(*folders):
+    hosts = ",".join(urllib.parse.quote(str(folder), safe="") for folder in folders)
+    return f"postgres://jan@{hosts}/postgres"
 
 
 def settings(data, cluster=None):

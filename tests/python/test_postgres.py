@@ -1,11 +1,13 @@
 """Servers on one PostgreSQL database: what one changes holds on the others, and the database may go away and come back."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import postgres
@@ -42,8 +44,10 @@ def servers(cluster, tmp_path, request):
     """Two servers on one database, started one after the other."""
     schema = "t" + str(abs(hash(request.node.name)) % 10**9)
     started = []
+    (tmp_path / "key").write_bytes(os.urandom(32))
+    shared = settings(cluster, schema, JAN_SERVER__STORAGE__KEY_FILE=str(tmp_path / "key"))
     for name in ("one", "two"):
-        started.append(Server(tmp_path / name, wait="live", model=False, env=settings(cluster, schema)))
+        started.append(Server(tmp_path / name, wait="live", model=False, env=shared))
     yield started
     for one in started:
         one.close()
@@ -51,6 +55,11 @@ def servers(cluster, tmp_path, request):
 
 def profile(server, key):
     return server.get("/api/v1/user/profile", key=key).status
+
+
+def listed(server, key):
+    """An answer that needs a credential, and nothing of the database."""
+    return server.get("/api/v1/models", key=key)
 
 
 def becomes(server, key, status, what):
@@ -81,6 +90,34 @@ def test_credentials_and_revocations_hold_everywhere(servers):
         assert profile(here, key["key"]) == 401, "at once where it was changed"
         took.append(becomes(there, key["key"], 401, "the key is refused"))
     print(f"from server to server: {1000 * max(took):.0f} ms at most, {1000 * sum(took) / len(took):.0f} on average")
+
+
+def test_sessions_hold_everywhere_also_after_a_rotation(servers, cluster):
+    one, two = servers
+    user = one.new_user("ann@example.com")
+    admin = one.admin_key
+
+    def kids(server):
+        return {file.stem.split("-", 1)[1] for file in (server.data / "keys").iterdir()}
+
+    def session(server):
+        made = server.post(f"/api/v1/admin/users/{user}/sessions", key=admin)
+        assert made.status == 201, made
+        return made.json()["access_token"]
+
+    wait_until(lambda: kids(one) == kids(two), "they have the same keys", 5)
+    for _ in range(2):
+        for here, there in ((one, two), (two, one)):
+            token = session(here)
+            wait_until(lambda: profile(there, token) == 200, "the token is accepted", 5)
+        before = kids(one)
+        rotated = subprocess.run([str(BINARY), "keys", "rotate", "--data-dir", str(two.data)], capture_output=True, timeout=60)
+        assert rotated.returncode == 0, rotated
+        wait_until(lambda: kids(one) == kids(two) > before, "the new key is everywhere", 5)
+    # The database has them, and cannot read them.
+    secrets = f"{schema_of(one)}.secrets"
+    assert cluster.sql(f"SELECT count(*) FROM {secrets}") == str(len(kids(one)))
+    assert cluster.sql(f"SELECT count(*) FROM {secrets} WHERE position('private'::bytea IN sealed) > 0") == "0"
 
 
 def test_data_is_the_same_everywhere(servers):
@@ -115,19 +152,21 @@ def test_database_may_go_away_and_come_back(servers, cluster, how):
         stopped = [int(pid) for pid in stopped.stdout.split()] + [cluster.process.pid]
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
-    began = time.monotonic()
-    for server in servers:
-        # At first as before, and then no more: a revocation could not arrive.
-        wait_until(lambda: profile(server, key) == 503, "no credential is accepted", 10, every=0.05)
-        refused = server.get("/api/v1/user/profile", key=key)
-        assert refused.error["code"] == "storage_unavailable" and refused.headers["Retry-After"], refused
-        assert server.get("/livez").status == 200
-    assert time.monotonic() - began > 1, "it held for a while"
-    if how == "crash":
-        cluster.start()
-    else:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+    try:
+        began = time.monotonic()
+        for server in servers:
+            # At first as before, and then no more: a revocation could not arrive.
+            wait_until(lambda: listed(server, key).status == 503, "no credential is accepted", 10, every=0.05)
+            refused = listed(server, key)
+            assert refused.error["code"] == "storage_unavailable" and refused.headers["Retry-After"], refused
+            assert server.get("/livez").status == 200
+        assert time.monotonic() - began > 1, "it held for a while"
+    finally:
+        if how == "crash":
+            cluster.start()
+        else:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
     for server in servers:
         wait_until(lambda: profile(server, key) == 200, "it comes back by itself", 30, every=0.1)
         wait_until(
@@ -163,6 +202,69 @@ def refusal(tmp_path, **environment):
     done = subprocess.run(command, env=variables, capture_output=True, timeout=60, cwd=tmp_path)
     assert done.returncode != 0, done
     return (done.stderr + done.stdout).decode()
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_failover(tmp_path, synchronous):
+    """Nothing acknowledged is lost on a synchronous standby; on one that was behind, the server notices and changes nothing."""
+    primary = postgres.Cluster()
+    standby = postgres.Cluster(of=primary)
+    wait_until(lambda: primary.sql("SELECT count(*) FROM pg_stat_replication") == "1", "the standby follows")
+    if synchronous:
+        primary.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.sql("SELECT pg_reload_conf()")
+        wait_until(lambda: primary.sql("SELECT sync_state FROM pg_stat_replication") == "sync", "it is synchronous")
+    both = postgres.url(primary.folder, standby.folder)
+    one = settings(primary, "jan") | {"JAN_SERVER__STORAGE__URL": both, "JAN_SERVER__STORAGE__DIRECT_URL": both}
+    server = Server(tmp_path, wait="live", model=False, env=one)
+    key = server.new_key(server.new_user("ann@example.com"))["key"]
+
+    def create():
+        return server.post("/api/v1/conversations", {"title": "x"}, key=key)
+
+    acknowledged, ended = [], threading.Event()
+
+    def write():
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                made = create()
+                if made.status == 201:
+                    acknowledged.append(made.json()["id"])
+
+    writers = [threading.Thread(target=write) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    wait_until(lambda: len(acknowledged) > 30, "some are acknowledged")
+    if not synchronous:
+        standby.stop()
+        more = len(acknowledged) + 30
+        wait_until(lambda: len(acknowledged) > more, "some that the standby does not have")
+    primary.stop("QUIT")
+    if not synchronous:
+        standby.start()
+    standby.sql("SELECT pg_promote()")
+    try:
+        if synchronous:
+            before = len(acknowledged)
+            wait_until(lambda: len(acknowledged) > before + 10, "it goes on at the new primary", 30)
+        else:
+            wait_until(lambda: "has lost what was stored last" in server.log(), "it notices", 30)
+            assert create().status == 503
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join(60)
+    if synchronous:
+        for conversation in acknowledged:
+            assert server.get(f"/api/v1/conversations/{conversation}", key=key).status == 200, "it was acknowledged"
+    else:
+        # To go on without what is gone is for an operator to decide.
+        assert create().status == 503
+        (server.data / "postgres.commit").unlink()
+        wait_until(lambda: create().status == 201, "it goes on", 30)
+    server.close()
+    primary.close()
+    standby.close()
 
 
 def test_a_second_server_is_refused_unless_told(servers, cluster, tmp_path):

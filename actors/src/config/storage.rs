@@ -65,6 +65,8 @@ pub struct StorageConfig {
     pub connect_timeout_ms: u64,
     /// Longest time of one statement (milliseconds).
     pub statement_timeout_ms: u64,
+    /// A file whose contents are the key that shared signing keys are encrypted with. Unset: signing keys are not shared.
+    pub key_file: Option<PathBuf>,
     /// Whether several servers may use the schema at the same time.
     pub shared: bool,
     /// Whether a database that acknowledges before data is on disk is accepted.
@@ -128,6 +130,7 @@ impl Default for StorageConfig {
             pool_size: 16,
             connect_timeout_ms: 3000,
             statement_timeout_ms: 10_000,
+            key_file: None,
             shared: false,
             allow_unsafe_durability: false,
             min_free_mib: 64,

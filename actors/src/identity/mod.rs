@@ -26,6 +26,7 @@ mod remote;
 mod restrictions;
 mod secret;
 mod sessions;
+mod shared_keys;
 pub(crate) mod signing;
 pub(crate) mod token;
 mod tokens;

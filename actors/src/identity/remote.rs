@@ -11,10 +11,15 @@ use std::time::{Duration, Instant};
 
 use super::credentials::{CredentialMirror, CredentialNotices, LocalNotices};
 use super::index::Index;
+use super::now_s;
+use super::shared_keys::SharedKeys;
 use crate::store::{Changes, Store, StoreError, Stores, block_on};
 
 /// Interval between two looks for changes that nobody announced.
 const POLL: Duration = Duration::from_millis(250);
+
+/// Interval between two exchanges of signing keys.
+const EXCHANGE: Duration = Duration::from_secs(1);
 
 /// Interval at which a server says that it runs.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -80,12 +85,19 @@ pub struct Remote {
     freshness: Arc<Freshness>,
     /// The number of the last change that was seen.
     seen: AtomicU64,
+    /// Signing keys that are exchanged with the other servers.
+    keys: Option<Arc<SharedKeys>>,
 }
 
 impl Remote {
     /// A mirror that has seen nothing.
-    pub fn new(index: Arc<Index>, notices: Arc<OrderedNotices>, freshness: Arc<Freshness>) -> Self {
-        Self { index, notices, freshness, seen: 0.into() }
+    pub fn new(
+        index: Arc<Index>,
+        notices: Arc<OrderedNotices>,
+        freshness: Arc<Freshness>,
+        keys: Option<Arc<SharedKeys>>,
+    ) -> Self {
+        Self { index, notices, freshness, seen: 0.into(), keys }
     }
 
     /// Replaces the index by the contents of the database.
@@ -132,6 +144,7 @@ impl Remote {
     /// Looks for changes until the store is closed, and tells the other servers that this one runs.
     pub async fn follow(self: Arc<Self>, store: Weak<Store>) {
         let (mut said, mut failed) = (None::<Instant>, false);
+        let (mut exchanged, mut differed) = (None::<Instant>, false);
         loop {
             let Some(store) = store.upgrade() else { return };
             let stores = store.view().await;
@@ -153,6 +166,18 @@ impl Remote {
                     if let Err(error) = stores.heartbeat().await {
                         tracing::warn!(%error, "the other servers cannot be told that this one runs");
                     }
+                }
+                if let Some(keys) = &self.keys
+                    && exchanged.is_none_or(|exchanged| exchanged.elapsed() >= EXCHANGE)
+                {
+                    exchanged = Some(Instant::now());
+                    let outcome = keys.exchange(&*stores, now_s().saturating_mul(1000)).await;
+                    if let Err(error) = &outcome
+                        && !differed
+                    {
+                        tracing::warn!(%error, "signing keys cannot be exchanged with the other servers; it is tried again");
+                    }
+                    differed = outcome.is_err();
                 }
                 wait = self.freshness.bound_ms.and_then(|_| stores.announcements());
             }

@@ -6,6 +6,7 @@
 //!
 //! [RFC 8037]: https://www.rfc-editor.org/rfc/rfc8037
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,54 @@ impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
     }
+}
+
+/// The name of a key: that of its file, without the extension. Older keys sort first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyName {
+    /// Time of its creation (epoch milliseconds).
+    pub created_at_ms: u64,
+    /// Its id.
+    pub kid: String,
+}
+
+impl KeyName {
+    /// Returns the name in a text; `None`: it is not one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (created_at_ms, kid) = text.split_once('-')?;
+        let is_id = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+        let kid = Some(kid).filter(|kid| !kid.is_empty() && kid.chars().all(is_id))?;
+        Some(Self { created_at_ms: created_at_ms.parse().ok()?, kid: kid.to_owned() })
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.created_at_ms, self.kid)
+    }
+}
+
+/// Returns the names of the keys in a folder, without reading them.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn key_files(folder: &Path) -> io::Result<BTreeSet<KeyName>> {
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        names.extend(name.to_str().and_then(|name| KeyName::parse(name.strip_suffix(".json")?)));
+    }
+    Ok(names)
+}
+
+/// Writes the file of a key, whose contents another server wrote.
+///
+/// # Errors
+/// It is no key, or cannot be written.
+pub fn put_key_file(folder: &Path, contents: &[u8]) -> io::Result<()> {
+    let key = parse_key(contents)?;
+    let name = KeyName { created_at_ms: key.created_at_ms, kid: key.kid };
+    write_private(&folder.join(format!("{name}.json")), contents)
 }
 
 /// All accepted keys, oldest first.
@@ -120,8 +169,9 @@ impl SigningKeyStore for KeyFolder {
         let private_key = STANDARD.encode(document.as_ref());
         let file = KeyFile { kid: kid.clone(), created_at_ms, private_key };
         let text = serde_json::to_vec(&file).expect("texts and a number have a JSON form");
-        write_private(&self.0.join(format!("{created_at_ms}-{kid}.json")), &text)?;
-        Ok(kid)
+        let name = KeyName { created_at_ms, kid };
+        write_private(&self.0.join(format!("{name}.json")), &text)?;
+        Ok(name.kid)
     }
 }
 
@@ -158,7 +208,7 @@ impl KeyRing {
 }
 
 /// Returns how many of the keys created at those times (oldest first) are dead: replaced for at least `keep_ms`.
-fn dead_count(created_at_ms: &[u64], now_ms: u64, keep_ms: u64) -> usize {
+pub(super) fn dead_count(created_at_ms: &[u64], now_ms: u64, keep_ms: u64) -> usize {
     let replaced_at = created_at_ms.iter().skip(1);
     replaced_at.take_while(|&&at| at.saturating_add(keep_ms) < now_ms).count()
 }
@@ -194,10 +244,14 @@ fn read_all(folder: &Path) -> io::Result<Vec<(SigningKey, PathBuf)>> {
 }
 
 fn read_key(path: &Path) -> io::Result<SigningKey> {
+    parse_key(&std::fs::read(path)?)
+}
+
+fn parse_key(contents: &[u8]) -> io::Result<SigningKey> {
     // The parser's error is not passed on: it might contain a part of the key.
     let invalid =
         |_| io::Error::new(io::ErrorKind::InvalidData, "this file is not one that the server wrote");
-    let file: KeyFile = serde_json::from_slice(&std::fs::read(path)?).map_err(|_| invalid(()))?;
+    let file: KeyFile = serde_json::from_slice(contents).map_err(|_| invalid(()))?;
     let private = STANDARD.decode(&file.private_key).map_err(|_| invalid(()))?;
     let pair = Ed25519KeyPair::from_pkcs8(&private).map_err(|_| invalid(()))?;
     let public = public_text(&pair);
@@ -272,6 +326,22 @@ mod tests {
         std::fs::write(&path, "secret, cut off").unwrap();
         let error = KeyFolder::of(folder.path()).load(now_ms(), MONTH).unwrap_err().to_string();
         assert!(error.contains(&path.display().to_string()) && !error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn keys_of_other_servers_are_checked_and_named() {
+        let [from, to] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let kid = rotate_signing_key(from.path()).unwrap();
+        let folder = from.path().join("keys");
+        let name = key_files(&folder).unwrap().pop_first().unwrap();
+        assert_eq!((&name.kid, KeyName::parse(&name.to_string())), (&kid, Some(name.clone())));
+        let contents = std::fs::read(folder.join(format!("{name}.json"))).unwrap();
+        put_key_file(to.path(), &contents).unwrap();
+        assert_eq!(key_files(to.path()).unwrap(), [name].into());
+        assert!(put_key_file(to.path(), b"{}").is_err());
+        for wrong in ["", "1", "1-", "a-b", "1-../x", "-1-a"] {
+            assert_eq!(KeyName::parse(wrong), None, "{wrong}");
+        }
     }
 
     /// The example of RFC 8037, appendix A.3.

@@ -160,7 +160,7 @@ impl Tokens {
 
 /// Returns how many milliseconds after its replacement a key may have valid tokens. Expired ones refresh no longer than the
 /// window since their session's last refresh, so `auth.expired_token_refresh_s` adds nothing.
-fn keep_ms(access_ttl_s: u64, refresh_window_s: u64) -> u64 {
+pub fn keep_ms(access_ttl_s: u64, refresh_window_s: u64) -> u64 {
     access_ttl_s.max(refresh_window_s).saturating_mul(1000)
 }
 

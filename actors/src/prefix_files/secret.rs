@@ -4,16 +4,13 @@
 //! one that lies beside the files. In the second case the encryption protects against mixing up tenants and models and
 //! against damage, not against somebody who can read the data folder.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use aws_lc_rs::hkdf;
 use jan_protocol::prefix_files::TenantKey;
 
-use crate::store::files::write_private;
-
-/// Sizes of a key file: fewer bytes can be guessed, and more are some other file.
-const SIZES: std::ops::RangeInclusive<usize> = 16..=65_536;
+use crate::store::files::{read_key_file, write_private};
 
 /// A name derived from the secret: it reveals nothing of what it names and can be computed again after a restart.
 pub type Tag = [u8; 16];
@@ -33,13 +30,7 @@ impl Secret {
     /// # Errors
     /// It cannot be read, or its size is not that of a key.
     pub fn of_key_file(path: &Path) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)?.take(*SIZES.end() as u64 + 1).read_to_end(&mut bytes)?;
-        if !SIZES.contains(&bytes.len()) {
-            let message = format!("it has to have {} to {} bytes", SIZES.start(), SIZES.end());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        Ok(Self::new(&bytes))
+        read_key_file(path).map(|bytes| Self::new(&bytes))
     }
 
     /// The secret of this installation, which is made at the first start.

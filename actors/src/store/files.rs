@@ -1,7 +1,7 @@
 //! Small files that must be whole and private: secrets and the store's id.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -34,6 +34,23 @@ pub fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&draft, path)?;
     sync_folder(folder)
+}
+
+/// Sizes of a key file: fewer bytes can be guessed, and more are some other file.
+const KEY_FILE_SIZES: std::ops::RangeInclusive<usize> = 16..=65_536;
+
+/// Reads a file whose contents are a key.
+///
+/// # Errors
+/// It cannot be read, or its size is not that of a key.
+pub fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(*KEY_FILE_SIZES.end() as u64 + 1).read_to_end(&mut bytes)?;
+    if !KEY_FILE_SIZES.contains(&bytes.len()) {
+        let message = format!("it has to have {} to {} bytes", KEY_FILE_SIZES.start(), KEY_FILE_SIZES.end());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok(bytes)
 }
 
 /// Makes it durable that a file is in its folder.

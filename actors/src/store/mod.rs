@@ -150,6 +150,27 @@ pub trait Stores: Send + Sync + Debug {
         None
     }
 
+    /// Encrypted secrets that the servers of this database share, by name.
+    ///
+    /// # Errors
+    /// The database failed.
+    async fn secrets(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Adds secrets whose names are not taken, and removes others.
+    ///
+    /// # Errors
+    /// The database failed, or keeps no secrets since no other server can use it.
+    async fn change_secrets(
+        &self,
+        add: Vec<(String, Vec<u8>)>,
+        remove: Vec<String>,
+    ) -> Result<(), StoreError> {
+        let _ = (add, remove);
+        Err(StoreError::Database("it keeps no secrets".to_owned()))
+    }
+
     /// Tells the other servers of this database that this one runs.
     ///
     /// # Errors

@@ -52,6 +52,11 @@ pub const STORAGE: &[Key] = &[
         "Maximum time of one statement in PostgreSQL; it is cancelled then.",
     ),
     key(
+        "storage.key_file",
+        Kind::Path,
+        "File of 16 to 65536 bytes with which the keys that sign tokens are encrypted, to be exchanged through PostgreSQL; random ones, e.g. from `head -c 32 /dev/urandom`, and the same on every server. Unset: each server signs with the keys in its own data folder.",
+    ),
+    key(
         "storage.shared",
         Kind::Flag,
         "Whether several servers may use the schema at the same time; without it, a server refuses to start while another one runs there. `docs/postgresql.md` says what they share and what they do not.",

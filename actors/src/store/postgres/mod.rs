@@ -198,6 +198,24 @@ impl Stores for PgStores {
         Some(Arc::clone(self.announced.get_or_init(|| changes::listen(&self.db.database))))
     }
 
+    async fn secrets(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let rows = self.db.rows("SELECT name, sealed FROM {s}.secrets ORDER BY name", Vec::new()).await?;
+        rows.iter().map(|row| Ok((codec::column(row, 0)?, codec::column(row, 1)?))).collect()
+    }
+
+    async fn change_secrets(
+        &self,
+        add: Vec<(String, Vec<u8>)>,
+        remove: Vec<String>,
+    ) -> Result<(), StoreError> {
+        let sql = "INSERT INTO {s}.secrets (name, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        let add = add.into_iter().map(|(name, sealed)| vec![params::text(name), params::bytes(&sealed)]);
+        let mut statements: Vec<_> = add.map(|params| Statement::new(sql, params)).collect();
+        let gone = "DELETE FROM {s}.secrets WHERE name = ANY($1)";
+        statements.push(Statement::new(gone, vec![params::texts(remove)]));
+        self.db.uncounted().execute_all(statements).await.map(|_| ())
+    }
+
     async fn heartbeat(&self) -> Result<(), StoreError> {
         self.beat().await
     }

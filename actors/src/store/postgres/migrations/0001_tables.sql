@@ -134,6 +134,9 @@ CREATE TABLE {s}.totals (
     responses bigint NOT NULL
 );
 
+-- Signing keys, encrypted with a key that the servers have and the database does not.
+CREATE TABLE {s}.secrets (name text PRIMARY KEY, sealed bytea NOT NULL);
+
 -- Changes of credentials in the order of their commits, for the other servers. `old`: the record of a deleted key.
 CREATE TABLE {s}.change (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
