@@ -154,17 +154,20 @@ impl Exporter {
             }
             Stage::Records { kind, .. } if kind == KINDS.len() => return Ok(Some(self.trailer())),
             Stage::Records { kind, after } => {
+                // Before the page: a deletion that is under way may go on, and end, while the page is read.
+                let forgotten = stores.deleting_users().await?;
                 let page = stores.records().page(kind, after.as_deref(), PAGE, PAGE_BYTES).await?;
                 self.stage = match page.last() {
                     Some(last) => Stage::Records { kind, after: Some(last.key.clone()) },
                     None => Stage::Records { kind: kind + 1, after: None },
                 };
-                // The remaining records of a user who is being deleted are not exported.
-                let forgotten = stores.deleting_users().await?;
+                // The remaining records of a user who is being deleted are not exported. An item has the owner of its
+                // conversation, which may be gone by now.
+                let is_item = KINDS[kind].name == "item";
                 for record in page.iter().filter(|record| is_whole(record)) {
                     let any = self.user.is_none() && forgotten.is_empty();
                     let owner = if any { None } else { stores.records().owner(record).await? };
-                    let gone = owner.is_some_and(|owner| forgotten.contains(&owner));
+                    let gone = owner.map_or(is_item && !any, |owner| forgotten.contains(&owner));
                     if !gone && (self.user.is_none() || owner == self.user) {
                         lines.extend(self.record(record));
                     }

@@ -22,7 +22,7 @@ pub fn column<T: FromSqlOwned>(row: &Row, at: usize) -> Result<T, StoreError> {
 /// A column with an id.
 ///
 /// # Errors
-/// As [`column`].
+/// As [`column()`].
 pub fn id(row: &Row, at: usize) -> Result<[u8; 16], StoreError> {
     column::<Uuid>(row, at).map(Uuid::into_bytes)
 }
@@ -30,7 +30,7 @@ pub fn id(row: &Row, at: usize) -> Result<[u8; 16], StoreError> {
 /// A column with a number.
 ///
 /// # Errors
-/// As [`column`].
+/// As [`column()`].
 pub fn number(row: &Row, at: usize) -> Result<u64, StoreError> {
     column(row, at).map(super::params::unsigned)
 }
