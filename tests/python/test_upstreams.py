@@ -185,7 +185,7 @@ def test_a_stream_goes_on_elsewhere(tmp_path, act):
             assert " ".join(words[:3]) in continued, got
             wait_until(lambda: status(server) == "ready", "all work again")
         schema = ask(server, response_format={"type": "json_object"})
-        assert schema.headers["X-Jan-Resume"] == "off"
+        assert schema.headers["X-Jan-Resume"] == "none"
     for engine in engines:
         engine.kill()
 

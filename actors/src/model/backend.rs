@@ -52,7 +52,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// The way in which it would continue an answer to a request after the loss of a worker or server.
     fn continuation(&self, request: &GenerationRequest) -> Continuation {
         let _ = request;
-        if self.capabilities().resumes { Continuation::Tokens } else { Continuation::Off }
+        if self.capabilities().resumes { Continuation::Tokens } else { Continuation::None }
     }
 
     /// Its condition now.
@@ -147,7 +147,7 @@ pub enum Continuation {
     /// By its text, which may be tokenized differently.
     Message,
     /// It is not.
-    Off,
+    None,
 }
 
 impl Continuation {
@@ -157,7 +157,7 @@ impl Continuation {
         match self {
             Self::Tokens => "tokens",
             Self::Message => "message",
-            Self::Off => "off",
+            Self::None => "none",
         }
     }
 }

@@ -303,8 +303,8 @@ fn headers() -> Value {
             "schema": {"type": "string", "maxLength": 1000}, "example": "uniqueItems",
         },
         "X-Jan-Resume": {
-            "description": "How the answer is continued if its worker or upstream fails within it: by its `tokens`, exactly; by its text (`message`), where that consists of plain text until then; or not (`off`), with an error event.",
-            "schema": {"type": "string", "enum": ["tokens", "message", "off"]}, "example": "tokens",
+            "description": "How the answer is continued if its worker or upstream fails within it: by its `tokens`, exactly; by its text (`message`), where that consists of plain text until then; or not (`none`), with an error event.",
+            "schema": {"type": "string", "enum": ["tokens", "message", "none"]}, "example": "tokens",
         },
         "Location": {
             "description": "The target of the redirect.", "required": true, "schema": {"type": "string", "format": "uri-reference"},

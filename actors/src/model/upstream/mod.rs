@@ -215,7 +215,7 @@ impl Backend for Upstreams {
         let kinds = continuing::kinds(request, &KINDS);
         // The same one, where there is no other, once it works again.
         let can = self.known_kinds().iter().any(|kind| kinds.contains(kind));
-        if self.shared.resumes && can { Continuation::Message } else { Continuation::Off }
+        if self.shared.resumes && can { Continuation::Message } else { Continuation::None }
     }
 
     fn condition(&self) -> Condition {

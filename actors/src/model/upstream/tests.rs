@@ -499,7 +499,7 @@ async fn what_cannot_be_continued_ends_with_an_error() {
     let thinking = chat(vec![json!({"role": "user", "content": "think:a think:b think:c think:d"})].into());
     let regex = jan_protocol::types::Constraint::Regex("a+".to_owned());
     let constrained = GenerationRequest { constraint: Some(regex.into()), ..text("a b c d") };
-    assert_eq!(model.upstreams.continuation(&constrained), Continuation::Off);
+    assert_eq!(model.upstreams.continuation(&constrained), Continuation::None);
     for request in [thinking, constrained] {
         one.then([Act::DieAfter(2)]);
         two.then([Act::DieAfter(2)]);
