@@ -16,7 +16,9 @@ from harness import BUNDLED, IS_BUNDLED, MODEL, MODEL_FILE, Server, children, de
 from padded_models import pad
 from test_speculation import CELLS, ENDLESS, REQUESTS, answer, completion, drafts
 
-TIMES = 8 if IS_BUNDLED else 3
+pytestmark = pytest.mark.skipif(not IS_BUNDLED, reason="a padded real model takes minutes; tests/bench/speculation.py measures one")
+
+TIMES = 8
 #: What no lookup knows: only a draft model can make drafts of it.
 FREE = {
     "free": completion("Once upon a time there was a small house, and", max_tokens=100, logprobs=3),
@@ -24,9 +26,6 @@ FREE = {
     "free, two": completion("The sea was", max_tokens=60, n=2, temperature=0.5, seed=8, logprobs=1),
 }
 KNOWN = ("copy", "drawn", "penalties", "stop texts", "full context", "schema", "choice of tools", "tool", "one token")
-if not IS_BUNDLED:
-    # Three times a real model takes its time.
-    KNOWN = ("copy", "schema")
 ALL = FREE | {name: REQUESTS[name] for name in KNOWN}
 
 
@@ -145,7 +144,6 @@ def test_an_idle_server_repeats_itself(tmp_path, padded):
         own.close()
 
 
-@pytest.mark.skipif(not IS_BUNDLED, reason="the models made here have the vocabulary of the bundled model")
 def test_a_wrong_draft_model_is_left_alone(tmp_path, padded, expected):
     wrong = tiny_models.write(tmp_path / "wrong.gguf", "llama", BUNDLED)
     own = server(tmp_path / "server", padded, wrong)
@@ -178,7 +176,6 @@ def test_a_draft_model_that_cannot_draft_is_refused(tmp_path, defect):
     assert_refused(tmp_path, draft, {"missing": "no file", "no model": "not a GGUF", "another vocabulary": "vocabulary"}[defect])
 
 
-@pytest.mark.skipif(not IS_BUNDLED, reason="the models made here have the vocabulary of the bundled model")
 def test_a_recurrent_draft_model_is_refused(tmp_path):
     assert_refused(tmp_path, tiny_models.write(tmp_path / "draft.gguf", "mamba2", BUNDLED), "recurrent")
 
