@@ -254,17 +254,21 @@ pub struct CommitCount {
     pub server: Uuid,
     /// Its opening.
     pub epoch: Uuid,
-    /// The number.
+    /// The last number that was given to a commit; none is given twice.
+    pub issued: AtomicU64,
+    /// The number of the last commit that is known to have been made.
     pub written: AtomicU64,
 }
 
 impl CommitCount {
-    /// The number that the next commit gets, and the statement that leaves it there.
+    /// The number that the next commit gets, and the statement that leaves it there, which concerns no row if a commit that is
+    /// known to have been made is gone: else the number of this one would hide that.
     pub(super) fn next(&self) -> (u64, Statement) {
-        let next = self.written.load(Ordering::Acquire) + 1;
-        let sql = "UPDATE {s}.server SET written = GREATEST(written, $1) WHERE id = $2 AND epoch = $3";
-        let ids = [self.server, self.epoch].map(|id| params::id(id.into_bytes()));
-        (next, Statement::of_one_row(sql, [params::number(next)].into_iter().chain(ids).collect()))
+        let known = self.written.load(Ordering::Acquire);
+        let next = self.issued.fetch_add(1, Ordering::AcqRel) + 1;
+        let sql = "UPDATE {s}.server SET written = GREATEST(written, $1) WHERE id = $2 AND epoch = $3 AND written >= $4";
+        let [server, epoch] = [self.server, self.epoch].map(|id| params::id(id.into_bytes()));
+        (next, Statement::of_one_row(sql, vec![params::number(next), server, epoch, params::number(known)]))
     }
 
     /// Notes that the commit of that number was made.

@@ -217,6 +217,20 @@ async fn commits_lost_before_their_sync_are_noticed() {
     assert_eq!(stores.sync().await, Err(StoreError::Reopening));
 }
 
+/// The same where another commit came between: it does not hide that the one before it is gone.
+#[tokio::test]
+async fn commits_lost_before_another_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = shared().storage(&new_schema(), folder.path());
+    let stores = open(&storage).unwrap();
+    let put = |email: &str| Changes::accounts(vec![AccountChange::PutUser(user(email))]);
+    assert_eq!(stores.commit(&put("a@x.example")).await, Ok(crate::store::Commit::Done));
+    assert_eq!(stores.commit(&put("b@x.example")).await, Ok(crate::store::Commit::Done));
+    sql(&shared().url(), &format!("UPDATE {}.server SET written = written - 1", storage.schema)).await;
+    assert_eq!(stores.commit(&put("c@x.example")).await, Err(StoreError::Reopening));
+    assert_eq!(stores.sync().await, Err(StoreError::Reopening));
+}
+
 /// Connections that are cut at any moment: what was acknowledged is there, and the store goes on by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_lose_nothing() {
