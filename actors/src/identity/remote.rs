@@ -151,14 +151,12 @@ impl Remote {
             drop(store);
             let mut wait = None;
             if let Ok(stores) = stores {
-                let updated = match self.freshness.bound_ms {
-                    Some(_) => self.update(&*stores).await,
-                    None => Ok(()),
-                };
+                // Without other servers as well: the answer of an own commit may have been lost.
+                let updated = self.update(&*stores).await;
                 if let Err(error) = &updated
                     && !failed
                 {
-                    tracing::warn!(%error, "changes of credentials by other servers cannot be read; they are tried again");
+                    tracing::warn!(%error, "changes of credentials cannot be read from the database; they are tried again");
                 }
                 failed = updated.is_err();
                 if updated.is_ok() && said.is_none_or(|said| said.elapsed() >= HEARTBEAT) {
