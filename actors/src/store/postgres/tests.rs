@@ -231,6 +231,27 @@ async fn commits_lost_before_another_are_noticed() {
     assert_eq!(stores.sync().await, Err(StoreError::Reopening));
 }
 
+/// What a server acknowledges that starts during an import is not put aside with the store that was there.
+#[tokio::test]
+async fn import_does_not_replace_the_store_of_a_server_that_started_meanwhile() {
+    let [here, elsewhere] = folders::<2>();
+    let schema = new_schema();
+    let importer = PgFactory::new(&shared().storage(&schema, here.path()), Access::Alone);
+    let kept_open = importer.open().await.unwrap();
+    let draft = importer.draft().await.unwrap();
+    let started = open(&shared().storage(&schema, elsewhere.path())).unwrap();
+    let put = Changes::accounts(vec![AccountChange::PutUser(user("a@x.example"))]);
+    assert_eq!(started.commit(&put).await, Ok(crate::store::Commit::Done));
+    let refused = draft.promote().await.unwrap_err();
+    assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
+    started.sync().await.unwrap();
+    assert_eq!(started.accounts().users(None, 9).await.unwrap().len(), 1);
+    drop(started);
+    let draft = importer.draft().await.unwrap();
+    draft.promote().await.unwrap();
+    drop(kept_open);
+}
+
 /// Connections that are cut at any moment: what was acknowledged is there, and the store goes on by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_lose_nothing() {
