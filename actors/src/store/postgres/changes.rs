@@ -37,7 +37,8 @@ impl PgStores {
             return Ok(CredentialChanges { seen, is_complete: true, ..CredentialChanges::default() });
         };
         let sql = format!(
-            "SELECT c.seq, c.kind, c.key, c.owner, c.old, f.floor FROM (SELECT {floor} AS floor) f \
+            "SELECT c.seq, c.kind, c.key, c.owner, c.old, f.floor, \
+             GREATEST(f.floor, coalesce((SELECT max(seq) FROM {{s}}.change), 0)) FROM (SELECT {floor} AS floor) f \
              LEFT JOIN (SELECT * FROM {{s}}.change WHERE seq > $1 ORDER BY seq LIMIT $2) c ON true ORDER BY c.seq"
         );
         let rows = self.db.rows(&sql, vec![params::number(seen), params::signed(AT_ONCE)]).await?;
@@ -45,7 +46,8 @@ impl PgStores {
         let (mut users, mut keys, mut sessions) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut old_keys, mut owners) = (Vec::new(), std::collections::BTreeMap::new());
         for row in &rows {
-            if number(row, 5)? > seen {
+            // Some are forgotten; or they were counted further than they go now: the database was restored.
+            if number(row, 5)? > seen || number(row, 6)? < seen {
                 return Ok(CredentialChanges { is_complete: false, ..news });
             }
             // Of no change, there is one row with nothing in it.

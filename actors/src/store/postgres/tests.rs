@@ -449,6 +449,8 @@ async fn changes_of_credentials_are_listed() {
     // What is no longer listed has to be loaded.
     sql(&shared().url(), &format!("UPDATE {schema}.change SET made_at = now() - interval '2 h'")).await;
     two.heartbeat().await.unwrap();
+    let back = two.credential_changes(Some(later.seen + 1)).await.unwrap().unwrap();
+    assert!(!back.is_complete, "the database was restored, and counts again what it has counted before");
     let forgotten = two.credential_changes(Some(begun.seen)).await.unwrap().unwrap();
     assert!(!forgotten.is_complete);
     assert_eq!(
