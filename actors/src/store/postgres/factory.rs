@@ -106,12 +106,19 @@ impl PgFactory {
             ServerSettings::of(&pooled).await?.check(&name, allow_unsafe)?;
             drop(pooled);
             let db = Db { database, transaction: None, count: None };
-            match access {
-                Access::Server if !shared => refuse_other_servers(&db, own, &name).await?,
-                Access::Alone => refuse_running_servers(&db, own, &name).await?,
-                Access::Server | Access::Beside => {}
+            let is_only_one = access == Access::Server && !shared;
+            if is_only_one {
+                refuse_other_servers(&db, own, &name).await?;
             }
-            register(db, files, quotas, &name).await
+            if access == Access::Alone {
+                refuse_running_servers(&db, own, &name).await?;
+            }
+            let stores = register(db.clone(), files, quotas, &name).await?;
+            if is_only_one {
+                // Another one may have registered since: now at least one of the two sees the other, and goes away.
+                refuse_other_servers(&db, own, &name).await?;
+            }
+            Ok(stores)
         })
         .await
     }
