@@ -189,6 +189,7 @@ impl ApiError {
         match error {
             ResponsesError::NotFound(id) => Self::not_found("response", &id.to_string()),
             ResponsesError::NotBackground => Self::bad_request("response_not_in_background", message),
+            ResponsesError::Elsewhere => Self::unavailable("response_elsewhere", message, RETRY_SOON),
             ResponsesError::TooManyInBackground { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_background_responses", message)
                     .with_param("background")

@@ -27,9 +27,13 @@ def programs():
     return pathlib.Path(initdb).parent
 
 
+# Nobody and nobody's group, whose name differs between systems.
+NOBODY = 65534
+
+
 def unprivileged(*command):
     """A command as a user that PostgreSQL accepts."""
-    as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"] if os.geteuid() == 0 else []
+    as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"] if os.geteuid() == 0 else []
     return [*as_nobody, *map(str, command)]
 
 
@@ -40,7 +44,7 @@ class Cluster:
         """`prepare` is called with it before it starts for the first time. `of`: it is a standby of that one."""
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="jan-pg-", dir="/tmp"))
         if os.geteuid() == 0:
-            shutil.chown(self.folder, "nobody", "nogroup")
+            shutil.chown(self.folder, NOBODY, NOBODY)
         self.data = self.folder / "data"
         self.port = port
         options = ["--auth=trust", "--username=jan", "--encoding=UTF8", "--locale=C", "--no-sync"]
@@ -99,7 +103,7 @@ class Cluster:
             )
             if os.geteuid() == 0:
                 for path in (folder, folder / "users", folder / "bouncer.ini"):
-                    shutil.chown(path, "nobody", "nogroup")
+                    shutil.chown(path, NOBODY, NOBODY)
             program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
             assert pathlib.Path(program).exists(), "these tests need pgbouncer; `make setup-test` installs it"
             self.bouncer = subprocess.Popen(

@@ -321,7 +321,7 @@ def test_tls_verifies_the_host(tmp_path):
             shutil.copy(tmp_path / name, cluster.data / name)
             (cluster.data / name).chmod(0o600)
             if os.geteuid() == 0:
-                shutil.chown(cluster.data / name, "nobody", "nogroup")
+                shutil.chown(cluster.data / name, postgres.NOBODY, postgres.NOBODY)
         # Over TCP with TLS and a password alone.
         (cluster.data / "pg_hba.conf").write_text("local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n")
 

@@ -121,12 +121,12 @@ impl Backup {
         let (mut done, begun) = (0, Instant::now());
         while done < ready.len() {
             let (all, notices) = (Arc::clone(&ready), Arc::clone(&self.notices));
-            let (reply, answer) = std::sync::mpsc::channel();
+            let (place, (reply, answer)) = (notices.place(), std::sync::mpsc::channel());
             self.store.write(
                 move |stores| async move { put_some(&*stores, &all, done, constraints).await },
                 move |outcome: Result<_, StoreError>| {
                     let _ = reply.send(outcome.map(|(next, changes)| {
-                        notices.publish(&changes);
+                        notices.publish_after(place, &changes);
                         next
                     }));
                 },

@@ -203,6 +203,7 @@ fn sign_in(
         return;
     }
     let (again, store) = (profile.clone(), Arc::clone(&writer.store));
+    let place = writer.notices.place();
     let decide = move |stores: Arc<dyn Stores>| async move {
         let (answer, changes) = users::sign_in(&*stores, profile, guest, now).await?;
         for &(from, to) in &changes.moves {
@@ -216,7 +217,7 @@ fn sign_in(
         Err(error) => call.answer(Err(error)),
         Ok((None, _)) => sign_in(writer, call, again, guest, now),
         Ok((Some(answer), changes)) => {
-            writer.notices.publish(&changes);
+            writer.notices.publish_after(place, &changes);
             call.answer(Ok(answer));
         }
     });

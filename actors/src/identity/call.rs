@@ -64,9 +64,10 @@ impl IdentityWriter {
         F: Future<Output = Result<(T, Changes), IdentityError>>,
     {
         let notices = Arc::clone(&self.notices);
+        let place = notices.place();
         self.store.decide(decide, move |outcome: Result<_, IdentityError>| {
             done(outcome.map(|(answer, changes)| {
-                notices.publish(&changes);
+                notices.publish_after(place, &changes);
                 answer
             }));
         });

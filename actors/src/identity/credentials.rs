@@ -92,6 +92,17 @@ pub trait CredentialNotices: Debug + Send + Sync {
     /// Passes changes that have become durable to all mirrors. Called on the commit thread only.
     fn publish(&self, changes: &Changes);
 
+    /// A place in the line of all notices, to be taken before a decision is made.
+    fn place(&self) -> u64 {
+        0
+    }
+
+    /// As [`publish`](Self::publish), for the changes of a decision that was made after `place` was taken. Notices of other servers
+    /// that mirrors got since then and that are newer than these changes apply again.
+    fn publish_after(&self, _place: u64, changes: &Changes) {
+        self.publish(changes);
+    }
+
     /// Adds a mirror of this server, which gets all notices from now on. It is to be loaded afterwards, so that it misses none.
     fn subscribe(&self, mirror: Arc<dyn CredentialMirror>);
 }

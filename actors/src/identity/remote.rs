@@ -59,17 +59,33 @@ impl Freshness {
 }
 
 /// Notices of this server's own changes, in one line with those of other servers: what is read from the database is applied
-/// before or after a change of this server, never an older state after a newer one.
+/// before or after a change of this server. A change of this server that was committed before one that was read already is followed
+/// by that one once more.
 #[derive(Debug, Default)]
 pub struct OrderedNotices {
     local: LocalNotices,
     order: tokio::sync::Mutex<()>,
+    /// The number of the last change that was seen.
+    seen: AtomicU64,
 }
 
 impl CredentialNotices for OrderedNotices {
     fn publish(&self, changes: &Changes) {
         let _turn = block_on(self.order.lock());
         self.local.publish(changes);
+    }
+
+    fn place(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    fn publish_after(&self, place: u64, changes: &Changes) {
+        let _turn = block_on(self.order.lock());
+        self.local.publish(changes);
+        if !changes.accounts.is_empty() || !changes.sessions.is_empty() {
+            // What lies behind it is read again: some of it may be newer than these changes.
+            self.seen.fetch_min(place, Ordering::AcqRel);
+        }
     }
 
     fn subscribe(&self, mirror: Arc<dyn CredentialMirror>) {
@@ -83,8 +99,6 @@ pub struct Remote {
     index: Arc<Index>,
     notices: Arc<OrderedNotices>,
     freshness: Arc<Freshness>,
-    /// The number of the last change that was seen.
-    seen: AtomicU64,
     /// Signing keys that are exchanged with the other servers.
     keys: Option<Arc<SharedKeys>>,
 }
@@ -97,7 +111,7 @@ impl Remote {
         freshness: Arc<Freshness>,
         keys: Option<Arc<SharedKeys>>,
     ) -> Self {
-        Self { index, notices, freshness, seen: 0.into(), keys }
+        Self { index, notices, freshness, keys }
     }
 
     /// Replaces the index by the contents of the database.
@@ -111,7 +125,7 @@ impl Remote {
         let news = stores.credential_changes(None).await?;
         self.index.load(stores).await?;
         if let Some(news) = news {
-            self.seen.store(news.seen, Ordering::Release);
+            self.notices.seen.store(news.seen, Ordering::Release);
             self.freshness.note(begun);
         }
         Ok(())
@@ -125,7 +139,7 @@ impl Remote {
         let turn = self.notices.order.lock().await;
         loop {
             let begun = Instant::now();
-            let seen = self.seen.load(Ordering::Acquire);
+            let seen = self.notices.seen.load(Ordering::Acquire);
             let Some(news) = stores.credential_changes(Some(seen)).await? else { return Ok(()) };
             if !news.is_complete {
                 drop(turn);
@@ -133,7 +147,7 @@ impl Remote {
                 return self.load(stores).await;
             }
             self.notices.local.publish(&news.changes);
-            self.seen.store(news.seen, Ordering::Release);
+            self.notices.seen.store(news.seen, Ordering::Release);
             if !news.has_more {
                 self.freshness.note(begun);
                 return Ok(());
@@ -151,14 +165,12 @@ impl Remote {
             drop(store);
             let mut wait = None;
             if let Ok(stores) = stores {
-                let updated = match self.freshness.bound_ms {
-                    Some(_) => self.update(&*stores).await,
-                    None => Ok(()),
-                };
+                // Without other servers as well: the answer of an own commit may have been lost.
+                let updated = self.update(&*stores).await;
                 if let Err(error) = &updated
                     && !failed
                 {
-                    tracing::warn!(%error, "changes of credentials by other servers cannot be read; they are tried again");
+                    tracing::warn!(%error, "changes of credentials cannot be read from the database; they are tried again");
                 }
                 failed = updated.is_err();
                 if updated.is_ok() && said.is_none_or(|said| said.elapsed() >= HEARTBEAT) {
@@ -193,6 +205,23 @@ impl Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{UserKind, new_member};
+    use crate::store::AccountChange;
+
+    #[test]
+    fn what_lies_behind_an_own_change_is_read_again() {
+        let notices = OrderedNotices::default();
+        notices.seen.store(5, Ordering::Release);
+        let place = notices.place();
+        notices.seen.store(9, Ordering::Release);
+        notices.publish_after(place, &Changes::default());
+        assert_eq!(notices.place(), 9, "nothing was overwritten");
+        let own = Changes::accounts(vec![AccountChange::PutUser(new_member(UserKind::Member))]);
+        notices.publish_after(place, &own);
+        assert_eq!(notices.place(), 5);
+        notices.publish_after(7, &own);
+        assert_eq!(notices.place(), 5, "an earlier one is still to be read");
+    }
 
     #[test]
     fn index_is_relied_on_for_as_long_as_it_is_fresh() {

@@ -12,6 +12,9 @@ pub enum ResponsesError {
     /// The response does not run in the background: its client waits for it.
     #[error("only responses that were created with `background` can be cancelled")]
     NotBackground,
+    /// Another server of the same store runs it, whose run cannot be reached from here.
+    #[error("another server generates the response; try again once it has ended")]
+    Elsewhere,
     /// The maximum number of responses already runs in the background.
     #[error(
         "{running} responses already run in the background, the most that {whose}; wait for one to end or cancel one"

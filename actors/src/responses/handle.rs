@@ -79,7 +79,7 @@ impl Responses {
     /// Ends a response that runs in the background; one that has ended remains as it is.
     ///
     /// # Errors
-    /// Not found, not in the background, or the store.
+    /// Not found, not in the background, run by another server, or the store.
     pub async fn cancel(&self, user: UserId, id: ResponseId) -> Result<Found, ResponsesError> {
         let mut found = self.find(user, id).await?;
         if !found.record.background {
@@ -89,6 +89,9 @@ impl Responses {
             reader.cancel();
             reader.end().await;
             return self.find(user, id).await;
+        }
+        if found.record.end.is_none() {
+            return Err(ResponsesError::Elsewhere);
         }
         Ok(found)
     }

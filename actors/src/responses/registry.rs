@@ -270,7 +270,12 @@ async fn find(
             return Ok(Found { record, reader: Some(run.follow()) });
         }
         if last {
-            record.end = Some(End::lost(now_s()));
+            let running: Result<_, StoreError> =
+                store.look(|stores| async move { stores.responses().running().await }).await;
+            // Those that another server runs are not listed.
+            if running?.contains(&id) {
+                record.end = Some(End::lost(now_s()));
+            }
             return Ok(Found { record, reader: None });
         }
     }

@@ -59,10 +59,10 @@ impl ResponseRecord {
         }
     }
 
-    /// Returns the progress.
+    /// Returns the progress as far as it is stored: without an end, another server runs it.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        Progress { started: self.end.is_some(), deltas: self.deltas.clone(), end: self.end.clone() }
+        Progress { started: true, deltas: self.deltas.clone(), end: self.end.clone() }
     }
 }
 
@@ -196,6 +196,6 @@ pub struct Progress {
 pub struct Found {
     /// The stored record.
     pub record: ResponseRecord,
-    /// A reader of its run; `None` once it has ended.
+    /// A reader of its run; `None` once it has ended, and while another server runs it.
     pub reader: Option<Reader>,
 }

@@ -205,6 +205,12 @@ pub static ERRORS: &[ErrorSpec] = &[
     ),
     known(503, "conversations_unavailable", Inference, "The conversation store is being restarted."),
     known(503, "responses_unavailable", Tag("responses"), "The response store is being restarted."),
+    known(
+        503,
+        "response_elsewhere",
+        Tag("responses"),
+        "Another server generates the response, which cannot be streamed or cancelled here.",
+    ),
     known(503, "shutting_down", Every, "The server is stopping."),
     known(503, "too_many_connections", Every, "The server has reached its maximum number of connections."),
     known(503, "body_memory_full", Body, "The bodies of concurrent requests exceed their memory budget."),

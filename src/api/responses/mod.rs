@@ -31,7 +31,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use jan_actors::identity::Right;
 use jan_actors::model::{ChatPrompt, GenerationError, GenerationRequest, Prompt, SamplingParams};
-use jan_actors::responses::{Found, Reader, ResponseId, ResponseRecord};
+use jan_actors::responses::{Found, Reader, ResponseId, ResponseRecord, ResponsesError};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -206,6 +206,7 @@ async fn find(state: &AppState, context: &RequestContext, id: &str) -> Result<Fo
             (ResponseStreamEvent = "text/event-stream"),
         )),
         (status = 404, description = "The response does not exist", body = ErrorResponse),
+        (status = 503, description = "Another server generates it; see Retry-After", body = ErrorResponse),
     )
 )]
 async fn retrieve(
@@ -220,6 +221,9 @@ async fn retrieve(
     let progress = found.reader.as_ref().map_or_else(|| found.record.progress(), Reader::now);
     if !query.stream {
         return Ok(private(StatusCode::OK, &shown.at(&progress)));
+    }
+    if found.reader.is_none() && found.record.end.is_none() {
+        return Err(ApiError::from_responses(ResponsesError::Elsewhere));
     }
     let permit = state.limiter.stream(&context.caller.principal);
     let permit = permit.map_err(|verdict| ApiError::rate_limited(&verdict))?;
@@ -256,6 +260,7 @@ async fn delete(Id(id): Id, state: AppState, context: RequestContext) -> Result<
         (status = 200, description = "The response", body = ResponseObject),
         (status = 400, description = "It was not created with `background`", body = ErrorResponse),
         (status = 404, description = "The response does not exist", body = ErrorResponse),
+        (status = 503, description = "Another server generates it; see Retry-After", body = ErrorResponse),
     )
 )]
 async fn cancel(Id(id): Id, state: AppState, context: RequestContext) -> Result<Response, ApiError> {

@@ -39,7 +39,7 @@ pub const STORAGE: &[Key] = &[
     key(
         "storage.pool_size",
         integer(4, 1000, "connections"),
-        "Maximum number of connections of this server to PostgreSQL, two of which are for changes alone; beside them there is one for notifications.",
+        "Maximum number of connections of this server to PostgreSQL, two of which are for changes alone; beside them there are one for notifications and one for changes of credentials.",
     ),
     key(
         "storage.connect_timeout_ms",

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
 
 use super::codec::{column, decode, number};
-use super::database::{Database, Statement, runtime};
+use super::database::{Database, Lane, Statement, runtime};
 use super::{PgStores, accounts, errors, params};
 use crate::identity::{ApiKeyRecord, SessionId, UserId, UserRecord};
 use crate::store::{
@@ -32,20 +32,23 @@ impl PgStores {
         let floor = "coalesce((SELECT value::bigint FROM {s}.meta WHERE key = 'changes_forgotten'), 0)";
         let Some(seen) = seen else {
             let sql = format!("SELECT GREATEST({floor}, coalesce((SELECT max(seq) FROM {{s}}.change), 0))");
-            let row = self.db.row(&sql, Vec::new()).await?;
-            let seen = row.map(|row| number(&row, 0)).transpose()?.unwrap_or_default();
+            let rows = self.db.rows_by(Lane::Mirror, &sql, Vec::new()).await?;
+            let seen = rows.first().map(|row| number(row, 0)).transpose()?.unwrap_or_default();
             return Ok(CredentialChanges { seen, is_complete: true, ..CredentialChanges::default() });
         };
         let sql = format!(
-            "SELECT c.seq, c.kind, c.key, c.owner, c.old, f.floor FROM (SELECT {floor} AS floor) f \
+            "SELECT c.seq, c.kind, c.key, c.owner, c.old, f.floor, \
+             GREATEST(f.floor, coalesce((SELECT max(seq) FROM {{s}}.change), 0)) FROM (SELECT {floor} AS floor) f \
              LEFT JOIN (SELECT * FROM {{s}}.change WHERE seq > $1 ORDER BY seq LIMIT $2) c ON true ORDER BY c.seq"
         );
-        let rows = self.db.rows(&sql, vec![params::number(seen), params::signed(AT_ONCE)]).await?;
+        let rows =
+            self.db.rows_by(Lane::Mirror, &sql, vec![params::number(seen), params::signed(AT_ONCE)]).await?;
         let mut news = CredentialChanges { seen, is_complete: true, ..CredentialChanges::default() };
         let (mut users, mut keys, mut sessions) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut old_keys, mut owners) = (Vec::new(), std::collections::BTreeMap::new());
         for row in &rows {
-            if number(row, 5)? > seen {
+            // Some are forgotten; or they were counted further than they go now: the database was restored.
+            if number(row, 5)? > seen || number(row, 6)? < seen {
                 return Ok(CredentialChanges { is_complete: false, ..news });
             }
             // Of no change, there is one row with nothing in it.
@@ -81,7 +84,7 @@ impl PgStores {
         let mut gone: BTreeSet<_> = ids.iter().copied().collect();
         let sql = "SELECT record FROM {s}.users WHERE id = ANY($1)";
         let mut changes = Vec::new();
-        for row in self.db.rows(sql, vec![params::ids(ids)]).await? {
+        for row in self.db.rows_by(Lane::Mirror, sql, vec![params::ids(ids)]).await? {
             let user: Result<UserRecord, _> = decode(|| "a user".to_owned(), &column::<String>(&row, 0)?);
             if let Some(user) = readable(user)? {
                 gone.remove(&user.id.to_bytes());
@@ -102,7 +105,10 @@ impl PgStores {
         }
         let mut gone = hashes.clone();
         let sql = "SELECT hash, record FROM {s}.keys WHERE hash = ANY($1)";
-        let rows = self.db.rows(sql, vec![params::many_bytes(hashes.into_iter().collect())]).await?;
+        let rows = self
+            .db
+            .rows_by(Lane::Mirror, sql, vec![params::many_bytes(hashes.into_iter().collect())])
+            .await?;
         let mut changes = Vec::new();
         for (hash, record) in accounts::keys(&rows)? {
             gone.remove(hash.as_slice());
@@ -128,7 +134,7 @@ impl PgStores {
         let mut gone = ids.clone();
         let sql = "SELECT record FROM {s}.sessions WHERE id = ANY($1)";
         let mut changes = Vec::new();
-        for row in self.db.rows(sql, vec![params::ids(ids)]).await? {
+        for row in self.db.rows_by(Lane::Mirror, sql, vec![params::ids(ids)]).await? {
             let session: Result<StoredSession, _> =
                 decode(|| "a session".to_owned(), &column::<String>(&row, 0)?);
             if let Some(session) = readable(session)? {

@@ -89,12 +89,15 @@ pub enum Lane {
     Shared,
     /// By the commit thread.
     CommitThread,
+    /// By the reader of changes of credentials, without which no credential is accepted for long.
+    Mirror,
 }
 
 /// The connections to one database.
 pub struct Database {
     pool: Pool,
     writers: Pool,
+    mirror: Pool,
     tls: Tls,
     pub(super) targets: Targets,
     schema: String,
@@ -128,6 +131,7 @@ impl Database {
         Ok(Self {
             pool: pool(storage.pool_size.saturating_sub(WRITERS).max(1))?,
             writers: pool(WRITERS)?,
+            mirror: pool(1)?,
             tls,
             targets,
             schema: storage.schema.clone(),
@@ -140,6 +144,7 @@ impl Database {
         Self {
             pool: self.pool.clone(),
             writers: self.writers.clone(),
+            mirror: self.mirror.clone(),
             tls: self.tls.clone(),
             targets: self.targets.clone(),
             schema: schema.to_owned(),
@@ -160,7 +165,11 @@ impl Database {
 
     /// A connection.
     pub(super) async fn client(&self, lane: Lane) -> Result<Object, StoreError> {
-        let pool = if lane == Lane::CommitThread { &self.writers } else { &self.pool };
+        let pool = match lane {
+            Lane::Shared => &self.pool,
+            Lane::CommitThread => &self.writers,
+            Lane::Mirror => &self.mirror,
+        };
         pool.get().await.map_err(|error| {
             StoreError::Database(match error {
                 PoolError::Backend(error) => {
@@ -254,17 +263,21 @@ pub struct CommitCount {
     pub server: Uuid,
     /// Its opening.
     pub epoch: Uuid,
-    /// The number.
+    /// The last number that was given to a commit; none is given twice.
+    pub issued: AtomicU64,
+    /// The number of the last commit that is known to have been made.
     pub written: AtomicU64,
 }
 
 impl CommitCount {
-    /// The number that the next commit gets, and the statement that leaves it there.
+    /// The number that the next commit gets, and the statement that leaves it there, which concerns no row if a commit that is
+    /// known to have been made is gone: else the number of this one would hide that.
     pub(super) fn next(&self) -> (u64, Statement) {
-        let next = self.written.load(Ordering::Acquire) + 1;
-        let sql = "UPDATE {s}.server SET written = GREATEST(written, $1) WHERE id = $2 AND epoch = $3";
-        let ids = [self.server, self.epoch].map(|id| params::id(id.into_bytes()));
-        (next, Statement::of_one_row(sql, [params::number(next)].into_iter().chain(ids).collect()))
+        let known = self.written.load(Ordering::Acquire);
+        let next = self.issued.fetch_add(1, Ordering::AcqRel) + 1;
+        let sql = "UPDATE {s}.server SET written = GREATEST(written, $1) WHERE id = $2 AND epoch = $3 AND written >= $4";
+        let [server, epoch] = [self.server, self.epoch].map(|id| params::id(id.into_bytes()));
+        (next, Statement::of_one_row(sql, vec![params::number(next), server, epoch, params::number(known)]))
     }
 
     /// Notes that the commit of that number was made.
@@ -293,10 +306,18 @@ impl Db {
     /// # Errors
     /// The database failed.
     pub async fn rows(&self, sql: &str, params: Vec<Param>) -> Result<Vec<Row>, StoreError> {
+        self.rows_by(Lane::Shared, sql, params).await
+    }
+
+    /// Reads rows on a connection of that use.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn rows_by(&self, lane: Lane, sql: &str, params: Vec<Param>) -> Result<Vec<Row>, StoreError> {
         let (sql, database) = (self.database.sql(sql), Arc::clone(&self.database));
         match self.transaction.clone() {
             Some(transaction) => on_runtime(async move { transaction.rows(&sql, &params).await }).await,
-            None => on_runtime(async move { read(&database, Lane::Shared, &sql, &params).await }).await,
+            None => on_runtime(async move { read(&database, lane, &sql, &params).await }).await,
         }
     }
 

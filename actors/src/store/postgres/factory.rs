@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::codec::{column, number};
@@ -23,6 +24,10 @@ use crate::store::{OpenError, Problem, Quotas, StoreError, Stores};
 
 /// Time to tell the others that this server has stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Counts the servers that run, or were killed a moment ago, except one.
+const RUNNING_SERVERS: &str = "SELECT count(*) FROM {s}.server WHERE running AND NOT temporary AND id <> $1 \
+                               AND seen_at > now() - interval '30 s'";
 
 /// Use of a database by a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +106,19 @@ impl PgFactory {
             ServerSettings::of(&pooled).await?.check(&name, allow_unsafe)?;
             drop(pooled);
             let db = Db { database, transaction: None, count: None };
-            match access {
-                Access::Server if !shared => refuse_other_servers(&db, own, &name).await?,
-                Access::Alone => refuse_running_servers(&db, own, &name).await?,
-                Access::Server | Access::Beside => {}
+            let is_only_one = access == Access::Server && !shared;
+            if is_only_one {
+                refuse_other_servers(&db, own, &name).await?;
             }
-            register(db, files, quotas, &name).await
+            if access == Access::Alone {
+                refuse_running_servers(&db, own, &name).await?;
+            }
+            let stores = register(db.clone(), files, quotas, &name).await?;
+            if is_only_one {
+                // Another one may have registered since: now at least one of the two sees the other, and goes away.
+                refuse_other_servers(&db, own, &name).await?;
+            }
+            Ok(stores)
         })
         .await
     }
@@ -205,18 +217,20 @@ async fn refuse_other_servers(db: &Db, this: Option<Uuid>, name: &str) -> Result
 
 /// Refuses to change a store under the feet of servers, except the one of the data folder, which is known to have ended.
 async fn refuse_running_servers(db: &Db, own: Option<Uuid>, name: &str) -> Result<(), OpenError> {
-    let sql = "SELECT count(*) FROM {s}.server WHERE running AND NOT temporary AND id <> $1 \
-               AND seen_at > now() - interval '30 s'";
-    let row = db.row(sql, vec![params::id(own.unwrap_or_default().into_bytes())]).await?;
+    let row = db.row(RUNNING_SERVERS, vec![params::id(own.unwrap_or_default().into_bytes())]).await?;
     match row.map(|row| number(&row, 0)).transpose()?.unwrap_or_default() {
         0 => Ok(()),
-        running => Err(OpenError::InUse(Problem::new(
-            format!(
-                "{running} server(s) use the database {name}, or did half a minute ago without having been stopped"
-            ),
-            "Stop them first and wait for half a minute; or import through a running server (POST /api/v1/admin/import)",
-        ))),
+        running => Err(servers_run(running, name)),
     }
+}
+
+fn servers_run(running: u64, name: &str) -> OpenError {
+    OpenError::InUse(Problem::new(
+        format!(
+            "{running} server(s) use the database {name}, or did half a minute ago without having been stopped"
+        ),
+        "Stop them first and wait for half a minute; or import through a running server (POST /api/v1/admin/import)",
+    ))
 }
 
 #[async_trait]
@@ -258,8 +272,15 @@ impl StoreFactory for PgFactory {
         let draft = Arc::new(database.with_schema(&format!("{}_import", database.schema())));
         let dropped = Arc::clone(&draft);
         on_runtime(async move { drop_schema(&dropped).await }).await?;
+        // The folder's own server is known to have ended, and cannot start meanwhile.
+        let own = if state_files::exist(&self.storage.path) {
+            self.lock_folder()?;
+            StateFiles::open(&self.storage.path)?.server
+        } else {
+            Uuid::nil()
+        };
         let stores = self.open_stores(Arc::clone(&draft), None, None).await?;
-        Ok(Box::new(PgDraft { place: database, draft, stores, promoted: false }))
+        Ok(Box::new(PgDraft { place: database, draft, stores, own, promoted: false }))
     }
 
     fn load_error(&self, error: StoreError) -> OpenError {
@@ -281,6 +302,8 @@ struct PgDraft {
     place: Arc<Database>,
     draft: Arc<Database>,
     stores: PgStores,
+    /// The server of the data folder.
+    own: Uuid,
     promoted: bool,
 }
 
@@ -290,20 +313,30 @@ impl StoreDraft for PgDraft {
         &self.stores
     }
 
-    /// Both schemas are renamed in one transaction.
+    /// Both schemas are renamed in one transaction, unless a server has started since the draft was begun: what it acknowledged
+    /// would be gone.
     async fn promote(mut self: Box<Self>) -> Result<(), OpenError> {
-        let (place, draft) = (Arc::clone(&self.place), Arc::clone(&self.draft));
+        let (database, draft, own) = (Arc::clone(&self.place), Arc::clone(&self.draft), self.own);
         on_runtime(async move {
-            let client = direct(&place).await?;
-            let (place, draft) = (place.schema(), draft.schema());
+            let client = direct(&database).await?;
+            let (place, draft) = (database.schema(), draft.schema());
             let failed = |error: &tokio_postgres::Error| {
                 OpenError::Backend(Problem::new(
                     format!("cannot put the import in the place of the store: {}", errors::message(error)),
                     "Renaming a schema needs the right to create one (GRANT CREATE ON DATABASE)",
                 ))
             };
-            let mut sql = "BEGIN;".to_owned();
+            let mut sql = String::new();
+            client.batch_execute("BEGIN").await.map_err(|error| failed(&error))?;
             if migrations::exists(&client, place).await? {
+                // No server registers or commits from here on. A transaction that is given up ends with its connection.
+                let lock = database.sql("LOCK TABLE {s}.server IN SHARE ROW EXCLUSIVE MODE");
+                client.batch_execute(&lock).await.map_err(|error| failed(&error))?;
+                let row = client.query_typed_one(&database.sql(RUNNING_SERVERS), &[(&own, Type::UUID)]).await;
+                let running = number(&row.map_err(|error| failed(&error))?, 0)?;
+                if running > 0 {
+                    return Err(servers_run(running, &database.targets.pool.name()));
+                }
                 let kept = format!("{place}_before_import_{}", jiff::Timestamp::now().as_second());
                 // The servers' folders know the store that was here, and accept the one that took its place.
                 sql += &format!(

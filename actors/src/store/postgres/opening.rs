@@ -38,7 +38,7 @@ impl Opening {
             server,
             epoch,
             commits: commits.into(),
-            count: Arc::new(CommitCount { server, epoch, written: 0.into() }),
+            count: Arc::new(CommitCount { server, epoch, issued: 0.into(), written: 0.into() }),
             pending: true.into(),
             discarded: Mutex::default(),
             deleted: Mutex::default(),

@@ -38,13 +38,16 @@ fn programs() -> PathBuf {
     )
 }
 
+/// Nobody and nobody's group, whose name differs between systems.
+const NOBODY: &str = "65534:65534";
+
 /// A command as a user that PostgreSQL accepts: it refuses to run as root.
 fn unprivileged(program: impl AsRef<std::ffi::OsStr>) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]).arg(program);
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(program);
     command
 }
 
@@ -61,7 +64,7 @@ impl Cluster {
         let folder = tempfile::Builder::new().prefix("jan-pg-").tempdir_in("/tmp").unwrap().keep();
         std::fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
         if rustix::process::geteuid().is_root() {
-            run(Command::new("chown").arg("nobody:nogroup").arg(&folder));
+            run(Command::new("chown").arg(NOBODY).arg(&folder));
         }
         let data = folder.join("data");
         run(unprivileged(programs().join("initdb"))
@@ -172,7 +175,7 @@ fn bouncer() -> &'static Path {
         );
         std::fs::write(folder.join("bouncer.ini"), settings).unwrap();
         if rustix::process::geteuid().is_root() {
-            run(Command::new("chown").arg("-R").arg("nobody:nogroup").arg(&folder));
+            run(Command::new("chown").arg("-R").arg(NOBODY).arg(&folder));
         }
         let program = Path::new("/usr/sbin/pgbouncer");
         let program = if program.exists() { program } else { Path::new("pgbouncer") };

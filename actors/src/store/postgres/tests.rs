@@ -217,6 +217,41 @@ async fn commits_lost_before_their_sync_are_noticed() {
     assert_eq!(stores.sync().await, Err(StoreError::Reopening));
 }
 
+/// The same where another commit came between: it does not hide that the one before it is gone.
+#[tokio::test]
+async fn commits_lost_before_another_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = shared().storage(&new_schema(), folder.path());
+    let stores = open(&storage).unwrap();
+    let put = |email: &str| Changes::accounts(vec![AccountChange::PutUser(user(email))]);
+    assert_eq!(stores.commit(&put("a@x.example")).await, Ok(crate::store::Commit::Done));
+    assert_eq!(stores.commit(&put("b@x.example")).await, Ok(crate::store::Commit::Done));
+    sql(&shared().url(), &format!("UPDATE {}.server SET written = written - 1", storage.schema)).await;
+    assert_eq!(stores.commit(&put("c@x.example")).await, Err(StoreError::Reopening));
+    assert_eq!(stores.sync().await, Err(StoreError::Reopening));
+}
+
+/// What a server acknowledges that starts during an import is not put aside with the store that was there.
+#[tokio::test]
+async fn import_does_not_replace_the_store_of_a_server_that_started_meanwhile() {
+    let [here, elsewhere] = folders::<2>();
+    let schema = new_schema();
+    let importer = PgFactory::new(&shared().storage(&schema, here.path()), Access::Alone);
+    let kept_open = importer.open().await.unwrap();
+    let draft = importer.draft().await.unwrap();
+    let started = open(&shared().storage(&schema, elsewhere.path())).unwrap();
+    let put = Changes::accounts(vec![AccountChange::PutUser(user("a@x.example"))]);
+    assert_eq!(started.commit(&put).await, Ok(crate::store::Commit::Done));
+    let refused = draft.promote().await.unwrap_err();
+    assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
+    started.sync().await.unwrap();
+    assert_eq!(started.accounts().users(None, 9).await.unwrap().len(), 1);
+    drop(started);
+    let draft = importer.draft().await.unwrap();
+    draft.promote().await.unwrap();
+    drop(kept_open);
+}
+
 /// Connections that are cut at any moment: what was acknowledged is there, and the store goes on by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_connections_lose_nothing() {
@@ -414,6 +449,8 @@ async fn changes_of_credentials_are_listed() {
     // What is no longer listed has to be loaded.
     sql(&shared().url(), &format!("UPDATE {schema}.change SET made_at = now() - interval '2 h'")).await;
     two.heartbeat().await.unwrap();
+    let back = two.credential_changes(Some(later.seen + 1)).await.unwrap().unwrap();
+    assert!(!back.is_complete, "the database was restored, and counts again what it has counted before");
     let forgotten = two.credential_changes(Some(begun.seen)).await.unwrap().unwrap();
     assert!(!forgotten.is_complete);
     assert_eq!(
