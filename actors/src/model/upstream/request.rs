@@ -44,6 +44,7 @@ pub fn generation(
         // Without it a completion has 16 tokens.
         None => match kind {
             UpstreamKind::Jan | UpstreamKind::LlamaServer => set("max_tokens", json!(-1)),
+            // vLLM; the others do not get such requests.
             _ => set("max_tokens", Value::Null),
         },
     }
