@@ -125,7 +125,11 @@ impl<'a> Asked<'a> {
             failure,
             is_worth_another: retry::is_worth_it(status),
             retry_after,
-            reason: format!("status {status}: {said}"),
+            reason: match status {
+                // A key may be part of what is said about it.
+                401 | 403 => format!("status {status}: it refuses the key"),
+                _ => format!("status {status}: {said}"),
+            },
         }
     }
 
@@ -256,8 +260,11 @@ mod tests {
         assert!(matches!(told(500, &body("x")), GenerationError::UpstreamFailed { .. }));
         // A key may be part of what is said about it.
         let leak = json!({"error": {"message": "Incorrect API key provided: sk-secret"}});
-        let refused = told(401, &leak);
-        assert!(!refused.to_string().contains("sk-secret"), "{refused}");
+        for status in [401, 403] {
+            let refused = ASKED.refused(status, None, leak.to_string().as_bytes());
+            assert!(!refused.error.to_string().contains("sk-secret"), "{refused:?}");
+            assert!(!refused.reason.contains("sk-secret"), "administrators and the log: {refused:?}");
+        }
         let wait = Some(Duration::from_secs(7));
         let busy = ASKED.refused(429, wait, b"{}");
         assert_eq!((busy.retry_after, busy.failure, busy.is_worth_another), (wait, None, true));
