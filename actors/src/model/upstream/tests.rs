@@ -261,6 +261,16 @@ async fn an_upstream_that_asks_for_a_pause_gets_it() {
 }
 
 #[tokio::test]
+async fn a_failure_rests_no_upstream() {
+    let engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
+    engine.then([Act::Refuse(503, Some(60))]);
+    let model = Model::on(&[&engine]).await;
+    let events = model.events(text("a")).await;
+    assert!(matches!(error(&events), GenerationError::ModelUnavailable { .. }), "{events:?}");
+    assert_eq!(usage(&model.events(text("a")).await).completion_tokens, 16, "it works again");
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_ends_with_one_honest_error() {
     for act in [Act::DieAfter(3), Act::StallAfter(3), Act::ErrorAfter(3)] {
         let (one, two) = (

@@ -76,7 +76,9 @@ impl<'a> Tries<'a> {
         if let Some(failure) = failed.failure {
             balancer.failed(place, failure, &failed.reason, Some(self.caller));
         }
-        if let Some(pause) = failed.retry_after.filter(|_| failed.is_worth_another) {
+        // Of 429 alone: a failure is the breaker's, whose trial finds out when it is over.
+        let is_overload = failed.is_worth_another && failed.failure.is_none();
+        if let Some(pause) = failed.retry_after.filter(|_| is_overload) {
             balancer.rests(place, pause);
         }
         drop(slot);
