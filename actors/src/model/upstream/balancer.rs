@@ -200,7 +200,7 @@ impl Balancer {
                         let config = lane.config.clone();
                         answers.push((
                             reply,
-                            Ok(Slot { balancer: Arc::clone(self), place, config, noted: None }),
+                            Ok(Slot { balancer: Arc::clone(self), place, config, since: now, noted: None }),
                         ));
                     }
                     Verdict::Refuse(none) => answers.push((reply, Err(none))),
@@ -416,6 +416,8 @@ pub struct Slot {
     pub place: usize,
     /// Its properties.
     pub config: LaneConfig,
+    /// The time at which it was given.
+    pub since: Instant,
     /// The time at which progress was noted last.
     noted: Option<Instant>,
 }

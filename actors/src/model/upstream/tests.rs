@@ -215,6 +215,22 @@ async fn requests_are_tried_on_another_upstream_before_the_first_token() {
 }
 
 #[tokio::test]
+async fn a_stall_before_the_first_token_leaves_time_for_another_try() {
+    let (bad, good) =
+        (ScriptedEngine::start(UpstreamKind::Vllm).await, ScriptedEngine::start(UpstreamKind::Vllm).await);
+    bad.always(Act::StallAfter(0));
+    // As by default, it takes as long as a request may wait for a place.
+    let model =
+        Model::with(&[&bad, &good], UpstreamConfig { first_token_timeout_ms: 3000, ..settings() }, 8).await;
+    for n in 0.. {
+        assert_eq!(usage(&model.events(text(&format!("word{n}"))).await).completion_tokens, 16);
+        if !bad.got().is_empty() {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_is_the_callers_fault_is_not_tried_again() {
     let engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
     let model = Model::on(&[&engine]).await;
