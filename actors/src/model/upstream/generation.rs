@@ -291,6 +291,7 @@ fn queued(since: Instant) -> End {
         is_worth_another: false,
         retry_after: None,
         reason: "no token in time, while others get theirs".to_owned(),
+        status: None,
     }))
 }
 

@@ -48,6 +48,17 @@ pub struct TryError {
     pub retry_after: Option<Duration>,
     /// The reason, for the log.
     pub reason: String,
+    /// The status of a refusal.
+    pub status: Option<u16>,
+}
+
+impl TryError {
+    /// Returns `true` if a route is refused, as one is that the model is not for: a chat by a model without a template, or by one
+    /// that makes embeddings.
+    #[must_use]
+    pub const fn refuses_route(&self) -> bool {
+        matches!(self.status, Some(400 | 403 | 404 | 405 | 422 | 501))
+    }
 }
 
 /// The request that was refused, as far as its refusal needs it.
@@ -75,6 +86,7 @@ impl<'a> Asked<'a> {
             is_worth_another: true,
             retry_after: None,
             reason,
+            status: None,
         }
     }
 
@@ -88,6 +100,7 @@ impl<'a> Asked<'a> {
             is_worth_another: true,
             retry_after: None,
             reason,
+            status: None,
         }
     }
 
@@ -130,6 +143,7 @@ impl<'a> Asked<'a> {
                 401 | 403 => format!("status {status}: it refuses the key"),
                 _ => format!("status {status}: {said}"),
             },
+            status: Some(status),
         }
     }
 

@@ -274,15 +274,20 @@ pub fn embeddings(model: &str, inputs: &[EmbeddingInput], dimensions: Option<u32
     UpstreamRequest { route: "/embeddings", body }
 }
 
-/// Returns the request that finds out whether an upstream makes tokens.
+/// Returns the requests that find out whether an upstream works: a chat, and for models that have none a completion and embeddings.
 #[must_use]
-pub fn trial(kind: UpstreamKind, model: &str) -> UpstreamRequest {
+pub fn trials(kind: UpstreamKind, model: &str) -> [UpstreamRequest; 3] {
     let length = if kind == UpstreamKind::Openai { "max_completion_tokens" } else { "max_tokens" };
     let messages = json!([{"role": "user", "content": "Hi"}]);
-    UpstreamRequest {
+    let chat = UpstreamRequest {
         route: "/chat/completions",
         body: json!({"model": model, "stream": true, length: 1, "messages": messages}),
-    }
+    };
+    let completion = UpstreamRequest {
+        route: "/completions",
+        body: json!({"model": model, "stream": true, "max_tokens": 1, "prompt": "Hi"}),
+    };
+    [chat, completion, embeddings(model, &[EmbeddingInput::Text("Hi".to_owned())], None)]
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub enum Act {
     NoStream,
     /// Sends a line without an end.
     EndlessLine,
+    /// Answers on this route, and refuses the others with this status.
+    Only(&'static str, u16),
 }
 
 /// A request that it got.
@@ -282,6 +284,10 @@ async fn answer(stream: &mut TcpStream, inner: &Inner, got: &Got, act: Act) -> s
         }
         Act::Redirect(to) => {
             respond(stream, 307, &format!("location: {to}\r\n"), &json!({})).await?;
+            return Ok(true);
+        }
+        Act::Only(path, status) if got.path != *path => {
+            respond(stream, *status, "", &json!({"error": {"message": "not here"}})).await?;
             return Ok(true);
         }
         Act::Hang => return Ok(false),

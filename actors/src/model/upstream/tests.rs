@@ -328,6 +328,22 @@ async fn an_upstream_that_stalls_gets_nothing_until_a_trial_succeeds_whatever_it
 }
 
 #[tokio::test]
+async fn trials_are_of_the_route_that_a_model_has() {
+    let statuses = [("/v1/completions", 400), ("/v1/completions", 404), ("/v1/embeddings", 501)];
+    for (path, status) in statuses {
+        let engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
+        let model = Model::on(&[&engine]).await;
+        engine.always(Act::Refuse(502, None));
+        model.events(text("a")).await;
+        model.until(|status| status == ModelStatus::Unhealthy).await;
+        engine.always(Act::Only(path, status));
+        model.until(|status| status == ModelStatus::Ready).await;
+        let asked = engine.got().last().map(|got| (got.path.clone(), got.body["seed"].clone()));
+        assert_eq!(asked, Some((path.to_owned(), Value::Null)), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn an_upstream_that_dies_and_returns_is_noticed_without_requests() {
     let mut engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
     let other = ScriptedEngine::start(UpstreamKind::Vllm).await;
