@@ -47,6 +47,8 @@ pub enum Act {
     EndlessLine,
     /// Answers on this route, and refuses the others with this status.
     Only(&'static str, u16),
+    /// Answers, and sends empty events behind the end until the client leaves.
+    Linger,
 }
 
 /// A request that it got.
@@ -387,6 +389,12 @@ async fn send_stream(
         match tokio::time::timeout(pace, stream.read(&mut rest)).await {
             Ok(Ok(0)) | Ok(Err(_)) => return Err(std::io::ErrorKind::BrokenPipe.into()),
             Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+    if *act == Act::Linger {
+        loop {
+            write_chunk(stream, b"data: {}\n\n").await?;
+            tokio::task::yield_now().await;
         }
     }
     write_chunk(stream, b"data: [DONE]\n\n").await?;

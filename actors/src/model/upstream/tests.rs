@@ -534,6 +534,16 @@ async fn an_answer_goes_on_elsewhere_and_nothing_is_lost_or_doubled() {
 }
 
 #[tokio::test]
+async fn nothing_behind_the_end_holds_a_place() {
+    let engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
+    engine.always(Act::Linger);
+    let model =
+        Model::with(&[&engine], UpstreamConfig { first_token_timeout_ms: 400, ..settings() }, 8).await;
+    let events = model.events(GenerationRequest { max_tokens: Some(2), ..text("a b") }).await;
+    assert_eq!((said(&events).as_str(), usage(&events).completion_tokens), ("a b ", 2));
+}
+
+#[tokio::test]
 async fn what_cannot_be_continued_ends_with_an_error() {
     let (one, two) =
         (ScriptedEngine::start(UpstreamKind::Vllm).await, ScriptedEngine::start(UpstreamKind::Vllm).await);
