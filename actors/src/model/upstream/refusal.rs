@@ -53,6 +53,15 @@ pub struct TryError {
 }
 
 impl TryError {
+    /// Returns it as one for which the request may be to blame, rather than the upstream: a silence alone shows no stall.
+    #[must_use]
+    pub fn suspected(mut self) -> Self {
+        if self.failure == Some(Failure::Stalled) {
+            self.failure = Some(Failure::Suspect);
+        }
+        self
+    }
+
     /// Returns `true` if a route is refused, as one is that the model is not for: a chat by a model without a template, or by one
     /// that makes embeddings.
     #[must_use]

@@ -69,6 +69,7 @@ struct Script {
     got: Vec<Got>,
     pace: Duration,
     models_refused: bool,
+    tokenize_hangs: bool,
 }
 
 #[derive(Debug)]
@@ -131,6 +132,11 @@ impl ScriptedEngine {
         self.inner.script().models_refused = refused;
     }
 
+    /// Has it count no tokens any more, without a word.
+    pub fn hang_tokenize(&self) {
+        self.inner.script().tokenize_hangs = true;
+    }
+
     /// The requests for answers and embeddings, in the order of their arrival.
     pub fn got(&self) -> Vec<Got> {
         self.inner.script().got.clone()
@@ -183,6 +189,11 @@ async fn serve(mut stream: TcpStream, inner: &Inner) -> std::io::Result<()> {
                 respond(&mut stream, status, "", &body).await?;
             }
             "/tokenize" | "/v1/tokenize" => {
+                if inner.script().tokenize_hangs {
+                    let mut rest = [0; 64];
+                    while stream.read(&mut rest).await? > 0 {}
+                    return Ok(());
+                }
                 let count = words(&got.body).len();
                 let body = json!({"count": count, "max_model_len": CONTEXT, "tokens": vec![0; count]});
                 respond(&mut stream, 200, "", &body).await?;

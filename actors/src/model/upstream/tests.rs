@@ -344,6 +344,19 @@ async fn trials_are_of_the_route_that_a_model_has() {
 }
 
 #[tokio::test]
+async fn counting_that_takes_long_keeps_no_upstream_from_others() {
+    let engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
+    let model = Model::with(&[&engine], UpstreamConfig { probe_timeout_ms: 300, ..settings() }, 8).await;
+    engine.hang_tokenize();
+    for _ in 0..2 {
+        let place = model.places.take("ann", 1).unwrap();
+        model.upstreams.count_tokens(text("a"), place).await.unwrap_err();
+    }
+    assert_eq!(model.upstreams.condition().status, ModelStatus::Ready);
+    assert_eq!(usage(&model.events(text("a")).await).completion_tokens, 16);
+}
+
+#[tokio::test]
 async fn an_upstream_that_dies_and_returns_is_noticed_without_requests() {
     let mut engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
     let other = ScriptedEngine::start(UpstreamKind::Vllm).await;
