@@ -66,7 +66,7 @@ pub fn generation(
     if isolate {
         match kind {
             UpstreamKind::Vllm | UpstreamKind::Sglang => set("cache_salt", json!(salt(request))),
-            UpstreamKind::Jan if is_chat => set("prompt_cache_key", json!(salt(request))),
+            UpstreamKind::Jan => set("prompt_cache_key", json!(salt(request))),
             _ => {}
         }
     }
@@ -387,6 +387,25 @@ mod tests {
         assert_eq!(body(UpstreamKind::Vllm, &request)["tool_choice"], "required");
         request.tools = Some(plan(&["a"], false).into());
         assert_eq!(body(UpstreamKind::Vllm, &request)["tool_choice"], "auto");
+    }
+
+    #[test]
+    fn tenants_are_kept_apart_in_chats_and_completions() {
+        let of = |kind: UpstreamKind, request: &GenerationRequest, tenant: &str| {
+            let request = GenerationRequest { tenant: tenant.to_owned(), ..request.clone() };
+            generation(kind, "there", &request, true).body
+        };
+        let messages = vec![json!({"role": "user", "content": "Hi"})];
+        for request in [text("Hi"), chat(messages.into())] {
+            for (kind, field) in [
+                (UpstreamKind::Vllm, "cache_salt"),
+                (UpstreamKind::Sglang, "cache_salt"),
+                (UpstreamKind::Jan, "prompt_cache_key"),
+            ] {
+                let (ann, bob) = (of(kind, &request, "ann"), of(kind, &request, "bob"));
+                assert!(ann[field].is_string() && ann[field] != bob[field], "{kind:?}: {ann}");
+            }
+        }
     }
 
     #[test]
