@@ -44,8 +44,7 @@ class TestFieldsOfAllThree:
         assert answer.status == 200 or "entries" not in answer.error["message"], answer
 
     def test_labels(self, server, path):
-        fields = ["user"] if path == COMPLETIONS else ["user", "prompt_cache_key"]
-        for field in fields:
+        for field in ["user", "prompt_cache_key"]:
             holds(server, path, {field: "u" * 512}, {field: "u" * 513}, field)
 
     def test_model(self, server, path):

@@ -77,6 +77,8 @@ inference_request! { completion:
         pub logprobs: Option<i64>,
         /// The caller's id for its user; has no effect.
         pub user: Option<String>,
+        /// Prefixes are always cached; those of requests with different keys are not shared.
+        pub prompt_cache_key: Option<String>,
         /// Up to 16 pairs of custom metadata; have no effect.
         pub metadata: Option<Metadata>,
     }
@@ -111,6 +113,8 @@ pub struct Checked {
     pub logprobs: Option<u32>,
     /// The constraint on the answers; `None` for free text.
     pub structured: Option<Structured>,
+    /// The key that keeps the prefixes of requests apart.
+    pub cache_key: Option<String>,
 }
 
 impl CompletionRequest {
@@ -129,7 +133,7 @@ impl CompletionRequest {
         let stream = self.stream.unwrap_or(false);
         let usage_chunks = params::usage_chunks(stream, self.stream_options)?;
         params::descriptive(self.metadata.as_ref(), None)?;
-        params::labels(self.user.as_deref(), None)?;
+        params::labels(self.user.as_deref(), self.prompt_cache_key.as_deref())?;
         let best_of = best_of(self.best_of, n, stream)?;
         let structured = self.take_constraint()?;
         let prompts = match self.suffix.filter(|suffix| !suffix.is_empty()) {
@@ -160,6 +164,7 @@ impl CompletionRequest {
             usage_chunks,
             logprobs,
             structured,
+            cache_key: self.prompt_cache_key,
         })
     }
 }
@@ -211,7 +216,7 @@ pub fn generation_requests(
             model: checked.model.clone(),
             user: context.fairness_key(),
             tenant: context.tenant(),
-            cache_key: None,
+            cache_key: checked.cache_key.clone(),
             prompt: Arc::new(prompt),
             sampling: checked.sampling.clone(),
             stop: checked.stop.clone(),

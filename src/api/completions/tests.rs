@@ -54,6 +54,8 @@ fn wrong_values_name_their_field() {
         ("logprobs", json!(true), "logprobs"),
         ("best_of", json!(129), "best_of"),
         ("best_of", json!(0), "best_of"),
+        ("prompt_cache_key", json!(1), "prompt_cache_key"),
+        ("prompt_cache_key", json!("k".repeat(513)), "prompt_cache_key"),
     ] {
         let error = check(&with(field, value.clone())).unwrap_err();
         assert_eq!((error.status().as_u16(), error.param()), (400, Some(param)), "{field} {value}");
@@ -80,6 +82,7 @@ fn answers_come_by_prompt_and_draw_as_if_asked_alone() {
     let mut body = with("prompt", json!(["a", "b"]));
     body["n"] = json!(2);
     body["seed"] = json!(5);
+    body["prompt_cache_key"] = json!("k");
     body["echo"] = json!(true);
     let requests = generation_requests(check(&body).unwrap(), None, &context());
     let prompts: Vec<&Prompt> = requests.iter().map(|request| &*request.prompt).collect();
@@ -89,6 +92,7 @@ fn answers_come_by_prompt_and_draw_as_if_asked_alone() {
     assert_eq!(seeds, [choice_seed(5, 0), choice_seed(5, 1), choice_seed(5, 0), choice_seed(5, 1)]);
     assert!(Arc::ptr_eq(&requests[0].prompt, &requests[1].prompt), "a prompt is not copied for each answer");
     assert!(requests.iter().all(|request| request.want_prompt_text && request.user == "10.0.0.1"));
+    assert!(requests.iter().all(|request| request.cache_key.as_deref() == Some("k")));
 }
 
 #[test]

@@ -69,7 +69,12 @@ const DESCRIBED: &[(&[&str], &[&str], &str, usize)] = &[
         LENGTH,
         MAX_NAME,
     ),
-    (&["ChatRequest", "CreateResponse"], &["/properties/prompt_cache_key"], LENGTH, MAX_NAME),
+    (
+        &["ChatRequest", "CompletionRequest", "CreateResponse"],
+        &["/properties/prompt_cache_key"],
+        LENGTH,
+        MAX_NAME,
+    ),
     (&["ChatRequest", "TemplateRequest", "TokenizeRequest"], &["/properties/messages"], ITEMS, MAX_MESSAGES),
     (
         &["ChatRequest", "TemplateRequest", "TokenizeRequest"],

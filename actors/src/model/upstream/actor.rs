@@ -10,8 +10,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::abort::AbortOnDrop;
 use super::balancer::Probed;
+use super::breaker::Failure;
 use super::http::bounded;
-use super::refusal::Asked;
+use super::refusal::{Asked, TryError};
 use super::request::{self, UpstreamRequest};
 use super::{Shared, probe};
 use crate::config::UpstreamKind;
@@ -117,11 +118,13 @@ async fn tried(UpstreamArguments { shared, place, .. }: UpstreamArguments) {
     let mut abandoned = Abandoned { shared: &shared, place, is_settled: false };
     let kind = shared.balancer.report().get(place).map_or(UpstreamKind::Openai, |lane| lane.config.kind);
     let name = &shared.names[place];
-    let mut result = token(&shared, place, &request::trial(kind, name)).await;
-    if matches!(result, Err((_, None))) {
-        // It refuses chats: its model may make embeddings.
-        let input = [jan_protocol::embeddings::EmbeddingInput::Text("Hi".to_owned())];
-        result = token(&shared, place, &request::embeddings(name, &input, None)).await;
+    let [chat, others @ ..] = request::trials(kind, name);
+    let mut result = token(&shared, place, &chat).await;
+    for other in &others {
+        if !result.as_ref().is_err_and(TryError::refuses_route) {
+            break;
+        }
+        result = token(&shared, place, other).await;
     }
     abandoned.is_settled = true;
     match result {
@@ -129,9 +132,9 @@ async fn tried(UpstreamArguments { shared, place, .. }: UpstreamArguments) {
             tracing::info!(upstream = shared.addresses[place].base(), "an upstream works again");
             shared.balancer.progressed(place);
         }
-        Err((reason, failure)) => {
-            let failure = failure.unwrap_or(super::breaker::Failure::Failed);
-            shared.balancer.failed(place, failure, &reason, None);
+        Err(failed) => {
+            let failure = failed.failure.unwrap_or(Failure::Failed);
+            shared.balancer.failed(place, failure, &failed.reason, None);
         }
     }
 }
@@ -151,23 +154,18 @@ impl Drop for Abandoned<'_> {
 }
 
 /// Returns `Ok` if there is an answer with something in it.
-async fn token(
-    shared: &Shared,
-    place: usize,
-    trial: &UpstreamRequest,
-) -> Result<(), (String, Option<super::breaker::Failure>)> {
+async fn token(shared: &Shared, place: usize, trial: &UpstreamRequest) -> Result<(), TryError> {
     let asked = Asked { model: &shared.id, requested: 1 };
     let deadline = Instant::now() + shared.config.first_token_timeout();
-    let failed = |failed: super::refusal::TryError| (failed.reason, failed.failure);
-    let answer =
-        shared.addresses[place].post(trial.route, &trial.body, "", deadline, asked).await.map_err(failed)?;
-    let body = bounded(answer, MAX_TRIAL, deadline, asked).await.map_err(failed)?;
+    let answer = shared.addresses[place].post(trial.route, &trial.body, "", deadline, asked).await?;
+    let body = bounded(answer, MAX_TRIAL, deadline, asked).await?;
     let text = String::from_utf8_lossy(&body);
     let is_answer = ["\"finish_reason\"", "\"embedding\""].iter().any(|member| text.contains(member));
     let is_error = text.contains("\"error\"");
     if is_answer && !is_error {
         Ok(())
     } else {
-        Err(("the answer to a trial is none".to_owned(), Some(super::breaker::Failure::Failed)))
+        let broken = asked.broken("the answer to a trial is none".to_owned());
+        Err(TryError { failure: Some(Failure::Failed), ..broken })
     }
 }

@@ -17,6 +17,8 @@ use crate::config::UpstreamKind;
 
 /// Longest pause of all upstreams that new requests wait for; beyond, they are refused.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// What administrators are told of an upstream that asked for a pause.
+const RESTS: &str = "it is overloaded and asked for a pause";
 /// A stream's progress is noted this often.
 const PROGRESS: Duration = Duration::from_millis(100);
 
@@ -198,7 +200,7 @@ impl Balancer {
                         let config = lane.config.clone();
                         answers.push((
                             reply,
-                            Ok(Slot { balancer: Arc::clone(self), place, config, noted: None }),
+                            Ok(Slot { balancer: Arc::clone(self), place, config, since: now, noted: None }),
                         ));
                     }
                     Verdict::Refuse(none) => answers.push((reply, Err(none))),
@@ -369,13 +371,17 @@ impl Balancer {
     #[must_use]
     pub fn report(&self) -> Vec<LaneReport> {
         let now = Instant::now();
-        let report = |lane: &Lane| LaneReport {
-            config: lane.config.clone(),
-            status: lane.status(),
-            problem: lane.problem.clone(),
-            retry_after: lane.breaker.retry_after(now),
-            in_flight: lane.in_flight,
-            probed: lane.probed,
+        let report = |lane: &Lane| {
+            let rest = lane.rest(now);
+            let is_resting = lane.breaker.is_closed() && !rest.is_zero();
+            LaneReport {
+                config: lane.config.clone(),
+                status: lane.status(),
+                problem: if is_resting { Some(RESTS.to_owned()) } else { lane.problem.clone() },
+                retry_after: lane.breaker.retry_after(now).max(rest),
+                in_flight: lane.in_flight,
+                probed: lane.probed,
+            }
         };
         self.lock().lanes.iter().map(report).collect()
     }
@@ -410,6 +416,8 @@ pub struct Slot {
     pub place: usize,
     /// Its properties.
     pub config: LaneConfig,
+    /// The time at which it was given.
+    pub since: Instant,
     /// The time at which progress was noted last.
     noted: Option<Instant>,
 }

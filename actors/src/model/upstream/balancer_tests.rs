@@ -106,6 +106,9 @@ async fn a_pause_is_kept_and_a_long_one_is_told() {
     let balancer = balancer(&[(UpstreamKind::Vllm, 9), (UpstreamKind::Vllm, 9)]);
     probe(&balancer);
     balancer.rests(0, Duration::from_secs(60));
+    let lane = &balancer.report()[0];
+    assert_eq!(lane.problem.as_deref(), Some("it is overloaded and asked for a pause"));
+    assert!(lane.retry_after > Duration::from_secs(50), "{lane:?}");
     for _ in 0..4 {
         assert_eq!(balancer.acquire("a", wanted(&KINDS)).await.unwrap().place, 1);
     }

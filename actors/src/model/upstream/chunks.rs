@@ -13,6 +13,12 @@ use super::logprobs;
 
 /// Maximum length of the text of an answer in bytes, calls and thinking included.
 const MAX_TEXT: usize = 16 << 20;
+/// What a call counts as besides its name: it takes memory, however short it is.
+const CALL: usize = 64;
+/// Maximum number of tokens of a prompt or an answer.
+const MAX_TOKENS: u32 = 1 << 24;
+/// Maximum size of the log-probabilities of an answer in memory, in bytes.
+const MAX_LOGPROBS: usize = 256 << 20;
 
 /// The reason why an answer cannot be read on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,8 +38,8 @@ pub enum BadChunk {
     /// A call without a name.
     #[error("it calls a tool without a name")]
     Nameless,
-    /// More text than [`MAX_TEXT`].
-    #[error("its answer is longer than {MAX_TEXT} bytes")]
+    /// More than [`MAX_TEXT`], [`MAX_TOKENS`] or [`MAX_LOGPROBS`].
+    #[error("its answer is too long")]
     TooLong,
 }
 
@@ -160,6 +166,8 @@ pub struct Answer {
     length: usize,
     /// Characters of the tokens with log-probabilities.
     offset: u64,
+    /// Bytes of log-probabilities.
+    listed: usize,
 }
 
 impl Answer {
@@ -183,8 +191,8 @@ impl Answer {
             return Err(BadChunk::Reported(error));
         }
         if let Some(PromptProgress { total, cache }) = chunk.prompt_progress {
-            self.usage.prompt_tokens = total;
-            self.usage.cached_tokens = cache.min(total);
+            self.usage.prompt_tokens = total.min(MAX_TOKENS);
+            self.usage.cached_tokens = cache.min(self.usage.prompt_tokens);
             self.knows_prompt = true;
         }
         let mut piece = Piece::default();
@@ -194,6 +202,12 @@ impl Answer {
             ids = choice.token_ids.map(|ids| ids.len());
             let found = choice.logprobs.as_ref().map(logprobs::read);
             for (chosen, top) in found.unwrap_or_default() {
+                let size = |candidate: &Candidate| size_of::<TokenLogprob>() + candidate.bytes.len();
+                let listed = size(&chosen) + top.iter().map(size).sum::<usize>();
+                self.listed = self.listed.saturating_add(listed);
+                if self.listed > MAX_LOGPROBS {
+                    return Err(BadChunk::TooLong);
+                }
                 let text_offset = self.offset;
                 self.offset += String::from_utf8_lossy(&chosen.bytes).chars().count() as u64;
                 piece.logprobs.push(TokenLogprob { chosen, top, text_offset });
@@ -204,7 +218,7 @@ impl Answer {
             }
         }
         self.count(chunk.usage, ids, &mut piece);
-        Ok(piece)
+        if self.counted > MAX_TOKENS { Err(BadChunk::TooLong) } else { Ok(piece) }
     }
 
     fn read_parts(
@@ -233,11 +247,11 @@ impl Answer {
             if index >= self.calls {
                 let name = name.ok_or(BadChunk::Nameless)?;
                 self.calls = index.saturating_add(1);
-                self.length = self.length.saturating_add(name.len());
+                self.length = self.length.saturating_add(name.len() + CALL);
                 parts.push(Part::Call(name));
             }
             if let Some(arguments) = arguments.filter(|text| !text.is_empty()) {
-                if index + 1 != self.calls {
+                if index.checked_add(1) != Some(self.calls) {
                     return Err(BadChunk::Interleaved);
                 }
                 self.length = self.length.saturating_add(arguments.len());
@@ -251,7 +265,7 @@ impl Answer {
     fn count(&mut self, usage: Option<Usage>, ids: Option<usize>, piece: &mut Piece) {
         if let Some(usage) = usage {
             if let Some(prompt_tokens) = usage.prompt_tokens {
-                self.usage.prompt_tokens = prompt_tokens;
+                self.usage.prompt_tokens = prompt_tokens.min(MAX_TOKENS);
                 self.knows_prompt = true;
             }
             if let Some(cached) = usage.prompt_tokens_details.and_then(|details| details.cached_tokens) {

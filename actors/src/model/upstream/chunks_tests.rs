@@ -101,6 +101,33 @@ fn errors_within_a_stream_are_errors() {
 }
 
 #[test]
+fn everything_that_counts_is_bounded() {
+    let call = |index: u64| {
+        let function = json!({"name": "a", "arguments": "{}"});
+        delta(json!({"tool_calls": [{"index": index, "function": function}]}))
+    };
+    assert_eq!(read(&[call(u64::MAX)]).unwrap_err(), BadChunk::Interleaved);
+    let until_refused = |chunk: &Value, most: usize| {
+        let (mut answer, chunk) = (Answer::default(), chunk.to_string());
+        (0..most).map(|_| answer.read(&chunk)).find_map(Result::err)
+    };
+    // One byte each: they count for the memory that they take.
+    let calls = vec![json!({"function": {"name": "a"}}); 1000];
+    let calls = delta(json!({"tool_calls": calls}));
+    assert_eq!(until_refused(&calls, 300), Some(BadChunk::TooLong));
+    let tokens = json!({"choices": [{"delta": {}, "token_ids": vec![1; 1 << 16]}]});
+    assert_eq!(until_refused(&tokens, 256), None);
+    assert_eq!(until_refused(&tokens, 257), Some(BadChunk::TooLong));
+    let usage = json!({"choices": [], "usage": {"completion_tokens": u32::MAX}});
+    assert_eq!(until_refused(&usage, 1), Some(BadChunk::TooLong));
+    let prompt = json!({"choices": [], "usage": {"prompt_tokens": u32::MAX}});
+    assert_eq!(read(&[prompt]).unwrap().2.prompt(), Some((1 << 24, 0)));
+    let token = json!({"token": "a".repeat(1 << 18), "logprob": -0.5});
+    let listed = json!({"choices": [{"delta": {}, "logprobs": {"content": [token]}}]});
+    assert_eq!(until_refused(&listed, 1025), Some(BadChunk::TooLong));
+}
+
+#[test]
 fn logprobs_have_offsets() {
     let token =
         |token: &str| json!({"token": token, "logprob": -0.5, "bytes": token.as_bytes(), "top_logprobs": []});

@@ -66,7 +66,13 @@ async fn batch(
         let mut slot = tries.slot().await?;
         match one_try(shared, request, inputs, &mut slot).await {
             Ok(embeddings) => return Ok(embeddings),
-            Err(failed) => tries.again(slot, failed).await?,
+            Err(failed) => {
+                let most = shared.config.first_token_timeout();
+                let is_alive = slot.last_progress().is_some_and(|last| last.elapsed() < most);
+                // Others got theirs meanwhile.
+                let failed = if is_alive { failed.suspected() } else { failed };
+                tries.again(slot, failed).await?;
+            }
         }
     }
 }

@@ -105,7 +105,7 @@ const TABLE: &[Row] = &[
     ),
     row(Feature::AfterAssistant, "messages", "an answer behind an assistant's message", [1, 1, 0, 1, 1]),
     row(Feature::NoTokens, "max_tokens", "answers without tokens (`max_tokens` 0)", [0, 0, 0, 1, 0]),
-    row(Feature::EndlessCompletion, "max_tokens", "completions without a limit", [1, 1, 1, 1, 0]),
+    row(Feature::EndlessCompletion, "max_tokens", "completions without a limit", [1, 0, 1, 1, 0]),
     row(
         Feature::CompletionSchema,
         "response_format",

@@ -153,18 +153,26 @@ impl Try<'_> {
         };
         loop {
             while let Some(event) = parser.next() {
-                let piece = match answer.read(&event.data) {
+                let was_ended = answer.end(0).is_some();
+                let mut piece = match answer.read(&event.data) {
                     Ok(piece) => piece,
                     Err(bad) if is_begun => return End::Within(Failure::Suspect, bad.to_string()),
                     Err(bad) => return End::Before(Box::new(refused(asked, bad))),
                 };
+                if self.request.logprobs.is_none() {
+                    piece.logprobs = Vec::new();
+                }
                 // Tokens count, and no events without any, such as an error or the role.
-                if !piece.is_empty() || answer.end(0).is_some() {
+                let is_progress = !piece.is_empty() || (!was_ended && answer.end(0).is_some());
+                if is_progress {
                     slot.progressed();
-                    since = Instant::now();
                 }
                 if !self.pass_on(&answer, piece, so_far, &mut is_begun).await {
                     return End::Left;
+                }
+                if is_progress {
+                    // The caller may have taken its time.
+                    since = Instant::now();
                 }
                 if answer.is_done() {
                     break;
@@ -266,11 +274,16 @@ impl Try<'_> {
             } else {
                 longest
             };
-            match tokio::time::timeout_at(deadline.into(), response.chunk()).await {
-                Ok(Ok(Some(bytes))) => return Waited::Bytes(bytes),
-                Ok(Ok(None)) => return Waited::End,
-                Ok(Err(error)) => return Waited::Broken(Failure::Unreachable, chain(&error.without_url())),
-                Err(_) => {}
+            // Beyond it no bytes help: they came all the while, without a token.
+            if Instant::now() < longest {
+                match tokio::time::timeout_at(deadline.into(), response.chunk()).await {
+                    Ok(Ok(Some(bytes))) => return Waited::Bytes(bytes),
+                    Ok(Ok(None)) => return Waited::End,
+                    Ok(Err(error)) => {
+                        return Waited::Broken(Failure::Unreachable, chain(&error.without_url()));
+                    }
+                    Err(_) => {}
+                }
             }
             let now = Instant::now();
             match (self.is_alive(slot), now >= longest) {
@@ -291,6 +304,7 @@ fn queued(since: Instant) -> End {
         is_worth_another: false,
         retry_after: None,
         reason: "no token in time, while others get theirs".to_owned(),
+        status: None,
     }))
 }
 

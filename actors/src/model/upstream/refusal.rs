@@ -48,6 +48,26 @@ pub struct TryError {
     pub retry_after: Option<Duration>,
     /// The reason, for the log.
     pub reason: String,
+    /// The status of a refusal.
+    pub status: Option<u16>,
+}
+
+impl TryError {
+    /// Returns it as one for which the request may be to blame, rather than the upstream: a silence alone shows no stall.
+    #[must_use]
+    pub fn suspected(mut self) -> Self {
+        if self.failure == Some(Failure::Stalled) {
+            self.failure = Some(Failure::Suspect);
+        }
+        self
+    }
+
+    /// Returns `true` if a route is refused, as one is that the model is not for: a chat by a model without a template, or by one
+    /// that makes embeddings.
+    #[must_use]
+    pub const fn refuses_route(&self) -> bool {
+        matches!(self.status, Some(400 | 403 | 404 | 405 | 422 | 501))
+    }
 }
 
 /// The request that was refused, as far as its refusal needs it.
@@ -75,6 +95,7 @@ impl<'a> Asked<'a> {
             is_worth_another: true,
             retry_after: None,
             reason,
+            status: None,
         }
     }
 
@@ -88,6 +109,7 @@ impl<'a> Asked<'a> {
             is_worth_another: true,
             retry_after: None,
             reason,
+            status: None,
         }
     }
 
@@ -125,7 +147,12 @@ impl<'a> Asked<'a> {
             failure,
             is_worth_another: retry::is_worth_it(status),
             retry_after,
-            reason: format!("status {status}: {said}"),
+            reason: match status {
+                // A key may be part of what is said about it.
+                401 | 403 => format!("status {status}: it refuses the key"),
+                _ => format!("status {status}: {said}"),
+            },
+            status: Some(status),
         }
     }
 
@@ -256,8 +283,11 @@ mod tests {
         assert!(matches!(told(500, &body("x")), GenerationError::UpstreamFailed { .. }));
         // A key may be part of what is said about it.
         let leak = json!({"error": {"message": "Incorrect API key provided: sk-secret"}});
-        let refused = told(401, &leak);
-        assert!(!refused.to_string().contains("sk-secret"), "{refused}");
+        for status in [401, 403] {
+            let refused = ASKED.refused(status, None, leak.to_string().as_bytes());
+            assert!(!refused.error.to_string().contains("sk-secret"), "{refused:?}");
+            assert!(!refused.reason.contains("sk-secret"), "administrators and the log: {refused:?}");
+        }
         let wait = Some(Duration::from_secs(7));
         let busy = ASKED.refused(429, wait, b"{}");
         assert_eq!((busy.retry_after, busy.failure, busy.is_worth_another), (wait, None, true));

@@ -44,6 +44,7 @@ pub fn generation(
         // Without it a completion has 16 tokens.
         None => match kind {
             UpstreamKind::Jan | UpstreamKind::LlamaServer => set("max_tokens", json!(-1)),
+            // vLLM; the others do not get such requests.
             _ => set("max_tokens", Value::Null),
         },
     }
@@ -65,7 +66,7 @@ pub fn generation(
     if isolate {
         match kind {
             UpstreamKind::Vllm | UpstreamKind::Sglang => set("cache_salt", json!(salt(request))),
-            UpstreamKind::Jan if is_chat => set("prompt_cache_key", json!(salt(request))),
+            UpstreamKind::Jan => set("prompt_cache_key", json!(salt(request))),
             _ => {}
         }
     }
@@ -273,15 +274,20 @@ pub fn embeddings(model: &str, inputs: &[EmbeddingInput], dimensions: Option<u32
     UpstreamRequest { route: "/embeddings", body }
 }
 
-/// Returns the request that finds out whether an upstream makes tokens.
+/// Returns the requests that find out whether an upstream works: a chat, and for models that have none a completion and embeddings.
 #[must_use]
-pub fn trial(kind: UpstreamKind, model: &str) -> UpstreamRequest {
+pub fn trials(kind: UpstreamKind, model: &str) -> [UpstreamRequest; 3] {
     let length = if kind == UpstreamKind::Openai { "max_completion_tokens" } else { "max_tokens" };
     let messages = json!([{"role": "user", "content": "Hi"}]);
-    UpstreamRequest {
+    let chat = UpstreamRequest {
         route: "/chat/completions",
         body: json!({"model": model, "stream": true, length: 1, "messages": messages}),
-    }
+    };
+    let completion = UpstreamRequest {
+        route: "/completions",
+        body: json!({"model": model, "stream": true, "max_tokens": 1, "prompt": "Hi"}),
+    };
+    [chat, completion, embeddings(model, &[EmbeddingInput::Text("Hi".to_owned())], None)]
 }
 
 #[cfg(test)]
@@ -381,6 +387,25 @@ mod tests {
         assert_eq!(body(UpstreamKind::Vllm, &request)["tool_choice"], "required");
         request.tools = Some(plan(&["a"], false).into());
         assert_eq!(body(UpstreamKind::Vllm, &request)["tool_choice"], "auto");
+    }
+
+    #[test]
+    fn tenants_are_kept_apart_in_chats_and_completions() {
+        let of = |kind: UpstreamKind, request: &GenerationRequest, tenant: &str| {
+            let request = GenerationRequest { tenant: tenant.to_owned(), ..request.clone() };
+            generation(kind, "there", &request, true).body
+        };
+        let messages = vec![json!({"role": "user", "content": "Hi"})];
+        for request in [text("Hi"), chat(messages.into())] {
+            for (kind, field) in [
+                (UpstreamKind::Vllm, "cache_salt"),
+                (UpstreamKind::Sglang, "cache_salt"),
+                (UpstreamKind::Jan, "prompt_cache_key"),
+            ] {
+                let (ann, bob) = (of(kind, &request, "ann"), of(kind, &request, "bob"));
+                assert!(ann[field].is_string() && ann[field] != bob[field], "{kind:?}: {ann}");
+            }
+        }
     }
 
     #[test]

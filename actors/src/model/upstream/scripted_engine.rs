@@ -45,6 +45,10 @@ pub enum Act {
     NoStream,
     /// Sends a line without an end.
     EndlessLine,
+    /// Answers on this route, and refuses the others with this status.
+    Only(&'static str, u16),
+    /// Answers, and sends empty events behind the end until the client leaves.
+    Linger,
 }
 
 /// A request that it got.
@@ -65,6 +69,7 @@ struct Script {
     got: Vec<Got>,
     pace: Duration,
     models_refused: bool,
+    tokenize_hangs: bool,
 }
 
 #[derive(Debug)]
@@ -127,6 +132,11 @@ impl ScriptedEngine {
         self.inner.script().models_refused = refused;
     }
 
+    /// Has it count no tokens any more, without a word.
+    pub fn hang_tokenize(&self) {
+        self.inner.script().tokenize_hangs = true;
+    }
+
     /// The requests for answers and embeddings, in the order of their arrival.
     pub fn got(&self) -> Vec<Got> {
         self.inner.script().got.clone()
@@ -179,6 +189,11 @@ async fn serve(mut stream: TcpStream, inner: &Inner) -> std::io::Result<()> {
                 respond(&mut stream, status, "", &body).await?;
             }
             "/tokenize" | "/v1/tokenize" => {
+                if inner.script().tokenize_hangs {
+                    let mut rest = [0; 64];
+                    while stream.read(&mut rest).await? > 0 {}
+                    return Ok(());
+                }
                 let count = words(&got.body).len();
                 let body = json!({"count": count, "max_model_len": CONTEXT, "tokens": vec![0; count]});
                 respond(&mut stream, 200, "", &body).await?;
@@ -284,6 +299,10 @@ async fn answer(stream: &mut TcpStream, inner: &Inner, got: &Got, act: Act) -> s
             respond(stream, 307, &format!("location: {to}\r\n"), &json!({})).await?;
             return Ok(true);
         }
+        Act::Only(path, status) if got.path != *path => {
+            respond(stream, *status, "", &json!({"error": {"message": "not here"}})).await?;
+            return Ok(true);
+        }
         Act::Hang => return Ok(false),
         Act::NoStream => {
             respond(stream, 200, "", &json!({"choices": []})).await?;
@@ -381,6 +400,12 @@ async fn send_stream(
         match tokio::time::timeout(pace, stream.read(&mut rest)).await {
             Ok(Ok(0)) | Ok(Err(_)) => return Err(std::io::ErrorKind::BrokenPipe.into()),
             Ok(Ok(_)) | Err(_) => {}
+        }
+    }
+    if *act == Act::Linger {
+        loop {
+            write_chunk(stream, b"data: {}\n\n").await?;
+            tokio::task::yield_now().await;
         }
     }
     write_chunk(stream, b"data: [DONE]\n\n").await?;

@@ -205,12 +205,31 @@ async fn requests_are_tried_on_another_upstream_before_the_first_token() {
         );
         bad.always(act.clone());
         let model = Model::on(&[&bad, &good]).await;
-        for n in 0..6 {
+        for n in 0..20 {
             let events = model.events(text(&format!("word{n} two"))).await;
             assert!(matches!(events[0], GenerationEvent::Accepted { .. }), "{act:?}: {events:?}");
             assert_eq!(usage(&events).completion_tokens, 16, "{act:?}");
+            if n > 4 && !bad.got().is_empty() {
+                break;
+            }
         }
         assert!(!bad.got().is_empty(), "{act:?}: both get requests");
+    }
+}
+
+#[tokio::test]
+async fn a_stall_before_the_first_token_leaves_time_for_another_try() {
+    let (bad, good) =
+        (ScriptedEngine::start(UpstreamKind::Vllm).await, ScriptedEngine::start(UpstreamKind::Vllm).await);
+    bad.always(Act::StallAfter(0));
+    // As by default, it takes as long as a request may wait for a place.
+    let model =
+        Model::with(&[&bad, &good], UpstreamConfig { first_token_timeout_ms: 3000, ..settings() }, 8).await;
+    for n in 0.. {
+        assert_eq!(usage(&model.events(text(&format!("word{n}"))).await).completion_tokens, 16);
+        if !bad.got().is_empty() {
+            break;
+        }
     }
 }
 
@@ -261,6 +280,16 @@ async fn an_upstream_that_asks_for_a_pause_gets_it() {
 }
 
 #[tokio::test]
+async fn a_failure_rests_no_upstream() {
+    let engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
+    engine.then([Act::Refuse(503, Some(60))]);
+    let model = Model::on(&[&engine]).await;
+    let events = model.events(text("a")).await;
+    assert!(matches!(error(&events), GenerationError::ModelUnavailable { .. }), "{events:?}");
+    assert_eq!(usage(&model.events(text("a")).await).completion_tokens, 16, "it works again");
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_ends_with_one_honest_error() {
     for act in [Act::DieAfter(3), Act::StallAfter(3), Act::ErrorAfter(3)] {
         let (one, two) = (
@@ -299,6 +328,35 @@ async fn an_upstream_that_stalls_gets_nothing_until_a_trial_succeeds_whatever_it
     model.until(|status| status == ModelStatus::Ready).await;
     assert_eq!(of_callers(), 1);
     assert_eq!(said(&model.events(GenerationRequest { max_tokens: Some(2), ..text("a b") }).await), "a b ");
+}
+
+#[tokio::test]
+async fn trials_are_of_the_route_that_a_model_has() {
+    let statuses = [("/v1/completions", 400), ("/v1/completions", 404), ("/v1/embeddings", 501)];
+    for (path, status) in statuses {
+        let engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
+        let model = Model::on(&[&engine]).await;
+        engine.always(Act::Refuse(502, None));
+        model.events(text("a")).await;
+        model.until(|status| status == ModelStatus::Unhealthy).await;
+        engine.always(Act::Only(path, status));
+        model.until(|status| status == ModelStatus::Ready).await;
+        let asked = engine.got().last().map(|got| (got.path.clone(), got.body["seed"].clone()));
+        assert_eq!(asked, Some((path.to_owned(), Value::Null)), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn counting_that_takes_long_keeps_no_upstream_from_others() {
+    let engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
+    let model = Model::with(&[&engine], UpstreamConfig { probe_timeout_ms: 300, ..settings() }, 8).await;
+    engine.hang_tokenize();
+    for _ in 0..2 {
+        let place = model.places.take("ann", 1).unwrap();
+        model.upstreams.count_tokens(text("a"), place).await.unwrap_err();
+    }
+    assert_eq!(model.upstreams.condition().status, ModelStatus::Ready);
+    assert_eq!(usage(&model.events(text("a")).await).completion_tokens, 16);
 }
 
 #[tokio::test]
@@ -489,6 +547,16 @@ async fn an_answer_goes_on_elsewhere_and_nothing_is_lost_or_doubled() {
             assert_eq!(starts, 1);
         }
     }
+}
+
+#[tokio::test]
+async fn nothing_behind_the_end_holds_a_place() {
+    let engine = ScriptedEngine::start(UpstreamKind::Vllm).await;
+    engine.always(Act::Linger);
+    let model =
+        Model::with(&[&engine], UpstreamConfig { first_token_timeout_ms: 400, ..settings() }, 8).await;
+    let events = model.events(GenerationRequest { max_tokens: Some(2), ..text("a b") }).await;
+    assert_eq!((said(&events).as_str(), usage(&events).completion_tokens), ("a b ", 2));
 }
 
 #[tokio::test]

@@ -30,7 +30,8 @@ pub async fn count(
         let slot = tries.slot().await?;
         match one_try(shared, request, &slot).await {
             Ok(tokens) => break tokens,
-            Err(failed) => tries.again(slot, failed).await?,
+            // It may be long: that nothing is generated shows at answers.
+            Err(failed) => tries.again(slot, failed.suspected()).await?,
         }
     };
     let requested = request.max_tokens.unwrap_or(1);

@@ -22,6 +22,7 @@ pub struct Tries<'a> {
     request_id: &'a str,
     wanted: Wanted,
     failed: u32,
+    /// The time of its arrival, later by what it passed on upstreams.
     arrived: Instant,
     /// `true` for an answer that has begun, which waits for upstreams to work again.
     is_patient: bool,
@@ -76,9 +77,13 @@ impl<'a> Tries<'a> {
         if let Some(failure) = failed.failure {
             balancer.failed(place, failure, &failed.reason, Some(self.caller));
         }
-        if let Some(pause) = failed.retry_after.filter(|_| failed.is_worth_another) {
+        // Of 429 alone: a failure is the breaker's, whose trial finds out when it is over.
+        let is_overload = failed.is_worth_another && failed.failure.is_none();
+        if let Some(pause) = failed.retry_after.filter(|_| is_overload) {
             balancer.rests(place, pause);
         }
+        // `queue.max_wait_ms` is for the queue: time on an upstream is bounded there, and the number of tries is.
+        self.arrived += slot.since.elapsed();
         drop(slot);
         if !failed.is_worth_another {
             return Err(failed.error);
@@ -113,7 +118,7 @@ impl<'a> Tries<'a> {
         self.wanted.tried.push(failed);
     }
 
-    /// Returns the time since the request arrived.
+    /// Returns the time that the request has waited for upstreams.
     #[must_use]
     pub fn waited(&self) -> Duration {
         self.arrived.elapsed()
