@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -299,7 +299,10 @@ pub async fn mixed(target: &Target, streams: usize, words: usize, prompts: usize
         }
         Ok::<(u64, Duration), String>((tokens, begin.elapsed()))
     };
-    let (alone_tokens, alone_time) = read(100).await?;
+    // Not those of an earlier run, which may be cached.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let first = 100 + usize::try_from(now % 1_000_000).unwrap_or_default() * 2 * prompts;
+    let (alone_tokens, alone_time) = read(first).await?;
     eprintln!("read {alone_tokens} tokens alone in {alone_time:.1?}");
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -315,7 +318,7 @@ pub async fn mixed(target: &Target, streams: usize, words: usize, prompts: usize
     let before = Instant::now();
     tokio::time::sleep(ALONE).await;
     let begin = Instant::now();
-    let (tokens, time) = read(100 + prompts).await?;
+    let (tokens, time) = read(first + prompts).await?;
     let end = Instant::now();
     eprintln!("read {tokens} tokens beside {streams} streams in {time:.1?}");
     tokio::time::sleep(ALONE).await;
