@@ -296,7 +296,7 @@ pub struct AuthConfig {
     pub session_lifetime_s: u64,
     /// How long the generation before the last is still answered, for tabs that refresh at the same time (seconds).
     pub refresh_grace_s: u64,
-    /// How long credentials are accepted without news from a database that other servers change as well (milliseconds).
+    /// Time for which credentials are accepted without news from a database that other servers change as well (milliseconds).
     pub max_staleness_ms: u64,
 }
 

@@ -67,9 +67,9 @@ pub struct StorageConfig {
     pub statement_timeout_ms: u64,
     /// A file whose contents are the key that shared signing keys are encrypted with. Unset: signing keys are not shared.
     pub key_file: Option<PathBuf>,
-    /// Whether several servers may use the schema at the same time.
+    /// `true` if several servers may use the schema at the same time.
     pub shared: bool,
-    /// Whether a database that acknowledges before data is on disk is accepted.
+    /// `true` if a database that acknowledges before data is on disk is accepted.
     pub allow_unsafe_durability: bool,
     /// Nothing is changed while the disk has less than this free (MiB). 0: until it is full.
     pub min_free_mib: u32,

@@ -16,7 +16,7 @@ use super::signing::{KeyName, dead_count, key_files, put_key_file};
 use crate::store::files::{create_private_folder, read_key_file};
 use crate::store::{StoreError, Stores};
 
-/// What is to be done for a folder and a database to have the same keys.
+/// The action needed for a folder and a database to have the same keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Exchange {
     /// Keys of the database that the folder lacks.

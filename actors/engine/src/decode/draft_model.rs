@@ -70,7 +70,7 @@ pub struct DraftModel<'model> {
 #[derive(Debug)]
 struct Seat {
     slot: u16,
-    /// What has been read.
+    /// The tokens that have been read.
     tokens: Vec<Token>,
     /// The step that used it last.
     used: u64,

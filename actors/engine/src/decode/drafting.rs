@@ -29,7 +29,7 @@ pub struct Drafter {
     lookup: Lookup,
     record: Record,
     of_model: ModelRecord,
-    /// What the draft model expects next, each token with the probability that it gave it.
+    /// The tokens that the draft model expects next, each with the probability that it gave it.
     expected: VecDeque<(Token, f32)>,
     counts: DraftCounts,
 }

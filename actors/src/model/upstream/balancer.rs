@@ -17,7 +17,7 @@ use crate::config::UpstreamKind;
 
 /// Longest pause of all upstreams that new requests wait for; beyond, they are refused.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// What administrators are told of an upstream that asked for a pause.
+/// The problem that administrators see of an upstream that asked for a pause.
 const RESTS: &str = "it is overloaded and asked for a pause";
 /// A stream's progress is noted this often.
 const PROGRESS: Duration = Duration::from_millis(100);

@@ -13,7 +13,7 @@ use super::logprobs;
 
 /// Maximum length of the text of an answer in bytes, calls and thinking included.
 const MAX_TEXT: usize = 16 << 20;
-/// What a call counts as besides its name: it takes memory, however short it is.
+/// Bytes that a call counts as besides its name: it takes memory, however short it is.
 const CALL: usize = 64;
 /// Maximum number of tokens of a prompt or an answer.
 const MAX_TOKENS: u32 = 1 << 24;

@@ -286,7 +286,7 @@ impl CommitCount {
     }
 }
 
-/// Where the statements of a store run: each by itself, or all in one transaction. Cheap to clone.
+/// The way in which the statements of a store run: each by itself, or all in one transaction. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Db {
     pub(super) database: Arc<Database>,

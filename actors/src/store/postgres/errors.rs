@@ -6,7 +6,7 @@ use tokio_postgres::error::{Error, SqlState};
 
 use crate::store::StoreError;
 
-/// Whether a transaction lost against another one, and may succeed when it is repeated.
+/// Returns whether a transaction lost against another one, and may succeed when it is repeated.
 ///
 /// A unique or foreign key is violated where another transaction committed after this one had read.
 pub fn is_conflict(error: &Error) -> bool {
@@ -22,7 +22,7 @@ pub fn is_conflict(error: &Error) -> bool {
     })
 }
 
-/// Whether the connection is gone, rather than the statement wrong.
+/// Returns whether the connection is gone, rather than the statement wrong.
 pub fn is_disconnect(error: &Error) -> bool {
     error.is_closed()
         || error.code().is_none() && error.source().is_some_and(|cause| cause.is::<std::io::Error>())

@@ -12,7 +12,7 @@ use crate::store::{OpenError, Problem, SCHEMA};
 struct Migration {
     number: i32,
     name: &'static str,
-    /// Whether a program that does not know it must not use the tables any more.
+    /// `true` if a program that does not know it must not use the tables any more.
     breaking: bool,
     /// Its statements, before the functions are made again.
     tables: &'static str,
@@ -57,7 +57,7 @@ pub fn functions(schema: &str) -> String {
     in_schema(FUNCTIONS, schema)
 }
 
-/// Whether there are tables in a schema.
+/// Returns whether there are tables in a schema.
 ///
 /// # Errors
 /// The database failed.

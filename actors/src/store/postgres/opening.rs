@@ -23,7 +23,7 @@ pub struct Opening {
     pub commits: AtomicU64,
     /// The number of commits of this opening.
     pub count: Arc<CommitCount>,
-    /// Whether there may be deleted users or conversations with data left.
+    /// `true` if there may be deleted users or conversations with data left.
     pub pending: AtomicBool,
     discarded: Mutex<Vec<Uuid>>,
     /// Users whose data is removed, but who are still noted as being deleted.

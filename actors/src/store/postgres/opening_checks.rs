@@ -8,7 +8,7 @@ use crate::store::{OpenError, Problem};
 /// The oldest version whose features the tables use.
 const OLDEST_VERSION: i32 = 130_000;
 
-/// What a server says about itself.
+/// Facts that a server states about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
     /// As in `server_version_num`.

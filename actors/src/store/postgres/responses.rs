@@ -60,14 +60,14 @@ struct Outcome {
     end: End,
 }
 
-/// What a token of a staged response says.
+/// The contents of a token of a staged response.
 #[derive(Serialize, Deserialize)]
 struct StagedResponse {
     request: Uuid,
     result: Option<Uuid>,
 }
 
-/// What a token of a staged result says.
+/// The contents of a token of a staged result.
 #[derive(Serialize, Deserialize)]
 struct StagedResult {
     id: Uuid,

@@ -56,7 +56,7 @@ pub fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Whether a server has used that data folder.
+/// Returns whether a server has used that data folder.
 pub fn exist(folder: &Path) -> bool {
     folder.join("postgres.id").exists()
 }

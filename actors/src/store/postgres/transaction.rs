@@ -21,7 +21,7 @@ const PIPELINED: usize = 24;
 /// Time to roll back; a connection that takes longer is closed, which does the same.
 const ROLLBACK: Duration = Duration::from_secs(2);
 
-/// What a transaction sees of others.
+/// The changes of others that a transaction sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
     /// Each statement sees what is committed when it begins.
@@ -39,7 +39,7 @@ pub struct OpenTransaction {
     database: Arc<Database>,
     /// `None`: it has ended.
     client: Mutex<Option<Object>>,
-    /// Whether a statement failed, after which a commit would be none.
+    /// `true` if a statement failed, after which a commit would be none.
     failed: AtomicBool,
     conflicted: AtomicBool,
 }
@@ -106,7 +106,7 @@ impl OpenTransaction {
         }
     }
 
-    /// Whether a statement met a change of another transaction, so that all of it is to be repeated.
+    /// Returns whether a statement met a change of another transaction, so that all of it is to be repeated.
     pub fn has_conflicted(&self) -> bool {
         self.conflicted.load(Ordering::Acquire)
     }
